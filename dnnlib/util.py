@@ -1,0 +1,114 @@
+"""Small helpers without torch: attribute dictionaries, the cache folder, atomic files and hashes.
+
+`EasyDict` and `make_cache_dir_path` are names that EDM2 network pickles refer to (the first as the class of
+the outermost object, the second from the source text of the encoders inside); their names and meaning are
+part of that format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class EasyDict(dict[str, Any]):
+    """A `dict` whose string keys can also be read, written and deleted as attributes.
+
+    EDM2 pickles are instances of this class, found under the name `dnnlib.util.EasyDict`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"no entry {name!r}; there are: {', '.join(map(str, self)) or 'none'}"
+            ) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"no entry {name!r} to delete") from None
+
+
+def make_cache_dir_path(*parts: str) -> str:
+    """Path inside the cache folder: `$DNNLIB_CACHE_DIR`, else `~/.cache/dnnlib`. Creates nothing.
+
+    Where there is no home folder (some batch systems), the machine's folder for temporary files stands in.
+    """
+    root = os.environ.get("DNNLIB_CACHE_DIR", "")
+    if root:
+        return os.path.join(os.path.expanduser(root), *parts)
+    home = os.path.expanduser("~")
+    if home == "~":
+        return os.path.join(tempfile.gettempdir(), ".cache", "dnnlib", *parts)
+    return os.path.join(home, ".cache", "dnnlib", *parts)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends well, it becomes `path` in one step.
+
+    The temporary file stands in the same folder (made if missing) and keeps the suffix of `path`, so writers
+    that look at it (`numpy.savez`) behave. On success it is synced to disk and renamed over `path`; on any
+    error or interrupt it is removed and `path` stays as it was. A symbolic link is followed, not replaced.
+
+    Raises FileNotFoundError if the block ends without having written the file, IsADirectoryError if `path` is
+    a folder, and the operating system's OSError if the folder cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem[:60]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
+        replace_synced(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def replace_synced(temporary: Path, target: Path) -> None:
+    """Rename the finished file `temporary` to `target`, with content and name on disk before it returns."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    with suppress(
+        OSError
+    ):  # some filesystems (and Windows) cannot sync a folder: the rename is atomic anyway
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces; OSError if unreadable."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_url(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` is an http or https URL. Anything else, a Path included, is a name on this machine."""
+    if not isinstance(source, str):
+        return False
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # e.g. an unbalanced bracket: no URL
+        return False
+    return parts.scheme.lower() in ("http", "https") and parts.netloc != ""
