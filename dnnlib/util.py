@@ -28,9 +28,7 @@ class EasyDict(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(
-                f"no entry {name!r}; there are: {', '.join(map(str, self)) or 'none'}"
-            ) from None
+            raise AttributeError(f"no entry {name!r}; there are: {', '.join(map(str, self)) or 'none'}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -87,9 +85,7 @@ def replace_synced(temporary: Path, target: Path) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
-    with suppress(
-        OSError
-    ):  # some filesystems (and Windows) cannot sync a folder: the rename is atomic anyway
+    with suppress(OSError):  # not every system can sync a folder; the rename is atomic anyway
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

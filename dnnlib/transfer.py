@@ -1,0 +1,251 @@
+"""One file over HTTP into a partial file: timeouts, bounded retries, resuming where an earlier try stopped.
+
+Nothing here knows about caches or hashes. The partial file `X` has a companion `X.json` that says which URL
+it comes from and which version of it (ETag or Last-Modified), so that two versions are never spliced.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from dnnlib.util import atomic_path
+
+_RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_HOPELESS = (
+    requests.exceptions.InvalidSchema,  # a redirect to something other than http
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.SSLError,
+    requests.exceptions.TooManyRedirects,
+)
+
+
+class DownloadError(OSError):
+    """A file could not be fetched. The message says from where, why, and what to do instead."""
+
+
+class _Interrupted(Exception):
+    """This try failed, another may succeed. `wait` is the number of seconds the server asked for, if any."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a download is. Times in seconds."""
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0  # a connection silent for so long has stalled
+    attempts: int = 5  # tries in a row that bring no new byte before giving up
+    max_attempts: int = 50  # tries in all
+    backoff: float = 1.0  # wait after the first failure; doubles with every further one
+    backoff_max: float = 30.0  # ceiling of a wait, also of one that the server asks for
+    chunk_bytes: int = 1 << 16  # at most so much of what arrived is lost when a connection breaks
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What the server said about the file when the partial file was begun."""
+
+    url: str
+    etag: str | None
+    last_modified: str | None
+    total: int | None  # bytes of the whole file; None: not said
+
+    @property
+    def validator(self) -> str | None:
+        """What to send as If-Range: a strong ETag, else the date; None if the server gave neither."""
+        if self.etag is not None and not self.etag.startswith("W/"):
+            return self.etag
+        return self.last_modified
+
+
+class PartialFile:
+    """A file being fetched and its companion. One process at a time may use it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.companion = path.with_name(path.name + ".json")
+
+    def size(self) -> int:
+        """Bytes there so far; 0 if there is no file."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def discard(self) -> None:
+        """Remove both files, content first: a version without content is harmless, the reverse is not."""
+        self.path.unlink(missing_ok=True)
+        self.companion.unlink(missing_ok=True)
+
+    def begin(self, version: _Version) -> None:
+        """Empty the file, then note the version that is about to be written into it (in this order)."""
+        self.path.open("wb").close()
+        with atomic_path(self.companion) as temporary:
+            temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
+
+    def resumable(self, url: str, hash_known: bool) -> _Version | None:
+        """The version to continue, or None (and a clean slate) if what is there cannot be continued.
+
+        Continuing needs a validator, or a known hash that would reveal a splice afterwards.
+        """
+        try:
+            version = _Version(**json.loads(self.companion.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            self.discard()
+            return None
+        fits = version.total is None or self.size() <= version.total
+        same = version.validator is not None or hash_known
+        if version.url == url and self.size() > 0 and fits and same:
+            return version
+        self.discard()
+        return None
+
+
+def transfer(
+    url: str, part: PartialFile, *, policy: Policy, hash_known: bool, report: Callable[[int, int | None], None]
+) -> None:
+    """Bring `part` to the complete content of `url`, continuing what is there if it is the same version.
+
+    `hash_known` says that the caller will compare a hash: only then are files accepted whose completeness
+    HTTP cannot prove, and web pages. `report(bytes so far, total or None)` is called as bytes arrive.
+    Raises DownloadError once the policy's patience is over or when trying again is pointless (404, a web
+    page instead of a file); what has arrived stays in `part` for the next run.
+    """
+    furthest = part.size()
+    fruitless = 0
+    with requests.Session() as session:
+        for _ in range(policy.max_attempts):
+            try:
+                return _attempt(session, url, part, policy, hash_known, report)
+            except _HOPELESS as error:
+                raise DownloadError(_reason(error)) from error
+            except (requests.RequestException, _Interrupted) as error:
+                last = error
+            fruitless = 0 if part.size() > furthest else fruitless + 1
+            furthest = max(furthest, part.size())
+            if fruitless >= policy.attempts:
+                raise DownloadError(f"gave up after {fruitless} tries without progress: {_reason(last)}") from last
+            asked = last.wait if isinstance(last, _Interrupted) and last.wait is not None else 0.0
+            time.sleep(min(max(policy.backoff * 2 ** max(fruitless - 1, 0), asked), policy.backoff_max))
+    raise DownloadError(f"gave up after {policy.max_attempts} tries: {_reason(last)}") from last
+
+
+def _attempt(
+    session: requests.Session,
+    url: str,
+    part: PartialFile,
+    policy: Policy,
+    hash_known: bool,
+    report: Callable[[int, int | None], None],
+) -> None:
+    """One request. Returns with `part` complete, else raises; part and companion stay consistent."""
+    version = part.resumable(url, hash_known)
+    offset = part.size() if version is not None else 0
+    if version is not None and offset == version.total:
+        return  # complete, but its process ended before it could be used
+    headers = {"Accept-Encoding": "identity"}  # lengths and ranges shall count the file's own bytes
+    if version is not None:
+        headers["Range"] = f"bytes={offset}-"
+        if version.validator is not None:
+            headers["If-Range"] = version.validator
+    timeout = (policy.connect_timeout, policy.read_timeout)
+    with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        _check_status(response, part, resuming=version is not None)
+        if response.status_code == 200 or version is None:
+            version = _begin(response, url, part, hash_known)
+        else:
+            _check_continues(response, part, version, offset)
+        _write_body(response, part, version, policy.chunk_bytes, report)
+    if version.total is not None and part.size() != version.total:
+        raise _Interrupted(f"got {part.size():,} of {version.total:,} bytes")
+
+
+def _check_status(response: requests.Response, part: PartialFile, resuming: bool) -> None:
+    """Let 200 pass, and 206 when continuing; sort the rest into worth another try and hopeless."""
+    status = response.status_code
+    said = f"the server answered {status} {response.reason or ''}".rstrip()
+    if status == 416 and resuming:  # shorter than what we have: not the file that we began
+        part.discard()
+        raise _Interrupted(said)
+    if status in _RETRY_STATUS:
+        wait = response.headers.get("Retry-After", "")
+        raise _Interrupted(said, float(wait) if re.fullmatch(r"\d{1,6}", wait) else None)
+    if status != 200 and not (status == 206 and resuming):
+        raise DownloadError(said)
+    if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise DownloadError("the server sends the file compressed in transit, so its length cannot be checked")
+
+
+def _begin(response: requests.Response, url: str, part: PartialFile, hash_known: bool) -> _Version:
+    """Start the partial file for a whole-file answer; refuse what is not the file or cannot be checked."""
+    content_type = response.headers.get("Content-Type", "").lower()
+    is_page = urlsplit(url).path.lower().endswith((".html", ".htm"))
+    if content_type.startswith(("text/html", "application/xhtml")) and not hash_known and not is_page:
+        raise DownloadError("the server sent a web page instead of the file (a sign-in or error page?)")
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if re.fullmatch(r"\d{1,18}", length) else None
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    if total is None and not chunked and not hash_known:
+        raise DownloadError("the server does not say how long the file is, so a cut copy would go unnoticed")
+    if total is not None and total > shutil.disk_usage(part.path.parent).free:
+        raise OSError(errno.ENOSPC, f"{total:,} bytes do not fit on the disk of {part.path.parent}")
+    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    version = _Version(url=url, etag=etag, last_modified=last_modified, total=total)
+    part.begin(version)
+    return version
+
+
+def _check_continues(response: requests.Response, part: PartialFile, version: _Version, offset: int) -> None:
+    """Make sure that a 206 continues our version at our offset; else drop what is there and start over."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    ok = found is not None and int(found[1]) == offset
+    if ok and found is not None and found[2] != "*" and version.total is not None:
+        ok = int(found[2]) == version.total
+    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    # The ETag must be repeated in a 206 (RFC 9110, 15.3.7), the date may be left out.
+    ok = ok and etag == version.etag and last_modified in (None, version.last_modified)
+    if not ok:
+        part.discard()
+        raise _Interrupted("the file changed on the server, or it continued at the wrong place; starting over")
+
+
+def _write_body(
+    response: requests.Response,
+    part: PartialFile,
+    version: _Version,
+    chunk_bytes: int,
+    report: Callable[[int, int | None], None],
+) -> None:
+    """Append the body to the partial file as it arrives."""
+    with open(part.path, "ab") as file:
+        done = file.tell()
+        report(done, version.total)
+        for chunk in response.iter_content(chunk_bytes):
+            file.write(chunk)
+            done += len(chunk)
+            report(done, version.total)
+
+
+def _reason(error: Exception) -> str:
+    """One line for an exception of requests, which nest several layers of them."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return "no connection within the time limit"
+    if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
+        return "the connection stalled (nothing arrived within the time limit)"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke before the end of the file"
+    return " ".join(str(error).split()) or type(error).__name__
