@@ -1,0 +1,355 @@
+"""One way to read an image set: a ZIP file or a folder tree, members sorted, labels in `dataset.json`.
+
+Only bytes are handed out; decoding is the caller's. Names use forward slashes and are relative to the set,
+so a folder and a ZIP of it look the same. Hidden names (`.name`, `__MACOSX`) are no part of a set: they are
+what file managers and unfinished writers leave behind. Torch-free.
+"""
+
+import errno
+import json
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+#: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy"})
+
+#: Name of the optional member that holds the labels.
+LABELS_NAME = "dataset.json"
+
+#: No member of an image set is larger than this; what claims to be is not read.
+MAX_MEMBER_BYTES = 1 << 30
+
+#: Deflate cannot shrink by more than about 1032.
+_MAX_EXPANSION = 1100
+
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+Label = int | list[float]
+
+
+class Archive(ABC):
+    """An image set open for reading. Make one with `open_archive`.
+
+    It can be pickled and survives `fork`: every process opens files for itself when it first reads. `read`
+    may be called from several threads at once. Closing (or leaving a `with` block) gives the file handle
+    back; a later `read` opens it again.
+
+    Attributes:
+        path: Where the set is, as given.
+        names: Names of the image and `.npy` members, sorted by code point.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a member (an image or any other file) of this name."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """All bytes of a member, checked against the archive's CRC where it has one.
+
+        Raises ValueError, naming archive and member, if there is no such member or if it is damaged or
+        absurdly large, and OSError if the file cannot be read.
+        """
+
+    def close(self) -> None:  # noqa: B027 - a folder holds nothing open
+        """Give back what is held open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def labels(self) -> dict[str, Label] | None:
+        """The label of every image from `dataset.json`: all class indices, or all vectors of one length.
+
+        Returns None if there is no `dataset.json` or if it says `{"labels": null}`.
+
+        Raises ValueError if the file is malformed, names an image that is not there or twice, leaves one
+        out, or mixes kinds of labels.
+        """
+        if LABELS_NAME not in self:
+            return None
+        where = f"{LABELS_NAME} of {self.path}"
+        listed = _parse_labels(self.read(LABELS_NAME), where)
+        if listed is None:
+            return None
+        known = set(self.names)
+        for name in listed:
+            if name not in known:
+                raise ValueError(f"{where} has a label for {name!r}, which is not in the image set")
+        for name in self.names:
+            if name not in listed:
+                raise ValueError(f'{where} has no label for {name!r}; add it, or write {{"labels": null}}')
+        return listed
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Open a ZIP file or a folder tree of images.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It is neither a ZIP nor a folder, is truncated, holds no images, or has members that no
+            honest image ZIP has: absolute or climbing (`..`) names, one name twice, encryption, a compression
+            other than deflate, a declared size beyond `MAX_MEMBER_BYTES` or beyond what its compressed bytes
+            can hold.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a ZIP file or a folder of images")
+    archive: Archive = FolderArchive(path) if path.is_dir() else ZipArchive(path)
+    if not archive.names:
+        archive.close()
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise ValueError(f"{path} holds no images; looked for names ending in {kinds}")
+    return archive
+
+
+class ZipArchive(Archive):
+    """Members of a ZIP file; see `Archive`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        members: set[str] = set()
+        with open_zip(path) as file:
+            for info in file.infolist():
+                check_zip_member(path, info)
+                if info.filename in members:
+                    raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
+                members.add(info.filename)
+        self._members = frozenset(name for name in members if not name.endswith("/"))
+        self.names = tuple(sorted(name for name in self._members if is_image_name(name)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def read(self, name: str) -> bytes:
+        """See `Archive.read`."""
+        if name not in self._members:
+            raise ValueError(f"{self.path} holds no member {name!r}")
+        return read_zip_member(self.path, self._file(), name)
+
+    def close(self) -> None:
+        """Close this process's file handle; the next `read` opens it again."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[1].close()
+        self._opened = None
+
+    def _file(self) -> zipfile.ZipFile:
+        # A handle inherited through fork shares its file position with the parent: never read through it.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), open_zip(self.path))
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None}
+
+
+class FolderArchive(Archive):
+    """Files below a folder, through symbolic links too; see `Archive`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._members = frozenset(_walk(path, "", ()))
+        self.names = tuple(sorted(name for name in self._members if is_image_name(name)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def read(self, name: str) -> bytes:
+        """See `Archive.read`."""
+        if name not in self._members:
+            raise ValueError(f"{self.path} holds no file {name!r}")
+        with open(self.path / name, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_MEMBER_BYTES:
+                raise ValueError(f"{name!r} in {self.path} has {size} bytes: no image is that large")
+            return file.read()
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a ZIP file for reading, with errors that say what is wrong with it.
+
+    Raises ValueError if it is no ZIP or cut off, OSError if it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
+    else:
+        problem = f"{path} is not a ZIP file; give a ZIP or a folder of images"
+    with _damage_means(problem):
+        return zipfile.ZipFile(path)
+
+
+def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
+    """All bytes of one member of the open ZIP `file`, its CRC-32 checked.
+
+    Raises ValueError, naming `path` and the member, if the bytes are damaged, OSError if the disk fails.
+    """
+    with _damage_means(f"{name!r} in {path} is damaged: copy or make the ZIP again"):
+        return file.read(name)
+
+
+@contextmanager
+def _damage_means(message: str) -> Iterator[None]:
+    """Turn what `zipfile` raises on damaged bytes into a ValueError; a disk's own errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL is a seek to a position that only damage can ask for
+            raise
+        raise ValueError(f"{message} ({error})") from error
+    except _ZIP_DAMAGE as error:
+        raise ValueError(f"{message} ({error})") from error
+
+
+def check_zip_member(path: Path, info: zipfile.ZipInfo) -> None:
+    """Refuse a member that no honest image ZIP has; see `open_archive`."""
+    name = info.filename
+    check_member_name(path, name)
+    if info.flag_bits & 0x1:
+        raise ValueError(f"{name!r} in {path} is encrypted; write the ZIP without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name!r} in {path} is compressed by another method than deflate; write the ZIP again")
+    stored = info.compress_type == zipfile.ZIP_STORED
+    possible = info.compress_size * (1 if stored else _MAX_EXPANSION)
+    if info.file_size > min(possible, MAX_MEMBER_BYTES):
+        raise ValueError(
+            f"{name!r} in {path} claims {info.file_size} bytes in {info.compress_size} compressed ones: "
+            "no image is like that, the ZIP is damaged or hostile"
+        )
+
+
+def check_member_name(path: Path, name: str) -> None:
+    """Refuse a member name that is empty, absolute, or climbs out of the folder it would be unpacked to."""
+    parts = name.replace("\\", "/").split("/")
+    drive = len(parts[0]) == 2 and parts[0][1] == ":"
+    if name == "" or parts[0] == "" or drive or ".." in parts or any(ord(char) < 32 for char in name):
+        raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a member name is that of an image or `.npy` array: known ending (any case), nothing hidden."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def select_subset(n: int, max_size: int | None, seed: int) -> list[int]:
+    """Which of `n` items to use when at most `max_size` are wanted: a random subset in ascending order.
+
+    The rule of StyleGAN's and EDM2's data sets: all if there are no more than `max_size` (or if it is None);
+    else shuffle all indices with `numpy.random.RandomState(seed mod 2^31)`, take the first, sort them.
+
+    Args:
+        n: Number of items, 0 or more.
+        max_size: How many to take at most, 1 or more; None takes all.
+        seed: Any integer.
+
+    Returns:
+        Indices in [0, n), ascending.
+    """
+    if n < 0:
+        raise ValueError(f"cannot select from {n} items")
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"a subset of {max_size} images was asked for; ask for 1 or more, or for all")
+    if max_size is None or max_size >= n:
+        return list(range(n))
+    order = np.arange(n, dtype=np.int64)
+    np.random.RandomState(seed % (1 << 31)).shuffle(order)
+    return sorted(order[:max_size].tolist())
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Relative names of all files below `folder`; `above` identifies the folders on the way down to it."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above and here != (0, 0):
+        raise ValueError(f"{folder} is a link to a folder that contains it; remove the link")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+            elif entry.is_file() or entry.is_symlink():  # a broken link must fail when read, not vanish
+                yield prefix + entry.name
+
+
+def _parse_labels(data: bytes, where: str) -> dict[str, Label] | None:
+    """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or "labels" not in content:
+        raise ValueError(f'{where} has no "labels"; expected {{"labels": [[name, label], ...]}} or null')
+    pairs = content["labels"]
+    if pairs is None:
+        return None
+    if not isinstance(pairs, list):
+        raise ValueError(f'"labels" in {where} is a {type(pairs).__name__}; expected a list or null')
+    labels: dict[str, Label] = {}
+    for index, pair in enumerate(pairs):
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
+        name = pair[0].replace("\\", "/")  # some data sets were packed on Windows
+        if name in labels:
+            raise ValueError(f"{where} has two labels for {name!r}")
+        labels[name] = _parse_label(pair[1], name, where)
+    _check_same_kind(labels, where)
+    return labels
+
+
+def _parse_label(value: object, name: str, where: str) -> Label:
+    """A class index or a vector of finite floats."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    if isinstance(value, list) and value and all(_is_finite(x) for x in value):
+        return [float(x) for x in value]
+    raise ValueError(
+        f"the label of {name!r} in {where} is {str(value)[:80]}; "
+        "expected a class index (0 or more) or a vector of finite numbers"
+    )
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # False for NaN too
+
+
+def _check_same_kind(labels: dict[str, Label], where: str) -> None:
+    """All labels are class indices, or all are vectors of one length."""
+    first: tuple[str, int | None] | None = None
+    for name, label in labels.items():
+        length = len(label) if isinstance(label, list) else None
+        first = (name, length) if first is None else first
+        if length != first[1]:
+            kinds = ["a class index" if n is None else f"a vector of {n}" for n in (first[1], length)]
+            raise ValueError(f"{where} mixes labels: {first[0]!r} has {kinds[0]}, {name!r} {kinds[1]}")

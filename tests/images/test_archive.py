@@ -1,0 +1,295 @@
+import json
+import multiprocessing
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from images import archive
+from images.archive import open_archive, select_subset
+
+MEMBERS = {
+    "b/2.PNG": b"two",
+    "a/10.jpeg": b"ten",
+    "a/9.npy": b"nine",
+    "Z.webp": b"zed",
+    "a/c.Bmp": b"c",
+    "readme.txt": b"no image",
+    "a/.hidden.png": b"left behind by a writer",
+    "__MACOSX/a/10.jpeg": b"left behind by a file manager",
+}
+NAMES = ("Z.webp", "a/10.jpeg", "a/9.npy", "a/c.Bmp", "b/2.PNG")
+
+
+def make_folder(root: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def open_handles(path: Path) -> int:
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum(os.path.exists(link) and os.path.samefile(link, path) for link in links)
+
+
+def test_a_folder_and_its_zip_look_the_same(make_zip: Any, tmp_path: Path) -> None:
+    sets = [open_archive(make_zip(MEMBERS)), open_archive(make_folder(tmp_path / "set", MEMBERS))]
+    for images in sets:
+        assert images.names == NAMES
+        assert {name: images.read(name) for name in NAMES} == {name: MEMBERS[name] for name in NAMES}
+        assert images.read("readme.txt") == b"no image"
+        assert "readme.txt" in images
+        assert "missing.png" not in images
+        assert images.labels() is None
+
+
+def test_directory_entries_of_a_zip_are_no_members(make_zip: Any) -> None:
+    images = open_archive(make_zip({"a/": b"", "a/0.png": b"x", "b.png/": b""}))
+    assert images.names == ("a/0.png",)
+    assert "a/" not in images
+
+
+def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "elsewhere", {"0.png": b"x"})
+    root = make_folder(tmp_path / "set", {"a/1.png": b"y"})
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    assert open_archive(root).read("b/0.png") == b"x"
+    (root / "broken.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"broken\.png"):
+        open_archive(root).read("broken.png")
+    (root / "a" / "loop").symlink_to(root)
+    with pytest.raises(ValueError, match="contains it"):
+        open_archive(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "a/../../x.png", "/x.png", "C:/x.png", "..\\x.png", "a/\n.png", "\\\\host\\x.png"]
+)
+def test_unsafe_names_are_refused(make_zip: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="unsafe name"):
+        open_archive(make_zip({"ok.png": b"x", name: b"y"}))
+
+
+def test_duplicate_members_are_refused(make_zip: Any, tmp_path: Path) -> None:
+    path = make_zip({"0.png": b"x"})
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
+        warnings.simplefilter("ignore")
+        file.writestr("0.png", b"y")
+    with pytest.raises(ValueError, match=r"two members named '0\.png'"):
+        open_archive(path)
+
+
+def patch_directory(path: Path, offset: int, code: str, value: int) -> None:
+    """Change a field of the first entry of a ZIP's central directory."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(code, data, data.index(b"PK\x01\x02") + offset, value)
+    path.write_bytes(data)
+
+
+def test_absurd_sizes_encryption_and_methods_are_refused(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x" * 10})
+    patch_directory(path, 24, "<I", 11)
+    with pytest.raises(ValueError, match=r"0\.png.*claims 11 bytes in 10"):
+        open_archive(path)
+
+    path = make_zip({"0.png": b"x" * 100}, compression=zipfile.ZIP_DEFLATED)
+    assert open_archive(path).read("0.png") == b"x" * 100
+    patch_directory(path, 24, "<I", 1 << 29)
+    with pytest.raises(ValueError, match="hostile"):
+        open_archive(path)
+
+    path = make_zip({"0.png": b"x" * 10})
+    patch_directory(path, 20, "<I", archive.MAX_MEMBER_BYTES + 1)
+    patch_directory(path, 24, "<I", archive.MAX_MEMBER_BYTES + 1)
+    with pytest.raises(ValueError, match="hostile"):
+        open_archive(path)
+
+    path = make_zip({"0.png": b"x" * 10})
+    patch_directory(path, 8, "<H", 1)
+    with pytest.raises(ValueError, match="encrypted"):
+        open_archive(path)
+
+    with pytest.raises(ValueError, match="another method than deflate"):
+        open_archive(make_zip({"0.png": b"x" * 10}, compression=zipfile.ZIP_LZMA))
+
+
+def test_what_is_no_image_set_is_refused(make_zip: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.zip does not exist"):
+        open_archive(tmp_path / "nothing.zip")
+    (tmp_path / "text.zip").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"text\.zip is not a ZIP file"):
+        open_archive(tmp_path / "text.zip")
+    with pytest.raises(ValueError, match="holds no images"):
+        open_archive(make_zip({"readme.txt": b""}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        open_archive(tmp_path / "empty")
+    path = make_zip({"0.png": b"x" * 1000})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="truncated"):
+        open_archive(path)
+
+
+def test_a_flipped_bit_names_archive_and_member(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x" * 1000, "1.png": b"y" * 1000})
+    data = path.read_bytes()
+    where = data.index(b"y" * 10) + 500
+    path.write_bytes(data[:where] + b"Y" + data[where + 1 :])
+    images = open_archive(path)
+    assert images.read("0.png") == b"x" * 1000
+    with pytest.raises(ValueError, match=r"1\.png.*set\.zip is damaged"):
+        images.read("1.png")
+    with pytest.raises(ValueError, match=r"no member '2\.png'"):
+        images.read("2.png")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_mutated_zips_give_content_or_a_clear_error(make_zip: Any, compression: int) -> None:
+    """Content that a CRC covers is never handed out changed, and nothing but ValueError comes out."""
+    members = {f"{i}.png": bytes([i]) * 40 for i in range(3)}
+    path = make_zip(members, labels=[[name, 0] for name in members], compression=compression)
+    original = path.read_bytes()
+    random = np.random.RandomState(0)
+    refused: list[str] = []
+    for _ in range(600):
+        data = bytearray(original)
+        for _ in range(random.randint(1, 4)):
+            data[random.randint(len(data))] = random.randint(256)
+        path.write_bytes(data)
+        try:
+            with open_archive(path) as images:
+                for name in images.names:
+                    content = images.read(name)
+                    assert members.get(name, content) == content
+                images.labels()
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert all("set.zip" in message for message in refused)
+
+
+def test_labels_are_classes_or_vectors(make_zip: Any, tmp_path: Path) -> None:
+    members = {"a/0.png": b"x", "1.png": b"y"}
+    assert open_archive(make_zip(members, labels=None)).labels() is None
+    path = make_zip(members, labels=[["1.png", 0], ["a\\0.png", 7]])
+    assert open_archive(path).labels() == {"1.png": 0, "a/0.png": 7}
+    path = make_zip(members, labels=[["1.png", [1, 0.5]], ["a/0.png", [0, -2]]])
+    assert open_archive(path).labels() == {"1.png": [1.0, 0.5], "a/0.png": [0.0, -2.0]}
+    folder = make_folder(tmp_path / "set", members)
+    (folder / "dataset.json").write_text(json.dumps({"labels": [["a/0.png", 1], ["1.png", 0]]}))
+    assert open_archive(folder).labels() == {"1.png": 0, "a/0.png": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["0.png", 1], ["1.png", 1], ["2.png", 1]], r"'2\.png', which is not in the image set"),
+        ([["0.png", 1]], r"no label for '1\.png'"),
+        ([["0.png", 1], ["0.png", 1], ["1.png", 1]], r"two labels for '0\.png'"),
+        ([["0.png", 1], ["1.png", [1.0]]], r"mixes labels: '0\.png' has a class index, '1\.png' a vector of 1"),
+        ([["0.png", [1, 2]], ["1.png", [1]]], "mixes labels"),
+        ([["0.png", -1], ["1.png", 1]], r"label of '0\.png' .* is -1"),
+        ([["0.png", True], ["1.png", 1]], "is True"),
+        ([["0.png", 1.5], ["1.png", 1]], "is 1.5"),
+        ([["0.png", []], ["1.png", []]], r"is \[\]"),
+        ([["0.png", [float("nan")]], ["1.png", [1]]], "nan"),
+        ([["0.png", [10**400]], ["1.png", [1]]], "finite numbers"),
+        ([["0.png"], ["1.png", 1]], "entry 0"),
+        ({"0.png": 1}, "is a dict"),
+    ],
+)
+def test_wrong_labels_are_refused_by_name(make_zip: Any, labels: Any, message: str) -> None:
+    images = open_archive(make_zip({"0.png": b"x", "1.png": b"y"}, labels=labels))
+    with pytest.raises(ValueError, match=message) as caught:
+        images.labels()
+    assert "dataset.json" in str(caught.value)
+
+
+def test_malformed_dataset_json(make_zip: Any) -> None:
+    for text, message in [(b"{", "not valid JSON"), (b"[]", 'no "labels"'), (b"{}", 'no "labels"')]:
+        with pytest.raises(ValueError, match=message):
+            open_archive(make_zip({"0.png": b"x", "dataset.json": text})).labels()
+
+
+def read_all(images: archive.Archive) -> list[bytes]:
+    return [images.read(name) for name in images.names]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_through_handles_of_their_own(make_zip: Any, method: str) -> None:
+    members = {f"{i:03d}.png": bytes([i]) * 5000 for i in range(100)}
+    images = open_archive(make_zip(members))
+    expected = read_all(images)  # the parent's handle is open when the workers start
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(read_all, [images] * 4) == [expected] * 4
+    assert read_all(images) == expected
+
+
+def fork_and_read(images: archive.Archive, expected: list[bytes]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ok = all(read_all(images) == expected for _ in range(20))
+        except BaseException:
+            ok = False
+        os._exit(0 if ok else 1)
+    return pid
+
+
+def test_forked_children_and_parent_do_not_disturb_each_other(make_zip: Any) -> None:
+    """A shared file position would mix up members; the handle is not passed by pickling here."""
+    images = open_archive(make_zip({f"{i:03d}.png": bytes([i]) * 5000 for i in range(50)}))
+    expected = read_all(images)
+    children = [fork_and_read(images, expected) for _ in range(3)]
+    for _ in range(20):
+        assert read_all(images) == expected
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+
+
+def test_threads_share_an_archive(make_zip: Any) -> None:
+    images = open_archive(make_zip({f"{i:03d}.png": bytes([i]) * 5000 for i in range(100)}))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(images.read, images.names)) == read_all(images)
+
+
+def test_handles_are_given_back(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x"})
+    images = open_archive(path)
+    assert open_handles(path) == 0
+    with images:
+        images.read("0.png")
+        assert open_handles(path) == 1
+    assert open_handles(path) == 0
+    assert pickle.loads(pickle.dumps(images)).read("0.png") == b"x"
+    assert images.read("0.png") == b"x"
+    images.close()
+    assert open_handles(path) == 0
+
+
+def test_select_subset_follows_the_rule_of_edm2() -> None:
+    """numpy's legacy generator is frozen: RandomState(3) shuffles 0..9 to 5 4 1 2 9 6 7 0 3 8."""
+    assert select_subset(10, 4, 3) == [1, 2, 4, 5]
+    assert select_subset(10, 4, 3 + 2**31) == [1, 2, 4, 5]
+    assert select_subset(10, 10, 3) == list(range(10))
+    assert select_subset(10, None, 3) == list(range(10))
+    assert select_subset(0, None, 0) == []
+    with pytest.raises(ValueError, match="subset of 0"):
+        select_subset(10, 0, 0)
+
+
+@given(n=st.integers(1, 200), size=st.integers(1, 250), seed=st.integers(-(2**40), 2**40))
+def test_subsets_are_sorted_distinct_and_of_the_asked_size(n: int, size: int, seed: int) -> None:
+    chosen = select_subset(n, size, seed)
+    assert len(chosen) == len(set(chosen)) == min(n, size)
+    assert chosen == sorted(chosen)
+    assert set(chosen) <= set(range(n))
