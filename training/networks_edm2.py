@@ -10,6 +10,7 @@ readers that know nothing of the project: it imports torch and `torch_utils.pers
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,9 @@ def compute_dtype(use_fp16: bool, force_fp32: bool, device_type: str) -> torch.d
 @persistence.persistent_class
 class MPFourier(nn.Module):
     """Fourier features of a scalar at unit magnitude, Eq. 75: x [N] -> [N, num_channels]."""
+
+    freqs: Tensor
+    phases: Tensor
 
     def __init__(self, num_channels: int, bandwidth: float = 1) -> None:
         super().__init__()
@@ -189,6 +193,7 @@ class Block(nn.Module):
         return self.conv_res1(y)
 
     def _attend(self, x: Tensor) -> Tensor:
+        assert self.attn_qkv is not None and self.attn_proj is not None
         qkv = self.attn_qkv(x).reshape(x.shape[0], self.num_heads, -1, 3, x.shape[2] * x.shape[3])
         q, k, v = normalize(qkv, dim=[2]).transpose(2, 4).unbind(3)  # each [N, heads, H*W, channels per head]
         y = functional.scaled_dot_product_attention(q, k, v)
@@ -216,7 +221,7 @@ class UNet(nn.Module):
         attn_resolutions: Sequence[int] = [16, 8],
         label_balance: float = 0.5,
         concat_balance: float = 0.5,
-        **block_kwargs: object,
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         widths = [model_channels * mult for mult in channel_mult]
@@ -230,7 +235,7 @@ class UNet(nn.Module):
         self.emb_noise = MPConv(noise_width, emb_width, kernel=[])
         self.emb_label = MPConv(label_dim, emb_width, kernel=[]) if label_dim != 0 else None
 
-        def block(cin: int, cout: int, **kwargs: object) -> Block:
+        def block(cin: int, cout: int, **kwargs: Any) -> Block:
             return Block(cin, cout, emb_width, **kwargs, **block_kwargs)
 
         self.enc = nn.ModuleDict()
@@ -302,7 +307,7 @@ class Precond(nn.Module):
         use_fp16: bool = True,  # float16 activations on a CUDA device
         sigma_data: float = 0.5,  # standard deviation of the training data
         logvar_channels: int = 128,
-        **unet_kwargs: object,
+        **unet_kwargs: Any,
     ) -> None:
         super().__init__()
         self.img_resolution = img_resolution

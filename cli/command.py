@@ -1,0 +1,77 @@
+"""What every script's command line shares: one-line errors, exit codes, and options in either spelling.
+
+Exit code 2: the command line asks for something that cannot be (found before any work). Exit code 1: work failed.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from cli import settings
+
+
+def _either_spelling(token: str) -> str:
+    """--sigma_max and --sigma-max are the same option, as are the choices fd_dinov2 and fd-dinov2."""
+    return token.replace("_", "-")
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Inside, ValueError and OSError mean that the user asked for something impossible: exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise click.UsageError(_one_line(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return text or type(error).__name__
+
+
+class _OneLineErrors(click.Command):
+    """Shows an error as one line on stderr and ends with its exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {})
+        kwargs["context_settings"].setdefault("token_normalize_func", _either_spelling)
+        kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
+        kwargs["context_settings"].setdefault("max_content_width", 120)
+        super().__init__(*args, **kwargs)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        settings.configure()
+        run: Any = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **kwargs)
+        try:
+            result = run(*args, standalone_mode=False, **kwargs)
+        except click.ClickException as error:
+            sys.exit(_fail(error.format_message(), error.exit_code))
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
+            if settings.tracebacks():
+                raise
+            sys.exit(_fail(_one_line(error), 1))
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(_fail("interrupted; what was finished is kept", 130))
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return exit_code
+
+
+class Command(_OneLineErrors):
+    """click.Command with this project's manners."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """click.Group with this project's manners; its subcommands share them."""
+
+    command_class = Command

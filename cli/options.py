@@ -1,0 +1,366 @@
+"""Options that several scripts share, their types, and the recipe that they describe. No torch here.
+
+Both reference vocabularies parse: --net or --cond_pkl, --gnet or --uncond_pkl, --guidance or --guidance_scale.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.command import bad_input
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from papers.presets import Preset, find_preset
+
+MAX_SEED = 2**63 - 1
+EVERYWHERE = "everywhere"  # an interval option that says: no limit
+
+
+class Finite(click.ParamType):
+    """A finite float."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is not a finite number", param, ctx)
+        return number
+
+
+class IntList(click.ParamType):
+    """Numbers and ranges such as 0,5,10-19, as a list of ints that holds none twice."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        numbers: list[int] = []
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            if match is None:
+                self.fail(f"'{part}' in '{value}' is neither a number nor a range such as 0-63", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                self.fail(f"the range {part.strip()} runs backwards; write {last}-{first}", param, ctx)
+            if last > MAX_SEED or last - first >= 10**8:
+                self.fail(f"the range {part.strip()} is too large", param, ctx)
+            numbers.extend(range(first, last + 1))
+        if len(set(numbers)) < len(numbers):
+            twice = next(n for n in numbers if numbers.count(n) > 1)
+            self.fail(f"{twice} stands in '{value}' more than once", param, ctx)
+        return numbers
+
+
+class FloatList(click.ParamType):
+    """Finite numbers such as 1,1.5,2."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        if isinstance(value, list):
+            return value
+        return [Finite().convert(part.strip(), param, ctx) for part in str(value).split(",")]
+
+
+class Names(click.ParamType):
+    """Comma-separated names out of a fixed set, as a list; '-' and '_' are the same."""
+
+    name = "list"
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        self.choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        names = [name.strip().replace("-", "_") for name in str(value).split(",")]
+        for name in names:
+            if name not in self.choices:
+                self.fail(f"'{name}' is not one of {', '.join(self.choices)}", param, ctx)
+        return list(dict.fromkeys(names))
+
+
+class Steps(click.ParamType):
+    """FIRST,LAST (also "[17, 22]" and 17-22) as a StepInterval; None as EVERYWHERE."""
+
+    name = "first,last"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StepInterval | str:
+        if isinstance(value, StepInterval) or value == EVERYWHERE:
+            return value
+        text = str(value).strip()
+        if text.lower() in ("none", EVERYWHERE):
+            return EVERYWHERE
+        match = re.fullmatch(r"[\[(]?\s*(\d+)\s*[,-]\s*(\d+)\s*[\])]?", text)
+        if match is None:
+            self.fail(
+                f"'{value}' is not FIRST,LAST in sampling steps, such as 17,22; for noise levels use --guidance-sigma",
+                param,
+                ctx,
+            )
+        try:
+            return StepInterval(int(match[1]), int(match[2]))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Sigmas(click.ParamType):
+    """LO,HI as a SigmaInterval (inf allowed); None as EVERYWHERE."""
+
+    name = "lo,hi"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SigmaInterval | str:
+        if isinstance(value, SigmaInterval) or value == EVERYWHERE:
+            return value
+        text = str(value).strip()
+        if text.lower() in ("none", EVERYWHERE):
+            return EVERYWHERE
+        parts = text.strip("[]()").split(",")
+        try:
+            lo, hi = (float(part) for part in parts)
+            return SigmaInterval(lo, hi)
+        except ValueError as error:
+            reason = str(error) if "LO,HI" in str(error) else "write LO,HI such as 0.28,2.90"
+            self.fail(f"'{value}': {reason}", param, ctx)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What does not determine the images: where and how they are computed."""
+
+    device: str
+    trust_pickle: bool
+    offline: bool
+    deterministic: bool = False
+
+
+def _stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
+    """--preset, networks, guidance and its intervals; the arguments that `recipe_from` takes."""
+    preset = click.option(
+        "--preset", metavar="NAME", multiple=True, help="Networks, guidance and steps of a paper's row"
+    )
+    options = [
+        click.option("--net", "--cond_pkl", metavar="PATH|URL", help="Main network"),
+        click.option(
+            "--gnet", "--uncond_pkl", metavar="PATH|URL", multiple=True, help="Guiding network; one per guide"
+        ),
+        click.option(
+            "--guidance",
+            "--guidance_scale",
+            metavar="FLOAT",
+            type=Finite(),
+            multiple=True,
+            help="Guidance weight w; 1 = off, one per guide",
+        ),
+        click.option(
+            "--guidance_interval",
+            metavar="FIRST,LAST",
+            type=Steps(),
+            multiple=True,
+            help="Guide at these sampling steps only, both included, 0 = noisiest; None = all",
+        ),
+        click.option(
+            "--guidance-sigma",
+            metavar="LO,HI",
+            type=Sigmas(),
+            multiple=True,
+            help="Guide at noise levels in (LO, HI] only, decided once per step",
+        ),
+    ]
+    return _stack([preset, *options] if presets else options)
+
+
+_positive = click.FloatRange(min=0, min_open=True)
+
+sampler_options = _stack(
+    [
+        click.option("--steps", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Steps"),
+        click.option("--sigma_min", metavar="FLOAT", type=_positive, default=0.002, show_default=True, help="Last level"),
+        click.option("--sigma_max", metavar="FLOAT", type=_positive, default=80, show_default=True, help="First level"),
+        click.option("--rho", metavar="FLOAT", type=_positive, default=7, show_default=True, help="Schedule exponent"),
+        click.option(
+            "--S_churn", "S_churn", metavar="FLOAT", type=click.FloatRange(min=0), default=0, show_default=True,
+            help="Stochasticity, over all steps",
+        ),
+        click.option(
+            "--S_min", "S_min", metavar="FLOAT", type=click.FloatRange(min=0), default=0, show_default=True,
+            help="Churn at or above this noise level",
+        ),
+        click.option(
+            "--S_max", "S_max", metavar="FLOAT", type=click.FloatRange(min=0), default=math.inf, show_default="inf",
+            help="Churn at or below this noise level",
+        ),
+        click.option(
+            "--S_noise", "S_noise", metavar="FLOAT", type=Finite(), default=1, show_default=True,
+            help="Scale of the churned noise",
+        ),
+        click.option(
+            "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
+            help="Precision of the sampler's state",
+        ),
+    ]
+)  # fmt: skip
+
+label_options = _stack(
+    [
+        click.option(
+            "--class", "class_idx", metavar="INT", type=click.IntRange(min=0), help="One class for all images; 0 counts"
+        ),
+        click.option(
+            "--labels",
+            type=click.Choice(["random", "balanced"]),
+            help="Classes: drawn per seed, as in the papers (default), or seed mod classes",
+        ),
+    ]
+)
+
+run_options = _stack(
+    [
+        click.option(
+            "--device",
+            metavar="NAME",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, cuda:1, mps; auto = the best",
+        ),
+        click.option(
+            "--noise-device",
+            type=click.Choice(["cpu", "cuda", "mps"]),
+            help="Whose generator draws the noise: the numbers differ (default: the device's)",
+        ),
+        click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing"),
+        click.option(
+            "--trust-pickle", is_flag=True, help="Execute the code in network files. Only for files you trust"
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class GuideDefaults:
+    """What a script takes for a guide's weight and interval when the command line gives none."""
+
+    weight: float = 1.0
+    interval: StepInterval | None = None
+
+
+def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: GuideDefaults | None = None) -> Recipe:
+    """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
+
+    `params` are click's parameters; which of them the user gave is asked of the current click context. Files are
+    checked to exist, and everything that contradicts itself is a usage error, before any network opens.
+    """
+    if preset is None and params.get("preset"):
+        preset = only_preset(params["preset"])
+    with bad_input():
+        net = params["net"] or (preset.net if preset is not None else None)
+        if net is None:
+            raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
+        guides = _guides(params, preset, defaults or GuideDefaults())
+        return Recipe(
+            net=NetworkRef(_existing(net)),
+            guides=guides,
+            sampler=_sampler(params, preset),
+            labels=_labels(params),
+            noise_device=params.get("noise_device") or "device",
+        )
+
+
+def only_preset(names: Sequence[str]) -> Preset:
+    """The one preset that was named; a usage error for none that is known, or for several."""
+    if len(names) > 1 or "," in names[0]:
+        raise click.UsageError("several presets make rows of a grid: add --grid=FILE.png, or name one preset")
+    with bad_input():
+        return find_preset(names[0])
+
+
+def run_options_from(params: dict[str, Any]) -> RunOptions:
+    return RunOptions(device=params["device"], trust_pickle=params["trust_pickle"], offline=params["offline"])
+
+
+def _given(name: str) -> bool:
+    ctx = click.get_current_context(silent=True)
+    source = None if ctx is None else ctx.get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def _sampler(params: dict[str, Any], preset: Preset | None) -> SamplerSpec:
+    steps = params["steps"]
+    if preset is not None and not _given("steps"):
+        steps = preset.num_steps
+    names = ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise", "dtype")
+    return SamplerSpec(num_steps=steps, **{name: params[name] for name in names})
+
+
+def _labels(params: dict[str, Any]) -> Any:
+    if params["class_idx"] is not None and params["labels"] is not None:
+        raise click.UsageError("--class fixes the class of every image; leave out --labels")
+    if params["class_idx"] is not None:
+        return params["class_idx"]
+    return params["labels"] or "random"
+
+
+def _existing(source: str) -> str:
+    if "://" not in source and not Path(source).is_file():
+        raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
+    return source
+
+
+def _guides(params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults) -> tuple[GuideSpec, ...]:
+    nets = list(params["gnet"])
+    weights = list(params["guidance"])
+    intervals = _intervals(params)
+    if preset is not None and preset.gnet is not None:
+        nets = nets or [preset.gnet]
+        weights = weights or [preset.guidance] * len(nets)
+        intervals = intervals or [preset.interval or EVERYWHERE]
+    if not nets:
+        if any(weight != 1 for weight in weights):
+            raise ValueError(f"guidance weight {weights[0]:g} needs a guiding network: give --gnet=PATH|URL")
+        if intervals and intervals != [EVERYWHERE]:
+            raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
+        return ()
+    weights = weights or [defaults.weight] * len(nets)
+    intervals = intervals or [defaults.interval or EVERYWHERE]
+    if len(intervals) == 1:
+        intervals = intervals * len(nets)
+    if not len(nets) == len(weights) == len(intervals):
+        raise ValueError(
+            f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals: repeat --gnet, --guidance and "
+            "the interval once per guide, in the same order"
+        )
+    return tuple(
+        GuideSpec(NetworkRef(_existing(net)), weight, None if interval == EVERYWHERE else interval)
+        for net, weight, interval in zip(nets, weights, intervals, strict=True)
+    )
+
+
+def _intervals(params: dict[str, Any]) -> list[Any]:
+    if params["guidance_interval"] and params["guidance_sigma"]:
+        raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
+    return list(params["guidance_interval"] or params["guidance_sigma"])
+
+
+def with_weight(recipe: Recipe, weight: float) -> Recipe:
+    """The recipe with this weight on its guide (columns of a grid). ValueError unless it has exactly one."""
+    if len(recipe.guides) != 1:
+        raise ValueError("columns of weights need exactly one guide per row")
+    return replace(recipe, guides=(replace(recipe.guides[0], weight=weight),))

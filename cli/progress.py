@@ -1,0 +1,17 @@
+"""Progress on stderr: images per second and the time that is left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+@contextmanager
+def progress_bar(total: int, description: str, unit: str = "img", initial: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished."""
+    with tqdm(total=total, initial=initial, desc=description, unit=unit, dynamic_ncols=True, smoothing=0.1) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance

@@ -1,0 +1,101 @@
+"""Named settings: the 36 presets of EDM2, the interval paper's four, and those of the networks that ship here.
+
+Each names its networks, weight and interval, and the published score where there is one. No torch here.
+"""
+
+import csv
+import difflib
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from images.recipe import StepInterval
+
+POSTHOC = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Networks (URL or path), guidance and steps of one published setting."""
+
+    name: str
+    net: str
+    gnet: str | None = None
+    guidance: float = 1.0  # 1 = off
+    interval: StepInterval | None = None  # None = guided at all steps
+    metric: str = ""  # what the setting was tuned for
+    published: float | None = None  # score in the paper, 50,000 images
+    num_steps: int = 32
+    caption: str = ""
+
+    @property
+    def sources(self) -> list[str]:
+        """The network files that it needs."""
+        return [self.net] if self.gnet is None else [self.net, self.gnet]
+
+    def describe(self) -> str:
+        """One readable line: networks, weight, interval, published score."""
+        text = self.net.rsplit("/", 1)[-1]
+        if self.gnet is not None:
+            where = "" if self.interval is None else f" on {self.interval}"
+            text += f" guided by {self.gnet.rsplit('/', 1)[-1]}, w = {self.guidance:g}{where}"
+        return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
+
+
+def _published() -> list[Preset]:
+    with open(Path(__file__).with_name("presets.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    presets = []
+    for row in rows:
+        interval = None
+        if row["interval_steps"]:
+            first, last = row["interval_steps"].split("-")
+            interval = StepInterval(int(first), int(last))
+        presets.append(
+            Preset(
+                name=row["preset"],
+                net=POSTHOC + row["net"],
+                gnet=POSTHOC + row["gnet"] if row["gnet"] else None,
+                guidance=float(row["guidance"]) if row["guidance"] else 1.0,
+                interval=interval,
+                metric=row["metric"],
+                published=float(row["published"]),
+            )
+        )
+    return presets
+
+
+def _embedded() -> list[Preset]:
+    main, unconditional, weak = (str(PRETRAINED / f"mnist16-{kind}.pkl") for kind in ("cond", "uncond", "weak"))
+
+    def preset(
+        name: str, caption: str, net: str, gnet: str | None = None, guidance: float = 1.0, **rest: Any
+    ) -> Preset:
+        return Preset(name, net, gnet, guidance, metric="fd_mnist", num_steps=16, caption=caption, **rest)
+
+    return [
+        preset("mnist16", "unguided", main),
+        preset("mnist16-cfg", "CFG", main, unconditional, 1.1),
+        preset("mnist16-interval", "CFG in an interval", main, unconditional, 1.3, interval=StepInterval(6, 11)),
+        preset("mnist16-autog", "autoguidance", main, weak, 1.5),
+        preset("mnist16-uncond", "unconditional", unconditional),
+    ]
+
+
+@functools.cache
+def all_presets() -> dict[str, Preset]:
+    """Every preset by name, in the order of the papers, the embedded ones last."""
+    return {preset.name: preset for preset in [*_published(), *_embedded()]}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; ValueError that lists the nearest names if there is none."""
+    presets = all_presets()
+    if name not in presets:
+        near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
+        raise ValueError(
+            f"there is no preset '{name}'; near it: {', '.join(near)} (all: generate_images.py --list-presets)"
+        )
+    return presets[name]
