@@ -1,0 +1,106 @@
+"""Images on their way from a source to sinks: `drain` makes one pass and may feed several sinks at once."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Some images, in order, with what is known about each.
+
+    Attributes:
+        images: uint8 [N, 3, H, W] on the CPU, range 0..255.
+        seeds: The seed that each image was made from, or None for images that have none.
+        labels: The class index of each image, or None for images without classes.
+
+    Raises ValueError for another dtype, shape or device, or if the numbers of images, seeds and labels differ.
+    """
+
+    images: torch.Tensor
+    seeds: tuple[int, ...] | None = None
+    labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"an image batch is uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}")
+        if images.device.type != "cpu":
+            raise ValueError(f"an image batch lies on the CPU, not on {images.device}: move it with .cpu()")
+        for name, values in (("seeds", self.seeds), ("labels", self.labels)):
+            if values is not None and len(values) != len(images):
+                raise ValueError(f"{len(values)} {name} for a batch of {len(images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class ImageSource(Protocol):
+    """Where images come from: an iterable of batches that knows beforehand how much it will give."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images one pass gives."""
+
+    def __len__(self) -> int:
+        """How many batches one pass gives."""
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """Start a pass."""
+
+
+class Sink(Protocol):
+    """Where images go: a context manager that takes batches, and finishes or discards its work at the end.
+
+    `__exit__` without an exception completes the output; with one it leaves nothing half-made under a final
+    name. It never swallows the exception.
+    """
+
+    def __enter__(self) -> Any:
+        """Make ready to take batches."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Complete the output, or discard it if there is an `error`."""
+
+    def write(self, batch: ImageBatch) -> None:
+        """Take a batch; it may keep the tensors, which nobody changes afterwards."""
+
+
+def drain(source: ImageSource, *sinks: Sink, progress: Callable[[int], None] | None = None) -> int:
+    """Send every image of `source` to all `sinks`, in one pass.
+
+    Sinks are entered in the order given and left in reverse, also on errors and interrupts, which they see and
+    which then go on to the caller.
+
+    Args:
+        source: What to read; one pass is made.
+        sinks: What to feed with every batch; none at all is allowed.
+        progress: Called after each batch with the number of images in it.
+
+    Returns:
+        The number of images.
+
+    Raises RuntimeError, which the sinks see too, if the source gives more or fewer images than it said.
+    """
+    num_images = 0
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink)
+        batches = iter(source)
+        if isinstance(batches, Generator):
+            stack.callback(batches.close)  # before the sinks are left: it may hold threads and files
+        for batch in batches:
+            for sink in sinks:
+                sink.write(batch)
+            num_images += len(batch)
+            if progress is not None:
+                progress(len(batch))
+        if num_images != source.num_images:
+            raise RuntimeError(f"the source gave {num_images} images after promising {source.num_images}")
+    return num_images
