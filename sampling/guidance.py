@@ -18,6 +18,11 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 DenoiserAt = Callable[[int], Denoiser]
 
 
+def bind(net: Callable[..., Tensor], labels: Tensor | None) -> Denoiser:
+    """A network as a Denoiser: labels [N, label_dim] one-hot, or None; the result in the precision of x."""
+    return lambda x, sigma: net(x, sigma, labels).to(x.dtype)
+
+
 @dataclass(frozen=True)
 class Guide:
     """A guiding denoiser, its weight (1 = off) and the steps at which it is on (None = all)."""

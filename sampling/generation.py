@@ -1,0 +1,199 @@
+"""From a recipe and seeds to images: networks opened and checked once, then batches made as they are asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from training.network_io import NetworkFile, load_network
+
+from images.batch import ImageBatch
+from images.recipe import NetworkRef, Recipe, StepInterval
+from sampling import seeds as seeding
+from sampling.guidance import Counted, Guide, bind, guided
+from sampling.heun import Churn, heun
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; 'auto' is cuda, else mps, else cpu. ValueError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device '{name}': write cpu, cuda, cuda:1 or mps") from error
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if not available.get(device.type, lambda: False)():
+        raise ValueError(f"device '{name}' is not available here; try --device=cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ValueError(f"device '{name}': there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return device
+
+
+def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
+    """ValueError unless the guide can stand beside the main network: same images, and no labels that main lacks."""
+    for word, attribute in (("resolution", "img_resolution"), ("channels", "img_channels")):
+        ours, theirs = getattr(main.net, attribute), getattr(guide.net, attribute)
+        if ours != theirs:
+            raise ValueError(
+                f"the guide {guide.source} has {word} {theirs}, the main network {main.source} {ours}: "
+                "take a guide trained on the same images"
+            )
+    if guide.net.label_dim not in (0, main.net.label_dim):
+        raise ValueError(
+            f"the guide {guide.source} has {guide.net.label_dim} classes, the main network {main.source} "
+            f"{main.net.label_dim}: take a guide with the same classes, or an unconditional one"
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Opened networks of a recipe, ready to make images. `recipe` has intervals as steps and every file's hash."""
+
+    recipe: Recipe
+    main: NetworkFile
+    guides: tuple[NetworkFile, ...]
+    device: torch.device
+    notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
+
+    @property
+    def num_classes(self) -> int:
+        return self.main.net.label_dim
+
+    def evaluations_per_image(self) -> dict[str, int]:
+        """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
+        num_steps = self.recipe.sampler.num_steps
+        counts = {"main": 2 * num_steps - 1}
+        for number, spec in enumerate(self.recipe.guides, start=1):
+            on = Guide(lambda x, sigma: x, 1.0 if spec.off else spec.weight, _steps(spec.interval)).on
+            counts[f"guide {number}"] = sum(2 - (step == num_steps - 1) for step in range(num_steps) if on(step))
+        return counts
+
+    def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
+        return GeneratedImages(self, seeds, batch)
+
+
+def open_recipe(
+    recipe: Recipe,
+    device: str = "auto",
+    *,
+    trust_pickle: bool = False,
+    offline: bool = False,
+    load: Callable[..., NetworkFile] = load_network,
+) -> Generation:
+    """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not."""
+    target = pick_device(device)
+    if target.type == "mps" and recipe.sampler.dtype == "float64":
+        raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
+    recipe, notes = recipe.resolved()
+    noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
+    pick_device(noise_device)
+    files: dict[str, NetworkFile] = {}
+
+    def opened(source: str) -> NetworkFile:
+        if source not in files:
+            files[source] = load(source, device=target, trust_pickle=trust_pickle, offline=offline)
+        return files[source]
+
+    main = opened(recipe.net.source)
+    _check_labels(recipe, main)
+    guides = tuple(opened(spec.net.source) for spec in recipe.guides)
+    for guide in guides:
+        check_guide(main, guide)
+    main.encoder.init(target)
+    recipe = replace(
+        recipe,
+        net=NetworkRef(main.source, main.sha256),
+        guides=tuple(
+            replace(spec, net=NetworkRef(file.source, file.sha256))
+            for spec, file in zip(recipe.guides, guides, strict=True)
+        ),
+        noise_device=noise_device,
+        encoder=_describe_encoder(main),
+    )
+    return Generation(recipe, main, guides, target, tuple(notes))
+
+
+class GeneratedImages:
+    """An ImageSource that samples `seeds` in order, `batch` at a time. Every pass over it samples again."""
+
+    def __init__(self, generation: Generation, seeds: Sequence[int], batch: int) -> None:
+        if batch < 1:
+            raise ValueError(f"batch {batch}: at least 1 image")
+        self.generation = generation
+        self.seeds = tuple(seeds)
+        self.batch = batch
+        self.num_images = len(self.seeds)
+        self.evaluations: dict[str, int] = {}  # counted over the last pass, in images
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
+        for start in range(0, self.num_images, self.batch):
+            yield self._make(self.seeds[start : start + self.batch])
+
+    def _make(self, seeds: Sequence[int]) -> ImageBatch:
+        generation = self.generation
+        latents, labels = sample(generation, seeds, self.evaluations)
+        images = generation.main.encoder.decode(latents).cpu()
+        return ImageBatch(images, tuple(seeds), None if labels is None else tuple(labels))
+
+
+@torch.inference_mode()
+def sample(
+    generation: Generation, seeds: Sequence[int], evaluations: dict[str, int] | None = None
+) -> tuple[Tensor, list[int] | None]:
+    """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
+
+    Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
+    """
+    recipe, main, device = generation.recipe, generation.main.net, generation.device
+    spec = recipe.sampler
+    shape = (main.img_channels, main.img_resolution, main.img_resolution)
+    streams, noise, labels = seeding.start(
+        seeds, shape, main.label_dim, recipe.labels, recipe.seed_rule, recipe.noise_device
+    )
+    onehot = None
+    if labels is not None:
+        onehot = torch.eye(main.label_dim, device=device)[torch.tensor(labels, device=device)]
+    counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
+    guides = [
+        Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
+        for denoiser, guide in zip(counted[1:], recipe.guides, strict=True)
+    ]
+    churn = Churn(spec.S_churn, spec.S_min, spec.S_max, spec.S_noise) if spec.S_churn > 0 else None
+    sigmas = torch.tensor([*spec.levels(), 0.0], dtype=torch.float64)
+    noise = noise.to(device=device, dtype=DTYPES[spec.dtype])
+    *_, last = heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like)
+    if evaluations is not None:
+        for name, denoiser in zip(evaluations, counted, strict=True):
+            evaluations[name] += denoiser.evaluations
+    if not bool(torch.isfinite(last.x).all()):
+        bad = next(seed for seed, x in zip(seeds, last.x, strict=True) if not bool(torch.isfinite(x).all()))
+        raise RuntimeError(
+            f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
+            "or the network file damaged"
+        )
+    return last.x, labels
+
+
+def _steps(interval: object) -> StepInterval | None:
+    assert interval is None or isinstance(interval, StepInterval)  # the recipe is resolved
+    return interval
+
+
+def _check_labels(recipe: Recipe, main: NetworkFile) -> None:
+    classes = main.net.label_dim
+    if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
+        hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
+        raise ValueError(f"class {recipe.labels}: {main.source} {hint}")
+
+
+def _describe_encoder(main: NetworkFile) -> str:
+    name = type(main.encoder).__name__
+    vae = getattr(main.encoder, "vae_name", None)
+    return name if vae is None else f"{name}({vae})"

@@ -1,0 +1,237 @@
+"""Schedule, guidance, Heun and seeds against golden numbers and against exact solutions."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from images.recipe import SamplerSpec, SigmaInterval, StepInterval
+from sampling import seeds as seeding
+from sampling.guidance import Counted, Guide, bind, guided
+from sampling.heun import Churn, heun
+from sampling.schedule import edm_sigmas
+from training.networks_edm2 import Precond
+
+DATA = Path(__file__).parents[1] / "data"
+SAMPLER = np.load(DATA / "sampler.npz")
+SEEDS = np.load(DATA / "seeds.npz")
+CASES = json.loads(str(SAMPLER["cases"]))
+
+
+def network(name):
+    data = np.load(DATA / f"precond_{name}.npz")
+    net = Precond(**json.loads(str(data["init_kwargs"]))).half().eval().requires_grad_(False)
+    net.load_state_dict({k[6:]: torch.from_numpy(data[k]) for k in data.files if k.startswith("param:")})
+    return net
+
+
+def run_case(case, seeds):
+    main = network("cond")
+    streams, noise, labels = seeding.start(seeds, (3, 16, 16), 10, "random")
+    onehot = torch.eye(10)[labels]
+    guides = []
+    if case["gnet"] is not None:
+        interval = case.get("index_interval")
+        guides = [
+            Guide(
+                bind(network(case["gnet"]), onehot),
+                case["guidance"],
+                None if interval is None else StepInterval(*interval),
+            )
+        ]
+    names = ("num_steps", "sigma_min", "sigma_max", "rho")
+    sigmas = edm_sigmas(**{k: case[k] for k in names if k in case})
+    double = "float64" in case.get("dtype", "") or "float64" in case.get("sampler", "")
+    churn = None
+    if "S_churn" in case:
+        churn = Churn(case["S_churn"], case["S_min"], case["S_max"], case["S_noise"])
+    noise = noise.double() if double else noise
+    *_, last = heun(guided(bind(main, onehot), guides), noise, sigmas, churn, streams.randn_like)
+    return last.x
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_samples(name):
+    expected = torch.from_numpy(SAMPLER[name]).double()
+    result = run_case(CASES[name], [int(s) for s in SAMPLER["seeds"]][: len(expected)]).double()
+    assert float((result - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_golden_noise_labels_and_what_follows():
+    seeds = [int(s) for s in SEEDS["seeds"]]
+    streams, noise, labels = seeding.start(seeds, (3, 16, 16), int(SEEDS["num_classes"]), "random")
+    assert np.array_equal(noise.numpy(), SEEDS["noise"])
+    assert labels == SEEDS["labels"].tolist()
+    assert np.array_equal(streams.randn((3, 16, 16)).numpy(), SEEDS["next_randn"])
+
+
+def test_golden_figure_seeds():
+    triples = zip(SEEDS["figure_class"], SEEDS["figure_seed"], SEEDS["figure_hashed_seed"], strict=True)
+    for class_index, seed, hashed in triples:
+        assert seeding.figure_seed(int(class_index), int(seed)) == int(hashed)
+
+
+def test_figure_seeds_equal_this_interpreters_hash():
+    for pair in [(0, 0), (0, 1), (999, 2**40), (123456789, 987654321)]:
+        assert seeding.figure_seed(*pair) == hash(pair) % 2**31
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("balanced", [0, 9, 3, 7]), (0, [0] * 4), (7, [7] * 4)])
+def test_label_rules_do_not_move_the_noise(rule, expected):
+    seeds = [0, 9, 13, 2**32 + 1]
+    free, noise_free, _ = seeding.start(seeds, (1, 2, 2), 10, "random")
+    fixed, noise_fixed, labels = seeding.start(seeds, (1, 2, 2), 10, rule)
+    assert labels == expected
+    assert torch.equal(noise_free, noise_fixed)
+    assert torch.equal(free.randn([3]), fixed.randn([3])), "an overridden label is drawn all the same"
+
+
+def test_seed_rule_of_the_figures_draws_no_label():
+    streams, noise, labels = seeding.start([6], (2, 4, 4), 1000, 64, "figure")
+    generator = torch.Generator().manual_seed(hash((64, 6)) % 2**31)
+    assert labels == [64]
+    assert torch.equal(noise[0], torch.randn(2, 4, 4, generator=generator))
+    assert torch.equal(streams.randn([5])[0], torch.randn(5, generator=generator))
+
+
+def test_unconditional_networks_draw_no_label():
+    streams, _, labels = seeding.start([3], (2, 4, 4), 0, "random")
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(2, 4, 4, generator=generator)
+    assert labels is None
+    assert torch.equal(streams.randn([5])[0], torch.randn(5, generator=generator))
+
+
+def test_an_image_depends_on_its_seed_alone():
+    case = CASES["churn_40"]
+    seeds = [int(s) for s in SAMPLER["seeds"]][:4]
+    whole = run_case(case, seeds)
+    alone = torch.cat([run_case(case, [seed]) for seed in reversed(seeds)]).flip(0)
+    assert float((whole - alone).norm() / whole.norm()) < 1e-5
+
+
+def test_schedule_matches_published_values():
+    sigmas = edm_sigmas().tolist()
+    assert len(sigmas) == 33
+    assert sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(80, rel=1e-12)
+    for index, value in {13: 4.9991, 15: 2.9015, 17: 1.6086, 20: 0.5977, 22: 0.2830, 23: 0.1886, 31: 0.002}.items():
+        assert sigmas[index] == pytest.approx(value, abs=5e-5)
+    assert edm_sigmas(1).tolist() == pytest.approx([80, 0])
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "first", "last", "snapped"),
+    [
+        (0.19, 1.61, 17, 22, 2),
+        (0.60, 5.00, 13, 19, 2),
+        (0.28, 2.90, 15, 21, 2),
+        (0, 1.61, 17, 31, 1),
+        (0.19, math.inf, 0, 22, 1),
+        (0, math.inf, 0, 31, 0),
+        (0.30, 2.50, 16, 21, 0),  # ends between levels, too far from either to mean one
+    ],
+)
+def test_published_intervals_are_snapped(lo, hi, first, last, snapped):
+    steps, notes = SigmaInterval(lo, hi).steps(SamplerSpec().levels())
+    assert steps == StepInterval(first, last)
+    assert len(notes) == snapped
+
+
+def test_an_interval_between_two_levels_guides_nowhere():
+    steps, _ = SigmaInterval(1.2, 1.55).steps(SamplerSpec().levels())
+    assert steps is None
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(2, 1), (1, 1), (-1, 2), (math.nan, 1), (0, math.nan)])
+def test_impossible_intervals(lo, hi):
+    with pytest.raises(ValueError, match="LO < HI"):
+        SigmaInterval(lo, hi)
+
+
+def test_a_guide_that_is_off_costs_nothing_and_counts_are_exact():
+    main, off, inside = (Counted(lambda x, sigma: 0.5 * x) for _ in range(3))
+    guides = [Guide(off, 1.0), Guide(inside, 2.0, StepInterval(17, 22))]
+    *_, last = heun(guided(main, guides), torch.randn(3, 1, 2, 2), edm_sigmas())
+    assert (main.evaluations, off.evaluations, inside.evaluations) == (63 * 3, 0, 12 * 3)
+    assert last.index == 31
+
+
+def test_several_guides_follow_equation_6():
+    x, sigma = torch.randn(2, 3), torch.tensor(1.0)
+    d_m, d_u, d_c = torch.randn(3, 2, 3).unbind()
+    for w, alpha in [(2.0, 0.0), (2.0, 1.0), (3.0, 0.25)]:
+        w_u, w_c = (1 - alpha) * (w - 1) + 1, alpha * (w - 1) + 1
+        guides = [Guide(lambda x, s: d_u, w_u), Guide(lambda x, s: d_c, w_c)]
+        blend = guided(lambda x, s: d_m, guides)(0)(x, sigma)
+        assert torch.allclose(blend, d_m + (w_u - 1) * (d_m - d_u) + (w_c - 1) * (d_m - d_c))
+    cfg = guided(lambda x, s: d_m, [Guide(lambda x, s: d_u, 1.7)])(0)(x, sigma)
+    assert torch.allclose(cfg, d_u + 1.7 * (d_m - d_u), atol=1e-6)
+
+
+# ----------------------------------------------------------------------------
+# An exact model: a mixture of Gaussians, whose denoiser is known in closed form.
+
+MEANS = torch.tensor([[-1.0, 0.4], [0.8, 0.9], [0.2, -1.1]], dtype=torch.float64)
+SPREAD = 0.15
+WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+
+
+def mixture_denoiser(x, sigma):
+    """Posterior mean of x0 given x = x0 + sigma * n, for the mixture above; x [N,2]."""
+    variance = SPREAD**2 + sigma**2
+    logits = WEIGHTS.log() - ((x[:, None] - MEANS) ** 2).sum(-1) / (2 * variance)
+    share = logits.softmax(dim=1)
+    means = (SPREAD**2 * x[:, None] + sigma**2 * MEANS) / variance
+    return (share[..., None] * means).sum(1)
+
+
+def solve(noise, num_steps, **kwargs):
+    *_, last = heun(guided(mixture_denoiser), noise, edm_sigmas(num_steps, sigma_min=0.002, sigma_max=80), **kwargs)
+    return last.x
+
+
+def test_second_order_on_an_exact_denoiser():
+    noise = torch.randn(256, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = solve(noise, 4096)
+    errors = [float((solve(noise, n) - truth).norm(dim=1).median()) for n in (32, 64, 128, 256)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert all(1.7 < order < 2.5 for order in orders), (errors, orders)
+
+
+def test_one_gaussian_is_solved_exactly_in_the_limit():
+    """For data N(0, s^2) the flow scales noise by s / sqrt(s^2 + sigma_max^2) * sigma_max, known in closed form."""
+    s, noise = 0.7, torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    *_, last = heun(guided(lambda x, sigma: x * s**2 / (s**2 + sigma**2)), noise, edm_sigmas(2000))
+    exact = noise * 80 * s / math.sqrt(s**2 + 80**2)
+    assert float((last.x - exact).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("churn", [None, Churn(40, 0.01, 60, 1.0)])
+def test_end_distribution_of_an_exact_denoiser(churn):
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(20000, 2, dtype=torch.float64, generator=generator)
+
+    def randn_like(x):
+        return torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+    x = solve(noise, 64, churn=churn, randn_like=randn_like)
+    nearest = torch.cdist(x, MEANS).argmin(dim=1)
+    shares = torch.bincount(nearest, minlength=3) / len(x)
+    assert torch.allclose(shares.double(), WEIGHTS, atol=0.015)  # 4 standard errors
+    for k in range(3):
+        inside = x[nearest == k]
+        assert torch.allclose(inside.mean(0), MEANS[k], atol=0.015)
+        assert torch.allclose(inside.std(0), torch.full([2], SPREAD, dtype=torch.float64), rtol=0.05)
+
+
+def test_trajectory_is_yielded_and_starts_at_sigma_max():
+    noise = torch.randn(4, 2, dtype=torch.float64)
+    steps = list(heun(guided(mixture_denoiser), noise, edm_sigmas(8)))
+    assert [step.index for step in steps] == list(range(8))
+    assert steps[-1].sigma == 0
+    assert torch.allclose(steps[0].denoised, mixture_denoiser(noise * 80, torch.tensor(80.0)))
