@@ -173,6 +173,10 @@ class Recipe:
             guides.append(guide)
         return replace(self, guides=tuple(guides)), notes
 
+    def without_idle_guides(self) -> "Recipe":
+        """The same images by a shorter recipe: guides that are off are left out."""
+        return replace(self, guides=tuple(guide for guide in self.guides if not guide.off))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for recipe.json and the ledger; infinity is written as the string 'inf'."""
         data = asdict(self.resolved()[0])

@@ -1,0 +1,170 @@
+"""Option types, the recipe that a command line describes, and errors as one line."""
+
+import csv
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.command import Command, Group, bad_input
+from cli.options import (
+    IntList,
+    Names,
+    label_options,
+    network_options,
+    recipe_from,
+    run_options,
+    sampler_options,
+)
+from images.recipe import SigmaInterval, StepInterval
+from papers.presets import POSTHOC, all_presets
+
+
+@pytest.fixture
+def describe(tmp_path):
+    """Runs a command line through the shared options; gives (recipe or None, exit code, stderr)."""
+    for name in ("a.pkl", "b.pkl", "c.pkl"):
+        (tmp_path / name).write_bytes(b"x")
+    seen = []
+
+    @click.command(cls=Command)
+    @network_options()
+    @sampler_options
+    @label_options
+    @run_options
+    def command(**params):
+        seen.append(recipe_from(params))
+
+    def run(line):
+        seen.clear()
+        args = [arg.replace("@", str(tmp_path) + "/") for arg in line.split()]
+        result = CliRunner().invoke(command, args)
+        return (seen[0] if seen else None), result.exit_code, result.stderr
+
+    return run
+
+
+def test_both_vocabularies_say_the_same(describe):
+    ours, code, err = describe("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=17,22")
+    theirs, *_ = describe("--cond_pkl=@a.pkl --uncond_pkl=@b.pkl --guidance_scale=2.0 --guidance-interval=[17,22]")
+    assert code == 0, err
+    assert ours == theirs
+    assert ours.guides[0].interval == StepInterval(17, 22)
+
+
+def test_several_guides_in_step(describe):
+    recipe, *_ = describe(
+        "--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=1.5 --guidance=2.5 --guidance-sigma=0.1,5 "
+        "--guidance-sigma=none"
+    )
+    assert [guide.weight for guide in recipe.guides] == [1.5, 2.5]
+    assert recipe.guides[0].interval == SigmaInterval(0.1, 5)
+    assert recipe.guides[1].interval is None
+    assert [guide.net.name for guide in recipe.guides] == ["b", "c"]
+
+
+def test_presets_fill_in_and_options_override(describe):
+    preset, *_ = describe("--preset=edm2-img512-xxl-interval-fid")
+    assert preset.net.source == POSTHOC + "edm2-img512-xxl-0939524-0.015.pkl"
+    assert (preset.guides[0].weight, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
+    changed, *_ = describe("--preset=edm2-img512-xxl-interval-fid --guidance=1.5 --guidance_interval=None --steps=64")
+    assert (changed.guides[0].weight, changed.guides[0].interval, changed.sampler.num_steps) == (1.5, None, 64)
+    off, *_ = describe("--preset=edm2-img512-s-guid-fid --guidance=1 --class=0")
+    assert off.guides[0].off
+    assert off.labels == 0
+
+
+def test_the_published_presets_are_those_of_the_papers():
+    with open(Path(__file__).parents[2] / "papers" / "presets.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    presets = all_presets()
+    assert len(presets) == 45
+    assert presets["edm2-img512-s-autog-fid"].guidance == 2.10
+    assert presets["edm2-img512-s-autog-fid"].published == 1.34
+    assert presets["edm2-img512-xxl-autog-dino"].gnet == POSTHOC + "edm2-img512-m-0268435-0.205.pkl"
+    assert presets["edm2-img512-s-interval-dino"].interval == StepInterval(13, 19)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "--net"),
+        ("--net=@missing.pkl", "no network file"),
+        ("--preset=edm2-img512-s-gid-fid", "edm2-img512-s-guid-fid"),
+        ("--preset=mnist16 --preset=mnist16-cfg", "--grid"),
+        ("--net=@a.pkl --guidance=2", "--gnet"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "not a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "not a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "not a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=22,17", "FIRST <= LAST"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=0.2,1.6", "--guidance-sigma"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=17,40", "32 steps"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=3,1", "LO < HI"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=3", "LO,HI"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=1,3 --guidance_interval=1,3", "one of them"),
+        ("--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=2", "once per guide"),
+        ("--net=@a.pkl --guidance-sigma=1,3", "needs a guiding network"),
+        ("--net=@a.pkl --class=-1", "class"),
+        ("--net=@a.pkl --class=3 --labels=balanced", "--labels"),
+        ("--net=@a.pkl --steps=0", "steps"),
+        ("--net=@a.pkl --sigma_min=5 --sigma_max=1", "min <= max"),
+        ("--net=@a.pkl --sigma_min=0", "sigma"),
+        ("--net=@a.pkl --no-such-option", "no-such-option"),
+    ],
+)
+def test_bad_command_lines_are_one_line_with_exit_code_2(describe, line, says):
+    recipe, code, err = describe(line)
+    assert recipe is None
+    assert code == 2
+    assert says in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("16-19", [16, 17, 18, 19]), ("1,2,5-7", [1, 2, 5, 6, 7]), ("0", [0]), ("3-3", [3])]
+)
+def test_seed_lists(text, expected):
+    assert IntList().convert(text, None, None) == expected
+
+
+@pytest.mark.parametrize("text", ["5-2", "", "a", "1,,2", "-3", "1-2-3", "1,2,1", "0-3,2", "1.5", "0-99999999999"])
+def test_bad_seed_lists(text):
+    with pytest.raises(click.BadParameter):
+        IntList().convert(text, None, None)
+
+
+def test_names_are_unique_and_known():
+    assert Names(["fid", "fd_dinov2"]).convert("fd-dinov2,fid,fid", None, None) == ["fd_dinov2", "fid"]
+    with pytest.raises(click.BadParameter, match="fd_dinov2"):
+        Names(["fid", "fd_dinov2"]).convert("fif", None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("broken\n  file"), 1), (OSError(28, "No space left", "x.zip"), 1), (None, 0)]
+)
+def test_exit_codes_of_failed_work(error, code):
+    @click.group(cls=Group)
+    def group():
+        pass
+
+    @group.command()
+    def work():
+        if error is not None:
+            raise error
+
+    result = CliRunner().invoke(group, ["work"])
+    assert result.exit_code == code
+    assert result.stderr.count("\n") == (1 if error is not None else 0)
+
+
+def test_bad_input_is_a_usage_error():
+    @click.command(cls=Command)
+    def command():
+        with bad_input():
+            raise FileNotFoundError(2, "No such file or directory", "net.pkl")
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr) == (2, "Error: net.pkl: No such file or directory\n")
