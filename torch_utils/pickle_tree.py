@@ -1,0 +1,344 @@
+"""Pickle opcodes to a tree of plain nodes: nothing is imported, called or looked up.
+
+`read_tree` is an interpreter of its own for the part of the pickle language that stored data needs.
+Where Python's unpickler would import a name it makes a `GlobalName`, where it would call one a `Call`;
+meaning is given to them, or refused, by `torch_utils.safe_pickle`. So there is no hook to slip past: no
+`__setstate__`, `__reduce__`, `__setitem__` or constructor of any class runs while a file is read.
+
+What a hostile file could make large is bounded: a declared length must lie inside the file, the number
+of opcodes and the length of texts and integers have limits, and dictionary keys are texts and small
+integers only (other types allow collisions by design).
+"""
+
+import pickletools
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_OPCODES = 1_000_000  # the largest published network needs some 100,000, its tensors' own streams included
+MAX_TEXT_BYTES = 16 * 2**20  # source texts have some 20 to 50 kB
+MAX_NAME_BYTES = 512
+MAX_INT_BYTES = 16
+
+
+class UnsafePickleError(ValueError):
+    """A pickle that is damaged, or that holds something else than the data this project reads."""
+
+
+@dataclass(frozen=True)
+class GlobalName:
+    """A name that the file refers to, never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Call:
+    """An object that the file asks to be made: by calling `function`, or as a new instance of it.
+
+    args: tuple of nodes. state: node that the file wants set on the object; `given_state` says whether it
+    does. items: key and value nodes that it wants put into the object.
+    """
+
+    __slots__ = ("args", "function", "given_state", "is_new", "items", "state")
+
+    def __init__(self, function: Any, args: tuple[Any, ...], is_new: bool) -> None:
+        self.function = function
+        self.args = args
+        self.is_new = is_new
+        self.given_state = False
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
+
+
+class Budget:
+    """What may still be spent on one file, over all the pickle streams inside it."""
+
+    def __init__(self, opcodes: int = MAX_OPCODES) -> None:
+        self.opcodes = opcodes
+
+    def spend_opcode(self) -> None:
+        self.opcodes -= 1
+        if self.opcodes < 0:
+            raise UnsafePickleError(f"more than {MAX_OPCODES} pickle opcodes: no file of this kind needs that many")
+
+
+def read_tree(
+    data: memoryview,
+    start: int,
+    budget: Budget,
+    *,
+    on_global: Callable[[GlobalName], None],
+    on_persistent_id: Callable[[Any], Any] | None = None,
+    on_call: Callable[[Call], None] | None = None,
+) -> tuple[Any, int]:
+    """Reads one pickle stream; returns its root node and the offset just behind its last byte.
+
+    data: bytes of the file (format B). on_global is told every name as it is met and may raise to refuse
+    it. on_persistent_id turns the stream's own references into nodes; None refuses them. on_call is told
+    every call once its arguments are known (items and state may still follow).
+
+    Nodes are None, bool, int, float, str, memoryview (byte strings, views of `data`), list, tuple, dict
+    with str or int keys, set of str or int, GlobalName and Call. Raises UnsafePickleError.
+    """
+    reader = _TreeReader(data, start, budget)
+    reader.on_global, reader.on_persistent_id, reader.on_call = on_global, on_persistent_id, on_call
+    return reader.run()
+
+
+class _TreeReader:
+    on_global: Callable[[GlobalName], None]
+    on_persistent_id: Callable[[Any], Any] | None
+    on_call: Callable[[Call], None] | None
+
+    def __init__(self, data: memoryview, start: int, budget: Budget) -> None:
+        self.data = data
+        self.position = start
+        self.budget = budget
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> tuple[Any, int]:
+        while True:
+            at = self.position
+            code = self.take(1)[0]
+            self.budget.spend_opcode()
+            if code == _STOP:
+                break
+            handler = _HANDLERS.get(code)
+            if handler is None:
+                raise UnsafePickleError(_unknown_opcode(code, at))
+            handler(self)
+        if len(self.stack) != 1 or self.marks:
+            raise UnsafePickleError(f"damaged pickle: {len(self.stack)} values are left at its end (byte {at})")
+        return self.stack[0], self.position
+
+    # Reading bytes. Every length is checked against what the file has before anything is allocated.
+
+    def take(self, count: int) -> memoryview:
+        at, left = self.position, len(self.data) - self.position
+        if count > left:
+            raise UnsafePickleError(
+                f"truncated or damaged pickle: {count} bytes are announced at byte {at}, {left} are there"
+            )
+        self.position += count
+        return self.data[at : at + count]
+
+    def number(self, layout: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def line(self) -> str:
+        window = bytes(self.data[self.position : self.position + MAX_NAME_BYTES])
+        length = window.find(b"\n")
+        if length < 0:
+            raise UnsafePickleError(f"damaged pickle: the name at byte {self.position} does not end")
+        self.position += length + 1
+        return _text(window[:length], self.position)
+
+    # The stack.
+
+    def push(self, node: Any) -> None:
+        self.stack.append(node)
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise UnsafePickleError(f"damaged pickle: an opcode before byte {self.position} lacks its operand")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        node = self.pop()
+        self.stack.append(node)
+        return node
+
+    def pop_to_mark(self) -> list[Any]:
+        if not self.marks:
+            raise UnsafePickleError(f"damaged pickle: a MARK is missing before byte {self.position}")
+        start = self.marks.pop()
+        nodes = self.stack[start:]
+        del self.stack[start:]
+        return nodes
+
+    def refuse(self, what: str) -> UnsafePickleError:
+        return UnsafePickleError(f"{what} (just before byte {self.position})")
+
+    # Opcodes. Those that only push a value are in the table below.
+
+    def protocol(self) -> None:
+        version = self.take(1)[0]
+        if version > 5:
+            raise self.refuse(f"pickle protocol {version}: protocols up to 5 are known")
+
+    def frame(self) -> None:
+        length = self.number("<Q")
+        if length > len(self.data) - self.position:
+            raise self.refuse(f"truncated or damaged pickle: a frame of {length} bytes exceeds the file")
+
+    def mark(self) -> None:
+        self.marks.append(len(self.stack))
+
+    def long_int(self) -> None:
+        size = self.take(1)[0]
+        if size > MAX_INT_BYTES:
+            raise self.refuse(f"an integer of {size} bytes: at most {MAX_INT_BYTES} are read")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    def text(self, length_layout: str) -> None:
+        length = self.number(length_layout)
+        raw = self.take(length)
+        if length > MAX_TEXT_BYTES:
+            raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
+        self.push(_text(bytes(raw), self.position))
+
+    def byte_string(self, length_layout: str) -> None:
+        self.push(self.take(self.number(length_layout)))
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.top()
+
+    def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise self.refuse(f"damaged pickle: nothing is stored under number {index}")
+        self.push(self.memo[index])
+
+    def tuple_of(self, count: int) -> None:
+        nodes = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(nodes)))
+
+    def append(self, nodes: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, list):
+            raise self.refuse(f"appending to a {_kind(target)}: only to lists")
+        target.extend(nodes)
+
+    def add(self, nodes: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, set):
+            raise self.refuse(f"adding members to a {_kind(target)}: only to sets")
+        for node in nodes:
+            self.check_key(node)
+        target.update(nodes)
+
+    def set_items(self, nodes: list[Any]) -> None:
+        target = self.top()
+        if isinstance(target, Call):
+            target = target.items
+        if not isinstance(target, dict) or len(nodes) % 2 != 0:
+            raise self.refuse(f"setting items of a {_kind(target)}: only of dictionaries, in pairs")
+        for key, value in zip(nodes[::2], nodes[1::2], strict=True):
+            self.check_key(key)
+            target[key] = value
+
+    def check_key(self, key: Any) -> None:
+        if not isinstance(key, str) and not (type(key) is int and abs(key) < 2**63):
+            raise self.refuse(f"a {_kind(key)} as dictionary key or set member: only texts and integers are")
+
+    def refer(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise self.refuse("damaged pickle: a name that is not a text")
+        if len(module + name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
+            raise self.refuse(f"the odd name {module[:60]!r} . {name[:60]!r}")
+        found = GlobalName(module, name)
+        self.on_global(found)
+        self.push(found)
+
+    def stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.refer(module, name)
+
+    def call(self, is_new: bool) -> None:
+        args, function = self.pop(), self.pop()
+        if not isinstance(args, tuple) or not isinstance(function, GlobalName | Call):
+            raise self.refuse(f"damaged pickle: a call of a {_kind(function)} with a {_kind(args)}")
+        made = Call(function, args, is_new)
+        if self.on_call is not None:
+            self.on_call(made)
+        self.push(made)
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top()
+        if not isinstance(target, Call) or target.given_state:
+            raise self.refuse(f"setting the state of a {_kind(target)} that takes none")
+        target.given_state, target.state = True, state
+
+    def persistent_id(self) -> None:
+        if self.on_persistent_id is None:
+            raise self.refuse("a reference to something outside the file (persistent id)")
+        self.push(self.on_persistent_id(self.pop()))
+
+
+_STOP = ord(".")
+_NAME = re.compile(r"[\w.]+", re.ASCII)  # no escape sequences in messages
+
+_HANDLERS: dict[int, Callable[[_TreeReader], None]] = {
+    0x80: _TreeReader.protocol,
+    0x95: _TreeReader.frame,
+    ord("("): _TreeReader.mark,
+    ord("N"): lambda r: r.push(None),
+    0x88: lambda r: r.push(True),
+    0x89: lambda r: r.push(False),
+    ord("J"): lambda r: r.push(r.number("<i")),
+    ord("K"): lambda r: r.push(r.number("<B")),
+    ord("M"): lambda r: r.push(r.number("<H")),
+    0x8A: _TreeReader.long_int,
+    ord("G"): lambda r: r.push(r.number(">d")),
+    0x8C: lambda r: r.text("<B"),
+    ord("X"): lambda r: r.text("<I"),
+    0x8D: lambda r: r.text("<Q"),
+    ord("C"): lambda r: r.byte_string("<B"),
+    ord("B"): lambda r: r.byte_string("<I"),
+    0x8E: lambda r: r.byte_string("<Q"),
+    0x96: lambda r: r.byte_string("<Q"),  # BYTEARRAY8: how protocol 5 stores writable arrays
+    ord("]"): lambda r: r.push([]),
+    ord("a"): lambda r: r.append([r.pop()]),
+    ord("e"): lambda r: r.append(r.pop_to_mark()),
+    ord(")"): lambda r: r.push(()),
+    ord("t"): lambda r: r.push(tuple(r.pop_to_mark())),
+    0x85: lambda r: r.tuple_of(1),
+    0x86: lambda r: r.tuple_of(2),
+    0x87: lambda r: r.tuple_of(3),
+    ord("}"): lambda r: r.push({}),
+    ord("s"): lambda r: r.set_items([r.pop(), r.pop()][::-1]),
+    ord("u"): lambda r: r.set_items(r.pop_to_mark()),
+    0x8F: lambda r: r.push(set()),
+    0x90: lambda r: r.add(r.pop_to_mark()),
+    ord("h"): lambda r: r.get(r.number("<B")),
+    ord("j"): lambda r: r.get(r.number("<I")),
+    ord("q"): lambda r: r.put(r.number("<B")),
+    ord("r"): lambda r: r.put(r.number("<I")),
+    0x94: lambda r: r.put(len(r.memo)),
+    ord("c"): lambda r: r.refer(r.line(), r.line()),
+    0x93: _TreeReader.stack_global,
+    ord("R"): lambda r: r.call(is_new=False),
+    0x81: lambda r: r.call(is_new=True),
+    ord("b"): _TreeReader.build,
+    ord("Q"): _TreeReader.persistent_id,
+}
+
+
+def _text(raw: bytes, position: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UnsafePickleError(f"damaged pickle: the text before byte {position} is not UTF-8") from None
+
+
+def _kind(node: Any) -> str:
+    """How to name a node in a message."""
+    if isinstance(node, GlobalName):
+        return f"name {node}"
+    if isinstance(node, Call):
+        return f"call of {node.function}" if isinstance(node.function, GlobalName) else "call"
+    return "byte string" if isinstance(node, memoryview) else type(node).__name__
+
+
+def _unknown_opcode(code: int, at: int) -> str:
+    names = {opcode.code: opcode.name for opcode in pickletools.opcodes}
+    if chr(code) not in names:
+        return f"byte 0x{code:02x} at {at} is no pickle opcode: not a pickle, or a damaged one"
+    return f"pickle opcode {names[chr(code)]} at byte {at}: files of this kind do not need it, so it is refused"

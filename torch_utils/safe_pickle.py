@@ -1,0 +1,194 @@
+"""Reading pickles without running anything: networks of the EDM2 format, and statistics.
+
+Python's unpickler calls what a file tells it to call, and EDM2's files carry source text to be executed on top. Here
+a file becomes a tree of inert nodes (`pickle_tree`), and the few names that such files need get a meaning of our own
+(`pickle_rules`):
+
+- a persistent object becomes a `PersistentRecord`, a torch container a `ModuleRecord`: data, not objects;
+- a tensor becomes a `StoredTensor`, a checked window on the bytes of the file. Its storage is a pickle stream in the
+  pickle, read by the same reader with a list of names of its own: `torch.load` is never called;
+- numpy arrays and scalars of plain numbers are built from their bytes. Object and structured types are refused;
+- dictionaries of all kinds become dict.
+
+Every other name is refused. Loops, nesting, repetition and declared sizes are bounded too, so that whoever walks
+through the result may do so carelessly. What the records say is for others to check: `training.network_io` builds
+networks from them.
+"""
+
+import mmap
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
+from torch_utils.pickle_rules import (
+    PERSISTENT_OBJECT,
+    RULES,
+    STORAGE_BYTES,
+    Evaluator,
+    only_names_in,
+    read_storage_stream,
+    sha256_of_text,
+)
+from torch_utils.pickle_tree import Budget, Call, GlobalName, UnsafePickleError, read_tree
+
+__all__ = [
+    "GlobalName",
+    "ModuleRecord",
+    "PersistentRecord",
+    "PickleScan",
+    "ScannedClass",
+    "StoredTensor",
+    "UnsafePickleError",
+    "load",
+    "loads",
+    "scan",
+]
+
+MAX_FILE_BYTES = 16 * 2**30  # the largest published network would have 6 GiB in float32
+
+
+def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
+    """Content of a pickle file: plain data, numpy arrays, and the records of this module.
+
+    file: path, or binary file object (read to its end). A file given by path is mapped into memory; its tensors stay
+    there until `StoredTensor.to_torch`. Byte strings come as read-only memoryview.
+
+    Raises UnsafePickleError (a ValueError), saying what was found and where, for anything but data of the known
+    kinds, and OSError if the file cannot be read.
+    """
+    return loads(_bytes_of(file))
+
+
+def loads(data: bytes | memoryview) -> Any:
+    """As `load`, from the bytes of a pickle."""
+    view = memoryview(data).toreadonly().cast("B")
+    _refuse_other_formats(view)
+    budget = Budget()
+    root, end = read_tree(view, 0, budget, on_global=only_names_in(RULES))
+    if end != len(view):
+        raise UnsafePickleError(f"{len(view) - end} bytes follow the end of the pickle at byte {end}")
+    return Evaluator(len(view), budget).evaluate(root)
+
+
+# ----------------------------------------------------------------------------
+# Looking at files that may be refused.
+
+
+@dataclass(frozen=True)
+class ScannedClass:
+    """A class that a file brings along as source text, and how many objects of it there are."""
+
+    class_name: str
+    source_sha256: str
+    source_characters: int
+    count: int
+
+
+@dataclass(frozen=True)
+class PickleScan:
+    """What a pickle refers to.
+
+    names: all names that it would import, also inside tensors, in order of appearance. classes: those it brings
+    along as source text. refusal: why `load` refuses the file, None if it does not.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[ScannedClass, ...]
+    refusal: str | None
+
+
+def scan(file: str | os.PathLike[str] | BinaryIO) -> PickleScan:
+    """Names and embedded classes of any pickle, also of one that `load` refuses, as far as it can be followed.
+
+    Like `load` it imports and executes nothing. Raises OSError if the file cannot be read, and UnsafePickleError
+    only where there is nothing to look at: an empty file or no plain file.
+    """
+    view = _bytes_of(file).toreadonly()
+    names: dict[str, None] = {}
+    calls: list[Call] = []
+    budget = Budget()
+
+    def note(found: GlobalName) -> None:
+        names.setdefault(str(found))
+
+    with suppress(UnsafePickleError):  # `loads` below meets the same: what was seen until here counts
+        _refuse_other_formats(view)
+        read_tree(view, 0, budget, on_global=note, on_call=calls.append)
+    for call in calls:
+        if str(call.function) == STORAGE_BYTES and isinstance(_only_argument(call), memoryview):
+            with suppress(UnsafePickleError):
+                read_storage_stream(_only_argument(call), budget, note)
+    refusal = None
+    try:
+        loads(view)
+    except UnsafePickleError as error:
+        refusal = str(error)
+    return PickleScan(tuple(names), _embedded_classes(calls), refusal)
+
+
+def _embedded_classes(calls: list[Call]) -> tuple[ScannedClass, ...]:
+    counts: dict[tuple[str, str], int] = {}
+    for call in calls:
+        if str(call.function) != PERSISTENT_OBJECT:
+            continue
+        meta = _only_argument(call)
+        meta = meta.items if isinstance(meta, Call) else meta  # the description may be an EasyDict
+        if isinstance(meta, dict):
+            class_name, source = meta.get("class_name"), meta.get("module_src")
+            if isinstance(class_name, str) and isinstance(source, str):
+                counts[class_name, source] = counts.get((class_name, source), 0) + 1
+    hashes = {source: sha256_of_text(source) for _, source in counts}
+    return tuple(ScannedClass(name, hashes[source], len(source), n) for (name, source), n in counts.items())
+
+
+def _only_argument(call: Call) -> Any:
+    return call.args[0] if len(call.args) == 1 else None
+
+
+# ----------------------------------------------------------------------------
+# Files.
+
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (of torch.save, .npz, or images)",
+    b"\x1f\x8b": "compressed by gzip; decompress it first",
+    b"\x93NUMPY": "a numpy .npy file",
+    b"\x89HDF": "an HDF5 file",
+    b"<": "an HTML or XML page; was the download redirected?",
+    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
+}
+
+
+def _refuse_other_formats(view: memoryview) -> None:
+    if len(view) == 0:
+        raise UnsafePickleError("the file is empty: fetch or copy it again")
+    for magic, what in _OTHER_FORMATS.items():
+        if bytes(view[: len(magic)]) == magic:
+            raise UnsafePickleError(f"no pickle: the file is {what}")
+
+
+def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
+    if not isinstance(file, str | os.PathLike):
+        data = file.read(MAX_FILE_BYTES + 1)
+        _check_size(len(data))
+        return memoryview(data)
+    with open(file, "rb", opener=_open_without_waiting) as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafePickleError(f"{os.fspath(file)!r} is not a plain file")
+        _check_size(status.st_size)
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _check_size(size: int) -> None:
+    if size == 0:
+        raise UnsafePickleError("the file is empty: fetch or copy it again")
+    if size > MAX_FILE_BYTES:
+        raise UnsafePickleError(f"the file has {size} bytes: at most {MAX_FILE_BYTES} are read")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """So that a named pipe is refused instead of waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
