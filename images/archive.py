@@ -204,7 +204,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
     else:
         problem = f"{path} is not a ZIP file; give a ZIP or a folder of images"
-    with _damage_means(problem):
+    with damage_means(problem):
         return zipfile.ZipFile(path)
 
 
@@ -213,12 +213,12 @@ def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
 
     Raises ValueError, naming `path` and the member, if the bytes are damaged, OSError if the disk fails.
     """
-    with _damage_means(f"{name!r} in {path} is damaged: copy or make the ZIP again"):
+    with damage_means(f"{name!r} in {path} is damaged: copy or make the ZIP again"):
         return file.read(name)
 
 
 @contextmanager
-def _damage_means(message: str) -> Iterator[None]:
+def damage_means(message: str) -> Iterator[None]:
     """Turn what `zipfile` raises on damaged bytes into a ValueError; a disk's own errors pass."""
     try:
         yield
