@@ -1,0 +1,114 @@
+"""The place of this process among the workers of a job, and the one process group that training opens.
+
+The layout comes from torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), else from Slurm's (SLURM_PROCID,
+SLURM_NTASKS, SLURM_LOCALID), else it is one process alone. Everything but `init`, `any_rank` and `sum_over_ranks`
+works without a process group, and those three need none for a single process.
+"""
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+
+
+def layout(environ: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+    """(rank, world size, rank on this machine) from the environment; (0, 1, 0) when nothing is said.
+
+    Raises ValueError if the numbers make no sense, such as a rank not below the world size.
+    """
+    environ = os.environ if environ is None else environ
+    for names in (_TORCHRUN, _SLURM):
+        if names[0] not in environ or names[1] not in environ:
+            continue
+        texts = [environ.get(name, "0") for name in names]
+        try:
+            rank, world, local = (int(text) for text in texts)
+        except ValueError:
+            pairs = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+            raise ValueError(f"worker layout is not made of whole numbers: {pairs}") from None
+        if not 0 <= rank < world or local < 0:
+            raise ValueError(f"worker layout is impossible: {names[0]}={rank}, {names[1]}={world}")
+        return rank, world, local
+    return 0, 1, 0
+
+
+def rank() -> int:
+    """Number of this worker, from 0."""
+    return layout()[0]
+
+
+def world_size() -> int:
+    """Number of workers in the job; 1 for a process alone."""
+    return layout()[1]
+
+
+def local_rank() -> int:
+    """Number of this worker among those on the same machine, from 0; names the GPU to use."""
+    return layout()[2]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; 'auto' is this worker's CUDA device, else mps, else the CPU.
+
+    'cuda' without a number is also this worker's own. Raises ValueError if the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device={name}: give cpu, cuda, cuda:1, mps or auto") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = local_rank() % max(count, 1) if device.index is None else device.index
+        if index >= count:
+            raise ValueError(f"--device={name}: there are {count} CUDA devices here; give cpu or another number")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device=mps: there is none here; give cpu")
+    return device
+
+
+def init(device: torch.device) -> None:
+    """Open the process group of the job, if there is more than one worker: NCCL on CUDA, gloo otherwise.
+
+    Raises RuntimeError if the workers cannot find each other, ValueError if the address to meet at is not given.
+    """
+    this, world, _ = layout()
+    if world == 1 or torch.distributed.is_initialized():
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise ValueError(f"{world} workers need MASTER_ADDR: start them with torchrun, or set it to the first host")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, rank=this, world_size=world)
+
+
+def shutdown() -> None:
+    """Close the process group, if one is open."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is true on at least one worker; the same answer on all of them."""
+    return sum_over_ranks([float(flag)], device)[0] > 0
+
+
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Elementwise sum of `values` over the workers, in float64."""
+    if not torch.distributed.is_initialized():
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    result: list[float] = total.tolist()
+    return result
+
+
+def print0(*args: object) -> None:
+    """Print on the first worker only."""
+    if rank() == 0:
+        print(*args, flush=True)

@@ -1,0 +1,364 @@
+"""Training of EDM2 networks: the steps, and the run around them with its files.
+
+A step is a function of the parameters and of the images seen so far: which images it takes, their noise levels and
+noise, and the rate are all computed from (seed, position in the endless order of images). So a run that was stopped,
+by whatever means, ends with the same bytes as one that never was (same software, threads, workers and rounds).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dnnlib.filelock import exclusive
+from torch_utils import distributed
+from training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from training.config import TrainingConfig
+from training.dataset import ImageFolderDataset, ShuffledOrder
+from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
+from training.loss import EDM2Loss
+from training.network_io import save_network
+from training.networks_edm2 import Precond
+from training.phema import PowerFunctionEMA
+from training.run_log import RunLog
+
+Encoder = StandardRGBEncoder | StabilityVAEEncoder
+
+# Streams of random numbers, kept apart by what they are for.
+_INIT, _ORDER, _NOISE, _ROUND = range(4)
+
+
+def derived_seed(seed: int, stream: int, *counters: int) -> int:
+    """63-bit seed of one random stream of a run, from the run's seed and counters such as images seen."""
+    entropy = np.random.SeedSequence([seed % (1 << 64), stream, *counters])
+    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def learning_rate(images_seen: int, batch: int, lr: float, decay: float, rampup: int) -> float:
+    """Rate of the step that follows `images_seen` images: arXiv 2312.02696, Appendix B.2 (Eq. 67), with ramp-up.
+
+    lr / sqrt(max(images_seen / (decay * batch), 1)) * min(images_seen / rampup, 1); `decay` is in steps of `batch`
+    images, `rampup` in images; 0 turns either off.
+    """
+    if decay > 0:
+        lr /= max(images_seen / (decay * batch), 1) ** 0.5
+    if rampup > 0:
+        lr *= min(images_seen / rampup, 1)
+    return lr
+
+
+def build_network(config: TrainingConfig, resolution: int, channels: int, label_dim: int) -> Precond:
+    """A network in its initial state, which depends on the configuration and its seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, _INIT))
+        return Precond(img_resolution=resolution, img_channels=channels, label_dim=label_dim, **config.network_kwargs())
+
+
+def make_encoder(image_shape: Sequence[int]) -> Encoder:
+    """The encoder that a data set's items call for: three channels are RGB pixels, eight are VAE latents."""
+    if image_shape[0] == 3:
+        return StandardRGBEncoder()
+    if image_shape[0] == 8:
+        return StabilityVAEEncoder()
+    raise ValueError(f"items have {image_shape[0]} channels: expected 3 (RGB pixels) or 8 (mean and std latents)")
+
+
+def network_channels(image_shape: Sequence[int]) -> int:
+    """Channels of what the network sees: those of pixels, or of one sample from latents' mean and std."""
+    return 4 if image_shape[0] == 8 else image_shape[0]
+
+
+def configure_backends(bench: bool) -> None:
+    """Process-wide settings of training on CUDA: cuDNN's own timing (`bench`), and full float32 and float16 sums."""
+    torch.backends.cudnn.benchmark = bench
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+class PositionRandn:
+    """Standard normal numbers for a batch in which every image has a generator of its own."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self._device = device
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, shape: Sequence[int]) -> Tensor:
+        """float32 of the given shape [N, ...]: row i continues the stream of image i."""
+        out = torch.empty(list(shape), device=self._device)
+        for row, generator in zip(out, self._generators, strict=True):
+            row.normal_(generator=generator)
+        return out
+
+
+@dataclass
+class RunState:
+    """What a step changes."""
+
+    net: Precond
+    optimizer: torch.optim.Optimizer
+    ema: PowerFunctionEMA[Precond]
+    images_seen: int = 0
+    seconds: float = 0.0  # spent training, over all starts
+
+    def as_checkpoint(self) -> dict[str, Any]:
+        return {
+            "images_seen": self.images_seen,
+            "seconds": self.seconds,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        self.net.load_state_dict(checkpoint["net"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
+
+
+class Trainer:
+    """One worker's share of a run: takes steps, and turns its state into network files."""
+
+    def __init__(
+        self, config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device, workers: int = 1
+    ) -> None:
+        """Builds everything on `device`; `workers` is the number of threads that read images."""
+        self.config, self.dataset, self.device = config, dataset, device
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.batch_gpu, self.rounds = config.split_batch(self.world_size)
+        self.encoder = make_encoder(dataset.image_shape)
+        channels = network_channels(dataset.image_shape)
+        net = build_network(config, dataset.image_shape[-1], channels, dataset.label_dim).to(device).train()
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99))
+        self.state = RunState(net, optimizer, PowerFunctionEMA(net, config.ema))
+        self.loss_fn = EDM2Loss(config.P_mean, config.P_std, config.sigma_data)
+        self.order = ShuffledOrder(len(dataset), derived_seed(config.seed, _ORDER))
+        self._parallel: nn.Module = net
+        if self.world_size > 1:
+            self._parallel = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+        self._readers = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="read-images")
+        self._ahead: tuple[int, list[Any]] | None = None
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._readers.shutdown(cancel_futures=True)
+
+    def step(self) -> float:
+        """Train on the next batch; returns the sum of the per-pixel loss over this worker's images, divided by pixels.
+
+        The gradient is that of the loss summed over pixels and averaged over the whole batch; what is not finite in
+        it counts as 0.
+        """
+        config, state = self.config, self.state
+        state.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros([], dtype=torch.float64, device=self.device)
+        for index, (positions, items, labels) in enumerate(self._rounds(state.images_seen)):
+            total += self._backward(index, positions, items, labels)
+        rate = learning_rate(state.images_seen, config.batch, config.lr, config.decay, config.rampup)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        for parameter in state.net.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num(parameter.grad, nan=0, posinf=0, neginf=0, out=parameter.grad)
+        state.optimizer.step()
+        state.images_seen += config.batch
+        state.ema.update(state.net, state.images_seen, config.batch)
+        return float(total)
+
+    def _backward(self, index: int, positions: list[int], items: Tensor, labels: Tensor | None) -> Tensor:
+        """Add one round's gradients; returns its loss, summed over images and averaged over pixels."""
+        config = self.config
+        last = index == self.rounds - 1
+        silent = nullcontext() if last or self.world_size == 1 else self._parallel.no_sync()  # type: ignore[operator]
+        # Dropout and the encoder's sampling use torch's global stream.
+        torch.manual_seed(derived_seed(config.seed, _ROUND, self.state.images_seen, self.rank, index))
+        randn = PositionRandn([derived_seed(config.seed, _NOISE, p) for p in positions], self.device)
+        with silent, torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+            images = self.encoder.encode_latents(items.to(self.device, non_blocking=True))
+            labels = labels.to(self.device, non_blocking=True) if labels is not None else None
+            loss = self.loss_fn(self._parallel, images, labels, randn)
+            loss.sum().mul(config.ls / (self.batch_gpu * self.rounds)).backward()
+        return loss.detach().mean(dim=[1, 2, 3]).sum(dtype=torch.float64)
+
+    def _rounds(self, start: int) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+        """Positions, items and labels of the rounds of the step at `start`; the next step is read ahead."""
+        if self._ahead is None or self._ahead[0] != start:
+            self._ahead = (start, self._read(start))
+        futures = self._ahead[1]
+        following = start + self.config.batch
+        self._ahead = (following, self._read(following)) if following < self.config.duration else None
+        for future in futures:
+            yield future.result()
+
+    def _read(self, start: int) -> list[Any]:
+        mine = range(start + self.rank, start + self.config.batch, self.world_size)
+        rounds = [list(mine[i : i + self.batch_gpu]) for i in range(0, len(mine), self.batch_gpu)]
+        return [self._readers.submit(self._load, positions) for positions in rounds]
+
+    def _load(self, positions: list[int]) -> tuple[list[int], Tensor, Tensor | None]:
+        indices = [self.order[position] for position in positions]
+        labels = self.dataset.labels(indices)
+        items = torch.from_numpy(self.dataset.items(indices))
+        return positions, items, torch.from_numpy(labels) if labels is not None else None
+
+    def save_snapshots(self, outdir: Path) -> list[Path]:
+        """Write one network file per EMA length; returns their paths."""
+        kwargs = {
+            "class_name": "training.dataset.ImageFolderDataset",
+            "path": Path(self.dataset.path).name,
+            "use_labels": self.config.cond,
+        }
+        paths = []
+        for sigma_rel, net in self.state.ema.snapshots(self.state.net):
+            path = outdir / f"network-snapshot-{self.state.images_seen // 1000:07d}-{sigma_rel:.3f}.pkl"
+            save_network(path, net, encoder=self.encoder, dataset_kwargs=kwargs, loss_fn=self.loss_fn)
+            paths.append(path)
+        return paths
+
+
+def train(
+    config: TrainingConfig,
+    dataset: ImageFolderDataset,
+    outdir: Path,
+    *,
+    device: torch.device,
+    workers: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Run or resume the training described by `config` in the folder `outdir`.
+
+    Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `stats.jsonl` and `log.txt` there. When `should_stop`
+    says so, the step at hand is finished and a checkpoint written; calling again goes on from the newest one.
+
+    Args:
+        config: The run.
+        dataset: Its images.
+        outdir: Its folder, made if missing.
+        device: Where to train.
+        workers: Threads that read images.
+        should_stop: Asked after every step.
+        progress: Told the images of every step, on the first worker.
+
+    Returns:
+        Images seen at the end: `config.duration` unless stopped.
+
+    Raises:
+        ValueError: The folder holds a run of another configuration or data set, or an unreadable checkpoint.
+        OSError: The folder cannot be written.
+    """
+    with _isolated(device), _locked(outdir), RunLog(outdir, enabled=distributed.rank() == 0) as log:
+        distributed.init(device)
+        trainer = Trainer(config, dataset, device, workers)
+        try:
+            resume(trainer, outdir)
+            log.start(trainer.state.images_seen, config.duration, _describe(trainer))
+            if progress is not None:
+                progress(trainer.state.images_seen)
+            return _run(trainer, outdir, log, should_stop, progress)
+        finally:
+            trainer.close()
+
+
+def resume(trainer: Trainer, outdir: Path) -> None:
+    """Load the newest checkpoint in `outdir`, if there is one.
+
+    Raises ValueError if it belongs to another configuration or data set: naming what differs.
+    """
+    found = find_checkpoints(outdir)
+    if not found:
+        return
+    checkpoint = load_checkpoint(found[-1], trainer.device)
+    now, then = _identity(trainer), checkpoint["identity"]
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name):
+            raise ValueError(
+                f"{outdir} holds a run with {name}={then.get(name)}, not {now.get(name)}: "
+                "give the same options to go on with it, or another --outdir"
+            )
+    trainer.state.load(checkpoint)
+
+
+def _identity(trainer: Trainer) -> dict[str, Any]:
+    data = {f"data {name}": value for name, value in trainer.dataset.fingerprint().items()}
+    return {**trainer.config.identity(), **data}
+
+
+def _describe(trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in trainer.state.net.parameters())
+    return (
+        f"{parameters} parameters, {len(trainer.dataset)} items of {list(trainer.dataset.image_shape)}, "
+        f"{trainer.world_size} workers x {trainer.rounds} rounds x {trainer.batch_gpu} images on {trainer.device}"
+    )
+
+
+def _run(
+    trainer: Trainer,
+    outdir: Path,
+    log: RunLog,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] | None,
+) -> int:
+    config, state = trainer.config, trainer.state
+    losses, images = 0.0, 0
+    tick_start, tick_images = time.monotonic(), state.images_seen
+    while state.images_seen < config.duration:
+        losses += trainer.step()
+        images += config.batch // trainer.world_size
+        if progress is not None:
+            progress(config.batch)
+        stopping = distributed.any_rank(should_stop(), trainer.device)
+        done = state.images_seen >= config.duration
+        if state.images_seen % config.status == 0 or done or stopping:
+            now = time.monotonic()
+            state.seconds += now - tick_start
+            loss_sum, count = distributed.sum_over_ranks([losses, float(images)], trainer.device)
+            rate = (state.images_seen - tick_images) / max(now - tick_start, 1e-9)
+            log.status(state.images_seen, config.duration, loss_sum / count, _rate(state), rate, state.seconds)
+            losses, images, tick_start, tick_images = 0.0, 0, now, state.images_seen
+        if (state.images_seen % config.snapshot == 0 or done) and trainer.rank == 0:
+            for path in trainer.save_snapshots(outdir):
+                log.line(f"wrote {path}")
+        if (state.images_seen % config.checkpoint == 0 or done or stopping) and trainer.rank == 0:
+            path = save_checkpoint(outdir, {**state.as_checkpoint(), "identity": _identity(trainer)})
+            log.line(f"wrote {path}")
+        if stopping:
+            break
+    return state.images_seen
+
+
+def _rate(state: RunState) -> float:
+    return float(state.optimizer.param_groups[0]["lr"])
+
+
+@contextmanager
+def _locked(outdir: Path) -> Iterator[None]:
+    """Keep a second run out of the folder while this one's first worker is at it."""
+
+    def refuse() -> None:
+        raise ValueError(f"another process is training in {outdir}: wait for it, or give another --outdir")
+
+    if distributed.rank() != 0:
+        yield
+        return
+    outdir.mkdir(parents=True, exist_ok=True)
+    with exclusive(outdir / ".training.lock", waiting=refuse):
+        yield
+
+
+@contextmanager
+def _isolated(device: torch.device) -> Iterator[None]:
+    """Leave torch's global random state as it was, and close the process group that training opened."""
+    devices = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.callback(distributed.shutdown)
+        yield
