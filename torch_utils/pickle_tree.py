@@ -27,6 +27,10 @@ class UnsafePickleError(ValueError):
     """A pickle that is damaged, or that holds something else than the data this project reads."""
 
 
+class DamagedPickleError(UnsafePickleError):
+    """Bytes that are no complete pickle: nobody wrote such a file on purpose, so it was cut or altered on its way."""
+
+
 @dataclass(frozen=True)
 class GlobalName:
     """A name that the file refers to, never looked up."""
@@ -111,12 +115,11 @@ class _TreeReader:
             self.budget.spend_opcode()
             if code == _STOP:
                 break
-            handler = _HANDLERS.get(code)
-            if handler is None:
-                raise UnsafePickleError(_unknown_opcode(code, at))
-            handler(self)
+            if code not in _HANDLERS:
+                raise self.unknown(code, at)
+            _HANDLERS[code](self)
         if len(self.stack) != 1 or self.marks:
-            raise UnsafePickleError(f"damaged pickle: {len(self.stack)} values are left at its end (byte {at})")
+            raise self.damaged(f"{len(self.stack)} values are left at its end")
         return self.stack[0], self.position
 
     # Reading bytes. Every length is checked against what the file has before anything is allocated.
@@ -124,9 +127,7 @@ class _TreeReader:
     def take(self, count: int) -> memoryview:
         at, left = self.position, len(self.data) - self.position
         if count > left:
-            raise UnsafePickleError(
-                f"truncated or damaged pickle: {count} bytes are announced at byte {at}, {left} are there"
-            )
+            raise self.damaged(f"{count} bytes are announced, {left} are there")
         self.position += count
         return self.data[at : at + count]
 
@@ -137,9 +138,15 @@ class _TreeReader:
         window = bytes(self.data[self.position : self.position + MAX_NAME_BYTES])
         length = window.find(b"\n")
         if length < 0:
-            raise UnsafePickleError(f"damaged pickle: the name at byte {self.position} does not end")
+            raise self.damaged("a name does not end")
         self.position += length + 1
-        return _text(window[:length], self.position)
+        return self.decoded(window[:length])
+
+    def decoded(self, raw: bytes) -> str:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.damaged("a text that is not UTF-8") from None
 
     # The stack.
 
@@ -148,7 +155,7 @@ class _TreeReader:
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise UnsafePickleError(f"damaged pickle: an opcode before byte {self.position} lacks its operand")
+            raise self.damaged("an opcode lacks its operand")
         return self.stack.pop()
 
     def top(self) -> Any:
@@ -158,7 +165,7 @@ class _TreeReader:
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marks:
-            raise UnsafePickleError(f"damaged pickle: a MARK is missing before byte {self.position}")
+            raise self.damaged("a MARK is missing")
         start = self.marks.pop()
         nodes = self.stack[start:]
         del self.stack[start:]
@@ -166,6 +173,15 @@ class _TreeReader:
 
     def refuse(self, what: str) -> UnsafePickleError:
         return UnsafePickleError(f"{what} (just before byte {self.position})")
+
+    def damaged(self, what: str) -> DamagedPickleError:
+        return DamagedPickleError(f"damaged or incomplete pickle: {what} (at byte {self.position})")
+
+    def unknown(self, code: int, at: int) -> UnsafePickleError:
+        names = {opcode.code: opcode.name for opcode in pickletools.opcodes}
+        if chr(code) not in names:
+            return DamagedPickleError(f"not a pickle, or a damaged one: byte 0x{code:02x} at {at} is no opcode")
+        return UnsafePickleError(f"pickle opcode {names[chr(code)]} at byte {at}: no file of this kind needs it")
 
     # Opcodes. Those that only push a value are in the table below.
 
@@ -177,7 +193,7 @@ class _TreeReader:
     def frame(self) -> None:
         length = self.number("<Q")
         if length > len(self.data) - self.position:
-            raise self.refuse(f"truncated or damaged pickle: a frame of {length} bytes exceeds the file")
+            raise self.damaged(f"a frame of {length} bytes exceeds the file")
 
     def mark(self) -> None:
         self.marks.append(len(self.stack))
@@ -193,7 +209,7 @@ class _TreeReader:
         raw = self.take(length)
         if length > MAX_TEXT_BYTES:
             raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
-        self.push(_text(bytes(raw), self.position))
+        self.push(self.decoded(bytes(raw)))
 
     def byte_string(self, length_layout: str) -> None:
         self.push(self.take(self.number(length_layout)))
@@ -203,7 +219,7 @@ class _TreeReader:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise self.refuse(f"damaged pickle: nothing is stored under number {index}")
+            raise self.damaged(f"nothing is stored under number {index}")
         self.push(self.memo[index])
 
     def tuple_of(self, count: int) -> None:
@@ -240,7 +256,7 @@ class _TreeReader:
 
     def refer(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise self.refuse("damaged pickle: a name that is not a text")
+            raise self.damaged("a name that is not a text")
         if len(module + name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
             raise self.refuse(f"the odd name {module[:60]!r} . {name[:60]!r}")
         found = GlobalName(module, name)
@@ -254,7 +270,7 @@ class _TreeReader:
     def call(self, is_new: bool) -> None:
         args, function = self.pop(), self.pop()
         if not isinstance(args, tuple) or not isinstance(function, GlobalName | Call):
-            raise self.refuse(f"damaged pickle: a call of a {_kind(function)} with a {_kind(args)}")
+            raise self.damaged(f"a call of a {_kind(function)} with a {_kind(args)}")
         made = Call(function, args, is_new)
         if self.on_call is not None:
             self.on_call(made)
@@ -321,13 +337,6 @@ _HANDLERS: dict[int, Callable[[_TreeReader], None]] = {
 }
 
 
-def _text(raw: bytes, position: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UnsafePickleError(f"damaged pickle: the text before byte {position} is not UTF-8") from None
-
-
 def _kind(node: Any) -> str:
     """How to name a node in a message."""
     if isinstance(node, GlobalName):
@@ -335,10 +344,3 @@ def _kind(node: Any) -> str:
     if isinstance(node, Call):
         return f"call of {node.function}" if isinstance(node.function, GlobalName) else "call"
     return "byte string" if isinstance(node, memoryview) else type(node).__name__
-
-
-def _unknown_opcode(code: int, at: int) -> str:
-    names = {opcode.code: opcode.name for opcode in pickletools.opcodes}
-    if chr(code) not in names:
-        return f"byte 0x{code:02x} at {at} is no pickle opcode: not a pickle, or a damaged one"
-    return f"pickle opcode {names[chr(code)]} at byte {at}: files of this kind do not need it, so it is refused"

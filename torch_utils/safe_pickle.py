@@ -32,9 +32,10 @@ from torch_utils.pickle_rules import (
     read_storage_stream,
     sha256_of_text,
 )
-from torch_utils.pickle_tree import Budget, Call, GlobalName, UnsafePickleError, read_tree
+from torch_utils.pickle_tree import Budget, Call, DamagedPickleError, GlobalName, UnsafePickleError, read_tree
 
 __all__ = [
+    "DamagedPickleError",
     "GlobalName",
     "ModuleRecord",
     "PersistentRecord",
@@ -163,10 +164,10 @@ _OTHER_FORMATS = {
 
 def _refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
-        raise UnsafePickleError("the file is empty: fetch or copy it again")
+        raise DamagedPickleError("the file is empty: fetch or copy it again")
     for magic, what in _OTHER_FORMATS.items():
         if bytes(view[: len(magic)]) == magic:
-            raise UnsafePickleError(f"no pickle: the file is {what}")
+            raise DamagedPickleError(f"no pickle: the file is {what}")
 
 
 def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
@@ -184,7 +185,7 @@ def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
 
 def _check_size(size: int) -> None:
     if size == 0:
-        raise UnsafePickleError("the file is empty: fetch or copy it again")
+        raise DamagedPickleError("the file is empty: fetch or copy it again")
     if size > MAX_FILE_BYTES:
         raise UnsafePickleError(f"the file has {size} bytes: at most {MAX_FILE_BYTES} are read")
 

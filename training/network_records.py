@@ -1,0 +1,371 @@
+"""From what a network file says to networks and encoders of our own classes, strictly.
+
+The file's own source text is never looked at. A network is built by our class from the constructor arguments in the
+file, first without memory (torch's meta device), and must then agree with the file in everything: layers, their
+constructor arguments, plain attributes, names and shapes of all tensors. Only then the tensors are read. What cannot
+be reproduced is a ValueError that names it.
+"""
+
+import inspect
+import json
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torch_utils.persistence import FORMAT_VERSION
+from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
+from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
+from training.networks_edm2 import Precond
+
+NETWORK_CLASSES: dict[str, type[Precond]] = {"Precond": Precond}
+ENCODER_CLASSES: dict[str, type[Encoder]] = {
+    "StandardRGBEncoder": StandardRGBEncoder,
+    "StabilityVAEEncoder": StabilityVAEEncoder,
+}
+FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
+
+# ----------------------------------------------------------------------------
+# Constructor arguments.
+
+
+def _integer(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _list_of(check: Callable[[Any], bool], longest: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and len(value) <= longest and all(map(check, value))
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _one_or_more(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: check(value) or _list_of(check, 64)(value)
+
+
+# What a file may ask for. The bounds keep construction short even where no tensors are allocated yet; published
+# networks have at most 4 levels, 3 blocks per level and 448 channels in the first.
+_ARGUMENT_CHECKS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "Precond": {
+        "img_resolution": _integer(1, 2**16),
+        "img_channels": _integer(1, 2**12),
+        "label_dim": _integer(0, 2**24),
+        "use_fp16": lambda value: type(value) is bool,
+        "sigma_data": _number(1e-6, 1e6),
+        "logvar_channels": _integer(1, 2**16),
+        "model_channels": _integer(1, 2**16),
+        "channel_mult": _list_of(_integer(1, 2**10), 10),
+        "channel_mult_noise": _or_none(_number(0, 2**10)),
+        "channel_mult_emb": _or_none(_number(0, 2**10)),
+        "num_blocks": _integer(0, 32),
+        "attn_resolutions": _list_of(_integer(0, 2**16), 64),
+        "label_balance": _number(0, 1),
+        "concat_balance": _number(0, 1),
+        "resample_filter": _list_of(_number(-1e6, 1e6), 64),
+        "channels_per_head": _integer(1, 2**16),
+        "dropout": _number(0, 1),
+        "res_balance": _number(0, 1),
+        "attn_balance": _number(0, 1),
+        "clip_act": _or_none(_number(0, math.inf)),
+    },
+    "StandardRGBEncoder": {},
+    "StabilityVAEEncoder": {
+        "vae_name": lambda value: isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable(),
+        "raw_mean": _list_of(_number(-1e6, 1e6), 64),
+        "raw_std": _list_of(_number(1e-6, 1e6), 64),
+        "final_mean": _one_or_more(_number(-1e6, 1e6)),
+        "final_std": _one_or_more(_number(1e-6, 1e6)),
+        "batch_size": _integer(1, 2**16),
+    },
+}
+
+
+def checked_arguments(class_name: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Constructor arguments by name, as plain Python values. ValueError for an unknown name or impossible value."""
+    checks = _ARGUMENT_CHECKS[class_name]
+    checked = {}
+    for name, value in arguments.items():
+        if name not in checks:
+            raise ValueError(f"{where}: {class_name} has no constructor argument {name!r}")
+        checked[name] = plain_value(value)
+        if not checks[name](checked[name]):
+            raise ValueError(f"{where}: constructor argument {name} = {reprlib.repr(value)} is not possible")
+    return checked
+
+
+def named_arguments(cls: type, args: Any, kwargs: Any, where: str, *, defaults: bool) -> dict[str, Any]:
+    """Arguments of a call of `cls` by name, those that it passes on included; `defaults`: also those left out."""
+    if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(isinstance(k, str) for k in kwargs):
+        raise ValueError(f"{where}: the file does not say what {cls.__name__} was constructed with")
+    signature = inspect.signature(cls)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from None
+    if defaults:
+        bound.apply_defaults()
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            named[name] = value
+        elif value:
+            raise ValueError(f"{where}: {cls.__name__} takes no positional arguments, got {len(value)}")
+    return named
+
+
+def plain_value(value: Any) -> Any:
+    """numpy scalars and arrays as Python numbers and lists, at any depth; other values as they are."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(plain_value(item) for item in value)
+    return {key: plain_value(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def plain_copy(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Plain data by way of JSON; ValueError for anything else."""
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(plain_value(dict(values)), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} is not plain data (numbers, texts, lists, dictionaries): {error}") from None
+    return copied
+
+
+def _arguments_in(record: PersistentRecord, cls: type, where: str) -> dict[str, Any]:
+    if record.version != FORMAT_VERSION:
+        raise ValueError(f"{where}: persistence format {record.version}; only {FORMAT_VERSION} is known")
+    args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
+    named = named_arguments(cls, args, kwargs, where, defaults=False)
+    return checked_arguments(cls.__name__, named, where)
+
+
+# ----------------------------------------------------------------------------
+# Networks.
+
+
+def build_network(record: Any, where: str = "ema") -> Precond:
+    """The network that a file's record describes, on the CPU, tensors in the file's types, evaluation mode.
+
+    Raises ValueError if it is of no known class, or differs from what that class makes of its arguments.
+    """
+    net, tensors = match_network(record, where)
+    return fill_network(net, {name: tensor.to_torch() for name, tensor in tensors.items()})
+
+
+def match_network(record: Any, where: str = "ema") -> tuple[Precond, dict[str, StoredTensor]]:
+    """The network of `build_network` without memory, and its tensors still in the file, by their names."""
+    if not isinstance(record, PersistentRecord):
+        raise ValueError(f"{where}: not a network but {describe(record)}")
+    cls = _known_class(record, NETWORK_CLASSES, where)
+    net = empty_network(cls, _arguments_in(record, cls, where), where)
+    tensors: dict[str, StoredTensor] = {}
+    _compare_module(record, net, where, "", tensors)
+    if len({id(tensor) for tensor in tensors.values()}) < len(tensors):
+        raise ValueError(f"{where}: two parameters share one tensor, which {cls.__name__} does not do")
+    return net, tensors
+
+
+def empty_network(cls: type[Precond], arguments: Mapping[str, Any], where: str) -> Precond:
+    """A network whose tensors have shapes but no memory, from checked arguments."""
+    try:
+        with torch.device("meta"):
+            return cls(**arguments)
+    except Exception as error:  # whatever goes wrong with arguments from outside is the file's fault
+        raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from error
+
+
+def fill_network(net: Precond, tensors: Mapping[str, torch.Tensor]) -> Precond:
+    """Give an empty network its tensors, as they are, and make it ready to evaluate."""
+    net.load_state_dict(dict(tensors), strict=True, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def build_encoder(record: Any, where: str = "encoder") -> Encoder:
+    """The encoder that a file's record describes; ValueError as for networks."""
+    if not isinstance(record, PersistentRecord):
+        raise ValueError(f"{where}: not an encoder but {describe(record)}")
+    cls = _known_class(record, ENCODER_CLASSES, where)
+    encoder = new_encoder(cls, _arguments_in(record, cls, where), where)
+    for name, value in record.state.items():
+        if name not in ("_init_args", "_init_kwargs"):
+            _compare_attribute(name, value, encoder, where)
+    for name, value in record.state.items():
+        if isinstance(value, np.ndarray):  # equal but for rounding, and then the file's digits count
+            setattr(encoder, name, value)
+    return encoder
+
+
+def new_encoder(cls: type[Encoder], arguments: Mapping[str, Any], where: str) -> Encoder:
+    """An encoder from checked arguments."""
+    try:
+        return cls(**arguments)
+    except Exception as error:
+        raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from error
+
+
+def _known_class(record: PersistentRecord, known: Mapping[str, type], where: str) -> Any:
+    if record.class_name not in known:
+        raise ValueError(f"{where}: class {record.class_name} is not known here (only {', '.join(known)})")
+    return known[record.class_name]
+
+
+def describe(record: Any) -> str:
+    """What something in a file is, in a few words."""
+    if isinstance(record, PersistentRecord | ModuleRecord):
+        return f"an object of class {record.class_name}"
+    return f"a value of type {type(record).__name__}"
+
+
+# ----------------------------------------------------------------------------
+# Comparing a record with the module that was built for it.
+
+_CONTAINERS = {"ModuleDict": nn.ModuleDict, "ModuleList": nn.ModuleList, "Sequential": nn.Sequential}
+_STRUCTURE = {"_parameters", "_buffers", "_modules", "_init_args", "_init_kwargs"}
+
+
+def _compare_module(record: Any, module: nn.Module, where: str, prefix: str, tensors: dict[str, StoredTensor]) -> None:
+    """Compare, and collect the record's tensors by their names in the state dict (`prefix` + name)."""
+    if not isinstance(record, PersistentRecord | ModuleRecord) or not _is_class_of(record, module):
+        raise ValueError(f"{where}: {describe(record)} where {type(module).__name__} is expected")
+    if isinstance(record, PersistentRecord):
+        _compare_arguments(record, module, where)
+    for name, value in record.state.items():
+        if name not in _STRUCTURE and not _is_bookkeeping(name, value, where):
+            _compare_attribute(name, value, module, where)
+    own_tensors = {**module._parameters, **module._buffers}
+    stored = {**_entries(record, "_parameters", where), **_entries(record, "_buffers", where)}
+    _compare_names(stored, {name for name, tensor in own_tensors.items() if tensor is not None}, "tensors", where)
+    for name, tensor in stored.items():
+        tensors[prefix + name] = _checked_tensor(tensor, own_tensors[name], f"{where}.{name}")
+    children = _entries(record, "_modules", where)
+    _compare_names(children, {name for name, child in module._modules.items() if child is not None}, "layers", where)
+    for name, child in children.items():
+        own_child = module._modules[name]
+        assert own_child is not None
+        _compare_module(child, own_child, f"{where}.{name}", f"{prefix}{name}.", tensors)
+
+
+def _is_class_of(record: PersistentRecord | ModuleRecord, module: nn.Module) -> bool:
+    if isinstance(record, ModuleRecord):
+        return type(module) is _CONTAINERS[record.class_name]
+    return record.class_name == type(module).__name__ and type(module) not in _CONTAINERS.values()
+
+
+def _entries(record: PersistentRecord | ModuleRecord, key: str, where: str) -> dict[str, Any]:
+    entries = record.state.get(key)
+    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
+        raise ValueError(f"{where}: {key} is missing or no dictionary of names")
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def _compare_names(stored: Mapping[str, Any], expected: set[str], what: str, where: str) -> None:
+    missing, extra = sorted(expected - stored.keys()), sorted(stored.keys() - expected)
+    if missing:
+        raise ValueError(f"{where}: the file lacks the {what} {', '.join(missing)}")
+    if extra:
+        raise ValueError(f"{where}: the file has {what} that its constructor arguments do not make: {extra}")
+
+
+def _checked_tensor(stored: Any, own: torch.Tensor | None, where: str) -> StoredTensor:
+    assert own is not None
+    if not isinstance(stored, StoredTensor) or stored.dtype not in FLOAT_TYPES:
+        raise ValueError(f"{where}: not a floating-point tensor but {reprlib.repr(stored)}")
+    if stored.shape != tuple(own.shape):
+        raise ValueError(f"{where}: shape {stored.shape} where the arguments make {tuple(own.shape)}")
+    return stored
+
+
+def _compare_arguments(record: PersistentRecord, module: nn.Module, where: str) -> None:
+    cls = type(module)
+    args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
+    stored = named_arguments(cls, args, kwargs, where, defaults=True)
+    own_args, own_kwargs = module.__dict__["_init_args"], module.__dict__["_init_kwargs"]
+    own = named_arguments(cls, own_args, own_kwargs, where, defaults=True)
+    for name in sorted(stored.keys() | own.keys()):
+        if name not in own or name not in stored or not _equal(stored[name], own[name]):
+            there, here = reprlib.repr(stored.get(name)), reprlib.repr(own.get(name))
+            raise ValueError(f"{where}: constructor argument {name} is {there} in the file, {here} as built here")
+
+
+def _is_bookkeeping(name: str, value: Any, where: str) -> bool:
+    """True for what torch keeps in every module (the set differs between its versions) if it holds nothing."""
+    if name == "training":
+        return type(value) is bool  # loaded networks are always in evaluation mode
+    if name == "_is_full_backward_hook":
+        return value is None or type(value) is bool
+    if name == "_non_persistent_buffers_set":
+        return isinstance(value, set | dict) and not value
+    if "_hooks" in name:
+        if not isinstance(value, dict) or value:
+            raise ValueError(f"{where}: {name} is not empty; hooks are code, which is not read from files")
+        return True
+    return False
+
+
+def _compare_attribute(name: str, value: Any, owner: object, where: str) -> None:
+    own = getattr(owner, name, inspect.Parameter.empty)
+    if own is inspect.Parameter.empty:
+        raise ValueError(f"{where}: attribute {name} = {reprlib.repr(value)} is unknown to our {type(owner).__name__}")
+    if not _equal(value, own):
+        raise ValueError(
+            f"{where}: attribute {name} is {reprlib.repr(value)} in the file, but {reprlib.repr(own)} "
+            f"as {type(owner).__name__} is built here"
+        )
+
+
+def _equal(stored: Any, own: Any) -> bool:
+    """Whether a value of the file is ours: numbers by value, sequences by members, arrays but for rounding."""
+    if isinstance(stored, np.ndarray) or isinstance(own, np.ndarray):
+        same_kind = isinstance(stored, np.ndarray) and isinstance(own, np.ndarray) and stored.shape == own.shape
+        return same_kind and bool(np.allclose(stored, own, rtol=1e-6, atol=1e-7))
+    stored, own = plain_value(stored), plain_value(own)
+    if isinstance(stored, list | tuple) and isinstance(own, list | tuple):
+        return len(stored) == len(own) and all(map(_equal, stored, own))
+    if isinstance(stored, dict) and isinstance(own, dict):
+        return stored.keys() == own.keys() and all(_equal(stored[key], own[key]) for key in stored)
+    if type(stored) in (int, float) and type(own) in (int, float):
+        return bool(stored == own)
+    return type(stored) is type(own) and isinstance(stored, str | bool | None) and stored == own
+
+
+# ----------------------------------------------------------------------------
+# The outermost dictionary.
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """The entries of a network pickle that mean something here; records, or objects in a trusted one."""
+
+    ema: Any
+    encoder: Any
+    loss_fn: Any
+    dataset_kwargs: dict[str, Any]
+
+
+def network_parts(content: Any) -> NetworkParts:
+    """Entries of the outermost dictionary; a bare network is one with `ema` alone."""
+    if isinstance(content, PersistentRecord | nn.Module):
+        content = {"ema": content}
+    if not isinstance(content, dict):
+        raise ValueError(f"no network file: it holds {describe(content)}, not a dictionary with 'ema'")
+    if content.get("ema") is None:
+        keys = ", ".join(map(repr, list(content)[:8]))
+        raise ValueError(f"no network file: 'ema' is not among its entries ({keys or 'none'})")
+    dataset_kwargs = content.get("dataset_kwargs")
+    if dataset_kwargs is not None and not isinstance(dataset_kwargs, dict):
+        raise ValueError(f"dataset_kwargs is {describe(dataset_kwargs)}, not a dictionary")
+    return NetworkParts(content["ema"], content.get("encoder"), content.get("loss_fn"), dict(dataset_kwargs or {}))

@@ -1,0 +1,136 @@
+"""The safetensors form of a network file: the tensors as they are, the rest as JSON in the metadata.
+
+The entry `edm2_network` of the metadata is the JSON of
+
+    {version: 1, network: {class, arguments}, encoder: {class, arguments} or null, dataset_kwargs, source_sha256}
+
+with constructor arguments by name and the SHA-256 of the file that was converted, or null. Reading is as strict as for
+pickles: known classes, possible arguments, and exactly the tensors that the class has.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from dnnlib.util import atomic_path
+from training.encoders import Encoder, StandardRGBEncoder
+from training.network_records import (
+    ENCODER_CLASSES,
+    FLOAT_TYPES,
+    NETWORK_CLASSES,
+    checked_arguments,
+    empty_network,
+    fill_network,
+    named_arguments,
+    new_encoder,
+    plain_copy,
+)
+from training.networks_edm2 import Precond
+
+CONFIG_KEY = "edm2_network"
+CONFIG_VERSION = 1
+
+
+def save_safetensors(
+    path: str | os.PathLike[str],
+    net: Precond,
+    *,
+    encoder: Encoder | None = None,
+    dataset_kwargs: Mapping[str, Any] | None = None,
+    source_sha256: str | None = None,
+) -> None:
+    """Write a network as safetensors, atomically: tensors in their types, the rest as JSON in the metadata.
+
+    source_sha256: of the file that the network came from, if it came from one.
+
+    Raises ValueError for a class that reading would not know, OSError if the file cannot be written.
+    """
+    if type(net) not in NETWORK_CLASSES.values() or type(encoder) not in {type(None), *ENCODER_CLASSES.values()}:
+        raise ValueError(
+            f"only {', '.join(NETWORK_CLASSES)} with {', '.join(ENCODER_CLASSES)} can be written as safetensors, "
+            f"got {type(net).__name__} with {type(encoder).__name__}"
+        )
+    config = {
+        "version": CONFIG_VERSION,
+        "network": _class_and_arguments(net),
+        "encoder": None if encoder is None else _class_and_arguments(encoder),
+        "dataset_kwargs": plain_copy(dataset_kwargs or {}, "dataset_kwargs"),
+        "source_sha256": source_sha256,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {CONFIG_KEY: json.dumps(config)})
+
+
+def _class_and_arguments(obj: Any) -> dict[str, Any]:
+    cls = type(obj)
+    arguments = named_arguments(cls, obj.init_args, obj.init_kwargs, cls.__name__, defaults=False)
+    return {"class": cls.__name__, "arguments": plain_copy(arguments, cls.__name__)}
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as safetensors do: length of the header (uint64), then the header's brace."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+
+
+def read_safetensors(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            config = _checked_config(file.metadata())
+            net = _network_of(config["network"])
+            expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in sorted(expected.keys() | stored.keys()):
+                if expected.get(name) != stored.get(name):
+                    raise ValueError(f"tensor {name}: shape {stored.get(name)}, expected {expected.get(name)}")
+            tensors = {name: file.get_tensor(name) for name in stored}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"damaged safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if str(tensor.dtype).removeprefix("torch.") not in FLOAT_TYPES:
+            raise ValueError(f"tensor {name}: type {tensor.dtype} is not among {', '.join(FLOAT_TYPES)}")
+    return fill_network(net, tensors), _encoder_of(config["encoder"]), config["dataset_kwargs"]
+
+
+def _checked_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    text = (metadata or {}).get(CONFIG_KEY)
+    if text is None:
+        raise ValueError(f"no network of this project: the metadata has no entry {CONFIG_KEY}")
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"the metadata entry {CONFIG_KEY} is no JSON: {error}") from None
+    keys = {"version", "network", "encoder", "dataset_kwargs", "source_sha256"}
+    if not isinstance(config, dict) or config.keys() != keys or config["version"] != CONFIG_VERSION:
+        raise ValueError(f"the metadata entry {CONFIG_KEY} is not of version {CONFIG_VERSION}")
+    if not isinstance(config["dataset_kwargs"], dict):
+        raise ValueError("dataset_kwargs in the metadata is not a dictionary")
+    return config
+
+
+def _network_of(entry: Any) -> Precond:
+    cls, arguments = _class_of(entry, NETWORK_CLASSES, "network")
+    return empty_network(cls, arguments, "network")
+
+
+def _encoder_of(entry: Any) -> Encoder:
+    if entry is None:
+        return StandardRGBEncoder()
+    cls, arguments = _class_of(entry, ENCODER_CLASSES, "encoder")
+    return new_encoder(cls, arguments, "encoder")
+
+
+def _class_of(entry: Any, known: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(entry, dict) or entry.keys() != {"class", "arguments"}:
+        raise ValueError(f"{where}: the metadata does not name a class and its arguments")
+    name, arguments = entry["class"], entry["arguments"]
+    if not isinstance(name, str) or name not in known or not isinstance(arguments, dict):
+        raise ValueError(f"{where}: class {name!r} is not known here (only {', '.join(known)})")
+    return known[name], checked_arguments(name, arguments, where)
