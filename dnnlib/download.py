@@ -21,6 +21,7 @@ modification time, moves the change time and is caught; decay of the disk undern
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -264,8 +265,12 @@ def _adopt(request: _Request, offline: bool) -> Path | None:
     found, problem = _check(request, file, record)
     if problem is None:
         origin = "found in the cache" if record is None else record.origin
-        with suppress(PermissionError):  # a shared cache that is read-only for us: check again next time
+        try:
             _write_record(request, file, found, origin)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            # A shared cache that is read-only for us: its file is good, and will be hashed again next time.
         return file
     if offline:
         raise DownloadError(f"{file} cannot be used: it {problem}; and offline was asked for. {_by_hand(request)}")

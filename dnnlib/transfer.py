@@ -125,34 +125,32 @@ def transfer(
     Raises DownloadError once the policy's patience is over or when trying again is pointless (404, a web
     page instead of a file); what has arrived stays in `part` for the next run.
     """
-    furthest = part.size()
+    furthest = part.size() if part.resumable(url, hash_known) is not None else 0
     fruitless = 0
-    with requests.Session() as session:
-        for _ in range(policy.max_attempts):
-            try:
-                return _attempt(session, url, part, policy, hash_known, report)
-            except _HOPELESS as error:
-                raise DownloadError(_reason(error)) from error
-            except (requests.RequestException, _Interrupted) as error:
-                last = error
-            fruitless = 0 if part.size() > furthest else fruitless + 1
-            furthest = max(furthest, part.size())
-            if fruitless >= policy.attempts:
-                raise DownloadError(f"gave up after {fruitless} tries without progress: {_reason(last)}") from last
-            asked = last.wait if isinstance(last, _Interrupted) and last.wait is not None else 0.0
-            time.sleep(min(max(policy.backoff * 2 ** max(fruitless - 1, 0), asked), policy.backoff_max))
+    for _ in range(policy.max_attempts):
+        try:
+            return _attempt(url, part, policy, hash_known, report)
+        except _HOPELESS as error:
+            raise DownloadError(_reason(error)) from error
+        except (requests.RequestException, _Interrupted) as error:
+            last = error
+        fruitless = 0 if part.size() > furthest else fruitless + 1
+        furthest = max(furthest, part.size())
+        if fruitless >= policy.attempts:
+            raise DownloadError(f"gave up after {fruitless} tries without progress: {_reason(last)}") from last
+        asked = last.wait if isinstance(last, _Interrupted) and last.wait is not None else 0.0
+        time.sleep(min(max(policy.backoff * 2 ** max(fruitless - 1, 0), asked), policy.backoff_max))
     raise DownloadError(f"gave up after {policy.max_attempts} tries: {_reason(last)}") from last
 
 
 def _attempt(
-    session: requests.Session,
     url: str,
     part: PartialFile,
     policy: Policy,
     hash_known: bool,
     report: Callable[[int, int | None], None],
 ) -> None:
-    """One request. Returns with `part` complete, else raises; part and companion stay consistent."""
+    """One request, on a connection of its own. Returns with `part` complete, else raises."""
     version = part.resumable(url, hash_known)
     offset = part.size() if version is not None else 0
     if version is not None and offset == version.total:
@@ -163,7 +161,7 @@ def _attempt(
         if version.validator is not None:
             headers["If-Range"] = version.validator
     timeout = (policy.connect_timeout, policy.read_timeout)
-    with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         _check_status(response, part, resuming=version is not None)
         if response.status_code == 200 or version is None:
             version = _begin(response, url, part, hash_known)

@@ -215,8 +215,8 @@ def _autoencoder_class() -> Any:
     """diffusers' `AutoencoderKL`, imported here because most work needs no VAE."""
     try:
         from diffusers import AutoencoderKL
-    except ModuleNotFoundError as error:
-        if error.name != "diffusers":
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError) or error.name != "diffusers":
             raise RuntimeError(f"diffusers is installed, but cannot be imported: {error}") from error
         raise RuntimeError(
             "this network works on the latents of a VAE, which needs the package diffusers: "
@@ -269,16 +269,14 @@ def _hub_folder(vae_name: str, offline: bool) -> str:
 
 def _cached_folder(vae_name: str) -> str | None:
     """A complete copy in the hub's cache, or where EDM2's own scripts put one; asks no server."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     import dnnlib
 
     for cache in (None, dnnlib.make_cache_dir_path("diffusers")):
-        with contextlib.suppress(LocalEntryNotFoundError):
-            folder = huggingface_hub.snapshot_download(vae_name, cache_dir=cache, local_files_only=True)
-            if all(os.path.isfile(os.path.join(folder, name)) for name in VAE_FILES):
-                return str(folder)
+        paths = [try_to_load_from_cache(vae_name, name, cache_dir=cache) for name in VAE_FILES]
+        if isinstance(paths[0], str) and all(isinstance(path, str) for path in paths):
+            return os.path.dirname(paths[0])
     return None
 
 
@@ -299,14 +297,15 @@ def _one_process_at_a_time() -> contextlib.AbstractContextManager[Any]:
 def _load_vae(model_class: Any, folder: str, channels: int) -> Any:
     """The VAE in a folder, in float32, frozen. Only from safetensors: the other format runs code."""
     try:
-        vae, info = model_class.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with torch.random.fork_rng(devices=[]):  # the parameters are drawn before they are loaded
+            vae, info = model_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"the VAE in {folder} is broken ({reason}): fetch it again") from error

@@ -1,0 +1,682 @@
+"""Downloads against a server that cuts, lies, stalls and changes its mind; and the cache they fill."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
+
+CONTENT = random.Random(1).randbytes(10_000)
+OTHER = random.Random(2).randbytes(10_000)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+SHA_OTHER = hashlib.sha256(OTHER).hexdigest()
+
+
+@pytest.fixture
+def url(server):
+    server.content = CONTENT
+    return server.root + "/models/net.bin"
+
+
+@pytest.fixture
+def get(policy):
+    """fetch with little patience and no bar."""
+    return lambda source, **options: fetch(source, **{"progress": False, "policy": policy, **options})
+
+
+def beside(url, suffix):
+    path = cache_path(url)
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def nothing_usable(url):
+    prefix = cache_path(url).name[:33]
+    folder = cache_path(url).parent
+    return not folder.exists() or not any(name.startswith(prefix) for name in os.listdir(folder))
+
+
+def start(url, *extra):
+    """Another process that fetches `url`, with the policy of the tests, and prints the path."""
+    code = (
+        "import sys\nfrom dnnlib.download import Policy, fetch\n"
+        "policy = Policy(2, 5, 3, 10, 0.01, 0.05, 1000)\n"
+        "print(fetch(sys.argv[1], policy=policy, sha256=sys.argv[2] if len(sys.argv) > 2 else None))\n"
+    )
+    command = [sys.executable, "-c", code, url, *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+# --- the plain way ---------------------------------------------------------------------------------------
+
+
+def test_fetched_once_then_served_from_the_cache(server, url, get):
+    path = get(url)
+    assert path == cache_path(url)
+    assert path.read_bytes() == CONTENT
+    assert get(url) == get(url, sha256=SHA.upper()) == get(url, offline=True) == path
+    assert len(server.requests) == 1
+    assert recorded_sha256(url) == SHA
+
+
+def test_name_in_the_cache_is_that_of_the_reference_tools():
+    url = "https://host/a/net (1)-img512_x.y.pkl?x=1"
+    expected = hashlib.md5(url.encode()).hexdigest() + "_net__1_-img512_x.y.pkl"
+    assert cache_path(url) == Path(os.environ["DNNLIB_CACHE_DIR"], "downloads", expected)
+    for odd in ("https://host", "https://host/", "https://host/a/..", "https://host/" + "n" * 300 + ".pkl"):
+        path = cache_path(odd)
+        assert path.parent.name == "downloads"
+        assert len(path.name) <= 33 + 128
+    assert cache_path("https://host/" + "n" * 300 + ".pkl").suffix == ".pkl"
+
+
+def test_own_files_beside_are_invisible_to_the_reference_tools(server, url, get):
+    """They take whatever matches `<md5>_*` for the file, so only the finished file may."""
+    server.script = [server.cut(5000), server.answer(503)]
+    with pytest.raises(DownloadError):
+        get(url)
+    assert beside(url, "part").stat().st_size > 0
+    assert nothing_usable(url)
+
+
+@pytest.mark.parametrize("name", [None, "_https___host_models_net.bin"])
+def test_file_left_by_another_tool_is_used_and_recorded(server, url, get, name):
+    """Under our name, or under the name that tool chose behind the same md5."""
+    path = cache_path(url)
+    if name is not None:
+        path = path.with_name(path.name[:32] + name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert get(url, offline=True) == path
+    assert json.loads(beside(url, "json").read_text())["origin"] == "found in the cache"
+    assert recorded_sha256(url) == SHA
+    assert get(url, sha256=SHA) == path
+    assert server.requests == []
+
+
+def test_bar_counts_bytes_on_stderr(server, url, policy, capsys):
+    server.script = [server.cut(5000), server.proper()]
+    fetch(url, policy=policy)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "net.bin" in err
+    assert "9.77k/9.77k" in err
+
+
+# --- paths and roots -------------------------------------------------------------------------------------
+
+
+def test_local_file(tmp_path, get):
+    file = tmp_path / "net.bin"
+    file.write_bytes(CONTENT)
+    assert get(file) == get(str(file), sha256=SHA, offline=True) == file
+    with pytest.raises(ValueError, match=f"{SHA}, not {SHA_OTHER}"):
+        get(file, sha256=SHA_OTHER)
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent"):
+        get(tmp_path / "absent")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        get(tmp_path)
+
+
+def test_bad_arguments(tmp_path, get):
+    with pytest.raises(ValueError, match="only http and https"):
+        get("ftp://host/net.bin")
+    with pytest.raises(ValueError, match="only http and https"):
+        get("file:///etc/passwd")
+    with pytest.raises(ValueError, match="64 hexadecimal digits, got 'abc'"):
+        get(tmp_path, sha256="abc")
+    with pytest.raises(ValueError, match=r"mirror '\./x'"):
+        get("http://host/x", mirrors=["./x"])
+
+
+def test_model_root_as_mirror(server, get, monkeypatch):
+    server.content = CONTENT
+    monkeypatch.setenv("EDM2_MODEL_ROOT", server.root + "/copy/")
+    url = MODEL_ROOT + "/posthoc/net.bin"
+    path = get(url)
+    assert path == cache_path(url)  # named by the published URL: found again with or without the mirror
+    assert path.read_bytes() == CONTENT
+    assert server.requests[0][0] == "/copy/posthoc/net.bin"
+    assert json.loads(beside(url, "json").read_text())["origin"] == server.root + "/copy/posthoc/net.bin"
+
+
+def test_model_root_as_folder(tmp_path, get, monkeypatch):
+    (tmp_path / "posthoc").mkdir()
+    file = tmp_path / "posthoc" / "net 1.bin"
+    file.write_bytes(CONTENT)
+    monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
+    assert get(MODEL_ROOT + "/posthoc/net%201.bin", offline=True, sha256=SHA) == file
+    with pytest.raises(FileNotFoundError, match=r"absent\.bin.*EDM2_MODEL_ROOT is set"):
+        get(MODEL_ROOT + "/posthoc/absent.bin")
+    with pytest.raises(ValueError, match="not the expected file"):
+        get(MODEL_ROOT + "/posthoc/net%201.bin", sha256=SHA_OTHER)
+    with pytest.raises(ValueError, match="leads out of"):
+        get(MODEL_ROOT + "/%2e%2e/x.bin")
+    monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="neither an http"):
+        get(MODEL_ROOT + "/posthoc/x.bin")
+
+
+def test_model_root_leaves_other_urls_alone(server, url, get, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
+    assert get(url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("folder_there", [False, True])
+def test_offline_names_url_place_and_hash_and_asks_nobody(server, url, get, folder_there):
+    if folder_there:
+        cache_path(url).parent.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError) as error:
+        get(url, offline=True, sha256=SHA)
+    for text in (url, str(cache_path(url)), SHA):
+        assert text in str(error.value)
+    with pytest.raises(FileNotFoundError, match="EDM2_MODEL_ROOT"):
+        get(MODEL_ROOT + "/x.pkl", offline=True)
+    assert server.requests == []
+
+
+def test_redirect_is_followed(server, url, get):
+    server.script = [server.answer(302, {"Location": "/elsewhere"}), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert [path for path, _ in server.requests] == ["/models/net.bin", "/elsewhere"]
+
+
+def test_redirect_to_another_protocol_is_refused_at_once(server, url, get):
+    server.script = [server.answer(302, {"Location": "file:///etc/passwd"})]
+    with pytest.raises(DownloadError):
+        get(url)
+    assert len(server.requests) == 1
+
+
+# --- cutting and stalling --------------------------------------------------------------------------------
+
+
+def test_cut_connection_is_continued_where_it_broke(server, url, get):
+    server.script = [server.cut(5000), server.cut(2000), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert server.ranges() == [None, "bytes=5000-", "bytes=7000-"]
+    assert [headers.get("If-Range") for _, headers in server.requests] == [None, '"v1"', '"v1"']
+
+
+def test_stalled_connection_is_left_and_continued(server, url, get):
+    server.script = [server.stall(5000), server.proper()]
+    began = time.monotonic()
+    assert get(url).read_bytes() == CONTENT
+    assert time.monotonic() - began < 3
+    assert server.ranges() == [None, "bytes=5000-"]
+
+
+def test_server_that_never_answers(server, url, get):
+    server.script = [lambda handler: server.over.wait(10)]
+    with pytest.raises(DownloadError, match=r"3 tries.*stalled.*Put the file at"):
+        get(url)
+    assert len(server.requests) == 3
+    assert nothing_usable(url)
+
+
+def test_nobody_listens(get):
+    with pytest.raises(DownloadError, match="3 tries"):
+        get("http://127.0.0.1:9/net.bin")
+
+
+def test_tries_that_bring_something_do_not_use_up_patience(server, url, get):
+    server.script = [server.cut(1000)]
+    assert get(url).read_bytes() == CONTENT
+    assert len(server.requests) == 10
+
+
+def test_tries_are_bounded_even_so(server, url, get, policy):
+    server.script = [server.cut(1000)]
+    with pytest.raises(DownloadError, match="gave up after 4 tries"):
+        get(url, policy=replace(policy, max_attempts=4))
+    assert get(url).read_bytes() == CONTENT  # the next run continues
+    assert len(server.requests) == 10
+
+
+def test_continues_by_date_where_there_is_no_strong_etag(server, url, get):
+    date = "Wed, 01 Jan 2025 00:00:00 GMT"
+    server.headers = {"ETag": 'W/"weak"', "Last-Modified": date}
+    server.script = [server.cut(5000), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert server.requests[1][1]["If-Range"] == date
+
+
+@pytest.mark.parametrize(("sha256", "expected"), [(None, [None, None]), (SHA, [None, "bytes=5000-"])])
+def test_without_validator_continues_only_if_a_hash_can_tell(server, url, get, sha256, expected):
+    server.headers = {}
+    server.script = [server.cut(5000), server.proper()]
+    assert get(url, sha256=sha256).read_bytes() == CONTENT
+    assert server.ranges() == expected
+
+
+def test_server_without_ranges_starts_over(server, url, get):
+    whole = server.answer(200, {"ETag": '"v1"'}, CONTENT)
+    server.script = [server.cut(5000), whole]
+    assert get(url).read_bytes() == CONTENT
+    assert server.ranges() == [None, "bytes=5000-"]
+
+
+def test_file_changed_between_tries_is_not_spliced(server, url, get):
+    server.script = [server.cut(5000), server.become(OTHER, '"v2"')]
+    assert get(url).read_bytes() == OTHER
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"ETag": '"v2"', "Content-Range": "bytes 5000-9999/10000"},  # another version all the same
+        {"ETag": None, "Content-Range": "bytes 5000-9999/10000"},  # does not say which
+        {"ETag": '"v1"', "Content-Range": "bytes 4000-8999/10000"},  # another place
+        {"ETag": '"v1"', "Content-Range": "bytes 5000-9999/12000"},  # another length
+        {"ETag": '"v1"'},
+    ],
+)
+def test_wrong_continuation_is_not_spliced(server, url, get, lie):
+    server.script = [server.cut(5000), server.answer(206, lie, OTHER[5000:]), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert server.ranges() == [None, "bytes=5000-", None]
+
+
+def test_file_that_shrank_below_what_we_have(server, url, get):
+    """416: the bytes asked for do not exist. With the date as validator the server may not see why."""
+    server.script = [server.cut(5000), server.answer(416), server.become(OTHER[:3000], '"v2"')]
+    assert get(url).read_bytes() == OTHER[:3000]
+    assert server.ranges() == [None, "bytes=5000-", None]
+
+
+def test_416_to_a_plain_request_is_final(server, url, get):
+    server.script = [server.answer(416)]
+    with pytest.raises(DownloadError, match="416"):
+        get(url)
+    assert len(server.requests) == 1
+
+
+def test_random_misbehaviour_never_yields_a_mixture(server, policy):
+    """Whatever the server does, the file is one of its versions, whole, or there is none."""
+    versions = [random.Random(seed).randbytes(4000 + 1000 * seed) for seed in range(3)]
+    outcomes = set()
+    for seed in range(40):
+        rng = random.Random(seed)
+        server.requests.clear()
+        server.content = versions[0]
+        server.headers = rng.choice([{"ETag": '"0"'}, {}])
+        pool = [server.cut(rng.randrange(4000)) for _ in range(5)]
+        if server.headers:
+            pool += [server.become(versions[v], f'"{v}"', server.cut(rng.randrange(3000))) for v in (0, 1, 2)]
+        pool += [server.answer(503), server.answer(416), server.proper()]
+        pool += [server.answer(200, {"ETag": '"1"'}, versions[1]), server.answer(206, {}, b"junk")]
+        server.script = [rng.choice(pool) for _ in range(6)]
+        url = f"{server.root}/{seed}.bin"
+        try:
+            content = fetch(url, progress=False, policy=replace(policy, backoff=0.0)).read_bytes()
+        except DownloadError:
+            assert nothing_usable(url)
+            outcomes.add(None)
+            continue
+        assert content in versions
+        outcomes.add(versions.index(content))
+    assert outcomes >= {None, 0, 1}
+
+
+# --- lying -----------------------------------------------------------------------------------------------
+
+
+def test_promised_length_never_arrives(server, url, get):
+    server.script = [server.answer(200, {"Content-Length": 20_000, "ETag": '"v1"'}, CONTENT)]
+    with pytest.raises(DownloadError, match="3 tries without progress"):
+        get(url)
+    assert len(server.requests) == 3 + 1  # the first one did bring something
+    assert nothing_usable(url)
+
+
+def test_length_too_short_is_seen_by_hash(server, url, get):
+    server.script = [server.answer(200, {"Content-Length": 5000}, CONTENT)]
+    with pytest.raises(DownloadError, match=f"not the published {SHA}"):
+        get(url, sha256=SHA)
+    assert nothing_usable(url)
+
+
+@pytest.mark.parametrize(("name", "end"), [("net.pkl", b"."), ("refs.npz", None)])
+def test_length_too_short_is_seen_by_the_end_of_the_file(server, get, tmp_path, name, end):
+    """Without a hash, a cut pickle or archive still shows."""
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", CONTENT)
+    server.content = CONTENT + b"." if end else (tmp_path / "a.zip").read_bytes()
+    url = f"{server.root}/{name}"
+    server.script = [server.answer(200, {}, server.content[:5000])]
+    with pytest.raises(DownloadError, match="cut short"):
+        get(url)
+    assert nothing_usable(url)
+    server.script = [server.proper()]
+    assert get(url).read_bytes() == server.content
+
+
+def test_no_length_at_all_needs_a_hash(server, url, get):
+    """A connection that ends is then the only sign that the file is complete."""
+    server.script = [server.answer(200, {"Content-Length": None}, CONTENT)]
+    with pytest.raises(DownloadError, match="does not say how long"):
+        get(url)
+    assert get(url, sha256=SHA).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("end", "complete"), [(b"0\r\n\r\n", True), (b"", False)])
+def test_chunked_answer_is_complete_only_with_its_end(server, url, get, end, complete):
+    body = b"%x\r\n%s\r\n" % (len(CONTENT), CONTENT) + end
+    server.script = [server.answer(200, {"Content-Length": None, "Transfer-Encoding": "chunked"}, body)]
+    if complete:
+        assert get(url).read_bytes() == CONTENT
+    else:
+        with pytest.raises(DownloadError, match="broke before the end"):
+            get(url)
+        assert nothing_usable(url)
+
+
+def test_web_page_instead_of_the_file(server, url, get):
+    server.script = [server.answer(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>sign in</html>")]
+    with pytest.raises(DownloadError, match="web page"):
+        get(url)
+    assert len(server.requests) == 1
+    server.script = [server.answer(200, {"Content-Type": "application/octet-stream"}, b"\n<!DOCTYPE html><p>")]
+    with pytest.raises(DownloadError, match="web page"):
+        get(url)
+    assert nothing_usable(url)
+
+
+def test_wrong_type_does_not_matter_where_the_hash_is_known(server, url, get):
+    server.script = [server.answer(200, {"Content-Type": "text/html"}, CONTENT)]
+    assert get(url, sha256=SHA).read_bytes() == CONTENT
+
+
+def test_empty_file(server, url, get):
+    server.content = b""
+    with pytest.raises(DownloadError, match="is empty"):
+        get(url)
+
+
+def test_compressed_in_transit_is_refused(server, url, get):
+    server.script = [server.answer(200, {"Content-Encoding": "gzip"}, CONTENT)]
+    with pytest.raises(DownloadError, match="compressed in transit"):
+        get(url)
+
+
+# --- statuses and mirrors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 206, 204])
+def test_final_statuses_are_not_tried_again(server, url, get, status):
+    server.script = [server.answer(status)]
+    with pytest.raises(DownloadError, match=f"{url}: the server answered {status}.*Put the file at"):
+        get(url)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_passing_trouble_is_tried_again(server, url, get, status):
+    server.script = [server.answer(status), server.answer(status), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert len(server.requests) == 3
+
+
+def test_lasting_trouble_is_bounded(server, url, get):
+    server.script = [server.answer(500)]
+    with pytest.raises(DownloadError, match="3 tries without progress: the server answered 500"):
+        get(url)
+    assert len(server.requests) == 3
+
+
+def test_waits_as_long_as_the_server_asks_up_to_a_limit(server, url, get, policy):
+    server.script = [server.answer(503, {"Retry-After": "3600"}), server.proper()]
+    began = time.monotonic()
+    get(url, policy=replace(policy, backoff=0.0, backoff_max=0.5))
+    assert 0.5 <= time.monotonic() - began < 3
+
+
+def test_mirror_takes_over(server, url, get):
+    server.script = [server.answer(404), server.proper()]
+    path = get(url, mirrors=[server.root + "/mirror/other-name.bin"])
+    assert path == cache_path(url)
+    assert [path for path, _ in server.requests] == ["/models/net.bin", "/mirror/other-name.bin"]
+
+
+def test_partial_file_of_one_origin_is_not_continued_from_another(server, url, get):
+    server.script = [server.cut(5000), server.answer(404), server.become(OTHER, '"v1"')]
+    path = get(url, mirrors=[server.root + "/mirror"])
+    assert path.read_bytes() == OTHER
+    assert server.ranges() == [None, "bytes=5000-", None]
+
+
+def test_all_mirrors_fail(server, url, get):
+    server.script = [server.answer(404), server.answer(403)]
+    with pytest.raises(DownloadError, match=r"answered 404.*answered 403") as error:
+        get(url, mirrors=[server.root + "/mirror"])
+    assert "\n" not in str(error.value)
+
+
+# --- hashes ----------------------------------------------------------------------------------------------
+
+
+def test_wrong_hash_is_fetched_once_more_then_an_error(server, url, get):
+    server.content = OTHER
+    with pytest.raises(DownloadError, match=f"SHA-256 {SHA_OTHER}, not the published {SHA}"):
+        get(url, sha256=SHA)
+    assert server.ranges() == [None, None]
+    assert nothing_usable(url)
+    assert beside(url, "quarantine").read_bytes() == OTHER
+
+
+def test_second_copy_is_good(server, url, get):
+    flipped = bytes([CONTENT[0] ^ 1]) + CONTENT[1:]
+    server.script = [server.answer(200, {"ETag": '"v1"'}, flipped), server.proper()]
+    assert get(url, sha256=SHA).read_bytes() == CONTENT
+
+
+def test_bad_origin_then_good_mirror(server, url, get):
+    server.script = [server.become(OTHER, '"x"'), server.proper(), server.become(CONTENT, '"v1"')]
+    assert get(url, sha256=SHA, mirrors=[server.root + "/m"]).read_bytes() == CONTENT
+
+
+def test_corrupt_file_in_the_cache_is_replaced(server, url, get, capsys):
+    path = get(url, sha256=SHA)
+    path.write_bytes(CONTENT[:5000])
+    assert get(url, sha256=SHA).read_bytes() == CONTENT
+    assert "fetching it again" in capsys.readouterr().err
+    assert len(server.requests) == 2
+    assert beside(url, "quarantine").read_bytes() == CONTENT[:5000]
+
+
+def test_corrupt_file_in_the_cache_is_not_used_offline(server, url, get):
+    path = get(url)
+    path.write_bytes(OTHER)
+    with pytest.raises(DownloadError, match=f"{SHA_OTHER}, not {SHA}.*offline"):
+        get(url, offline=True)
+
+
+def test_hash_seen_first_is_held_against_every_later_copy(server, url, get):
+    """No published hash: the first copy sets it, and the server may not change its mind unnoticed."""
+    path = get(url)
+    path.unlink()
+    server.content, server.headers = OTHER, {"ETag": '"v2"'}
+    with pytest.raises(DownloadError, match=f"{SHA_OTHER}, not {SHA} as on 20.*if it was republished, delete"):
+        get(url)
+    assert nothing_usable(url)
+    beside(url, "json").unlink()
+    assert get(url).read_bytes() == OTHER
+
+
+def test_published_hash_overrides_the_one_seen_first(server, url, get):
+    server.content = OTHER
+    get(url)
+    server.content = CONTENT
+    assert get(url, sha256=SHA).read_bytes() == CONTENT
+    assert recorded_sha256(url) == SHA
+
+
+def flip_one_bit(path):
+    data = bytearray(path.read_bytes())
+    data[4321] ^= 1
+    path.write_bytes(data)
+
+
+def test_flipped_bit_is_seen_even_with_the_old_size_and_date(server, url, get):
+    path = get(url)
+    stat = path.stat()
+    flip_one_bit(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert get(url).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_untouched_file_is_not_read_again_unless_asked(server, url, get, monkeypatch):
+    path = get(url)
+    hashed = []
+    monkeypatch.setattr("dnnlib.download.sha256_of", lambda file: hashed.append(file) or SHA)
+    get(url)
+    assert hashed == []
+    get(url, verify=True)
+    assert hashed == [path]
+    os.utime(path, (1, 1))
+    get(url)
+    get(url)
+    assert hashed == [path, path]
+
+
+def test_verify_sees_what_the_disk_did(server, url, get):
+    """A record that matches the file's size and times, over a content that is no longer the same."""
+    path = get(url)
+    flip_one_bit(path)
+    stat, record = path.stat(), beside(url, "json")
+    entry = json.loads(record.read_text())
+    entry.update(mtime_ns=stat.st_mtime_ns, ctime_ns=stat.st_ctime_ns)
+    record.write_text(json.dumps(entry))
+    assert get(url) == path  # trusted, as documented
+    assert len(server.requests) == 1
+    assert get(url, verify=True).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_damaged_record_is_named(url, get):
+    get(url)
+    beside(url, "json").write_text('{"sha256": 1')
+    with pytest.raises(DownloadError, match=r"net\.bin\.json is damaged.*delete it"):
+        get(url)
+
+
+def test_visibly_bad_file_put_in_the_cache_is_replaced(server, get):
+    server.content = b"a pickle ends with a full stop."
+    url = server.root + "/net.pkl"
+    cache_path(url).parent.mkdir(parents=True)
+    cache_path(url).write_bytes(server.content[:-5])
+    assert get(url).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_read_only_cache_is_used(server, url, get, monkeypatch, number):
+    """No lock, no record can be written; the file in it is checked and used all the same."""
+    path = get(url)
+    beside(url, "json").unlink()
+
+    def refuse(*_):
+        raise OSError(number, "read-only")
+
+    monkeypatch.setattr("dnnlib.filelock.os.open", refuse)
+    monkeypatch.setattr("dnnlib.download.atomic_path", refuse)
+    assert get(url) == get(url, sha256=SHA) == path
+    assert len(server.requests) == 1
+
+
+def test_full_disk_is_said_before_it_is_full(server, url, get):
+    server.script = [server.answer(200, {"Content-Length": 10**17}, b"x")]
+    with pytest.raises(OSError, match="do not fit on the disk"):
+        get(url)
+    assert len(server.requests) == 1
+
+
+# --- several processes -----------------------------------------------------------------------------------
+
+
+def test_four_processes_one_download(server, url):
+    server.script = [server.slowly(0.5)]
+    processes = [start(url) for _ in range(4)]
+    results = [process.communicate(timeout=30) for process in processes]
+    assert [out.strip() for out, _ in results] == [str(cache_path(url))] * 4, results
+    assert len(server.requests) == 1
+    assert sum("Waiting for another process" in err for _, err in results) >= 1
+    assert cache_path(url).read_bytes() == CONTENT
+
+
+def test_killed_process_leaves_nothing_usable_and_the_next_continues(server, url, get):
+    server.script = [server.stall(6000), server.proper()]
+    process = start(url)
+    wait_until(lambda: beside(url, "part").exists() and beside(url, "part").stat().st_size > 0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert nothing_usable(url)
+    assert get(url).read_bytes() == CONTENT  # its lock died with it
+    continued = server.ranges()[1]
+    assert continued is not None
+    assert 0 < int(continued.removeprefix("bytes=").rstrip("-")) <= 6000
+    assert not beside(url, "part").exists()
+
+
+def test_waiting_process_takes_over_when_the_downloader_is_killed(server, url):
+    server.script = [server.stall(6000), server.proper()]
+    first = start(url)
+    wait_until(lambda: beside(url, "part").exists() and beside(url, "part").stat().st_size > 0)
+    second = start(url)
+    assert "Waiting" in second.stderr.readline()
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=10)
+    out, _ = second.communicate(timeout=10)
+    assert out.strip() == str(cache_path(url))
+    assert cache_path(url).read_bytes() == CONTENT
+
+
+def test_complete_partial_file_needs_no_further_request(server, url, get, monkeypatch):
+    """Killed between the last byte and the renaming."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dnnlib.download.replace_synced", killed)
+        with pytest.raises(KeyboardInterrupt):
+            get(url)
+    assert nothing_usable(url)
+    assert get(url).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def test_without_locks_every_process_has_its_own_partial_file(server, url, get, monkeypatch):
+    def no_locks(_):
+        raise OSError(37, "no locks available")
+
+    monkeypatch.setattr("dnnlib.filelock._lock_now", no_locks)
+    foreign = beside(url, "part")
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"somebody else is writing this")
+    assert get(url).read_bytes() == CONTENT
+    assert foreign.read_bytes() == b"somebody else is writing this"
+    server.script = [server.answer(404)]
+    with pytest.raises(DownloadError):
+        get(url + "2")
+    leftovers = [path for path in cache_path(url).parent.iterdir() if ".part" in path.name]
+    assert leftovers == [foreign]
