@@ -10,6 +10,7 @@ matters.
 """
 
 import copy
+import itertools
 import os
 import pickle
 import sys
@@ -111,12 +112,11 @@ def _from_trusted_pickle(path: Path) -> tuple[Any, Any, dict[str, Any]]:
 
 def _announcement(path: Path) -> str:
     scan = safe_pickle.scan(path)
-    lines = [f"trust_pickle: executing {path} (sha256 {sha256_of(path)}), which", f"  imports {', '.join(scan.names)}"]
-    for found in scan.classes:
-        lines.append(
-            f"  runs the source of class {found.class_name}: {found.source_characters} characters, "
-            f"sha256 {found.source_sha256}, {found.count} objects"
-        )
+    lines = [f"trust_pickle: executing {path} (sha256 {sha256_of(path)})", f"  imports {', '.join(scan.names)}"]
+    for source, classes in itertools.groupby(scan.classes, lambda found: found.source_sha256):
+        group = list(classes)
+        names = ", ".join(found.class_name for found in group)
+        lines.append(f"  source text of {names}: {group[0].source_characters} characters, sha256 {source}")
     return "\n".join(lines)
 
 

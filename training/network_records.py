@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from torch_utils.persistence import FORMAT_VERSION
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
@@ -182,10 +183,27 @@ def match_network(record: Any, where: str = "ema") -> tuple[Precond, dict[str, S
 def empty_network(cls: type[Precond], arguments: Mapping[str, Any], where: str) -> Precond:
     """A network whose tensors have shapes but no memory, from checked arguments."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _ShapesOnly():
             return cls(**arguments)
     except Exception as error:  # whatever goes wrong with arguments from outside is the file's fault
         raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from error
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Makes short work of the few operations in our constructors.
+
+    torch's own versions for the meta device import its compiler first: 2 seconds, in every process.
+    """
+
+    factories = (torch.randn, torch.rand, torch.zeros)
+    scalings = (torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.factories:
+            return torch.empty(*args, device="meta")
+        if func in self.scalings and isinstance(args[1], int | float):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def fill_network(net: Precond, tensors: Mapping[str, torch.Tensor]) -> Precond:
