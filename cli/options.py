@@ -193,8 +193,12 @@ _positive = click.FloatRange(min=0, min_open=True)
 sampler_options = _stack(
     [
         click.option("--steps", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Steps"),
-        click.option("--sigma_min", metavar="FLOAT", type=_positive, default=0.002, show_default=True, help="Last level"),
-        click.option("--sigma_max", metavar="FLOAT", type=_positive, default=80, show_default=True, help="First level"),
+        click.option(
+            "--sigma_min", metavar="FLOAT", type=_positive, default=0.002, show_default=True, help="Lowest noise level"
+        ),
+        click.option(
+            "--sigma_max", metavar="FLOAT", type=_positive, default=80, show_default=True, help="Highest noise level"
+        ),
         click.option("--rho", metavar="FLOAT", type=_positive, default=7, show_default=True, help="Schedule exponent"),
         click.option(
             "--S_churn", "S_churn", metavar="FLOAT", type=click.FloatRange(min=0), default=0, show_default=True,

@@ -181,6 +181,7 @@ class Recipe:
         """Plain data for recipe.json and the ledger; infinity is written as the string 'inf'."""
         data = asdict(self.resolved()[0])
         data["net"]["source"] = self.net.name
+        data["guides"] = list(data["guides"])
         for guide, spec in zip(data["guides"], self.guides, strict=True):
             guide["net"]["source"] = spec.net.name
             interval = guide.pop("interval")

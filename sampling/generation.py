@@ -1,17 +1,19 @@
 """From a recipe and seeds to images: networks opened and checked once, then batches made as they are asked for."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from training.network_io import NetworkFile, load_network
 
 from images.batch import ImageBatch
 from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
 from sampling.heun import Churn, heun
+from training.encoders import StabilityVAEEncoder
+from training.network_io import NetworkFile, load_network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -24,8 +26,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device '{name}': write cpu, cuda, cuda:1 or mps") from error
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not available.get(device.type, lambda: False)():
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not available.get(device.type, False):
         raise ValueError(f"device '{name}' is not available here; try --device=cpu")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ValueError(f"device '{name}': there are {torch.cuda.device_count()} CUDA devices, counted from 0")
@@ -71,6 +73,11 @@ class Generation:
             counts[f"guide {number}"] = sum(2 - (step == num_steps - 1) for step in range(num_steps) if on(step))
         return counts
 
+    def set_decoder_batch(self, batch: int) -> None:
+        """Decode at most this many images at a time, if the encoder is a network (it needs far more memory)."""
+        if isinstance(self.main.encoder, StabilityVAEEncoder):
+            self.main.encoder.batch_size = batch
+
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
 
@@ -114,6 +121,18 @@ def open_recipe(
         encoder=_describe_encoder(main),
     )
     return Generation(recipe, main, guides, target, tuple(notes))
+
+
+def opener(
+    device: str = "auto", *, trust_pickle: bool = False, offline: bool = False
+) -> Callable[[Recipe], Generation]:
+    """`open_recipe` with these settings for many recipes; a file that several of them name is read once."""
+
+    @functools.cache
+    def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> NetworkFile:
+        return load_network(source, device=device, trust_pickle=trust_pickle, offline=offline)
+
+    return functools.partial(open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load)
 
 
 class GeneratedImages:

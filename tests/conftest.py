@@ -22,3 +22,32 @@ def private_cache(tmp_path_factory, monkeypatch):
     """Downloads and anything else cached go to a fresh folder."""
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("EDM2_MODEL_ROOT", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tmp_path_factory):
+    """Network files of the format, 8x8 RGB: {'cond': path, 'uncond': path, 'weak': path} and misfits for errors."""
+    from training.encoders import StandardRGBEncoder
+    from training.network_io import save_network
+    from training.networks_edm2 import Precond
+
+    folder = tmp_path_factory.mktemp("networks")
+    common = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "channels_per_head": 8}
+    shapes = {
+        "cond": (8, 3, 10),
+        "uncond": (8, 3, 0),
+        "weak": (8, 3, 10),
+        "fewer-classes": (8, 3, 4),
+        "larger": (16, 3, 10),
+    }
+    paths = {}
+    for number, (name, shape) in enumerate(shapes.items()):
+        torch.manual_seed(number)
+        net = Precond(*shape, **common)
+        with torch.no_grad():
+            for key, parameter in net.named_parameters():
+                if key.endswith("gain"):
+                    parameter.fill_(0.6)
+        paths[name] = folder / f"{name}.pkl"
+        save_network(paths[name], net, encoder=StandardRGBEncoder())
+    return paths

@@ -1,0 +1,45 @@
+"""What the sampling scripts say about a run, in the same words everywhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from images.recipe import Recipe, StepInterval
+
+
+def describe(recipe: Recipe) -> str:
+    """One line: network, guides with weight and interval, sampler, label rule."""
+    parts = [recipe.net.name]
+    for guide in recipe.guides:
+        if guide.off:
+            parts.append(f"guide {guide.net.name} off")
+            continue
+        where = "at all steps" if guide.interval is None else f"at {guide.interval}"
+        if isinstance(guide.interval, StepInterval):
+            levels = [*recipe.sampler.levels(), 0.0]
+            last = guide.interval.last
+            where += f" = sigma in ({levels[last + 1]:.4g}, {levels[guide.interval.first]:.4g}]"
+        parts.append(f"guided by {guide.net.name}, w = {guide.weight:g}, {where}")
+    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
+    parts.append(f"{recipe.sampler.num_steps} steps of Heun in {recipe.sampler.dtype}, labels: {labels}")
+    return "; ".join(parts)
+
+
+def announce(generation: Any) -> None:
+    """Say on stderr what is about to be sampled (a sampling.generation.Generation) and what it costs."""
+    click.echo(describe(generation.recipe), err=True)
+    for note in generation.notes:
+        click.echo(f"note: {note}", err=True)
+    for guide in generation.recipe.guides:
+        if guide.weight < 1:
+            click.echo(f"note: w = {guide.weight:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
+    costs = counts(generation.evaluations_per_image())
+    click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
+               err=True)  # fmt: skip
+
+
+def counts(evaluations: Mapping[str, int]) -> str:
+    """'63 main + 12 guide 1 = 75'."""
+    parts = [f"{number} {name}" for name, number in evaluations.items()]
+    return " + ".join(parts) + (f" = {sum(evaluations.values())}" if len(parts) > 1 else "")

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.command import Command, bad_input
+from cli.options import (
+    GuideDefaults,
+    IntList,
+    label_options,
+    network_options,
+    recipe_from,
+    run_options,
+    run_options_from,
+    sampler_options,
+)
+from cli.progress import progress_bar
+from cli.report import announce, counts
+from images.recipe import Recipe, StepInterval
+
+
+@click.command(cls=Command)
+@network_options()
+@click.option("--zip_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ZIP")
+@click.option("--out", metavar="ZIP", help="File name of the ZIP; default: after networks, seeds, weight and recipe")
+@click.option(
+    "--num_images", metavar="INT", type=click.IntRange(min=1), default=50000, show_default=True, help="Images"
+)
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
+@click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
+@click.option(
+    "--batch_size", "--batch", metavar="INT", type=click.IntRange(min=1), default=64, show_default=True, help="Batch"
+)
+@click.option(
+    "--batch_size_decoder", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="VAE batch"
+)
+@click.option(
+    "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True, help="Images per shard"
+)
+@click.option("--verbose", metavar="BOOL", type=bool, default=False, help="More output")
+@sampler_options
+@label_options
+@run_options
+def main(**params: Any) -> None:
+    """Sample images into a ZIP with labels and recipe.
+
+    A guide that is given without a weight or an interval takes the interval paper's: w = 2, steps 17-22 of 32.
+
+    \b
+    python generate_zip.py --preset=mnist16-autog --num_images=1000
+    python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
+    python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
+    """  # fmt: skip
+    recipe = recipe_from(params, defaults=GuideDefaults(2.0, StepInterval(17, 22)))
+    seeds = params["seeds"] or list(range(params["seed"], params["seed"] + params["num_images"]))
+    from images.shards import ShardFolder, ShardPlan
+    from sampling.generation import open_recipe
+    from torch_utils.distributed import world_size
+
+    run = run_options_from(params)
+    with bad_input():
+        if world_size() > 1:
+            raise ValueError("generate_zip.py runs as one process for now; start it without torchrun or srun")
+        plan = ShardPlan(tuple(seeds), params["shard_size"])
+        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation.set_decoder_batch(params["batch_size_decoder"])
+        path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
+        done = generation.recipe
+        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"])
+        if folder.finished():
+            click.echo(f"{path}: finished before, by the same recipe")
+            return
+        folder.open()
+        missing = folder.missing()
+    announce(generation)
+    fill(folder, generation, len(seeds) - sum(len(plan.shard(i)) for i in missing), params)
+    click.echo(f"{path}: {len(seeds)} images")
+
+
+def fill(folder: Any, generation: Any, there: int, params: dict[str, Any]) -> None:
+    """Make the missing shards and merge all."""
+    from images.batch import drain
+
+    total: dict[str, int] = {}
+    with progress_bar(len(folder.plan.seeds), "images", initial=there) as progress:
+
+        def make(index: int) -> None:
+            source = generation.images(folder.plan.shard(index), params["batch_size"])
+            drain(source, folder.write(index), progress=progress)
+            for name, number in source.evaluations.items():
+                total[name] = total.get(name, 0) + number
+
+        folder.complete(make)
+    if params["verbose"]:
+        click.echo(f"evaluations: {counts(total)}", err=True)
+
+
+def default_name(recipe: Recipe, seeds: list[int]) -> str:
+    """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
+    weight = recipe.guides[0].weight if recipe.guides else 1.0
+    kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
+    return f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}-{recipe.hash[:6]}.zip"
+
+
+if __name__ == "__main__":
+    main()

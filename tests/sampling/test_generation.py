@@ -1,0 +1,130 @@
+"""Generation from a recipe: seeds and batches, labels, counts, and networks that do not fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from sampling.generation import open_recipe, pick_device, sample
+
+
+@pytest.fixture
+def recipe(tiny_networks):
+    return Recipe(NetworkRef(str(tiny_networks["cond"])), sampler=SamplerSpec(6), noise_device="device")
+
+
+def guide(tiny_networks, name="uncond", weight=2.0, interval=None):
+    return GuideSpec(NetworkRef(str(tiny_networks[name])), weight, interval)
+
+
+def collect(generation, seeds, batch):
+    batches = list(generation.images(seeds, batch))
+    images = torch.cat([part.images for part in batches])
+    return images, [s for part in batches for s in part.seeds], [c for part in batches for c in part.labels]
+
+
+def test_images_do_not_depend_on_batch_or_order(recipe, tiny_networks):
+    generation = open_recipe(replace(recipe, guides=(guide(tiny_networks),)), "cpu")
+    whole, seeds, labels = collect(generation, range(7), 7)
+    parts, seeds_parts, labels_parts = collect(generation, range(7), 2)
+    assert seeds == seeds_parts == list(range(7))
+    assert labels == labels_parts
+    assert (whole.int() - parts.int()).abs().max() <= 1, "last bits may differ, an 8-bit level at most"
+    again, *_ = collect(generation, [5], 1)
+    assert (again[0].int() - whole[5].int()).abs().max() <= 1
+    repeated, *_ = collect(generation, range(7), 7)
+    assert torch.equal(whole, repeated), "the same batches give the same bytes"
+
+
+def test_labels_and_recipe(recipe):
+    generation = open_recipe(replace(recipe, labels="balanced"), "cpu")
+    assert collect(generation, [0, 13, 29], 2)[2] == [0, 3, 9]
+    zero = open_recipe(replace(recipe, labels=0), "cpu")
+    assert collect(zero, [0, 13], 2)[2] == [0, 0]
+    assert zero.recipe.net.sha256 is not None
+    assert zero.recipe.noise_device == "cpu"
+    assert zero.recipe.encoder == "StandardRGBEncoder"
+
+
+def test_class_zero_is_not_the_random_class(recipe):
+    seeds = list(range(4))
+    zero, _ = sample(open_recipe(replace(recipe, labels=0), "cpu"), seeds)
+    free, labels = sample(open_recipe(recipe, "cpu"), seeds)
+    assert any(label != 0 for label in labels)
+    assert not torch.allclose(zero, free)
+
+
+@pytest.mark.parametrize(
+    ("weight", "interval", "expected"),
+    [
+        (2.0, None, [11, 11]),
+        (1.0, None, [11, 0]),
+        (2.0, StepInterval(2, 3), [11, 4]),
+        (2.0, StepInterval(5, 5), [11, 1]),
+        (2.0, SigmaInterval(79.5, 79.9), [11, 0]),
+    ],
+)
+def test_evaluations_are_counted_as_announced(recipe, tiny_networks, weight, interval, expected):
+    generation = open_recipe(replace(recipe, guides=(guide(tiny_networks, "weak", weight, interval),)), "cpu")
+    assert list(generation.evaluations_per_image().values()) == expected
+    source = generation.images(range(5), 2)
+    for _ in source:
+        pass
+    assert list(source.evaluations.values()) == [5 * n for n in expected]
+
+
+def test_weight_one_is_the_main_network_alone(recipe, tiny_networks):
+    plain, _ = sample(open_recipe(recipe, "cpu"), [1, 2])
+    off, _ = sample(open_recipe(replace(recipe, guides=(guide(tiny_networks, weight=1.0),)), "cpu"), [1, 2])
+    on, _ = sample(open_recipe(replace(recipe, guides=(guide(tiny_networks, weight=1.5),)), "cpu"), [1, 2])
+    assert torch.equal(plain, off)
+    assert not torch.allclose(plain, on)
+
+
+def test_blend_of_two_guides_is_neither_alone(recipe, tiny_networks):
+    both = (guide(tiny_networks, "uncond", 1.5), guide(tiny_networks, "weak", 1.5))
+    blend, _ = sample(open_recipe(replace(recipe, guides=both), "cpu"), [3])
+    for spec in both:
+        alone, _ = sample(open_recipe(replace(recipe, guides=(spec,)), "cpu"), [3])
+        assert not torch.allclose(blend, alone)
+
+
+@pytest.mark.parametrize(
+    ("main", "name", "says"),
+    [
+        ("cond", "larger", "resolution 16"),
+        ("cond", "fewer-classes", "4 classes"),
+        ("uncond", "weak", "10 classes"),
+    ],
+)
+def test_guides_that_do_not_fit(tiny_networks, main, name, says):
+    misfit = Recipe(NetworkRef(str(tiny_networks[main])), (guide(tiny_networks, name),))
+    with pytest.raises(ValueError, match=says):
+        open_recipe(misfit, "cpu")
+
+
+def test_classes_out_of_range(recipe, tiny_networks):
+    with pytest.raises(ValueError, match="classes 0 to 9"):
+        open_recipe(replace(recipe, labels=10), "cpu")
+    with pytest.raises(ValueError, match="unconditional"):
+        open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), labels=0), "cpu")
+
+
+def test_unconditional_networks_give_no_labels(tiny_networks):
+    generation = open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), sampler=SamplerSpec(2)), "cpu")
+    (batch,) = generation.images([1, 2], 8)
+    assert batch.labels is None
+
+
+def test_absurd_weights_are_reported_with_the_seed(recipe, tiny_networks):
+    generation = open_recipe(replace(recipe, guides=(guide(tiny_networks, "weak", 1e39),)), "cpu")
+    with pytest.raises(RuntimeError, match="seed 12"):
+        sample(generation, [12, 13])
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    for name in ("gpu", "cuda:99", "meta", "xyz:1"):
+        with pytest.raises(ValueError, match="device"):
+            pick_device(name)

@@ -1,0 +1,120 @@
+"""generate_images.py as its user runs it: folders, resuming, grids, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from generate_images import main
+
+
+@pytest.fixture
+def run(tiny_networks):
+    def run(*args):
+        args = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in args]
+        return CliRunner().invoke(main, ["--net=@cond.pkl".replace("@", f"{tiny_networks['cond'].parent}/"), *args])
+
+    return run
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_pngs_by_seed_and_their_recipe(run, tmp_path):
+    out = tmp_path / "out"
+    result = run(f"--outdir={out}", "--steps=3", "--gnet=@uncond.pkl", "--guidance=1.5", "--seeds=0,7-8")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in out.iterdir()) == ["000000.png", "000007.png", "000008.png", "recipe.json"]
+    assert pixels(out / "000007.png").shape == (8, 8, 3)
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["guides"][0]["weight"] == 1.5
+    assert "15 main + 15 guide 1 = 30" in result.output.replace("\r", "\n")
+
+
+def test_subdirs(run, tmp_path):
+    assert run(f"--outdir={tmp_path}", "--steps=2", "--subdirs", "--seeds=1000,2001").exit_code == 0
+    assert (tmp_path / "001000" / "001000.png").exists()
+    assert (tmp_path / "002000" / "002001.png").exists()
+
+
+def test_existing_images_resume_and_overwrite(run, tmp_path):
+    args = [f"--outdir={tmp_path}", "--steps=2"]
+    assert run(*args, "--seeds=0-2").exit_code == 0
+    (tmp_path / "000001.png").unlink()
+    stamp = (tmp_path / "000000.png").stat().st_mtime_ns
+    refused = run(*args, "--seeds=0-3")
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+    assert run(*args, "--seeds=0-3", "--resume").exit_code == 0
+    assert (tmp_path / "000000.png").stat().st_mtime_ns == stamp
+    assert (tmp_path / "000003.png").exists()
+    assert run(*args, "--seeds=0-3", "--overwrite").exit_code == 0
+    assert (tmp_path / "000000.png").stat().st_mtime_ns != stamp
+
+
+def test_another_recipe_does_not_mix_in(run, tmp_path):
+    assert run(f"--outdir={tmp_path}", "--steps=2", "--seeds=0").exit_code == 0
+    other = run(f"--outdir={tmp_path}", "--steps=2", "--seeds=1", "--class=0")
+    assert other.exit_code == 2
+    assert "labels: random | 0" in other.stderr
+    assert not (tmp_path / "000001.png").exists()
+
+
+def test_images_equal_those_of_a_zip(run, tmp_path, tiny_networks):
+    import zipfile
+
+    from generate_zip import main as zip_main
+
+    assert run(f"--outdir={tmp_path}/png", "--steps=3", "--seeds=0-3", "--batch=4").exit_code == 0
+    args = [f"--net={tiny_networks['cond']}", "--steps=3", "--seeds=0-3", "--batch=4", f"--out={tmp_path}/a.zip"]
+    assert CliRunner().invoke(zip_main, args).exit_code == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as file:
+        for seed in range(4):
+            assert file.read(f"{seed:06d}.png") == (tmp_path / "png" / f"{seed:06d}.png").read_bytes()
+
+
+@pytest.mark.parametrize("columns", [["--weights=1,2,3", "--gnet=@weak.pkl", "--guidance=1"], ["--classes=0,9"], []])
+def test_grids_are_pictures(run, tmp_path, columns):
+    picture = tmp_path / "grid.png"
+    result = run(f"--grid={picture}", "--steps=2", "--seeds=0-1", *columns)
+    assert result.exit_code == 0, result.output
+    image = pixels(picture)
+    assert image.shape[0] > 64
+    assert image.shape[1] > 128
+    assert len(np.unique(image)) > 16
+    again = run(f"--grid={picture}", "--steps=2", "--seeds=0-1", *columns)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "--outdir"),
+        (["--outdir=x", "--seeds=5-2"], "5-2"),
+        (["--outdir=x", "--weights=1,2"], "--grid"),
+        (["--grid=x.png", "--weights=1,2", "--classes=3"], "either"),
+        (["--grid=x.png", "--weights=1,2"], "one guide"),
+        (["--grid=x.png", "--classes=11"], "classes 0 to 9"),
+        (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
+        (["--outdir=x", "--gnet=@fewer-classes.pkl", "--guidance=2"], "4 classes"),
+        (["--outdir=x", "--figs=fig5"], "--figs"),
+    ],
+)
+def test_bad_input(run, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_presets():
+    result = CliRunner().invoke(main, ["--list-presets"])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 45
+    assert "edm2-img512-xxl-autog-dino" in result.stdout
+    assert "published fd_dinov2 24.18" in result.stdout

@@ -1,0 +1,138 @@
+"""generate_zip.py as its user runs it: names, contents, resuming after SIGKILL, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from generate_zip import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(tiny_networks, tmp_path):
+    def run(*args):
+        common = [f"--net={tiny_networks['cond']}", "--steps=3", f"--zip_dir={tmp_path}", "--shard-size=4", "--batch=2"]
+        return CliRunner().invoke(main, [*common, *args])
+
+    return run
+
+
+def only_zip(folder):
+    (path,) = folder.glob("*.zip")
+    return path
+
+
+def test_contents_and_name(run, tmp_path, tiny_networks):
+    result = run("--num_images=10", "--seed=5", f"--gnet={tiny_networks['weak']}", "--guidance=1.5",
+                 "--guidance-sigma=0.01,20")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    path = only_zip(tmp_path)
+    assert path.name.startswith("cond-s5-nimg10-g1.50-gi-")
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+        recipe = json.loads(file.read("recipe.json"))
+        labels = json.loads(file.read("dataset.json"))["labels"]
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in file.infolist())
+    assert names == [f"{seed:06d}.png" for seed in range(5, 15)] + ["dataset.json", "recipe.json"]
+    assert [name for name, _ in labels] == names[:10]
+    assert recipe["recipe_hash"].startswith(path.stem[-6:])
+    assert recipe["recipe"]["guides"][0]["weight"] == 1.5
+    assert not list(tmp_path.glob("*.shards"))
+
+
+def test_two_intervals_do_not_share_a_name(run, tmp_path, tiny_networks):
+    for steps in ("0,1", "1,2"):
+        assert run("--num_images=2", f"--gnet={tiny_networks['uncond']}", "--guidance=2",
+                   f"--guidance_interval={steps}").exit_code == 0  # fmt: skip
+    assert len(list(tmp_path.glob("*.zip"))) == 2
+
+
+def test_defaults_of_the_interval_repository(tiny_networks, tmp_path):
+    args = [f"--cond_pkl={tiny_networks['cond']}", f"--uncond_pkl={tiny_networks['uncond']}", "--num_images=1"]
+    result = CliRunner().invoke(main, [*args, f"--zip_dir={tmp_path}", "--verbose=True"])
+    assert result.exit_code == 0, result.output
+    assert "w = 2, at steps 17-22" in result.stderr
+    assert "63 main + 12 guide 1" in result.stderr
+    assert "-g2.00-gi-" in only_zip(tmp_path).name
+    everywhere = CliRunner().invoke(
+        main, [*args, f"--zip_dir={tmp_path}", "--guidance_scale=1.2", "--guidance_interval=None"]
+    )
+    assert everywhere.exit_code == 0, everywhere.output
+    assert list(tmp_path.glob("*-g1.20-cfg-*.zip"))
+
+
+def test_run_again_does_nothing_and_says_so(run, tmp_path):
+    assert run("--num_images=3").exit_code == 0
+    before = only_zip(tmp_path).stat().st_mtime_ns
+    again = run("--num_images=3")
+    assert again.exit_code == 0
+    assert "finished before" in again.output
+    assert only_zip(tmp_path).stat().st_mtime_ns == before
+
+
+def test_killed_and_run_again_ends_with_the_same_bytes(tiny_networks, tmp_path):
+    def command(folder):
+        return [
+            sys.executable, "generate_zip.py", f"--net={tiny_networks['cond']}", "--steps=16", "--num_images=48",
+            "--shard-size=8", "--batch=4", f"--zip_dir={folder}",
+        ]  # fmt: skip
+
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(tmp_path / "plain"), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (shards := list(tmp_path.glob("killed/*.shards/shard-*.zip"))) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert shards
+    assert not list(tmp_path.glob("killed/*.zip")), "killed before the end"
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*.shards/shard-*.zip")}
+    assert 1 <= len(stamps) < 6
+    again = subprocess.run(command(tmp_path / "killed"), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert only_zip(tmp_path / "killed").read_bytes() == only_zip(tmp_path / "plain").read_bytes()
+
+
+def test_another_recipe_in_the_same_place_is_refused(run, tmp_path):
+    assert run("--num_images=3", f"--out={tmp_path}/a.zip").exit_code == 0
+    other = run("--num_images=3", f"--out={tmp_path}/a.zip", "--class=0")
+    assert other.exit_code == 2
+    assert "labels: random | 0" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--seeds=5-2"], "5-2"),
+        (["--num_images=0"], "num"),
+        (["--class=10"], "classes 0 to 9"),
+        (["--device=cuda:77"], "not available"),
+        (["--guidance=2"], "--gnet"),
+    ],
+)
+def test_bad_input(run, tmp_path, args, says):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_workers_are_refused_for_now(run, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run("--num_images=2")
+    assert result.exit_code == 2
+    assert "one process" in result.stderr
