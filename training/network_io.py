@@ -27,11 +27,20 @@ from dnnlib.util import EasyDict, atomic_path, sha256_of
 from torch_utils import persistence, safe_pickle
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
-from training.network_records import build_encoder, build_network, describe, network_parts, plain_copy
-from training.network_safetensors import is_safetensors, read_safetensors, save_safetensors
+from training.network_inspect import inspect_network
+from training.network_records import (
+    NETWORK_CLASSES,
+    build_encoder,
+    build_network,
+    check_unchanged,
+    describe,
+    network_parts,
+    plain_copy,
+)
+from training.network_safetensors import DamagedFileError, is_safetensors, read_safetensors, save_safetensors
 from training.networks_edm2 import Precond
 
-__all__ = ["NetworkFile", "load_network", "save_network", "save_safetensors"]
+__all__ = ["NetworkFile", "inspect_network", "load_network", "save_network", "save_safetensors"]
 
 TRUST_HINT = "If you trust whoever made the file, --trust-pickle (trust_pickle=True) executes it instead."
 DAMAGE_HINT = "Fetch or copy it again."
@@ -77,8 +86,8 @@ def load_network(
     read = read_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
     try:
         net, encoder, dataset_kwargs = read(path)
-    except DamagedPickleError as error:
-        raise DamagedPickleError(f"{os.fspath(source)}: {error}. {DAMAGE_HINT}") from error
+    except (DamagedPickleError, DamagedFileError) as error:
+        raise type(error)(f"{os.fspath(source)}: {error}. {DAMAGE_HINT}") from error
     except ValueError as error:
         kind = UnsafePickleError if isinstance(error, UnsafePickleError) else ValueError
         hint = f". {TRUST_HINT}" if read is _from_pickle else ""
@@ -157,10 +166,8 @@ def save_network(
     for name, part in {"net": net, "encoder": encoder, "loss_fn": loss_fn}.items():
         if part is not None and not persistence.is_persistent(part):
             raise ValueError(f"{name}: class {type(part).__name__} is not persistent, so no file can hold it")
-    for name, module in net.named_modules():
-        hooks = [key for key, value in module.__dict__.items() if "_hooks" in key and value]
-        if hooks:
-            raise ValueError(f"net.{name}: remove its hooks before saving ({', '.join(hooks)})")
+    if type(net) in NETWORK_CLASSES.values():
+        check_unchanged(net)
     content = EasyDict(ema=copy.deepcopy(net).eval().requires_grad_(False).to("cpu", torch.float16))
     if encoder is not None:
         content.encoder = encoder

@@ -189,6 +189,22 @@ def empty_network(cls: type[Precond], arguments: Mapping[str, Any], where: str) 
         raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from error
 
 
+def check_unchanged(net: Precond) -> None:
+    """Raise ValueError if a network's attributes are no longer those that its constructor arguments make.
+
+    A file of such a network would be refused, or, without attributes, would be of another network.
+    """
+    arguments = named_arguments(type(net), net.init_args, net.init_kwargs, "net", defaults=False)
+    twin = empty_network(type(net), checked_arguments(type(net).__name__, arguments, "net"), "net")
+    layers, built = dict(net.named_modules(prefix="net")), dict(twin.named_modules(prefix="net"))
+    if layers.keys() != built.keys():
+        raise ValueError(f"net: layers were added or removed: {', '.join(sorted(layers.keys() ^ built.keys()))}")
+    for where, layer in layers.items():
+        for name, value in vars(layer).items():
+            if name not in _STRUCTURE and not _is_bookkeeping(name, value, where):
+                _compare_attribute(name, value, built[where], where)
+
+
 class _ShapesOnly(TorchFunctionMode):
     """Makes short work of the few operations in our constructors.
 
@@ -340,8 +356,8 @@ def _compare_attribute(name: str, value: Any, owner: object, where: str) -> None
         raise ValueError(f"{where}: attribute {name} = {reprlib.repr(value)} is unknown to our {type(owner).__name__}")
     if not _equal(value, own):
         raise ValueError(
-            f"{where}: attribute {name} is {reprlib.repr(value)} in the file, but {reprlib.repr(own)} "
-            f"as {type(owner).__name__} is built here"
+            f"{where}: attribute {name} is {reprlib.repr(value)}, but {reprlib.repr(own)} as our "
+            f"{type(owner).__name__} makes it of its constructor arguments"
         )
 
 

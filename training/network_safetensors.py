@@ -10,7 +10,9 @@ pickles: known classes, possible arguments, and exactly the tensors that the cla
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from dnnlib.util import atomic_path
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_records import (
     ENCODER_CLASSES,
-    FLOAT_TYPES,
     NETWORK_CLASSES,
+    check_unchanged,
     checked_arguments,
     empty_network,
     fill_network,
@@ -34,6 +36,7 @@ from training.networks_edm2 import Precond
 
 CONFIG_KEY = "edm2_network"
 CONFIG_VERSION = 1
+_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 def save_safetensors(
@@ -48,7 +51,7 @@ def save_safetensors(
 
     source_sha256: of the file that the network came from, if it came from one.
 
-    Raises ValueError for a class that reading would not know, OSError if the file cannot be written.
+    Raises ValueError for what reading would refuse, OSError if the file cannot be written.
     """
     if type(net) not in NETWORK_CLASSES.values() or type(encoder) not in {type(None), *ENCODER_CLASSES.values()}:
         raise ValueError(
@@ -62,6 +65,7 @@ def save_safetensors(
         "dataset_kwargs": plain_copy(dataset_kwargs or {}, "dataset_kwargs"),
         "source_sha256": source_sha256,
     }
+    check_unchanged(net)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {CONFIG_KEY: json.dumps(config)})
@@ -81,22 +85,58 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:
+    """Network, encoder and dataset_kwargs of a file. Raises ValueError for anything but what this module writes."""
+    with _opened(path) as file:
+        config, net = _checked_header(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return fill_network(net, tensors), _encoder_of(config["encoder"]), config["dataset_kwargs"]
+
+
+def inspect_safetensors(path: Path) -> dict[str, Any]:
+    """Content of a file for `network_inspect.inspect_network`, with the reason why it is refused, if it is."""
+    report: dict[str, Any] = {"refusal": None, "network": None, "encoder": None, "dataset_kwargs": {}}
+    try:
+        with _opened(path) as file:
+            config = _checked_config(file.metadata())
+            report |= {key: config[key] for key in ("network", "encoder", "dataset_kwargs", "source_sha256")}
+            _, net = _checked_header(file)
+            types = Counter(_TYPES[file.get_slice(name).get_dtype()] for name in net.state_dict())
+        _encoder_of(config["encoder"])
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        report["network"] |= {"parameters": parameters, "tensors": dict(types)}
+    except ValueError as error:
+        report["refusal"] = str(error)
+    return report
+
+
+class DamagedFileError(ValueError):
+    """A file that is no complete safetensors file."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            config = _checked_config(file.metadata())
-            net = _network_of(config["network"])
-            expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            for name in sorted(expected.keys() | stored.keys()):
-                if expected.get(name) != stored.get(name):
-                    raise ValueError(f"tensor {name}: shape {stored.get(name)}, expected {expected.get(name)}")
-            tensors = {name: file.get_tensor(name) for name in stored}
+            yield file
     except safetensors.SafetensorError as error:
-        raise ValueError(f"damaged safetensors file: {error}") from error
-    for name, tensor in tensors.items():
-        if str(tensor.dtype).removeprefix("torch.") not in FLOAT_TYPES:
-            raise ValueError(f"tensor {name}: type {tensor.dtype} is not among {', '.join(FLOAT_TYPES)}")
-    return fill_network(net, tensors), _encoder_of(config["encoder"]), config["dataset_kwargs"]
+        raise DamagedFileError(f"damaged or incomplete safetensors file: {error}") from error
+
+
+def _checked_header(file: Any) -> tuple[dict[str, Any], Precond]:
+    """Config, and the network without memory; ValueError unless the file has exactly the network's tensors."""
+    config = _checked_config(file.metadata())
+    cls, arguments = _class_of(config["network"], NETWORK_CLASSES, "network")
+    net = empty_network(cls, arguments, "network")
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    shapes = {name: tuple(tensor.get_shape()) for name, tensor in stored.items()}
+    for name in sorted(expected.keys() | stored.keys()):
+        if expected.get(name) != shapes.get(name):
+            there, here = shapes.get(name, "missing"), expected.get(name, "unknown")
+            raise ValueError(f"tensor {name} is {there} in the file, {here} in the network of these arguments")
+        if stored[name].get_dtype() not in _TYPES:
+            raise ValueError(f"tensor {name} is of type {stored[name].get_dtype()}, not of {', '.join(_TYPES)}")
+    return config, net
 
 
 def _checked_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -113,11 +153,6 @@ def _checked_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not isinstance(config["dataset_kwargs"], dict):
         raise ValueError("dataset_kwargs in the metadata is not a dictionary")
     return config
-
-
-def _network_of(entry: Any) -> Precond:
-    cls, arguments = _class_of(entry, NETWORK_CLASSES, "network")
-    return empty_network(cls, arguments, "network")
 
 
 def _encoder_of(entry: Any) -> Encoder:
