@@ -1,0 +1,63 @@
+"""A small classifier of 16x16 handwritten digits: the detector of `fd_mnist`, the metric of the embedded networks.
+
+Its features are the 64 inputs of the last hidden activation (before the ReLU), standardised so that each has mean 0
+and variance 1 over the training images. Before the ReLU they are close to Gaussian around each class, which is what
+a Frechet distance compares, and react more to blur and distortion than after it; the scale gives every feature the
+same weight. `fd_mnist` is a metric of its own: its numbers are not FIDs.
+
+Trained by `pretrained/train_detector.py`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGE_SIZE = 16
+FEATURE_DIM = 64
+NUM_CLASSES = 10
+
+
+class DigitClassifier(nn.Module):
+    """Three convolutions and two linear layers, 71 thousand parameters; use in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 24, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(24)
+        self.conv2 = nn.Conv2d(24, 32, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(32, 48, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(48)
+        self.hidden = nn.Linear(48 * (IMAGE_SIZE // 4) ** 2, FEATURE_DIM, bias=False)
+        self.standardise = nn.BatchNorm1d(FEATURE_DIM, affine=False)
+        self.classify = nn.Linear(FEATURE_DIM, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features. images: uint8 [N, 3, 16, 16] -> float32 [N, 64]. ValueError for another size."""
+        return self.standardise(self.hidden_inputs(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores. images: uint8 [N, 3, 16, 16] -> float32 [N, 10]. ValueError for another size."""
+        return self.classify(F.relu(self(images)))
+
+    def hidden_inputs(self, images: Tensor) -> Tensor:
+        """Features before they are standardised. images: uint8 [N, 3, 16, 16] -> float32 [N, 64]."""
+        x = grey(images)
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
+        x = F.max_pool2d(F.relu(self.norm3(self.conv3(x))), 2)
+        return self.hidden(x.flatten(1))
+
+
+def grey(images: Tensor) -> Tensor:
+    """Mean over the channels, in [0, 1]: digits are grey, and networks for RGB give nearly equal channels.
+
+    uint8 [N, 3, 16, 16] -> float32 [N, 1, 16, 16]. ValueError for another size: this detector never resizes.
+    """
+    if tuple(images.shape[1:]) != (3, IMAGE_SIZE, IMAGE_SIZE):
+        height, width = images.shape[-2:]
+        raise ValueError(
+            f"fd_mnist is defined for RGB images of 16x16, these are {width}x{height}: "
+            "use it on handwritten digits prepared by dataset_tool.py, or another metric"
+        )
+    return images.to(torch.float32).mean(dim=1, keepdim=True) / 255

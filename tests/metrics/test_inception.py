@@ -1,0 +1,70 @@
+"""Inception-v3 of 2015-12-05 against golden features, and its resize against a direct loop."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.inception import TAPS, InceptionV3, resize_tf1
+
+
+@pytest.fixture(scope="module")
+def network(inception_golden: tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]) -> InceptionV3:
+    with torch.device("meta"):
+        net = InceptionV3()
+    net.load_state_dict(inception_golden[1], assign=True)
+    return net.eval()
+
+
+def test_names_and_shapes_are_those_of_the_published_file(inception_golden: tuple) -> None:
+    expected = json.loads(str(inception_golden[0]["state_dict_shapes"]))
+    with torch.device("meta"):
+        state = InceptionV3().state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == expected
+
+
+@pytest.mark.parametrize(("size", "count"), [(299, 1), (512, 1), (64, 3), (32, 1)])
+def test_golden(
+    network: InceptionV3, inception_golden: tuple, size: int, count: int, relative_error: Callable[..., float]
+) -> None:
+    arrays = inception_golden[0]
+    with torch.no_grad():
+        taps = network.taps(torch.from_numpy(arrays[f"images_{size}"][:count]))
+    assert tuple(taps) == TAPS
+    for name, value in taps.items():
+        expected = arrays[f"{'pool' if name.isdigit() else ''}{name}_{size}"][:count]
+        assert relative_error(value, expected) < 1e-5, name
+
+
+def test_forward_is_the_2048_tap_and_independent_of_the_batch(
+    network: InceptionV3, inception_golden: tuple, relative_error: Callable[..., float]
+) -> None:
+    images = torch.from_numpy(inception_golden[0]["images_32"][:2])
+    with torch.no_grad():
+        together, alone = network(images), network(images[1:])
+    assert relative_error(together, inception_golden[0]["pool2048_32"][:2]) < 1e-5
+    assert relative_error(together[1:], alone) < 1e-5
+
+
+@pytest.mark.parametrize(("rows", "columns", "size"), [(5, 7, 11), (16, 16, 299), (9, 30, 10)])
+def test_resize_equals_a_direct_loop(rows: int, columns: int, size: int) -> None:
+    """Pixel by pixel from the rule's definition; not square, growing and shrinking."""
+    image = np.random.default_rng(0).uniform(0, 255, (rows, columns))
+    expected = np.empty((size, size))
+    for y in range(size):
+        for x in range(size):
+            v, u = y * rows / size, x * columns / size
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            upper = image[top, left] * (1 - (u - left)) + image[top, right] * (u - left)
+            lower = image[bottom, left] * (1 - (u - left)) + image[bottom, right] * (u - left)
+            expected[y, x] = upper * (1 - (v - top)) + lower * (v - top)
+    result = resize_tf1(torch.from_numpy(image)[None, None], size)[0, 0]
+    assert np.abs(result.numpy() - expected).max() < 1e-9
+
+
+def test_resize_to_the_same_size_changes_nothing() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(resize_tf1(image, 8), image)
