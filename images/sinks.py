@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from images.batch import ImageBatch
 
 
+def image_name(seed: int) -> str:
+    """File name of the image of a seed."""
+    return f"{seed:06d}.png"
+
+
 def png_bytes(image: NDArray[np.uint8]) -> bytes:
     """Encode uint8 [H, W, 3] as a PNG; the same pixels always give the same bytes (of one version of Pillow).
 
@@ -67,7 +72,7 @@ class PNGFolder:
     def path(self, seed: int) -> Path:
         """Where the image of a seed goes."""
         folder = self.outdir / f"{seed // 1000 * 1000:06d}" if self.subdirs else self.outdir
-        return folder / f"{seed:06d}.png"
+        return folder / image_name(seed)
 
     def existing(self, seeds: Iterable[int]) -> list[Path]:
         """Which of the files that these seeds would write are there already, in the order of the seeds."""
