@@ -1,4 +1,4 @@
-"""From any tree of images to a training set in the layout of EDM2. Torch-free.
+"""From any tree of images to a training set in the layout of EDM2.
 
 The set is an uncompressed ZIP, or a folder, of `{i:08d}`[:5]/img{i:08d}.png, i counting from 0 in the sorted order of
 the source's names, and a `dataset.json` with the labels. Its bytes depend on the source's pixels, names and labels
@@ -6,11 +6,9 @@ alone (and on the PNG encoder's version).
 """
 
 import io
-import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +18,9 @@ from PIL import Image
 
 from dnnlib.util import atomic_path
 from images.archive import LABELS_NAME, Archive, Label, open_archive
+from images.sinks import png_bytes
 from images.transforms import TRANSFORMS, Pixels, to_rgb
-
-#: A member written by `convert` carries this date: archives made twice are equal.
-_DATE = (1980, 1, 1, 0, 0, 0)
+from images.zips import ZipWriter, json_bytes
 
 #: PIL's names of what can be brought to 8-bit RGB without loss.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -92,7 +89,7 @@ class Conversion:
                         f"{name!r} is {image.shape[1]}x{image.shape[0]}, {self._names[0]!r} {size[1]}x{size[0]}: "
                         "give --resolution and --transform to bring all images to one size"
                     )
-                write(member_name(index), _png(image))
+                write(member_name(index), png_bytes(image))
                 if progress is not None:
                     progress(1)
             write(LABELS_NAME, _labels_json(self._labels))
@@ -144,15 +141,9 @@ def _folder_labels(names: Sequence[str]) -> dict[str, Label] | None:
     return {name: classes[folder] for name, folder in zip(names, folders, strict=True) if folder is not None}
 
 
-def _png(image: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def _labels_json(labels: Sequence[Label] | None) -> bytes:
     pairs = None if labels is None else [[member_name(i), label] for i, label in enumerate(labels)]
-    return json.dumps({"labels": pairs}).encode()
+    return json_bytes({"labels": pairs}, indent=None)
 
 
 def _check_destination(dest: Path) -> None:
@@ -170,8 +161,8 @@ def _check_destination(dest: Path) -> None:
 def _destination(dest: Path) -> Iterator[Writer]:
     """Give a function that adds a member (name, bytes); all of it appears at `dest` when the block ends well."""
     if dest.suffix.lower() == ".zip":
-        with atomic_path(dest) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, _DATE), data)
+        with atomic_path(dest) as temporary, ZipWriter(temporary) as archive:
+            yield archive.add
         return
     dest.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".tmp", dir=dest.parent))

@@ -24,7 +24,7 @@ from torch import nn
 
 from dnnlib.download import fetch
 from dnnlib.util import EasyDict, atomic_path, sha256_of
-from torch_utils import persistence, safe_pickle
+from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_inspect import inspect_network
@@ -176,4 +176,4 @@ def save_network(
     if loss_fn is not None:
         content.loss_fn = loss_fn
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        pickle.dump(content, file, protocol=4)  # what Python 3.8 to 3.13 write by themselves
+        pickle_writer.dump(content, file)

@@ -1,0 +1,139 @@
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from images.archive import select_subset
+from images.zips import ZipWriter, json_bytes
+from training.dataset import ImageFolderDataset, ShuffledOrder
+
+from .conftest import NUM_ITEMS, write_set
+
+
+def test_pixels_and_one_hot_labels(tiny_zip, tiny_pixels, tiny_labels):
+    dataset = ImageFolderDataset(tiny_zip)
+    assert len(dataset) == NUM_ITEMS
+    assert dataset.image_shape == (3, 8, 8)
+    assert dataset.label_dim == 3
+    items = dataset.items([7, 0, 7])
+    assert items.dtype == np.uint8
+    assert np.array_equal(items, tiny_pixels[[7, 0, 7]].transpose(0, 3, 1, 2))
+    assert np.array_equal(dataset.labels([7, 0]), np.eye(3, dtype=np.float32)[[tiny_labels[7], tiny_labels[0]]])
+
+
+def test_cached_items_are_the_same(tiny_zip):
+    plain, cached = ImageFolderDataset(tiny_zip), ImageFolderDataset(tiny_zip)
+    cached.cache()
+    assert np.array_equal(plain.items(range(NUM_ITEMS)), cached.items(range(NUM_ITEMS)))
+    assert plain.nbytes == NUM_ITEMS * 3 * 8 * 8
+
+
+def test_folder_reads_like_the_zip(tmp_path, tiny_zip):
+    import zipfile
+
+    zipfile.ZipFile(tiny_zip).extractall(tmp_path / "folder")
+    one, other = ImageFolderDataset(tiny_zip), ImageFolderDataset(tmp_path / "folder")
+    assert np.array_equal(one.items(range(NUM_ITEMS)), other.items(range(NUM_ITEMS)))
+    assert np.array_equal(one.labels([0, 1]), other.labels([0, 1]))
+
+
+def test_subset_keeps_the_rule_and_the_labels(tiny_zip, tiny_pixels, tiny_labels):
+    dataset = ImageFolderDataset(tiny_zip, max_size=11, random_seed=5)
+    chosen = select_subset(NUM_ITEMS, 11, 5)
+    assert len(dataset) == 11
+    assert np.array_equal(dataset.items(range(11)), tiny_pixels[chosen].transpose(0, 3, 1, 2))
+    assert dataset.labels(range(11)).argmax(axis=1).tolist() == [tiny_labels[i] for i in chosen]
+
+
+def test_labels_can_be_left_out(tiny_zip):
+    dataset = ImageFolderDataset(tiny_zip, use_labels=False)
+    assert dataset.label_dim == 0
+    assert dataset.labels([0]) is None
+
+
+def test_vector_labels(tmp_path, tiny_pixels):
+    path = write_set(tmp_path / "set.zip", tiny_pixels[:2], [[0.5, -1.0], [0.0, 2.0]])
+    dataset = ImageFolderDataset(path)
+    assert dataset.label_dim == 2
+    assert dataset.labels([1]).tolist() == [[0.0, 2.0]]
+
+
+def latents_zip(path, arrays):
+    with ZipWriter(path) as archive:
+        for i, array in enumerate(arrays):
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            archive.add(f"00000/img-mean-std-{i:08d}.npy", buffer.getvalue())
+        archive.add("dataset.json", json_bytes({"labels": None}))
+    return path
+
+
+def test_latents(tmp_path):
+    arrays = np.random.default_rng(0).normal(size=[3, 8, 4, 4]).astype(np.float32)
+    dataset = ImageFolderDataset(latents_zip(tmp_path / "latents.zip", arrays), use_labels=False)
+    assert dataset.image_shape == (8, 4, 4)
+    assert np.array_equal(dataset.items([2, 1]), arrays[[2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros([8, 4, 4], np.float64), "float64"),
+        (np.zeros([4, 4], np.float32), "expected finite float32"),
+        (np.full([8, 4, 4], np.nan, np.float32), "expected finite float32"),
+        (np.array([[[object()]]]), "no readable array"),
+    ],
+)
+def test_bad_latents(tmp_path, array, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataset(latents_zip(tmp_path / "latents.zip", [array]), use_labels=False)
+
+
+def test_missing_labels(tmp_path, tiny_pixels):
+    path = write_set(tmp_path / "set.zip", tiny_pixels[:2])
+    with pytest.raises(ValueError, match="--cond=False"):
+        ImageFolderDataset(path)
+
+
+def test_absurd_class_index(tmp_path, tiny_pixels):
+    with pytest.raises(ValueError, match="class 4000000000"):
+        ImageFolderDataset(write_set(tmp_path / "set.zip", tiny_pixels[:2], [0, 4_000_000_000]))
+
+
+def test_not_square(tmp_path):
+    path = write_set(tmp_path / "set.zip", np.zeros([1, 8, 4, 3], np.uint8), [0])
+    with pytest.raises(ValueError, match="4x8"):
+        ImageFolderDataset(path)
+
+
+def test_sizes_that_differ_name_the_file(tmp_path):
+    path = tmp_path / "set.zip"
+    one = write_set(tmp_path / "a.zip", np.zeros([1, 8, 8, 3], np.uint8))
+    other = write_set(tmp_path / "b.zip", np.zeros([1, 4, 4, 3], np.uint8))
+    import zipfile
+
+    with ZipWriter(path) as archive:
+        archive.add("a.png", zipfile.ZipFile(one).read("00000/img00000000.png"))
+        archive.add("b.png", zipfile.ZipFile(other).read("00000/img00000000.png"))
+    with pytest.raises(ValueError, match=r"'b.png' .* has shape \[3, 4, 4\]"):
+        ImageFolderDataset(path, use_labels=False).items([0, 1])
+
+
+def test_order_visits_every_item_once_per_pass_and_differs_between_passes():
+    order = ShuffledOrder(13, seed=3)
+    passes = [[order[p] for p in range(13 * e, 13 * e + 13)] for e in range(3)]
+    assert all(Counter(one) == Counter(range(13)) for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_order_is_a_function_of_seed_and_position():
+    far = ShuffledOrder(13, seed=3)[13 * 7 + 5]  # asked for at once, nothing before it
+    again = ShuffledOrder(13, seed=3)
+    assert [again[p] for p in range(13 * 7 + 6)][-1] == far
+    assert [ShuffledOrder(1000, 3)[p] for p in range(8)] != [ShuffledOrder(1000, 4)[p] for p in range(8)]
+
+
+def test_order_of_nothing():
+    with pytest.raises(ValueError, match="0 items"):
+        ShuffledOrder(0, 0)

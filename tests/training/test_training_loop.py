@@ -1,0 +1,308 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.checkpoint import checkpoint_path, find_checkpoints, load_checkpoint, save_checkpoint
+from training.config import TrainingConfig
+from training.dataset import ImageFolderDataset
+from training.network_io import load_network
+from training.training_loop import PositionRandn, Trainer, build_network, derived_seed, learning_rate, train
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_config(**changes):
+    base = TrainingConfig(
+        data="tiny.zip",
+        duration=2048,
+        batch=64,
+        lr=0.01,
+        decay=20,
+        rampup=512,
+        channels=8,
+        channel_mult=(1,),
+        num_blocks=1,
+        attn_resolutions=(),
+        channels_per_head=8,
+        status=1024,
+        snapshot=1024,
+        checkpoint=512,
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture
+def dataset(tiny_zip):
+    return ImageFolderDataset(tiny_zip)
+
+
+@pytest.fixture
+def make_trainer(dataset):
+    made = []
+
+    def make(**changes):
+        made.append(Trainer(tiny_config(**changes), dataset, CPU))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.close()
+
+
+def flat(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_published_learning_rate():
+    """EDM2-S: 0.0100 at its peak, held for 70,000 steps of 2048, then falling as 1/sqrt; ramp-up over 10 M images."""
+
+    def rate(n):
+        return learning_rate(n, 2048, 0.0100, 70000, 10_000_000)
+
+    assert rate(0) == 0
+    assert rate(5_000_000) == pytest.approx(0.0050)
+    assert rate(10_000_000) == pytest.approx(0.0100)
+    assert rate(70000 * 2048) == pytest.approx(0.0100)
+    assert rate(4 * 70000 * 2048) == pytest.approx(0.0050)
+    assert learning_rate(1 << 40, 2048, 0.01, 0, 0) == 0.01  # both parts off
+
+
+def test_every_image_has_its_own_noise():
+    together = PositionRandn([1, 2, 3], CPU)
+    first, second = together([3, 2, 2]), together([3, 1])
+    alone = PositionRandn([2], CPU)
+    assert torch.equal(alone([1, 2, 2]), first[1:2])
+    assert torch.equal(alone([1, 1]), second[1:2])
+
+
+def test_streams_differ():
+    seeds = [derived_seed(s, stream, n) for s in (0, 1) for stream in range(4) for n in range(3)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+    assert derived_seed(-1, 0) != derived_seed(1, 0)
+
+
+def test_initial_network_depends_on_the_seed_alone():
+    torch.manual_seed(123)
+    before = torch.random.get_rng_state()
+    nets = [build_network(tiny_config(seed=seed), 8, 3, 3) for seed in (0, 0, 1)]
+    assert torch.equal(flat(nets[0]), flat(nets[1]))
+    assert not torch.equal(flat(nets[0]), flat(nets[2]))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_rounds_do_not_change_the_step(make_trainer):
+    """Gradient accumulation: the same images, noise and sums, up to rounding."""
+    one, four = make_trainer(rampup=0), make_trainer(rampup=0, batch_gpu=16)
+    assert (four.batch_gpu, four.rounds) == (16, 4)
+    for _ in range(3):
+        assert one.step() == pytest.approx(four.step(), rel=1e-4)
+    torch.testing.assert_close(flat(one.state.net), flat(four.state.net), rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_is_that_of_the_mean_over_the_batch(make_trainer):
+    """Against finite differences of the loss in one parameter, with the noise of the first step."""
+    trainer = make_trainer(ls=3.0)
+    gain = trainer.state.net.unet.out_gain
+    round_ = next(iter(trainer._rounds(0)))
+
+    def loss():
+        total = trainer._backward(0, *round_)
+        return float(total) * 3 * 8 * 8 / 64 * 3.0  # sum over pixels, mean over images, loss scaling
+
+    loss()
+    gradient = float(gain.grad)
+    gain.data += 1e-2
+    above = loss()
+    gain.data -= 2e-2
+    below = loss()
+    assert gradient == pytest.approx((above - below) / 2e-2, rel=2e-3)
+
+
+def test_gradients_that_are_not_finite_count_as_zero(make_trainer):
+    trainer = make_trainer(rampup=0)
+    weight = trainer.state.net.logvar_linear.weight
+    weight.register_hook(lambda grad: torch.full_like(grad, math.nan))
+    before = weight.detach().clone()
+    trainer.step()
+    after = weight.detach()
+    # Only forced normalisation may have touched it.
+    torch.testing.assert_close(after / after.norm(), before / before.norm(), rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(flat(trainer.state.net)).all()
+
+
+def test_training_learns(dataset, tmp_path):
+    config = tiny_config(duration=8192, snapshot=8192, checkpoint=8192, lr=0.02, decay=0)
+    assert train(config, dataset, tmp_path, device=CPU) == 8192
+    records = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [r["images_seen"] for r in records] == [1024 * i for i in range(1, 9)]
+    assert records[-1]["loss"] < records[0]["loss"] - 0.3
+    assert records[-1]["lr"] == pytest.approx(0.02)
+    assert records[-1]["images_per_s"] > 0
+    assert records[-1]["eta_s"] == 0
+
+
+def test_snapshots_are_network_files(dataset, tmp_path):
+    config = tiny_config(P_mean=-0.7)
+    train(config, dataset, tmp_path, device=CPU)
+    names = sorted(path.name for path in tmp_path.glob("network-snapshot-*"))
+    assert names == [f"network-snapshot-{k:07d}-{e}.pkl" for k in (1, 2) for e in ("0.050", "0.100")]
+    loaded = load_network(tmp_path / "network-snapshot-0000002-0.100.pkl")
+    assert loaded.net.label_dim == 3
+    assert loaded.dataset_kwargs["path"] == "tiny.zip"  # no folder of this machine
+    assert str(tmp_path) not in (tmp_path / names[0]).read_bytes().decode("latin-1")
+    checkpoint = load_checkpoint(find_checkpoints(tmp_path)[-1], CPU)
+    for name, stored in loaded.net.state_dict().items():
+        assert torch.equal(stored, checkpoint["ema"]["averages"][1][name].half())
+
+
+def stop_after(images):
+    seen = []
+    return (lambda: sum(seen) >= images), seen.append
+
+
+def test_resumed_run_ends_with_the_same_bytes(dataset, tmp_path, one_thread):
+    config = tiny_config(dropout=0.1)
+    train(config, dataset, tmp_path / "whole", device=CPU)
+    should_stop, progress = stop_after(64 * 13)
+    assert train(config, dataset, tmp_path / "parts", device=CPU, should_stop=should_stop, progress=progress) == 64 * 13
+    should_stop, progress = stop_after(64 * 24)  # counts what was seen before, too
+    train(config, dataset, tmp_path / "parts", device=CPU, should_stop=should_stop, progress=progress)
+    assert train(config, dataset, tmp_path / "parts", device=CPU) == 2048
+    for path in (tmp_path / "whole").glob("network-snapshot-*"):
+        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
+    whole, parts = (load_checkpoint(checkpoint_path(tmp_path / d, 2048), CPU) for d in ("whole", "parts"))
+    torch.testing.assert_close(parts["optimizer"]["state"], whole["optimizer"]["state"], rtol=0, atol=0)
+
+
+def test_resumed_run_drops_statistics_from_beyond_its_checkpoint(dataset, tmp_path):
+    config = tiny_config(status=256, checkpoint=512)
+    should_stop, progress = stop_after(1024)
+    train(config, dataset, tmp_path, device=CPU, should_stop=should_stop, progress=progress)
+    with open(tmp_path / "stats.jsonl", "a") as file:
+        file.write('{"images_seen": 1280, "kimg": 1.28}\n{"images_se')  # as a kill would leave it
+    train(config, dataset, tmp_path, device=CPU)
+    seen = [json.loads(line)["images_seen"] for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert seen == list(range(256, 2049, 256))
+
+
+def test_finished_run_does_nothing_more(dataset, tmp_path):
+    config = tiny_config(duration=1024)
+    train(config, dataset, tmp_path, device=CPU)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pkl")}
+    assert train(config, dataset, tmp_path, device=CPU) == 1024
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pkl")} == before
+
+
+def test_run_can_be_made_longer(dataset, tmp_path, one_thread):
+    train(tiny_config(duration=1024), dataset, tmp_path / "parts", device=CPU)
+    train(tiny_config(), dataset, tmp_path / "parts", device=CPU)
+    train(tiny_config(), dataset, tmp_path / "whole", device=CPU)
+    name = "network-snapshot-0000002-0.050.pkl"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("change", "message"), [({"lr": 0.02}, "lr=0.01, not 0.02"), ({"seed": 5}, "seed=0, not 5")])
+def test_another_run_in_the_folder_is_refused(dataset, tmp_path, change, message):
+    train(tiny_config(duration=1024), dataset, tmp_path, device=CPU)
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config(**change), dataset, tmp_path, device=CPU)
+
+
+def test_two_processes_in_one_folder_are_refused(dataset, tmp_path):
+    def second():
+        with pytest.raises(ValueError, match="another process is training"):
+            train(tiny_config(), dataset, tmp_path, device=CPU)
+        return True
+
+    assert train(tiny_config(), dataset, tmp_path, device=CPU, should_stop=second) == 64
+
+
+def test_damaged_checkpoint(dataset, tmp_path):
+    save_checkpoint(tmp_path, {"images_seen": 64})
+    path = checkpoint_path(tmp_path, 64)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        train(tiny_config(), dataset, tmp_path, device=CPU)
+
+
+def test_checkpoints_execute_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    torch.save({"format": 1, "images_seen": 1, "net": Hostile()}, checkpoint_path(tmp_path, 1))
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        load_checkpoint(checkpoint_path(tmp_path, 1), CPU)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    for images in (1000, 2000, 10_000_000_000, 3000, 4000):
+        save_checkpoint(tmp_path, {"images_seen": images}, keep=3)
+    assert [p.name for p in find_checkpoints(tmp_path)] == [
+        "training-state-0003000.pt".replace("3000", "0003"),
+        "training-state-0000004.pt",
+        "training-state-10000000.pt",
+    ]
+
+
+def test_bfloat16_stays_close(make_trainer):
+    exact, coarse = make_trainer(rampup=0), make_trainer(rampup=0, bf16=True)
+    for _ in range(4):
+        expected = exact.step() / 64
+        assert coarse.step() / 64 == pytest.approx(expected, rel=0.02)
+    assert flat(coarse.state.net).dtype == torch.float32
+
+
+WORKER = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tests_config import tiny_config
+from training.dataset import ImageFolderDataset
+from training.training_loop import train
+train(tiny_config(duration=1024, status=256), ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.device("cpu"))
+"""
+
+
+def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
+    """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process."""
+    source = Path(__file__).read_text()
+    head = source[source.index("def tiny_config") : source.index("@pytest.fixture\ndef dataset")]
+    prelude = "from dataclasses import replace\nfrom training.config import TrainingConfig\n\n"
+    (tmp_path / "tests_config.py").write_text(prelude + head)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "MASTER_ADDR": "127.0.0.1"}
+    env |= {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", WORKER, str(tiny_zip), str(tmp_path / "two")]
+    workers = [
+        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    output = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert "2 workers x 1 rounds x 32 images" in output[0]
+    assert output[1] == ""  # one voice
+    train(tiny_config(duration=1024, status=256), dataset, tmp_path / "one", device=CPU)
+    one, two = (load_checkpoint(checkpoint_path(tmp_path / d, 1024), CPU) for d in ("one", "two"))
+    for name, expected in one["net"].items():
+        torch.testing.assert_close(two["net"][name], expected, rtol=0.02, atol=0.02, msg=lambda m, n=name: f"{n}: {m}")
+    losses = [[json.loads(x)["loss"] for x in (tmp_path / d / "stats.jsonl").open()] for d in ("one", "two")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
