@@ -59,6 +59,10 @@ def main(**params: Any) -> None:
     python generate_images.py --preset=edm2-img512-s-guid-dino --outdir=out
     python generate_images.py --preset=mnist16-cfg,mnist16-autog --grid=grid.png --weights=1,1.5,2 --seeds=0-3
     """  # fmt: skip
+    if params["figs"] is not None:
+        raise click.UsageError(
+            "--figs: this version does not draw the papers' figures; --grid draws methods by weights"
+        )
     if params["grid"] is not None:
         return draw_grid(params)
     if params["outdir"] is None:

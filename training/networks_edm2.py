@@ -195,7 +195,8 @@ class Block(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         assert self.attn_qkv is not None and self.attn_proj is not None
         qkv = self.attn_qkv(x).reshape(x.shape[0], self.num_heads, -1, 3, x.shape[2] * x.shape[3])
-        q, k, v = normalize(qkv, dim=[2]).transpose(2, 4).unbind(3)  # each [N, heads, H*W, channels per head]
+        # Each [N, heads, H*W, channels per head]; contiguous, or torch falls back to its slowest attention.
+        q, k, v = (part.contiguous() for part in normalize(qkv, dim=[2]).transpose(2, 4).unbind(3))
         y = functional.scaled_dot_product_attention(q, k, v)
         return self.attn_proj(y.transpose(2, 3).reshape(x.shape))
 
