@@ -351,6 +351,9 @@ def _locked(outdir: Path) -> Iterator[None]:
         return
     outdir.mkdir(parents=True, exist_ok=True)
     with exclusive(outdir / ".training.lock", waiting=refuse):
+        for pattern in (".training-state-*.tmp.pt", ".network-snapshot-*.tmp.pkl"):
+            for unfinished in outdir.glob(pattern):  # by a process that was killed while it wrote
+                unfinished.unlink()
         yield
 
 

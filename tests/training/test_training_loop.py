@@ -141,11 +141,11 @@ def test_gradients_that_are_not_finite_count_as_zero(make_trainer):
 
 
 def test_training_learns(dataset, tmp_path):
-    config = tiny_config(duration=8192, snapshot=8192, checkpoint=8192, lr=0.02, decay=0)
-    assert train(config, dataset, tmp_path, device=CPU) == 8192
+    config = tiny_config(duration=4096, snapshot=4096, checkpoint=4096, lr=0.02, decay=0)
+    assert train(config, dataset, tmp_path, device=CPU) == 4096
     records = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert [r["images_seen"] for r in records] == [1024 * i for i in range(1, 9)]
-    assert records[-1]["loss"] < records[0]["loss"] - 0.3
+    assert [r["images_seen"] for r in records] == [1024 * i for i in range(1, 5)]
+    assert records[-1]["loss"] < records[0]["loss"] - 0.2
     assert records[-1]["lr"] == pytest.approx(0.02)
     assert records[-1]["images_per_s"] > 0
     assert records[-1]["eta_s"] == 0

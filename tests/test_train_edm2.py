@@ -1,0 +1,222 @@
+"""train_edm2.py as its user runs it: presets, dry runs, refusals, and what interruptions leave."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from cli.train_options import ImageCount, image_count_text
+from images.zips import ZipWriter, json_bytes
+from papers.train_presets import all_train_presets
+from train_edm2 import main
+from training.config import TrainingConfig
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--channels=8", "--channel-mult=1", "--num-blocks=1", "--attn-resolutions=none", "--channels-per-head=8",
+    "--batch=64", "--lr=0.01", "--decay=100", "--rampup=512", "--P_mean=-0.8", "--P_std=1.6", "--dropout=0.05",
+    "--status=1Ki", "--snapshot=2Ki", "--checkpoint=512", "--device=cpu",
+]  # fmt: skip
+
+
+def write_zip(path, members, labels):
+    with ZipWriter(path) as archive:
+        for name, data in members.items():
+            archive.add(name, data)
+        pairs = None if labels is None else [[n, label] for n, label in zip(members, labels, strict=True)]
+        archive.add("dataset.json", json_bytes({"labels": pairs}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pixels_zip(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    members = {}
+    for i in range(40):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, [8, 8, 3], dtype=np.uint8)).save(buffer, format="PNG")
+        members[f"00000/img{i:08d}.png"] = buffer.getvalue()
+    return write_zip(tmp_path_factory.mktemp("data") / "pixels.zip", members, [i % 4 for i in range(40)])
+
+
+@pytest.fixture(scope="module")
+def imagenet_like(tmp_path_factory):
+    """One item with the shape and classes of {'512': ImageNet-512 latents, '64': ImageNet-64 pixels}."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    latents, pixels = io.BytesIO(), io.BytesIO()
+    np.save(latents, np.zeros([8, 64, 64], np.float32))
+    Image.fromarray(np.zeros([64, 64, 3], np.uint8)).save(pixels, format="PNG")
+    return {
+        "512": write_zip(folder / "512.zip", {"00000/img-mean-std-00000000.npy": latents.getvalue()}, [999]),
+        "64": write_zip(folder / "64.zip", {"00000/img00000000.png": pixels.getvalue()}, [999]),
+    }
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+# Parameters in millions: Table 2 of EDM2 (arXiv 2312.02696) for 512, Table 3 for 64.
+PUBLISHED = [
+    ("edm2-img512-xs", 124.7), ("edm2-img512-s", 280.2), ("edm2-img512-m", 497.8), ("edm2-img512-l", 777.5),
+    ("edm2-img512-xl", 1119.3), ("edm2-img512-xxl", 1523.2), ("edm2-img64-s", 280.2), ("edm2-img64-xl", 1119.3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "millions"), PUBLISHED)
+def test_dry_run_of_a_published_preset(imagenet_like, tmp_path, preset, millions):
+    data = imagenet_like["512" if "512" in preset else "64"]
+    result = run(f"--outdir={tmp_path}/run", f"--data={data}", f"--preset={preset}", "--batch-gpu=32", "-n")
+    assert result.exit_code == 0, result.output
+    parameters = int(re.search(r"network +([\d,]+) parameters", result.output)[1].replace(",", ""))
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
+    assert "1 workers x 64 rounds x 32 images" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_presets_hold_the_published_settings():
+    presets = all_train_presets()
+    assert len([name for name in presets if name.startswith("edm2-")]) == 12
+    rows = {name: (p["channels"], p["lr"], p["decay"], p["P_mean"], p["P_std"]) for name, p in presets.items()}
+    assert rows["edm2-img512-xxl"] == ("448", "0.0065", "70000", "-0.4", "1.0")
+    assert rows["edm2-img64-s"] == ("192", "0.0100", "35000", "-0.8", "1.6")
+    assert int(presets["edm2-img512-l"]["duration"]) == 1792 << 20
+    assert {presets[f"edm2-img512-{size}"]["dropout"] for size in ("m", "l", "xl", "xxl")} == {"0.10"}
+
+
+@pytest.mark.parametrize("preset", [name for name in all_train_presets() if name.startswith("mnist16")])
+def test_presets_of_the_networks_that_ship_here(tmp_path, preset):
+    members = {}
+    for i in range(10):
+        buffer = io.BytesIO()
+        Image.fromarray(np.zeros([16, 16, 3], np.uint8)).save(buffer, format="PNG")
+        members[f"{i}.png"] = buffer.getvalue()
+    data = write_zip(tmp_path / "digits.zip", members, list(range(10)))
+    result = run(f"--outdir={tmp_path}/run", f"--data={data}", f"--preset={preset}", "-n")
+    assert result.exit_code == 0, result.output
+    options = json.loads(result.output[: result.output.index("\n}") + 2])
+    assert options["network"]["label_dim"] == (0 if "uncond" in preset else 10)
+
+
+def test_command_line_beats_preset(pixels_zip, tmp_path):
+    result = run(f"--outdir={tmp_path}", f"--data={pixels_zip}", "--preset=mnist16", *SMALL, "--lr=0.5", "--cond=no", "-n")
+    assert result.exit_code == 0, result.output
+    options = json.loads(result.output[: result.output.index("\n}") + 2])
+    assert options["lr"] == 0.5
+    assert options["cond"] is False
+    assert options["decay"] == 100
+    assert options["duration"] == 169984  # from the preset
+
+
+def test_defaults_are_those_of_the_reference():
+    defaults = {p.name: p.default for p in main.params}
+    assert defaults["preset"] == "edm2-img512-s"
+    assert (defaults["status"], defaults["snapshot"], defaults["checkpoint"]) == ("128Ki", "8Mi", "128Mi")
+    for field in dataclasses.fields(TrainingConfig):  # one default, although it stands in two places
+        if defaults.get(field.name) is not None and field.name != "data":
+            with click.Context(main) as context:
+                option = next(p for p in main.params if p.name == field.name)
+                assert option.type_cast_value(context, option.default) == field.default, field.name
+
+
+def test_counts():
+    for text, count in {"0": 0, "4096": 4096, "128Ki": 131072, "8Mi": 8 << 20, "1gi": 1 << 30}.items():
+        assert ImageCount().convert(text, None, None) == count
+    assert [image_count_text(n) for n in (0, 1000, 1024, 169984, 8 << 20)] == ["0", "1000", "1Ki", "166Ki", "8Mi"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset=edm2-img512-xxx"], "no training preset 'edm2-img512-xxx'; near it: edm2-img512-xxs"),
+        (["--data=missing.zip"], "missing.zip does not exist"),
+        (["--batch=100"], "--duration=8192: give a multiple of both --batch and 1024"),
+        (["--duration=4000"], "such as 4096"),
+        (["--duration=12x"], "'12x' is not a number of images"),
+        (["--status=100"], "--status=100: give a multiple of --batch"),
+        (["--batch-gpu=48"], "--batch-gpu=48: 64 images per worker do not split"),
+        (["--channel-mult=1,2,2,2,2"], "8x8 does not halve 4 times"),
+        (["--channel-mult=1,x"], "not a list of whole numbers"),
+        (["--channels-per-head=3"], "no multiple of 3"),
+        (["--lr=0"], "--lr"),
+        (["--P_std=-1"], "--P_std"),
+        (["--dropout=1"], "--dropout=1.0"),
+        (["--ema=0.05,0.3"], "--ema=0.05,0.3"),
+        (["--ema=0.05,0.05"], "give different lengths"),
+        (["--device=cuda:99"], "--device=cuda:99"),
+        (["--device=tpu9"], "--device=tpu9"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(pixels_zip, tmp_path, args, message):
+    result = run(f"--outdir={tmp_path}/run", f"--data={pixels_zip}", *SMALL, "--duration=8Ki", *args)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_in_the_folder(pixels_zip, tmp_path):
+    args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--snapshot=1Ki", "--duration=1Ki"]
+    assert run(*args).exit_code == 0
+    result = run(*args, "--seed=1")
+    assert result.exit_code == 1
+    assert "seed=0, not 1" in result.stderr
+
+
+def start(pixels_zip, outdir, duration):
+    """A run in a process of its own, past its first checkpoint."""
+    command = [sys.executable, "train_edm2.py", f"--outdir={outdir}", f"--data={pixels_zip}", *SMALL, f"--duration={duration}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(outdir.glob("training-state-*.pt")):
+        assert process.poll() is None, "ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(pixels_zip, tmp_path_factory):
+    """Network files of a whole run, by name; on one thread, as the bits of sums depend on their number."""
+    outdir = tmp_path_factory.mktemp("whole")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert run(f"--outdir={outdir}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki").exit_code == 0
+    yield {path.name: path.read_bytes() for path in outdir.glob("network-snapshot-*")}
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_interrupted_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted, kind):
+    process = start(pixels_zip, tmp_path, "4Ki")
+    process.send_signal(kind)
+    assert process.wait(timeout=60) == (-kind if kind == signal.SIGKILL else 128 + kind)
+    assert not list(tmp_path.glob("network-snapshot-0000004-*"))  # it was not done yet
+    if kind == signal.SIGTERM:
+        assert "ended by" not in (tmp_path / "log.txt").read_text()
+    (tmp_path / ".training-state-0000001.0123456789ab.tmp.pt").write_bytes(b"half")  # a kill may leave such a file
+    assert run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki").exit_code == 0
+    assert "resumed at" in (tmp_path / "log.txt").read_text()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("network-snapshot-*")} == uninterrupted
+    assert len(uninterrupted) == 4
+    assert not list(tmp_path.glob("*.tmp*"))
+    assert not list(tmp_path.glob(".*.tmp*"))
+
+
+def test_help_needs_no_torch():
+    code = "import sys, train_edm2; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
