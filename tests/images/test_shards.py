@@ -354,6 +354,15 @@ def test_batches_of_any_size_make_the_same_shard(tmp_path: Path) -> None:
     assert contents[0] == contents[1] == contents[2]
 
 
+def test_few_images_wait_to_be_stored(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip", seeds=tuple(range(60)), size=60)
+    folder.open()
+    with folder.write(0) as sink:
+        for batch in Generated(folder.plan.seeds, 4):
+            sink.write(batch)
+            assert len(sink._pool) <= 4
+
+
 def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
     folder.open()
