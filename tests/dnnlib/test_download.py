@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
+from dnnlib.filelock import exclusive
 
 CONTENT = random.Random(1).randbytes(10_000)
 OTHER = random.Random(2).randbytes(10_000)
@@ -70,6 +72,8 @@ def test_fetched_once_then_served_from_the_cache(server, url, get):
     path = get(url)
     assert path == cache_path(url)
     assert path.read_bytes() == CONTENT
+    assert server.requests[0][1]["Accept-Encoding"] == "identity"
+    assert sorted(os.listdir(path.parent)) == sorted([f".{path.name}.json", f".{path.name}.lock", path.name])
     assert get(url) == get(url, sha256=SHA.upper()) == get(url, offline=True) == path
     assert len(server.requests) == 1
     assert recorded_sha256(url) == SHA
@@ -291,6 +295,15 @@ def test_wrong_continuation_is_not_spliced(server, url, get, lie):
     server.script = [server.cut(5000), server.answer(206, lie, OTHER[5000:]), server.proper()]
     assert get(url).read_bytes() == CONTENT
     assert server.ranges() == [None, "bytes=5000-", None]
+
+
+@pytest.mark.parametrize("sent", [CONTENT[5000:9000], CONTENT[5000:] + b"and more"])
+def test_continuation_without_length_is_held_to_the_length_of_the_file(server, url, get, sent):
+    """The connection's end tells nothing, so 4,000 of 5,000 bytes, or 5,008, look complete to HTTP."""
+    headers = {"ETag": '"v1"', "Content-Range": "bytes 5000-9999/10000", "Content-Length": None}
+    server.script = [server.cut(5000), server.answer(206, headers, sent), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert server.ranges() == [None, "bytes=5000-", "bytes=9000-" if len(sent) == 4000 else None]
 
 
 def test_file_that_shrank_below_what_we_have(server, url, get):
@@ -665,6 +678,23 @@ def test_complete_partial_file_needs_no_further_request(server, url, get, monkey
     assert len(server.requests) == 1
 
 
+def test_waiting_process_does_not_hash_again_what_the_other_has_just_recorded(server, url, get, monkeypatch):
+    hashed = []
+
+    @contextmanager
+    def held_by_another(*_, **__):
+        with monkeypatch.context() as patch:
+            patch.setattr("dnnlib.download.exclusive", exclusive)
+            get(url)
+        monkeypatch.setattr("dnnlib.download.sha256_of", hashed.append)
+        yield True
+
+    monkeypatch.setattr("dnnlib.download.exclusive", held_by_another)
+    assert get(url).read_bytes() == CONTENT
+    assert hashed == []
+    assert len(server.requests) == 1
+
+
 def test_without_locks_every_process_has_its_own_partial_file(server, url, get, monkeypatch):
     def no_locks(_):
         raise OSError(37, "no locks available")
@@ -675,7 +705,8 @@ def test_without_locks_every_process_has_its_own_partial_file(server, url, get, 
     foreign.write_bytes(b"somebody else is writing this")
     assert get(url).read_bytes() == CONTENT
     assert foreign.read_bytes() == b"somebody else is writing this"
-    server.script = [server.answer(404)]
+    server.script = [server.become(CONTENT, '"v1"', server.cut(5000)), server.answer(404)]
+    server.requests.clear()
     with pytest.raises(DownloadError):
         get(url + "2")
     leftovers = [path for path in cache_path(url).parent.iterdir() if ".part" in path.name]

@@ -51,7 +51,9 @@ def test_atomic_path_replaces_only_when_the_block_ends_well(tmp_path):
     with atomic_path(target) as temporary:
         assert temporary.parent == target.parent
         temporary.write_text("one")
+        written = temporary.stat().st_ino
         assert not target.exists()
+    assert target.stat().st_ino == written  # renamed, not copied: nobody can see half of it
     assert target.read_text() == "one"
 
     def interrupted():
