@@ -11,8 +11,8 @@ from dnnlib.download import Policy
 
 @pytest.fixture
 def policy():
-    """Patience in tenths of a second; small chunks, so that a cut loses little."""
-    return Policy(connect_timeout=2, read_timeout=0.4, attempts=3, backoff=0.01, backoff_max=0.05, chunk_bytes=1000)
+    """Hardly any waiting between tries; small chunks, so that a cut loses little."""
+    return Policy(connect_timeout=2, read_timeout=5, attempts=3, backoff=0.01, backoff_max=0.05, chunk_bytes=1000)
 
 
 class Server:

@@ -218,18 +218,18 @@ def test_cut_connection_is_continued_where_it_broke(server, url, get):
     assert [headers.get("If-Range") for _, headers in server.requests] == [None, '"v1"', '"v1"']
 
 
-def test_stalled_connection_is_left_and_continued(server, url, get):
+def test_stalled_connection_is_left_and_continued(server, url, get, policy):
     server.script = [server.stall(5000), server.proper()]
     began = time.monotonic()
-    assert get(url).read_bytes() == CONTENT
-    assert time.monotonic() - began < 3
+    assert get(url, policy=replace(policy, read_timeout=1)).read_bytes() == CONTENT
+    assert 1 <= time.monotonic() - began < 8  # the server itself would have hung for 10
     assert server.ranges() == [None, "bytes=5000-"]
 
 
-def test_server_that_never_answers(server, url, get):
+def test_server_that_never_answers(server, url, get, policy):
     server.script = [lambda handler: server.over.wait(10)]
     with pytest.raises(DownloadError, match=r"3 tries.*stalled.*Put the file at"):
-        get(url)
+        get(url, policy=replace(policy, read_timeout=0.3))
     assert len(server.requests) == 3
     assert nothing_usable(url)
 
@@ -459,7 +459,7 @@ def test_waits_as_long_as_the_server_asks_up_to_a_limit(server, url, get, policy
     server.script = [server.answer(503, {"Retry-After": "3600"}), server.proper()]
     began = time.monotonic()
     get(url, policy=replace(policy, backoff=0.0, backoff_max=0.5))
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 8
 
 
 def test_mirror_takes_over(server, url, get):
