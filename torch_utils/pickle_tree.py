@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MAX_OPCODES = 1_000_000  # the largest published network needs some 100,000, its tensors' own streams included
+MAX_OPCODES = 500_000  # published networks need 40,000, whatever their width, the streams of their tensors included
 MAX_TEXT_BYTES = 16 * 2**20  # source texts have some 20 to 50 kB
 MAX_NAME_BYTES = 512
 MAX_INT_BYTES = 16
@@ -229,13 +229,13 @@ class _TreeReader:
     def append(self, nodes: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, list):
-            raise self.refuse(f"appending to a {_kind(target)}: only to lists")
+            raise self.refuse(f"appending to {_kind(target)}: only to lists")
         target.extend(nodes)
 
     def add(self, nodes: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, set):
-            raise self.refuse(f"adding members to a {_kind(target)}: only to sets")
+            raise self.refuse(f"adding members to {_kind(target)}: only to sets")
         for node in nodes:
             self.check_key(node)
         target.update(nodes)
@@ -245,14 +245,14 @@ class _TreeReader:
         if isinstance(target, Call):
             target = target.items
         if not isinstance(target, dict) or len(nodes) % 2 != 0:
-            raise self.refuse(f"setting items of a {_kind(target)}: only of dictionaries, in pairs")
+            raise self.refuse(f"setting items of {_kind(target)}: only of dictionaries, in pairs")
         for key, value in zip(nodes[::2], nodes[1::2], strict=True):
             self.check_key(key)
             target[key] = value
 
     def check_key(self, key: Any) -> None:
         if not isinstance(key, str) and not (type(key) is int and abs(key) < 2**63):
-            raise self.refuse(f"a {_kind(key)} as dictionary key or set member: only texts and integers are")
+            raise self.refuse(f"{_kind(key)} as dictionary key or set member: only texts and 64-bit integers are")
 
     def refer(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -270,7 +270,7 @@ class _TreeReader:
     def call(self, is_new: bool) -> None:
         args, function = self.pop(), self.pop()
         if not isinstance(args, tuple) or not isinstance(function, GlobalName | Call):
-            raise self.damaged(f"a call of a {_kind(function)} with a {_kind(args)}")
+            raise self.damaged(f"a call of {_kind(function)} with {_kind(args)}")
         made = Call(function, args, is_new)
         if self.on_call is not None:
             self.on_call(made)
@@ -279,7 +279,7 @@ class _TreeReader:
     def build(self) -> None:
         state, target = self.pop(), self.top()
         if not isinstance(target, Call) or target.given_state:
-            raise self.refuse(f"setting the state of a {_kind(target)} that takes none")
+            raise self.refuse(f"setting the state of {_kind(target)}, which takes none")
         target.given_state, target.state = True, state
 
     def persistent_id(self) -> None:
@@ -340,7 +340,7 @@ _HANDLERS: dict[int, Callable[[_TreeReader], None]] = {
 def _kind(node: Any) -> str:
     """How to name a node in a message."""
     if isinstance(node, GlobalName):
-        return f"name {node}"
+        return f"the name {node}"
     if isinstance(node, Call):
-        return f"call of {node.function}" if isinstance(node.function, GlobalName) else "call"
-    return "byte string" if isinstance(node, memoryview) else type(node).__name__
+        return f"what {node.function} makes" if isinstance(node.function, GlobalName) else "the result of a call"
+    return "a byte string" if isinstance(node, memoryview) else f"a value of type {type(node).__name__}"

@@ -18,8 +18,9 @@ networks from them.
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
@@ -69,9 +70,13 @@ def loads(data: bytes | memoryview) -> Any:
     _refuse_other_formats(view)
     budget = Budget()
     root, end = read_tree(view, 0, budget, on_global=only_names_in(RULES))
+    _check_end(view, end)
+    return Evaluator(len(view), budget).evaluate(root)
+
+
+def _check_end(view: memoryview, end: int) -> None:
     if end != len(view):
         raise UnsafePickleError(f"{len(view) - end} bytes follow the end of the pickle at byte {end}")
-    return Evaluator(len(view), budget).evaluate(root)
 
 
 # ----------------------------------------------------------------------------
@@ -93,12 +98,14 @@ class PickleScan:
     """What a pickle refers to.
 
     names: all names that it would import, also inside tensors, in order of appearance. classes: those it brings
-    along as source text. refusal: why `load` refuses the file, None if it does not.
+    along as source text. refusal: why `load` refuses the file, None if it does not. content: what `load` returns,
+    None if it refuses.
     """
 
     names: tuple[str, ...]
     classes: tuple[ScannedClass, ...]
     refusal: str | None
+    content: Any = field(repr=False)
 
 
 def scan(file: str | os.PathLike[str] | BinaryIO) -> PickleScan:
@@ -108,26 +115,52 @@ def scan(file: str | os.PathLike[str] | BinaryIO) -> PickleScan:
     only where there is nothing to look at: an empty file or no plain file.
     """
     view = _bytes_of(file).toreadonly()
-    names: dict[str, None] = {}
+    names = _Names()
     calls: list[Call] = []
+    content = refusal = None
+    try:
+        content = _content(view, names, calls.append)
+    except UnsafePickleError as error:
+        refusal = error
     budget = Budget()
-
-    def note(found: GlobalName) -> None:
-        names.setdefault(str(found))
-
-    with suppress(UnsafePickleError):  # `loads` below meets the same: what was seen until here counts
-        _refuse_other_formats(view)
-        read_tree(view, 0, budget, on_global=note, on_call=calls.append)
     for call in calls:
         if str(call.function) == STORAGE_BYTES and isinstance(_only_argument(call), memoryview):
             with suppress(UnsafePickleError):
-                read_storage_stream(_only_argument(call), budget, note)
-    refusal = None
+                read_storage_stream(_only_argument(call), budget, names.note)
+    return PickleScan(tuple(names.seen), _embedded_classes(calls), None if refusal is None else str(refusal), content)
+
+
+class _Names:
+    """Takes down all names of a file, and the refusal of the first that is not allowed, so that reading goes on."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, None] = {}
+        self.refusal: UnsafePickleError | None = None
+        self._check = only_names_in(RULES)
+
+    def note(self, found: GlobalName) -> None:
+        self.seen.setdefault(str(found))
+
+    def check(self, found: GlobalName) -> None:
+        self.note(found)
+        try:
+            self._check(found)
+        except UnsafePickleError as error:
+            self.refusal = self.refusal or error
+
+
+def _content(view: memoryview, names: _Names, on_call: Callable[[Call], None]) -> Any:
+    """As `loads`, but a name that is refused stops the reading only at its end."""
+    _refuse_other_formats(view)
+    budget = Budget()
     try:
-        loads(view)
+        root, end = read_tree(view, 0, budget, on_global=names.check, on_call=on_call)
     except UnsafePickleError as error:
-        refusal = str(error)
-    return PickleScan(tuple(names), _embedded_classes(calls), refusal)
+        raise names.refusal or error from None
+    if names.refusal is not None:
+        raise names.refusal
+    _check_end(view, end)
+    return Evaluator(len(view), budget).evaluate(root)
 
 
 def _embedded_classes(calls: list[Call]) -> tuple[ScannedClass, ...]:

@@ -62,7 +62,7 @@ def _inspect_pickle(path: Path) -> dict[str, Any]:
     if scan.refusal is not None:
         return report
     try:
-        parts = network_parts(safe_pickle.load(path))
+        parts = network_parts(scan.content)
     except ValueError as error:
         return report | {"refusal": str(error)}
     report["network"] = _shown_object(parts.ema) | _tensor_counts(parts.ema)
