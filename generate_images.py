@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.command import Command, bad_input
+from cli.grid import figure_options, grid_columns, grid_options, grid_rows
 from cli.options import (
-    FloatList,
     IntList,
     label_options,
     network_options,
@@ -17,19 +16,11 @@ from cli.options import (
     run_options,
     run_options_from,
     sampler_options,
-    with_weight,
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
+from dnnlib.util import atomic_path
 from images.recipe import Recipe
-from papers.presets import all_presets, find_preset
-
-
-def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        for preset in all_presets().values():
-            click.echo(f"{preset.name:32}{preset.describe()}")
-        ctx.exit()
 
 
 @click.command(cls=Command)
@@ -42,12 +33,8 @@ def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--resume", is_flag=True, help="Keep the images that are there, make those that are missing")
 @click.option("--overwrite", is_flag=True, help="Make images again that are there")
-@click.option("--grid", metavar="PNG", help="One captioned picture instead: a row per --preset, columns as follows")
-@click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights")
-@click.option("--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes")
-@click.option(
-    "--list-presets", is_flag=True, is_eager=True, expose_value=False, callback=list_presets, help="Say which"
-)
+@grid_options
+@figure_options
 @sampler_options
 @label_options
 @run_options
@@ -113,9 +100,8 @@ def draw_grid(params: dict[str, Any]) -> None:
     if picture.exists() and not params["overwrite"]:
         raise click.UsageError(f"{picture} exists: take another name, or --overwrite")
     from images.grid import compose_grid
-
     from sampling.generation import opener
-    from sampling.method_grid import cells_of, sample_cells
+    from sampling.method_grid import block, sample_cells
 
     run = run_options_from(params)
     with bad_input():
@@ -130,38 +116,10 @@ def draw_grid(params: dict[str, Any]) -> None:
     captions = [caption for caption, _ in columns]
     if params["weights"] is None and params["classes"] is None:
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in params["seeds"]]
-    compose_grid(cells_of(made), [caption for caption, _ in rows], captions)
+    cells = [[block(images) for images in line] for line in made]
+    with atomic_path(picture) as temporary:
+        compose_grid(cells, [caption for caption, _ in rows], captions).save(temporary, format="PNG")
     click.echo(f"{picture}")
-
-
-def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
-    """(caption, recipe) per --preset, or of the one method that the other options describe."""
-    names = [name.strip() for value in params["preset"] for name in value.split(",")]
-    if not names:
-        recipe = recipe_from(params)
-        return [("guided" if recipe.guides else "unguided", recipe)]
-    with bad_input():
-        presets = [find_preset(name) for name in names]
-    rows = []
-    for preset in presets:
-        recipe = recipe_from(params, preset)
-        caption = preset.caption or preset.name
-        if recipe.guides and params["weights"] is None:
-            caption += f", w = {recipe.guides[0].weight:g}"
-        rows.append((caption, recipe))
-    return rows
-
-
-def grid_columns(params: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(caption, change of a row's recipe) per weight or class; one column that changes nothing if neither is asked."""
-    weights, classes = params["weights"], params["classes"]
-    if weights is not None and classes is not None:
-        raise click.UsageError("columns are either --weights or --classes")
-    if weights is not None:
-        return [(f"w = {weight:g}", lambda recipe, weight=weight: with_weight(recipe, weight)) for weight in weights]
-    if classes is not None:
-        return [(f"class {c}", lambda recipe, c=c: replace(recipe, labels=c)) for c in classes]
-    return [("", lambda recipe: recipe)]
 
 
 if __name__ == "__main__":

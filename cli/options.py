@@ -143,7 +143,9 @@ class RunOptions:
     deterministic: bool = False
 
 
-def _stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+def stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order of --help."""
+
     def decorate(function: Any) -> Any:
         for option in reversed(options):
             function = option(function)
@@ -185,12 +187,12 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
             help="Guide at noise levels in (LO, HI] only, decided once per step",
         ),
     ]
-    return _stack([preset, *options] if presets else options)
+    return stack([preset, *options] if presets else options)
 
 
 _positive = click.FloatRange(min=0, min_open=True)
 
-sampler_options = _stack(
+sampler_options = stack(
     [
         click.option("--steps", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Steps"),
         click.option(
@@ -223,7 +225,7 @@ sampler_options = _stack(
     ]
 )  # fmt: skip
 
-label_options = _stack(
+label_options = stack(
     [
         click.option(
             "--class", "class_idx", metavar="INT", type=click.IntRange(min=0), help="One class for all images; 0 counts"
@@ -236,7 +238,7 @@ label_options = _stack(
     ]
 )
 
-run_options = _stack(
+run_options = stack(
     [
         click.option(
             "--device",

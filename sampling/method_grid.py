@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sampling.generation import Generation
@@ -30,3 +31,10 @@ def sample_cells(
             if progress is not None:
                 progress(len(seeds))
     return grid
+
+
+def block(images: Tensor) -> list[list[Image.Image]]:
+    """Images uint8 [N, 3, H, W] as lines of pictures for one cell: as near to a square as N divides into."""
+    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+    across = min(n for n in range(1, len(pictures) + 1) if len(pictures) % n == 0 and n * n >= len(pictures))
+    return [pictures[start : start + across] for start in range(0, len(pictures), across)]
