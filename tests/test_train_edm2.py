@@ -112,7 +112,9 @@ def test_presets_of_the_networks_that_ship_here(tmp_path, preset):
 
 
 def test_command_line_beats_preset(pixels_zip, tmp_path):
-    result = run(f"--outdir={tmp_path}", f"--data={pixels_zip}", "--preset=mnist16", *SMALL, "--lr=0.5", "--cond=no", "-n")
+    result = run(
+        f"--outdir={tmp_path}", f"--data={pixels_zip}", "--preset=mnist16", *SMALL, "--lr=0.5", "--cond=no", "-n"
+    )
     assert result.exit_code == 0, result.output
     options = json.loads(result.output[: result.output.index("\n}") + 2])
     assert options["lr"] == 0.5
@@ -178,7 +180,14 @@ def test_another_run_in_the_folder(pixels_zip, tmp_path):
 
 def start(pixels_zip, outdir, duration):
     """A run in a process of its own, past its first checkpoint."""
-    command = [sys.executable, "train_edm2.py", f"--outdir={outdir}", f"--data={pixels_zip}", *SMALL, f"--duration={duration}"]
+    command = [
+        sys.executable,
+        "train_edm2.py",
+        f"--outdir={outdir}",
+        f"--data={pixels_zip}",
+        *SMALL,
+        f"--duration={duration}",
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

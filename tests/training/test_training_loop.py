@@ -281,7 +281,12 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     head = source[source.index("def tiny_config") : source.index("@pytest.fixture\ndef dataset")]
     prelude = "from dataclasses import replace\nfrom training.config import TrainingConfig\n\n"
     (tmp_path / "tests_config.py").write_text(prelude + head)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "MASTER_ADDR": "127.0.0.1"}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "MASTER_ADDR": "127.0.0.1",
+    }
     env |= {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
     command = [sys.executable, "-c", WORKER, str(tiny_zip), str(tmp_path / "two")]
     workers = [

@@ -1,0 +1,200 @@
+"""dataset_tool.py as its user runs it."""
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dataset_tool import main
+from images.sources import StoredImages
+from training.dataset import ImageFolderDataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def convert(*args):
+    return CliRunner().invoke(main, ["convert", *[str(arg) for arg in args]])
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+def random_grey(seed, size=28):
+    return np.random.default_rng(seed).integers(0, 256, [size, size], dtype=np.uint8)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Five grey images with labels, named out of order."""
+    folder = tmp_path / "digits"
+    names = ["b/2.png", "a/10.png", "a/9.png", "z.png", "b/1.png"]
+    for i, name in enumerate(names):
+        save(folder / name, random_grey(i))
+    (folder / "dataset.json").write_text(json.dumps({"labels": [[name, i] for i, name in enumerate(names)]}))
+    return folder
+
+
+MODE = ("--transform=pad-average", "--resolution=16x16")
+
+
+def test_layout_pixels_and_labels(digits, tmp_path):
+    dest = tmp_path / "out" / "set.zip"
+    result = convert(f"--source={digits}", f"--dest={dest}", *MODE)
+    assert result.exit_code == 0, result.output
+    archive = zipfile.ZipFile(dest)
+    names = [f"00000/img{i:08d}.png" for i in range(5)]
+    assert archive.namelist() == [*names, "dataset.json"]
+    assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+    # In the sorted order of the source: a/10, a/9, b/1, b/2, z.
+    assert json.loads(archive.read("dataset.json")) == {
+        "labels": [[name, label] for name, label in zip(names, [1, 2, 4, 0, 3], strict=True)]
+    }
+    first = Image.open(io.BytesIO(archive.read(names[0])))
+    assert (first.mode, first.size) == ("RGB", (16, 16))
+    big = np.zeros([32, 32])
+    big[2:30, 2:30] = random_grey(1)
+    means = np.rint(big.reshape(16, 2, 16, 2).mean(axis=(1, 3)))
+    assert np.array_equal(np.asarray(first), np.repeat(means[:, :, None], 3, axis=2).astype(np.uint8))
+    assert len(ImageFolderDataset(dest)) == StoredImages(dest).num_images == 5
+
+
+def test_same_bytes_every_time_and_from_a_zip(digits, tmp_path):
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(digits.rglob("*"), reverse=True):
+            if path.is_file():
+                archive.write(path, path.relative_to(digits))
+    for name, source in {"one": digits, "two": digits, "three": packed}.items():
+        assert convert(f"--source={source}", f"--dest={tmp_path}/{name}.zip", *MODE).exit_code == 0
+    one, two, three = ((tmp_path / f"{name}.zip").read_bytes() for name in ("one", "two", "three"))
+    assert one == two == three
+
+
+def test_folder_holds_the_same_files(digits, tmp_path):
+    for dest in ("set.zip", "folder"):
+        assert convert(f"--source={digits}", f"--dest={tmp_path / dest}", *MODE).exit_code == 0
+    archive = zipfile.ZipFile(tmp_path / "set.zip")
+    files = {str(p.relative_to(tmp_path / "folder")): p.read_bytes() for p in (tmp_path / "folder").rglob("*.*")}
+    assert files == {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_max_images_takes_the_first(digits, tmp_path):
+    assert convert(f"--source={digits}", f"--dest={tmp_path}/set.zip", "--max-images=2", *MODE).exit_code == 0
+    labels = json.loads(zipfile.ZipFile(tmp_path / "set.zip").read("dataset.json"))["labels"]
+    assert [label for _, label in labels] == [1, 2]
+
+
+def test_labels_from_folders(tmp_path):
+    for i, name in enumerate(["n02/x.png", "n01/y.png", "n01/z.jpg", "n10/w.png"]):
+        save(tmp_path / "tree" / name, np.full([4, 4, 3], i, np.uint8))
+    assert convert(f"--source={tmp_path}/tree", f"--dest={tmp_path}/set.zip").exit_code == 0
+    labels = json.loads(zipfile.ZipFile(tmp_path / "set.zip").read("dataset.json"))["labels"]
+    assert [label for _, label in labels] == [0, 0, 1, 2]
+
+
+def test_no_labels_without_folders(tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "flat" / name, np.zeros([4, 4, 3], np.uint8))
+    assert convert(f"--source={tmp_path}/flat", f"--dest={tmp_path}/set.zip").exit_code == 0
+    assert json.loads(zipfile.ZipFile(tmp_path / "set.zip").read("dataset.json")) == {"labels": None}
+
+
+def test_without_a_transform_pixels_stay(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, [5, 7, 3], dtype=np.uint8)
+    save(tmp_path / "in" / "a.png", image)
+    palette = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).convert("P")
+    palette.save(tmp_path / "in" / "b.png")
+    opaque = np.dstack([image, np.full([5, 7], 255, np.uint8)])
+    save(tmp_path / "in" / "c.png", opaque)
+    assert convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out").exit_code == 0
+    written = [np.asarray(Image.open(tmp_path / "out" / f"00000/img0000000{i}.png")) for i in range(3)]
+    assert np.array_equal(written[0], image)
+    assert np.array_equal(written[1], np.asarray(palette.convert("RGB")))
+    assert np.array_equal(written[2], image)
+
+
+def test_many_images_go_to_folders_of_a_thousand(tmp_path):
+    from images.convert import member_name
+
+    assert [member_name(i) for i in (0, 999, 1000, 1281166)] == [
+        "00000/img00000000.png", "00000/img00000999.png", "00001/img00001000.png", "01281/img01281166.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--source={tmp}/missing"], "missing does not exist"),
+        (["--source={tmp}/empty"], "holds no images"),
+        (["--source={digits}", "--transform=pad-average"], "--transform needs --resolution"),
+        (["--source={digits}", "--resolution=16x16"], "--resolution needs --transform"),
+        (["--source={digits}", "--transform=stretch", "--resolution=16x16"], "stretch"),
+        (["--source={digits}", "--transform=pad-average", "--resolution=16"], "'16' is not WIDTHxHEIGHT"),
+        (["--source={digits}", "--transform=pad-average", "--resolution=0x16"], "--resolution=0x16"),
+        (["--source={digits}", "--max-images=0"], "--max-images"),
+        (["--source={digits}", "--dest={tmp}/there.zip"], "there.zip exists"),
+        (["--source={digits}", "--dest={digits}"], "folder with files in it"),
+        (["--source={digits}", "--dest={tmp}/set.tar"], "ending in .zip"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.zip").write_bytes(b"precious")
+    before = sorted(tmp_path.rglob("*"))
+    args = [arg.format(tmp=tmp_path, digits=digits) for arg in args]
+    result = convert(f"--dest={tmp_path}/set.zip", *args)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "there.zip").read_bytes() == b"precious"
+
+
+def half_transparent(path):
+    save(path, np.dstack([np.zeros([28, 28, 3], np.uint8), np.full([28, 28], 128, np.uint8)]))
+
+
+def sixteen_bits(path):
+    save(path, np.full([28, 28], 40000, np.uint16))
+
+
+def truncated(path):
+    save(path, random_grey(9))
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def of_another_size(path):
+    save(path, random_grey(9, 32))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (half_transparent, "transparent"),
+        (sixteen_bits, "more than 8 bits"),
+        (truncated, "no readable image"),
+        (of_another_size, "is 32x32"),
+    ],
+)
+@pytest.mark.parametrize("dest", ["set.zip", "folder"])
+def test_unusable_image_is_named_and_nothing_is_left(digits, tmp_path, spoil, message, dest):
+    spoil(digits / "b" / "2.png")
+    result = convert(f"--source={digits}", f"--dest={tmp_path / dest}")
+    assert result.exit_code == 1
+    assert "'b/2.png'" in result.stderr
+    assert message in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits"]
+
+
+def test_help_needs_no_torch():
+    code = "import sys, dataset_tool; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
