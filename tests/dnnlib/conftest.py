@@ -1,7 +1,6 @@
 """An HTTP server on this machine that can misbehave in chosen ways, request after request."""
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -73,7 +72,7 @@ class Server:
             body = content[start:]
             send(handler, status, {"Content-Length": len(body), **headers}, body[:limit])
             if stall:
-                self.over.wait(10)
+                self.over.wait(30)
             return None
 
         return act
@@ -94,13 +93,6 @@ class Server:
         def act(handler):
             self.content, self.headers = content, {**self.headers, "ETag": etag}
             (then or self.proper())(handler)
-
-        return act
-
-    def slowly(self, seconds):
-        def act(handler):
-            time.sleep(seconds)
-            self.proper()(handler)
 
         return act
 
