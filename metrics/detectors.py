@@ -32,7 +32,8 @@ class DetectorSpec:
 
     build: makes the network, given the resize mode. feature_dim: D. source: path or URL of the weights; mirrors:
     further URLs of the same file; sha256: its hash (None for a file of this repository). resizes: modes, the
-    default first; each is a variant of the metric with numbers of its own.
+    default first; each is a variant of the metric with numbers of its own. image_size: the one size of images it
+    takes, None for any.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DetectorSpec:
     resizes: tuple[str, ...]
     sha256: str | None = None
     mirrors: tuple[str, ...] = ()
+    image_size: int | None = None
 
     @property
     def weights_variable(self) -> str:
@@ -82,6 +84,7 @@ DETECTORS: Mapping[str, DetectorSpec] = MappingProxyType(
             feature_dim=mnist.FEATURE_DIM,
             source=str(PRETRAINED / "mnist16-detector.safetensors"),
             resizes=("none",),
+            image_size=mnist.IMAGE_SIZE,
         ),
     }
 )
@@ -117,17 +120,22 @@ class Detector:
         return features
 
 
+def check_image_size(metric: str, size: tuple[int, int]) -> None:
+    """ValueError if the metric's detector does not take images of this (height, width)."""
+    wanted = find_spec(metric).image_size
+    if wanted is not None and size != (wanted, wanted):
+        raise ValueError(
+            f"{metric} is defined for images of {wanted}x{wanted}, these are {size[1]}x{size[0]}: "
+            "choose another metric with --metrics, or prepare the images with dataset_tool.py"
+        )
+
+
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """Convolutions without TF32, which is torch's default on CUDA and moves features by 1e-3: numbers of a metric
-    should not depend on the kind of GPU. The previous settings return afterwards."""
+    """Deterministic convolutions without TF32, which is torch's default on CUDA and moves features by 1e-3: numbers of
+    a metric should depend on neither the kind of GPU nor the run. The previous settings return afterwards."""
     cudnn = torch.backends.cudnn
-    with cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    ):
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 

@@ -144,6 +144,7 @@ class MomentsSink:
         if len(self.running) != len(self.detectors):
             raise ValueError("every detector may be given once only")
         self.num_images = 0
+        self.image_size: tuple[int, int] | None = None  # (height, width), once there was a batch
         self._names = names
 
     def __enter__(self) -> "MomentsSink":
@@ -164,6 +165,7 @@ class MomentsSink:
                 raise ValueError(f"{detector.name}: the features of {image} are not finite (NaN or infinite)")
             self.running[detector.name].append(features)
         self.num_images += batch.images.shape[0]
+        self.image_size = (batch.images.shape[2], batch.images.shape[3])
 
     def moments(self) -> dict[str, Moments]:
         """Moments per metric. ValueError with fewer than 2 images."""

@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import metric_options as opt
+from cli.command import Group, bad_input
+from cli.options import label_options, network_options, recipe_from, run_options, run_options_from, sampler_options
+from cli.progress import progress_bar
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@opt.plain_options
+@click.pass_context
+def main(ctx: click.Context, /, **params: Any) -> None:
+    """Score images against reference statistics by FID, FD-DINOv2 or, for the digits that ship here, fd_mnist.
+
+    The options below belong to the form without a command, that of the interval-guidance repository.
+
+    \b
+    python calculate_metrics.py calc --images=out --ref=URL/dataset-refs/img512.pkl
+    python calculate_metrics.py gen --preset=mnist16-autog --num=1000 --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz
+    python calculate_metrics.py ref --data=datasets/img512.zip --dest=img512.npz
+    python calculate_metrics.py table
+    python calculate_metrics.py --gen_zip=images.zip --ref_path=img512.pkl --metric=fd_dinov2
+    """  # noqa: E501
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+        if given:
+            raise click.UsageError(f"--{given[0]} belongs to the form without a command; leave out one of them")
+    elif params["gen_zip"] is None and params["ref_path"] is None:
+        click.echo(ctx.get_help())
+    elif params["gen_zip"] is None or params["ref_path"] is None:
+        raise click.UsageError("give both --gen_zip and --ref_path, or a command (see --help)")
+    else:
+        score_stored(
+            images=params["gen_zip"],
+            ref=params["ref_path"],
+            metrics=[params["metric"]],
+            num=None,
+            default_num=None,
+            seed=0,
+            batch=params["batch_size"],
+            ledger=str(Path(params["results_dir"]) / Path(opt.LEDGER).name),
+            **opt.PLAIN_DEFAULTS,
+        )
+
+
+@main.command()
+@click.option("--images", metavar="PATH", required=True, help="ZIP, folder or .npz of images; or a statistics file")
+@opt.ref_option
+@opt.metrics_option
+@opt.num_option
+@opt.stored_options
+@opt.detector_options
+@opt.ledger_options
+@opt.device_options
+def calc(**params: Any) -> None:
+    """Score stored images.
+
+    PATH may also be statistics made by `ref`, to compare sets of which the images are gone.
+    """
+    score_stored(**params, default_num=opt.STANDARD_NUM)
+
+
+@main.command()
+@network_options()
+@opt.ref_option
+@opt.metrics_option
+@opt.num_option
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
+@opt.batch_option(32)
+@sampler_options
+@label_options
+@opt.detector_options
+@opt.ledger_options
+@run_options
+def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
+    """Score networks: sample, decode and score in one go. No image is stored."""
+    recipe = recipe_from(params)
+    from cli.report import announce
+    from metrics import evaluation, provenance
+    from sampling.generation import open_recipe
+
+    run = run_options_from(params)
+    with bad_input():
+        reference = prepare(ref, metrics, params)
+        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        detectors = open_detectors(metrics, params)
+    announce(generation)
+    seeds = range(seed, seed + (opt.STANDARD_NUM if num is None else num))
+    with progress_bar(len(seeds), "images") as progress:
+        moments, size = evaluation.measure(generation.images(seeds, batch), detectors, progress=progress)
+    described = provenance.describe_generated(generation.recipe, seeds, size)
+    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, batch)
+
+
+@main.command()
+@click.option("--data", metavar="PATH", required=True, help="ZIP, folder or .npz of images")
+@click.option("--dest", metavar="NPZ|PKL", required=True, help="Statistics to write; .pkl is EDM2's format")
+@opt.metrics_option
+@click.option("--num", metavar="INT", type=click.IntRange(min=2), help="A subset of so many images  [default: all]")
+@opt.stored_options
+@opt.detector_options
+@opt.device_options
+def ref(data: str, dest: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
+    """Write reference statistics of a set of images."""
+    from metrics import evaluation, reference
+
+    with bad_input():
+        refuse_several_workers()
+        reference.check_name(dest)
+        stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
+        detectors = open_detectors(metrics, params)
+    with progress_bar(stored.source.num_images, "images") as progress:
+        moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
+    described = {**stored.description, "path": Path(data).name}
+    reference.save_statistics(dest, moments, detectors={d.name: d.identity for d in detectors}, images=described)
+    click.echo(f"{dest}: {', '.join(moments)} of {stored.source.num_images} images")
+
+
+@main.command()
+@click.argument("path", metavar="[LEDGER]", default=opt.LEDGER)
+@click.option("--last", metavar="INT", type=click.IntRange(min=1), help="Only the last rows  [default: all]")
+def table(path: str, last: int | None) -> None:
+    """Print a ledger as a table; says below it what its rows mix."""
+    from metrics import ledger
+
+    with bad_input():
+        records = ledger.read(path)
+    click.echo(ledger.format_table(records if last is None else records[-last:]) or f"{path} holds no results yet")
+
+
+def score_stored(
+    images: str,
+    ref: str,
+    metrics: list[str],
+    num: int | None,
+    default_num: int | None,
+    seed: int,
+    batch: int,
+    **params: Any,
+) -> None:
+    """Score image files, or statistics of images. num: as asked for; default_num: else, with None for all there are."""
+    from metrics import evaluation, provenance
+    from metrics.reference import holds_statistics, open_statistics
+
+    with bad_input():
+        reference = prepare(ref, metrics, params)
+        if holds_statistics(images):
+            theirs = open_statistics(images)
+            moments = {metric: theirs.of(metric, reference.dim(metric), num) for metric in metrics}
+            return report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
+        wanted = default_num if num is None else num
+        stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
+        detectors = open_detectors(metrics, params)
+    with progress_bar(stored.source.num_images, "images") as progress:
+        moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
+    return report(reference, moments, {d.name: d.identity for d in detectors}, stored.description, params, batch)
+
+
+def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:
+    """The reference, checked, once it is clear that the result can be written down."""
+    from metrics import ledger
+    from metrics.scoring import open_reference
+
+    refuse_several_workers()
+    ledger.prepare(params["ledger"])
+    return open_reference(ref, metrics, offline=params["offline"])
+
+
+def refuse_several_workers() -> None:
+    from torch_utils.distributed import world_size
+
+    if world_size() > 1:
+        raise ValueError("calculate_metrics.py runs as one process for now; start it without torchrun or srun")
+
+
+def open_detectors(metrics: Sequence[str], params: dict[str, Any]) -> list[Any]:
+    from metrics.detectors import load_detector
+    from sampling.generation import pick_device
+
+    weights, resizes = opt.weights_by_metric(params["weights"]), {"fd_dinov2": params["dinov2_resize"]}
+    device, offline = pick_device(params["device"]), params["offline"]
+    return [
+        load_detector(name, device, weights=weights.get(name), resize=resizes.get(name), offline=offline)
+        for name in metrics
+    ]
+
+
+def report(
+    reference: Any,
+    moments: Mapping[str, Any],
+    identities: Mapping[str, Any],
+    images: Mapping[str, Any],
+    params: dict[str, Any],
+    batch: int | None = None,
+) -> None:
+    """Prints the distances, says on stderr what to mind, and appends them to the ledger."""
+    from metrics import ledger, scoring
+    from sampling.generation import pick_device
+
+    environment = ledger.environment(pick_device(params["device"]))
+    for score in scoring.score(reference, moments, identities, images):
+        click.echo(f"{score.name:<16}{score.value:.4f}")
+        for flag in score.flags:
+            click.echo(f"warning: {flag}", err=True)
+        run = {"batch": batch, "note": params["note"]}
+        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, environment, **run)
+        ledger.append(params["ledger"], record)
+
+
+if __name__ == "__main__":
+    main()

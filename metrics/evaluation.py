@@ -1,0 +1,62 @@
+"""Image sets in, moments out: opening what is to be scored, with every check that can be made beforehand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from images.batch import ImageSource, drain
+from images.sources import StoredImages
+from metrics.detectors import Detector, check_image_size
+from metrics.moments import Moments, MomentsSink
+from metrics.provenance import describe_stored, image_names
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """Stored images ready to be scored: the source, names for error messages, and what a ledger says of them."""
+
+    source: StoredImages
+    names: Sequence[str] | None
+    description: dict[str, Any]
+
+
+def open_stored(
+    path: str | Path, metrics: Sequence[str], *, num: int | None = None, seed: int = 0, batch: int = 64
+) -> StoredSet:
+    """Opens a ZIP, folder or .npz of images for the metrics named.
+
+    num: this many images, chosen by `seed` if there are more; None takes all. batch: images at a time.
+    OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a
+    metric does not take.
+    """
+    total = StoredImages(path).num_images
+    wanted = total if num is None else num
+    if total < wanted:
+        raise ValueError(
+            f"{path} holds {total} images, fewer than the {wanted} to score: give --num={total}, or more images"
+        )
+    if wanted < 2:
+        raise ValueError(f"{path} holds {total} image: statistics need at least 2")
+    source = StoredImages(path, batch, wanted, seed)
+    for metric in metrics:
+        check_image_size(metric, source.image_size)
+    names = image_names(Path(path), wanted, seed)
+    return StoredSet(source, names, describe_stored(path, source, total, seed))
+
+
+def measure(
+    source: ImageSource,
+    detectors: Sequence[Detector],
+    names: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Moments], tuple[int, int]]:
+    """Moments per metric over one pass, and the (height, width) of the images.
+
+    names: of the images in order, for error messages. ValueError for images that cannot be scored, naming the first.
+    """
+    sink = MomentsSink(detectors, names)
+    drain(source, sink, progress=progress)
+    moments = sink.moments()
+    assert sink.image_size is not None  # there were two images at least
+    return moments, sink.image_size

@@ -1,0 +1,187 @@
+"""The ledger: one JSON line per result, with everything needed to say what it may be compared with."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+SCHEMA = 1
+
+
+def append(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Appends one record as one line, in one write, so that processes may share a ledger; makes folders as needed.
+
+    ValueError: the record holds NaN, infinity, or anything JSON has no word for. OSError: the file cannot be written.
+    """
+    try:
+        line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a ledger record must be plain finite JSON data: {error}") from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        data = line.encode()
+        if not _ends_with_newline(descriptor):  # a writer was killed or the disk was full: keep the damage to its line
+            data = b"\n" + data
+        written = os.write(descriptor, data)
+        if written != len(data):
+            raise OSError(f"{path}: wrote {written} of {len(data)} bytes of a record; is the disk full?")
+    finally:
+        os.close(descriptor)
+
+
+def prepare(path: str | Path) -> None:
+    """Makes sure that a ledger can be appended to, so that a result of hours is not lost. OSError if it cannot."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab"):
+        pass
+
+
+def _ends_with_newline(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        return True
+    os.lseek(descriptor, size - 1, os.SEEK_SET)  # moves where we read; appending always writes at the end
+    return os.read(descriptor, 1) == b"\n"
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """All records in the order they were written.
+
+    FileNotFoundError: no ledger there. ValueError naming the line that is not a record of a known schema.
+    """
+    records = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip() == "":
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}, is not JSON ({error.msg}): mend or delete that line") from error
+        if not isinstance(record, dict) or "metric" not in record or "value" not in record:
+            raise ValueError(f"{path}, line {number}, is not a result: expected an object with 'metric' and 'value'")
+        if record.get("schema") != SCHEMA:
+            schema = record.get("schema")
+            raise ValueError(f"{path}, line {number}, has schema {schema!r}, this version reads {SCHEMA}")
+        records.append(record)
+    return records
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, dict[str, Any]]:
+    """What may move the last digits: time, software versions, hardware and numerical settings."""
+    device = torch.device(device)
+    is_cuda = device.type == "cuda"
+    software = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if is_cuda else None,
+    }
+    hardware = {
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+    return {"software": software, "hardware": hardware}
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def format_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records as an aligned table, oldest first, and below it what the rows of one metric mix. "" for no records."""
+    records = list(records)
+    if not records:
+        return ""
+    header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
+    rows = [header, *(_row(record) for record in records)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column == 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags", [])]
+    return "\n".join([*lines, *flags, *(f"! {note}" for note in mixtures(records))])
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    images, reference = record.get("images") or {}, record.get("reference") or {}
+    return (
+        str(record.get("name", record["metric"])),
+        f"{record['value']:.4f}",
+        _file_name(images.get("path")),
+        str(record.get("note") or describe_recipe(record.get("recipe"))),
+        str(record.get("labels") or "-"),
+        _file_name(reference.get("source")),
+        str(record.get("time", "-")),
+        "!" if record.get("flags") else "",
+    )
+
+
+def _file_name(path: object) -> str:
+    return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def describe_recipe(recipe: Mapping[str, Any] | None) -> str:
+    """A few words on how images were made: network, and guides with weight and steps; "-" if unknown."""
+    if not recipe or "net" not in recipe:
+        return "-"
+    parts = [_network_name(recipe["net"])]
+    for guide in recipe.get("guides", []):
+        steps = guide.get("steps")
+        where = "" if steps is None else " never" if steps == [] else f" steps {steps[0]}-{steps[1]}"
+        parts.append(f"{_network_name(guide['net'])} w={guide['weight']:g}{where}")
+    return " + ".join(parts)
+
+
+def _network_name(net: Mapping[str, Any]) -> str:
+    return _file_name(net.get("source")).removesuffix(".pkl").removesuffix(".safetensors")
+
+
+def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """For every result name, the respects in which its rows cannot be compared straight: one sentence each."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(str(record.get("name", record["metric"])), []).append(record)
+    notes = []
+    for name, group in groups.items():
+        for what, values in _comparable(group).items():
+            if len(values) > 1:
+                shown = ", ".join(sorted(values))
+                notes.append(f"{name}: the rows mix {what} ({shown})")
+    return notes
+
+
+def _comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {
+        "references": set(),
+        "detector weights": set(),
+        "resizes": set(),
+        "label rules": set(),
+    }
+    for record in group:
+        reference, detector = record.get("reference") or {}, record.get("detector") or {}
+        found["references"].add(str(reference.get("sha256"))[:8])
+        found["detector weights"].add(str(detector.get("weights_sha256"))[:8])
+        found["resizes"].add(str(detector.get("resize")))
+        if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
+            found["label rules"].add(str(record["labels"]))
+    return found

@@ -1,0 +1,101 @@
+"""What a result says about the images it was computed from."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from images.archive import is_image_name, open_archive, open_zip, select_subset
+from images.recipe import Recipe
+from images.sources import StoredImages
+from images.zips import RECIPE_NAME
+from metrics.reference import Statistics
+
+# How each decoder makes 8 bits of its output: part of what a score depends on.
+_QUANTISERS = {
+    "StandardRGBEncoder": "x * 127.5 + 128, clipped to [0, 255], truncated",
+    "StabilityVAEEncoder": "clipped to [0, 1], * 255, truncated",
+}
+
+
+def quantiser(encoder: str | None) -> str | None:
+    """The rounding rule of an encoder as recipes name it ("StabilityVAEEncoder(...)"); None if unknown."""
+    return None if encoder is None else _QUANTISERS.get(encoder.split("(")[0])
+
+
+def describe_stored(path: str | Path, source: StoredImages, total: int, seed: int) -> dict[str, Any]:
+    """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
+
+    `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart without
+    reading them; None for folders. ValueError: a recipe.json that is no JSON object.
+    """
+    path = Path(path)
+    stored = stored_recipe(path)
+    return {
+        "path": str(path),
+        "kind": "folder" if path.is_dir() else path.suffix.lower().lstrip(".") or "file",
+        "num_images": source.num_images,
+        "total": total,
+        "subset_seed": seed if source.num_images < total else None,
+        "size": list(source.image_size),
+        "content_sha256": None if path.is_dir() else content_sha256(path),
+        "seeds": stored.get("seeds"),
+        "recipe": stored.get("recipe"),
+        "recipe_hash": stored.get("recipe_hash"),
+    }
+
+
+def describe_statistics(statistics: Statistics) -> dict[str, Any]:
+    """Images of which only the statistics are there: the file, and what it says of its images."""
+    return {**statistics.images, "path": statistics.source, "kind": "statistics", "sha256": statistics.sha256}
+
+
+def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+    """Images that were scored as they were made and kept nowhere. seeds: consecutive."""
+    return {
+        "path": None,
+        "kind": "generated",
+        "num_images": len(seeds),
+        "total": len(seeds),
+        "subset_seed": None,
+        "size": list(size),
+        "seeds": f"{seeds[0]}-{seeds[-1]}",
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+    }
+
+
+def stored_recipe(path: Path) -> Mapping[str, Any]:
+    """Content of the recipe.json in a ZIP or folder of images; empty if there is none. ValueError if damaged."""
+    if path.suffix.lower() == ".npz":
+        return {}
+    with open_archive(path) as archive:
+        if RECIPE_NAME not in archive:
+            return {}
+        data = archive.read(RECIPE_NAME)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{RECIPE_NAME} in {path} is not JSON ({error}): mend or delete it") from error
+    if not isinstance(content, dict) or not isinstance(content.get("recipe", {}), dict):
+        raise ValueError(f"{RECIPE_NAME} in {path} is not a recipe: mend or delete it")
+    return content
+
+
+def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | None:
+    """Names of the images that StoredImages(path, ..., max_images, seed) gives, in order; None for an .npz."""
+    if path.suffix.lower() == ".npz":
+        return None
+    with open_archive(path) as archive:
+        return [archive.names[i] for i in select_subset(len(archive.names), max_images, seed)]
+
+
+def content_sha256(path: Path) -> str:
+    """Hash of the sorted names, sizes and checksums of a ZIP's images. ValueError if it is no ZIP."""
+    with open_zip(path) as file:
+        members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
+    digest = hashlib.sha256()
+    for name, checksum, size in members:
+        digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,286 @@
+"""Statistics of image sets on disk: mean and covariance per metric, in every format that is in use.
+
+Read:
+
+* `.npz` of this project: `mu`, `sigma` for "fid" (so that other tools find them), `<metric>.mu`, `<metric>.sigma` for
+  every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them;
+* `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid"; other arrays are left alone;
+* EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code.
+
+Written: the first and the last. A pickle names its arrays as numpy 1 did, so that numpy of any version reads it, and
+has no place for provenance.
+"""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dnnlib.download import fetch
+from dnnlib.util import atomic_path, sha256_of
+from images.zips import ZipWriter
+from metrics.moments import Moments
+from torch_utils import safe_pickle
+
+FORMAT = "edm2-guidance statistics 1"
+ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a statistics file holds.
+
+    moments: per metric. source, sha256: the file as asked for, and its hash. detectors: the identity of the detector
+    per metric; a metric is missing where the file does not say. images: what it says of the images, empty if nothing.
+    """
+
+    moments: Mapping[str, Moments]
+    source: str
+    sha256: str
+    detectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, metric: str, dim: int, num_images: int | None = None) -> Moments:
+        """The moments of one metric. ValueError if they are not there (naming those there are) or of another size."""
+        if metric not in self.moments:
+            known = ", ".join(self.moments)
+            raise ValueError(f"{self.source} has no statistics for {metric}, only for {known}: use --metrics={known}")
+        moments = self.moments[metric]
+        if moments.dim != dim:
+            raise ValueError(
+                f"{self.source}: {metric} has {moments.dim} features, its detector {dim}: "
+                "these statistics are of another detector"
+            )
+        if num_images is not None and moments.num_images != num_images:
+            raise ValueError(
+                f"{self.source} is made of {moments.num_images} images, not of {num_images}: leave out --num"
+            )
+        return moments
+
+
+def load_statistics(source: str | Path, *, offline: bool = False) -> dict[str, Moments]:
+    """Moments per metric of a statistics file, by path or URL. Errors as `open_statistics`."""
+    return dict(open_statistics(source, offline=offline).moments)
+
+
+def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
+    """Reads a statistics file of any known format, by path or URL; the format is told by the content.
+
+    OSError: no such file, or it cannot be fetched. ValueError: not statistics, or damaged: arrays missing, of wrong
+    shapes, not floating point, not finite, not symmetric, or with negative variances.
+    """
+    path = fetch(source, offline=offline)
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    provenance: object = {}
+    if magic[:2] == b"PK":
+        moments, provenance = _read_npz(path, str(source))
+    elif magic[:1] == b"\x80":
+        moments = _read_pickle(path, str(source))
+    else:
+        raise ValueError(f"{source} is neither .npz nor EDM2 .pkl statistics")
+    return Statistics(
+        moments=moments,
+        source=str(source),
+        sha256=sha256_of(path),
+        detectors=_object(provenance, "detectors", source),
+        images=_object(provenance, "images", source),
+    )
+
+
+def _object(provenance: object, key: str, source: str | Path) -> dict[str, Any]:
+    """A JSON object inside the provenance; empty if it is not there."""
+    part = provenance.get(key, {}) if isinstance(provenance, dict) else None
+    if not isinstance(part, dict):
+        raise ValueError(f"{source}: its provenance is not what this program writes; make the file again")
+    return part
+
+
+def holds_statistics(path: str | Path) -> bool:
+    """Whether a local file is statistics rather than images: a pickle, or an .npz with `sigma` and without `arr_0`."""
+    path = Path(path)
+    if path.suffix.lower() == ".pkl":
+        return True
+    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        names = set(file.namelist())
+    return any(name.endswith("sigma.npy") for name in names) and "arr_0.npy" not in names
+
+
+def save_statistics(
+    path: str | Path,
+    moments: Mapping[str, Moments],
+    *,
+    detectors: Mapping[str, Mapping[str, Any]] | None = None,
+    images: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes moments of one set of images: EDM2's pickle if the name ends in .pkl, else .npz (must end so).
+
+    The bytes depend on the arguments alone. detectors: `Detector.identity` per metric; images: anything JSON that
+    says what the images were. ValueError: another suffix, no metric, or moments of different numbers of images.
+    """
+    suffix = check_name(path)
+    counts = {each.num_images for each in moments.values()}
+    if len(counts) != 1 or None in counts:
+        raise ValueError("statistics need at least one metric, all of the same known number of images")
+    num_images = next(count for count in counts if count is not None)
+    with atomic_path(path) as temporary:
+        if suffix == ".pkl":
+            with open(temporary, "wb") as file:
+                _write_pickle(file, moments, num_images)
+        else:
+            provenance = {
+                "format": FORMAT,
+                "detectors": {name: dict(identity) for name, identity in (detectors or {}).items()},
+                "images": dict(images or {}),
+            }
+            _write_npz(temporary, moments, num_images, provenance)
+
+
+def check_name(path: str | Path) -> str:
+    """The suffix, ".npz" or ".pkl", that says in which format statistics are written. ValueError for another."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".npz", ".pkl"):
+        raise ValueError(f"{path}: statistics are written as .npz or, for EDM2, as .pkl; choose such a name")
+    return suffix
+
+
+def _read_npz(path: Path, source: str) -> tuple[dict[str, Moments], object]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            pairs = _npz_pairs(file.files)
+            if not pairs:
+                raise ValueError(_no_statistics(file.files))
+            num_images = int(file["num_images"]) if "num_images" in file.files else None
+            provenance = json.loads(str(file["provenance"])) if "provenance" in file.files else {}
+            arrays = {metric: (file[mu], file[sigma]) for metric, (mu, sigma) in pairs.items()}
+    except _DAMAGE as error:
+        raise ValueError(f"{source} cannot be read as statistics: {error}") from error
+    return {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}, provenance
+
+
+def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
+    """Metric -> names of its two arrays. Spatial FID (`mu_s`, `sigma_s`) is not a metric here."""
+    pairs = {"fid": ("mu", "sigma")} if "mu" in names and "sigma" in names else {}
+    for name in names:
+        metric = name.removesuffix(".mu")
+        if metric != name and f"{metric}.sigma" in names:
+            pairs[metric] = (name, f"{metric}.sigma")
+    return pairs
+
+
+def _no_statistics(names: list[str]) -> str:
+    if any(name.lower().endswith((".png", ".jpg", ".jpeg", "dataset.json")) for name in names) or "arr_0" in names:
+        return "it holds images; make statistics of them with: calculate_metrics.py ref --data=... --dest=..."
+    return f"it has no mu and sigma, only {', '.join(names[:5]) or 'nothing'}"
+
+
+def _read_pickle(path: Path, source: str) -> dict[str, Moments]:
+    content = safe_pickle.load(path)
+    entries = content if isinstance(content, dict) else {}
+    pairs = {
+        metric: (entry["mu"], entry["sigma"])
+        for metric, entry in entries.items()
+        if isinstance(entry, dict) and {"mu", "sigma"} <= entry.keys()
+    }
+    if not pairs:
+        raise ValueError(f"{source} is a pickle, but not of statistics: expected metrics with 'mu' and 'sigma'")
+    count = entries.get("num_images")
+    num_images = None if count is None else int(count)
+    return {str(m): _checked(str(m), mu, sigma, num_images, source) for m, (mu, sigma) in pairs.items()}
+
+
+def _checked(metric: str, mu: object, sigma: object, num_images: int | None, source: str) -> Moments:
+    """Arrays of a file as Moments. ValueError naming file and metric for anything that cannot be statistics."""
+    where = f"{source}: {metric}"
+    if not isinstance(mu, np.ndarray) or not isinstance(sigma, np.ndarray):
+        raise ValueError(f"{where}: mu and sigma are not arrays")
+    if mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        raise ValueError(f"{where}: mu is {mu.dtype} and sigma {sigma.dtype}, expected floating point")
+    if mu.ndim != 1 or mu.size < 1 or sigma.shape != (mu.size, mu.size):
+        raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
+    mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError(f"{where}: mu or sigma holds NaN or infinity; the file is damaged")
+    if np.abs(cov - cov.T).max() > ASYMMETRY_TOLERANCE * np.abs(cov).max():
+        raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
+    if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * np.abs(cov).max():
+        raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
+    if num_images is not None and num_images < 2:
+        raise ValueError(f"{where}: statistics of {num_images} image(s)")
+    return Moments(torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2), num_images)
+
+
+def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, provenance: Mapping[str, Any]) -> None:
+    arrays: dict[str, NDArray[Any]] = {
+        "num_images": np.array(num_images, dtype=np.int64),
+        "provenance": np.array(json.dumps(provenance, sort_keys=True)),
+    }
+    for metric, each in moments.items():
+        prefix = "" if metric == "fid" else f"{metric}."
+        arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"] = each.mean.numpy(), each.cov.numpy()
+    with ZipWriter(path) as writer:  # unlike numpy.savez, does not stamp the time on every array
+        for name, array in arrays.items():
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, array, allow_pickle=False)
+            writer.add(f"{name}.npy", stream.getvalue())
+
+
+def _write_pickle(file: BinaryIO, moments: Mapping[str, Moments], num_images: int) -> None:
+    """EDM2's layout, opcode by opcode: what numpy 2 itself would write, numpy before 1.26 could not read."""
+    file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_DICT + pickle.MARK)
+    for metric, each in moments.items():
+        file.write(_text(metric) + pickle.EMPTY_DICT + pickle.MARK)
+        file.write(_text("mu") + _array(each.mean.numpy()))
+        file.write(_text("sigma") + _array(each.cov.numpy()))
+        file.write(pickle.SETITEMS)
+    file.write(_text("num_images") + _integer(num_images) + pickle.SETITEMS + pickle.STOP)
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+
+
+def _integer(value: int) -> bytes:
+    return pickle.BININT + struct.pack("<i", value)
+
+
+def _name(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _array(array: NDArray[np.float64]) -> bytes:
+    """A little-endian float64 array of one or two dimensions, as numpy's own pickles have them."""
+    data = np.ascontiguousarray(array, dtype="<f8").tobytes()
+    empty_shape = _integer(0) + pickle.TUPLE1
+    type_code = pickle.SHORT_BINBYTES + b"\x01b"
+    made = _name("numpy.core.multiarray", "_reconstruct") + _name("numpy", "ndarray") + empty_shape + type_code
+    made += pickle.TUPLE3 + pickle.REDUCE
+    dtype = _name("numpy", "dtype") + _text("f8") + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3 + pickle.REDUCE
+    dtype_state = _integer(3) + _text("<") + pickle.NONE * 3 + _integer(-1) + _integer(-1) + _integer(0)
+    dtype += pickle.MARK + dtype_state + pickle.TUPLE + pickle.BUILD
+    shape = b"".join(_integer(size) for size in array.shape) + (pickle.TUPLE1, pickle.TUPLE2)[array.ndim - 1]
+    content = pickle.BINBYTES + struct.pack("<I", len(data)) + data
+    return made + pickle.MARK + _integer(1) + shape + dtype + pickle.NEWFALSE + content + pickle.TUPLE + pickle.BUILD

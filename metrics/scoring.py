@@ -1,0 +1,176 @@
+"""From reference statistics and the moments of images to results: values, names, warnings, ledger records."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metrics import ledger
+from metrics.detectors import find_spec
+from metrics.frechet import FactoredMoments, factorize, frechet_distance
+from metrics.moments import Moments
+from metrics.provenance import quantiser
+from metrics.reference import Statistics, open_statistics
+
+STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
+SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
+IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Reference statistics that were found fit for the metrics asked for, with their covariances factored."""
+
+    statistics: Statistics
+    factored: Mapping[str, FactoredMoments]
+
+    def dim(self, metric: str) -> int:
+        """Number of features of a metric."""
+        return self.statistics.moments[metric].dim
+
+
+def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool = False) -> Reference:
+    """Opens reference statistics and does everything with them that can fail, before any image is made or read.
+
+    The distance of each metric's statistics to themselves is computed: it runs the code that the score will need,
+    and is zero for sound statistics. Errors as `open_statistics` and `factorize`, and ValueError for a metric that
+    is missing or of other dimensions than its detector.
+    """
+    statistics = open_statistics(source, offline=offline)
+    factored = {}
+    for metric in metrics:
+        moments = statistics.of(metric, find_spec(metric).feature_dim)
+        try:
+            factored[metric] = factorize(moments)
+        except ValueError as error:
+            raise ValueError(f"{source}: {metric}: {error}") from error
+        distance = frechet_distance(factored[metric], factored[metric])
+        if not distance <= SELF_DISTANCE_TOLERANCE * (1 + factored[metric].trace):
+            raise ValueError(
+                f"{source}: {metric} is at distance {distance:.3g} from itself: damaged, or a faulty LAPACK"
+            )
+    return Reference(statistics, factored)
+
+
+def result_name(metric: str, num_images: int | None) -> str:
+    """The metric's name, with the number of images unless it is the 50,000 of published scores: fid@5000."""
+    if num_images == STANDARD_NUM_IMAGES:
+        return metric
+    return f"{metric}@{'unknown' if num_images is None else num_images}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One result. name: as `result_name`. flags: what to mind when comparing it, a sentence each."""
+
+    metric: str
+    value: float
+    num_images: int | None
+    name: str
+    flags: tuple[str, ...]
+
+
+def score(
+    reference: Reference,
+    moments: Mapping[str, Moments],
+    detectors: Mapping[str, Mapping[str, Any]],
+    images: Mapping[str, Any],
+) -> list[Score]:
+    """Distances of a set of images to the reference, one per metric of `moments`.
+
+    detectors: identity per metric of the detector that made `moments`, missing where unknown. images: what is known
+    of the images (`describe_images`). RuntimeError if a distance is not a finite number.
+    """
+    scores = []
+    size_flags = _size_flags(images, reference.statistics.images)
+    for metric, each in moments.items():
+        value = frechet_distance(each, reference.factored[metric])
+        if not math.isfinite(value):
+            raise RuntimeError(f"{metric} came out as {value}")
+        flags = [
+            *_count_flags(metric, each, "images"),
+            *_count_flags(metric, reference.statistics.moments[metric], "reference images"),
+            *_detector_flags(metric, detectors.get(metric), reference.statistics.detectors.get(metric)),
+            *size_flags,
+        ]
+        scores.append(Score(metric, value, each.num_images, result_name(metric, each.num_images), tuple(flags)))
+    return scores
+
+
+def _count_flags(metric: str, moments: Moments, what: str) -> list[str]:
+    if moments.num_images is None or moments.num_images > moments.dim:
+        return []
+    return [
+        f"{moments.num_images} {what} for the {moments.dim} features of {metric}: the covariance is singular and the "
+        "value far too high; compare it only with values at the same number"
+    ]
+
+
+def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> list[str]:
+    if used is None:
+        return [f"it is not known which detector made the {metric} statistics of the images"]
+    if reference is not None:
+        return [
+            f"the detector's {key} is {used.get(key)} for the images, {reference.get(key)} for the reference"
+            for key in IDENTITY_KEYS
+            if used.get(key) != reference.get(key)
+        ]
+    if not used.get("published", False):
+        return ["the detector's weights are not the published ones, and the reference does not name its own"]
+    if used.get("resize") != find_spec(metric).resizes[0]:
+        resize = used.get("resize")
+        return [f"images were resized by the variant {resize!r}, and the reference does not name its own"]
+    return []
+
+
+def _size_flags(images: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    ours, theirs = images.get("size"), reference.get("size")
+    if ours is None or theirs is None or list(ours) == list(theirs):
+        return []
+    return [f"the images are {ours[1]}x{ours[0]}, those of the reference {theirs[1]}x{theirs[0]}"]
+
+
+def ledger_record(
+    score: Score,
+    reference: Reference,
+    detector: Mapping[str, Any] | None,
+    images: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    *,
+    batch: int | None = None,
+    note: str | None = None,
+) -> dict[str, Any]:
+    """The ledger line of a score: the value and everything needed to repeat it and to see what compares with it.
+
+    images: as `metrics.provenance` describes them. environment: as `ledger.environment`. batch: images at a time.
+    note: the user's own words for the row.
+    """
+    recipe = images.get("recipe") or {}
+    metric, theirs = score.metric, reference.statistics
+    return {
+        "schema": ledger.SCHEMA,
+        "time": ledger.now(),
+        "name": score.name,
+        "metric": metric,
+        "value": score.value,
+        "num_images": score.num_images,
+        "flags": list(score.flags),
+        "note": note,
+        "reference": {
+            "source": theirs.source,
+            "sha256": theirs.sha256,
+            "num_images": theirs.moments[metric].num_images,
+            "detector": dict(theirs.detectors[metric]) if metric in theirs.detectors else None,
+            "images": dict(theirs.images) or None,
+        },
+        "detector": None if detector is None else dict(detector),
+        "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
+        "recipe": images.get("recipe"),
+        "recipe_hash": images.get("recipe_hash"),
+        "labels": recipe.get("labels"),
+        "encoder": recipe.get("encoder"),
+        "quantiser": quantiser(recipe.get("encoder")),
+        "run": {"batch": batch},
+        **environment,
+    }
