@@ -12,7 +12,7 @@ from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
 from sampling.heun import Churn, heun
-from training.encoders import StabilityVAEEncoder
+from training.encoders import Encoder, StabilityVAEEncoder
 from training.network_io import NetworkFile, load_network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -109,7 +109,10 @@ def open_recipe(
     guides = tuple(opened(spec.net.source) for spec in recipe.guides)
     for guide in guides:
         check_guide(main, guide)
-    main.encoder.init(target)
+    if isinstance(main.encoder, Encoder):
+        main.encoder.init(target, offline=offline)
+    else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
+        main.encoder.init(target)
     recipe = replace(
         recipe,
         net=NetworkRef(main.source, main.sha256),

@@ -1,0 +1,76 @@
+"""Every command in the documentation parses, and those that need no download run."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", "pretrained/README.md"]
+NEEDS_MORE = ("edm2-", "https://", "downloads/", "datasets/", "torchrun", "train_")  # downloads, data or hours
+
+
+def commands(document):
+    text = (ROOT / document).read_text()
+    for fence in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for line in fence.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield shlex.split(line, comments=True)
+
+
+ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
+RUNNABLE = [
+    words for document, words in ALL if words[0] == "python" and not any(m in " ".join(words) for m in NEEDS_MORE)
+]
+
+
+def contexts(command, args):
+    """Parse like the command line does, down to the subcommand; raises click's errors."""
+    context = command.make_context(command.name, list(args))
+    rest = [*getattr(context, "_protected_args", ()), *context.args]
+    if isinstance(command, click.Group) and rest:
+        _, subcommand, rest = command.resolve_command(context, rest)
+        contexts(subcommand, rest)
+
+
+@pytest.mark.parametrize(("document", "words"), ALL, ids=[" ".join(words)[:60] for _, words in ALL])
+def test_commands_parse(document, words):
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        assert words[1] in targets
+        return
+    if words[0] == "torchrun":
+        words = ["python", *words[next(i for i, word in enumerate(words) if word.endswith(".py")) :]]
+    assert words[0] == "python", f"{document}: {words}"
+    if words[1] == "-m":
+        assert importlib.util.find_spec(words[2]) is not None
+        return
+    module = importlib.import_module(words[1].removesuffix(".py"))
+    contexts(module.main, words[2:])
+
+
+def test_offline_commands_run(tmp_path):
+    """In order, in one folder, as a reader would; only the image counts are cut."""
+    (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "DNNLIB_CACHE_DIR": str(tmp_path / "cache")}
+    assert len(RUNNABLE) >= 10
+    for words in RUNNABLE:
+        small = [re.sub(r"^(--num(?:_images)?)=\d+$", r"\1=24", word) for word in words[2:]]
+        done = subprocess.run(
+            [sys.executable, str(ROOT / words[1]), *small],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+    made = {str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.*")}
+    assert {"out/weights.png", "out/classes.png", "out/interval.zip", "out/my-refs.npz", "out/main.safetensors"} <= made
+    assert len(list((tmp_path / "out" / "digits").glob("*.png"))) == 16
