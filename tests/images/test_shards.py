@@ -298,6 +298,18 @@ def test_a_network_file_may_be_called_otherwise(tmp_path: Path, undisturbed: byt
         folder_at(path, seeds=(0,), recipe={**RECIPE, "net": {}}).finished()
 
 
+def test_of_two_runs_that_start_together_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.zip"
+    folder_at(path).open()
+    plan = (tmp_path / "out.zip.shards" / "plan.json").read_bytes()
+    late = folder_at(path, recipe_hash="beef")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as if both had looked before either wrote
+    with pytest.raises(ValueError, match="recipe_hash: c0ffee"):
+        late.open()
+    monkeypatch.undo()
+    assert (tmp_path / "out.zip.shards" / "plan.json").read_bytes() == plan
+
+
 def test_long_values_that_differ_look_different() -> None:
     a, b = {"seeds": "0," * 100}, {"seeds": "0," * 100 + "1"}
     (line,) = shards.differences(a, b)
