@@ -110,9 +110,10 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
 def ref(data: str, dest: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
     """Write reference statistics of a set of images."""
     from metrics import evaluation, reference
+    from torch_utils.distributed import require_one_process
 
     with bad_input():
-        refuse_several_workers()
+        require_one_process("calculate_metrics.py")
         reference.check_name(dest)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(metrics, params)
@@ -167,17 +168,11 @@ def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:
     """The reference, checked, once it is clear that the result can be written down."""
     from metrics import ledger
     from metrics.scoring import open_reference
+    from torch_utils.distributed import require_one_process
 
-    refuse_several_workers()
+    require_one_process("calculate_metrics.py")
     ledger.prepare(params["ledger"])
     return open_reference(ref, metrics, offline=params["offline"])
-
-
-def refuse_several_workers() -> None:
-    from torch_utils.distributed import world_size
-
-    if world_size() > 1:
-        raise ValueError("calculate_metrics.py runs as one process for now; start it without torchrun or srun")
 
 
 def open_detectors(metrics: Sequence[str], params: dict[str, Any]) -> list[Any]:

@@ -65,10 +65,12 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     from images.provenance import claim_folder
     from images.sinks import PNGFolder
     from sampling.generation import open_recipe
+    from torch_utils.distributed import require_one_process
 
     run = run_options_from(params)
     sink = PNGFolder(Path(params["outdir"]), subdirs=params["subdirs"])
     with bad_input():
+        require_one_process("generate_images.py")
         seeds = seeds_to_make(sink, params)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         claim_folder(params["outdir"], generation.recipe, replace=params["overwrite"])
@@ -102,9 +104,11 @@ def draw_grid(params: dict[str, Any]) -> None:
     from images.grid import compose_grid
     from sampling.generation import opener
     from sampling.method_grid import block, sample_cells
+    from torch_utils.distributed import require_one_process
 
     run = run_options_from(params)
     with bad_input():
+        require_one_process("generate_images.py")
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(recipe) for recipe in line] for line in recipes]

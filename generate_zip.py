@@ -58,12 +58,11 @@ def main(**params: Any) -> None:
     seeds = params["seeds"] or list(range(params["seed"], params["seed"] + params["num_images"]))
     from images.shards import ShardFolder, ShardPlan
     from sampling.generation import open_recipe
-    from torch_utils.distributed import world_size
+    from torch_utils.distributed import require_one_process
 
     run = run_options_from(params)
     with bad_input():
-        if world_size() > 1:
-            raise ValueError("generate_zip.py runs as one process for now; start it without torchrun or srun")
+        require_one_process("generate_zip.py")
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])

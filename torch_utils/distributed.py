@@ -72,6 +72,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def require_one_process(program: str) -> None:
+    """Raise ValueError if this process is one of several workers, which would all do the same work."""
+    if world_size() > 1:
+        raise ValueError(f"{program} runs as one process for now: start it without torchrun or srun")
+
+
 def init(device: torch.device) -> None:
     """Open the process group of the job, if there is more than one worker: NCCL on CUDA, gloo otherwise.
 
