@@ -106,22 +106,3 @@ class PNGFolder:
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(png_bytes(pixels))
-
-
-class PictureList:
-    """A sink that keeps every image as a PIL picture, in order: for grids of few images."""
-
-    def __init__(self) -> None:
-        self.pictures: list[Image.Image] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def write(self, batch: "ImageBatch") -> None:
-        """Append the images of a batch."""
-        self.pictures += [Image.fromarray(pixels) for pixels in pixels_of(batch)]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from images.batch import ImageBatch
-from images.sinks import PictureList, PNGFolder, png_bytes
+from images.sinks import PNGFolder, png_bytes
 from images.sources import StoredImages
 
 
@@ -124,11 +124,3 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         gate.release(4)
     assert max(waiting) <= 4
     assert len(list(tmp_path.glob("*.png"))) == 40
-
-
-def test_picture_list_keeps_the_order() -> None:
-    with PictureList() as sink:
-        sink.write(batch(3, 1))
-        sink.write(batch(2))
-    arrays = np.stack([np.array(picture) for picture in sink.pictures])
-    assert np.array_equal(arrays.transpose(0, 3, 1, 2), batch(3, 1, 2).images.numpy())
