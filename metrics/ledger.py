@@ -6,11 +6,10 @@ import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import PIL
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = 1
 
@@ -76,8 +75,12 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def environment(device: torch.device | str = "cpu") -> dict[str, dict[str, Any]]:
-    """What may move the last digits: time, software versions, hardware and numerical settings."""
+def environment(device: "torch.device | str" = "cpu") -> dict[str, dict[str, Any]]:
+    """What may move the last digits: software versions, hardware and numerical settings."""
+    import numpy as np  # here, because reading a ledger needs none of them
+    import PIL
+    import torch
+
     device = torch.device(device)
     is_cuda = device.type == "cuda"
     software = {
@@ -129,7 +132,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
         f"{record['value']:.4f}",
         _file_name(images.get("path")),
         str(record.get("note") or describe_recipe(record.get("recipe"))),
-        str(record.get("labels") or "-"),
+        "-" if record.get("labels") is None else str(record["labels"]),
         _file_name(reference.get("source")),
         str(record.get("time", "-")),
         "!" if record.get("flags") else "",

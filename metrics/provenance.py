@@ -27,8 +27,8 @@ def quantiser(encoder: str | None) -> str | None:
 def describe_stored(path: str | Path, source: StoredImages, total: int, seed: int) -> dict[str, Any]:
     """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
 
-    `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart without
-    reading them; None for folders. ValueError: a recipe.json that is no JSON object.
+    `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart
+    without reading them; None for folders. ValueError: a recipe.json that is no JSON object.
     """
     path = Path(path)
     stored = stored_recipe(path)

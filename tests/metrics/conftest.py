@@ -1,11 +1,14 @@
 """What several metric tests share: golden weights drawn by their published recipe, tiny image sets."""
 
+import io
 import json
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -64,3 +67,27 @@ def inception_golden() -> Golden:
 @pytest.fixture(scope="session")
 def dinov2_golden() -> Golden:
     return golden_state("dinov2")
+
+
+@pytest.fixture
+def make_digit_zip(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a ZIP of the first `count` test digits with labels; extra members replace or join its own."""
+
+    def make(count: int = 200, name: str = "digits.zip", extra: dict[str, bytes] | None = None) -> Path:
+        with np.load(DATA / "mnist16-200.npz") as file:
+            pixels, labels = file["arr_0"][:count], file["arr_1"][:count]
+        members = {f"{i:06d}.png": png_bytes(image) for i, image in enumerate(pixels)}
+        listed = [[key, int(label)] for key, label in zip(members, labels, strict=True)]
+        members["dataset.json"] = json.dumps({"labels": listed}).encode()
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for key, data in {**members, **(extra or {})}.items():
+                file.writestr(key, data)
+        return tmp_path / name
+
+    return make
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,159 @@
+"""The ledger: appended whole, read back, printed as a table that says what its rows mix."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics import ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "time": "2026-01-02T03:04:05+00:00",
+        "name": "fid",
+        "metric": "fid",
+        "value": 1.98766,
+        "images": {"path": "runs/a.zip"},
+        "labels": "random",
+        "detector": {"weights_sha256": "67268250aa", "resize": "tf1-bilinear-299"},
+        "reference": {"source": "https://host/refs/img512.pkl", "sha256": "0123456789"},
+        "flags": [],
+        **changes,
+    }
+
+
+def test_append_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "ledger.jsonl"
+    ledger.append(path, record())
+    ledger.append(path, record(value=2, note="größer\nzwei"))
+    assert ledger.read(path) == [record(), record(value=2, note="größer\nzwei")]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_torn_line_does_not_swallow_the_next_record(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"schema": 1, "metr')
+    ledger.append(path, record())
+    assert json.loads(path.read_text().splitlines()[1]) == record()
+    with pytest.raises(ValueError, match="line 1, is not JSON"):
+        ledger.read(path)
+
+
+def test_processes_may_share_a_ledger(tmp_path: Path) -> None:
+    """Three writers of 1000 records of 3 kB: every line is whole and none is lost."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from metrics import ledger\n"
+        "for i in range(1000):\n"
+        "    ledger.append(sys.argv[2], {'schema': 1, 'metric': sys.argv[3], 'value': i, 'pad': 'x' * 3000})\n"
+    )
+    path = tmp_path / "ledger.jsonl"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(path), name], cwd=tmp_path) for name in "abc"
+    ]
+    assert [writer.wait(timeout=120) for writer in writers] == [0] * 3
+    records = ledger.read(path)
+    for name in "abc":
+        assert [each["value"] for each in records if each["metric"] == name] == list(range(1000))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"bytes"])
+def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="plain finite JSON"):
+        ledger.append(tmp_path / "ledger.jsonl", record(value=value))
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json}", "line 2, is not JSON"),
+        ("[1, 2]", "line 2, is not a result"),
+        ('{"schema": 1}', "line 2, is not a result"),
+        (json.dumps(record(schema=99)), "schema 99, this version reads 1"),
+    ],
+)
+def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f"{json.dumps(record())}\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        ledger.read(path)
+
+
+def test_missing_ledger_and_unwritable_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ledger.read(tmp_path / "none.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        ledger.prepare(tmp_path / "file" / "ledger.jsonl")
+    ledger.prepare(tmp_path / "x" / "ledger.jsonl")
+    assert ledger.read(tmp_path / "x" / "ledger.jsonl") == []
+
+
+def test_table_is_aligned() -> None:
+    lines = ledger.format_table(
+        [record(), record(name="fid@5000", value=123.4, images={"path": "/a/very/long-name.npz"}, labels=0)]
+    ).splitlines()
+    assert lines[0].split() == ["metric", "value", "images", "method", "labels", "reference", "time"]
+    assert lines[1].split() == ["fid", "1.9877", "a.zip", "-", "random", "img512.pkl", "2026-01-02T03:04:05+00:00"]
+    assert "123.4000  long-name.npz  -       0       img512.pkl" in lines[2], "class 0 is a class"
+    assert lines[1].index("a.zip") == lines[2].index("long-name.npz") == lines[0].index("images")
+    assert len(lines) == 3
+
+
+def test_table_describes_the_method_or_takes_the_users_words() -> None:
+    recipe = {
+        "net": {"source": "edm2-img512-s.pkl"},
+        "guides": [
+            {"net": {"source": "xs-uncond.pkl"}, "weight": 1.4, "steps": [17, 22]},
+            {"net": {"source": "weak"}, "weight": 2.0, "steps": None},
+            {"net": {"source": "off"}, "weight": 3, "steps": []},
+        ],
+    }
+    words = "edm2-img512-s + xs-uncond w=1.4 steps 17-22 + weak w=2 + off w=3 never"
+    assert ledger.describe_recipe(recipe) == words
+    assert ledger.describe_recipe(None) == "-"
+    assert words in ledger.format_table([record(recipe=recipe)])
+    assert "unguided" in ledger.format_table([record(recipe=recipe, note="unguided")])
+
+
+def test_table_says_what_its_rows_mix() -> None:
+    same = [record(), record(value=2)]
+    assert ledger.mixtures(same) == []
+    other = record(
+        labels="balanced",
+        detector={"weights_sha256": "ffffffffff", "resize": "tf1-bilinear-299"},
+        reference={"source": "x", "sha256": "99999999"},
+    )
+    assert ledger.mixtures([*same, other]) == [
+        "fid: the rows mix references (01234567, 99999999)",
+        "fid: the rows mix detector weights (67268250, ffffffff)",
+        "fid: the rows mix label rules (balanced, random)",
+    ]
+    assert ledger.mixtures([*same, {**other, "name": "fid@5000"}]) == [], "another count is another name"
+    assert "! fid: the rows mix label rules (balanced, random)" in ledger.format_table([*same, other])
+
+
+def test_table_shows_flags() -> None:
+    text = ledger.format_table([record(), record(flags=["few images"])])
+    assert text.splitlines()[2].endswith("!")
+    assert not text.splitlines()[1].endswith("!")
+    assert "! row 2: few images" in text
+    assert ledger.format_table([]) == ""
+
+
+def test_environment_names_versions_and_hardware() -> None:
+    import torch
+
+    found = ledger.environment("cpu")
+    assert found["software"]["torch"] == torch.__version__
+    assert found["hardware"]["device"] == "cpu"
+    assert found["hardware"]["threads"] == torch.get_num_threads()
+    json.dumps(found)

@@ -1,0 +1,277 @@
+"""Statistics files: every format that is read, the two that are written, and damaged ones."""
+
+import io
+import json
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.moments import Moments, RunningMoments
+from metrics.reference import holds_statistics, load_statistics, open_statistics, save_statistics
+
+IDENTITY = {"metric": "fid", "weights_sha256": "ab", "resize": "torch"}
+
+
+def moments(dim: int = 5, count: int = 30, seed: int = 0) -> Moments:
+    running = RunningMoments(dim)
+    running.append(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)))
+    return running.moments()
+
+
+def arrays(dim: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
+    each = moments(dim, seed=seed)
+    return {"mu": each.mean.numpy(), "sigma": each.cov.numpy()}
+
+
+def assert_equal(a: Moments, b: Moments) -> None:
+    assert torch.equal(a.mean, b.mean)
+    assert torch.equal(a.cov, b.cov)
+    assert a.num_images == b.num_images
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_round_trip_keeps_every_bit(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"stats{suffix}"
+    stored = {"fid": moments(), "fd_mnist": moments(3, seed=1)}
+    save_statistics(path, stored, detectors={"fid": IDENTITY}, images={"size": [16, 16]})
+    loaded = open_statistics(path)
+    assert list(loaded.moments) == ["fid", "fd_mnist"]
+    for metric, each in stored.items():
+        assert_equal(loaded.moments[metric], each)
+        assert_equal(load_statistics(path)[metric], each)
+    assert loaded.source == str(path)
+    assert len(loaded.sha256) == 64
+    if suffix == ".npz":
+        assert loaded.detectors == {"fid": IDENTITY}
+        assert loaded.images == {"size": [16, 16]}
+    else:
+        assert loaded.detectors == loaded.images == {}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_bytes_depend_on_content_alone(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_statistics(tmp_path / f"a{suffix}", {"fid": moments()}, images={"b": 1, "a": 2})
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    save_statistics(tmp_path / f"b{suffix}", {"fid": moments()}, images={"a": 2, "b": 1})
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_own_npz_serves_tools_that_look_for_mu_and_sigma(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "s.npz", {"fid": moments(), "fd_dinov2": moments(4)})
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
+        assert np.array_equal(file["mu"], arrays()["mu"])
+        assert np.array_equal(file["sigma"], arrays()["sigma"])
+        assert file["fd_dinov2.mu"].shape == (4,)
+        assert int(file["num_images"]) == 30
+
+
+def test_pickle_is_edm2s_and_any_numpy_reads_it(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "s.pkl", {"fid": moments(), "fd_dinov2": moments(4)})
+    data = (tmp_path / "s.pkl").read_bytes()
+    content = pickle.loads(data)
+    assert list(content) == ["fid", "fd_dinov2", "num_images"]
+    assert content["num_images"] == 30
+    for name in ("mu", "sigma"):
+        assert content["fid"][name].dtype == np.float64
+        assert np.array_equal(content["fid"][name], arrays()[name])
+        content["fid"][name] += 1  # arrays of their own, not views of the file
+    names = {arg for opcode, arg, _ in pickletools.genops(data) if opcode.name in ("GLOBAL", "STACK_GLOBAL")}
+    assert names == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
+
+
+def test_pickles_of_numpy_itself_are_read(tmp_path: Path) -> None:
+    """As EDM2 writes them: pickle.dump of a dict, in the highest protocol of the day or an older one."""
+    for protocol in (3, 4, 5):
+        path = tmp_path / f"{protocol}.pkl"
+        path.write_bytes(pickle.dumps({"fid": arrays(), "fd_dinov2": arrays(4), "num_images": 50000}, protocol))
+        loaded = load_statistics(path)
+        assert loaded["fid"].num_images == loaded["fd_dinov2"].num_images == 50000
+        assert np.array_equal(loaded["fid"].cov.numpy(), arrays()["sigma"])
+        assert loaded["fd_dinov2"].dim == 4
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},  # EDM, pytorch-fid, clean-fid
+        {"mu_s": np.zeros(7), "sigma_s": np.zeros((7, 7)), "arr_0": np.zeros((3, 8, 8, 3), dtype=np.uint8)},  # ADM
+    ],
+)
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_of_other_tools_hold_fid(extra: dict[str, np.ndarray], save: Callable[..., None], tmp_path: Path) -> None:
+    save(tmp_path / "ref.npz", **arrays(), **extra)
+    loaded = load_statistics(tmp_path / "ref.npz")
+    assert list(loaded) == ["fid"]
+    assert np.array_equal(loaded["fid"].mean.numpy(), arrays()["mu"])
+    assert loaded["fid"].num_images is None, "arr_0 of guided-diffusion holds only some of the images"
+
+
+def test_float32_statistics_are_widened_and_made_symmetric(tmp_path: Path) -> None:
+    sigma = arrays()["sigma"].astype(np.float32)
+    sigma[0, 1] *= 1 + 1e-7
+    np.savez(tmp_path / "ref.npz", mu=arrays()["mu"].astype(np.float32), sigma=sigma)
+    cov = load_statistics(tmp_path / "ref.npz")["fid"].cov
+    assert cov.dtype == torch.float64
+    assert torch.equal(cov, cov.T)
+
+
+def test_urls_go_through_the_download_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dataset-refs").mkdir()
+    save_statistics(tmp_path / "dataset-refs" / "img512.pkl", {"fid": moments()})
+    monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
+    url = "https://nvlabs-fi-cdn.nvidia.com/edm2/dataset-refs/img512.pkl"
+    loaded = open_statistics(url, offline=True)
+    assert_equal(loaded.moments["fid"], moments())
+    assert loaded.source == url
+
+
+def test_asking_for_a_metric_that_is_not_there(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "s.npz", {"fd_dinov2": moments(), "fd_mnist": moments()})
+    statistics = open_statistics(tmp_path / "s.npz")
+    with pytest.raises(ValueError, match=r"no statistics for fid, only for fd_dinov2, fd_mnist"):
+        statistics.of("fid", 2048)
+    with pytest.raises(ValueError, match="fd_mnist has 5 features, its detector 64"):
+        statistics.of("fd_mnist", 64)
+    with pytest.raises(ValueError, match="made of 30 images, not of 40"):
+        statistics.of("fd_mnist", 5, 40)
+    assert statistics.of("fd_mnist", 5, 30).num_images == 30
+
+
+def changed(name: str, value: Any) -> dict[str, Any]:
+    return {**arrays(), name: value}
+
+
+def asymmetric() -> np.ndarray:
+    sigma = arrays()["sigma"].copy()
+    sigma[0, 1] += 0.1
+    return sigma
+
+
+DAMAGED = [
+    ("nan", changed("mu", np.full(5, np.nan)), "NaN or infinity"),
+    ("infinite", changed("sigma", np.full((5, 5), np.inf)), "NaN or infinity"),
+    ("asymmetric", changed("sigma", asymmetric()), "not symmetric"),
+    ("negative", changed("sigma", -np.eye(5)), "negative variances"),
+    ("shapes", changed("sigma", np.eye(4)), r"expected \[D\] and \[D, D\]"),
+    ("no mean", changed("mu", np.zeros((5, 1))), r"expected \[D\] and \[D, D\]"),
+    ("integers", changed("mu", np.zeros(5, dtype=np.int64)), "floating point"),
+    ("complex", changed("sigma", np.eye(5, dtype=np.complex128)), "floating point"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), [d[1:] for d in DAMAGED], ids=[d[0] for d in DAMAGED])
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_damaged_statistics_are_refused(suffix: str, content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / f"ref{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **content)
+    else:
+        path.write_bytes(pickle.dumps({"fid": content, "num_images": 100}, 4))
+    with pytest.raises(ValueError, match=message) as error:
+        open_statistics(path)
+    assert str(path) in str(error.value)
+    assert "fid" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("text.npz", b"<html>404</html>", "neither"),
+        ("empty.pkl", b"", "neither"),
+        ("short.npz", b"PK\x03\x04 and then nothing", "cannot be read as statistics"),
+        ("short.pkl", pickle.dumps({"fid": 1}, 4)[:-2], "pickle|byte"),
+        ("other.pkl", pickle.dumps({"ema": [1, 2]}, 4), "not of statistics"),
+        ("list.pkl", pickle.dumps([1, 2], 4), "not of statistics"),
+        ("values.pkl", pickle.dumps({"fid": {"mu": 1.0, "sigma": 2.0}}, 4), "not arrays"),
+    ],
+)
+def test_files_that_are_no_statistics(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        open_statistics(tmp_path / name)
+
+
+def test_images_instead_of_statistics(tmp_path: Path, make_digit_zip: Callable[..., Path]) -> None:
+    np.savez(tmp_path / "samples.npz", arr_0=np.zeros((2, 4, 4, 3), dtype=np.uint8))
+    for path in (make_digit_zip(3), tmp_path / "samples.npz"):
+        with pytest.raises(ValueError, match="it holds images; make statistics of them"):
+            open_statistics(path)
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(ValueError, match="no mu and sigma, only weights"):
+        open_statistics(tmp_path / "other.npz")
+
+
+def test_missing_file() -> None:
+    with pytest.raises(FileNotFoundError):
+        open_statistics("nowhere.npz")
+
+
+def test_damaged_array_inside_an_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", **arrays())
+    data = bytearray((tmp_path / "ref.npz").read_bytes())
+    position = data.index(b"sigma.npy") + 300
+    data[position] ^= 0xFF
+    (tmp_path / "ref.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read as statistics"):
+        open_statistics(tmp_path / "ref.npz")
+
+
+@pytest.mark.parametrize("provenance", ["[1]", '{"detectors": 3}', "no json"])
+def test_foreign_provenance_is_refused(provenance: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", **arrays(), provenance=np.array(provenance))
+    with pytest.raises(ValueError, match=r"provenance|cannot be read"):
+        open_statistics(tmp_path / "ref.npz")
+
+
+def test_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", mu=np.array([{"a": 1}], dtype=object), sigma=np.eye(1))
+    with pytest.raises(ValueError, match="cannot be read as statistics"):
+        open_statistics(tmp_path / "ref.npz")
+
+
+def test_pickles_run_no_code(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    hostile = b"cos\nsystem\n(Vtouch " + str(mark).encode() + b"\ntR."
+    (tmp_path / "ref.pkl").write_bytes(b"\x80\x02" + hostile)
+    with pytest.raises(ValueError, match=r"os\.system|posix"):
+        open_statistics(tmp_path / "ref.pkl")
+    assert not mark.exists()
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.npz or, for EDM2, as \.pkl"):
+        save_statistics(tmp_path / "stats.txt", {"fid": moments()})
+    with pytest.raises(ValueError, match="at least one metric"):
+        save_statistics(tmp_path / "stats.npz", {})
+    with pytest.raises(ValueError, match="same known number"):
+        save_statistics(tmp_path / "stats.npz", {"fid": moments(), "fd_mnist": moments(count=9)})
+    each = moments()
+    with pytest.raises(ValueError, match="same known number"):
+        save_statistics(tmp_path / "stats.npz", {"fid": Moments(each.mean, each.cov)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_statistics_and_images_are_told_apart(tmp_path: Path, make_digit_zip: Callable[..., Path]) -> None:
+    save_statistics(tmp_path / "a.npz", {"fd_mnist": moments()})
+    save_statistics(tmp_path / "b.pkl", {"fd_mnist": moments()})
+    np.savez(tmp_path / "c.npz", arr_0=np.zeros((2, 4, 4, 3), dtype=np.uint8))
+    np.savez(tmp_path / "d.npz", **arrays(), arr_0=np.zeros((2, 4, 4, 3), dtype=np.uint8))
+    (tmp_path / "e.npz").write_bytes(b"damaged")
+    assert holds_statistics(tmp_path / "a.npz")
+    assert holds_statistics(tmp_path / "b.pkl")
+    for path in (tmp_path / "c.npz", tmp_path / "d.npz", tmp_path / "e.npz", make_digit_zip(2), tmp_path):
+        assert not holds_statistics(path)
+
+
+def test_provenance_is_readable_without_this_program(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "s.npz", {"fid": moments()}, detectors={"fid": IDENTITY})
+    with zipfile.ZipFile(tmp_path / "s.npz") as file:
+        text = str(np.lib.format.read_array(io.BytesIO(file.read("provenance.npy"))))
+    assert json.loads(text)["detectors"] == {"fid": IDENTITY}

@@ -1,0 +1,213 @@
+"""Scores: reference checked beforehand, names with counts, warnings, and what a ledger record says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from images.recipe import GuideSpec, NetworkRef, Recipe
+from metrics import scoring
+from metrics.evaluation import measure, open_stored
+from metrics.frechet import frechet_distance
+from metrics.ledger import environment
+from metrics.moments import Moments, RunningMoments
+from metrics.provenance import content_sha256, describe_generated, describe_stored, image_names, quantiser
+from metrics.reference import save_statistics
+from metrics.scoring import open_reference, result_name, score
+
+MNIST = {"network": "DigitClassifier", "weights_sha256": "aa", "resize": "none", "dtype": "float32", "published": True}
+
+
+def moments(count: int = 200, dim: int = 64, seed: int = 0) -> Moments:
+    running = RunningMoments(dim)
+    running.append(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) * (1 + seed))
+    return running.moments()
+
+
+@pytest.fixture
+def reference_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ref.npz"
+    save_statistics(path, {"fd_mnist": moments()}, detectors={"fd_mnist": MNIST}, images={"size": [16, 16]})
+    return path
+
+
+def test_names_carry_the_count_unless_it_is_the_published_one() -> None:
+    assert result_name("fid", 50000) == "fid"
+    assert result_name("fid", 5000) == "fid@5000"
+    assert result_name("fd_dinov2", None) == "fd_dinov2@unknown"
+
+
+def test_score_is_the_distance(reference_file: Path) -> None:
+    reference = open_reference(reference_file, ["fd_mnist"])
+    ours = moments(count=150, seed=1)
+    (result,) = score(reference, {"fd_mnist": ours}, {"fd_mnist": MNIST}, {"size": [16, 16]})
+    assert result.value == frechet_distance(ours, moments())
+    assert (result.name, result.num_images, result.flags) == ("fd_mnist@150", 150, ())
+    assert reference.dim("fd_mnist") == 64
+
+
+def test_reference_is_refused_beforehand(tmp_path: Path, reference_file: Path) -> None:
+    with pytest.raises(ValueError, match="no statistics for fid, only for fd_mnist"):
+        open_reference(reference_file, ["fd_mnist", "fid"])
+    np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
+    with pytest.raises(ValueError, match="fid has 64 features, its detector 2048"):
+        open_reference(tmp_path / "small.npz", ["fid"])
+    sigma = np.eye(64)
+    sigma[0, 1] = sigma[1, 0] = 5  # symmetric, positive variances, but no covariance
+    np.savez(tmp_path / "bad.npz", **{"fd_mnist.mu": np.zeros(64), "fd_mnist.sigma": sigma})
+    with pytest.raises(ValueError, match=r"bad\.npz: fd_mnist: the covariance has a negative eigenvalue"):
+        open_reference(tmp_path / "bad.npz", ["fd_mnist"])
+
+
+def test_a_faulty_linear_algebra_is_noticed_beforehand(reference_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "frechet_distance", lambda a, b: 0.5)
+    with pytest.raises(ValueError, match=r"at distance 0\.5 from itself"):
+        open_reference(reference_file, ["fd_mnist"])
+
+
+@pytest.mark.parametrize(
+    ("used", "images", "count", "expected"),
+    [
+        (MNIST, {}, 65, []),
+        (MNIST, {}, 64, ["64 images for the 64 features of fd_mnist: the covariance is singular"]),
+        ({**MNIST, "weights_sha256": "bb"}, {}, 100, ["weights_sha256 is bb for the images, aa for the reference"]),
+        ({**MNIST, "resize": "pil"}, {}, 100, ["resize is pil for the images, none for the reference"]),
+        (None, {}, 100, ["not known which detector made the fd_mnist statistics"]),
+        (MNIST, {"size": [32, 48]}, 100, ["the images are 48x32, those of the reference 16x16"]),
+    ],
+)
+def test_comparisons_that_mix_things_are_flagged(
+    used: dict[str, Any] | None, images: dict[str, Any], count: int, expected: list[str], reference_file: Path
+) -> None:
+    reference = open_reference(reference_file, ["fd_mnist"])
+    identities = {} if used is None else {"fd_mnist": used}
+    (result,) = score(reference, {"fd_mnist": moments(count)}, identities, images)
+    assert len(result.flags) == len(expected)
+    for flag, words in zip(result.flags, expected, strict=True):
+        assert words in flag
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({}, None), ({"published": False}, "not the published ones"), ({"resize": "pil"}, "resized by the variant 'pil'")],
+)
+def test_a_reference_that_names_no_detector(changes: dict[str, Any], words: str | None, tmp_path: Path) -> None:
+    """As all published references: nothing to compare with, but what is unusual here is said."""
+    save_statistics(tmp_path / "ref.pkl", {"fd_mnist": moments()})
+    reference = open_reference(tmp_path / "ref.pkl", ["fd_mnist"])
+    (result,) = score(reference, {"fd_mnist": moments(100)}, {"fd_mnist": {**MNIST, **changes}}, {})
+    assert len(result.flags) == (words is not None)
+    assert words is None or words in result.flags[0]
+
+
+def test_reference_of_few_images_is_flagged(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "ref.npz", {"fd_mnist": moments(40)}, detectors={"fd_mnist": MNIST})
+    reference = open_reference(tmp_path / "ref.npz", ["fd_mnist"])
+    (result,) = score(reference, {"fd_mnist": moments(100)}, {"fd_mnist": MNIST}, {})
+    assert "40 reference images for the 64 features" in result.flags[0]
+
+
+def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[..., Path]) -> None:
+    recipe = Recipe(
+        net=NetworkRef("a.pkl", "1" * 64),
+        guides=(GuideSpec(NetworkRef("b.pkl", "2" * 64), 1.5),),
+        labels="balanced",
+        encoder="StandardRGBEncoder",
+    )
+    stored = {"format": 1, "recipe": recipe.to_json(), "recipe_hash": recipe.hash, "seeds": "0-19"}
+    path = make_digit_zip(20, extra={"recipe.json": json.dumps(stored).encode()})
+    images = open_stored(path, ["fd_mnist"], num=10, seed=3, batch=4)
+    reference = open_reference(reference_file, ["fd_mnist"])
+    (result,) = score(reference, {"fd_mnist": moments(100)}, {"fd_mnist": MNIST}, images.description)
+    made = scoring.ledger_record(result, reference, MNIST, images.description, environment(), batch=4, note="a test")
+    assert json.loads(json.dumps(made)) == made
+    assert (made["name"], made["metric"], made["value"]) == ("fd_mnist@100", "fd_mnist", result.value)
+    assert made["recipe"] == recipe.to_json()
+    assert made["recipe_hash"] == recipe.hash
+    assert made["labels"] == "balanced"
+    assert made["quantiser"] == "x * 127.5 + 128, clipped to [0, 255], truncated"
+    assert made["reference"]["num_images"] == 200
+    assert made["reference"]["detector"] == made["detector"] == MNIST
+    expected = {"path": str(path), "num_images": 10, "total": 20, "subset_seed": 3, "size": [16, 16], "seeds": "0-19"}
+    assert expected.items() <= made["images"].items()
+    assert made["schema"] == 1
+    assert made["note"] == "a test"
+    assert {"software", "hardware", "time", "run", "flags"} <= made.keys()
+
+
+def test_quantisers_follow_the_encoder() -> None:
+    assert quantiser("StabilityVAEEncoder(stabilityai/sd-vae-ft-mse)") == "clipped to [0, 1], * 255, truncated"
+    assert quantiser("SomethingElse") is None
+    assert quantiser(None) is None
+
+
+def test_generated_images_are_described_by_recipe_and_seeds() -> None:
+    recipe = Recipe(net=NetworkRef("a.pkl", "1" * 64))
+    described = describe_generated(recipe, range(5, 25), (16, 16))
+    assert described["seeds"] == "5-24"
+    assert described["num_images"] == 20
+    assert described["recipe_hash"] == recipe.hash
+
+
+def test_content_hash_tells_sets_apart_by_their_images_alone(make_digit_zip: Callable[..., Path]) -> None:
+    first = content_sha256(make_digit_zip(5, "a.zip"))
+    assert first == content_sha256(make_digit_zip(5, "b.zip", extra={"recipe.json": b"{}"}))
+    assert first != content_sha256(make_digit_zip(6, "c.zip"))
+
+
+def test_stored_sets_say_which_subset_they_are(make_digit_zip: Callable[..., Path]) -> None:
+    path = make_digit_zip(20)
+    everything = open_stored(path, ["fd_mnist"])
+    assert everything.description["subset_seed"] is None
+    assert everything.names == [f"{i:06d}.png" for i in range(20)]
+    part = open_stored(path, ["fd_mnist"], num=5, seed=7)
+    assert part.description["subset_seed"] == 7
+    assert part.names == image_names(path, 5, 7) == [f"{seed:06d}.png" for b in part.source for seed in b.seeds or ()]
+
+
+def test_too_few_images(make_digit_zip: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="holds 3 images, fewer than the 50000 to score: give --num=3"):
+        open_stored(make_digit_zip(3), ["fd_mnist"], num=50000)
+    with pytest.raises(ValueError, match="at least 2"):
+        open_stored(make_digit_zip(1), ["fd_mnist"])
+
+
+@pytest.mark.parametrize("data", [b"no json", b"[1]", b'{"recipe": 3}'])
+def test_damaged_recipes_are_named(data: bytes, make_digit_zip: Callable[..., Path]) -> None:
+    path = make_digit_zip(3, extra={"recipe.json": data})
+    with pytest.raises(ValueError, match=r"recipe\.json in .*digits\.zip is not"):
+        open_stored(path, ["fd_mnist"])
+
+
+def test_npz_images_have_no_names_and_no_recipe(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((4, 16, 16, 3), dtype=np.uint8))
+    stored = open_stored(tmp_path / "images.npz", ["fd_mnist"])
+    assert stored.names is None
+    assert stored.description["recipe"] is None
+    assert stored.description["kind"] == "npz"
+
+
+def test_folders_are_described(tmp_path: Path, make_digit_zip: Callable[..., Path]) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(make_digit_zip(4)) as file:
+        file.extractall(tmp_path / "folder")
+    stored = open_stored(tmp_path / "folder", ["fd_mnist"])
+    assert stored.description["kind"] == "folder"
+    assert stored.description["content_sha256"] is None
+    assert describe_stored(tmp_path / "folder", stored.source, 4, 0) == stored.description
+
+
+def test_measure_counts_sizes_and_progress(make_digit_zip: Callable[..., Path]) -> None:
+    from metrics.detectors import load_detector
+
+    seen: list[int] = []
+    stored = open_stored(make_digit_zip(10), ["fd_mnist"], batch=4)
+    found, size = measure(stored.source, [load_detector("fd_mnist")], stored.names, seen.append)
+    assert found["fd_mnist"].num_images == 10
+    assert size == (16, 16)
+    assert seen == [4, 4, 2]
