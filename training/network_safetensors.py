@@ -78,10 +78,11 @@ def _class_and_arguments(obj: Any) -> dict[str, Any]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file begins as safetensors do: length of the header (uint64), then the header's brace."""
+    """By the name's ending, or the content: length of the header (uint64), then the header's brace."""
     with open(path, "rb") as file:
         start = file.read(9)
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+    header = int.from_bytes(start[:8], "little")
+    return path.suffix == ".safetensors" or (start[8:] == b"{" and header <= path.stat().st_size)
 
 
 def read_safetensors(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:

@@ -1,0 +1,204 @@
+"""network_tool.py: what it prints, what it writes, what it refuses, and how it ends."""
+
+import http.server
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dnnlib.util import sha256_of
+from training.network_io import load_network
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("network_tool_under_test", ROOT / "network_tool.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool):
+    def invoke(*arguments):
+        return CliRunner().invoke(tool.main, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def copied(tiny_networks, tmp_path):
+    """A network file in a folder of the test's own."""
+    path = tmp_path / "net.pkl"
+    path.write_bytes(tiny_networks["cond"].read_bytes())
+    return path
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("echo >marker",)
+
+
+@pytest.fixture
+def attack(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "attack.pkl").write_bytes(pickle.dumps({"ema": Attack()}))
+    yield tmp_path / "attack.pkl"
+    assert not (tmp_path / "marker").exists()
+
+
+def test_inspect_for_people(run, copied):
+    result = run("inspect", copied)
+    assert result.exit_code == 0
+    assert sha256_of(copied) in result.stdout
+    count = sum(parameter.numel() for parameter in load_network(copied).net.parameters())
+    for part in (f"{count:,} parameters", "Precond(img_resolution=8", "StandardRGBEncoder()", "reading   yes"):
+        assert part in result.stdout
+
+
+def test_inspect_for_programs(run, copied):
+    report = json.loads(run("inspect", copied, "--json").stdout)
+    assert report["network"]["arguments"]["label_dim"] == 10
+    assert report["refusal"] is None
+
+
+def test_inspect_of_an_attack_says_why_and_executes_nothing(run, attack):
+    result = run("inspect", attack)
+    assert result.exit_code == 0
+    assert "reading   refused: the file names" in result.stdout
+    assert f"name      {os.name}.system" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["convert", "--to=pkl"]])
+def test_a_missing_file_is_one_line_and_code_2(run, tmp_path, command):
+    result = run(*command, tmp_path / "missing.pt")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "missing.pt" in result.stderr
+
+
+def test_convert_there_and_back(run, copied, tmp_path):
+    result = run("convert", copied, "--to=safetensors")
+    assert result.exit_code == 0
+    assert Path(result.stdout.strip()) == tmp_path / "net.safetensors"
+    assert (
+        run("convert", tmp_path / "net.safetensors", "--to=pkl", f"--out={tmp_path / 'b' / 'net.pkl'}").exit_code == 0
+    )
+    first, second, third = (load_network(tmp_path / name) for name in ("net.pkl", "net.safetensors", "b/net.pkl"))
+    for key, tensor in first.net.state_dict().items():
+        assert torch.equal(tensor, second.net.state_dict()[key])
+        assert torch.equal(tensor, third.net.state_dict()[key])
+    report = json.loads(run("inspect", tmp_path / "net.safetensors", "--json").stdout)
+    assert report["source_sha256"] == first.sha256
+
+
+def test_convert_replaces_nothing_unasked(run, copied, tmp_path):
+    (tmp_path / "net.safetensors").write_bytes(b"precious")
+    result = run("convert", copied, "--to=safetensors")
+    assert result.exit_code == 2
+    assert "exists: take another --out, or --force" in result.stderr
+    assert (tmp_path / "net.safetensors").read_bytes() == b"precious"
+    assert run("convert", copied, "--to=safetensors", "--force").exit_code == 0
+    load_network(tmp_path / "net.safetensors")
+
+
+def test_convert_refuses_an_attack(run, attack, tmp_path):
+    result = run("convert", attack, "--to=safetensors")
+    assert result.exit_code == 2
+    assert ".system" in result.stderr
+    assert not (tmp_path / "attack.safetensors").exists()
+
+
+@pytest.mark.parametrize("arguments", [["convert", "a.pkl"], ["convert", "a.pkl", "--to=onnx"], ["fetch"], ["explode"]])
+def test_wrong_use_is_code_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.fixture
+def server(tiny_networks):
+    """URL of a folder with the tiny networks, and the list of what was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tiny_networks["cond"].parent)
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_fetch_brings_urls_into_the_cache_once(run, server, tiny_networks):
+    url, asked = server
+    result = run("fetch", f"{url}/cond.pkl", tiny_networks["weak"], f"{url}/cond.pkl")
+    assert result.exit_code == 0
+    cached, local = (Path(line) for line in result.stdout.splitlines())
+    assert cached.read_bytes() == tiny_networks["cond"].read_bytes()
+    assert str(cached).startswith(os.environ["DNNLIB_CACHE_DIR"])
+    assert local == tiny_networks["weak"]
+    first = len(asked)
+    assert first >= 1
+    assert run("fetch", f"{url}/cond.pkl", "--encoders").exit_code == 0
+    assert run("inspect", f"{url}/cond.pkl", "--offline").exit_code == 0
+    assert len(asked) == first
+
+
+def test_fetch_offline_says_what_is_missing(run, server):
+    url, asked = server
+    result = run("fetch", f"{url}/cond.pkl", "--offline")
+    assert result.exit_code == 1
+    assert f"{url}/cond.pkl is not in the cache" in result.stderr
+    assert asked == []
+
+
+def test_fetch_of_a_preset_means_its_networks(run, tmp_path, monkeypatch):
+    """All the files of a preset, here from a folder that stands for the model server."""
+    monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
+    folder = tmp_path / "posthoc-reconstructions"
+    folder.mkdir()
+    from papers.presets import find_preset
+
+    sources = find_preset("edm2-img512-s-guid-dino").sources
+    assert len(sources) == 2
+    for number, source in enumerate(sources):
+        (folder / source.rsplit("/", 1)[1]).write_bytes(bytes([number]))
+    result = run("fetch", "edm2-img512-s-guid-dino")
+    assert [Path(line).read_bytes() for line in result.stdout.splitlines()] == [b"\0", b"\1"]
+
+
+def test_fetch_of_an_unknown_name_lists_near_ones(run):
+    result = run("fetch", "edm2-img512-s-guid-dimo")
+    assert result.exit_code == 2
+    assert "edm2-img512-s-guid-dino" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["convert", "--help"], ["fetch", "--help"]])
+def test_help_is_quick_and_needs_no_torch(arguments):
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['torch'] = sys.modules['numpy'] = None\n"
+        f"sys.argv = ['network_tool.py', *{arguments!r}]\n"
+        "runpy.run_path('network_tool.py', run_name='__main__')"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: network_tool.py" in done.stdout
+    assert time.perf_counter() - start < 10
