@@ -38,11 +38,11 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
     is missing or of other dimensions than its detector.
     """
     statistics = open_statistics(source, offline=offline)
+    moments = {metric: statistics.of(metric, find_spec(metric).feature_dim) for metric in metrics}
     factored = {}
-    for metric in metrics:
-        moments = statistics.of(metric, find_spec(metric).feature_dim)
+    for metric, each in moments.items():
         try:
-            factored[metric] = factorize(moments)
+            factored[metric] = factorize(each)
         except ValueError as error:
             raise ValueError(f"{source}: {metric}: {error}") from error
         distance = frechet_distance(factored[metric], factored[metric])

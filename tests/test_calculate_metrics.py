@@ -1,0 +1,387 @@
+"""calculate_metrics.py end to end, offline, on real digits."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from calculate_metrics import main
+from metrics import ledger
+from metrics.reference import open_statistics
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+FLOOR = ROOT / "pretrained" / "mnist16-test-1000.npz"
+DIGITS = ROOT / "tests" / "data" / "mnist16-200.npz"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"exit {result.exit_code}: {result.output}\n{result.exception!r}"
+    if code != 0:
+        assert len(result.stderr.strip().splitlines()[-1]) > 0
+        assert "Traceback" not in result.stderr
+    return result
+
+
+def calc(*arguments: object, code: int = 0) -> Result:
+    return run("calc", "--metrics=fd_mnist", f"--ref={REFERENCE}", *arguments, code=code)
+
+
+def error(result: Result) -> str:
+    """The one line that the user gets."""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+def png(mode: str = "RGB", size: int = 16) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.new(mode, (size, size)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def digit_png(index: int) -> bytes:
+    with np.load(DIGITS) as file:
+        stream = io.BytesIO()
+        PIL.Image.fromarray(file["arr_0"][index]).save(stream, "PNG")
+        return stream.getvalue()
+
+
+@pytest.fixture
+def make_zip(tmp_path: Path) -> Callable[..., Path]:
+    """Digits 0..count-1 of the test data; `extra` replaces or joins members."""
+
+    def make(count: int = 80, extra: dict[str, bytes] | None = None, name: str = "images.zip") -> Path:
+        members = {f"{i:06d}.png": digit_png(i) for i in range(count)}
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for key, data in {**members, **(extra or {})}.items():
+                file.writestr(key, data)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained 16x16 network with ten classes."""
+    from training.encoders import StandardRGBEncoder
+    from training.network_io import save_network
+    from training.networks_edm2 import Precond
+
+    torch.manual_seed(0)
+    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[])
+    path = tmp_path_factory.mktemp("net") / "net.pkl"
+    save_network(path, net, encoder=StandardRGBEncoder())
+    return path
+
+
+# What it computes
+
+
+def test_calc_prints_and_records_the_score() -> None:
+    result = calc(f"--images={DIGITS}", "--num=200", "--note=real digits")
+    (record,) = ledger.read("results/ledger.jsonl")
+    assert result.stdout == f"fd_mnist@200    {record['value']:.4f}\n"
+    assert 0.5 < record["value"] < 2
+    assert record["num_images"] == 200
+    assert record["note"] == "real digits"
+    assert record["flags"] == []
+    assert record["reference"]["source"] == str(REFERENCE)
+    assert record["reference"]["detector"] == record["detector"]
+    assert record["images"]["path"] == str(DIGITS)
+
+
+def test_the_floor_is_the_score_of_real_test_digits() -> None:
+    """Statistics may stand for images; 1000 unseen real digits are near the reference, and nearer than 200."""
+    calc(f"--images={FLOOR}", "--ledger=l.jsonl")
+    calc(f"--images={FLOOR}", "--num=1000", "--ledger=l.jsonl")
+    calc(f"--images={DIGITS}", "--num=200", "--ledger=l.jsonl")
+    floor, again, few = ledger.read("l.jsonl")
+    assert floor["name"] == "fd_mnist@1000"
+    assert 0.1 < floor["value"] == again["value"] < 0.4 < few["value"]
+    assert floor["images"]["kind"] == "statistics"
+    assert floor["flags"] == []
+
+
+def test_zip_folder_and_npz_of_the_same_images_score_alike(make_zip: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_zip(100)
+    with zipfile.ZipFile(path) as file:
+        file.extractall(tmp_path / "folder" / "000000")
+    with np.load(DIGITS) as file:
+        np.savez(tmp_path / "images.npz", arr_0=file["arr_0"][:100])
+    for images in (path, tmp_path / "folder", tmp_path / "images.npz"):
+        calc(f"--images={images}", "--num=100")
+    values = [record["value"] for record in ledger.read("results/ledger.jsonl")]
+    assert values[0] == values[1] == values[2]
+
+
+@pytest.mark.parametrize("batch", [1, 13, 200])
+def test_batch_size_moves_only_last_digits(batch: int) -> None:
+    calc(f"--images={DIGITS}", "--num=200", f"--batch={batch}")
+    calc(f"--images={DIGITS}", "--num=200", "--workers=0")
+    ours, standard = (record["value"] for record in ledger.read("results/ledger.jsonl"))
+    assert ours == pytest.approx(standard, rel=1e-6)
+
+
+def test_subset_is_chosen_by_the_published_rule(make_zip: Callable[..., Path], tmp_path: Path) -> None:
+    """As EDM2: shuffle all indices by RandomState(seed), take the first, sort."""
+    chosen = np.arange(100)
+    np.random.RandomState(5).shuffle(chosen)
+    with np.load(DIGITS) as file:
+        np.savez(tmp_path / "subset.npz", arr_0=file["arr_0"][np.sort(chosen[:70])])
+    calc(f"--images={make_zip(100)}", "--num=70", "--seed=5")
+    calc(f"--images={tmp_path / 'subset.npz'}", "--num=70")
+    calc(f"--images={make_zip(100)}", "--num=70", "--seed=6")
+    ours, theirs, other = ledger.read("results/ledger.jsonl")
+    assert ours["value"] == theirs["value"] != other["value"]
+    assert ours["images"]["subset_seed"] == 5
+    assert theirs["images"]["subset_seed"] is None
+
+
+def test_form_of_the_interval_repository_takes_all_images(make_zip: Callable[..., Path]) -> None:
+    result = run(f"--gen_zip={make_zip(90)}", f"--ref_path={REFERENCE}", "--metric=fd_mnist", "--results_dir=res")
+    assert result.stdout.startswith("fd_mnist@90 ")
+    (record,) = ledger.read("res/ledger.jsonl")
+    assert record["run"]["batch"] == 128
+    calc("--images=images.zip", "--num=90")
+    assert ledger.read("results/ledger.jsonl")[0]["value"] == pytest.approx(record["value"], rel=1e-6)
+
+
+def test_ref_writes_statistics_that_score_zero_against_themselves(tmp_path: Path) -> None:
+    for dest in ("own.npz", "own.pkl"):
+        run("ref", f"--data={DIGITS}", f"--dest={dest}", "--metrics=fd_mnist")
+        run("calc", f"--images={DIGITS}", f"--ref={dest}", "--metrics=fd_mnist", "--num=200")
+    records = ledger.read("results/ledger.jsonl")
+    assert [abs(record["value"]) < 1e-9 for record in records] == [True, True]
+    own = open_statistics("own.npz")
+    assert own.images["path"] == "mnist16-200.npz"
+    assert own.detectors["fd_mnist"] == records[0]["detector"]
+    content = pickle.loads((tmp_path / "own.pkl").read_bytes())
+    assert np.array_equal(content["fd_mnist"]["sigma"], own.moments["fd_mnist"].cov.numpy())
+    assert content["num_images"] == 200
+
+
+def test_ref_is_reproducible_byte_for_byte() -> None:
+    for dest in ("a.npz", "b.npz"):
+        run("ref", f"--data={DIGITS}", f"--dest={dest}", "--metrics=fd_mnist", "--num=150", "--seed=1")
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+    assert open_statistics("a.npz").images["subset_seed"] == 1
+
+
+def test_gen_equals_storing_the_images_and_scoring_them(network: Path, tmp_path: Path) -> None:
+    from generate_zip import main as generate_zip
+
+    options = [f"--net={network}", "--steps=2", "--labels=balanced", "--device=cpu"]
+    run("gen", *options, f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=70", "--seed=3", "--batch=35")
+    made = CliRunner().invoke(
+        generate_zip, [*options, "--out=made.zip", "--num_images=70", "--seed=3", "--batch=35", "--shard-size=35"]
+    )
+    assert made.exit_code == 0, made.output
+    calc("--images=made.zip", "--num=70")
+    live, stored = ledger.read("results/ledger.jsonl")
+    assert live["value"] == pytest.approx(stored["value"], rel=1e-6)
+    for record in (live, stored):
+        assert record["labels"] == "balanced"
+        assert record["encoder"] == "StandardRGBEncoder"
+        assert "truncated" in record["quantiser"]
+        assert record["images"]["seeds"] == "3-72"
+        assert record["images"]["size"] == [16, 16]
+    assert live["recipe_hash"] == stored["recipe_hash"]
+    assert live["recipe"] == stored["recipe"]
+    assert live["images"]["kind"] == "generated"
+
+
+def test_table_prints_the_ledger() -> None:
+    calc(f"--images={DIGITS}", "--num=200", "--note=real")
+    calc(f"--images={FLOOR}", "--note=floor")
+    lines = run("table").stdout.splitlines()
+    assert lines[0].startswith("metric")
+    assert len(lines) == 3
+    assert " real " in lines[1]
+    assert " floor " in lines[2]
+    assert len(run("table", "results/ledger.jsonl", "--last=1").stdout.splitlines()) == 2
+
+
+def test_few_images_are_scored_with_a_warning(make_zip: Callable[..., Path]) -> None:
+    result = calc(f"--images={make_zip(30)}", "--num=30")
+    assert "warning: 30 images for the 64 features" in result.stderr
+    assert "warning" not in result.stdout
+    assert "singular" in ledger.read("results/ledger.jsonl")[0]["flags"][0]
+    assert "! row 1: 30 images" in run("table").stdout
+
+
+def test_statistics_of_another_detector_are_flagged(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(ROOT / "pretrained" / "mnist16-detector.safetensors")
+    state["hidden.weight"] *= 1.001
+    save_file(state, tmp_path / "other.safetensors")
+    result = calc(f"--images={DIGITS}", "--num=200", f"--weights=fd_mnist={tmp_path / 'other.safetensors'}")
+    assert "warning: the detector's weights_sha256 is" in result.stderr
+    assert ledger.read("results/ledger.jsonl")[0]["detector"]["published"] is False
+
+
+def test_without_arguments_it_explains_itself() -> None:
+    assert run().stdout == run("--help").stdout
+    assert "calc" in run().stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "calc --images=out --ref=https://nvlabs-fi-cdn.nvidia.com/edm2/dataset-refs/img512.pkl",
+        "calc --images=out --ref=r.npz --metrics=fid --num=5000 --seed=1 --batch=32 --workers=4",
+        "ref --data=datasets/img512.zip --dest=dataset-refs/img512.pkl",
+        "ref --data=datasets/img512.zip --dest=r.pkl --metrics=fid,fd_dinov2 --batch=32 --workers=4",
+        "gen --net=https://host/edm2-img512-s-2147483-0.130.pkl --ref=https://host/img512.pkl --seed=123456789",
+    ],
+)
+def test_documented_command_lines_of_edm2_parse(line: str) -> None:
+    name, *arguments = line.split()
+    context = main.commands[name].make_context(name, arguments)
+    assert context.params["metrics"] == (["fid"] if "--metrics=fid " in line else ["fid", "fd_dinov2"])
+    if name == "gen":
+        assert (context.params["seed"], context.params["batch"], context.params["num"]) == (123456789, 32, None)
+
+
+def test_documented_command_lines_of_the_interval_repository_parse() -> None:
+    context = main.make_context("main", ["--gen_zip=a.zip", "--ref_path=img512.pkl", "--metric=fd_dinov2"])
+    expected = {"gen_zip": "a.zip", "ref_path": "img512.pkl", "metric": "fd_dinov2", "results_dir": "./results"}
+    assert context.params == {**expected, "batch_size": 128}
+
+
+# What it refuses, before any work: exit code 2 and one line
+
+
+def refused(*arguments: object) -> str:
+    line = error(run(*arguments, code=2))
+    assert not Path("results/ledger.jsonl").exists() or Path("results/ledger.jsonl").read_bytes() == b""
+    return line
+
+
+def test_too_few_images_say_what_to_do() -> None:
+    arguments = ["calc", f"--images={DIGITS}", f"--ref={REFERENCE}", "--metrics=fd_mnist"]
+    assert "holds 200 images, fewer than the 50000 to score: give --num=200" in refused(*arguments)
+    assert "fewer than the 201" in refused(*arguments, "--num=201")
+    assert "1 is not in the range" in refused(*arguments, "--num=1")
+
+
+def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither images nor networks nor weights are looked at: they do not even exist here."""
+    np.savez("fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez("odd.npz", mu=np.zeros(5), sigma=np.eye(5))
+    for command in (["calc", "--images=nowhere"], ["gen", f"--net={DIGITS}"]):
+        line = refused(*command, f"--ref={REFERENCE}")
+        assert "no statistics for fid, only for fd_mnist: use --metrics=fd_mnist" in line
+        assert "fid.npz has no statistics for fd_dinov2" in refused(*command, "--ref=fid.npz")
+        assert "5 features, its detector 2048" in refused(*command, "--ref=odd.npz", "--metrics=fid")
+        assert "nowhere.npz" in refused(*command, "--ref=nowhere.npz", "--metrics=fid")
+        assert "holds images" in refused(*command, f"--ref={DIGITS}", "--metrics=fd_mnist")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--images=nowhere.zip"], "nowhere.zip"),
+        (["--images=32.npz", "--num=2"], "16x16, these are 32x32"),
+        (["--images=d.npz", "--num=2", "--weights=fd_mnist"], "write METRIC=PATH"),
+        (["--images=d.npz", "--num=2", "--weights=fd_mnist=nowhere.pth"], "nowhere.pth"),
+        (["--images=d.npz", "--num=2", "--weights=kid=x.pth"], "one of fid, fd_dinov2, fd_mnist"),
+        (["--images=d.npz", "--num=2", "--device=tpu"], "tpu"),
+        (["--images=d.npz", "--num=2", "--batch=0"], "--batch"),
+        (["--images=d.npz", "--num=2", "--metrics=fd_mnist,kid"], "'kid' is not one of"),
+        (["--images=d.npz", "--num=2", "--metrics=fid", "--ref=fid.npz", "--offline"], "inception"),
+        (["--images=d.npz", "--num=2", "--ledger=d.npz/ledger.jsonl"], "d.npz"),
+        ([f"--images={FLOOR}", "--num=500"], "made of 1000 images, not of 500"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> None:
+    np.savez("d.npz", arr_0=np.zeros((4, 16, 16, 3), dtype=np.uint8))
+    np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
+    if "--ref=fid.npz" in arguments:
+        np.savez("fid.npz", mu=np.zeros(2048), sigma=np.zeros((2048, 2048)))  # of constant features: quickly checked
+    assert words in refused("calc", f"--ref={REFERENCE}", "--metrics=fd_mnist", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ref", f"--data={DIGITS}", "--dest=stats.txt"], "stats.txt"),
+        (["ref", f"--data={DIGITS}", "--dest=a.npz", "--num=500", "--metrics=fd_mnist"], "fewer than the 500"),
+        (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist"], "--net"),
+        (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--net=nowhere.pkl"], "nowhere.pkl"),
+        (["table", "nowhere.jsonl"], "nowhere.jsonl"),
+        ([f"--gen_zip={DIGITS}"], "--ref_path"),
+        ([f"--gen_zip={DIGITS}", "calc", f"--images={DIGITS}", f"--ref={REFERENCE}"], "--gen_zip belongs to the form"),
+        (["--metric=fd_mnist", "table"], "--metric belongs to the form"),
+    ],
+)
+def test_other_commands_refuse_too(arguments: list[str], words: str) -> None:
+    assert words in refused(*arguments)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process for now" in refused("calc", f"--images={DIGITS}", f"--ref={REFERENCE}")
+
+
+# What fails during the work: exit code 1, one line that names the image, nothing in the ledger
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (png("L"), "'000050.png' in {path} is a grey image"),
+        (png("RGBA"), "'000050.png' in {path} is an image with transparency"),
+        (png(size=8), "mixes sizes: '000000.png' has 16x16 pixels, '000050.png' 8x8"),
+        (digit_png(0)[:-20], "'000050.png' in {path} is truncated"),
+    ],
+)
+def test_bad_images_are_named(data: bytes, words: str, make_zip: Callable[..., Path]) -> None:
+    path = make_zip(80, {"000050.png": data})
+    line = error(calc(f"--images={path}", "--num=80", code=1))
+    assert words.format(path=path) in line
+    assert Path("results/ledger.jsonl").read_bytes() == b""
+
+
+def test_non_finite_features_name_the_first_image(
+    make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metrics.mnist import DigitClassifier
+
+    plain = DigitClassifier.forward
+
+    def overflow(self: DigitClassifier, images: torch.Tensor) -> torch.Tensor:
+        features = plain(self, images)
+        features[images.flatten(1).float().mean(dim=1) == 0] = torch.inf
+        return features
+
+    monkeypatch.setattr(DigitClassifier, "forward", overflow)
+    path = make_zip(80, {"000050.png": png(), "000060.png": png()})
+    line = error(calc(f"--images={path}", "--num=80", "--batch=32", code=1))
+    assert "fd_mnist: the features of image '000050.png' are not finite" in line
+
+
+def test_record_is_json_that_anyone_reads() -> None:
+    calc(f"--images={DIGITS}", "--num=200")
+    (line,) = Path("results/ledger.jsonl").read_text().splitlines()
+    record: dict[str, Any] = json.loads(line)
+    assert record["schema"] == 1
+    assert record["software"]["torch"] == torch.__version__
