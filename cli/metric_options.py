@@ -60,7 +60,7 @@ stored_options = _stack(
 detector_options = _stack(
     click.option(
         "--weights", metavar="METRIC=PATH", multiple=True,
-        help="A detector's weights; EDM2_FID_WEIGHTS=PATH and the like in the environment do the same  [default: fetched]",
+        help="A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
     ),
     click.option(
         "--dinov2-resize", type=click.Choice(["torch", "pil"]), default="torch", show_default=True,
