@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cli import settings
+from dnnlib.util import DownloadError
 
 
 def _either_spelling(token: str) -> str:
@@ -20,9 +21,14 @@ def _either_spelling(token: str) -> str:
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Inside, ValueError and OSError mean that the user asked for something impossible: exit code 2."""
+    """Inside, ValueError and OSError mean that the user asked for something impossible: exit code 2.
+
+    A download that fails is not the user's doing, and stays failed work.
+    """
     try:
         yield
+    except DownloadError:
+        raise
     except (ValueError, OSError) as error:
         raise click.UsageError(_one_line(error)) from error
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from dnnlib.util import atomic_path
+from dnnlib.util import DownloadError, atomic_path
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HOPELESS = (
@@ -28,10 +28,6 @@ _HOPELESS = (
     requests.exceptions.SSLError,
     requests.exceptions.TooManyRedirects,
 )
-
-
-class DownloadError(OSError):
-    """A file could not be fetched. The message says from where, why, and what to do instead."""
 
 
 class _Interrupted(Exception):

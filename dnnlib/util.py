@@ -40,6 +40,10 @@ class EasyDict(dict[str, Any]):
             raise AttributeError(f"no entry {name!r} to delete") from None
 
 
+class DownloadError(OSError):
+    """A file could not be fetched. The message says from where, why, and what to do instead."""
+
+
 def make_cache_dir_path(*parts: str) -> str:
     """Path inside the cache folder: `$DNNLIB_CACHE_DIR`, else `~/.cache/dnnlib`. Creates nothing.
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "sampling": {"training", "images", "torch_utils", "dnnlib"},
     "metrics": {"training", "images", "torch_utils", "dnnlib"},
     "papers": {"images.recipe"},
-    "cli": {"papers", "images.recipe"},
+    "cli": {"papers", "images.recipe", "dnnlib"},
 }
 FORBIDDEN = {"metrics": {"training.networks_edm2", "sampling"}, "sampling": {"metrics"}}
 

@@ -17,6 +17,7 @@ from cli.options import (
     run_options,
     sampler_options,
 )
+from dnnlib.util import DownloadError
 from images.recipe import SigmaInterval, StepInterval
 from papers.presets import POSTHOC, all_presets
 
@@ -158,6 +159,16 @@ def test_exit_codes_of_failed_work(error, code):
     result = CliRunner().invoke(group, ["work"])
     assert result.exit_code == code
     assert result.stderr.count("\n") == (1 if error is not None else 0)
+
+
+def test_a_failed_download_is_failed_work():
+    @click.command(cls=Command)
+    def command():
+        with bad_input():
+            raise DownloadError("could not fetch https://host/net.pkl")
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr) == (1, "Error: could not fetch https://host/net.pkl\n")
 
 
 def test_bad_input_is_a_usage_error():
