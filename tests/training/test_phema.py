@@ -42,7 +42,7 @@ def test_exponent_and_length_are_inverse():
 
 @pytest.mark.parametrize("length", [0, -0.1, 12**-0.5, 1, float("nan")])
 def test_lengths_out_of_range(length):
-    with pytest.raises(ValueError, match="between 0 and 0.289"):
+    with pytest.raises(ValueError, match=r"between 0 and 0\.289"):
         phema.sigma_rel_to_exponent(length)
 
 

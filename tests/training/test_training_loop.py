@@ -271,7 +271,8 @@ from pathlib import Path
 from tests_config import tiny_config
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
-train(tiny_config(duration=1024, status=256), ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.device("cpu"))
+config = tiny_config(duration=1024, status=256)
+train(config, ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.device("cpu"))
 """
 
 
