@@ -34,7 +34,7 @@ demo: .venv/.run
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"
 
 test: .venv/.dev
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/python -m ruff check .
@@ -42,7 +42,7 @@ lint: .venv/.dev
 	$(BIN)/python -m mypy
 
 bench: .venv/.run
-	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/guidance.py
 
 clean:
 	rm -rf .venv out
