@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -48,7 +49,7 @@ def main() -> None:
     print(f"{len(SEEDS)} digits, 16 steps, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name, recipe in cases().items():
         generation = open_recipe(recipe)
-        duration = seconds(lambda generation=generation: sample(generation, SEEDS))
+        duration = seconds(partial(sample, generation, SEEDS))
         reference = reference or duration
         evaluations = sum(generation.evaluations_per_image().values())
         print(f"{name:24}{duration / reference:6.2f} x unguided   {evaluations} evaluations per image")

@@ -193,7 +193,8 @@ class Block(nn.Module):
         return self.conv_res1(y)
 
     def _attend(self, x: Tensor) -> Tensor:
-        assert self.attn_qkv is not None and self.attn_proj is not None
+        assert self.attn_qkv is not None
+        assert self.attn_proj is not None
         qkv = self.attn_qkv(x).reshape(x.shape[0], self.num_heads, -1, 3, x.shape[2] * x.shape[3])
         # Each [N, heads, H*W, channels per head]; contiguous, or torch falls back to its slowest attention.
         q, k, v = (part.contiguous() for part in normalize(qkv, dim=[2]).transpose(2, 4).unbind(3))
