@@ -151,8 +151,8 @@ class Trainer:
         """Stop reading ahead."""
         self._readers.shutdown(cancel_futures=True)
 
-    def step(self) -> float:
-        """Train on the next batch; returns the sum of the per-pixel loss over this worker's images, divided by pixels.
+    def step(self) -> Tensor:
+        """Train on the next batch; returns this worker's loss, averaged over pixels and summed over images, float64 [].
 
         The gradient is that of the loss summed over pixels and averaged over the whole batch; what is not finite in
         it counts as 0.
@@ -171,7 +171,7 @@ class Trainer:
         state.optimizer.step()
         state.images_seen += config.batch
         state.ema.update(state.net, state.images_seen, config.batch)
-        return float(total)
+        return total
 
     def _backward(self, index: int, positions: list[int], items: Tensor, labels: Tensor | None) -> Tensor:
         """Add one round's gradients; returns its loss, summed over images and averaged over pixels."""
@@ -308,7 +308,7 @@ def _run(
     progress: Callable[[int], None] | None,
 ) -> int:
     config, state = trainer.config, trainer.state
-    losses, images = 0.0, 0
+    losses, images = torch.zeros([], dtype=torch.float64, device=trainer.device), 0
     tick_start, tick_images = time.monotonic(), state.images_seen
     while state.images_seen < config.duration:
         losses += trainer.step()
@@ -320,10 +320,11 @@ def _run(
         if state.images_seen % config.status == 0 or done or stopping:
             now = time.monotonic()
             state.seconds += now - tick_start
-            loss_sum, count = distributed.sum_over_ranks([losses, float(images)], trainer.device)
+            loss_sum, count = distributed.sum_over_ranks([float(losses), float(images)], trainer.device)
             rate = (state.images_seen - tick_images) / max(now - tick_start, 1e-9)
             log.status(state.images_seen, config.duration, loss_sum / count, _rate(state), rate, state.seconds)
-            losses, images, tick_start, tick_images = 0.0, 0, now, state.images_seen
+            images, tick_start, tick_images = 0, now, state.images_seen
+            losses.zero_()
         if (state.images_seen % config.snapshot == 0 or done) and trainer.rank == 0:
             for path in trainer.save_snapshots(outdir):
                 log.line(f"wrote {path}")

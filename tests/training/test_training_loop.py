@@ -105,7 +105,7 @@ def test_rounds_do_not_change_the_step(make_trainer):
     one, four = make_trainer(rampup=0), make_trainer(rampup=0, batch_gpu=16)
     assert (four.batch_gpu, four.rounds) == (16, 4)
     for _ in range(3):
-        assert one.step() == pytest.approx(four.step(), rel=1e-4)
+        assert float(one.step()) == pytest.approx(float(four.step()), rel=1e-4)
     torch.testing.assert_close(flat(one.state.net), flat(four.state.net), rtol=1e-3, atol=1e-4)
 
 
@@ -246,6 +246,26 @@ def test_checkpoints_execute_nothing(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_latents_are_sampled_from_their_mean_and_deviation(tmp_path):
+    """Eight channels in the data are four in the network; no VAE is loaded."""
+    rng = np.random.default_rng(0)
+    mean = rng.normal([5.81, 3.25, 0.12, -2.15], [4.17, 4.62, 3.71, 3.28], [40, 8, 8, 4]).transpose(0, 3, 1, 2)
+    items = np.concatenate([mean, np.full_like(mean, 0.01)], axis=1).astype(np.float32)
+    for i, item in enumerate(items):
+        np.save(tmp_path / f"img-mean-std-{i:08d}.npy", item)
+    trainer = Trainer(tiny_config(cond=False), ImageFolderDataset(tmp_path, use_labels=False), CPU)
+    seen = []
+    trainer.state.net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    trainer.loss_fn.P_mean, trainer.loss_fn.P_std = -9.0, 0.1  # so little noise that the network sees the latents
+    trainer.step()
+    trainer.close()
+    assert trainer.state.net.img_channels == 4
+    expected = items[[trainer.order[p] for p in range(64)]][:, :4]
+    raw_mean, raw_std = (np.reshape(v, [4, 1, 1]) for v in ([5.81, 3.25, 0.12, -2.15], [4.17, 4.62, 3.71, 3.28]))
+    np.testing.assert_allclose(seen[0].numpy(), (expected - raw_mean) / raw_std * 0.5, atol=0.02)
+    assert trainer.encoder._vae is None
+
+
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     for images in (1000, 2000, 10_000_000_000, 3000, 4000):
         save_checkpoint(tmp_path, {"images_seen": images}, keep=3)
@@ -259,8 +279,8 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
 def test_bfloat16_stays_close(make_trainer):
     exact, coarse = make_trainer(rampup=0), make_trainer(rampup=0, bf16=True)
     for _ in range(4):
-        expected = exact.step() / 64
-        assert coarse.step() / 64 == pytest.approx(expected, rel=0.02)
+        expected = float(exact.step()) / 64
+        assert float(coarse.step()) / 64 == pytest.approx(expected, rel=0.02)
     assert flat(coarse.state.net).dtype == torch.float32
 
 
