@@ -9,7 +9,7 @@ import hashlib
 import math
 import reprlib
 import struct
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Made(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """An evaluated node, with its size and height as a tree."""
+    """An evaluated node that has others in it, with its size and height as a tree."""
 
     value: Any
     nodes: int
@@ -79,19 +79,18 @@ class Evaluator:
 
     def evaluate(self, root: Any) -> Any:
         """Value of the root node; every node must stay alive meanwhile. Raises UnsafePickleError."""
-        return self._visit(root, 0).value
+        values, _, _ = self._visit_all([root], 0)
+        return values[0]
 
     def _visit(self, node: Any, depth: int) -> _Value:
-        if not isinstance(node, list | tuple | dict | Call):
-            return _Value(node, 1, 1)
         if id(node) in self._done:
             return self._done[id(node)]
         if id(node) in self._open:
             raise UnsafePickleError("the data contains itself: files of this kind have no loops")
-        if depth >= MAX_NESTING:
+        if depth > MAX_NESTING:
             raise UnsafePickleError(f"data nested more than {MAX_NESTING} levels deep")
         self._open.add(id(node))
-        result = self._enter(node, depth + 1)
+        result = self._enter(node, depth)
         self._open.remove(id(node))
         if result.nodes > MAX_NODES or result.height > MAX_NESTING:
             raise UnsafePickleError(
@@ -105,13 +104,29 @@ class Evaluator:
         value: Any
         if isinstance(node, Call):
             make = _maker_of(node)
-            parts = [self._visit(part, depth) for part in (node.args, node.state, node.items)]
-            value = make(self, Made(str(node.function), *(part.value for part in parts)))
+            values, nodes, height = self._visit_all((node.args, node.state, node.items), depth)
+            value = make(self, Made(str(node.function), *values))
+        elif isinstance(node, dict):
+            values, nodes, height = self._visit_all(node.values(), depth)
+            value = dict(zip(node, values, strict=True))
         else:
-            parts = [self._visit(part, depth) for part in (node.values() if isinstance(node, dict) else node)]
-            values = [part.value for part in parts]
-            value = dict(zip(node, values, strict=True)) if isinstance(node, dict) else type(node)(values)
-        return _Value(value, 1 + sum(p.nodes for p in parts), 1 + max((p.height for p in parts), default=0))
+            values, nodes, height = self._visit_all(node, depth)
+            value = values if isinstance(node, list) else tuple(values)
+        return _Value(value, nodes + 1, height + 1)
+
+    def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], int, int]:
+        """Values of some nodes, their sizes added up, and the largest of their heights."""
+        values, total, height = [], 0, 0
+        for node in nodes:
+            if isinstance(node, list | tuple | dict | Call):
+                result = self._visit(node, depth + 1)
+                values.append(result.value)
+                total += result.nodes
+                height = max(height, result.height)
+            else:
+                values.append(node)
+                total += 1
+        return values, total, height
 
     def spend_bytes(self, size: int) -> None:
         """Count memory that an array or tensor takes against the size of the file."""

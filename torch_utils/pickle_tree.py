@@ -115,9 +115,10 @@ class _TreeReader:
             self.budget.spend_opcode()
             if code == _STOP:
                 break
-            if code not in _HANDLERS:
+            handler = _HANDLERS.get(code)
+            if handler is None:
                 raise self.unknown(code, at)
-            _HANDLERS[code](self)
+            handler(self)
         if len(self.stack) != 1 or self.marks:
             raise self.damaged(f"{len(self.stack)} values are left at its end")
         return self.stack[0], self.position
@@ -131,8 +132,8 @@ class _TreeReader:
         self.position += count
         return self.data[at : at + count]
 
-    def number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+    def number(self, layout: struct.Struct) -> Any:
+        return layout.unpack(self.take(layout.size))[0]
 
     def line(self) -> str:
         window = bytes(self.data[self.position : self.position + MAX_NAME_BYTES])
@@ -191,7 +192,7 @@ class _TreeReader:
             raise self.refuse(f"pickle protocol {version}: protocols up to 5 are known")
 
     def frame(self) -> None:
-        length = self.number("<Q")
+        length = self.number(_UINT64)
         if length > len(self.data) - self.position:
             raise self.damaged(f"a frame of {length} bytes exceeds the file")
 
@@ -204,14 +205,14 @@ class _TreeReader:
             raise self.refuse(f"an integer of {size} bytes: at most {MAX_INT_BYTES} are read")
         self.push(int.from_bytes(self.take(size), "little", signed=True))
 
-    def text(self, length_layout: str) -> None:
+    def text(self, length_layout: struct.Struct) -> None:
         length = self.number(length_layout)
         raw = self.take(length)
         if length > MAX_TEXT_BYTES:
             raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
         self.push(self.decoded(bytes(raw)))
 
-    def byte_string(self, length_layout: str) -> None:
+    def byte_string(self, length_layout: struct.Struct) -> None:
         self.push(self.take(self.number(length_layout)))
 
     def put(self, index: int) -> None:
@@ -288,6 +289,9 @@ class _TreeReader:
         self.push(self.on_persistent_id(self.pop()))
 
 
+_UINT8, _UINT16, _UINT32, _UINT64 = (struct.Struct(f"<{code}") for code in "BHIQ")
+_INT32, _FLOAT64 = struct.Struct("<i"), struct.Struct(">d")
+
 _STOP = ord(".")
 _NAME = re.compile(r"[\w.]+", re.ASCII)  # no escape sequences in messages
 
@@ -298,18 +302,18 @@ _HANDLERS: dict[int, Callable[[_TreeReader], None]] = {
     ord("N"): lambda r: r.push(None),
     0x88: lambda r: r.push(True),
     0x89: lambda r: r.push(False),
-    ord("J"): lambda r: r.push(r.number("<i")),
-    ord("K"): lambda r: r.push(r.number("<B")),
-    ord("M"): lambda r: r.push(r.number("<H")),
+    ord("J"): lambda r: r.push(r.number(_INT32)),
+    ord("K"): lambda r: r.push(r.number(_UINT8)),
+    ord("M"): lambda r: r.push(r.number(_UINT16)),
     0x8A: _TreeReader.long_int,
-    ord("G"): lambda r: r.push(r.number(">d")),
-    0x8C: lambda r: r.text("<B"),
-    ord("X"): lambda r: r.text("<I"),
-    0x8D: lambda r: r.text("<Q"),
-    ord("C"): lambda r: r.byte_string("<B"),
-    ord("B"): lambda r: r.byte_string("<I"),
-    0x8E: lambda r: r.byte_string("<Q"),
-    0x96: lambda r: r.byte_string("<Q"),  # BYTEARRAY8: how protocol 5 stores writable arrays
+    ord("G"): lambda r: r.push(r.number(_FLOAT64)),
+    0x8C: lambda r: r.text(_UINT8),
+    ord("X"): lambda r: r.text(_UINT32),
+    0x8D: lambda r: r.text(_UINT64),
+    ord("C"): lambda r: r.byte_string(_UINT8),
+    ord("B"): lambda r: r.byte_string(_UINT32),
+    0x8E: lambda r: r.byte_string(_UINT64),
+    0x96: lambda r: r.byte_string(_UINT64),  # BYTEARRAY8: how protocol 5 stores writable arrays
     ord("]"): lambda r: r.push([]),
     ord("a"): lambda r: r.append([r.pop()]),
     ord("e"): lambda r: r.append(r.pop_to_mark()),
@@ -323,10 +327,10 @@ _HANDLERS: dict[int, Callable[[_TreeReader], None]] = {
     ord("u"): lambda r: r.set_items(r.pop_to_mark()),
     0x8F: lambda r: r.push(set()),
     0x90: lambda r: r.add(r.pop_to_mark()),
-    ord("h"): lambda r: r.get(r.number("<B")),
-    ord("j"): lambda r: r.get(r.number("<I")),
-    ord("q"): lambda r: r.put(r.number("<B")),
-    ord("r"): lambda r: r.put(r.number("<I")),
+    ord("h"): lambda r: r.get(r.number(_UINT8)),
+    ord("j"): lambda r: r.get(r.number(_UINT32)),
+    ord("q"): lambda r: r.put(r.number(_UINT8)),
+    ord("r"): lambda r: r.put(r.number(_UINT32)),
     0x94: lambda r: r.put(len(r.memo)),
     ord("c"): lambda r: r.refer(r.line(), r.line()),
     0x93: _TreeReader.stack_global,

@@ -272,7 +272,10 @@ _STRUCTURE = {"_parameters", "_buffers", "_modules", "_init_args", "_init_kwargs
 
 
 def _compare_module(record: Any, module: nn.Module, where: str, prefix: str, tensors: dict[str, StoredTensor]) -> None:
-    """Compare, and collect the record's tensors by their names in the state dict (`prefix` + name)."""
+    """Compare, and collect the record's tensors by their names in the state dict (`prefix` + name).
+
+    An attribute that the file lacks is no difference: ours follows from the constructor arguments, which agree.
+    """
     if not isinstance(record, PersistentRecord | ModuleRecord) or not _is_class_of(record, module):
         raise ValueError(f"{where}: {describe(record)} where {type(module).__name__} is expected")
     if isinstance(record, PersistentRecord):
