@@ -5,6 +5,8 @@ The text of this module is embedded in every network file, so it imports torch a
 
 from collections.abc import Callable, Sequence
 
+from __future__ import annotations  # readers of the embedded text may run Python 3.9
+
 import torch
 from torch import Tensor, nn
 

@@ -8,6 +8,8 @@ must not change. The text of this module is embedded in every network file that 
 readers that know nothing of the project: it imports torch and `torch_utils.persistence` only.
 """
 
+from __future__ import annotations  # readers of the embedded text may run Python 3.9
+
 import math
 from collections.abc import Sequence
 from typing import Any
