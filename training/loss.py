@@ -3,9 +3,9 @@
 The text of this module is embedded in every network file, so it imports torch and `torch_utils.persistence` only.
 """
 
-from collections.abc import Callable, Sequence
-
 from __future__ import annotations  # readers of the embedded text may run Python 3.9
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
