@@ -19,7 +19,7 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
-from dnnlib.util import atomic_path
+from dnnlib.util import atomic_path, check_destination
 from images.recipe import Recipe
 
 
@@ -51,6 +51,8 @@ def main(**params: Any) -> None:
             "--figs: this version does not draw the papers' figures; --grid draws methods by weights"
         )
     if params["grid"] is not None:
+        if params["outdir"] is not None or params["subdirs"] or params["resume"]:
+            raise click.UsageError("--grid is one picture: leave out --outdir, --subdirs and --resume")
         return draw_grid(params)
     if params["outdir"] is None:
         raise click.UsageError("where to? Give --outdir=DIR, or --grid=FILE.png for one picture")
@@ -62,43 +64,32 @@ def main(**params: Any) -> None:
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
     from images.batch import drain
-    from images.provenance import claim_folder
-    from images.sinks import PNGFolder
+    from images.provenance import RecipeFolder
     from sampling.generation import open_recipe
     from torch_utils.distributed import require_one_process
 
     run = run_options_from(params)
-    sink = PNGFolder(Path(params["outdir"]), subdirs=params["subdirs"])
+    folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
     with bad_input():
         require_one_process("generate_images.py")
-        seeds = seeds_to_make(sink, params)
+        seeds = folder.plan(params["seeds"], resume=params["resume"], overwrite=params["overwrite"])
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        claim_folder(params["outdir"], generation.recipe, replace=params["overwrite"])
+        folder.claim(generation.recipe, params["seeds"])
     announce(generation)
     source = generation.images(seeds, params["batch"])
     with progress_bar(len(seeds), "images") as progress:
-        drain(source, sink, progress=progress)
+        drain(source, folder, progress=progress)
     click.echo(f"{len(seeds)} images in {params['outdir']}; evaluations: {counts(source.evaluations)}")
-
-
-def seeds_to_make(sink: Any, params: dict[str, Any]) -> list[int]:
-    """The asked seeds less those that are there, by --resume and --overwrite. ValueError if neither decides."""
-    missing = [seed for seed in params["seeds"] if not sink.path(seed).exists()]
-    there = len(params["seeds"]) - len(missing)
-    if there == 0 or params["overwrite"]:
-        return params["seeds"]
-    if not params["resume"]:
-        raise ValueError(
-            f"{there} of the {len(params['seeds'])} images are in {params['outdir']} already: --resume makes "
-            "the others only, --overwrite all again; or take another --outdir"
-        )
-    return missing
 
 
 def draw_grid(params: dict[str, Any]) -> None:
     """Rows of presets (or of the one method given), columns of weights, classes or seeds, as one picture."""
     rows, columns = grid_rows(params), grid_columns(params)
     picture = Path(params["grid"])
+    with bad_input():
+        check_destination(picture)
+    if picture.suffix.lower() != ".png":
+        raise click.UsageError(f"--grid={picture}: the picture is a PNG, give a name that ends in .png")
     if picture.exists() and not params["overwrite"]:
         raise click.UsageError(f"{picture} exists: take another name, or --overwrite")
     from images.grid import compose_grid
@@ -112,7 +103,8 @@ def draw_grid(params: dict[str, Any]) -> None:
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(recipe) for recipe in line] for line in recipes]
-    for line in generations:
+    for (caption, _), line in zip(rows, generations, strict=True):
+        click.echo(f"{caption}:", err=True)
         announce(line[0])
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:

@@ -8,8 +8,11 @@ import click
 
 from cli.command import Command, bad_input
 from cli.options import (
+    MAX_IMAGES,
+    MAX_SEED,
     GuideDefaults,
     IntList,
+    given,
     label_options,
     network_options,
     recipe_from,
@@ -19,6 +22,7 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
+from dnnlib.util import check_destination
 from images.recipe import Recipe, StepInterval
 
 
@@ -27,7 +31,7 @@ from images.recipe import Recipe, StepInterval
 @click.option("--zip_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ZIP")
 @click.option("--out", metavar="ZIP", help="File name of the ZIP; default: after networks, seeds, weight and recipe")
 @click.option(
-    "--num_images", metavar="INT", type=click.IntRange(min=1), default=50000, show_default=True, help="Images"
+    "--num_images", metavar="INT", type=click.IntRange(1, MAX_IMAGES), default=50000, show_default=True, help="Images"
 )
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
 @click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
@@ -55,7 +59,7 @@ def main(**params: Any) -> None:
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
     recipe = recipe_from(params, defaults=GuideDefaults(2.0, StepInterval(17, 22)))
-    seeds = params["seeds"] or list(range(params["seed"], params["seed"] + params["num_images"]))
+    seeds = seeds_from(params)
     from images.shards import ShardFolder, ShardPlan
     from sampling.generation import open_recipe
     from torch_utils.distributed import require_one_process
@@ -63,6 +67,8 @@ def main(**params: Any) -> None:
     run = run_options_from(params)
     with bad_input():
         require_one_process("generate_zip.py")
+        if params["out"] is not None:
+            check_zip(params["out"], seeds)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
@@ -95,6 +101,32 @@ def fill(folder: Any, generation: Any, there: int, params: dict[str, Any]) -> No
         folder.complete(make)
     if params["verbose"]:
         click.echo(f"evaluations: {counts(total)}", err=True)
+
+
+def seeds_from(params: dict[str, Any]) -> list[int]:
+    """The seeds of --seeds, or of --seed and --num_images; a usage error for both."""
+    if params["seeds"] is None:
+        last = params["seed"] + params["num_images"] - 1
+        if last > MAX_SEED:
+            raise click.UsageError(f"seeds up to {last}: they go up to {MAX_SEED}")
+        return list(range(params["seed"], last + 1))
+    if given("seed") or given("num_images"):
+        raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
+    seeds: list[int] = params["seeds"]
+    return seeds
+
+
+def check_zip(path: str, seeds: list[int]) -> None:
+    """What can be refused before any network opens: a name that cannot be written, or that another file has."""
+    from images.shards import format_seeds
+    from images.zips import read_recipe
+
+    check_destination(path)
+    if not Path(path).exists():
+        return
+    there = read_recipe(path)
+    if there is None or there.get("seeds") != format_seeds(tuple(seeds)):
+        raise ValueError(f"{path} exists and holds other images: give another name, or move it away")
 
 
 def default_name(recipe: Recipe, seeds: list[int]) -> str:

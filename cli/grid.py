@@ -74,6 +74,8 @@ def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
     weights, classes = params["weights"], params["classes"]
     if weights is not None and classes is not None:
         raise click.UsageError("columns are either --weights or --classes")
+    if classes is not None and (params["class_idx"] is not None or params["labels"] is not None):
+        raise click.UsageError("--classes are the columns' labels: leave out --class and --labels")
     if weights is not None:
         return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
     if classes is not None:

@@ -1,24 +1,33 @@
 """Options of calculate_metrics.py. No torch here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import Names
+from cli.options import Names, stack
+from dnnlib.util import is_url
 
 METRICS = ("fid", "fd_dinov2", "fd_mnist")
-STANDARD_NUM = 50000  # images that published scores are made of
 LEDGER = "results/ledger.jsonl"
 
 
-def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
+class Weights(click.ParamType):
+    """METRIC=PATH of a weight file that is there, or METRIC=URL, as (metric, path)."""
 
-    return decorate
+    name = "metric=path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        metric, _, path = str(value).partition("=")
+        metric = metric.strip().replace("-", "_")
+        if metric not in METRICS or path == "":
+            self.fail(f"'{value}': write METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
+        if not is_url(path) and not Path(path).expanduser().is_file():
+            self.fail(f"'{value}': there is no file {path}", param, ctx)
+        return metric, path
 
 
 ref_option = click.option("--ref", metavar="PKL|NPZ|URL", required=True, help="Reference statistics")
@@ -32,9 +41,11 @@ metrics_option = click.option(
     help=", ".join(METRICS),
 )
 
-num_option = click.option(
-    "--num", metavar="INT", type=click.IntRange(min=2), help=f"How many images  [default: {STANDARD_NUM}]"
-)
+
+def num_option(default: int) -> Callable[[Any], Any]:
+    """--num, None if it is not given; default: what the command then takes."""
+    text = f"How many images  [default: {default}]"
+    return click.option("--num", metavar="INT", type=click.IntRange(min=2), help=text)
 
 
 def batch_option(default: int) -> Callable[[Any], Any]:
@@ -48,70 +59,87 @@ def batch_option(default: int) -> Callable[[Any], Any]:
     )
 
 
-stored_options = _stack(
+stored_options = stack([
     click.option("--seed", metavar="INT", type=int, default=0, show_default=True, help="Which, if there are more"),
     batch_option(64),
     click.option(
         "--workers", metavar="INT", type=click.IntRange(min=0), default=2, expose_value=False,
         help="Ignored: images are decoded by one thread per core",
     ),
-)  # fmt: skip
+])  # fmt: skip
 
-detector_options = _stack(
+detector_options = stack([
     click.option(
-        "--weights", metavar="METRIC=PATH", multiple=True,
+        "--weights", metavar="METRIC=PATH", type=Weights(), multiple=True,
         help="A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
     ),
     click.option(
         "--dinov2-resize", type=click.Choice(["torch", "pil"]), default="torch", show_default=True,
         help="torch: as EDM2 and the guidance papers; pil: as the paper that introduced FD-DINOv2",
     ),
-)  # fmt: skip
+])  # fmt: skip
 
-ledger_options = _stack(
-    click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="Where results are appended"),
-    click.option("--note", metavar="TEXT", help="Your words for these rows of the ledger"),
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the statistics that are there")
+
+ledger_options = stack(
+    [
+        click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="Where results are appended"),
+        click.option("--note", metavar="TEXT", help="Your words for these rows of the ledger"),
+    ]
 )
 
-device_options = _stack(
-    click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
-    click.option("--offline", is_flag=True, help="Never download; say what is missing"),
+device_options = stack(
+    [
+        click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
+        click.option("--offline", is_flag=True, help="Never download; say what is missing"),
+    ]
 )
 
 #: The interval-guidance repository's form, without a command.
-plain_options = _stack(
-    click.option("--gen_zip", metavar="ZIP|DIR|NPZ", help="Images to score, all of them"),
-    click.option("--ref_path", metavar="PKL|NPZ|URL", help="Reference statistics"),
-    click.option("--results_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ledger"),
-    click.option(
-        "--metric",
-        metavar="NAME",
-        type=click.Choice(METRICS),
-        default="fid",
-        show_default=True,
-        help=", ".join(METRICS),
-    ),
-    click.option(
-        "--batch_size",
-        metavar="INT",
-        type=click.IntRange(min=1),
-        default=128,
-        show_default=True,
-        help="Images at a time",
-    ),
+plain_options = stack(
+    [
+        click.option("--gen_zip", metavar="ZIP|DIR|NPZ", help="Images to score, all of them"),
+        click.option("--ref_path", metavar="PKL|NPZ|URL", help="Reference statistics"),
+        click.option(
+            "--results_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ledger"
+        ),
+        click.option(
+            "--metric",
+            metavar="NAME",
+            type=click.Choice(METRICS),
+            default="fid",
+            show_default=True,
+            help=", ".join(METRICS),
+        ),
+        click.option(
+            "--batch_size",
+            metavar="INT",
+            type=click.IntRange(min=1),
+            default=128,
+            show_default=True,
+            help="Images at a time",
+        ),
+    ]
 )
 
 #: What that form cannot say: the defaults of `calc`.
 PLAIN_DEFAULTS = {"weights": (), "dinov2_resize": "torch", "device": "auto", "offline": False, "note": None}
 
 
-def weights_by_metric(entries: tuple[str, ...]) -> dict[str, str]:
-    """Values of --weights as metric -> path. A usage error for another form or an unknown metric."""
-    weights = {}
-    for entry in entries:
-        metric, _, path = entry.partition("=")
-        metric = metric.strip().replace("-", "_")
-        if metric not in METRICS or path == "":
-            raise click.UsageError(f"--weights={entry}: write METRIC=PATH with one of {', '.join(METRICS)}")
-        weights[metric] = path
-    return weights
+def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Weights and resize that were chosen, per metric in the order of `metrics`; params: of `detector_options`.
+
+    A usage error for weights of a metric that is not asked for, or given twice.
+    """
+    choices: dict[str, dict[str, str]] = {metric: {} for metric in metrics}
+    if "fd_dinov2" in choices:
+        choices["fd_dinov2"]["resize"] = params["dinov2_resize"]
+    for metric, path in params["weights"]:
+        if metric not in choices:
+            raise click.UsageError(
+                f"--weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see --metrics"
+            )
+        if "weights" in choices[metric]:
+            raise click.UsageError(f"--weights={metric}=... is given twice: leave out one of them")
+        choices[metric]["weights"] = path
+    return choices

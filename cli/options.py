@@ -16,7 +16,8 @@ from cli.command import bad_input
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import Preset, find_preset
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
+MAX_IMAGES = 10**7
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 
 
@@ -51,12 +52,16 @@ class IntList(click.ParamType):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part.strip()} runs backwards; write {last}-{first}", param, ctx)
-            if last > MAX_SEED or last - first >= 10**8:
-                self.fail(f"the range {part.strip()} is too large", param, ctx)
+            if last > MAX_SEED:
+                self.fail(f"{last} is too large: numbers go up to {MAX_SEED}", param, ctx)
+            if len(numbers) + last - first >= MAX_IMAGES:
+                self.fail(f"more than {MAX_IMAGES} numbers in '{value}'", param, ctx)
             numbers.extend(range(first, last + 1))
-        if len(set(numbers)) < len(numbers):
-            twice = next(n for n in numbers if numbers.count(n) > 1)
-            self.fail(f"{twice} stands in '{value}' more than once", param, ctx)
+        seen: set[int] = set()
+        for number in numbers:
+            if number in seen:
+                self.fail(f"{number} stands in '{value}' more than once", param, ctx)
+            seen.add(number)
         return numbers
 
 
@@ -140,7 +145,6 @@ class RunOptions:
     device: str
     trust_pickle: bool
     offline: bool
-    deterministic: bool = False
 
 
 def stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -265,7 +269,7 @@ class GuideDefaults:
     """What a script takes for a guide's weight and interval when the command line gives none."""
 
     weight: float = 1.0
-    interval: StepInterval | None = None
+    interval: StepInterval | None = None  # in steps of the default schedule
 
 
 def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: GuideDefaults | None = None) -> Recipe:
@@ -280,11 +284,11 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
         net = params["net"] or (preset.net if preset is not None else None)
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        guides = _guides(params, preset, defaults or GuideDefaults())
+        sampler = _sampler(params, preset)
         return Recipe(
             net=NetworkRef(_existing(net)),
-            guides=guides,
-            sampler=_sampler(params, preset),
+            guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
+            sampler=sampler,
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
@@ -302,7 +306,8 @@ def run_options_from(params: dict[str, Any]) -> RunOptions:
     return RunOptions(device=params["device"], trust_pickle=params["trust_pickle"], offline=params["offline"])
 
 
-def _given(name: str) -> bool:
+def given(name: str) -> bool:
+    """Whether the user gave this parameter of the current command, rather than leaving it to its default."""
     ctx = click.get_current_context(silent=True)
     source = None if ctx is None else ctx.get_parameter_source(name)
     return source not in (None, click.core.ParameterSource.DEFAULT)
@@ -310,7 +315,7 @@ def _given(name: str) -> bool:
 
 def _sampler(params: dict[str, Any], preset: Preset | None) -> SamplerSpec:
     steps = params["steps"]
-    if preset is not None and not _given("steps"):
+    if preset is not None and not given("steps"):
         steps = preset.num_steps
     names = ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise", "dtype")
     return SamplerSpec(num_steps=steps, **{name: params[name] for name in names})
@@ -330,14 +335,16 @@ def _existing(source: str) -> str:
     return source
 
 
-def _guides(params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults) -> tuple[GuideSpec, ...]:
+def _guides(
+    params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults, sampler: SamplerSpec
+) -> tuple[GuideSpec, ...]:
     nets = list(params["gnet"])
     weights = list(params["guidance"])
     intervals = _intervals(params)
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
         weights = weights or [preset.guidance] * len(nets)
-        intervals = intervals or [preset.interval or EVERYWHERE]
+        intervals = intervals or [_on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
     if not nets:
         if any(weight != 1 for weight in weights):
             raise ValueError(f"guidance weight {weights[0]:g} needs a guiding network: give --gnet=PATH|URL")
@@ -345,7 +352,7 @@ def _guides(params: dict[str, Any], preset: Preset | None, defaults: GuideDefaul
             raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
         return ()
     weights = weights or [defaults.weight] * len(nets)
-    intervals = intervals or [defaults.interval or EVERYWHERE]
+    intervals = intervals or [_on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:
         intervals = intervals * len(nets)
     if not len(nets) == len(weights) == len(intervals):
@@ -357,6 +364,17 @@ def _guides(params: dict[str, Any], preset: Preset | None, defaults: GuideDefaul
         GuideSpec(NetworkRef(_existing(net)), weight, None if interval == EVERYWHERE else interval)
         for net, weight, interval in zip(nets, weights, intervals, strict=True)
     )
+
+
+def _on_schedule(interval: StepInterval | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
+    """An interval that is known in steps of one schedule, for another: by the noise levels that the steps stand for."""
+    if interval is None:
+        return EVERYWHERE
+    if used.levels() == defined.levels():
+        return interval
+    sigmas = interval.sigmas(defined.levels())
+    click.echo(f"note: {interval} of {defined.num_steps} are taken as {sigmas} on this schedule", err=True)
+    return sigmas
 
 
 def _intervals(params: dict[str, Any]) -> list[Any]:

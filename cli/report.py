@@ -17,9 +17,7 @@ def describe(recipe: Recipe) -> str:
             continue
         where = "at all steps" if guide.interval is None else f"at {guide.interval}"
         if isinstance(guide.interval, StepInterval):
-            levels = [*recipe.sampler.levels(), 0.0]
-            last = guide.interval.last
-            where += f" = sigma in ({levels[last + 1]:.4g}, {levels[guide.interval.first]:.4g}]"
+            where += f" = {guide.interval.sigmas(recipe.sampler.levels())}"
         parts.append(f"guided by {guide.net.name}, w = {guide.weight:g}, {where}")
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
     parts.append(f"{recipe.sampler.num_steps} steps of Heun in {recipe.sampler.dtype}, labels: {labels}")

@@ -84,6 +84,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Check, without making anything, that a file of this name could be written; for use before long work.
+
+    Raises IsADirectoryError if it is a folder, NotADirectoryError if it would lie in a file, PermissionError if its
+    folder, or the nearest one that exists, is not writable.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    folder = next(parent for parent in target.parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, so {path} cannot be made; give another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} is not writable, so {path} cannot be made; give another place")
+
+
 def replace_synced(temporary: Path, target: Path) -> None:
     """Rename the finished file `temporary` to `target`, with content and name on disk before it returns."""
     with open(temporary, "rb+") as file:

@@ -5,9 +5,10 @@ threads, device model, versions) is not part of it.
 """
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,6 +25,11 @@ class StepInterval:
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last:
             raise ValueError(f"interval of steps {self.first},{self.last}: write FIRST,LAST with 0 <= FIRST <= LAST")
+
+    def sigmas(self, levels: Sequence[float]) -> "SigmaInterval":
+        """The noise levels that these steps stand for, on a schedule of starting levels that has them."""
+        after = [*levels, 0.0]
+        return SigmaInterval(after[self.last + 1], after[self.first])
 
     def __contains__(self, step: object) -> bool:
         return isinstance(step, int) and self.first <= step <= self.last
@@ -55,7 +61,7 @@ class SigmaInterval:
         return (StepInterval(inside[0], inside[-1]) if inside else None), notes
 
     def __str__(self) -> str:
-        return f"sigma in ({self.lo:g}, {self.hi:g}]"
+        return f"sigma in ({self.lo:.4g}, {self.hi:.4g}]"
 
 
 def _snap(end: float, sigmas: Sequence[float], notes: list[str]) -> float:
@@ -90,6 +96,11 @@ class GuideSpec:
     interval: StepInterval | SigmaInterval | None = None
     never: bool = False  # the asked noise levels lie between two steps: guided nowhere
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", float(self.weight))  # 2 and 2.0 are the same recipe
+        if not math.isfinite(self.weight):
+            raise ValueError(f"guidance weight {self.weight}: must be a finite number (1 = off)")
+
     @property
     def off(self) -> bool:
         """Weight 1, or an interval that holds no step: the guide is never evaluated."""
@@ -121,6 +132,21 @@ class SamplerSpec:
             raise ValueError(f"S_churn {self.S_churn:g}, S_noise {self.S_noise:g}: must be finite, S_churn >= 0")
         if not 0 <= self.S_min <= self.S_max:
             raise ValueError(f"S_min {self.S_min:g}, S_max {self.S_max:g}: need 0 <= S_min <= S_max")
+        for name in ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # 80 and 80.0 are the same recipe
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        try:
+            levels = self.levels()
+        except OverflowError:
+            levels = [math.inf]
+        falling = all(a > b > 0 for a, b in itertools.pairwise(levels))
+        if not (falling and all(map(math.isfinite, levels))):
+            raise ValueError(
+                f"{self.num_steps} steps from {self.sigma_max:g} to {self.sigma_min:g} with rho {self.rho:g} are no "
+                "falling noise levels: take fewer steps, levels further apart, or rho nearer to 7"
+            )
 
     def levels(self) -> list[float]:
         """The noise levels that steps start from, falling: num_steps values from sigma_max to sigma_min."""
@@ -129,7 +155,7 @@ class SamplerSpec:
         return [(top + i / last * (bottom - top)) ** self.rho for i in range(self.num_steps)]
 
 
-LabelRule = Literal["random", "balanced"] | int
+LabelRule = Literal["random", "balanced", "none"] | int
 SeedRule = Literal["edm2", "figure"]
 
 
@@ -140,15 +166,16 @@ class Recipe:
     net: NetworkRef
     guides: tuple[GuideSpec, ...] = ()
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
-    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | this class
+    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
-    encoder: str = ""  # what turns the sampler's result into pixels
+    encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
 
     def __post_init__(self) -> None:
+        known = self.labels in ("random", "balanced", "none") if isinstance(self.labels, str) else self.labels >= 0
+        if not known:
+            raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
         for guide in self.guides:
-            if not math.isfinite(guide.weight):
-                raise ValueError(f"guidance weight {guide.weight}: must be a finite number (1 = off)")
             interval = guide.interval
             if isinstance(interval, StepInterval) and interval.last >= self.sampler.num_steps:
                 raise ValueError(

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,26 +13,12 @@ from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
 from sampling.heun import Churn, heun
-from training.encoders import Encoder, StabilityVAEEncoder
+from sampling.schedule import edm_sigmas
+from torch_utils.distributed import pick_device
+from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import NetworkFile, load_network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; 'auto' is cuda, else mps, else cpu. ValueError if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device '{name}': write cpu, cuda, cuda:1 or mps") from error
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not available.get(device.type, False):
-        raise ValueError(f"device '{name}' is not available here; try --device=cpu")
-    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise ValueError(f"device '{name}': there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return device
 
 
 def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
@@ -61,8 +48,9 @@ class Generation:
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
 
     @property
-    def num_classes(self) -> int:
-        return self.main.net.label_dim
+    def image_size(self) -> int:
+        """Width and height of the decoded images, in pixels."""
+        return self.main.net.img_resolution * _pixels_per_latent(self.main.encoder)
 
     def evaluations_per_image(self) -> dict[str, int]:
         """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
@@ -105,7 +93,8 @@ def open_recipe(
         return files[source]
 
     main = opened(recipe.net.source)
-    _check_labels(recipe, main)
+    recipe = _with_checked_labels(recipe, main)
+    _check_encoder(main)
     guides = tuple(opened(spec.net.source) for spec in recipe.guides)
     for guide in guides:
         check_guide(main, guide)
@@ -121,7 +110,7 @@ def open_recipe(
             for spec, file in zip(recipe.guides, guides, strict=True)
         ),
         noise_device=noise_device,
-        encoder=_describe_encoder(main),
+        encoder=_identity_of(main.encoder),
     )
     return Generation(recipe, main, guides, target, tuple(notes))
 
@@ -188,7 +177,7 @@ def sample(
         for denoiser, guide in zip(counted[1:], recipe.guides, strict=True)
     ]
     churn = Churn(spec.S_churn, spec.S_min, spec.S_max, spec.S_noise) if spec.S_churn > 0 else None
-    sigmas = torch.tensor([*spec.levels(), 0.0], dtype=torch.float64)
+    sigmas = edm_sigmas(spec.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
     noise = noise.to(device=device, dtype=DTYPES[spec.dtype])
     *_, last = heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like)
     if evaluations is not None:
@@ -208,14 +197,30 @@ def _steps(interval: object) -> StepInterval | None:
     return interval
 
 
-def _check_labels(recipe: Recipe, main: NetworkFile) -> None:
+def _with_checked_labels(recipe: Recipe, main: NetworkFile) -> Recipe:
+    """The recipe, its label rule 'none' if the network knows no classes. ValueError for a class that it lacks."""
     classes = main.net.label_dim
     if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
         hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
         raise ValueError(f"class {recipe.labels}: {main.source} {hint}")
+    return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _describe_encoder(main: NetworkFile) -> str:
-    name = type(main.encoder).__name__
-    vae = getattr(main.encoder, "vae_name", None)
-    return name if vae is None else f"{name}({vae})"
+def _check_encoder(main: NetworkFile) -> None:
+    channels = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}.get(type(main.encoder))
+    if channels not in (None, main.net.img_channels):
+        raise ValueError(
+            f"{main.source} makes {main.net.img_channels} channels, but its encoder, {type(main.encoder).__name__}, "
+            f"decodes {channels}: the file does not belong together"
+        )
+
+
+def _pixels_per_latent(encoder: object) -> int:
+    """How many pixels wide one latent is, once decoded."""
+    vae = getattr(encoder, "_vae", None)
+    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _identity_of(encoder: object) -> dict[str, Any]:
+    """What tells apart encoders that decode differently; of a file's own class, under --trust-pickle, the name only."""
+    return encoder.identity() if isinstance(encoder, Encoder) else {"class": type(encoder).__name__}

@@ -78,4 +78,5 @@ def start(
         return streams, noise, drawn
     if labels == "balanced":
         return streams, noise, [seed % num_classes for seed in seeds]
+    assert isinstance(labels, int)  # 'none' is for networks without classes
     return streams, noise, [labels] * len(seeds)

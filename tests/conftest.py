@@ -39,6 +39,7 @@ def tiny_networks(tmp_path_factory):
         "weak": (8, 3, 10),
         "fewer-classes": (8, 3, 4),
         "larger": (16, 3, 10),
+        "latent": (8, 4, 10),
     }
     paths = {}
     for number, (name, shape) in enumerate(shapes.items()):

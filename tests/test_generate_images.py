@@ -19,6 +19,16 @@ def run(tiny_networks):
     return run
 
 
+def test_destinations_are_checked_before_any_network_opens(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty.pkl").write_bytes(b"")
+    for line in ("--outdir=@file", "--outdir=@file/x", "--grid=@file/x.png"):
+        args = [f"--net={tmp_path}/empty.pkl", line.replace("@", f"{tmp_path}/")]
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 2
+        assert "is a file" in result.stderr
+
+
 def pixels(path):
     return np.asarray(Image.open(path))
 
@@ -62,6 +72,35 @@ def test_another_recipe_does_not_mix_in(run, tmp_path):
     assert not (tmp_path / "000001.png").exists()
 
 
+def test_overwriting_some_images_by_another_recipe_is_refused(run, tmp_path):
+    args = [f"--outdir={tmp_path}", "--steps=2"]
+    assert run(*args, "--seeds=0-3").exit_code == 0
+    before = pixels(tmp_path / "000000.png")
+    some = run(*args, "--seeds=0-1", "--class=0", "--overwrite")
+    assert some.exit_code == 2
+    assert "another recipe" in some.stderr
+    assert (pixels(tmp_path / "000000.png") == before).all()
+    assert run(*args, "--seeds=0-3", "--class=0", "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["labels"] == 0
+
+
+@pytest.mark.parametrize("option", ["--resume", "--batch=2", "--overwrite"])
+def test_images_of_unknown_origin_are_not_claimed(run, tmp_path, option):
+    Image.new("RGB", (8, 8)).save(tmp_path / "000009.png")
+    result = run(f"--outdir={tmp_path}", "--steps=2", "--seeds=0-1", option)
+    assert result.exit_code == 2
+    assert "unknown origin" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000009.png"]
+
+
+def test_a_run_that_fails_claims_nothing(run, tmp_path):
+    out = tmp_path / "out"
+    failed = run(f"--outdir={out}", "--steps=2", "--gnet=@weak.pkl", "--guidance=1e39")
+    assert failed.exit_code == 1
+    assert not (out / "recipe.json").exists()
+    assert run(f"--outdir={out}", "--steps=2").exit_code == 0
+
+
 def test_images_equal_those_of_a_zip(run, tmp_path, tiny_networks):
     import zipfile
 
@@ -101,6 +140,11 @@ def test_grids_are_pictures(run, tmp_path, columns):
         (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
         (["--outdir=x", "--gnet=@fewer-classes.pkl", "--guidance=2"], "4 classes"),
         (["--outdir=x", "--figs=fig5"], "--figs"),
+        (["--outdir=x", "--grid=x.png"], "--outdir"),
+        (["--grid=x.jpg"], ".png"),
+        (["--grid=dirx/"], ".png"),
+        (["--grid=x.png", "--classes=0-2", "--class=7"], "--class"),
+        (["--outdir=x", "--net=@latent.pkl"], "4 channels"),
     ],
 )
 def test_bad_input(run, tmp_path, monkeypatch, args, says):

@@ -120,6 +120,9 @@ def test_another_recipe_in_the_same_place_is_refused(run, tmp_path):
         (["--class=10"], "classes 0 to 9"),
         (["--device=cuda:77"], "not available"),
         (["--guidance=2"], "--gnet"),
+        (["--num_images=99999999999"], "num"),
+        (["--seed=4294967290"], "4294967295"),
+        (["--seeds=5,7", "--num_images=70"], "--num_images"),
     ],
 )
 def test_bad_input(run, tmp_path, args, says):
@@ -128,6 +131,23 @@ def test_bad_input(run, tmp_path, args, says):
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_taken_are_refused_before_any_network_opens(tmp_path):
+    (tmp_path / "empty.pkl").write_bytes(b"")
+    (tmp_path / "text.zip").write_text("x")
+    for out in ("text.zip", "text.zip/a.zip", "."):
+        result = CliRunner().invoke(main, [f"--net={tmp_path}/empty.pkl", f"--out={tmp_path}/{out}", "--num_images=2"])
+        assert result.exit_code == 2
+        assert "empty" not in result.stderr
+        assert str(tmp_path) in result.stderr
+
+
+def test_another_schedule_keeps_the_default_interval_in_noise_levels(tiny_networks, tmp_path):
+    args = [f"--net={tiny_networks['cond']}", f"--gnet={tiny_networks['uncond']}", "--num_images=1", "--steps=16"]
+    result = CliRunner().invoke(main, [*args, f"--zip_dir={tmp_path}"])
+    assert result.exit_code == 0, result.stderr
+    assert "steps 17-22 of 32 are taken as sigma in (0.1886, 1.609]" in result.stderr
 
 
 def test_several_workers_are_refused_for_now(run, monkeypatch):

@@ -197,7 +197,7 @@ _OTHER_FORMATS = {
 
 def _refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
-        raise DamagedPickleError("the file is empty: fetch or copy it again")
+        raise DamagedPickleError("the file is empty")
     for magic, what in _OTHER_FORMATS.items():
         if bytes(view[: len(magic)]) == magic:
             raise DamagedPickleError(f"no pickle: the file is {what}")
@@ -218,7 +218,7 @@ def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
 
 def _check_size(size: int) -> None:
     if size == 0:
-        raise DamagedPickleError("the file is empty: fetch or copy it again")
+        raise DamagedPickleError("the file is empty")
     if size > MAX_FILE_BYTES:
         raise UnsafePickleError(f"the file has {size} bytes: at most {MAX_FILE_BYTES} are read")
 

@@ -1,6 +1,8 @@
 """Option types, the recipe that a command line describes, and errors as one line."""
 
 import csv
+import hashlib
+import time
 from pathlib import Path
 
 import click
@@ -18,8 +20,10 @@ from cli.options import (
     sampler_options,
 )
 from dnnlib.util import DownloadError
-from images.recipe import SigmaInterval, StepInterval
+from images.recipe import SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import POSTHOC, all_presets
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -76,10 +80,46 @@ def test_presets_fill_in_and_options_override(describe):
     assert off.labels == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "lo", "hi"),
+    [
+        ("--steps=64", 0.2830, 2.9015),
+        ("--sigma_max=160", 0.2830, 2.9015),
+        ("--rho=5", 0.2830, 2.9015),
+    ],
+)
+def test_a_presets_interval_keeps_its_noise_levels_on_another_schedule(describe, options, lo, hi):
+    recipe, code, err = describe(f"--preset=edm2-img512-s-interval-fid {options}")
+    assert code == 0
+    interval = recipe.guides[0].interval
+    assert isinstance(interval, SigmaInterval)
+    assert (interval.lo, interval.hi) == pytest.approx((lo, hi), abs=1e-4)
+    assert "steps 15-21 of 32 are taken as sigma in (0.283, 2.902]" in err
+    levels = recipe.sampler.levels()
+    steps = recipe.resolved()[0].guides[0].interval
+    for step in range(steps.first, steps.last + 1):
+        assert lo * 0.98 < levels[step] <= hi * 1.02
+
+
+def test_every_option_reaches_the_recipe(describe):
+    recipe, *_ = describe(
+        "--net=@a.pkl --steps=9 --sigma_min=0.01 --sigma_max=50 --rho=5 --S_churn=1 --S_min=2 --S_max=3 --S_noise=4 "
+        "--dtype=float64 --noise-device=cuda --labels=balanced"
+    )
+    assert recipe.sampler == SamplerSpec(9, 0.01, 50, 5, 1, 2, 3, 4, "float64")
+    assert (recipe.noise_device, recipe.labels) == ("cuda", "balanced")
+    assert describe("--preset=mnist16")[0].sampler == SamplerSpec(16)
+    assert describe("--preset=mnist16 --steps=32")[0].sampler == SamplerSpec(32)
+
+
 def test_the_published_presets_are_those_of_the_papers():
-    with open(Path(__file__).parents[2] / "papers" / "presets.csv", newline="") as file:
+    with open(ROOT / "papers" / "presets.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
+    digest = hashlib.sha256((ROOT / "papers" / "presets.csv").read_bytes()).hexdigest()
+    assert digest == "e041c826eb7d5ef9879912acfb6b1d513812059ecbdb872b7355250ade38653f", (
+        "compared row by row with the papers; compare again before changing this"
+    )
     presets = all_presets()
     assert len(presets) == 45
     assert presets["edm2-img512-s-autog-fid"].guidance == 2.10
@@ -112,6 +152,7 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--net=@a.pkl --steps=0", "steps"),
         ("--net=@a.pkl --sigma_min=5 --sigma_max=1", "min <= max"),
         ("--net=@a.pkl --sigma_min=0", "sigma"),
+        ("--net=@a.pkl --rho=0.001", "falling noise levels"),
         ("--net=@a.pkl --no-such-option", "no-such-option"),
     ],
 )
@@ -131,7 +172,17 @@ def test_seed_lists(text, expected):
     assert IntList().convert(text, None, None) == expected
 
 
-@pytest.mark.parametrize("text", ["5-2", "", "a", "1,,2", "-3", "1-2-3", "1,2,1", "0-3,2", "1.5", "0-99999999999"])
+def test_long_seed_lists_are_checked_quickly():
+    start = time.monotonic()
+    with pytest.raises(click.BadParameter, match="60000 stands"):
+        IntList().convert("0-60000,60000", None, None)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5-2", "", "a", "1,,2", "-3", "1-2-3", "1,2,1", "0-3,2", "1.5", "0-99999999999", "4294967296", "0-10000000"],
+)
 def test_bad_seed_lists(text):
     with pytest.raises(click.BadParameter):
         IntList().convert(text, None, None)

@@ -48,6 +48,11 @@ def test_noise_levels_and_steps_that_mean_the_same_are_the_same_recipe():
     assert "1.6086" in notes[1]
 
 
+def test_whole_numbers_and_floats_are_the_same_recipe():
+    whole = replace(RECIPE, guides=(GuideSpec(GUIDE, 2),), sampler=SamplerSpec(sigma_max=80))
+    assert whole.hash == replace(RECIPE, guides=(GuideSpec(GUIDE, 2.0),)).hash
+
+
 def test_an_interval_without_steps_is_off_and_says_so():
     empty = replace(RECIPE, guides=(GuideSpec(GUIDE, 1.5, SigmaInterval(1.2, 1.5)),))
     resolved, notes = empty.resolved()
@@ -73,6 +78,10 @@ def test_json_is_strict_and_holds_no_paths():
         (lambda: Recipe(MAIN, (GuideSpec(GUIDE, math.nan),)), "finite"),
         (lambda: Recipe(MAIN, (GuideSpec(GUIDE, 2, StepInterval(17, 22)),), SamplerSpec(16)), "16 steps"),
         (lambda: SamplerSpec(num_steps=0), "at least 1"),
+        (lambda: SamplerSpec(rho=1e-3), "falling"),
+        (lambda: SamplerSpec(sigma_min=1, sigma_max=1), "falling"),
+        (lambda: Recipe(MAIN, labels="foo"), "labels 'foo'"),
+        (lambda: Recipe(MAIN, labels=-1), "labels"),
         (lambda: SamplerSpec(sigma_min=2, sigma_max=1), "min <= max"),
         (lambda: SamplerSpec(rho=math.inf), "rho"),
         (lambda: SamplerSpec(S_min=3, S_max=1), "S_min <= S_max"),

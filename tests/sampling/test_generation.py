@@ -44,7 +44,7 @@ def test_labels_and_recipe(recipe):
     assert collect(zero, [0, 13], 2)[2] == [0, 0]
     assert zero.recipe.net.sha256 is not None
     assert zero.recipe.noise_device == "cpu"
-    assert zero.recipe.encoder == "StandardRGBEncoder"
+    assert zero.recipe.encoder == {"class": "StandardRGBEncoder"}
 
 
 def test_class_zero_is_not_the_random_class(recipe):
@@ -115,6 +115,21 @@ def test_unconditional_networks_give_no_labels(tiny_networks):
     generation = open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), sampler=SamplerSpec(2)), "cpu")
     (batch,) = generation.images([1, 2], 8)
     assert batch.labels is None
+    balanced = Recipe(NetworkRef(str(tiny_networks["uncond"])), sampler=SamplerSpec(2), labels="balanced")
+    assert open_recipe(balanced, "cpu").recipe == generation.recipe, (
+        "without classes there is no label rule to differ in"
+    )
+
+
+def test_a_network_that_its_encoder_cannot_decode_is_refused_before_sampling(tiny_networks):
+    with pytest.raises(ValueError, match="4 channels"):
+        open_recipe(Recipe(NetworkRef(str(tiny_networks["latent"]))), "cpu")
+
+
+def test_image_size_is_that_of_decoded_images(recipe):
+    generation = open_recipe(recipe, "cpu")
+    (batch,) = generation.images([1], 8)
+    assert batch.images.shape[-1] == generation.image_size == 8
 
 
 def test_absurd_weights_are_reported_with_the_seed(recipe, tiny_networks):

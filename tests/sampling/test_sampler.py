@@ -3,17 +3,24 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
-from images.recipe import SamplerSpec, SigmaInterval, StepInterval
+from generate_images import main
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from sampling import seeds as seeding
-from sampling.guidance import Counted, Guide, bind, guided
+from sampling.generation import open_recipe, sample
+from sampling.guidance import Counted, Guide, guided
 from sampling.heun import Churn, heun
 from sampling.schedule import edm_sigmas
+from training.encoders import StandardRGBEncoder
+from training.network_io import save_network
 from training.networks_edm2 import Precond
 
 DATA = Path(__file__).parents[1] / "data"
@@ -29,36 +36,70 @@ def network(name):
     return net
 
 
-def run_case(case, seeds):
-    main = network("cond")
-    streams, noise, labels = seeding.start(seeds, (3, 16, 16), 10, "random")
-    onehot = torch.eye(10)[labels]
-    guides = []
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The golden networks as network files."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name in ("cond", "uncond", "weak"):
+        save_network(folder / f"{name}.pkl", network(name), encoder=StandardRGBEncoder())
+    return folder
+
+
+def recipe_of(case, files):
+    """A golden case as the recipe that the command line would make of it."""
+    names = ("num_steps", "sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise")
+    double = "float64" in case.get("dtype", "") or "float64" in case.get("sampler", "")
+    sampler = SamplerSpec(**{k: case[k] for k in names if k in case}, dtype="float64" if double else "float32")
+    guides = ()
     if case["gnet"] is not None:
         interval = case.get("index_interval")
-        guides = [
-            Guide(
-                bind(network(case["gnet"]), onehot),
-                case["guidance"],
-                None if interval is None else StepInterval(*interval),
-            )
-        ]
-    names = ("num_steps", "sigma_min", "sigma_max", "rho")
-    sigmas = edm_sigmas(**{k: case[k] for k in names if k in case})
-    double = "float64" in case.get("dtype", "") or "float64" in case.get("sampler", "")
-    churn = None
-    if "S_churn" in case:
-        churn = Churn(case["S_churn"], case["S_min"], case["S_max"], case["S_noise"])
-    noise = noise.double() if double else noise
-    *_, last = heun(guided(bind(main, onehot), guides), noise, sigmas, churn, streams.randn_like)
-    return last.x
+        ref = NetworkRef(str(files / f"{case['gnet']}.pkl"))
+        guides = (GuideSpec(ref, case["guidance"], None if interval is None else StepInterval(*interval)),)
+    return Recipe(NetworkRef(str(files / "cond.pkl")), guides, sampler, noise_device="cpu")
+
+
+def run_case(case, seeds, files):
+    latents, _ = sample(open_recipe(recipe_of(case, files), "cpu"), seeds)
+    return latents
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_golden_samples(name):
+def test_golden_samples(name, files):
     expected = torch.from_numpy(SAMPLER[name]).double()
-    result = run_case(CASES[name], [int(s) for s in SAMPLER["seeds"]][: len(expected)]).double()
+    result = run_case(CASES[name], [int(s) for s in SAMPLER["seeds"]][: len(expected)], files)
+    assert result.dtype == (
+        torch.float64 if recipe_of(CASES[name], files).sampler.dtype == "float64" else torch.float32
+    )
+    result = result.double()
     assert float((result - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_golden_precision_tells_float64_from_float32(files):
+    """In float32 the double-precision samples are met too, but not as closely: the option does something."""
+    case, seeds = CASES["cfg_const_fp64"], [int(s) for s in SAMPLER["seeds"]][:4]
+    double = run_case(case, seeds, files)
+    single, _ = sample(open_recipe(replace(recipe_of(case, files), sampler=SamplerSpec(10)), "cpu"), seeds)
+    assert 0 < float((double - single).abs().max()) < 1e-3
+
+
+def test_golden_samples_through_the_command_line(files, tmp_path):
+    """Options, recipe, sampling, decoding and PNGs in one go: churn, then double precision in an interval of steps."""
+    lines = {
+        "churn_40": "--gnet=@weak.pkl --guidance=1.7 --steps=10 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003",
+        "interval_index_3_5": "--gnet=@uncond.pkl --guidance=3 --steps=10 --guidance_interval=3,5 --dtype=float64",
+        "rho_5": "--steps=9 --rho=5 --sigma_min=0.01 --sigma_max=50",
+    }
+    for name, line in lines.items():
+        expected = StandardRGBEncoder().decode(torch.from_numpy(SAMPLER[name]))
+        seeds = [int(s) for s in SAMPLER["seeds"]][: len(expected)]
+        usable = [k for k, seed in enumerate(seeds) if seed < 2**32]
+        args = [arg.replace("@", f"{files}/") for arg in f"--net=@cond.pkl --batch=16 {line}".split()]
+        listed = ",".join(str(seeds[k]) for k in usable)
+        result = CliRunner().invoke(main, [*args, f"--seeds={listed}", f"--outdir={tmp_path / name}", "--device=cpu"])
+        assert result.exit_code == 0, result.stderr
+        for k in usable:
+            made = np.asarray(Image.open(tmp_path / name / f"{seeds[k]:06d}.png")).astype(int)
+            assert np.abs(made - expected[k].permute(1, 2, 0).numpy().astype(int)).max() <= 1, name
 
 
 def test_golden_noise_labels_and_what_follows():
@@ -106,11 +147,11 @@ def test_unconditional_networks_draw_no_label():
     assert torch.equal(streams.randn([5])[0], torch.randn(5, generator=generator))
 
 
-def test_an_image_depends_on_its_seed_alone():
+def test_an_image_depends_on_its_seed_alone(files):
     case = CASES["churn_40"]
     seeds = [int(s) for s in SAMPLER["seeds"]][:4]
-    whole = run_case(case, seeds)
-    alone = torch.cat([run_case(case, [seed]) for seed in reversed(seeds)]).flip(0)
+    whole = run_case(case, seeds, files)
+    alone = torch.cat([run_case(case, [seed], files) for seed in reversed(seeds)]).flip(0)
     assert float((whole - alone).norm() / whole.norm()) < 1e-5
 
 
