@@ -1,12 +1,16 @@
 """Generation from a recipe: seeds and batches, labels, counts, and networks that do not fit."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from sampling.generation import open_recipe, pick_device, sample
+from sampling.generation import open_recipe, sample
+from training.encoders import StabilityVAEEncoder
+from training.network_io import save_network
+from training.networks_edm2 import Precond
 
 
 @pytest.fixture
@@ -138,8 +142,59 @@ def test_absurd_weights_are_reported_with_the_seed(recipe, tiny_networks):
         sample(generation, [12, 13])
 
 
-def test_devices():
-    assert pick_device("cpu").type == "cpu"
-    for name in ("gpu", "cuda:99", "meta", "xyz:1"):
-        with pytest.raises(ValueError, match="device"):
-            pick_device(name)
+@pytest.fixture(scope="module")
+def vae_folders(tmp_path_factory):
+    """Two tiny VAEs of the Stability VAE's kind, with other weights each."""
+    from diffusers import AutoencoderKL
+
+    folders = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            block_out_channels=[8, 8],
+            layers_per_block=1,
+            norm_num_groups=2,
+            latent_channels=4,
+        )
+        folders.append(tmp_path_factory.mktemp(f"vae{seed}"))
+        vae.save_pretrained(folders[-1])
+    return folders
+
+
+def test_latent_networks_sample_through_the_vae_that_the_recipe_names(vae_folders, tmp_path, monkeypatch):
+    """Latents to pixels, whatever the decoder's batch; another VAE is another recipe."""
+    torch.manual_seed(3)
+    net = Precond(8, 4, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
+    save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
+    recipe = Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(3))
+    made = []
+    for folder in vae_folders:
+        monkeypatch.setenv("EDM2_VAE", str(folder))
+        generation = open_recipe(recipe, "cpu", offline=True)
+        (whole,) = generation.images(range(5), 5)
+        generation.set_decoder_batch(2)
+        (parts,) = generation.images(range(5), 5)
+        assert (whole.images.int() - parts.images.int()).abs().max() <= 1
+        assert whole.images.shape[-1] == generation.image_size == 16
+        made.append((generation.recipe.hash, whole.images))
+    assert made[0][0] != made[1][0]
+    assert not torch.equal(made[0][1], made[1][1])
+    text = json.dumps(generation.recipe.to_json())
+    assert str(tmp_path) not in text
+    assert str(vae_folders[1]) not in text
+
+
+def test_the_decoders_batch_is_set(vae_folders, tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    net = Precond(8, 4, 0, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
+    save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
+    monkeypatch.setenv("EDM2_VAE", str(vae_folders[0]))
+    generation = open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(2)), "cpu")
+    sizes = []
+    decoder = generation.main.encoder._vae.decoder
+    decoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    generation.set_decoder_batch(2)
+    list(generation.images(range(5), 5))
+    assert sizes == [2, 2, 1]
