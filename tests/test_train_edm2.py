@@ -120,7 +120,7 @@ def test_command_line_beats_preset(pixels_zip, tmp_path):
     assert options["lr"] == 0.5
     assert options["cond"] is False
     assert options["decay"] == 100
-    assert options["duration"] == 169984  # from the preset
+    assert options["duration"] == 163840  # from the preset
 
 
 def test_defaults_are_those_of_the_reference():

@@ -209,6 +209,11 @@ class Trainer:
         items = torch.from_numpy(self.dataset.items(indices))
         return positions, items, torch.from_numpy(labels) if labels is not None else None
 
+    def snapshot_paths(self, outdir: Path) -> list[Path]:
+        """Names of the network files that show the present state, one per EMA length."""
+        kimg = self.state.images_seen // 1000
+        return [outdir / f"network-snapshot-{kimg:07d}-{length:.3f}.pkl" for length in self.config.ema]
+
     def save_snapshots(self, outdir: Path) -> list[Path]:
         """Write one network file per EMA length; returns their paths."""
         kwargs = {
@@ -216,11 +221,9 @@ class Trainer:
             "path": Path(self.dataset.path).name,
             "use_labels": self.config.cond,
         }
-        paths = []
-        for sigma_rel, net in self.state.ema.snapshots(self.state.net):
-            path = outdir / f"network-snapshot-{self.state.images_seen // 1000:07d}-{sigma_rel:.3f}.pkl"
+        paths = self.snapshot_paths(outdir)
+        for path, (_, net) in zip(paths, self.state.ema.snapshots(self.state.net), strict=True):
             save_network(path, net, encoder=self.encoder, dataset_kwargs=kwargs, loss_fn=self.loss_fn)
-            paths.append(path)
         return paths
 
 
@@ -310,6 +313,8 @@ def _run(
     config, state = trainer.config, trainer.state
     losses, images = torch.zeros([], dtype=torch.float64, device=trainer.device), 0
     tick_start, tick_images = time.monotonic(), state.images_seen
+    if state.images_seen >= config.duration and trainer.rank == 0:
+        _replace_lost_snapshots(trainer, outdir, log)
     while state.images_seen < config.duration:
         losses += trainer.step()
         images += config.batch // trainer.world_size
@@ -334,6 +339,13 @@ def _run(
         if stopping:
             break
     return state.images_seen
+
+
+def _replace_lost_snapshots(trainer: Trainer, outdir: Path, log: RunLog) -> None:
+    """Write the last networks of a finished run again, if they were deleted since."""
+    if not all(path.exists() for path in trainer.snapshot_paths(outdir)):
+        for path in trainer.save_snapshots(outdir):
+            log.line(f"wrote {path}")
 
 
 def _rate(state: RunState) -> float:

@@ -203,6 +203,15 @@ def test_finished_run_does_nothing_more(dataset, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pkl")} == before
 
 
+def test_finished_run_writes_lost_networks_again(dataset, tmp_path):
+    train(tiny_config(duration=1024), dataset, tmp_path, device=CPU)
+    path = tmp_path / "network-snapshot-0000001-0.100.pkl"
+    before = path.read_bytes()
+    path.unlink()
+    train(tiny_config(duration=1024), dataset, tmp_path, device=CPU)
+    assert path.read_bytes() == before
+
+
 def test_run_can_be_made_longer(dataset, tmp_path, one_thread):
     train(tiny_config(duration=1024), dataset, tmp_path / "parts", device=CPU)
     train(tiny_config(), dataset, tmp_path / "parts", device=CPU)
