@@ -9,8 +9,17 @@ import click
 
 from cli import metric_options as opt
 from cli.command import Group, bad_input
-from cli.options import label_options, network_options, recipe_from, run_options, run_options_from, sampler_options
+from cli.options import (
+    MAX_SEED,
+    label_options,
+    network_options,
+    recipe_from,
+    run_options,
+    run_options_from,
+    sampler_options,
+)
 from cli.progress import progress_bar
+from metrics.ledger import STANDARD_NUM_IMAGES
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -54,7 +63,7 @@ def main(ctx: click.Context, /, **params: Any) -> None:
 @click.option("--images", metavar="PATH", required=True, help="ZIP, folder or .npz of images; or a statistics file")
 @opt.ref_option
 @opt.metrics_option
-@opt.num_option
+@opt.num_option(STANDARD_NUM_IMAGES)
 @opt.stored_options
 @opt.detector_options
 @opt.ledger_options
@@ -64,14 +73,14 @@ def calc(**params: Any) -> None:
 
     PATH may also be statistics made by `ref`, to compare sets of which the images are gone.
     """
-    score_stored(**params, default_num=opt.STANDARD_NUM)
+    score_stored(**params, default_num=STANDARD_NUM_IMAGES)
 
 
 @main.command()
 @network_options()
 @opt.ref_option
 @opt.metrics_option
-@opt.num_option
+@opt.num_option(STANDARD_NUM_IMAGES)
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
 @opt.batch_option(32)
 @sampler_options
@@ -82,6 +91,10 @@ def calc(**params: Any) -> None:
 def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
     """Score networks: sample, decode and score in one go. No image is stored."""
     recipe = recipe_from(params)
+    choices = opt.detector_choices(metrics, params)
+    seeds = range(seed, seed + (STANDARD_NUM_IMAGES if num is None else num))
+    if seeds[-1] > MAX_SEED:
+        raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
     from cli.report import announce
     from metrics import evaluation, provenance
     from sampling.generation import open_recipe
@@ -90,9 +103,9 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     with bad_input():
         reference = prepare(ref, metrics, params)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        detectors = open_detectors(metrics, params)
+        evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
+        detectors = open_detectors(choices, params)
     announce(generation)
-    seeds = range(seed, seed + (opt.STANDARD_NUM if num is None else num))
     with progress_bar(len(seeds), "images") as progress:
         moments, size = evaluation.measure(generation.images(seeds, batch), detectors, progress=progress)
     described = provenance.describe_generated(generation.recipe, seeds, size)
@@ -102,21 +115,25 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
 @main.command()
 @click.option("--data", metavar="PATH", required=True, help="ZIP, folder or .npz of images")
 @click.option("--dest", metavar="NPZ|PKL", required=True, help="Statistics to write; .pkl is EDM2's format")
+@opt.overwrite_option
 @opt.metrics_option
 @click.option("--num", metavar="INT", type=click.IntRange(min=2), help="A subset of so many images  [default: all]")
 @opt.stored_options
 @opt.detector_options
 @opt.device_options
-def ref(data: str, dest: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
+def ref(
+    data: str, dest: str, overwrite: bool, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any
+) -> None:
     """Write reference statistics of a set of images."""
+    choices = opt.detector_choices(metrics, params)
     from metrics import evaluation, reference
     from torch_utils.distributed import require_one_process
 
     with bad_input():
         require_one_process("calculate_metrics.py")
-        reference.check_name(dest)
+        reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
-        detectors = open_detectors(metrics, params)
+        detectors = open_detectors(choices, params)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
     described = {**stored.description, "path": Path(data).name}
@@ -147,6 +164,7 @@ def score_stored(
     **params: Any,
 ) -> None:
     """Score image files, or statistics of images. num: as asked for; default_num: else, with None for all there are."""
+    choices = opt.detector_choices(metrics, params)
     from metrics import evaluation, provenance
     from metrics.reference import holds_statistics, open_statistics
 
@@ -158,7 +176,7 @@ def score_stored(
             return report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
         wanted = default_num if num is None else num
         stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
-        detectors = open_detectors(metrics, params)
+        detectors = open_detectors(choices, params)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
     return report(reference, moments, {d.name: d.identity for d in detectors}, stored.description, params, batch)
@@ -171,20 +189,17 @@ def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:
     from torch_utils.distributed import require_one_process
 
     require_one_process("calculate_metrics.py")
-    ledger.prepare(params["ledger"])
+    ledger.check_writable(params["ledger"])
     return open_reference(ref, metrics, offline=params["offline"])
 
 
-def open_detectors(metrics: Sequence[str], params: dict[str, Any]) -> list[Any]:
+def open_detectors(choices: Mapping[str, Mapping[str, str]], params: dict[str, Any]) -> list[Any]:
+    """The detectors, in the order of `choices` (by `opt.detector_choices`)."""
     from metrics.detectors import load_detector
-    from sampling.generation import pick_device
+    from torch_utils.distributed import pick_device
 
-    weights, resizes = opt.weights_by_metric(params["weights"]), {"fd_dinov2": params["dinov2_resize"]}
     device, offline = pick_device(params["device"]), params["offline"]
-    return [
-        load_detector(name, device, weights=weights.get(name), resize=resizes.get(name), offline=offline)
-        for name in metrics
-    ]
+    return [load_detector(name, device, offline=offline, **choice) for name, choice in choices.items()]
 
 
 def report(
@@ -196,16 +211,17 @@ def report(
     batch: int | None = None,
 ) -> None:
     """Prints the distances, says on stderr what to mind, and appends them to the ledger."""
-    from metrics import ledger, scoring
-    from sampling.generation import pick_device
+    from metrics import ledger, provenance, scoring
+    from metrics.environment import environment
+    from torch_utils.distributed import pick_device
 
-    environment = ledger.environment(pick_device(params["device"]))
+    around = environment(pick_device(params["device"]), vae=provenance.vae_ran(images))
     for score in scoring.score(reference, moments, identities, images):
         click.echo(f"{score.name:<16}{score.value:.4f}")
         for flag in score.flags:
             click.echo(f"warning: {flag}", err=True)
         run = {"batch": batch, "note": params["note"]}
-        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, environment, **run)
+        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run)
         ledger.append(params["ledger"], record)
 
 

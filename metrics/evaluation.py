@@ -32,17 +32,24 @@ def open_stored(
     """
     total = StoredImages(path).num_images
     wanted = total if num is None else num
+    if total < 2:
+        raise ValueError(f"{path} holds {total} image: statistics need at least 2")
     if total < wanted:
         raise ValueError(
             f"{path} holds {total} images, fewer than the {wanted} to score: give --num={total}, or more images"
         )
     if wanted < 2:
-        raise ValueError(f"{path} holds {total} image: statistics need at least 2")
+        raise ValueError(f"{wanted} image to score: statistics need at least 2")
     source = StoredImages(path, batch, wanted, seed)
-    for metric in metrics:
-        check_image_size(metric, source.image_size)
+    check_image_sizes(metrics, source.image_size)
     names = image_names(Path(path), wanted, seed)
     return StoredSet(source, names, describe_stored(path, source, total, seed))
+
+
+def check_image_sizes(metrics: Sequence[str], size: tuple[int, int]) -> None:
+    """ValueError if one of the metrics does not take images of this (height, width)."""
+    for metric in metrics:
+        check_image_size(metric, size)
 
 
 def measure(

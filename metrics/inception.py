@@ -211,7 +211,7 @@ class InceptionV3(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of FID. images: uint8 [N, 3, H, W], any H and W -> float32 [N, 2048]."""
-        return self.taps(images)["2048"]
+        return self._pooled(images)["2048"]
 
     def taps(self, images: Tensor) -> dict[str, Tensor]:
         """Every feature map in use for FID and its variants, in one pass.
@@ -220,6 +220,13 @@ class InceptionV3(nn.Module):
         and "2048" (Mixed_7c), each averaged over the image; "logits_unbiased" [N, 1008], the class scores
         without the bias, which the Inception Score of the original program uses; "logits" with it.
         """
+        taps = self._pooled(images)
+        taps["logits_unbiased"] = F.linear(taps["2048"], self.fc.weight)
+        taps["logits"] = taps["logits_unbiased"] + self.fc.bias
+        return taps
+
+    def _pooled(self, images: Tensor) -> dict[str, Tensor]:
+        """The taps that are feature maps averaged over the image."""
         x = resize_tf1(images.to(torch.float32), IMAGE_SIZE)
         x = (x - 128) / 128
         taps: dict[str, Tensor] = {}
@@ -233,8 +240,6 @@ class InceptionV3(nn.Module):
         taps["768"] = x.mean(dim=(2, 3))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         taps["2048"] = x.mean(dim=(2, 3))
-        taps["logits_unbiased"] = F.linear(taps["2048"], self.fc.weight)
-        taps["logits"] = taps["logits_unbiased"] + self.fc.bias
         return taps
 
 

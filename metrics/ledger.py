@@ -2,16 +2,22 @@
 
 import json
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from dnnlib.util import check_destination
 
 SCHEMA = 1
+STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
+
+
+def result_name(metric: str, num_images: int | None) -> str:
+    """The metric's name, with the number of images unless it is the 50,000 of published scores: fid@5000."""
+    if num_images == STANDARD_NUM_IMAGES:
+        return metric
+    return f"{metric}@{'unknown' if num_images is None else num_images}"
 
 
 def append(path: str | Path, record: Mapping[str, Any]) -> None:
@@ -37,12 +43,12 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def prepare(path: str | Path) -> None:
-    """Makes sure that a ledger can be appended to, so that a result of hours is not lost. OSError if it cannot."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab"):
-        pass
+def check_writable(path: str | Path) -> None:
+    """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot."""
+    if Path(path).exists() and not Path(path).is_dir():
+        with open(path, "ab"):
+            return
+    check_destination(path)
 
 
 def _ends_with_newline(descriptor: int) -> bool:
@@ -58,6 +64,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
     FileNotFoundError: no ledger there. ValueError naming the line that is not a record of a known schema.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no ledger {path} yet: calc and gen start one, or name another file")
     records = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip() == "":
@@ -73,32 +81,6 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}, has schema {schema!r}, this version reads {SCHEMA}")
         records.append(record)
     return records
-
-
-def environment(device: "torch.device | str" = "cpu") -> dict[str, dict[str, Any]]:
-    """What may move the last digits: software versions, hardware and numerical settings."""
-    import numpy as np  # here, because reading a ledger needs none of them
-    import PIL
-    import torch
-
-    device = torch.device(device)
-    is_cuda = device.type == "cuda"
-    software = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "cuda": torch.version.cuda if is_cuda else None,
-        "cudnn": torch.backends.cudnn.version() if is_cuda else None,
-    }
-    hardware = {
-        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "threads": torch.get_num_threads(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
-    return {"software": software, "hardware": hardware}
 
 
 def now() -> str:

@@ -19,9 +19,20 @@ _QUANTISERS = {
 }
 
 
-def quantiser(encoder: str | None) -> str | None:
-    """The rounding rule of an encoder as recipes name it ("StabilityVAEEncoder(...)"); None if unknown."""
-    return None if encoder is None else _QUANTISERS.get(encoder.split("(")[0])
+def quantiser(encoder: object) -> str | None:
+    """The rounding rule of an encoder as recipes describe it; None if unknown."""
+    return _QUANTISERS.get(encoder_class(encoder))
+
+
+def vae_ran(images: Mapping[str, Any]) -> bool:
+    """Whether images, as described here, were decoded by the VAE in this process."""
+    encoder = (images.get("recipe") or {}).get("encoder")
+    return images.get("kind") == "generated" and encoder_class(encoder) == "StabilityVAEEncoder"
+
+
+def encoder_class(encoder: object) -> str:
+    """Class of an encoder: {"class": ...} (`Encoder.identity`); "" if unknown. A recipe.json may hold anything."""
+    return str(encoder.get("class", "")) if isinstance(encoder, Mapping) else ""
 
 
 def describe_stored(path: str | Path, source: StoredImages, total: int, seed: int) -> dict[str, Any]:

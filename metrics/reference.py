@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from dnnlib.download import fetch
-from dnnlib.util import atomic_path, sha256_of
+from dnnlib.util import atomic_path, check_destination, sha256_of
 from images.zips import ZipWriter
 from metrics.moments import Moments
 from torch_utils import safe_pickle
@@ -76,11 +76,6 @@ class Statistics:
                 f"{self.source} is made of {moments.num_images} images, not of {num_images}: leave out --num"
             )
         return moments
-
-
-def load_statistics(source: str | Path, *, offline: bool = False) -> dict[str, Moments]:
-    """Moments per metric of a statistics file, by path or URL. Errors as `open_statistics`."""
-    return dict(open_statistics(source, offline=offline).moments)
 
 
 def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
@@ -156,6 +151,18 @@ def save_statistics(
                 "images": dict(images or {}),
             }
             _write_npz(temporary, moments, num_images, provenance)
+
+
+def check_new(path: str | Path, *, overwrite: bool = False) -> None:
+    """Makes sure, without making anything, that statistics can be written to `path`.
+
+    ValueError: not a name for statistics, or a file is there and `overwrite` does not say to replace it. OSError: a
+    folder, or a place that cannot be written to.
+    """
+    check_name(path)
+    check_destination(path)
+    if Path(path).exists() and not overwrite:
+        raise ValueError(f"{path} exists: take another name, or --overwrite")
 
 
 def check_name(path: str | Path) -> str:

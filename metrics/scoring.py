@@ -13,7 +13,6 @@ from metrics.moments import Moments
 from metrics.provenance import quantiser
 from metrics.reference import Statistics, open_statistics
 
-STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 
@@ -53,16 +52,9 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
     return Reference(statistics, factored)
 
 
-def result_name(metric: str, num_images: int | None) -> str:
-    """The metric's name, with the number of images unless it is the 50,000 of published scores: fid@5000."""
-    if num_images == STANDARD_NUM_IMAGES:
-        return metric
-    return f"{metric}@{'unknown' if num_images is None else num_images}"
-
-
 @dataclass(frozen=True)
 class Score:
-    """One result. name: as `result_name`. flags: what to mind when comparing it, a sentence each."""
+    """One result. name: as `ledger.result_name`. flags: what to mind when comparing it, a sentence each."""
 
     metric: str
     value: float
@@ -94,7 +86,8 @@ def score(
             *_detector_flags(metric, detectors.get(metric), reference.statistics.detectors.get(metric)),
             *size_flags,
         ]
-        scores.append(Score(metric, value, each.num_images, result_name(metric, each.num_images), tuple(flags)))
+        name = ledger.result_name(metric, each.num_images)
+        scores.append(Score(metric, value, each.num_images, name, tuple(flags)))
     return scores
 
 
@@ -143,7 +136,7 @@ def ledger_record(
 ) -> dict[str, Any]:
     """The ledger line of a score: the value and everything needed to repeat it and to see what compares with it.
 
-    images: as `metrics.provenance` describes them. environment: as `ledger.environment`. batch: images at a time.
+    images: as `metrics.provenance` describes them. environment: as `metrics.environment`. batch: images at a time.
     note: the user's own words for the row.
     """
     recipe = images.get("recipe") or {}

@@ -198,7 +198,7 @@ def test_gen_equals_storing_the_images_and_scoring_them(network: Path, tmp_path:
     assert live["value"] == pytest.approx(stored["value"], rel=1e-6)
     for record in (live, stored):
         assert record["labels"] == "balanced"
-        assert record["encoder"] == "StandardRGBEncoder"
+        assert record["encoder"] == {"class": "StandardRGBEncoder"}
         assert "truncated" in record["quantiser"]
         assert record["images"]["seeds"] == "3-72"
         assert record["images"]["size"] == [16, 16]
@@ -270,8 +270,9 @@ def test_documented_command_lines_of_the_interval_repository_parse() -> None:
 
 
 def refused(*arguments: object) -> str:
+    before = sorted(Path().rglob("*"))
     line = error(run(*arguments, code=2))
-    assert not Path("results/ledger.jsonl").exists() or Path("results/ledger.jsonl").read_bytes() == b""
+    assert sorted(Path().rglob("*")) == before, "refused, and yet it left something behind"
     return line
 
 
@@ -301,7 +302,11 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["--images=nowhere.zip"], "nowhere.zip"),
         (["--images=32.npz", "--num=2"], "16x16, these are 32x32"),
         (["--images=d.npz", "--num=2", "--weights=fd_mnist"], "write METRIC=PATH"),
-        (["--images=d.npz", "--num=2", "--weights=fd_mnist=nowhere.pth"], "nowhere.pth"),
+        (["--images=d.npz", "--num=2", "--weights=fd_mnist=nowhere.pth"], "there is no file nowhere.pth"),
+        (["--images=d.npz", "--num=2", "--weights=fid=d.npz"], "fid is not scored here, only fd_mnist"),
+        (["--images=d.npz", "--num=2", *["--weights=fd_mnist=d.npz"] * 2], "given twice"),
+        (["--images=1.npz"], "1.npz holds 1 image: statistics need at least 2"),
+        (["--images=1.npz", "--num=5"], "1.npz holds 1 image: statistics need at least 2"),
         (["--images=d.npz", "--num=2", "--weights=kid=x.pth"], "one of fid, fd_dinov2, fd_mnist"),
         (["--images=d.npz", "--num=2", "--device=tpu"], "tpu"),
         (["--images=d.npz", "--num=2", "--batch=0"], "--batch"),
@@ -313,6 +318,7 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
 )
 def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> None:
     np.savez("d.npz", arr_0=np.zeros((4, 16, 16, 3), dtype=np.uint8))
+    np.savez("1.npz", arr_0=np.zeros((1, 16, 16, 3), dtype=np.uint8))
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     if "--ref=fid.npz" in arguments:
         np.savez("fid.npz", mu=np.zeros(2048), sigma=np.zeros((2048, 2048)))  # of constant features: quickly checked
@@ -326,7 +332,13 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
         (["ref", f"--data={DIGITS}", "--dest=a.npz", "--num=500", "--metrics=fd_mnist"], "fewer than the 500"),
         (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist"], "--net"),
         (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--net=nowhere.pkl"], "nowhere.pkl"),
-        (["table", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["table", "nowhere.jsonl"], "there is no ledger nowhere.jsonl yet: calc and gen start one"),
+        (["table"], "there is no ledger results/ledger.jsonl yet"),
+        (["ref", f"--data={DIGITS}", f"--dest={DIGITS}/a.npz", "--metrics=fd_mnist"], "is a file"),
+        (
+            ["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist", f"--net={DIGITS}", "--seed=4294967200", "--num=97"],
+            "seeds up to 4294967296: they go up to 4294967295",
+        ),
         ([f"--gen_zip={DIGITS}"], "--ref_path"),
         ([f"--gen_zip={DIGITS}", "calc", f"--images={DIGITS}", f"--ref={REFERENCE}"], "--gen_zip belongs to the form"),
         (["--metric=fd_mnist", "table"], "--metric belongs to the form"),
@@ -334,6 +346,45 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
 )
 def test_other_commands_refuse_too(arguments: list[str], words: str) -> None:
     assert words in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("fd_mnist", "write METRIC=PATH"),
+        ("fd_mnist=nowhere.pth", "there is no file nowhere.pth"),
+        (f"fid={DIGITS}", "fid is not scored here"),
+    ],
+)
+def test_weights_are_checked_before_any_network_opens(
+    weights: str, words: str, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.network_io.fetch", None)
+    monkeypatch.setattr("metrics.reference.fetch", None)
+    common = [f"--weights={weights}", "--metrics=fd_mnist"]
+    assert words in refused("gen", f"--net={network}", f"--ref={REFERENCE}", *common)
+    assert words in refused("calc", f"--images={DIGITS}", f"--ref={REFERENCE}", *common)
+    assert words in refused("ref", f"--data={DIGITS}", "--dest=new.npz", *common)
+
+
+def test_networks_of_another_image_size_are_refused_before_sampling(
+    tiny_networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampling.generation.GeneratedImages.__iter__", None)
+    arguments = [f"--net={tiny_networks['cond']}", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=2"]
+    assert "fd_mnist is defined for images of 16x16, these are 8x8" in refused("gen", *arguments)
+
+
+def test_statistics_are_not_replaced_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["ref", f"--data={DIGITS}", "--dest=own.npz", "--metrics=fd_mnist"]
+    run(*arguments, "--num=100")
+    before = Path("own.npz").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("metrics.mnist.DigitClassifier.forward", None)  # no feature may be computed
+        assert "own.npz exists: take another name, or --overwrite" in refused(*arguments)
+    assert Path("own.npz").read_bytes() == before
+    run(*arguments, "--overwrite")
+    assert open_statistics("own.npz").moments["fd_mnist"].num_images == 200
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +409,7 @@ def test_bad_images_are_named(data: bytes, words: str, make_zip: Callable[..., P
     path = make_zip(80, {"000050.png": data})
     line = error(calc(f"--images={path}", "--num=80", code=1))
     assert words.format(path=path) in line
-    assert Path("results/ledger.jsonl").read_bytes() == b""
+    assert not Path("results").exists()
 
 
 def test_non_finite_features_name_the_first_image(
@@ -385,3 +436,5 @@ def test_record_is_json_that_anyone_reads() -> None:
     record: dict[str, Any] = json.loads(line)
     assert record["schema"] == 1
     assert record["software"]["torch"] == torch.__version__
+    assert {"edm2-guidance", "commit"} <= record["software"].keys()
+    assert record["software"]["diffusers"] is None

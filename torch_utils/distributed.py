@@ -50,26 +50,30 @@ def local_rank() -> int:
     return layout()[2]
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
     """The device of that name; 'auto' is this worker's CUDA device, else mps, else the CPU.
 
-    'cuda' without a number is also this worker's own. Raises ValueError if the device is not there.
+    'cuda' without a number is also this worker's own. option: what to call the setting in error messages. Raises
+    ValueError, naming the choices, if there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device={name}: give cpu, cuda, cuda:1, mps or auto") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        index = local_rank() % max(count, 1) if device.index is None else device.index
-        if index >= count:
-            raise ValueError(f"--device={name}: there are {count} CUDA devices here; give cpu or another number")
-        return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device=mps: there is none here; give cpu")
-    return device
+        raise ValueError(f"{option}={name} is no device: give cpu, cuda, cuda:1, mps or auto") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    counts = {"cpu": 1, "cuda": count, "mps": int(torch.backends.mps.is_available())}
+    if counts.get(device.type, 0) == 0:
+        there = ", ".join(kind for kind, number in counts.items() if number > 0)
+        raise ValueError(f"{option}={name} is not available here: give one of {there}, or auto")
+    if device.type == "cpu":
+        return device
+    index = local_rank() % counts[device.type] if device.index is None else device.index
+    if index >= counts[device.type]:
+        last = counts[device.type] - 1
+        raise ValueError(f"{option}={name} is not available here: give {device.type}:0 to {device.type}:{last}")
+    return torch.device("cuda", index) if device.type == "cuda" else device
 
 
 def require_one_process(program: str) -> None:

@@ -19,6 +19,7 @@ are installed. So it imports nothing else of this project at the top, and `diffu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,10 @@ class Encoder:
 
     def init(self, device: torch.device | str, *, offline: bool = False) -> None:
         """Load what the encoder needs onto `device`; with `offline`, without asking any server."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the decoded pixels depend on, as plain JSON data that is the same on every machine."""
+        return {"class": type(self).__name__}
 
     def encode_pixels(self, x: torch.Tensor) -> torch.Tensor:
         """Raw pixels, uint8 [N, 3, H, W], to raw latents."""
@@ -96,6 +101,7 @@ class StabilityVAEEncoder(Encoder):
     bias: np.ndarray  # float32 [C]
     batch_size: int
     _vae: Any
+    _vae_sha256: dict[str, str] | None = None  # by file name, of the files that `init` loaded; never in a pickle
 
     def __init__(
         self,
@@ -122,7 +128,9 @@ class StabilityVAEEncoder(Encoder):
         self._vae = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_vae": None}  # 335 MB that every reader can get elsewhere
+        state = {**self.__dict__, "_vae": None}  # 335 MB that every reader can get elsewhere
+        state.pop("_vae_sha256", None)  # of this process's copy; and readers expect no other attributes
+        return state
 
     def init(self, device: torch.device | str, *, offline: bool = False) -> None:
         """Load the VAE, once, and move it to `device`.
@@ -141,7 +149,24 @@ class StabilityVAEEncoder(Encoder):
             if folder is None:
                 folder = _hub_folder(self.vae_name, offline)
             self._vae = _load_vae(model_class, folder, len(self.scale))
+            self._vae_sha256 = {name: _sha256_of(os.path.join(folder, name)) for name in VAE_FILES}
         self._vae.to(device)
+
+    def identity(self) -> dict[str, Any]:
+        """Name and content of the VAE, and the standardisation. Raises RuntimeError before `init`.
+
+        The content is that of the files that were loaded, wherever they came from; of a folder's name, which is
+        this machine's affair, the last part.
+        """
+        if self._vae_sha256 is None:
+            raise RuntimeError("which VAE this is shows when it is loaded: call init first")
+        return {
+            **super().identity(),
+            "vae_name": _public_name(self.vae_name),
+            "vae_sha256": dict(self._vae_sha256),
+            "scale": [float(value) for value in self.scale],
+            "bias": [float(value) for value in self.bias],
+        }
 
     def encode_pixels(self, x: torch.Tensor) -> torch.Tensor:
         """uint8 [N, 3, H, W] to float32 [N, 2 C, H/8, W/8]: posterior means, then standard deviations."""
@@ -219,8 +244,7 @@ def _autoencoder_class() -> Any:
         if not isinstance(error, ModuleNotFoundError) or error.name != "diffusers":
             raise RuntimeError(f"diffusers is installed, but cannot be imported: {error}") from error
         raise RuntimeError(
-            "this network works on the latents of a VAE, which needs the package diffusers: "
-            "pip install 'edm2-guidance[vae]'"
+            "this network works on the latents of a VAE, which needs the package diffusers: pip install diffusers"
         ) from error
     return AutoencoderKL
 
@@ -235,10 +259,28 @@ def _local_folder(vae_name: str) -> str | None:
         if missing:
             raise FileNotFoundError(f"{named_by}: the folder lacks {' and '.join(missing)}")
         return folder
-    # The hub's names are `name` or `owner/name`: whatever looks different was meant as a path.
-    if override or folder.startswith((".", os.sep)) or folder.count("/") > 1:
+    if override or _is_path(folder):
         raise FileNotFoundError(f"{named_by}: there is no such folder")
     return None
+
+
+def _is_path(name: str) -> bool:
+    """Whether it was meant as a path, because it looks different from the hub's `name` and `owner/name`."""
+    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
+
+
+def _public_name(vae_name: str) -> str:
+    return os.path.basename(os.path.normpath(vae_name)) if _is_path(vae_name) else vae_name
+
+
+def _sha256_of(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(1 << 20)
+            if not piece:
+                return digest.hexdigest()
+            digest.update(piece)
 
 
 def _hub_folder(vae_name: str, offline: bool) -> str:

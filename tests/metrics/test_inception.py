@@ -48,6 +48,15 @@ def test_forward_is_the_2048_tap_and_independent_of_the_batch(
     assert relative_error(together[1:], alone) < 1e-5
 
 
+def test_forward_computes_no_logits(
+    network: InceptionV3, inception_golden: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.from_numpy(inception_golden[0]["images_32"][:1])
+    monkeypatch.setattr("metrics.inception.F.linear", None)
+    with torch.no_grad():
+        assert network(images).shape == (1, 2048)
+
+
 @pytest.mark.parametrize(("rows", "columns", "size"), [(5, 7, 11), (16, 16, 299), (9, 30, 10)])
 def test_resize_equals_a_direct_loop(rows: int, columns: int, size: int) -> None:
     """Pixel by pixel from the rule's definition; not square, growing and shrinking."""

@@ -87,14 +87,26 @@ def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> Non
         ledger.read(path)
 
 
-def test_missing_ledger_and_unwritable_place(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_missing_ledger_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no ledger .*none\.jsonl yet: calc and gen start one"):
         ledger.read(tmp_path / "none.jsonl")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        ledger.prepare(tmp_path / "file" / "ledger.jsonl")
-    ledger.prepare(tmp_path / "x" / "ledger.jsonl")
-    assert ledger.read(tmp_path / "x" / "ledger.jsonl") == []
+
+
+def test_writability_is_checked_without_making_anything(tmp_path: Path) -> None:
+    ledger.check_writable(tmp_path / "x" / "y" / "ledger.jsonl")
+    (tmp_path / "file").write_text("as it was")
+    ledger.check_writable(tmp_path / "file")
+    for path in (tmp_path / "file" / "ledger.jsonl", tmp_path):
+        with pytest.raises(OSError, match=path.name):
+            ledger.check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "as it was"
+
+
+def test_names_carry_the_count_unless_it_is_the_published_one() -> None:
+    assert ledger.result_name("fid", 50000) == "fid"
+    assert ledger.result_name("fid", 5000) == "fid@5000"
+    assert ledger.result_name("fd_dinov2", None) == "fd_dinov2@unknown"
 
 
 def test_table_is_aligned() -> None:
@@ -147,13 +159,3 @@ def test_table_shows_flags() -> None:
     assert not text.splitlines()[1].endswith("!")
     assert "! row 2: few images" in text
     assert ledger.format_table([]) == ""
-
-
-def test_environment_names_versions_and_hardware() -> None:
-    import torch
-
-    found = ledger.environment("cpu")
-    assert found["software"]["torch"] == torch.__version__
-    assert found["hardware"]["device"] == "cpu"
-    assert found["hardware"]["threads"] == torch.get_num_threads()
-    json.dumps(found)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from metrics.moments import Moments, RunningMoments
-from metrics.reference import holds_statistics, load_statistics, open_statistics, save_statistics
+from metrics.reference import check_new, holds_statistics, open_statistics, save_statistics
 
 IDENTITY = {"metric": "fid", "weights_sha256": "ab", "resize": "torch"}
 
@@ -45,7 +45,6 @@ def test_round_trip_keeps_every_bit(suffix: str, tmp_path: Path) -> None:
     assert list(loaded.moments) == ["fid", "fd_mnist"]
     for metric, each in stored.items():
         assert_equal(loaded.moments[metric], each)
-        assert_equal(load_statistics(path)[metric], each)
     assert loaded.source == str(path)
     assert len(loaded.sha256) == 64
     if suffix == ".npz":
@@ -91,7 +90,7 @@ def test_pickles_of_numpy_itself_are_read(tmp_path: Path) -> None:
     for protocol in (3, 4, 5):
         path = tmp_path / f"{protocol}.pkl"
         path.write_bytes(pickle.dumps({"fid": arrays(), "fd_dinov2": arrays(4), "num_images": 50000}, protocol))
-        loaded = load_statistics(path)
+        loaded = open_statistics(path).moments
         assert loaded["fid"].num_images == loaded["fd_dinov2"].num_images == 50000
         assert np.array_equal(loaded["fid"].cov.numpy(), arrays()["sigma"])
         assert loaded["fd_dinov2"].dim == 4
@@ -107,7 +106,7 @@ def test_pickles_of_numpy_itself_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz_of_other_tools_hold_fid(extra: dict[str, np.ndarray], save: Callable[..., None], tmp_path: Path) -> None:
     save(tmp_path / "ref.npz", **arrays(), **extra)
-    loaded = load_statistics(tmp_path / "ref.npz")
+    loaded = open_statistics(tmp_path / "ref.npz").moments
     assert list(loaded) == ["fid"]
     assert np.array_equal(loaded["fid"].mean.numpy(), arrays()["mu"])
     assert loaded["fid"].num_images is None, "arr_0 of guided-diffusion holds only some of the images"
@@ -117,7 +116,7 @@ def test_float32_statistics_are_widened_and_made_symmetric(tmp_path: Path) -> No
     sigma = arrays()["sigma"].astype(np.float32)
     sigma[0, 1] *= 1 + 1e-7
     np.savez(tmp_path / "ref.npz", mu=arrays()["mu"].astype(np.float32), sigma=sigma)
-    cov = load_statistics(tmp_path / "ref.npz")["fid"].cov
+    cov = open_statistics(tmp_path / "ref.npz").moments["fid"].cov
     assert cov.dtype == torch.float64
     assert torch.equal(cov, cov.T)
 
@@ -275,3 +274,19 @@ def test_provenance_is_readable_without_this_program(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "s.npz") as file:
         text = str(np.lib.format.read_array(io.BytesIO(file.read("provenance.npy"))))
     assert json.loads(text)["detectors"] == {"fid": IDENTITY}
+
+
+def test_destinations_are_checked_without_making_anything(tmp_path: Path) -> None:
+    (tmp_path / "there.npz").write_text("")
+    check_new(tmp_path / "new" / "folder" / "s.npz")
+    check_new(tmp_path / "there.npz", overwrite=True)
+    with pytest.raises(ValueError, match=r"there\.npz exists: take another name, or --overwrite"):
+        check_new(tmp_path / "there.npz")
+    with pytest.raises(ValueError, match="choose such a name"):
+        check_new(tmp_path / "s.txt", overwrite=True)
+    with pytest.raises(NotADirectoryError, match=r"there\.npz is a file"):
+        check_new(tmp_path / "there.npz" / "s.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(IsADirectoryError):
+        check_new(tmp_path / "folder.npz", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.npz", "there.npz"]

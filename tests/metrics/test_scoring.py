@@ -11,13 +11,14 @@ import torch
 
 from images.recipe import GuideSpec, NetworkRef, Recipe
 from metrics import scoring
+from metrics.environment import environment
 from metrics.evaluation import measure, open_stored
 from metrics.frechet import frechet_distance
-from metrics.ledger import environment
 from metrics.moments import Moments, RunningMoments
-from metrics.provenance import content_sha256, describe_generated, describe_stored, image_names, quantiser
+from metrics.provenance import content_sha256, describe_generated, describe_stored, image_names, quantiser, vae_ran
 from metrics.reference import save_statistics
-from metrics.scoring import open_reference, result_name, score
+from metrics.scoring import open_reference, score
+from training.encoders import StandardRGBEncoder
 
 MNIST = {"network": "DigitClassifier", "weights_sha256": "aa", "resize": "none", "dtype": "float32", "published": True}
 
@@ -33,12 +34,6 @@ def reference_file(tmp_path: Path) -> Path:
     path = tmp_path / "ref.npz"
     save_statistics(path, {"fd_mnist": moments()}, detectors={"fd_mnist": MNIST}, images={"size": [16, 16]})
     return path
-
-
-def test_names_carry_the_count_unless_it_is_the_published_one() -> None:
-    assert result_name("fid", 50000) == "fid"
-    assert result_name("fid", 5000) == "fid@5000"
-    assert result_name("fd_dinov2", None) == "fd_dinov2@unknown"
 
 
 def test_score_is_the_distance(reference_file: Path) -> None:
@@ -116,7 +111,7 @@ def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[.
         net=NetworkRef("a.pkl", "1" * 64),
         guides=(GuideSpec(NetworkRef("b.pkl", "2" * 64), 1.5),),
         labels="balanced",
-        encoder="StandardRGBEncoder",
+        encoder=StandardRGBEncoder().identity(),
     )
     stored = {"format": 1, "recipe": recipe.to_json(), "recipe_hash": recipe.hash, "seeds": "0-19"}
     path = make_digit_zip(20, extra={"recipe.json": json.dumps(stored).encode()})
@@ -140,9 +135,17 @@ def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[.
 
 
 def test_quantisers_follow_the_encoder() -> None:
-    assert quantiser("StabilityVAEEncoder(stabilityai/sd-vae-ft-mse)") == "clipped to [0, 1], * 255, truncated"
-    assert quantiser("SomethingElse") is None
-    assert quantiser(None) is None
+    assert quantiser({"class": "StabilityVAEEncoder", "vae_name": "x"}) == "clipped to [0, 1], * 255, truncated"
+    for unknown in ({"class": "SomethingElse"}, {"class": ["odd"]}, {}, "text", 5, None):
+        assert quantiser(unknown) is None
+
+
+def test_the_vae_ran_only_for_latents_generated_here() -> None:
+    vae, rgb = {"encoder": {"class": "StabilityVAEEncoder"}}, {"encoder": {"class": "StandardRGBEncoder"}}
+    assert vae_ran({"kind": "generated", "recipe": vae})
+    assert not vae_ran({"kind": "zip", "recipe": vae}), "decoded elsewhere, at another time"
+    assert not vae_ran({"kind": "generated", "recipe": rgb})
+    assert not vae_ran({"kind": "generated", "recipe": None})
 
 
 def test_generated_images_are_described_by_recipe_and_seeds() -> None:

@@ -2,6 +2,8 @@
 
 import ast
 import copy
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -501,7 +503,7 @@ def test_names_of_older_attention_layers_load(tmp_path, tiny):
 
 def test_diffusers_not_installed(encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'edm2-guidance\[vae\]'"):
+    with pytest.raises(RuntimeError, match=r"needs the package diffusers: pip install diffusers$"):
         encoder.decode(torch.zeros(1, 4, 2, 2))
 
 
@@ -538,6 +540,69 @@ def test_loaded_vae_is_frozen(encoder):
     assert not encoder.decode(torch.zeros(1, 4, 2, 2, requires_grad=True)).requires_grad
 
 
+# --- identity --------------------------------------------------------------------------------------------
+
+
+def digests(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in encoders.VAE_FILES}
+
+
+def test_rgb_identity():
+    assert StandardRGBEncoder().identity() == {"class": "StandardRGBEncoder"}
+
+
+def test_vae_identity_is_name_content_and_standardisation(tiny, tmp_path, monkeypatch):
+    encoder = StabilityVAEEncoder("who/vae", batch_size=3)
+    monkeypatch.setenv("EDM2_VAE", str(tiny[0]))
+    with pytest.raises(RuntimeError, match="call init first"):
+        encoder.identity()
+    encoder.init("cpu")
+    identity = encoder.identity()
+    assert json.loads(json.dumps(identity)) == identity == {
+        "class": "StabilityVAEEncoder",
+        "vae_name": "who/vae",
+        "vae_sha256": digests(tiny[0]),
+        "scale": encoder.scale.astype(float).tolist(),
+        "bias": encoder.bias.astype(float).tolist(),
+    }  # fmt: skip
+    monkeypatch.delenv("EDM2_VAE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub2"))
+    cached(tmp_path / "hub2", "who/vae", tiny[0])
+    again = StabilityVAEEncoder("who/vae")
+    again.init("cpu", offline=True)
+    assert again.identity() == identity, "the same files from another place, in other batches"
+
+
+def test_vae_identity_tells_weights_configurations_and_statistics_apart(tiny, tmp_path):
+    save_tiny_vae(tmp_path / "seed" / "tiny", seed=1)
+    shutil.copytree(tiny[0], tmp_path / "config" / "tiny")
+    config = tmp_path / "config" / "tiny" / "config.json"
+    config.write_text(config.read_text() + " ")
+    folders = [tiny[0], tmp_path / "seed" / "tiny", tmp_path / "config" / "tiny"]
+    made = [StabilityVAEEncoder(str(folder)) for folder in folders]
+    made += [StabilityVAEEncoder(str(tiny[0]), final_std=1), StabilityVAEEncoder(str(tiny[0]), final_mean=1)]
+    for encoder in made:
+        encoder.init("cpu")
+    texts = {json.dumps(encoder.identity(), sort_keys=True) for encoder in made}
+    assert len(texts) == 5
+    for text in texts:
+        assert str(tmp_path) not in text
+        assert str(tiny[0].parent) not in text
+        assert json.loads(text)["vae_name"] == "tiny"
+
+
+def test_vae_identity_is_that_of_what_was_loaded(tiny, tmp_path):
+    """Files that change afterwards, as downloads may, change neither the pixels nor what is said of them."""
+    folder = tmp_path / "vae"
+    shutil.copytree(tiny[0], folder)
+    encoder = StabilityVAEEncoder(str(folder))
+    encoder.init("cpu")
+    (folder / "config.json").write_text("{}")
+    encoder.init("cpu")
+    assert encoder.identity()["vae_sha256"] == digests(tiny[0])
+    assert copy.deepcopy(encoder).identity() == encoder.identity()
+
+
 # --- pickles ---------------------------------------------------------------------------------------------
 
 
@@ -549,6 +614,9 @@ def test_pickle_leaves_the_vae_out(encoder):
     loaded = pickle.loads(data)["encoder"]
     assert isinstance(loaded, StabilityVAEEncoder)
     assert loaded._vae is None
+    assert "_vae_sha256" not in encoder.__reduce__()[1][0]["state"]
+    with pytest.raises(RuntimeError, match="call init first"):
+        loaded.identity()
     assert loaded.init_args == encoder.init_args == (encoder.vae_name,)
     assert set(loaded.__dict__) == {"vae_name", "scale", "bias", "batch_size", "_vae", "_init_args", "_init_kwargs"}
     x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -580,6 +648,7 @@ def test_embedded_source_runs_by_itself(encoder):
     assert type(other).__module__ != "training.encoders"
     x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(other.decode(x), encoder.decode(x))
+    assert other.identity() == encoder.identity()
 
 
 def test_import_needs_no_diffusers():
