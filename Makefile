@@ -17,18 +17,18 @@ DEMO := out/demo
 	touch $@
 
 SCORE = $(BIN)/python calculate_metrics.py
-SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=1000 --ledger=$(DEMO)/scores.jsonl
+SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=500 --ledger=$(DEMO)/scores.jsonl
 
 demo: .venv/.run
 	rm -rf $(DEMO)
 	$(BIN)/python generate_images.py --preset=mnist16,mnist16-cfg,mnist16-interval,mnist16-autog \
 	    --grid=$(DEMO)/grid.png --classes=0-9 --seeds=0-1
-	$(BIN)/python generate_zip.py --preset=mnist16-autog --num_images=1000 --out=$(DEMO)/autoguidance.zip
+	$(BIN)/python generate_zip.py --preset=mnist16-autog --num_images=500 --out=$(DEMO)/autoguidance.zip
 	$(SCORE) gen --preset=mnist16 $(SCORED) --note="unguided"
 	$(SCORE) gen --preset=mnist16-cfg $(SCORED) --note="classifier-free guidance"
 	$(SCORE) gen --preset=mnist16-interval $(SCORED) --note="the same in an interval"
 	$(SCORE) calc --images=$(DEMO)/autoguidance.zip $(SCORED) --note="autoguidance"
-	$(SCORE) calc --images=pretrained/mnist16-test-1000.npz $(SCORED) --note="floor: real test digits"
+	$(SCORE) calc --images=pretrained/mnist16-test-500.npz $(SCORED) --note="floor: real test digits"
 	@echo
 	@$(SCORE) table $(DEMO)/scores.jsonl
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"
