@@ -19,6 +19,7 @@ DEMO := out/demo
 SCORE = $(BIN)/python calculate_metrics.py
 SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=500 --ledger=$(DEMO)/scores.jsonl
 
+demo: export OMP_NUM_THREADS = 1  # such small networks gain nothing from more
 demo: .venv/.run
 	rm -rf $(DEMO)
 	$(BIN)/python generate_images.py --preset=mnist16,mnist16-cfg,mnist16-interval,mnist16-autog \

@@ -84,7 +84,7 @@ def open_recipe(
         raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
     recipe, notes = recipe.resolved()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
-    pick_device(noise_device)
+    pick_device(noise_device, "--noise-device")
     files: dict[str, NetworkFile] = {}
 
     def opened(source: str) -> NetworkFile:
