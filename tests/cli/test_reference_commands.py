@@ -57,7 +57,7 @@ def reference_options():
 
 
 @pytest.mark.parametrize(
-    "row", reference_options(), ids=lambda row: f"{row['script']} {row['subcommand']} {row['option']}"
+    "row", list(reference_options()), ids=lambda row: f"{row['script']} {row['subcommand']} {row['option']}"
 )
 def test_every_option_is_there_with_its_default(row):
     names = {name.replace("_", "-") for name in row["option"].split()}
