@@ -280,6 +280,8 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
+    if preset is not None and params["net"] is None:
+        _check_class(params["class_idx"], preset)
     with bad_input():
         net = params["net"] or (preset.net if preset is not None else None)
         if net is None:
@@ -292,6 +294,12 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
+
+
+def _check_class(class_idx: int | None, preset: Preset) -> None:
+    if class_idx is not None and class_idx >= preset.num_classes:
+        known = f"has classes 0 to {preset.num_classes - 1}" if preset.num_classes else "is unconditional"
+        raise click.UsageError(f"--class={class_idx}: {preset.name} {known}")
 
 
 def only_preset(names: Sequence[str]) -> Preset:

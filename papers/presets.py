@@ -28,6 +28,7 @@ class Preset:
     metric: str = ""  # what the setting was tuned for
     published: float | None = None  # score in the paper, 50,000 images
     num_steps: int = 32
+    num_classes: int = 1000  # 0 = unconditional
     caption: str = ""
 
     @property
@@ -62,6 +63,7 @@ def _published() -> list[Preset]:
                 interval=interval,
                 metric=row["metric"],
                 published=float(row["published"]),
+                num_classes=0 if "-uncond-" in row["net"] else 1000,
             )
         )
     return presets
@@ -73,14 +75,15 @@ def _embedded() -> list[Preset]:
     def preset(
         name: str, caption: str, net: str, gnet: str | None = None, guidance: float = 1.0, **rest: Any
     ) -> Preset:
-        return Preset(name, net, gnet, guidance, metric="fd_mnist", num_steps=16, caption=caption, **rest)
+        common: dict[str, Any] = {"metric": "fd_mnist", "num_steps": 16, "num_classes": 10, "caption": caption}
+        return Preset(name, net, gnet, guidance, **{**common, **rest})
 
     return [
         preset("mnist16", "unguided", main),
         preset("mnist16-cfg", "CFG", main, unconditional, 1.3),
         preset("mnist16-interval", "CFG in an interval", main, unconditional, 1.5, interval=StepInterval(5, 11)),
         preset("mnist16-autog", "autoguidance", main, weak, 1.5),
-        preset("mnist16-uncond", "unconditional", unconditional),
+        preset("mnist16-uncond", "unconditional", unconditional, num_classes=0),
     ]
 
 
