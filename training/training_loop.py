@@ -181,7 +181,7 @@ class Trainer:
         # Dropout and the encoder's sampling use torch's global stream.
         torch.manual_seed(derived_seed(config.seed, _ROUND, self.state.images_seen, self.rank, index))
         randn = PositionRandn([derived_seed(config.seed, _NOISE, p) for p in positions], self.device)
-        with silent, torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+        with silent, torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             images = self.encoder.encode_latents(items.to(self.device, non_blocking=True))
             labels = labels.to(self.device, non_blocking=True) if labels is not None else None
             loss = self.loss_fn(self._parallel, images, labels, randn)
