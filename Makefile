@@ -19,7 +19,8 @@ DEMO := out/demo
 SCORE = $(BIN)/python calculate_metrics.py
 SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=500 --ledger=$(DEMO)/scores.jsonl
 
-demo: export OMP_NUM_THREADS = 1  # such small networks gain nothing from more
+# Networks this small gain nothing from more threads (the value must have no space behind it).
+demo: export OMP_NUM_THREADS = 1
 demo: .venv/.run
 	rm -rf $(DEMO)
 	$(BIN)/python generate_images.py --preset=mnist16,mnist16-cfg,mnist16-interval,mnist16-autog \

@@ -64,7 +64,7 @@ def main(**params: Any) -> None:
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
     from images.batch import drain
-    from images.provenance import RecipeFolder
+    from images.recipe_folder import RecipeFolder
     from sampling.generation import open_recipe
     from torch_utils.distributed import require_one_process
 

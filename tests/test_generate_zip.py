@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from generate_zip import main
+from sampling.generation import Generation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -131,6 +132,13 @@ def test_bad_input(run, tmp_path, args, says):
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_decoders_batch_reaches_the_encoder(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Generation, "set_decoder_batch", lambda self, batch: seen.append(batch))
+    assert run("--num_images=2", "--batch_size_decoder=3").exit_code == 0
+    assert seen == [3]
 
 
 def test_names_that_are_taken_are_refused_before_any_network_opens(tmp_path):
