@@ -36,7 +36,7 @@ demo: .venv/.run
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/python -m ruff check .
