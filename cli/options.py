@@ -18,6 +18,7 @@ from papers.presets import Preset, find_preset
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
+MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 
 
@@ -66,14 +67,24 @@ class IntList(click.ParamType):
 
 
 class FloatList(click.ParamType):
-    """Finite numbers such as 1,1.5,2."""
+    """Finite numbers such as 1,1.5,2; evenly spaced ones also as 1,1.05,...,3.5."""
 
     name = "list"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
         if isinstance(value, list):
             return value
-        return [Finite().convert(part.strip(), param, ctx) for part in str(value).split(",")]
+        parts = [part.strip() for part in str(value).split(",")]
+        if "..." not in parts:
+            return [Finite().convert(part, param, ctx) for part in parts]
+        if len(parts) != 4 or parts[2] != "...":
+            self.fail(f"'{value}': evenly spaced numbers are written FIRST,SECOND,...,LAST", param, ctx)
+        first, second, last = (Finite().convert(part, param, ctx) for part in (parts[0], parts[1], parts[3]))
+        step = second - first
+        count = (last - first) / step if step != 0 else -1.0
+        if count < 1 or abs(count - round(count)) > 1e-6 or count > MAX_VALUES:
+            self.fail(f"'{value}': steps of {step:g} do not lead from {first:g} to {last:g}", param, ctx)
+        return [round(first + i * step, 9) for i in range(round(count) + 1)]
 
 
 class Names(click.ParamType):

@@ -1,5 +1,6 @@
 """Progress on stderr: images per second and the time that is left."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,16 @@ from tqdm import tqdm
 @contextmanager
 def progress_bar(total: int, description: str, unit: str = "img", initial: int = 0) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished."""
-    with tqdm(total=total, initial=initial, desc=description, unit=unit, dynamic_ncols=True, smoothing=0.1) as bar:
+    seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
+    with tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=unit,
+        dynamic_ncols=True,
+        smoothing=0.1,
+        mininterval=seconds,
+    ) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)

@@ -1,0 +1,66 @@
+"""The papers' plots of scores: against the weight, the interval's ends, the EMA lengths. matplotlib is needed to draw.
+
+A curve is the mean over seed blocks, its band runs from their minimum to their maximum; the lowest mean is marked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnnlib.extras import need
+from dnnlib.util import atomic_path
+
+Curve = Mapping[float, Sequence[float]]  # x -> scores of the seed blocks
+
+COLOURS = ("#3366cc", "#d9662b", "#2f8f4e", "#8a4fb0", "#b03a48", "#6b6b6b")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. curves: by label. lines: horizontal lines by label, such as a floor. log: of the x axis."""
+
+    curves: Mapping[str, Curve]
+    xlabel: str
+    log: bool = False
+    lines: Mapping[str, float] | None = None
+
+
+def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, title: str = "") -> None:
+    """Draws panels side by side, with one scale of scores, into a PNG, PDF or SVG, which appears whole or not at all.
+
+    ValueError if a panel has nothing to draw. ImportError, with the command that installs it, without matplotlib.
+    """
+    for panel in panels:
+        if not any(panel.curves.values()):
+            raise ValueError(f"nothing to draw against {panel.xlabel}: no scores in the ledger")
+    figure_class = need("matplotlib.figure", "pip install matplotlib").Figure
+    figure = figure_class(figsize=(1 + 4.2 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, panel)
+    figure.axes[0].set_ylabel(ylabel)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    with atomic_path(Path(path)) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    for (label, curve), colour in zip(panel.curves.items(), _colours(), strict=False):
+        xs = sorted(curve)
+        means = [sum(curve[x]) / len(curve[x]) for x in xs]
+        best = min(range(len(xs)), key=means.__getitem__)
+        axes.fill_between(xs, [min(curve[x]) for x in xs], [max(curve[x]) for x in xs], color=colour, alpha=0.2, lw=0)
+        axes.plot(xs, means, "o-", ms=3, lw=1.4, color=colour, label=f"{label}: {means[best]:.3f}")
+        axes.plot(xs[best], means[best], "*", ms=11, color=colour)
+    for label, value in (panel.lines or {}).items():
+        axes.axhline(value, ls="--", lw=1, color="#888888", label=f"{label}: {value:.3f}")
+    if panel.log:
+        axes.set_xscale("log")
+    axes.set_xlabel(panel.xlabel)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+
+
+def _colours() -> list[str]:
+    return [*COLOURS] * 4

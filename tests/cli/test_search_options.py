@@ -1,0 +1,103 @@
+"""What is searched in which order, and the recipe that a point of a search stands for."""
+
+import click
+import pytest
+
+from cli.options import FloatList
+from cli.search_options import missing_files, recipe_at, stages_from, start_of, valid
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+
+MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
+ONE = Recipe(MAIN, (GuideSpec(UNCOND, 1.5),), SamplerSpec(16))
+TWO = Recipe(MAIN, (GuideSpec(UNCOND, 1.5), GuideSpec(WEAK, 1.25)), SamplerSpec(16))
+GRIDS = {"weights": [1.0, 1.5, 2.0], "emas": [0.05, 0.1], "alphas": [0.0, 0.5, 1.0]}
+
+
+def stages(over, recipe=ONE):
+    return stages_from({"over": over, **GRIDS}, recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1,1.5", [1, 1.5]),
+        ("1,1.05,...,1.2", [1, 1.05, 1.1, 1.15, 1.2]),
+        ("0.25,0.2,...,0.1", [0.25, 0.2, 0.15, 0.1]),
+        ("0.010,0.015,...,0.250", [round(0.005 * i, 3) for i in range(2, 51)]),
+    ],
+)
+def test_lists_of_numbers(text, numbers):
+    assert FloatList().convert(text, None, None) == numbers
+
+
+@pytest.mark.parametrize(
+    "text", ["1,...,3", "1,2,...", "1,1.3,...,2", "1,1,...,2", "2,3,...,1", "1,1.000001,...,9", "x"]
+)
+def test_lists_that_are_none(text):
+    with pytest.raises(click.BadParameter, match="number"):
+        FloatList().convert(text, None, None)
+
+
+def test_order_of_the_stages():
+    assert [[axis.name for axis in axes] for axes in stages("interval,weight,ema")] == [
+        ["first"],
+        ["last"],
+        ["weight"],
+        ["ema", "guide_ema"],
+    ]
+    assert [axis.name for axis in stages("ema", Recipe(MAIN))[0]] == ["ema"]
+
+
+def test_a_search_starts_from_the_recipe_and_an_open_interval():
+    assert start_of(ONE, stages("weight,interval,ema")) == {
+        "weight": 1.5,
+        "first": 0,
+        "last": 15,
+        "ema": 0.05,
+        "guide_ema": 0.05,
+    }
+    assert start_of(TWO, stages("alpha", TWO)) == {"weight": 1.75, "alpha": pytest.approx(1 / 3)}
+
+
+def test_what_was_not_asked_for_stays():
+    inside = Recipe(MAIN, (GuideSpec(UNCOND, 1.5, StepInterval(5, 11)),), SamplerSpec(16))
+    assert recipe_at(inside, {"weight": 2.0}).guides == (GuideSpec(UNCOND, 2.0, StepInterval(5, 11)),)
+
+
+def test_interval_points():
+    assert recipe_at(ONE, {"first": 3, "last": 9}).guides[0].interval == StepInterval(3, 9)
+    assert recipe_at(ONE, {"first": 0, "last": 15}).guides[0].interval is None
+    assert recipe_at(ONE, {"first": 0, "last": 15}).hash == ONE.hash
+    assert valid({"first": 3, "last": 3})
+    assert not valid({"first": 4, "last": 3})
+
+
+def test_blend_is_eq_6():
+    """w_u = (1 - alpha)(w - 1) + 1 and w_c = alpha (w - 1) + 1."""
+    made = recipe_at(TWO, {"weight": 3.0, "alpha": 0.25})
+    assert [guide.weight for guide in made.guides] == [2.5, 1.5]
+    assert [guide.weight for guide in recipe_at(TWO, {"weight": 3.0, "alpha": 0.0}).guides] == [3.0, 1.0]
+
+
+def test_ema_lengths_name_the_files(tmp_path):
+    made = recipe_at(ONE, {"ema": 0.1, "guide_ema": 0.025})
+    assert made.net.source == "nets/main-0000163-0.100.pkl"
+    assert made.guides[0].net.source == "nets/uncond-0000163-0.025.pkl"
+    (tmp_path / "main-0000163-0.050.pkl").touch()
+    here = Recipe(NetworkRef(f"{tmp_path}/main-0000163-0.050.pkl"), (), SamplerSpec(16))
+    assert missing_files(here, stages("ema", here)) == [f"{tmp_path}/main-0000163-0.100.pkl"]
+    with pytest.raises(ValueError, match="no EMA length in the name"):
+        start_of(Recipe(NetworkRef("plain.pkl")), stages("ema", Recipe(MAIN)))
+
+
+@pytest.mark.parametrize(
+    ("over", "recipe", "message"),
+    [
+        ("speed", ONE, "'speed' is not one of"),
+        ("weight", Recipe(MAIN), "has no guide"),
+        ("alpha", ONE, "give --gnet twice"),
+    ],
+)
+def test_refused(over, recipe, message):
+    with pytest.raises(click.UsageError, match=message):
+        stages(over, recipe)
