@@ -95,18 +95,40 @@ def solve_posthoc_coefficients(
     Raises:
         ValueError: A length out of range, a time that is not positive, or the same stored average given twice.
     """
-    t_in, exp_in = np.broadcast_arrays(np.atleast_1d(np.asarray(in_t, np.float64)), sigma_rel_to_exponent(in_sigma_rel))
-    t_out, exp_out = np.broadcast_arrays(
-        np.atleast_1d(np.asarray(out_t, np.float64)), sigma_rel_to_exponent(out_sigma_rel)
-    )
-    if np.any(t_in <= 0) or np.any(t_out <= 0):
-        raise ValueError("times of EMA snapshots must be positive; leave out the one before training began")
+    t_in, exp_in = _profiles(in_t, in_sigma_rel)
+    t_out, exp_out = _profiles(out_t, out_sigma_rel)
     if len(set(zip(t_in.tolist(), exp_in.tolist(), strict=True))) < t_in.size:
         raise ValueError("the same EMA snapshot (time and length) is given twice")
     gram = profile_dot(t_in[:, None], exp_in[:, None], t_in[None, :], exp_in[None, :])
     target = profile_dot(t_in[:, None], exp_in[:, None], t_out[None, :], exp_out[None, :])
     coefficients = np.asarray(np.linalg.solve(gram, target), dtype=np.float64)
     return coefficients / coefficients.sum(axis=0)
+
+
+def posthoc_error(
+    coefficients: Float64, in_t: ArrayLike, in_sigma_rel: ArrayLike, out_t: ArrayLike, out_sigma_rel: ArrayLike
+) -> Float64:
+    """How far the weighted profiles are from the ones wanted: ||sum_i x_i p_i - p|| / ||p||, L2 over time.
+
+    For `coefficients` [I, O] and the arguments of `solve_posthoc_coefficients`; float64 [O], 0 is exact. If the
+    parameters were white noise around a mean, this would be the error of the reconstructed average relative to the
+    noise that the exact one still has; what they do slowly is met more closely.
+    """
+    t_in, exp_in = _profiles(in_t, in_sigma_rel)
+    t_out, exp_out = _profiles(out_t, out_sigma_rel)
+    gram = profile_dot(t_in[:, None], exp_in[:, None], t_in[None, :], exp_in[None, :])
+    target = profile_dot(t_in[:, None], exp_in[:, None], t_out[None, :], exp_out[None, :])
+    wanted = profile_dot(t_out, exp_out, t_out, exp_out)
+    square = wanted - 2 * (coefficients * target).sum(axis=0) + (coefficients * (gram @ coefficients)).sum(axis=0)
+    return np.sqrt(np.maximum(square, 0) / wanted)  # rounding may leave a negative square where the fit is exact
+
+
+def _profiles(t: ArrayLike, sigma_rel: ArrayLike) -> tuple[Float64, Float64]:
+    """Times and exponents of some profiles, as two float64 [N]."""
+    times, exponents = np.broadcast_arrays(np.atleast_1d(np.asarray(t, np.float64)), sigma_rel_to_exponent(sigma_rel))
+    if np.any(times <= 0):
+        raise ValueError("times of EMA snapshots must be positive; leave out the one before training began")
+    return times, exponents
 
 
 class PowerFunctionEMA(Generic[Net]):
