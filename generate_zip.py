@@ -60,7 +60,8 @@ def main(**params: Any) -> None:
     """  # fmt: skip
     recipe = recipe_from(params, defaults=GuideDefaults(2.0, StepInterval(17, 22)))
     seeds = seeds_from(params)
-    from images.shards import ShardFolder, ShardPlan
+    from images.shards import ShardPlan
+    from images.shards_zip import ShardFolder
     from sampling.generation import open_recipe
     from torch_utils.distributed import require_one_process
 

@@ -1,4 +1,4 @@
-"""Where images go as files: PNG encoding, and a folder of PNGs. ZIP shards are in `images.shards`. Torch-free."""
+"""Where images go as files: PNG encoding, and a folder of PNGs. ZIP shards are in `images.shards_zip`. Torch-free."""
 
 import io
 import os

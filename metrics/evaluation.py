@@ -8,6 +8,7 @@ from typing import Any
 from images.batch import ImageSource, drain
 from images.sources import StoredImages
 from metrics.detectors import Detector, check_image_size
+from metrics.feature_shards import FeatureShards
 from metrics.moments import Moments, MomentsSink
 from metrics.provenance import describe_stored, image_names
 
@@ -67,3 +68,29 @@ def measure(
     moments = sink.moments()
     assert sink.image_size is not None  # there were two images at least
     return moments, sink.image_size
+
+
+def measure_shards(
+    shards: FeatureShards,
+    make_source: Callable[[Sequence[int]], ImageSource],
+    detectors: Sequence[Detector],
+    worker: int = 0,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Moments], tuple[int, int]] | None:
+    """As `measure`, of images made from seeds, with every finished shard kept: what is there is not made again.
+
+    shards: opened; worker, workers: this process makes the missing ones among shards worker, worker + workers, ....
+    make_source: the images of these seeds, in order.
+
+    None: other workers have shards to make, or one of them has the result. Else this process alone has it, to write
+    it down and then call `shards.remove()`. ValueError for images that cannot be scored, naming the first.
+    """
+    if tuple(detectors) != shards.detectors:
+        raise ValueError("the shards hold features of other detectors")
+
+    def make(index: int) -> None:
+        drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
+
+    moments = shards.finish(make, shards.moments, worker, workers)
+    return None if moments is None else (moments, shards.image_size)

@@ -18,9 +18,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import shards
+from images import claims, shards
 from images.batch import ImageBatch, drain
-from images.shards import ShardFolder, ShardPlan, ShardsMissing, format_seeds
+from images.shards import ShardPlan, ShardsMissing, format_seeds
+from images.shards_zip import ShardFolder
 from images.sources import StoredImages
 from images.zips import ZipWriter
 
@@ -596,7 +597,7 @@ def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: 
     path = tmp_path / "out.zip"
     folder = folder_at(path)
     folder.open()
-    host = shards._host()
+    host = claims._host()
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     dead = [
@@ -605,7 +606,7 @@ def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: 
         tmp_path / f"out.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
     ]
     kept = [
-        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.{shards._PROCESS}0123abcd.tmp",
+        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.{claims._PROCESS}0123abcd.tmp",
         folder.folder / f"shard-00001.zip.{host}.{os.getppid()}.0123abcd0123abcd.tmp",
         folder.folder / f"shard-00001.zip.another-{host}.{child.pid}.0123abcd0123abcd.tmp",
         tmp_path / f"other.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
@@ -630,6 +631,6 @@ def test_files_of_others_in_the_folder_are_not_removed(tmp_path: Path, undisturb
 
 
 def test_no_torch_is_needed_to_look_at_shards() -> None:
-    code = "import sys, images.shards, images.zips, images.archive, images.sinks; sys.exit('torch' in sys.modules)"
+    code = "import sys, images.shards_zip, images.zips, images.archive, images.sinks; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

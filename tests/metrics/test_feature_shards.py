@@ -1,0 +1,313 @@
+"""Features in shards: the same moments as in one pass, whoever made the shards and whatever happened in between."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from images import claims
+from images.batch import ImageBatch, drain
+from images.shards import ShardPlan
+from metrics.detectors import Detector
+from metrics.evaluation import measure_shards
+from metrics.feature_shards import FeatureShards
+from metrics.moments import RunningMoments
+
+SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
+
+
+class Colours(torch.nn.Module):
+    """Five numbers of each image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.float() / 255
+        return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(1, 2, 3))[:, None], x[:, :1, 0, 0]], dim=1)
+
+
+def detector(name: str = "fid", sha: str = "ab") -> Detector:
+    return Detector(name, 5, {"metric": name, "weights_sha256": sha}, Colours(), torch.device("cpu"))
+
+
+DETECTORS = (detector(), detector("fd_dinov2"))
+
+
+class Generated:
+    """A source whose images and labels depend on the seed alone, like generated ones."""
+
+    def __init__(self, seeds: Sequence[int], batch: int = 2, labels: bool = True, size: int = 6) -> None:
+        self.seeds, self.batch, self.labels, self.size = tuple(seeds), batch, labels, size
+        self.num_images = len(self.seeds)
+
+    def __len__(self) -> int:
+        return -(-len(self.seeds) // self.batch)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for start in range(0, len(self.seeds), self.batch):
+            seeds = self.seeds[start : start + self.batch]
+            labels = tuple(seed % 7 for seed in seeds) if self.labels else None
+            yield ImageBatch(torch.stack([self.pixels(seed) for seed in seeds]), seeds, labels)
+
+    def pixels(self, seed: int) -> torch.Tensor:
+        random = np.random.RandomState(seed)
+        return torch.from_numpy(random.randint(0, 256, [3, self.size, self.size], dtype=np.uint8))
+
+
+class Joined:
+    """Sources one after the other."""
+
+    def __init__(self, *sources: Generated) -> None:
+        self.sources = sources
+        self.num_images = sum(source.num_images for source in sources)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        return itertools.chain.from_iterable(self.sources)
+
+
+def shards_at(folder: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> FeatureShards:
+    arguments: dict[str, Any] = {"recipe_json": {"net": "main"}, "recipe_hash": "c0ffee", "batch": 2}
+    arguments |= {"detectors": DETECTORS, **changes}
+    return FeatureShards(folder, ShardPlan(seeds, size), **arguments)
+
+
+def opened(folder: Path, **changes: Any) -> FeatureShards:
+    shards = shards_at(folder, **changes)
+    shards.open()
+    return shards
+
+
+def work(shards: FeatureShards, made: list[int] | None = None, worker: int = 0, workers: int = 1) -> Any:
+    def make(seeds: Sequence[int]) -> Generated:
+        if made is not None:
+            made.append(shards.plan.seeds.index(seeds[0]) // shards.plan.shard_size)
+        return Generated(seeds)
+
+    return measure_shards(shards, make, shards.detectors, worker, workers)
+
+
+def assert_same(result: Any, expected: Any) -> None:
+    assert result[1] == expected[1]
+    for name, moments in expected[0].items():
+        assert torch.equal(result[0][name].mean, moments.mean)
+        assert torch.equal(result[0][name].cov, moments.cov)
+        assert result[0][name].num_images == moments.num_images
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return work(opened(tmp_path_factory.mktemp("undisturbed") / "work"))
+
+
+def test_moments_are_those_of_all_features(undisturbed: Any) -> None:
+    (batch,) = Generated(SEEDS, batch=10)
+    features = DETECTORS[0](batch.images).double()
+    moments, size = undisturbed
+    assert size == (6, 6)
+    assert list(moments) == ["fid", "fd_dinov2"]
+    for found in moments.values():
+        assert found.num_images == 10
+        torch.testing.assert_close(found.mean, features.mean(dim=0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.cov, features.T.cov(), rtol=1e-12, atol=1e-14)
+
+
+def test_moments_are_accumulated_in_the_order_of_the_plan(tmp_path: Path, undisturbed: Any) -> None:
+    shards = opened(tmp_path / "work")
+    running = RunningMoments(5)
+    for index in range(4):
+        (batch,) = Generated(shards.plan.shard(index), batch=3)
+        running.append(DETECTORS[0](batch.images))
+    assert torch.equal(undisturbed[0]["fid"].cov, running.moments().cov)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_workers_in_any_order_give_the_same_numbers_once(
+    tmp_path: Path, undisturbed: Any, order: tuple[int, ...]
+) -> None:
+    made: list[int] = []
+    results = [work(opened(tmp_path / "work"), made, worker, 3) for worker in order]
+    assert results[:2] == [None, None]
+    assert_same(results[2], undisturbed)
+    assert sorted(made) == [0, 1, 2, 3]
+
+
+def test_workers_at_the_same_time(tmp_path: Path, undisturbed: Any) -> None:
+    results: list[Any] = []
+
+    def run(worker: int) -> None:
+        results.append(work(opened(tmp_path / "work"), None, worker, 3))
+
+    threads = [threading.Thread(target=run, args=[worker]) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = [result for result in results if result is not None]
+    assert done, "claims are between processes: threads may all have it"
+    for result in done:
+        assert_same(result, undisturbed)
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path, undisturbed: Any) -> None:
+    shards = opened(tmp_path / "work")
+    for index in (0, 2):
+        drain(Generated(shards.plan.shard(index)), shards.write(index))
+    made: list[int] = []
+    again = opened(tmp_path / "work")
+    assert again.missing() == [1, 3]
+    assert_same(work(again, made), undisturbed)
+    assert made == [1, 3]
+    assert_same(work(opened(tmp_path / "work"), made), undisturbed)
+    assert made == [1, 3]
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
+    shards = opened(tmp_path / "work")
+    work(shards)
+    with np.load(tmp_path / "work" / "shard-00001.npz") as file:
+        assert file["fid"].dtype == np.float32
+        assert file["fid"].shape == (3, 5)
+        assert file["labels"].tolist() == [0, 0, 1]
+        assert json.loads(bytes(file["shard.json"]))["size"] == [6, 6]
+    before = shards.shard_path(3).read_bytes()
+    shards.shard_path(3).unlink()
+    drain(Generated(shards.plan.shard(3), batch=1), shards.write(3))
+    assert shards.shard_path(3).read_bytes() == before
+    drain(Generated(shards.plan.shard(3), labels=False), shards.write(3))
+    with np.load(shards.shard_path(3)) as file:
+        assert "labels" not in file.files
+
+
+DAMAGE = {
+    "truncated": lambda data: data[:-40],
+    "empty": lambda data: b"",
+    "a bit": lambda data: data[:170] + bytes([data[170] ^ 1]) + data[171:],  # of the first array
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_shards_are_made_again(tmp_path: Path, undisturbed: Any, kind: str) -> None:
+    shards = opened(tmp_path / "work")
+    work(shards)
+    for index in (1, 3):
+        path = shards.shard_path(index)
+        path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    made: list[int] = []
+    with pytest.warns(RuntimeWarning, match="shard [13] is unusable"):
+        assert_same(work(opened(tmp_path / "work"), made), undisturbed)
+    assert made == [1, 3]
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path / "work")
+    for changes, words in [
+        ({"recipe_hash": "beef"}, "recipe_hash: c0ffee | beef"),
+        ({"batch": 4}, "batch: 2 | 4"),
+        ({"size": 4}, "shard_size: 3 | 4"),
+        ({"detectors": DETECTORS[:1]}, "detectors.fd_dinov2"),
+        ({"detectors": (detector(), detector("fd_dinov2", "cd"))}, "weights_sha256: ab | cd"),
+    ]:
+        with pytest.raises(ValueError, match="belongs to another run") as caught:
+            opened(tmp_path / "work", **changes)  # type: ignore[arg-type]
+        assert words in str(caught.value)
+    with pytest.raises(ValueError, match="once only"):
+        shards_at(tmp_path / "work", detectors=(detector(), detector()))
+    with pytest.raises(ValueError, match="other detectors"):
+        measure_shards(shards_at(tmp_path / "work"), Generated, DETECTORS[:1])
+
+
+def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+    shards = opened(tmp_path / "work")
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (Generated((5, 4, 6)), ValueError, "are 4-5, but 5,4 came"),
+        (Generated((4, 5)), RuntimeError, "got 2 of its 3 images"),
+        (Joined(Generated((4,)), Generated((5, 6), size=8)), ValueError, "another size"),
+        (Joined(Generated((4,)), Generated((5, 6), labels=False)), ValueError, "some have none"),
+    ]
+    for source, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            drain(source, shards.write(0))
+    assert shards.missing() == [0, 1, 2, 3]
+    assert [p.name for p in shards.folder.iterdir()] == ["plan.json"]
+
+
+def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Colours.forward
+
+    def overflow(self: Colours, images: torch.Tensor) -> torch.Tensor:
+        features = plain(self, images)
+        features[images[:, 0, 0, 0] == Generated(()).pixels(6)[0, 0, 0]] = torch.nan
+        return features
+
+    monkeypatch.setattr(Colours, "forward", overflow)
+    with pytest.raises(ValueError, match="fid: the features of seed 6 are not finite"):
+        work(opened(tmp_path / "work"))
+
+
+# Claims.
+
+
+def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> None:
+    """While another process that lives has the claim nobody else joins; once it is dead, the next one does."""
+    shards = opened(tmp_path / "work")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from images.claims import Claim; "
+        "print(Claim(Path(sys.argv[1]), 'join').take(), flush=True); sys.stdin.read()"
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(shards.folder), root],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert work(shards) is None
+        other.kill()
+    assert_same(work(shards), undisturbed)
+    assert sorted(p.name for p in shards.folder.glob("*.claim")) == ["join.0.claim", "join.1.claim"]
+    shards.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_from_another_machine_goes_stale_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "join.0.claim").write_text("elsewhere.17.0123abcd")
+    claim = claims.Claim(tmp_path, "join")
+    assert not claim.take()
+    old = (tmp_path / "join.0.claim").stat().st_mtime - claims.STALE_SECONDS - 1
+    os.utime(tmp_path / "join.0.claim", (old, old))
+    assert claim.take()
+    assert claim.take()
+    claim.touch()
+    claim.release()
+    assert [p.name for p in tmp_path.iterdir()] == ["join.0.claim"]
+    assert not claims.Claim(tmp_path / "gone", "join").take()
+
+
+def test_of_two_that_find_a_dead_claim_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other was between looking and taking when the first took it, and even when that one was through."""
+    first, second = claims.Claim(tmp_path, "join"), claims.Claim(tmp_path, "join")
+    assert first.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(second, "_last", lambda: None)
+        assert not second.take()
+    first.release()
+    assert second.take()
+
+
+def test_a_failing_join_lets_others_have_it(tmp_path: Path) -> None:
+    shards = opened(tmp_path / "work", seeds=(3,))
+    with pytest.raises(ValueError, match="no covariance"):
+        work(shards)
+    assert shards.claim.files() == []
