@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.command import Group, bad_input
+from cli.options import stack
 from cli.progress import progress_bar
 from images.transforms import TRANSFORMS
 
@@ -24,39 +26,58 @@ class Size(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+max_images_option = click.option(
+    "--max-images", metavar="INT", type=click.IntRange(min=1), help="Take only the first so many"
+)
+vae_options = stack([
+    click.option(
+        "--model-url", metavar="NAME|DIR", default="stabilityai/sd-vae-ft-mse", show_default=True,
+        help="VAE: name on the Hugging Face hub, or a folder",
+    ),
+    max_images_option,
+    click.option(
+        "--batch", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time"
+    ),
+    click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
+    click.option("--offline", is_flag=True, help="Never download; say what is missing"),
+])  # fmt: skip
+
+
 @click.group(cls=Group)
 def main() -> None:
     """Prepare image sets for training and scoring.
 
     A set is an uncompressed ZIP or a folder of equally sized images, with labels in dataset.json.
+
+    \b
+    python dataset_tool.py convert --source=downloads/imagenet/ILSVRC/Data/CLS-LOC/train --dest=datasets/img512.zip \\
+        --resolution=512x512 --transform=center-crop-dhariwal
+    python dataset_tool.py encode --source=datasets/img512.zip --dest=datasets/img512-sd.zip
     """
 
 
 @main.command()
 @click.option("--source", metavar="ZIP|DIR", required=True, help="Images to read: a ZIP or a folder tree")
 @click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
-@click.option("--max-images", metavar="INT", type=click.IntRange(min=1), help="Take only the first so many")
-@click.option(
-    "--transform", metavar="MODE", type=click.Choice(sorted(TRANSFORMS)), help="How images come to the resolution"
-)
-@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height of the result")
+@max_images_option
+@click.option("--transform", metavar="MODE", type=click.Choice(list(TRANSFORMS)), help="How images come to it")
+@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height to come to")
 def convert(
     source: str, dest: str, max_images: int | None, transform: str | None, resolution: tuple[int, int] | None
 ) -> None:
     """Repack images as a training set: RGB PNG files of one size, in sorted order, with their labels.
 
     Labels come from the dataset.json of the source; without one, from the names of its top-level folders, if there
-    are two or more of them. Grey becomes RGB. Without --transform all images must have one size already.
+    are two or more of them: classes count from 0 in sorted order. Grey, palette and CMYK images become RGB.
+    Without --resolution all images must have one size already; without --transform they are stretched to it.
 
     \b
     Transforms:
-      pad-average   black border up to a power-of-two multiple of WxH, then the mean of each box, rounded to the
-                    nearest integer (28x28 digits with --resolution=16x16: border to 32x32, means over 2x2)
-
-    \b
-    Example:
-      python dataset_tool.py convert --source=mnist-train.zip --dest=mnist16-train.zip \\
-          --transform=pad-average --resolution=16x16
+      center-crop           the largest square in the middle, then Lanczos
+      center-crop-wide      the largest middle part of WxH's proportions, then Lanczos; black bars make it WxW
+      center-crop-dhariwal  as ADM and EDM2 prepare ImageNet: box halvings, bicubic, then the middle
+      pad-average           black border up to a power-of-two multiple of WxH, then the mean of each box, rounded to
+                            the nearest integer (28x28 digits with --resolution=16x16: 32x32, means over 2x2)
     """
     from images.convert import Conversion
 
@@ -64,7 +85,53 @@ def convert(
         conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
     with progress_bar(conversion.num_images, Path(dest).name) as progress:
         conversion.run(progress)
+    for loss in conversion.losses:
+        click.echo(f"note: {loss}", err=True)
     click.echo(f"wrote {conversion.num_images} images to {dest}")
+
+
+@main.command()
+@click.option("--source", metavar="ZIP|DIR", required=True, help="Set of images, as convert writes it")
+@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
+@vae_options
+def encode(**params: Any) -> None:
+    """Encode images into latents of the Stability VAE, for training on them.
+
+    Each image becomes img-mean-std-*.npy, float32 [8, H/8, W/8]: means, then standard deviations. Labels are kept.
+    """
+    from training.latents import Encoding
+
+    recode(Encoding, params)
+
+
+@main.command()
+@click.option("--source", metavar="ZIP|DIR", required=True, help="Set of latents, as encode writes it")
+@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
+@vae_options
+def decode(**params: Any) -> None:
+    """Decode latents of the Stability VAE back into images, to look at them. Labels are kept.
+
+    The means are decoded; training draws around them.
+    """
+    from training.latents import Decoding
+
+    recode(Decoding, params)
+
+
+def recode(direction: Any, params: dict[str, Any]) -> None:
+    """Open everything that can be missing, then write."""
+    from torch_utils.distributed import pick_device
+    from training.encoders import StabilityVAEEncoder
+
+    dest = params["dest"]
+    with bad_input():
+        device = pick_device(params["device"])
+        encoder = StabilityVAEEncoder(params["model_url"], batch_size=params["batch"])
+        recoding = direction(params["source"], dest, encoder, max_images=params["max_images"])
+        encoder.init(device, offline=params["offline"])
+    with progress_bar(recoding.num_images, Path(dest).name) as progress:
+        recoding.run(device, progress)
+    click.echo(f"wrote {recoding.num_images} images to {dest}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dataset_tool import main
+from images.set_writer import latents_name, pixels_name
 from images.sources import StoredImages
+from images.transforms import center_crop_dhariwal, stretch
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
@@ -122,12 +124,67 @@ def test_without_a_transform_pixels_stay(tmp_path):
     assert np.array_equal(written[2], image)
 
 
-def test_many_images_go_to_folders_of_a_thousand(tmp_path):
-    from images.convert import member_name
+def half_transparent(path):
+    save(path, np.dstack([np.full([4, 4, 3], 7, np.uint8), np.full([4, 4], 128, np.uint8)]))
 
-    assert [member_name(i) for i in (0, 999, 1000, 1281166)] == [
+
+def transparent_colour(path):
+    save(path, np.full([4, 4, 3], 7, np.uint8), transparency=(7, 7, 7))
+
+
+def sixteen_bits(path):
+    save(path, np.full([4, 4], 0x07FF, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("write", "note"),
+    [
+        (half_transparent, "transparent pixels"),
+        (transparent_colour, "transparent pixels"),
+        (sixteen_bits, "16 bits per channel, of which the upper 8 are kept"),
+    ],
+)
+def test_what_8_bit_rgb_cannot_hold_is_said(tmp_path, write, note):
+    save(tmp_path / "in" / "a.png", np.full([4, 4, 3], 7, np.uint8))
+    write(tmp_path / "in" / "b.png")
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out")
+    assert result.exit_code == 0, result.output
+    assert np.unique(np.asarray(Image.open(tmp_path / "out" / "00000/img00000001.png"))).tolist() == [7]
+    assert f"note: 1 images, such as 'b.png', have {note}" in result.stderr
+
+
+def test_jpeg_tree_as_imagenet_is_laid_out(tmp_path):
+    """Classes by folder, .JPEG files, one of them CMYK, one grey, one a PNG in truth."""
+    train = tmp_path / "train"
+    colours = np.random.default_rng(0).integers(0, 256, [40, 50, 3], dtype=np.uint8)
+    save(train / "n02/n02_7.JPEG", colours)
+    save(train / "n01/n01_1.JPEG", random_grey(0, 33))
+    (train / "n03").mkdir()
+    Image.fromarray(colours).convert("CMYK").save(train / "n03/n03_2.JPEG", format="JPEG")
+    Image.fromarray(colours).save(train / "n03/n03_1.JPEG", format="PNG")
+    mode = ("--transform=center-crop-dhariwal", "--resolution=16x16")
+    assert convert(f"--source={train}", f"--dest={tmp_path}/set.zip", *mode).exit_code == 0
+    archive = zipfile.ZipFile(tmp_path / "set.zip")
+    assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == [0, 1, 2, 2]
+    for i, name in enumerate(["n01/n01_1", "n02/n02_7", "n03/n03_1", "n03/n03_2"]):
+        source = np.asarray(Image.open(train / f"{name}.JPEG").convert("RGB"))
+        made = np.asarray(Image.open(io.BytesIO(archive.read(f"00000/img0000000{i}.png"))))
+        assert np.array_equal(made, center_crop_dhariwal(source, 16, 16))
+
+
+def test_a_resolution_alone_stretches(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, [5, 7, 3], dtype=np.uint8)
+    save(tmp_path / "in" / "a.png", image)
+    assert convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out", "--resolution=6x4").exit_code == 0
+    made = np.asarray(Image.open(tmp_path / "out" / "00000/img00000000.png"))
+    assert np.array_equal(made, stretch(image, 6, 4))
+
+
+def test_many_images_go_to_folders_of_a_thousand(tmp_path):
+    assert [pixels_name(i) for i in (0, 999, 1000, 1281166)] == [
         "00000/img00000000.png", "00000/img00000999.png", "00001/img00001000.png", "01281/img01281166.png",
     ]  # fmt: skip
+    assert latents_name(1281166) == "01281/img-mean-std-01281166.npy"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +193,7 @@ def test_many_images_go_to_folders_of_a_thousand(tmp_path):
         (["--source={tmp}/missing"], "missing does not exist"),
         (["--source={tmp}/empty"], "holds no images"),
         (["--source={digits}", "--transform=pad-average"], "--transform needs --resolution"),
-        (["--source={digits}", "--resolution=16x16"], "--resolution needs --transform"),
+        (["--source={digits}", "--transform=center-crop-dhariwal", "--resolution=16x8"], "give such as 16x16"),
         (["--source={digits}", "--transform=stretch", "--resolution=16x16"], "stretch"),
         (["--source={digits}", "--transform=pad-average", "--resolution=16"], "'16' is not WIDTHxHEIGHT"),
         (["--source={digits}", "--transform=pad-average", "--resolution=0x16"], "--resolution=0x16"),
@@ -159,14 +216,6 @@ def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):
     assert (tmp_path / "there.zip").read_bytes() == b"precious"
 
 
-def half_transparent(path):
-    save(path, np.dstack([np.zeros([28, 28, 3], np.uint8), np.full([28, 28], 128, np.uint8)]))
-
-
-def sixteen_bits(path):
-    save(path, np.full([28, 28], 40000, np.uint16))
-
-
 def truncated(path):
     save(path, random_grey(9))
     path.write_bytes(path.read_bytes()[:-200])
@@ -179,8 +228,6 @@ def of_another_size(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (half_transparent, "transparent"),
-        (sixteen_bits, "more than 8 bits"),
         (truncated, "no readable image"),
         (of_another_size, "is 32x32"),
     ],

@@ -1,0 +1,150 @@
+"""dataset_tool.py encode and decode, with a tiny VAE from a folder."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from dataset_tool import main
+from images.zips import ZipWriter, json_bytes
+from training.dataset import ImageFolderDataset
+from training.encoders import StabilityVAEEncoder
+
+LABELS = [3, 0, 2, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """Folder of an AutoencoderKL that halves three times, as the real one."""
+    from diffusers import AutoencoderKL
+
+    folder = tmp_path_factory.mktemp("vae") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4, 4, 4),
+            norm_num_groups=2,
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+        for parameter in vae.parameters():
+            parameter.data.add_(0.15 * torch.randn_like(parameter))
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, [5, 16, 16, 3], dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, pixels):
+    return write_images(tmp_path_factory.mktemp("set") / "images.zip", pixels, LABELS)
+
+
+def write_images(path, pixels, labels=None):
+    names = [f"00000/img{i:08d}.png" for i in range(len(pixels))]
+    with ZipWriter(path) as archive:
+        for name, image in zip(names, pixels, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, format="PNG")
+            archive.add(name, buffer.getvalue())
+        pairs = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
+        archive.add("dataset.json", json_bytes({"labels": pairs}))
+    return path
+
+
+def tool(command, vae, *args):
+    return CliRunner().invoke(main, [command, f"--model-url={vae}", "--device=cpu", *[str(arg) for arg in args]])
+
+
+def arrays(path):
+    with zipfile.ZipFile(path) as archive:
+        return [np.load(io.BytesIO(archive.read(n))) for n in archive.namelist() if n.endswith(".npy")]
+
+
+def test_means_and_deviations_of_every_image_with_its_label(vae, images, pixels, tmp_path):
+    result = tool("encode", vae, f"--source={images}", f"--dest={tmp_path}/latents.zip", "--batch=2")
+    assert result.exit_code == 0, result.output
+    names = [f"00000/img-mean-std-{i:08d}.npy" for i in range(5)]
+    with zipfile.ZipFile(tmp_path / "latents.zip") as archive:
+        assert archive.namelist() == [*names, "dataset.json"]
+        assert json.loads(archive.read("dataset.json")) == {
+            "labels": [list(pair) for pair in zip(names, LABELS, strict=True)]
+        }
+    made = np.stack(arrays(tmp_path / "latents.zip"))
+    assert (made.dtype, made.shape) == (np.float32, (5, 8, 2, 2))
+    expected = StabilityVAEEncoder(str(vae)).encode_pixels(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
+    np.testing.assert_allclose(made, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert ImageFolderDataset(tmp_path / "latents.zip").label_dim == 4
+
+
+def test_decoding_gives_the_images_of_the_means(vae, images, tmp_path):
+    assert tool("encode", vae, f"--source={images}", f"--dest={tmp_path}/latents.zip").exit_code == 0
+    result = tool("decode", vae, f"--source={tmp_path}/latents.zip", f"--dest={tmp_path}/images.zip", "--batch=3")
+    assert result.exit_code == 0, result.output
+    encoder = StabilityVAEEncoder(str(vae))
+    mean = torch.from_numpy(np.stack(arrays(tmp_path / "latents.zip")))[:, :4]
+    scale, bias = (torch.from_numpy(x).reshape(1, -1, 1, 1) for x in (encoder.scale, encoder.bias))
+    expected = encoder.decode(mean * scale + bias).int()
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        for i in range(5):
+            made = np.asarray(Image.open(io.BytesIO(archive.read(f"00000/img{i:08d}.png")))).astype(int)
+            assert np.abs(made - expected[i].permute(1, 2, 0).numpy()).max() <= 1  # a batch moves sums by an ulp
+        assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == LABELS
+
+
+def test_the_first_images_to_a_folder_without_labels(vae, pixels, tmp_path):
+    source = write_images(tmp_path / "set.zip", pixels)
+    args = (f"--source={source}", f"--dest={tmp_path}/out", "--max-images=3", "--batch=2")
+    assert tool("encode", vae, *args).exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "out" / "00000").iterdir()) == [
+        f"img-mean-std-0000000{i}.npy" for i in range(3)
+    ]
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == {"labels": None}
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "message"),
+    [
+        ("encode", ["--source={tmp}/missing"], "missing does not exist"),
+        ("encode", ["--source={tmp}/odd.zip"], "holds 12x12 images: the VAE takes multiples of 8"),
+        ("encode", ["--source={tmp}/latents"], "encode reads images"),
+        ("decode", ["--source={images}"], "decode reads sets of .npy latents"),
+        ("decode", ["--source={tmp}/latents"], "latents have 8 channels"),
+        ("encode", ["--source={images}", "--model-url=./nowhere"], "./nowhere"),
+        ("encode", ["--source={images}", "--model-url=who/what", "--offline"], "VAE who/what is in no cache"),
+        ("encode", ["--source={images}", "--device=tpu"], "tpu"),
+        ("encode", ["--source={images}", "--dest={tmp}/odd.zip"], "odd.zip exists"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(vae, images, pixels, tmp_path, monkeypatch, command, args, message):
+    monkeypatch.delenv("EDM2_VAE", raising=False)
+    write_images(tmp_path / "odd.zip", pixels[:, :12, :12])
+    (tmp_path / "latents").mkdir()
+    np.save(tmp_path / "latents" / "a.npy", np.zeros([3, 2, 2], np.float32))
+    before = sorted(tmp_path.rglob("*"))
+    args = [arg.format(tmp=tmp_path, images=images) for arg in args]
+    result = tool(command, vae, f"--dest={tmp_path}/new.zip", *args)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert message in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bad_item_is_named_and_nothing_is_left(vae, pixels, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image if i < 4 else image[:8]).save(source / f"{i}.png")
+    result = tool("encode", vae, f"--source={source}", f"--dest={tmp_path}/out.zip", "--batch=2")
+    assert result.exit_code == 1
+    assert "'4.png'" in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
