@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from cli.command import Command, bad_input
-from cli.grid import figure_options, grid_columns, grid_options, grid_rows
+from cli.figures import check_classes, figure_options, figure_recipe, figure_recipes, stand_in_caption, wanted_pictures
+from cli.grid import check_grid, grid_columns, grid_options, grid_rows
 from cli.options import (
     IntList,
     label_options,
@@ -19,8 +20,9 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
-from dnnlib.util import atomic_path, check_destination
+from dnnlib.util import atomic_path
 from images.recipe import Recipe
+from papers.figures import Picture
 
 
 @click.command(cls=Command)
@@ -45,19 +47,15 @@ def main(**params: Any) -> None:
     python generate_images.py --preset=mnist16-autog --outdir=out --seeds=0-15
     python generate_images.py --preset=edm2-img512-s-guid-dino --outdir=out
     python generate_images.py --preset=mnist16-cfg,mnist16-autog --grid=grid.png --weights=1,1.5,2 --seeds=0-3
+    python generate_images.py --cond_pkl=PATH --uncond_pkl=PATH --figs=fig5,fig6
     """  # fmt: skip
-    if params["figs"] is not None:
-        raise click.UsageError(
-            "--figs: this version does not draw the papers' figures; --grid draws methods by weights"
-        )
+    if pictures := wanted_pictures(params):
+        return draw_figures(params, pictures)
+    check_grid(params)
     if params["grid"] is not None:
-        if params["outdir"] is not None or params["subdirs"] or params["resume"]:
-            raise click.UsageError("--grid is one picture: leave out --outdir, --subdirs and --resume")
         return draw_grid(params)
     if params["outdir"] is None:
         raise click.UsageError("where to? Give --outdir=DIR, or --grid=FILE.png for one picture")
-    if params["weights"] is not None or params["classes"] is not None:
-        raise click.UsageError("--weights and --classes are columns of a grid: add --grid=FILE.png")
     return write_folder(params, recipe_from(params))
 
 
@@ -84,17 +82,10 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
 
 def draw_grid(params: dict[str, Any]) -> None:
     """Rows of presets (or of the one method given), columns of weights, classes or seeds, as one picture."""
-    rows, columns = grid_rows(params), grid_columns(params)
-    picture = Path(params["grid"])
-    with bad_input():
-        check_destination(picture)
-    if picture.suffix.lower() != ".png":
-        raise click.UsageError(f"--grid={picture}: the picture is a PNG, give a name that ends in .png")
-    if picture.exists() and not params["overwrite"]:
-        raise click.UsageError(f"{picture} exists: take another name, or --overwrite")
+    rows, columns, picture = grid_rows(params), grid_columns(params), Path(params["grid"])
     from images.grid import compose_grid
     from sampling.generation import opener
-    from sampling.method_grid import block, sample_cells
+    from sampling.method_grid import block, check_blend, sample_cells
     from torch_utils.distributed import require_one_process
 
     run = run_options_from(params)
@@ -103,19 +94,55 @@ def draw_grid(params: dict[str, Any]) -> None:
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(recipe) for recipe in line] for line in recipes]
+        if params["alphas"] is not None:
+            check_blend(generations[0][0])
     for (caption, _), line in zip(rows, generations, strict=True):
         click.echo(f"{caption}:", err=True)
-        announce(line[0])
+        announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:
         made = sample_cells(generations, params["seeds"], params["batch"], progress)
     captions = [caption for caption, _ in columns]
-    if params["weights"] is None and params["classes"] is None:
+    if all(params[name] is None for name in ("weights", "classes", "alphas")):
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in params["seeds"]]
     cells = [[block(images) for images in line] for line in made]
     with atomic_path(picture) as temporary:
         compose_grid(cells, [caption for caption, _ in rows], captions).save(temporary, format="PNG")
     click.echo(f"{picture}")
+
+
+def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
+    """Figures of the interval paper, one PNG per picture; those that are there are kept."""
+    base = figure_recipe(params)
+    from images.figure_folder import FigureFolder
+    from images.insets import sheet
+    from sampling.generation import opener
+    from sampling.method_grid import sample_pictures
+    from torch_utils.distributed import layout
+
+    run = run_options_from(params)
+    with bad_input():
+        rank, world, _ = layout()
+        pictures = pictures[rank::world]  # workers share them out: each is a file of its own
+        folder = FigureFolder(params["results_dir"], params["overwrite"])
+        open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        num_classes = open_(base).main.net.label_dim
+        check_classes(num_classes)
+        plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
+        contents = [
+            {"seeds": p.seeds, "recipes": [g.recipe.to_json() for g in plan]}
+            for p, plan in zip(pictures, plans, strict=True)
+        ]
+        todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
+    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images") as progress:
+        for picture, plan, content in todo:
+            for generation in plan if params["verbose"] else ():
+                announce(generation)
+            images = sample_pictures(plan, picture.seeds, params["batch"], progress)
+            box = None if picture.inset is None else picture.inset.box(images[0].width)
+            drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))
+            folder.save(picture.file_name, drawn, content)
+    click.echo(f"{len(todo)} pictures made in {folder.folder}, {len(pictures) - len(todo)} were there")
 
 
 if __name__ == "__main__":

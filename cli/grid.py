@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.command import bad_input
 from cli.options import FloatList, IntList, recipe_from, stack, with_weight
-from images.recipe import Recipe
+from cli.search_options import recipe_at
+from dnnlib.util import check_destination
+from images.recipe import NetworkRef, Recipe
 from papers.presets import all_presets, find_preset
 
 ChangeRecipe = Callable[[Recipe], Recipe]
@@ -24,11 +27,17 @@ def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 grid_options = stack(
     [
-        click.option(
-            "--grid", metavar="PNG", help="One captioned picture instead: a row per --preset, columns as follows"
-        ),
+        click.option("--grid", metavar="PNG", help="One captioned picture instead: rows and columns as follows"),
         click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights"),
-        click.option("--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes"),
+        click.option(
+            "--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes; rows beside --weights"
+        ),
+        click.option(
+            "--alphas",
+            metavar="LIST",
+            type=FloatList(),
+            help="Columns of the grid: from the first guide alone, 0, to the second alone, 1; --weights are rows",
+        ),
         click.option(
             "--list-presets",
             is_flag=True,
@@ -40,19 +49,57 @@ grid_options = stack(
     ]
 )
 
-# Of the interval repository's script of the same name.
-figure_options = stack(
-    [
-        click.option("--figs", metavar="LIST", help="The interval paper's figures (parsed; not drawn by this version)"),
-        click.option("--results_dir", metavar="DIR", default="./results", help="Where figures go"),
-        click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, help="Unused, as in the original"),
-        click.option("--verbose", metavar="BOOL", type=bool, default=False, help="Unused: progress is always shown"),
-    ]
-)
+
+def check_grid(params: dict[str, Any]) -> None:
+    """Usage errors for options of a grid without --grid, and for a --grid that cannot be written."""
+    if params["grid"] is None:
+        if any(params[name] is not None for name in ("weights", "classes", "alphas")):
+            raise click.UsageError("--weights, --classes and --alphas are of a grid: add --grid=FILE.png")
+        return
+    if params["outdir"] is not None or params["subdirs"] or params["resume"]:
+        raise click.UsageError("--grid is one picture: leave out --outdir, --subdirs and --resume")
+    picture = Path(params["grid"])
+    with bad_input():
+        check_destination(picture)
+    if picture.suffix.lower() != ".png":
+        raise click.UsageError(f"--grid={picture}: the picture is a PNG, give a name that ends in .png")
+    if picture.exists() and not params["overwrite"]:
+        raise click.UsageError(f"{picture} exists: take another name, or --overwrite")
 
 
 def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
-    """(caption, recipe) per --preset, or of the one method that the other options describe."""
+    """(caption, recipe) per row: a --preset, or the one method that the other options describe.
+
+    Classes beside weights multiply the rows, all methods of one class together; blends have weights for rows.
+    """
+    if params["alphas"] is not None:
+        return _blend_rows(params)
+    rows = _method_rows(params)
+    if params["weights"] is None or params["classes"] is None:
+        return rows
+    _check_labels(params)
+    return [
+        (f"{caption}, class {index}", replace(recipe, labels=index))
+        for index in params["classes"]
+        for caption, recipe in rows
+    ]
+
+
+def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
+    """(caption, change of a row's recipe) per blend, weight or class; one column without change if none is asked."""
+    weights, classes, alphas = params["weights"], params["classes"], params["alphas"]
+    if alphas is not None:
+        ends = dict(zip((0, 1), (f" ({NetworkRef(net).name})" for net in params["gnet"]), strict=False))
+        return [(f"alpha = {alpha:g}{ends.get(alpha, '')}", partial(_blend, alpha=alpha)) for alpha in alphas]
+    if weights is not None:
+        return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
+    if classes is not None:
+        _check_labels(params)
+        return [(f"class {index}", partial(replace, labels=index)) for index in classes]
+    return [("", replace)]
+
+
+def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     names = [name.strip() for value in params["preset"] for name in value.split(",")]
     if not names:
         recipe = recipe_from(params)
@@ -69,15 +116,27 @@ def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     return rows
 
 
-def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
-    """(caption, change of a row's recipe) per weight or class; one column that changes nothing if neither is asked."""
-    weights, classes = params["weights"], params["classes"]
-    if weights is not None and classes is not None:
-        raise click.UsageError("columns are either --weights or --classes")
-    if classes is not None and (params["class_idx"] is not None or params["labels"] is not None):
-        raise click.UsageError("--classes are the columns' labels: leave out --class and --labels")
-    if weights is not None:
-        return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
-    if classes is not None:
-        return [(f"class {index}", partial(replace, labels=index)) for index in classes]
-    return [("", replace)]
+def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
+    """A row per weight w of blends; the guides' own weights follow from w and alpha."""
+    if params["classes"] is not None:
+        raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
+    weights = params["weights"] or list(dict.fromkeys(params["guidance"]))
+    if params["weights"] is not None and params["guidance"]:
+        raise click.UsageError("--weights are the rows of blends: leave out --guidance")
+    outside = [alpha for alpha in params["alphas"] if not 0 <= alpha <= 1]
+    if len(params["gnet"]) != 2 or outside or not weights or (len(weights) > 1 and params["weights"] is None):
+        raise click.UsageError(
+            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, and "
+            "--weights=W,... for rows"
+        )
+    return [(f"w = {weight:g}", recipe_from({**params, "guidance": (weight, weight)})) for weight in weights]
+
+
+def _blend(recipe: Recipe, alpha: float) -> Recipe:
+    """Both guides at a share of the row's weight."""
+    return recipe_at(recipe, {"weight": recipe.guides[0].weight, "alpha": alpha})
+
+
+def _check_labels(params: dict[str, Any]) -> None:
+    if params["class_idx"] is not None or params["labels"] is not None:
+        raise click.UsageError("--classes are the labels of the grid: leave out --class and --labels")

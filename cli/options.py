@@ -363,7 +363,7 @@ def _guides(
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
         weights = weights or [preset.guidance] * len(nets)
-        intervals = intervals or [_on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
+        intervals = intervals or [on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
     if not nets:
         if any(weight != 1 for weight in weights):
             raise ValueError(f"guidance weight {weights[0]:g} needs a guiding network: give --gnet=PATH|URL")
@@ -371,7 +371,7 @@ def _guides(
             raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
         return ()
     weights = weights or [defaults.weight] * len(nets)
-    intervals = intervals or [_on_schedule(defaults.interval, SamplerSpec(), sampler)]
+    intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:
         intervals = intervals * len(nets)
     if not len(nets) == len(weights) == len(intervals):
@@ -385,7 +385,7 @@ def _guides(
     )
 
 
-def _on_schedule(interval: StepInterval | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
+def on_schedule(interval: StepInterval | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
     """An interval that is known in steps of one schedule, for another: by the noise levels that the steps stand for."""
     if interval is None:
         return EVERYWHERE

@@ -33,8 +33,29 @@ def sample_cells(
     return grid
 
 
+def sample_pictures(
+    generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
+) -> list[Image.Image]:
+    """The images of one row of cells in a line: setting by setting, within a setting seed by seed."""
+    return tiles(torch.cat(sample_cells([generations], seeds, batch, progress)[0]))
+
+
+def check_blend(generation: Generation) -> None:
+    """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
+    first, second = generation.guides
+    if first.net.label_dim > 0 and second.net.label_dim == 0:
+        raise ValueError(
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
+        )
+
+
+def tiles(images: Tensor) -> list[Image.Image]:
+    """Images uint8 [N, 3, H, W] as pictures."""
+    return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+
+
 def block(images: Tensor) -> list[list[Image.Image]]:
     """Images uint8 [N, 3, H, W] as lines of pictures for one cell: as near to a square as N divides into."""
-    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+    pictures = tiles(images)
     across = min(n for n in range(1, len(pictures) + 1) if len(pictures) % n == 0 and n * n >= len(pictures))
     return [pictures[start : start + across] for start in range(0, len(pictures), across)]
