@@ -65,8 +65,8 @@ def main(
         plan = reconstruct.plan_reconstructions(snapshots, outstd, outdir, outprefix)
     mine = plan.outputs[distributed.rank() :: distributed.world_size()]
     wanted = [output for output in mine if not (skip and output.path.exists())]
-    click.echo(reconstruct.describe(plan, wanted), err=True)
     passes = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
+    click.echo(reconstruct.describe(plan, wanted, len(passes)), err=True)
     with progress_bar(len(passes) * len(snapshots), "snapshots", "net") as progress:
         for outputs in passes:
             reconstruct.reconstruct(snapshots, outputs, offline=offline, progress=progress)

@@ -180,11 +180,14 @@ def _solve(snapshots: Sequence[Snapshot], sigma_rels: Any) -> tuple[np.ndarray, 
     return coefficients, posthoc_error(coefficients, times, lengths, max(times), sigma_rels)
 
 
-def describe(plan: Plan, wanted: Sequence[Reconstruction]) -> str:
+def describe(plan: Plan, wanted: Sequence[Reconstruction], passes: int) -> str:
     """What is about to be read and made, one line each, with a warning where the snapshots do not suffice."""
     first, last = plan.snapshots[0], plan.snapshots[-1]
     lengths = _listed(sorted({snapshot.sigma_rel for snapshot in plan.snapshots}))
-    lines = [f"{len(plan.snapshots)} snapshots of lengths {lengths}: {first.source} to {last.source}"]
+    lines = [
+        f"snapshots: {len(plan.snapshots)} of lengths {lengths}, {first.source} to {Path(last.source).name}",
+        f"to make: {len(wanted)} of {len(plan.outputs)}; passes over the snapshots: {passes}",
+    ]
     for output in wanted:
         lines.append(f"{output.path.name}: profile met within {output.error:.2%}")
         if output.error > GOOD_ERROR:

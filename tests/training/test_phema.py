@@ -113,3 +113,21 @@ def test_state_of_other_lengths_is_refused():
     state = phema.PowerFunctionEMA(net, (0.05,)).state_dict()
     with pytest.raises(ValueError, match="lengths differ"):
         phema.PowerFunctionEMA(net, (0.1,)).load_state_dict(state)
+
+
+def test_posthoc_error_is_the_distance_of_profiles():
+    # Independent: the midpoint rule over the profiles themselves.
+    times, lengths = np.array([1, 2, 3.0] * 2), np.repeat([0.05, 0.1], 3)
+    wanted = np.array([0.03, 0.1, 0.2])
+    weights = phema.solve_posthoc_coefficients(times, lengths, 3, wanted)
+
+    def profile(end, length):
+        t, g = (np.arange(300_000) + 0.5) / 100_000, float(phema.sigma_rel_to_exponent(length))
+        return np.where(t <= end, (g + 1) * (t / end) ** g / end, 0)
+
+    stored = np.stack([profile(*pair) for pair in zip(times, lengths, strict=True)])
+    exact = np.stack([profile(3, length) for length in wanted])
+    slow = np.linalg.norm(weights.T @ stored - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    ours = phema.posthoc_error(weights, times, lengths, 3, wanted)
+    np.testing.assert_allclose(ours, slow, atol=1e-4)
+    assert ours[1] < 1e-7 < 0.1 < ours[0]
