@@ -20,6 +20,7 @@ ALLOWED = {
     "training": {"images", "torch_utils", "dnnlib"},
     "sampling": {"training", "images", "torch_utils", "dnnlib"},
     "metrics": {"training", "images", "torch_utils", "dnnlib"},
+    "toy": {"sampling", "training.phema", "images.recipe", "torch_utils", "dnnlib"},
     "papers": {"images.recipe"},
     "cli": {"papers", "images.recipe", "dnnlib"},
 }

@@ -1,0 +1,89 @@
+"""A small network that gives the log-density of 2D points at any noise level: arXiv 2406.02507, App. C.
+
+Its gradient is the score, which makes it a denoiser as well and, unlike most denoisers, one whose density can be seen.
+
+Class, attribute and parameter names are those of the published files. The text of this module is embedded in every
+file that the project writes, to be executed by readers that know nothing of the project: it imports torch and
+`torch_utils.persistence` only.
+"""
+
+from __future__ import annotations  # readers of the embedded text may run Python 3.9
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from torch_utils import persistence
+
+
+@persistence.persistent_class
+class MPSiLU(nn.Module):
+    """SiLU divided by the root-mean-square of its output on unit normal input (arXiv 2312.02696, Eq. 81)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C] -> [N, C]."""
+        return functional.silu(x) / 0.596
+
+
+@persistence.persistent_class
+class MPLinear(nn.Module):
+    """Linear layer without bias that keeps the magnitude of its input (arXiv 2312.02696, Eq. 47).
+
+    Every row of `weight` [out_dim, in_dim] is used at unit length, so its own length has no effect on the output.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_dim] -> [N, out_dim]."""
+        width = self.weight.shape[1]
+        length = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
+        return x @ (self.weight / (length + 1e-4 * math.sqrt(width))).T
+
+
+@persistence.persistent_class
+class ToyModel(nn.Module):
+    """Log-density network: an MLP whose squared features add up to what is known better than a plain Gaussian.
+
+    Args:
+        in_dim: Dimensions of a point.
+        num_layers: Hidden layers after the input layer.
+        hidden_dim: Their width.
+        sigma_data: Standard deviation of the data on every axis.
+    """
+
+    def __init__(self, in_dim: int = 2, num_layers: int = 4, hidden_dim: int = 64, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        self.sigma_data = sigma_data
+        self.layers = nn.Sequential(MPLinear(in_dim + 2, hidden_dim))
+        for _ in range(num_layers):
+            self.layers.append(MPSiLU())
+            self.layers.append(MPLinear(hidden_dim, hidden_dim))
+        self.gain = nn.Parameter(torch.zeros([]))
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """ln p(x; sigma) but for a constant that depends on sigma alone: x [N, in_dim], sigma number or [N] -> [N].
+
+        mean(features^2) * gain / sigma - |x*|^2 / 2 with x* = x / sqrt(sigma^2 + sigma_data^2); the features are
+        those of (x*, ln(sigma) / 4, 1).
+        """
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(x.shape[0], 1)
+        x = x / (sigma**2 + self.sigma_data**2).sqrt()
+        features = self.layers(torch.cat([x, sigma.log() / 4, torch.ones_like(sigma)], dim=1))
+        return (features**2).mean(1) * self.gain / sigma[:, 0] - (x**2).sum(1) / 2
+
+    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+        """Gradient of `forward` with respect to x, [N, in_dim]; with `create_graph` it can be trained on."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self(x, sigma).sum(), [x], create_graph=create_graph)
+        return gradient
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """D(x; sigma) = x + sigma^2 score (EDM, arXiv 2206.00364, Eq. 3), [N, in_dim]."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
+        return x + level**2 * self.score(x, sigma)
