@@ -114,8 +114,8 @@ class Row:
         lines = how_to_make(self.files)
         if not lines:
             return None
-        runs = [run for run in map(run_of, self.files) if run not in _published_runs()]
-        reason = f"no network of {runs[0]} was released" if runs else "not published at these EMA lengths"
+        runs = [run for run in map(run_of, self.files) if run not in published_runs()]
+        reason = f"no network of {runs[0]} is known to be released" if runs else "not published at these EMA lengths"
         return f"{reason}; to make it: {'; '.join(lines)}"
 
     def sources(self, networks: str | Path = NETWORKS) -> tuple[str, ...]:
@@ -151,17 +151,18 @@ def _file_name(source: str) -> str:
 
 
 @functools.cache
-def _published_runs() -> frozenset[str]:
-    """Training runs of which the authors published networks, hence snapshots."""
+def published_runs() -> frozenset[str]:
+    """Training runs of which the authors published networks; their raw snapshots are taken to be published too."""
     return frozenset(run_of(file) for file in _published() if NETWORK_NAME.fullmatch(file))
 
 
 def run_of(file: str) -> str:
     """The training run of a network of the papers, by its file name: edm2-img512-s. ValueError for another name."""
-    return _parsed(file)["run"]
+    return parsed(file)["run"]
 
 
-def _parsed(file: str) -> re.Match[str]:
+def parsed(file: str) -> re.Match[str]:
+    """The parts of a file name of the papers: run, kimg, ema. ValueError for another name."""
     match = NETWORK_NAME.fullmatch(file)
     if match is None:
         raise ValueError(f"{file} is not named as networks of the papers are: edm2-img512-s-2147483-0.130.pkl")
@@ -175,11 +176,11 @@ def how_to_make(files: Iterable[str], networks: str | Path = NETWORKS) -> list[s
     run that was never released.
     """
     wanted: dict[tuple[str, str], list[str]] = {}
-    for match in (_parsed(file) for file in dict.fromkeys(files) if file not in _published()):
+    for match in (parsed(file) for file in dict.fromkeys(files) if file not in _published()):
         wanted.setdefault((match["run"], match["kimg"]), []).append(match["ema"])
     lines = []
     for (run, kimg), emas in wanted.items():
-        released = run in _published_runs()
+        released = run in published_runs()
         indir = f"{MODEL_ROOT}/raw-snapshots/{run}" if released else f"training-runs/{run}"
         lines += [] if released else [_training(run, int(kimg))]
         lines.append(

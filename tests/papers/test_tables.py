@@ -218,7 +218,7 @@ def test_one_reconstruction_serves_all_lengths_of_a_run():
 
 def test_a_network_that_was_never_released_is_trained_first():
     (row,) = find("edm2-img64-s-guid-fid")
-    assert row.runnable.startswith("no network of edm2-img64-xs-uncond was released; to make it: ")
+    assert row.runnable.startswith("no network of edm2-img64-xs-uncond is known to be released; to make it: ")
     train, reconstruct = how_to_make(row.gnets)
     assert "train_edm2.py --preset=edm2-img64-xs --cond=False --duration=2048Mi --data=datasets/img64.zip" in train
     assert "--indir=training-runs/edm2-img64-xs-uncond " in reconstruct

@@ -1,0 +1,194 @@
+"""Costs against the papers' arithmetic, our own networks and the sampler itself."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from papers.costs import (
+    DETECTOR_BYTES,
+    FEATURES,
+    all_networks,
+    cost,
+    downloads,
+    evaluations,
+    facts_of,
+    reference_bytes,
+    snapshot_bytes,
+    tflop_per_image,
+)  # fmt: skip
+from papers.plan import plan_lines, size, total_lines
+from papers.tables import all_rows, find, select
+from papers.train_presets import find_train_preset
+from sampling.guidance import Counted, Guide, guided
+from sampling.heun import heun
+from training.network_io import load_network
+from training.networks_edm2 import Precond
+
+SIZES = ["xs", "s", "m", "l", "xl", "xxl"]
+
+
+def row(name):
+    return find(name)[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "plain", "guided"),
+    [("xs", 4.13, 6.99), ("s", 7.70, 10.57), ("m", 12.65, 15.52), ("l", 19.04, 21.91), ("xl", 26.83, 29.70),
+     ("xxl", 36.04, 38.91)],
+)  # fmt: skip
+def test_tflop_per_image_of_edm2_table_6(size, plain, guided):
+    assert round(tflop_per_image(row(f"edm2-img512-{size}-fid")), 2) == plain
+    assert round(tflop_per_image(row(f"edm2-img512-{size}-guid-fid")), 2) == guided
+
+
+def test_tflop_per_image_of_edm2_table_4():
+    assert [round(tflop_per_image(r), 1) for r in find("edm2-4")] == [38.9, 42.5, 47.4, 53.8, 61.6, 70.8]
+
+
+def test_published_gflops_are_those_of_the_tables():
+    published = {name: facts.gflops for name, facts in all_networks().items() if facts.gflops_from == "published"}
+    assert published == {
+        **{f"edm2-img512-{s}": g for s, g in zip(SIZES, (45.5, 102.2, 180.8, 282.2, 405.9, 552.1), strict=True)},
+        **{f"edm2-img64-{s}": g for s, g in zip(SIZES[1:5], (101.9, 180.8, 282.1, 405.9), strict=True)},
+    }
+
+
+def test_images_of_64_pixels_have_no_decoder():
+    assert tflop_per_image(row("edm2-img64-s-fid")) == pytest.approx(63 * 101.9e-3, rel=1e-12)
+
+
+def test_guided_evaluations_of_intervals():
+    assert evaluations(row("edm2-img512-xxl-interval-fid")) == (63, 12)  # 6 of 32 steps
+    assert evaluations(row("edm2-img512-xxl-interval-dino")) == (63, 14)
+    assert evaluations(row("edm2-img512-s-interval-fid")) == (63, 14)
+    assert evaluations(row("edm2-img512-s-guid-fid")) == (63, 63)
+    assert evaluations(row("edm2-img512-s-fid")) == (63,)
+    assert evaluations(row("dit-img512-fid")) == ()
+
+
+@pytest.mark.parametrize("name", ["mnist16-blend", "mnist16-interval", "edm2-img512-xxl-interval-fid"])
+def test_evaluations_are_those_of_the_sampler(name):
+    it = row(name)
+    counted = [Counted(lambda x, sigma: x * 0.5) for _ in it.files]
+    guides = [Guide(net, weight, it.interval) for net, weight in zip(counted[1:], it.weights, strict=True)]
+    sigmas = torch.tensor([*it.sampler.levels(), 0.0])
+    for _ in heun(guided(counted[0], guides), torch.ones(1, 1, 1, 1), sigmas):
+        pass
+    assert tuple(net.evaluations for net in counted) == evaluations(it)
+
+
+@pytest.mark.parametrize("name", [name for name in all_networks() if name.startswith("edm2")])
+def test_parameters_of_the_published_networks(name):
+    preset = find_train_preset(name.removesuffix("-uncond"))
+    with torch.device("meta"):
+        net = Precond(
+            64, 4 if "img512" in name else 3, 0 if "uncond" in name else 1000, model_channels=int(preset["channels"])
+        )
+    assert sum(p.numel() for p in net.parameters()) == all_networks()[name].params
+
+
+def test_facts_of_the_embedded_networks():
+    for r in find("mnist16"):
+        for file, source in zip(r.files, r.sources(), strict=True):
+            net, facts = load_network(source).net, facts_of(file)
+            assert sum(p.numel() for p in net.parameters()) == facts.params
+            labels = torch.zeros(1, net.label_dim) if net.label_dim else None
+            with FlopCounterMode(display=False) as counter:
+                net(torch.zeros(1, 3, 16, 16), torch.ones(1), labels)
+            assert counter.get_total_flops() / 2e9 == pytest.approx(facts.gflops, rel=1e-9)
+
+
+def test_sizes():
+    assert facts_of("edm2-img512-xs-2147483-0.135.pkl").bytes == pytest.approx(238 * 2**20, rel=0.005)
+    assert reference_bytes(row("edm2-img512-s-fid")) == 8 * (2048 + 2048**2 + 1024 + 1024**2)
+    assert [size(n) for n in (12, 362_900, 2.5e8, 3.0463e9, 2e12)] == [
+        "12 bytes",
+        "363 kB",
+        "250 MB",
+        "3.05 GB",
+        "2 TB",
+    ]
+    with pytest.raises(ValueError, match="nothing is known of the cost of mine"):
+        facts_of("mine.pkl")
+
+
+def test_metrics_match_the_detectors():
+    from metrics.detectors import DETECTORS
+
+    assert {name: spec.feature_dim for name, spec in DETECTORS.items()} == FEATURES
+    assert set(DETECTOR_BYTES) == set(FEATURES)
+
+
+def test_downloads_count_every_file_once(tmp_path):
+    rows = select(["edm2-img512-s-guid-fid", "edm2-img512-xxl-guid-fid", "edm2-img512-xxl-guid-dino"])
+    files = downloads(rows)
+    networks = [name for name in files if name.endswith(".pkl") and "dataset-refs" not in name]
+    assert len(networks) == 4  # both metrics of XXL share both networks
+    assert sum(files.values()) == (
+        2 * (280212837 + 124201253) + 2 * (1523164773 + 124201253)
+        + reference_bytes(rows[0]) + 95_628_359 + 1_217_586_395 + 335_000_000
+    )  # fmt: skip
+    assert downloads(find("mnist16")) == {}
+
+
+def test_a_network_to_reconstruct_is_not_downloaded_but_its_snapshots_are():
+    it = row("edm2-img512-s-autog-training-only-fid")
+    assert not any("edm2-img512-s-" in name for name in downloads([it]))
+    every_32_mi = 2147483648 // (32 * 2**20)
+    assert snapshot_bytes(it.files) == 2 * every_32_mi * 2 * 280212837
+    assert snapshot_bytes(it.gnets) == 2 * 4 * 2 * 280212837  # up to 128 Mi
+    assert snapshot_bytes(["edm2-img512-m-uncond-2147483-0.015.pkl"]) == 0  # nothing to fetch: it is trained
+
+
+def test_cost_of_a_row():
+    it = row("edm2-img512-xxl-interval-fid")
+    made = cost(it)
+    assert made.tflop == pytest.approx((63 * 552.1 + 12 * 45.5 + 1260.9) / 1000)
+    assert made.pflop == pytest.approx(made.tflop * 150)
+    assert made.hours == pytest.approx(made.pflop / 0.04 / 3600)
+    assert made.features == 50000 * 2048 * 4
+    half = cost(it, num=25000, throughput=80)
+    assert (half.pflop, half.hours) == pytest.approx((made.pflop / 2, made.hours / 4))
+    assert cost(row("edm2-img512-xxl-guid-dino")).repeats == 1
+    assert cost(row("mnist16-floor")) is None
+
+
+def test_a_default_throughput_gives_the_hours_that_the_paper_states():
+    eight = cost(row("edm2-img512-s-autog-fid"), throughput=8 * 40.0)
+    assert 0.4 < eight.hours / 3 < 1.0  # "30 to 60 min on 8 A100"
+
+
+def test_every_row_has_a_plan(tmp_path):
+    for it in all_rows():
+        made = cost(it)
+        text = "\n".join(plan_lines(it, made, tmp_path))
+        assert text.startswith(f"{it.name}: {it.metric}")
+        if it.blocked is not None:
+            assert f"cannot run   {it.blocked}" in text
+        elif made is not None:
+            assert f"{63 if it.num_steps == 32 else 31} main" in text
+            assert math.isfinite(made.hours)
+            assert ("make first" in text) == (it.runnable is not None)
+
+
+def test_the_plan_in_words(tmp_path):
+    it = row("edm2-img512-xxl-interval-fid")
+    text = "\n".join(plan_lines(it, cost(it)))
+    assert "63 main + 12 guide = 75 per image" in text
+    assert "36.59 Tflop per image" in text
+    assert "w = 2 on steps 17-22 = sigma in (0.1886, 1.609], printed (0.19, 1.61]" in text
+    guide = row("edm2-img512-xxl-guid-s-fid")
+    text = "\n".join(plan_lines(guide, cost(guide), tmp_path))
+    assert f"--outdir={tmp_path} --outprefix=edm2-img512-s-uncond --outkimg=2147483 --outstd=0.015" in text
+    (tmp_path / guide.gnets[0]).touch()
+    assert "make first" not in "\n".join(plan_lines(guide, cost(guide), tmp_path))
+
+
+def test_rows_together_need_their_files_once(tmp_path):
+    rows = select(["edm2-img512-xxl-guid-fid", "edm2-img512-xxl-guid-dino"])
+    costs = [cost(it) for it in rows]
+    text = "\n".join(total_lines(costs, tmp_path))
+    assert f"fetch        {size(sum(downloads(rows).values()))} in 6 files" in text
+    assert f"{sum(c.pflop for c in costs):,.0f} PFLOP" in text
