@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli import settings
+from cli import settings, test_cuts
 from dnnlib.util import DownloadError
 
 
@@ -50,6 +50,10 @@ class _OneLineErrors(click.Command):
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        test_cuts.apply(ctx)
+        return super().invoke(ctx)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         settings.configure()

@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dnnlib import test_cuts
 from dnnlib.download import fetch
 from dnnlib.util import sha256_of
-from metrics import dinov2, inception, mnist
+from metrics import dinov2, inception, mnist, tiny_features
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -31,7 +32,8 @@ class DetectorSpec:
     """A detector before its weights are there.
 
     build: makes the network, given the resize mode. feature_dim: D. source: path or URL of the weights; mirrors:
-    further URLs of the same file; sha256: its hash (None for a file of this repository). resizes: modes, the
+    further URLs of the same file (source "": there are no weights); sha256: its hash (None for a file of this
+    repository). resizes: modes, the
     default first; each is a variant of the metric with numbers of its own. image_size: the one size of images it
     takes, None for any.
     """
@@ -140,10 +142,18 @@ def _full_float32() -> Iterator[None]:
 
 
 def find_spec(metric: str) -> DetectorSpec:
-    """The detector of a metric. ValueError naming the metrics there are."""
+    """The detector of a metric. ValueError naming the metrics there are.
+
+    For tests of whole commands (`dnnlib.test_cuts`), a tiny one in place of one whose weights are downloaded.
+    """
     if metric not in DETECTORS:
         raise ValueError(f"metric {metric!r} is not known: use one of {', '.join(DETECTORS)}")
-    return DETECTORS[metric]
+    spec = DETECTORS[metric]
+    if spec.sha256 is None or test_cuts.limit() is None:
+        return spec
+    return replace(
+        spec, build=lambda resize: tiny_features.TinyFeatures(), feature_dim=tiny_features.FEATURE_DIM, source=""
+    )
 
 
 def load_detector(
@@ -164,17 +174,20 @@ def load_detector(
     resize = spec.resizes[0] if resize is None else resize
     if resize not in spec.resizes:
         raise ValueError(f"{metric} has no resize mode {resize!r}: use {' or '.join(spec.resizes)}")
-    path = find_weights(spec, weights, offline)
-    digest = sha256_of(path)
-    with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
-        net = spec.build(resize)
-    _load_strictly(net, _read_state(path), path)
+    if spec.source == "":
+        net, digest = spec.build(resize), None
+    else:
+        path = find_weights(spec, weights, offline)
+        digest = sha256_of(path)
+        with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
+            net = spec.build(resize)
+        _load_strictly(net, _read_state(path), path)
     net = net.to(device).eval().requires_grad_(False)
     identity = {
         "metric": metric,
         "network": type(net).__name__,
         "weights_sha256": digest,
-        "published": digest == _pinned_sha256(spec),
+        "published": digest is not None and digest == _pinned_sha256(spec),
         "resize": resize,
         "dtype": "float32",
     }

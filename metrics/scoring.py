@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dnnlib import test_cuts
 from metrics import ledger
 from metrics.detectors import find_spec
 from metrics.frechet import FactoredMoments, factorize, frechet_distance
@@ -80,7 +81,9 @@ def score(
         value = frechet_distance(each, reference.factored[metric])
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
+        notice = test_cuts.notice()
         flags = [
+            *([] if notice is None else [notice]),
             *_count_flags(metric, each, "images"),
             *_count_flags(metric, reference.statistics.moments[metric], "reference images"),
             *_detector_flags(metric, detectors.get(metric), reference.statistics.detectors.get(metric)),
