@@ -120,7 +120,7 @@ def ema_of(net: NetworkRef) -> float:
     match = _EMA.search(net.source)
     if match is None:
         raise ValueError(
-            f"{net.source}: no EMA length in the name. Searching EMA lengths takes files such as NAME-0000163-0.050.pkl, "
+            f"{net.source}: no EMA length in the name. Such a search takes files like NAME-0000163-0.050.pkl, "
             "one per length, side by side (reconstruct_phema.py makes them)"
         )
     return float(match[1])

@@ -21,7 +21,8 @@ ALLOWED = {
     "sampling": {"training", "images", "torch_utils", "dnnlib"},
     "metrics": {"training", "images", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "images.recipe", "torch_utils", "dnnlib"},
-    "papers": {"images.recipe"},
+    "papers": {"images.recipe", "dnnlib"},
+    "reproduction": {"papers", "sampling", "metrics", "images", "torch_utils", "dnnlib"},
     "cli": {"papers", "images.recipe", "dnnlib"},
 }
 FORBIDDEN = {"metrics": {"training.networks_edm2", "sampling"}, "sampling": {"metrics"}}

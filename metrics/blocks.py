@@ -1,0 +1,151 @@
+"""Scores of images in blocks of seeds, each computed once: what the ledger holds is taken from there."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from images.batch import ImageSource
+from images.recipe import Recipe
+from images.shards import ShardPlan, format_seeds
+from metrics import ledger, provenance
+from metrics.detectors import Detector
+from metrics.evaluation import check_image_sizes, measure, measure_shards, open_stored
+from metrics.feature_shards import FeatureShards
+from metrics.moments import Moments
+from metrics.reference import Statistics
+from metrics.scoring import IDENTITY_KEYS, Reference, ledger_record, score
+
+Record = Mapping[str, Any]
+Progress = Callable[[int], None]
+
+
+class Sampler(Protocol):
+    """What is needed of sampling.generation.Generation."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    def images(self, seeds: Sequence[int], batch: int) -> ImageSource: ...
+
+
+@dataclass(frozen=True)
+class BlockScorer:
+    """Scores by one metric against one reference, written to one ledger.
+
+    workdir: where features of unfinished blocks lie. shard_size, batch: images. environment: of `metrics.environment`.
+    worker, workers: the place of this process among those that share the work.
+    """
+
+    reference: Reference
+    detector: Detector
+    ledger: Path
+    workdir: Path
+    environment: Mapping[str, Any]
+    batch: int
+    shard_size: int = 512
+    worker: int = 0
+    workers: int = 1
+
+    def find(self, recipe_hash: str, seeds: Sequence[int]) -> Record | None:
+        """The ledger's line for these images, this detector and this reference; the oldest if there are several."""
+        wanted = format_seeds(tuple(seeds))
+        for record in self._comparable():
+            images = record.get("images") or {}
+            if record.get("recipe_hash") == recipe_hash and images.get("seeds") == wanted and _complete(images):
+                return record
+        return None
+
+    def find_statistics(self, sha256: str) -> Record | None:
+        """The ledger's line for images of which only a statistics file is there, by its hash."""
+        matching = (record for record in self._comparable() if (record.get("images") or {}).get("sha256") == sha256)
+        return next(matching, None)
+
+    def sample(
+        self, sampler: Sampler, seeds: Sequence[int], tags: Mapping[str, Any], progress: Progress | None = None
+    ) -> Record | None:
+        """The score of images that are sampled now and kept nowhere; from the ledger if it is there.
+
+        Work goes on where an interrupted run left it. tags: further keys of the ledger line. None if other workers
+        still have shards to make. ValueError for images that the metric does not take.
+        """
+        found = self.find(sampler.recipe.hash, seeds)
+        if found is not None:
+            return found
+        check_image_sizes([self.detector.name], (sampler.image_size, sampler.image_size))
+        shards = self._shards(sampler.recipe, seeds)
+        shards.open()
+        made = measure_shards(
+            shards, lambda part: sampler.images(part, self.batch), [self.detector], self.worker, self.workers, progress
+        )
+        if made is None:
+            found = self.find(sampler.recipe.hash, seeds)
+            if found is not None:  # another worker wrote it down while this one opened the folder again
+                shards.remove()
+            return found
+        moments, size = made
+        record = self._write(moments, provenance.describe_generated(sampler.recipe, seeds, size), tags)
+        shards.remove()
+        return record
+
+    def stored(
+        self,
+        path: Path,
+        recipe: Recipe,
+        seeds: Sequence[int],
+        tags: Mapping[str, Any],
+        progress: Progress | None = None,
+    ) -> Record:
+        """The score of a ZIP or folder that holds the images of these seeds; from the ledger if it is there."""
+        found = self.find(recipe.hash, seeds)
+        if found is not None:
+            return found
+        images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
+        moments, _ = measure(images.source, [self.detector], images.names, progress)
+        return self._write(moments, images.description, tags)
+
+    def statistics(self, statistics: Statistics, num: int, tags: Mapping[str, Any]) -> Record:
+        """The score of images of which only statistics are there. ValueError if they are not of `num` images."""
+        found = self.find_statistics(statistics.sha256)
+        if found is not None:
+            return found
+        name = self.detector.name
+        moments = {name: statistics.of(name, self.detector.feature_dim, num)}
+        return self._write(moments, provenance.describe_statistics(statistics), tags)
+
+    def _comparable(self) -> Iterable[Record]:
+        """The ledger's lines of this metric, detector and reference."""
+        if not self.ledger.exists():
+            return
+        ours = {key: self.detector.identity.get(key) for key in IDENTITY_KEYS}
+        for record in ledger.read(self.ledger):
+            theirs = record.get("detector") or {}
+            if (
+                record["metric"] == self.detector.name
+                and {key: theirs.get(key) for key in IDENTITY_KEYS} == ours
+                and (record.get("reference") or {}).get("sha256") == self.reference.statistics.sha256
+            ):
+                yield record
+
+    def _shards(self, recipe: Recipe, seeds: Sequence[int]) -> FeatureShards:
+        folder = self.workdir / f"{recipe.hash[:16]}-{self.detector.name}-{seeds[0]}-{len(seeds)}"
+        plan = ShardPlan(tuple(seeds), self.shard_size)
+        return FeatureShards(folder, plan, recipe.to_json(), recipe.hash, self.batch, [self.detector])
+
+    def _write(self, moments: Mapping[str, Moments], images: Mapping[str, Any], tags: Mapping[str, Any]) -> Record:
+        identities = {self.detector.name: self.detector.identity}
+        (result,) = score(self.reference, moments, identities, images)
+        record = ledger_record(
+            result, self.reference, self.detector.identity, images, self.environment, batch=self.batch
+        )
+        record |= tags
+        ledger.append(self.ledger, record)
+        return record
+
+
+def _complete(images: Mapping[str, Any]) -> bool:
+    """Whether all images of the seeds were scored, not a subset."""
+    return images.get("num_images") == images.get("total")

@@ -1,0 +1,176 @@
+"""Rows of the papers' tables, run: sample or reuse, score, one block of seeds after the other, into the ledger."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dnnlib.download import fetch
+from images.batch import drain
+from images.recipe import LabelRule, Recipe
+from images.shards import ShardPlan
+from images.shards_zip import ShardFolder
+from metrics.blocks import BlockScorer, Progress, Record
+from metrics.detectors import load_detector
+from metrics.environment import environment
+from metrics.reference import open_statistics
+from metrics.scoring import open_reference
+from papers.presets import PRETRAINED
+from papers.tables import Row
+from sampling.generation import Generation, opener
+from torch_utils.distributed import layout, pick_device
+
+ProgressBar = Callable[[int, str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are run. What is None stays as the row has it.
+
+    num: images per block. blocks: how many, of seeds seed, seed + num, .... labels: another label rule. networks:
+    folder of networks that are not published. results: folder of the work. ledger: file of the scores.
+    """
+
+    results: Path
+    ledger: Path
+    networks: Path
+    num: int | None = None
+    blocks: int | None = None
+    seed: int = 0
+    labels: LabelRule | None = None
+    keep_images: bool = False
+    batch: int = 32
+    shard_size: int = 512
+    device: str = "auto"
+    offline: bool = False
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a row: the seeds, and the ledger's line or None while other workers are at it."""
+
+    row: Row
+    number: int
+    seeds: range
+    record: Record | None
+    reused: bool
+
+
+class Runner:
+    """Runs rows, and points of a search; opens every network, reference and detector once."""
+
+    def __init__(self, settings: Settings, progress_bar: ProgressBar) -> None:
+        self.settings = settings
+        self._bar = progress_bar
+        self._worker, self._workers, _ = layout()
+        self._device = pick_device(settings.device)
+        self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
+        self.scorer = functools.cache(self._scorer)
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Everything that can fail before the first image: files had, references and detectors opened, networks fit.
+
+        Raises ValueError or OSError, naming the row.
+        """
+        for row in rows:
+            self.scorer(row.metric, row.reference)
+            for file in row.sources(self.settings.networks):
+                fetch(file, offline=self.settings.offline)
+            if row.real is not None:
+                for _, path in self._floors(row):
+                    open_statistics(path)
+            else:
+                self._recipe(row)
+
+    def run(self, row: Row) -> Iterator[Block]:
+        """Every block of a row, as it is finished. A block that the ledger holds is not made again."""
+        if row.real is not None:
+            yield from self._run_real(row)
+            return
+        generation = self.open(self._recipe(row))
+        for number, seeds in enumerate(self.blocks(row)):
+            tags = {"row": {"name": row.name, "block": number}}
+            found = self.scorer(row.metric, row.reference).find(generation.recipe.hash, seeds)
+            record = found or self.score(generation, seeds, row.metric, row.reference, tags, row.name)
+            yield Block(row, number, seeds, record, reused=found is not None)
+
+    def blocks(self, row: Row) -> list[range]:
+        """The seeds of each block."""
+        num = self.settings.num or row.num_images
+        count = self.settings.blocks or row.repeats or 1
+        first = self.settings.seed
+        return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
+
+    def score(
+        self, generation: Generation, seeds: range, metric: str, reference: str, tags: Mapping[str, Any], name: str
+    ) -> Record | None:
+        """The score of one block of seeds; None while other workers are at it."""
+        scorer = self.scorer(metric, reference)
+        with self._bar(len(seeds), f"{name} {seeds[0]}-{seeds[-1]}") as progress:
+            if not self.settings.keep_images:
+                return scorer.sample(generation, seeds, tags, progress)
+            path = self._images(generation, seeds, name, progress)
+        return None if path is None else scorer.stored(path, generation.recipe, seeds, tags)
+
+    def _images(self, generation: Generation, seeds: range, name: str, progress: Progress) -> Path | None:
+        """The ZIP of these images, made or found; None if another worker has it, to score it."""
+        settings = self.settings
+        path = settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
+        plan = ShardPlan(tuple(seeds), settings.shard_size)
+        folder = ShardFolder(path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch)
+        if folder.finished():
+            return path if self._worker == 0 else None
+        folder.open()
+
+        def make(index: int) -> None:
+            drain(generation.images(plan.shard(index), settings.batch), folder.write(index), progress=progress)
+
+        return folder.complete(make, self._worker, self._workers)
+
+    def _run_real(self, row: Row) -> Iterator[Block]:
+        if self._worker != 0:
+            return
+        scorer = self.scorer(row.metric, row.reference)
+        for number, path in self._floors(row):
+            statistics = open_statistics(path)
+            found = scorer.find_statistics(statistics.sha256)
+            tags = {"row": {"name": row.name, "block": number}}
+            record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)
+            yield Block(row, number, range(0), record, reused=found is not None)
+
+    def _floors(self, row: Row) -> list[tuple[int, Path]]:
+        """Statistics of real images that ship, block by block. ValueError if there are none of this many images."""
+        num = self.settings.num or row.num_images
+        paths = [_real_statistics(row, num, number) for number in range(self.settings.blocks or row.repeats or 1)]
+        there = [(number, path) for number, path in enumerate(paths) if path.is_file()]
+        if not there:
+            raise ValueError(f"{row.name}: no statistics of {num} real images ship with the project ({paths[0].name})")
+        return there
+
+    def _recipe(self, row: Row) -> Recipe:
+        recipe = row.recipe(self.settings.networks)
+        return recipe if self.settings.labels is None else replace(recipe, labels=self.settings.labels)
+
+    def _scorer(self, metric: str, reference: str) -> BlockScorer:
+        settings = self.settings
+        return BlockScorer(
+            open_reference(reference, [metric], offline=settings.offline),
+            load_detector(metric, self._device, offline=settings.offline),
+            settings.ledger,
+            settings.results / "work",
+            environment(self._device),
+            settings.batch,
+            settings.shard_size,
+            self._worker,
+            self._workers,
+        )
+
+
+def _real_statistics(row: Row, num: int, number: int) -> Path:
+    """Statistics of `num` real images, chosen by the seed `number`: NAME.npz, NAME-1.npz, ...."""
+    assert row.real is not None
+    path = PRETRAINED / row.real.format(num=num)
+    return path if number == 0 else path.with_stem(f"{path.stem}-{number}")

@@ -1,0 +1,67 @@
+"""A search for the best setting of a recipe, its scores in the ledger: run again, it asks only for what is missing."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from images.recipe import Recipe
+from metrics.blocks import Record
+from papers.search import Axis, Found, Point, search
+from reproduction.rows import Runner
+
+POLL_SECONDS = 1.0
+
+RecipeAt = Callable[[Recipe, Point], Recipe]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is searched. name: of the method, in ledger and plots. num: images per point; seed: the first of them."""
+
+    name: str
+    recipe: Recipe
+    recipe_at: RecipeAt
+    metric: str
+    reference: str
+    num: int
+    seed: int = 0
+
+    def tags(self, point: Point) -> dict[str, Any]:
+        """What a ledger line says of a point."""
+        return {"search": {"name": self.name, "point": dict(point)}}
+
+
+def find_best(
+    runner: Runner,
+    sweep: Sweep,
+    start: Point,
+    stages: Sequence[Sequence[Axis]],
+    stride: int,
+    valid: Callable[[Point], bool],
+    say: Callable[[Point, float], None],
+) -> Found:
+    """The best point of a sweep by one block of images each. say: called with each point and score as it comes."""
+
+    def score(point: Point) -> float:
+        value: float = _score(runner, sweep, point, range(sweep.seed, sweep.seed + sweep.num))["value"]
+        say(point, value)
+        return value
+
+    return search(score, start, stages, stride=stride, valid=valid)
+
+
+def repeat(runner: Runner, sweep: Sweep, point: Point, num: int, blocks: int) -> list[Record]:
+    """Scores of one point in `blocks` blocks of `num` images, as the papers re-evaluate the optimum."""
+    first = [sweep.seed + k * num for k in range(blocks)]
+    return [_score(runner, sweep, point, range(seed, seed + num)) for seed in first]
+
+
+def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
+    """From the ledger or by sampling. All workers of a job need it to know where the search goes: they wait for it."""
+    generation = runner.open(sweep.recipe_at(sweep.recipe, point))
+    record = runner.score(generation, seeds, sweep.metric, sweep.reference, sweep.tags(point), sweep.name)
+    while record is None:
+        time.sleep(POLL_SECONDS)
+        record = runner.scorer(sweep.metric, sweep.reference).find(generation.recipe.hash, seeds)
+    return record

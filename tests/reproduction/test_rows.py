@@ -1,0 +1,195 @@
+"""Rows and searches: once computed, never again; interrupted, continued; shared by workers, the same numbers."""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cli.search_options import recipe_at
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from metrics import ledger
+from papers.search import Axis
+from papers.tables import Row, find
+from reproduction.rows import Runner, Settings
+from reproduction.sweeps import Sweep, find_best, repeat
+from sampling.generation import GeneratedImages
+from training.encoders import StandardRGBEncoder
+from training.network_io import save_network
+from training.networks_edm2 import Precond
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """main-0000001-0.050.pkl and three other lengths, and guide-0000001-0.050.pkl: 16x16, ten classes."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    common = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "channels_per_head": 8}
+    for number, name in enumerate(("main-0000001-0.050", "main-0000001-0.100", "guide-0000001-0.050")):
+        torch.manual_seed(number)
+        net = Precond(16, 3, 10, **common)
+        for key, parameter in net.named_parameters():
+            if key.endswith("gain"):
+                parameter.data.fill_(0.6)
+        save_network(folder / f"{name}.pkl", net, encoder=StandardRGBEncoder())
+    return folder
+
+
+@pytest.fixture
+def row():
+    return Row(
+        table="mnist16", name="tiny", data="mnist16", model="tiny", method="autoguidance", metric="fd_mnist",
+        published=None, net="main-0000001-0.050.pkl", gnets=("guide-0000001-0.050.pkl",), weights=(2.0,),
+        num_steps=2, num_images=6, repeats=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runner(networks, tmp_path):
+    def make(**changes):
+        settings = Settings(tmp_path, tmp_path / "ledger.jsonl", networks, batch=2, shard_size=2, device="cpu")
+        return Runner(replace(settings, **changes), lambda total, text: nullcontext(lambda count: None))
+
+    return make
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """How many images were sampled, in order of their seeds; set `limit` to be killed after so many."""
+    seeds = []
+    make = GeneratedImages._make
+
+    def counted(self, part):
+        if sampled_seeds.limit is not None and len(seeds) + len(part) > sampled_seeds.limit:
+            raise KeyboardInterrupt
+        seeds.extend(part)
+        return make(self, part)
+
+    class sampled_seeds:
+        limit = None
+        list = seeds
+
+    monkeypatch.setattr(GeneratedImages, "_make", counted)
+    return sampled_seeds
+
+
+def values(blocks):
+    return [block.record["value"] for block in blocks]
+
+
+def test_a_second_run_computes_nothing(runner, row, sampled):
+    first = list(runner().run(row))
+    assert sampled.list == list(range(12))
+    assert [block.seeds for block in first] == [range(6), range(6, 12)]
+    again = list(runner().run(row))
+    assert len(sampled.list) == 12
+    assert values(again) == values(first)
+    assert [block.reused for block in again] == [True, True]
+    lines = ledger.read(runner().settings.ledger)
+    assert [line["row"] for line in lines] == [{"name": "tiny", "block": 0}, {"name": "tiny", "block": 1}]
+    assert len(set(values(first))) == 2
+
+
+def test_after_a_kill_only_what_is_missing_is_made(runner, row, sampled, tmp_path):
+    whole = values(runner(results=tmp_path / "whole", ledger=tmp_path / "whole.jsonl").run(row))
+    sampled.list.clear()
+    sampled.limit = 9  # in the second shard of the second block
+    with pytest.raises(KeyboardInterrupt):
+        list(runner().run(row))
+    assert sampled.list == list(range(8))
+    sampled.limit = None
+    assert values(runner().run(row)) == whole
+    assert sampled.list == list(range(12))
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_kept_images_give_the_same_score_and_are_reused(runner, row, sampled, tmp_path):
+    streamed = values(runner(results=tmp_path / "other", ledger=tmp_path / "other.jsonl").run(row))
+    kept = runner(keep_images=True)
+    assert values(kept.run(row)) == pytest.approx(streamed, rel=1e-9)
+    zips = sorted(path.name for path in (tmp_path / "images").iterdir())
+    assert len(zips) == 2
+    assert all(name.startswith("tiny-") and name.endswith(".zip") for name in zips)
+    count = len(sampled.list)
+    assert values(runner(keep_images=True, ledger=tmp_path / "third.jsonl").run(row)) == values(kept.run(row))
+    assert len(sampled.list) == count
+
+
+def test_two_workers_share_a_block(runner, row, sampled, tmp_path, monkeypatch):
+    alone = values(runner(results=tmp_path / "alone", ledger=tmp_path / "alone.jsonl").run(row))
+    sampled.list.clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert [block.record for block in runner().run(row)] == [None, None]
+    assert sampled.list == [0, 1, 4, 5, 6, 7, 10, 11]
+    monkeypatch.setenv("RANK", "1")
+    assert values(runner().run(row)) == alone
+    assert sorted(sampled.list) == list(range(12))
+    assert len(ledger.read(tmp_path / "ledger.jsonl")) == 2
+
+
+def test_other_rules_are_other_results(runner, row):
+    first = values(runner(blocks=1).run(row))
+    for changes in ({"labels": "balanced"}, {"num": 5}, {"seed": 100}):
+        assert values(runner(blocks=1, **changes).run(row)) != first
+    assert len(ledger.read(runner().settings.ledger)) == 4
+
+
+def test_real_images_are_scored_from_what_ships(runner):
+    (floor,) = find("mnist16-floor")
+    blocks = list(runner(num=500, blocks=1).run(floor))
+    assert values(blocks) == pytest.approx([0.517], abs=5e-4)
+    assert [block.reused for block in runner(num=500, blocks=1).run(floor)] == [True]
+    with pytest.raises(ValueError, match="no statistics of 77 real images"):
+        list(runner(num=77).run(floor))
+
+
+def test_all_is_checked_before_the_first_image(runner, row, sampled):
+    bad = replace(row, name="bad", net="absent-0000001-0.050.pkl")
+    with pytest.raises((ValueError, OSError), match="absent"):
+        runner().prepare([row, bad])
+    assert sampled.list == []
+
+
+def sweep_of(networks, **changes):
+    net, guide = (NetworkRef(str(networks / f"{name}-0000001-0.050.pkl")) for name in ("main", "guide"))
+    recipe = Recipe(net, (GuideSpec(guide, 1.5),), SamplerSpec(2))
+    (floor,) = find("mnist16-floor")
+    return Sweep("tiny", recipe, recipe_at, "fd_mnist", floor.reference, **{"num": 4, **changes})
+
+
+def test_a_search_goes_on_from_the_ledger(runner, networks, sampled):
+    stages = [[Axis("weight", (1.0, 1.5, 2.0, 2.5, 3.0))], [Axis("ema", (0.05, 0.1))]]
+    start = {"weight": 1.5, "ema": 0.05}
+    said = []
+
+    def found(runner_):
+        return find_best(runner_, sweep_of(networks), start, stages, 2, lambda p: True, lambda *s: said.append(s))
+
+    sampled.limit = 11
+    with pytest.raises(KeyboardInterrupt):
+        found(runner())
+    sampled.limit = None
+    first = found(runner())
+    count = len(sampled.list)
+    assert count <= 4 * (5 + 1)
+    assert found(runner()) == first
+    assert len(sampled.list) == count
+    assert first.score == min(value for _, value in first.scores)
+    lines = ledger.read(runner().settings.ledger)
+    assert {"weight": 1.0, "ema": 0.05} in [line["search"]["point"] for line in lines]
+    records = repeat(runner(), sweep_of(networks), first.point, 4, 3)
+    assert records[0]["value"] == first.score
+    assert len({record["value"] for record in records}) == 3
+
+
+def test_progress_is_shown_per_block(networks, row, tmp_path):
+    shown = []
+
+    @contextmanager
+    def bar(total, text):
+        shown.append((total, text))
+        yield lambda count: shown.append(count)
+
+    settings = Settings(tmp_path, tmp_path / "ledger.jsonl", networks, batch=4, blocks=1, device="cpu")
+    list(Runner(settings, bar).run(row))
+    assert shown == [(6, "tiny 0-5"), 4, 2]
