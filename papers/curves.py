@@ -1,0 +1,92 @@
+"""From the ledger's lines of searches to the papers' plots: which scores belong on one curve. Pure, no torch here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from images.recipe import SamplerSpec
+from papers.plots import Panel
+
+Record = Mapping[str, Any]
+Key = tuple[tuple[str, float], ...]
+
+
+class Scores:
+    """The scores of one search, at one number of images: the seed blocks of each point.
+
+    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
+    naming the searches that are there, if none is left.
+    """
+
+    def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
+        self.points: dict[Key, list[float]] = {}
+        self.sampler: Mapping[str, Any] = {}
+        for record in records:
+            tag = record.get("search") or {}
+            if tag.get("name") == name and record.get("num_images") == num_images:
+                self.points.setdefault(tuple(sorted(tag["point"].items())), []).append(record["value"])
+                self.sampler = record["recipe"]["sampler"]
+        if not self.points:
+            known = sorted({f"{r['search']['name']} ({r['num_images']} images)" for r in records if r.get("search")})
+            raise ValueError(
+                f"no search '{name}' at {num_images} images in the ledger; there: {', '.join(known) or '-'}"
+            )
+
+    def best(self, **fixed: float) -> dict[str, float]:
+        """The point with the lowest mean, among those that have these values. ValueError if none has."""
+        matching = [key for key in self.points if fixed.items() <= dict(key).items()]
+        if not matching:
+            raise ValueError(f"no point with {fixed} was searched")
+        return dict(min(matching, key=self._mean))
+
+    def _mean(self, key: Key) -> float:
+        return sum(self.points[key]) / len(self.points[key])
+
+    def along(self, axis: str, at: Mapping[str, float]) -> dict[float, list[float]]:
+        """Scores against `axis`, every other parameter as in the point `at`."""
+        others = {name: value for name, value in at.items() if name != axis}
+        curve: dict[float, list[float]] = {}
+        for key, values in self.points.items():
+            point = dict(key)
+            if axis in point and {name: value for name, value in point.items() if name != axis} == others:
+                curve.setdefault(point[axis], []).extend(values)
+        return curve
+
+
+def weight_panel(
+    records: Sequence[Record], names: Iterable[str], num_images: int, lines: Mapping[str, float] | None = None
+) -> Panel:
+    """Score against the guidance weight, a curve per search, everything else at its best (arXiv 2406.02507, Fig. 7)."""
+    curves = {}
+    for name in names:
+        scores = Scores(records, name, num_images)
+        curves[name] = scores.along("weight", scores.best())
+    return Panel(curves, "guidance weight w", lines=lines)
+
+
+def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
+    """Score against the interval's upper end, the lower one open, and against the lower end at the best upper one.
+
+    As arXiv 2404.07724, Fig. 5, in the cheap order of its section 4.2. Open ends are drawn at the schedule's ends.
+    """
+    scores = Scores(records, name, num_images)
+    levels = SamplerSpec(**{**scores.sampler, "S_max": float(scores.sampler["S_max"])}).levels()
+    open_end = len(levels) - 1
+    upper = scores.along("first", scores.best(last=open_end))
+    lower = scores.along("last", scores.best())
+    below = [*levels[1:], levels[-1]]
+    return [
+        Panel({name: {levels[int(x)]: y for x, y in upper.items()}}, "upper end of the interval, sigma", log=True),
+        Panel({name: {below[int(x)]: y for x, y in lower.items()}}, "lower end of the interval, sigma", log=True),
+    ]
+
+
+def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
+    """Score against the EMA length of the main network and of the guide, each at the other's best
+
+    (arXiv 2406.02507, Fig. 3c).
+    """
+    scores = Scores(records, name, num_images)
+    best = scores.best()
+    words = {"ema": "main network", "guide_ema": "guide"}
+    curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}
+    return Panel(curves, "EMA length, sigma_rel")

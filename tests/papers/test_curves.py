@@ -1,0 +1,71 @@
+"""Which scores stand on one curve, and what a plot shows of them."""
+
+import pytest
+from PIL import Image
+
+from images.recipe import SamplerSpec
+from papers.curves import Scores, ema_panel, interval_panels, weight_panel
+from papers.plots import Panel, draw
+
+SAMPLER = {"num_steps": 16, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_max": "inf"}
+
+
+def line(name, value, num=1000, **point):
+    return {
+        "metric": "fd_mnist", "value": value, "num_images": num, "recipe": {"sampler": SAMPLER},
+        "search": {"name": name, "point": point},
+    }  # fmt: skip
+
+
+def test_blocks_of_a_point_are_one_place_of_a_curve():
+    records = [
+        line("cfg", 1.0, weight=1.5),
+        line("cfg", 1.2, weight=1.5),
+        line("cfg", 1.4, weight=2.0),
+        line("cfg", 0.1, num=50, weight=9.0),
+        line("autog", 0.7, weight=2.0),
+        {"value": 3, "num_images": 1000},
+    ]
+    panel = weight_panel(records, ["cfg", "autog"], 1000, {"floor": 0.5})
+    assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4]}, "autog": {2.0: [0.7]}}
+    assert panel.lines == {"floor": 0.5}
+
+
+def test_interval_ends_in_noise_levels_and_in_the_cheap_order():
+    levels = SamplerSpec(16).levels()
+    records = [
+        *(line("i", abs(first - 5) + 1, weight=1.5, first=first, last=15) for first in (0, 4, 5, 8)),
+        *(line("i", abs(last - 11) / 10 + 0.5, weight=1.5, first=5, last=last) for last in (11, 13)),
+    ]
+    upper, lower = interval_panels(records, "i", 1000)
+    assert upper.curves["i"] == {levels[0]: [6], levels[4]: [2], levels[5]: [1], levels[8]: [4]}
+    assert lower.curves["i"] == {levels[15]: [1], levels[12]: [0.5], levels[14]: [0.7]}
+
+
+def test_each_ema_length_at_the_others_best():
+    records = [line("a", (m - 0.1) ** 2 + (g - 0.2) ** 2, ema=m, guide_ema=g) for m in (0.05, 0.1) for g in (0.1, 0.2)]
+    panel = ema_panel(records, "a", 1000)
+    assert panel.curves["main network"] == {0.05: [pytest.approx(0.0025)], 0.1: [0]}
+    assert panel.curves["guide"] == {0.1: [pytest.approx(0.01)], 0.2: [0]}
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(ValueError, match=r"no search 'x' at 7 images in the ledger; there: cfg \(1000 images\)"):
+        Scores([line("cfg", 1.0, weight=2.0)], "x", 7)
+    with pytest.raises(ValueError, match="no point with"):
+        Scores([line("cfg", 1.0, weight=2.0)], "cfg", 1000).best(weight=5)
+
+
+def test_a_plot_is_a_picture_with_its_curves(tmp_path):
+    first = Panel({"cfg": {1.0: [1, 1.5], 2.0: [0.5, 0.7]}}, "w", lines={"floor": 0.2})
+    panels = [first, Panel({"b": {0.1: [1]}}, "s", log=True)]
+    draw(panels, "score", tmp_path / "plot.png", "a title")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 1000
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+        assert (0x33, 0x66, 0xCC) in colours
+    draw(panels[:1], "score", tmp_path / "plot.svg")
+    assert "guidance" not in (tmp_path / "plot.svg").read_text()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw([Panel({"cfg": {}}, "w")], "score", tmp_path / "none.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "plot.svg"]
