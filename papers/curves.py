@@ -33,10 +33,10 @@ class Scores:
 
     def best(self, **fixed: float) -> dict[str, float]:
         """The point with the lowest mean, among those that have these values. ValueError if none has."""
-        matching = [key for key in self.points if fixed.items() <= dict(key).items()]
+        matching: list[Key] = [key for key in self.points if fixed.items() <= dict(key).items()]
         if not matching:
             raise ValueError(f"no point with {fixed} was searched")
-        return dict(min(matching, key=self._mean))
+        return dict(min((self._mean(key), key) for key in matching)[1])
 
     def _mean(self, key: Key) -> float:
         return sum(self.points[key]) / len(self.points[key])
