@@ -1,0 +1,257 @@
+"""What counts as a reproduction and what does not; published beside ours; output in three formats."""
+
+import copy
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from images.recipe import GuideSpec, NetworkRef, SamplerSpec
+from papers.report import RESIZES, collect, differences, report
+from papers.tables import all_rows, find
+
+AUTOG = "edm2-img512-s-autog-fid"
+
+
+def row(name):
+    return find(name)[0]
+
+
+def record(name, value, seeds=None, tagged=True, **changes):
+    """A ledger line as a run of this row writes it, with changes of the recipe."""
+    it = row(name)
+    recipe = replace(it.recipe(), **changes)
+    count = it.num_images
+    line = {
+        "schema": 1,
+        "metric": it.metric,
+        "value": value,
+        "num_images": count,
+        "flags": [],
+        "reference": {"source": it.reference, "sha256": "r"},
+        "detector": {"published": True, "resize": RESIZES[it.metric], "weights_sha256": "d"},
+        "images": {"kind": "generated", "seeds": seeds or f"0-{count - 1}", "subset_seed": None, "path": None},
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+    }
+    return line | ({"row": {"name": name, "block": 0}} if tagged else {})
+
+
+def blocks(name, values, tagged=True):
+    count = row(name).num_images
+    return [record(name, value, f"{k * count}-{(k + 1) * count - 1}", tagged) for k, value in enumerate(values)]
+
+
+def only(results):
+    (result,) = results
+    return result
+
+
+def test_least_mean_difference_and_spread_of_a_reproduction():
+    result = only(collect([row(AUTOG)], blocks(AUTOG, [1.36, 1.35, 1.37])))
+    assert result.differs == ()
+    assert (result.least, result.mean) == pytest.approx((1.35, 1.36))
+    assert result.difference == pytest.approx(100 * (1.35 / 1.34 - 1))
+    assert result.within is True
+    assert only(collect([row(AUTOG)], blocks(AUTOG, [1.34 * 1.021]))).within is False
+    assert only(collect([row(AUTOG)], blocks(AUTOG, [1.34 * 0.979]))).within is False
+
+
+def test_one_published_run_is_compared_with_our_mean():
+    name = "edm2-img512-s-dino"
+    result = only(collect([row(name)], blocks(name, [68.0, 70.0])))
+    assert result.difference == pytest.approx(100 * (69.0 / 68.64 - 1))
+    assert result.within is None  # no paper says how much FD-DINOv2 varies
+
+
+@pytest.mark.parametrize("name", [r.name for r in all_rows() if r.table in ("ag1", "mnist16") and r.net is not None])
+def test_untagged_lines_belong_to_the_row_that_they_were_made_as(name):
+    everything = {r.name: r for r in all_rows() if r.net is not None}
+    results = collect(list(everything.values()), [record(name, 2.0, tagged=False)])
+    assert [(result.row.name, result.differs) for result in results] == [(name, ())]
+
+
+def changed(**changes):
+    line = copy.deepcopy(record(AUTOG, 1.3))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = line
+        for key in parents:
+            place = place[int(key) if key.isdigit() else key]
+        place[last] = value
+    return line
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_images": 5000}, "5,000 images, not 50,000"),
+        ({"num_images": None}, "an unknown number of images, not 50,000"),
+        ({"reference__source": "elsewhere/imagenet512.npz"}, "reference imagenet512.npz, not img512.pkl"),
+        ({"detector__published": False}, "the detector's weights are not known to be the published ones"),
+        ({"detector": None}, "the detector's weights are not known to be the published ones"),
+        ({"detector__resize": "pil"}, "images resized by pil, not tf1-bilinear-299"),
+        ({"recipe__labels": "balanced"}, "labels balanced, not random"),
+        ({"recipe__labels": 0}, "labels 0, not random"),
+        ({"recipe__sampler__num_steps": 16}, "steps 16, not 32"),
+        ({"recipe__sampler__rho": 5.0}, "rho 5.0, not 7"),
+        ({"recipe__sampler__S_churn": 40.0}, "S_churn 40.0, not 0"),
+        ({"recipe__guides__0__weight": 2.0}, "guide edm2-img512-xs-0134217-0.125 w=2, not "
+                                             "edm2-img512-xs-0134217-0.125 w=2.1"),
+        ({"recipe__guides__0__steps": [3, 9]}, "guide edm2-img512-xs-0134217-0.125 w=2.1 on steps 3-9, not "
+                                               "edm2-img512-xs-0134217-0.125 w=2.1"),
+        ({"recipe__net__source": "mine"}, "network mine, not edm2-img512-s-2147483-0.070"),
+        ({"recipe": None}, "it is not known how the images were made"),
+        ({"recipe": {"of": "another program"}}, "the recipe of the images is in no form that this version knows"),
+        ({"flags": ["EDM2_TEST_CUTS=8 is set"]}, "EDM2_TEST_CUTS=8 is set"),
+    ],
+)  # fmt: skip
+def test_a_changed_protocol_is_no_reproduction(changes, said):
+    line = changed(**changes)
+    assert said in differences(row(AUTOG), line)
+    result = only(collect([row(AUTOG)], [line]))
+    assert (result.difference, result.within) == (None, None)
+    text = report([row(AUTOG)], [line], "markdown")
+    assert said in text
+    assert "1.34" not in text  # the published number
+    assert "Changed protocol" in text
+    (plain,) = json.loads(report([row(AUTOG)], [line], "json"))["results"]
+    assert (plain["protocol"], plain["published"], plain["difference_percent"]) == ("changed", None, None)
+
+
+def test_what_does_not_matter_is_the_same_protocol():
+    assert differences(row(AUTOG), changed(recipe__sampler__dtype="float64")) == []  # the interval paper's
+    assert differences(row(AUTOG), changed(recipe__guides__0__steps=[0, 31])) == []  # every step
+    assert differences(row(AUTOG), changed(recipe__sampler__S_noise=1.003)) == []  # without churn
+    plain = "edm2-img512-s-fid"
+    idle = (GuideSpec(NetworkRef("other.pkl"), 1.0), GuideSpec(NetworkRef("another.pkl"), 2.0, never=True))
+    assert differences(row(plain), record(plain, 2.5, guides=idle)) == []
+
+
+def test_other_settings_are_nobodys_unless_the_line_says_whose():
+    other = record(AUTOG, 1.4, tagged=False, sampler=SamplerSpec(num_steps=16))
+    assert collect(list(all_rows()), [other]) == []
+    other["row"] = {"name": AUTOG, "block": 0}
+    assert only(collect(list(all_rows()), [other])).differs == ("steps 16, not 32",)
+
+
+def test_a_line_written_for_another_row_counts_if_it_is_the_same_setting():
+    line = record("mnist16-cfg", 1.0)
+    line["row"]["name"] = "mnist16-interval"
+    found = {r.row.name: r.differs for r in collect(find("mnist16"), [line])}
+    assert found["mnist16-cfg"] == ()
+    assert found["mnist16-interval"] != ()
+    assert set(found) == {"mnist16-cfg", "mnist16-interval"}
+
+
+def test_the_same_images_count_once():
+    lines = blocks(AUTOG, [1.36, 1.35])
+    again = copy.deepcopy(lines[0]) | {"value": 1.30}
+    assert only(collect([row(AUTOG)], [*lines, again])).values == (1.36, 1.35)
+
+
+def test_an_interval_row_wants_its_interval():
+    name = "edm2-img512-xxl-interval-fid"
+    line = record(name, 1.4)
+    assert line["recipe"]["guides"][0]["steps"] == [17, 22]
+    assert differences(row(name), line) == []
+    line["recipe"]["guides"][0]["steps"] = None
+    assert any("on steps 17-22" in text for text in differences(row(name), line))
+
+
+def test_two_guides_in_any_order():
+    line = record("mnist16-blend", 0.8)
+    line["recipe"]["guides"].reverse()
+    assert differences(row("mnist16-blend"), line) == []
+
+
+def test_unconditional_rows_have_no_labels():
+    name = "edm2-img512-s-uncond-autog-fid"
+    line = record(name, 3.9)
+    assert line["recipe"]["labels"] == "none"
+    assert differences(row(name), line) == []
+
+
+def test_the_floor_is_found_by_its_file():
+    floor = row("mnist16-floor")
+    line = record("mnist16-cfg", 0.2, tagged=False) | {
+        "recipe": None,
+        "recipe_hash": None,
+        "images": {"path": "/somewhere/pretrained/mnist16-test-5000.npz", "kind": "statistics", "sha256": "a"},
+    }
+    second = copy.deepcopy(line) | {"value": 0.3}
+    second["images"] |= {"path": "mnist16-test-5000-1.npz", "sha256": "b"}
+    assert only(collect([floor], [line, second])).values == (0.2, 0.3)
+    fewer = copy.deepcopy(line) | {"num_images": 500}
+    fewer["images"]["path"] = "mnist16-test-500.npz"
+    assert only(collect([floor], [fewer])).differs == ("500 images, not 5,000",)
+    other = copy.deepcopy(line)
+    other["images"]["path"] = "mine.npz"
+    assert collect([floor], [other]) == []
+
+
+def test_groups_of_one_row_stay_apart():
+    lines = blocks(AUTOG, [1.36, 1.35, 1.37])
+    for line in lines[1:]:
+        line["num_images"] = 1000
+    results = collect([row(AUTOG)], lines)
+    assert [(r.values, r.differs) for r in results] == [
+        ((1.36,), ()), ((1.35, 1.37), ("1,000 images, not 50,000",))
+    ]  # fmt: skip
+
+
+def test_markdown(golden_lines):
+    text = report(find("ag1"), golden_lines, "markdown")
+    lines = text.splitlines()
+    assert lines[0] == "**Table 1 of arXiv 2406.02507v3, autoguidance**"
+    assert (
+        "| edm2-img512-s-autog-fid | EDM2-S, autoguidance (XS, T/16) | fid | 1.34 | 1.35 | 1.36 | 1.36, 1.35, 1.37 "
+        "| +0.7 % | yes (±2 %) | 3 of 3 | 50,000 | random |"
+    ) in lines
+    assert "| 36.5 | 36.5 | 36.5 | -0.5 % | not stated | 1 of 3 | 50,000 | random |" in text
+    assert "| edm2-img512-s-fid | fid | labels balanced, not random | 2.4 | 2.4 | 2.4 | 50,000 | balanced |" in lines
+    assert lines[-1] == "Not run: 30 of 33 rows."
+
+
+@pytest.fixture
+def golden_lines():
+    balanced = record("edm2-img512-s-fid", 2.4, labels="balanced")
+    return [*blocks(AUTOG, [1.36, 1.35, 1.37]), *blocks("edm2-img512-s-autog-dino", [36.5]), balanced]
+
+
+def test_csv_and_json_hold_the_same(golden_lines):
+    rows = find("ag1")
+    data = json.loads(report(rows, golden_lines, "json"))
+    table = list(csv.DictReader(io.StringIO(report(rows, golden_lines, "csv"))))
+    assert len(table) == len(data["results"]) == 3
+    for line, result in zip(table, data["results"], strict=True):
+        assert line["row"] == result["row"]
+        assert [float(value) for value in line["all"].split(";")] == result["all"]
+        assert float(line["min"]) == result["min"]
+    assert len(data["not_run"]) == 30
+    by_row = {result["row"]: result for result in data["results"]}
+    assert by_row[AUTOG]["within_spread"] is True
+    assert by_row[AUTOG]["mean"] == pytest.approx(1.36)
+    assert by_row["edm2-img512-s-fid"]["changed"] == ["labels balanced, not random"]
+
+
+def test_a_row_of_two_tables_is_reported_in_both():
+    name = "edm2-img512-s-guid-fid"
+    text = report([*find("ag1"), *find("gi1")], blocks(name, [2.24]), "markdown")
+    assert text.count(f"| {name} |") == 2
+    changed_text = report([*find("ag1"), *find("gi1")], [record(name, 2.2, labels="balanced")], "markdown")
+    assert changed_text.count(f"| {name} |") == 1  # what is changed is listed once
+
+
+def test_nothing_scored():
+    assert report(find("gi1"), [], "markdown") == "Not run: 12 of 12 rows."
+    assert report(find("gi1"), [], "csv") == ""
+    assert json.loads(report(find("gi1"), [], "json"))["results"] == []
+
+
+def test_resizes_are_the_detectors_defaults():
+    from metrics.detectors import DETECTORS
+
+    assert {name: spec.resizes[0] for name, spec in DETECTORS.items()} == RESIZES

@@ -1,0 +1,107 @@
+"""reproduce.py as its user runs it: list, plan, report."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import calculate_metrics
+from papers.presets import PRETRAINED
+from papers.tables import all_rows
+from reproduce import main
+
+
+def run(*args):
+    return CliRunner().invoke(main, args)
+
+
+def test_list_shows_every_row_and_its_score():
+    result = run("list")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    names_in_order = [row.name for row in all_rows()]
+    names = set(names_in_order)
+    for row in all_rows():
+        (line, *_) = (line for line in lines if line.split(" ")[0] == row.name)
+        assert row.method in line
+        assert row.published is None or f" {row.published:.2f} " in line
+    assert [name for name in (line.split(" ")[0] for line in lines) if name in names] == names_in_order
+    assert "reconstruct" in next(line for line in lines if line.startswith("edm2-img512-s-uncond-fid"))
+    assert "train, reconstruct" in next(line for line in lines if line.startswith("edm2-img64-s-guid-fid"))
+    assert "no: copied number" in next(line for line in lines if line.startswith("rin-img64-fid"))
+
+
+def test_list_as_data():
+    table = list(csv.DictReader(io.StringIO(run("list", "gi1", "--format=csv").output)))
+    data = json.loads(run("list", "gi1", "--format=json").output)
+    assert len(table) == len(data) == 12
+    row = next(row for row in data if row["row"] == "edm2-img512-xxl-interval-fid")
+    assert (row["interval_steps"], row["interval_sigmas"], row["weights"]) == ("17-22", "(0.19, 1.61]", [2.0])
+    assert row["ema"] == [0.015, 0.015]
+    assert (row["images"], row["repeats"], row["labels"], row["runnable"]) == (50000, 3, "random", "yes")
+
+
+def test_plan():
+    result = run("plan", "edm2-img512-xxl-interval-fid", "--throughput=320")
+    assert result.exit_code == 0, result.output
+    assert "63 main + 12 guide = 75 per image" in result.output
+    assert "5,488 PFLOP, 4.76 hours at 320 TFLOP/s" in result.output
+    assert "together" not in result.output
+    table = run("plan", "edm2-4", "mnist16", "--num=1000")
+    assert table.output.count("1,000 images x 3 runs") == 6 + 5
+    assert "together: 11 rows that can be sampled here" in table.output
+    for tflop in ("38.91", "42.48", "47.43", "53.82", "61.61", "70.83"):
+        assert f"{tflop} Tflop per image" in table.output
+
+
+@pytest.mark.parametrize("args", [("list", "ag2"), ("plan", "edm2-img512-s-autog"), ("report", "nonsense")])
+def test_unknown_names_are_usage_errors(args):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert "there is no table or row" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_plan_needs_a_name():
+    assert run("plan").exit_code == 2
+
+
+def test_report_without_a_ledger(tmp_path):
+    result = run("report", f"--ledger={tmp_path / 'none.jsonl'}")
+    assert result.exit_code == 2
+    assert "there is no ledger" in result.output
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    """Scores of four digits, as calculate_metrics.py writes them."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    args = ["gen", "--preset=mnist16-interval", "--num=4", "--batch=4", "--metrics=fd_mnist", "--device=cpu",
+            f"--ref={PRETRAINED / 'mnist16-refs.npz'}", f"--ledger={path}"]  # fmt: skip
+    result = CliRunner().invoke(calculate_metrics.main, args)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_scores_of_calculate_metrics_find_their_row(ledger):
+    (result,) = json.loads(run("report", "mnist16", "--format=json", f"--ledger={ledger}").output)["results"]
+    assert result["row"] == "mnist16-interval"
+    assert result["changed"][0] == "4 images, not 5,000"
+    assert result["changed"][1:] == json.loads(Path(ledger).read_text())["flags"]
+    assert result["published"] is None
+
+
+def test_the_same_line_at_the_rows_count_is_as_defined(ledger, tmp_path):
+    line = json.loads(Path(ledger).read_text()) | {"num_images": 5000, "flags": []}
+    full = tmp_path / "full.jsonl"
+    full.write_text(json.dumps(line) + "\n")
+    result = run("report", "mnist16", f"--ledger={full}", f"--out={tmp_path / 'report.md'}")
+    assert (result.exit_code, result.output) == (0, "")
+    text = (tmp_path / "report.md").read_text()
+    assert "| mnist16-interval | digits, CFG in an interval | fd_mnist | - |" in text
+    assert "1 of 3 | 5,000 | random |" in text
+    assert "Changed" not in text
+    assert text.endswith("Not run: 5 of 6 rows.\n")
