@@ -1,5 +1,6 @@
 """The --figs of generate_images.py: the interval paper's figures, by its networks or by others that stand in. No torch.
 
+Without networks the embedded digits are drawn. The sampler's state is kept in float64, unless --dtype says otherwise.
 Options and their meaning are those of the interval repository's script of the same name.
 """
 
@@ -19,7 +20,9 @@ STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 
 figure_options = stack(
     [
-        click.option("--figs", metavar="LIST", help=f"The interval paper's figures: all, {', '.join(figure_names())}"),
+        click.option(
+            "--figs", metavar="LIST", help=f"The interval paper's figures instead: all, {', '.join(figure_names())}"
+        ),
         click.option("--results_dir", metavar="DIR", default="./results", show_default=True, help="Where figures go"),
         click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, help="Unused, as in the original"),
         click.option(

@@ -27,16 +27,18 @@ def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 grid_options = stack(
     [
-        click.option("--grid", metavar="PNG", help="One captioned picture instead: rows and columns as follows"),
+        click.option(
+            "--grid", metavar="PNG", help="One captioned picture instead: a row per --preset, columns as follows"
+        ),
         click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights"),
         click.option(
-            "--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes; rows beside --weights"
+            "--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes; with --weights, rows"
         ),
         click.option(
             "--alphas",
             metavar="LIST",
             type=FloatList(),
-            help="Columns of the grid: from the first guide alone, 0, to the second alone, 1; --weights are rows",
+            help="Columns of the grid: blends, 0 = guided by the first --gnet, 1 = by the second; --weights are rows",
         ),
         click.option(
             "--list-presets",
