@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import calculate_metrics
+import reconstruct_phema
+import train_edm2
+from papers.costs import facts_of, snapshot_bytes
 from papers.presets import PRETRAINED
-from papers.tables import all_rows
+from papers.tables import all_rows, find, how_to_make
 from reproduce import main
 
 
@@ -105,3 +109,28 @@ def test_the_same_line_at_the_rows_count_is_as_defined(ledger, tmp_path):
     assert "1 of 3 | 5,000 | random |" in text
     assert "Changed" not in text
     assert text.endswith("Not run: 5 of 6 rows.\n")
+
+
+def test_the_commands_that_make_networks_are_accepted():
+    scripts = {"reconstruct_phema.py": reconstruct_phema.main, "train_edm2.py": train_edm2.main}
+    lines = how_to_make(file for row in all_rows() for file in row.files)
+    for line in lines:
+        words = shlex.split(line)
+        script = next(word for word in words if word in scripts)
+        context = scripts[script].make_context(script, words[words.index(script) + 1 :], resilient_parsing=False)
+        assert context.params["outdir"]
+        if script == "train_edm2.py":
+            assert context.params["cond"] is False
+    assert len(lines) == 17
+
+
+def test_reconstructions_are_named_as_rows_look_for_them_and_read_what_the_plan_says(tmp_path):
+    from training.reconstruct import find_snapshots, plan_reconstructions
+
+    (row,) = find("edm2-img512-s-autog-training-only-fid")
+    for file, line in zip(reversed(row.files), reversed(how_to_make(row.files, tmp_path)), strict=True):
+        options = dict(word[2:].split("=") for word in shlex.split(line) if word.startswith("--"))
+        snapshots = find_snapshots(options["indir"], kimg=int(options["outkimg"]))
+        assert snapshot_bytes([file]) == len(snapshots) * facts_of(file).bytes
+        made = plan_reconstructions(snapshots, [float(options["outstd"])], options["outdir"], options["outprefix"])
+        assert [output.path for output in made.outputs] == [tmp_path / file]
