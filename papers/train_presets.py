@@ -7,6 +7,11 @@ import csv
 import difflib
 import functools
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+#: Resolution, channels and classes of what the networks of a data set see.
+INPUTS = MappingProxyType({"edm2-img512": (64, 4, 1000), "edm2-img64": (64, 3, 1000), "mnist16": (16, 3, 10)})
 
 
 @functools.cache
@@ -24,3 +29,25 @@ def find_train_preset(name: str) -> dict[str, str]:
         near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
         raise ValueError(f"there is no training preset '{name}'; near it: {', '.join(near)}")
     return dict(presets[name])
+
+
+def network_arguments(name: str) -> dict[str, Any]:
+    """Constructor arguments of the network that a preset trains; NAME-uncond is the same without labels.
+
+    Raises ValueError as `find_train_preset`.
+    """
+    options = find_train_preset(name if name in all_train_presets() else name.removesuffix("-uncond"))
+    resolution, channels, classes = next(shape for data, shape in INPUTS.items() if name.startswith(data))
+    arguments: dict[str, Any] = {
+        "img_resolution": resolution,
+        "img_channels": channels,
+        "label_dim": 0 if name.endswith("-uncond") else classes,
+        "model_channels": int(options["channels"]),
+    }
+    for option in ("channel_mult", "attn_resolutions"):
+        if option in options:
+            arguments[option] = [int(part) for part in options[option].split(",")]
+    for option in ("num_blocks", "channels_per_head"):
+        if option in options:
+            arguments[option] = int(options[option])
+    return arguments

@@ -11,6 +11,7 @@ import pytest
 DATA = Path(__file__).parents[1] / "data"
 URL = "https://nvlabs-fi-cdn.nvidia.com/edm2"
 SCRIPTS = ("generate_images.py", "generate_zip.py", "calculate_metrics.py", "train_edm2.py", "dataset_tool.py")
+SCRIPTS += ("reconstruct_phema.py", "count_flops.py")
 
 LINES = f"""
 generate_images.py --preset=edm2-img512-s-guid-dino --outdir=out
@@ -22,6 +23,10 @@ calculate_metrics.py ref --data=datasets/img512.zip --dest=dataset-refs/img512.p
 train_edm2.py --outdir=training-runs/00000-edm2-img512-xs --data=datasets/img512-sd.zip --preset=edm2-img512-xs --batch-gpu=32
 generate_images.py --preset=edm2-img64-s-fid --outdir=out --subdirs --seeds=0-49999
 generate_images.py --preset=edm2-img512-xxl-guid-fid --outdir=out --subdirs --seeds=0-49999
+count_flops.py {URL}/posthoc-reconstructions/edm2-img512-s-2147483-0.130.pkl
+reconstruct_phema.py --indir=raw-snapshots/edm2-img512-xs --outdir=out --outstd=0.150
+reconstruct_phema.py --indir=raw-snapshots/edm2-img512-xs --outdir=out --outstd=0.010,0.015,...,0.250 --batch=8
+reconstruct_phema.py --indir=training-runs/00000-edm2-img512-xs --outdir=out --outstd=0.150
 calculate_metrics.py ref --data=datasets/my-dataset.zip --dest=fid-refs/my-dataset.pkl
 generate_images.py --cond_pkl=A --uncond_pkl=B --figs=all
 generate_images.py --cond_pkl=A --uncond_pkl=B --figs=fig5,fig6
