@@ -49,6 +49,7 @@ def wanted_pictures(params: dict[str, Any]) -> list[Picture]:
         if not bare or any(given(name) for name in _FIXED):
             return []
         figs = "all"
+        click.echo("note: no --figs, --outdir or --grid: drawing all figures, as the original does", err=True)
     for option in click.get_current_context().command.params:
         if option.name in _FIXED and given(option.name):
             raise click.UsageError(f"--figs lays down what is drawn: leave out {option.opts[0]}")
