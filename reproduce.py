@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cli import reproduce_options as opt
 from cli.command import Group, bad_input
 from cli.metric_options import LEDGER
+from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
+from cli.progress import progress_bar
+from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
 from papers import listing, plan, report
 from papers.costs import cost
-from papers.tables import NETWORKS, Row, all_rows, find, select
+from papers.tables import Row, all_rows, find, how_to_make, select
 
-networks_option = click.option(
-    "--networks", metavar="DIR", default=NETWORKS, show_default=True, help="Where reconstructed networks are"
-)
+ledger_option = click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
 
 
 def rows_named(names: tuple[str, ...]) -> list[Row]:
@@ -30,8 +33,10 @@ def main() -> None:
     \b
     python reproduce.py list
     python reproduce.py plan edm2-img512-xxl-interval-fid
-    python reproduce.py plan mnist16 --num=1000
+    python reproduce.py run mnist16 --num=500
     python reproduce.py report mnist16
+    python reproduce.py search --preset=mnist16-cfg --over=weight --weights=1,1.1,...,2 --num=1000
+    python reproduce.py plot --kind=weight --num=1000 --out=weights.png mnist16-cfg
     """
 
 
@@ -60,7 +65,7 @@ def list_rows(names: tuple[str, ...], form: str) -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="Of all devices together, counting a multiply-add once  [default: 40, one A100; digits: 0.02, two CPU cores]",
 )
-@networks_option
+@opt.networks_option
 def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
     """Say what rows need and cost before they are run.
 
@@ -77,10 +82,138 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
         click.echo("\n".join(plan.total_lines(sampled, networks)))
 
 
+@main.command("run")
+@click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
+@opt.block_options
+@opt.work_options
+@ledger_option
+def run_rows(names: tuple[str, ...], **params: Any) -> None:
+    """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
+
+    Run again, also after a kill, it computes only what is missing; under torchrun the workers share every block.
+    Rows that need networks nobody published are passed over, with what would make them.
+    """
+    with bad_input():
+        rows = [row for row in select(names) if can_run(row, params["networks"])]
+        if not rows:
+            raise ValueError("none of these rows can run; see reproduce.py plan")
+        runner = runner_from(params)
+        runner.prepare(rows)
+    unfinished = 0
+    for block in (block for row in rows for block in runner.run(row)):
+        unfinished += block.record is None
+        if block.record is not None:
+            seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
+            known = "  (in the ledger)" if block.reused else ""
+            click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{block.record['value']:.4f}{known}")
+    if unfinished:
+        click.echo(f"{unfinished} blocks are left to the other workers")
+
+
+def can_run(row: Row, networks: str) -> bool:
+    """Whether the row can be made; says why not."""
+    if row.blocked is not None:
+        click.echo(f"{row.name}: passed over, {row.blocked}", err=True)
+    elif missing := row.missing(networks):
+        click.echo(f"{row.name}: passed over, {', '.join(missing)} must be made first:", err=True)
+        for line in how_to_make(missing, networks):
+            click.echo(f"    {line}", err=True)
+    else:
+        return True
+    return False
+
+
+def runner_from(params: dict[str, Any]) -> Any:
+    """A reproduction.rows.Runner with these options; makes nothing yet."""
+    from metrics.ledger import check_writable
+    from reproduction.rows import Runner, Settings
+
+    check_writable(params["ledger"])
+    folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
+    plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
+    return Runner(Settings(**{**plain, **folders}), progress_bar)
+
+
+@main.command("search")
+@network_options()
+@search_options
+@opt.target_options
+@sampler_options
+@label_options
+@opt.work_options
+@ledger_option
+def search_best(**params: Any) -> None:
+    """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
+
+    A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
+    then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
+    """
+    recipe = recipe_from(params)
+    preset = only_preset(params["preset"]) if params["preset"] else None
+    name, metric, reference = opt.target_from(params, preset)
+    stages = stages_from(params, recipe)
+    with bad_input():
+        start = start_of(recipe, stages)
+        if missing := missing_files(recipe, stages):
+            raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
+        runner = runner_from({**params, "blocks": None, "labels": None})
+        runner.scorer(metric, reference)
+        runner.open(recipe)
+    from reproduction.sweeps import Sweep, find_best, repeat
+
+    def say(point: Any, value: float) -> None:
+        click.echo("  ".join(f"{key} {number:g}" for key, number in point.items()) + f"  {metric} {value:.4f}")
+
+    sweep = Sweep(name, recipe, recipe_at, metric, reference, params["num"], params["seed"])
+    found = find_best(runner, sweep, start, stages, params["stride"], valid, say)
+    click.echo("best:")
+    say(found.point, found.score)
+    num = params["final_num"] or params["num"]
+    records = repeat(runner, sweep, found.point, num, params["blocks"])
+    values = [record["value"] for record in records]
+    click.echo(f"in {len(values)} blocks of {num}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
+
+
+@main.command("plot")
+@click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
+@opt.plot_options
+@ledger_option
+def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite: bool, ledger: str) -> None:
+    """Plot searches from the ledger: scores against the weight, the interval's ends or both EMA lengths.
+
+    A curve is the mean over blocks of seeds, its band their minimum and maximum. Several names only with
+    --kind=weight.
+    """
+    from dnnlib.util import check_destination
+    from metrics.ledger import read
+    from papers import curves, plots
+
+    with bad_input():
+        if len(names) > 1 and kind != "weight":
+            raise ValueError(f"--kind={kind} plots one search at a time, not {', '.join(names)}")
+        if Path(out).suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--out={out}: a .png, .pdf or .svg")
+        if Path(out).exists() and not overwrite:
+            raise ValueError(f"{out} exists: take another name, or --overwrite")
+        check_destination(out)
+        records = read(ledger)
+        if kind == "weight":
+            panels = [curves.weight_panel(records, names, num)]
+        else:
+            panels = (
+                curves.interval_panels(records, names[0], num)
+                if kind == "interval"
+                else [curves.ema_panel(records, names[0], num)]
+            )
+    metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
+    plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0], out)
+    click.echo(out)
+
+
 @main.command("report")
 @click.argument("names", metavar="[TABLE|ROW]...", nargs=-1)
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
-@click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
+@ledger_option
 @click.option("--out", metavar="FILE", help="Write it there  [default: print it]")
 def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None) -> None:
     """Set published scores beside those of the ledger.

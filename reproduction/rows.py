@@ -29,7 +29,7 @@ ProgressBar = Callable[[int, str], AbstractContextManager[Progress]]
 class Settings:
     """How rows are run. What is None stays as the row has it.
 
-    num: images per block. blocks: how many, of seeds seed, seed + num, .... labels: another label rule. networks:
+    num: images per block. blocks: how many, of seeds seed, seed + num, .... labels, noise_device: other ones. networks:
     folder of networks that are not published. results: folder of the work. ledger: file of the scores.
     """
 
@@ -40,6 +40,7 @@ class Settings:
     blocks: int | None = None
     seed: int = 0
     labels: LabelRule | None = None
+    noise_device: str | None = None
     keep_images: bool = False
     batch: int = 32
     shard_size: int = 512
@@ -152,7 +153,8 @@ class Runner:
 
     def _recipe(self, row: Row) -> Recipe:
         recipe = row.recipe(self.settings.networks)
-        return recipe if self.settings.labels is None else replace(recipe, labels=self.settings.labels)
+        labels, noise_device = self.settings.labels, self.settings.noise_device
+        return replace(recipe, labels=labels or recipe.labels, noise_device=noise_device or recipe.noise_device)
 
     def _scorer(self, metric: str, reference: str) -> BlockScorer:
         settings = self.settings

@@ -1,0 +1,75 @@
+"""The options of reproduce.py's run and search. No torch here."""
+
+from typing import Any
+
+import click
+
+from cli.metric_options import METRICS
+from cli.options import run_options, stack
+from papers.presets import Preset
+from papers.tables import NETWORKS, find
+
+_count = click.IntRange(min=1)
+_images = click.IntRange(min=2)
+
+networks_option = click.option(
+    "--networks", metavar="DIR", default=NETWORKS, show_default=True, help="Where reconstructed networks are"
+)
+
+work_options = stack(
+    [
+        click.option("--batch", metavar="INT", type=_count, default=64, show_default=True, help="Images at a time"),
+        click.option(
+            "--shard-size", metavar="INT", type=_count, default=128, show_default=True, help="Images a kill can cost"
+        ),
+        click.option("--results", metavar="DIR", default="results", show_default=True, help="Where unfinished work is"),
+        click.option("--keep-images", is_flag=True, help="Keep them: a ZIP per block in DIR/images, scored if there"),
+        networks_option,
+        run_options,
+    ]
+)
+
+_seed_option = click.option(
+    "--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed"
+)
+
+block_options = stack(
+    [
+        click.option("--num", metavar="INT", type=_images, help="Images per block  [default: as the paper, 50000]"),
+        click.option("--blocks", metavar="INT", type=_count, help="Seed blocks  [default: 3 for a minimum of three]"),
+        _seed_option,
+        click.option("--labels", type=click.Choice(["random", "balanced"]), help="Another label rule than the paper's"),
+    ]
+)  # fmt: skip
+
+target_options = stack(
+    [
+        click.option("--metric", type=click.Choice(METRICS), help="[default: the preset's]"),
+        click.option("--ref", metavar="PKL|NPZ|URL", help="Reference statistics  [default: of the preset's data]"),
+        click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
+        click.option("--num", metavar="INT", type=_images, default=5000, show_default=True, help="Images per point"),
+        click.option("--final-num", metavar="INT", type=_images, help="Images per block at the best  [default: --num]"),
+        click.option("--blocks", metavar="INT", type=_count, default=3, show_default=True, help="Blocks at the best"),
+        _seed_option,
+    ]
+)  # fmt: skip
+
+plot_options = stack(
+    [
+        click.option("--kind", type=click.Choice(["weight", "interval", "ema"]), required=True, help="The x axis"),
+        click.option("--num", metavar="INT", type=_images, required=True, help="The scores at so many images"),
+        click.option("--out", metavar="PNG|PDF|SVG", required=True, help="The picture"),
+        click.option("--overwrite", is_flag=True, help="Replace the picture that is there"),
+    ]
+)
+
+
+def target_from(params: dict[str, Any], preset: Preset | None) -> tuple[str, str, str]:
+    """(name, metric, reference) of a search, given or of its preset. Usage errors."""
+    name = params["name"] or (preset.name if preset is not None else "")
+    metric = params["metric"] or (preset.metric if preset is not None else "")
+    reference = params["ref"] or (find(preset.name)[0].reference if preset is not None else "")
+    missing = [option for option, value in (("--name", name), ("--metric", metric), ("--ref", reference)) if not value]
+    if missing:
+        raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
+    return name, metric, reference
