@@ -82,11 +82,11 @@ def figure_recipes(pictures: Sequence[Picture], base: Recipe, num_classes: int) 
     return [[recipe(picture, setting) for setting in picture.settings] for picture in pictures]
 
 
-def check_classes(num_classes: int) -> None:
-    """ValueError for an unconditional main network; a note if it is no network of ImageNet."""
+def check_classes(num_classes: int, quiet: bool = False) -> None:
+    """ValueError for an unconditional main network; a note, unless quiet, if it is no network of ImageNet."""
     if num_classes == 0:
         raise ValueError("the main network of the figures needs classes, and this one is unconditional")
-    if num_classes != NUM_CLASSES:
+    if num_classes != NUM_CLASSES and not quiet:
         click.echo(
             f"note: no network of ImageNet: its {num_classes} classes stand in, class c of the paper by c modulo "
             f"{num_classes}, and every picture says so",
