@@ -151,8 +151,8 @@ def search_best(**params: Any) -> None:
     recipe = recipe_from(params)
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
-    stages = stages_from(params, recipe)
     with bad_input():
+        stages = stages_from(params, recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")

@@ -1,0 +1,92 @@
+"""reproduce.py run, search and plot, as a user types them, on the networks that ship."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import reproduce
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        return CliRunner().invoke(reproduce.main, list(words))
+
+    return call
+
+
+def lines():
+    return [json.loads(line) for line in Path("results/ledger.jsonl").read_text().splitlines()]
+
+
+def test_run_then_report_then_run_again(invoke):
+    words = ("run", "mnist16-autog", "mnist16-floor", "--num=500", "--blocks=1", "--networks=nets", "--device=cpu")
+    done = invoke(*words, "--num=16")
+    assert done.exit_code == 2
+    assert "no statistics of 16 real images" in done.output
+    words = ("run", "mnist16-autog", "--num=6", "--blocks=2", "--shard-size=3", "--device=cpu")
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("mnist16-autog") == 2
+    assert "seeds 0-5" in done.stdout
+    assert "seeds 6-11" in done.stdout
+    again = invoke(*words)
+    assert again.stdout.count("(in the ledger)") == 2
+    assert len(lines()) == 2
+    report = invoke("report", "mnist16-autog")
+    assert report.exit_code == 0, report.output
+    assert "changed protocol" in report.stdout.lower()
+    assert "6 images" in report.stdout or "| 6 |" in report.stdout
+
+
+def test_rows_that_nothing_published_makes_are_named_with_what_would(invoke):
+    done = invoke("run", "edm2-img512-s-autog-same-ema-fid", "gi1-dit-xl-2-fid", "--networks=nets")
+    assert done.exit_code == 2
+    done = invoke("run", "edm2-img512-s-autog-same-ema-fid", "--networks=nets")
+    assert done.exit_code == 2
+    assert "--outdir=nets --outprefix=edm2-img512-s --outkimg=2147483 --outstd=0.050" in done.stderr
+    assert "none of these rows can run" in done.stderr
+    assert not Path("results").exists()
+
+
+def test_search_and_plot(invoke):
+    words = ("search", "--preset=mnist16-autog", "--over=weight", "--weights=1,1.5,...,3", "--stride=2", "--num=4")
+    done = invoke(*words, "--steps=2", "--blocks=2", "--device=cpu")
+    assert done.exit_code == 0, done.output
+    assert "best:" in done.stdout
+    assert "in 2 blocks of 4: min" in done.stdout
+    count = len(lines())
+    assert 4 <= count <= 6
+    assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout
+    assert len(lines()) == count
+    drawn = invoke("plot", "mnist16-autog", "--kind=weight", "--num=4", "--out=plot.png")
+    assert drawn.exit_code == 0, drawn.output
+    assert Image.open("plot.png").size[0] > 400
+    assert invoke("plot", "mnist16-autog", "--kind=weight", "--num=4", "--out=plot.png").exit_code == 2
+    refused = invoke("plot", "mnist16-autog", "--kind=interval", "--num=4", "--out=other.png")
+    assert refused.exit_code == 2
+    assert not Path("other.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--over=weight"], "which network"),
+        (["--preset=mnist16", "--over=weight"], "has no guide"),
+        (["--preset=mnist16-cfg", "--over=ema"], "no EMA length in the name"),
+        ([f"--net={PRETRAINED}/mnist16-cond.pkl", "--over=ema"], "without a --preset"),
+        (["--preset=mnist16-cfg", "--over=weight", "--weights=2,1,3"], "rise or fall"),
+    ],
+)
+def test_searches_that_cannot_be(invoke, words, message):
+    done = invoke("search", *words)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not Path("results").exists()
