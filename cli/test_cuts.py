@@ -12,6 +12,7 @@ _TRAINING = {
     "batch": 512,
     "channels": 8,
     "channels_per_head": 8,
+    "channel_mult": (1,),
     "num_blocks": 1,
 }
 _TOY_TRAINING = {"iterations": 2, "batch": 64}
@@ -32,6 +33,8 @@ def apply(context: click.Context) -> None:
         click.echo(f"warning: {notice}", err=True)
     params = context.params
     fixed = _TRAINING if "duration" in params else _TOY_TRAINING if "iterations" in params else {}
+    if params.get("figs") is not None:
+        fixed = {"steps": 2}  # pictures are many; their intervals follow the schedule
     for name, value in fixed.items():
         params[name] = value
         context.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)  # stronger than a preset
