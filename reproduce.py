@@ -94,10 +94,11 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
     Rows that need networks nobody published are passed over, with what would make them.
     """
     with bad_input():
-        rows = [row for row in select(names) if can_run(row, params["networks"])]
+        asked = select(names)
+        runner = runner_from(params)
+        rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
-        runner = runner_from(params)
         runner.prepare(rows)
     unfinished = 0
     for block in (block for row in rows for block in runner.run(row)):
@@ -110,17 +111,14 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         click.echo(f"{unfinished} blocks are left to the other workers")
 
 
-def can_run(row: Row, networks: str) -> bool:
-    """Whether the row can be made; says why not."""
-    if row.blocked is not None:
-        click.echo(f"{row.name}: passed over, {row.blocked}", err=True)
-    elif missing := row.missing(networks):
-        click.echo(f"{row.name}: passed over, {', '.join(missing)} must be made first:", err=True)
-        for line in how_to_make(missing, networks):
+def can_run(runner: Any, row: Row) -> bool:
+    """Whether the row can be made; says on stderr why not, and what would make its networks."""
+    reason = runner.obstacle(row)
+    if reason is not None:
+        click.echo(f"{row.name}: passed over, {reason}", err=True)
+        for line in how_to_make(row.missing(runner.settings.networks), runner.settings.networks):
             click.echo(f"    {line}", err=True)
-    else:
-        return True
-    return False
+    return reason is None
 
 
 def runner_from(params: dict[str, Any]) -> Any:

@@ -71,6 +71,16 @@ class Runner:
         self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
         self.scorer = functools.cache(self._scorer)
 
+    def obstacle(self, row: Row) -> str | None:
+        """Why the row cannot run here; None if it can."""
+        missing = row.missing(self.settings.networks)
+        if row.blocked is not None:
+            return row.blocked
+        if row.real is not None and not self._floors(row):
+            num = self.settings.num or row.num_images
+            return f"no statistics of {num} real images ship with the project"
+        return f"{', '.join(missing)} must be made first" if missing else None
+
     def prepare(self, rows: Sequence[Row]) -> None:
         """Everything that can fail before the first image: files had, references and detectors opened, networks fit.
 
@@ -143,13 +153,10 @@ class Runner:
             yield Block(row, number, range(0), record, reused=found is not None)
 
     def _floors(self, row: Row) -> list[tuple[int, Path]]:
-        """Statistics of real images that ship, block by block. ValueError if there are none of this many images."""
+        """Statistics of this many real images that ship, block by block; possibly none."""
         num = self.settings.num or row.num_images
         paths = [_real_statistics(row, num, number) for number in range(self.settings.blocks or row.repeats or 1)]
-        there = [(number, path) for number, path in enumerate(paths) if path.is_file()]
-        if not there:
-            raise ValueError(f"{row.name}: no statistics of {num} real images ship with the project ({paths[0].name})")
-        return there
+        return [(number, path) for number, path in enumerate(paths) if path.is_file()]
 
     def _recipe(self, row: Row) -> Recipe:
         recipe = row.recipe(self.settings.networks)

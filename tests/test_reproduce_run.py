@@ -27,8 +27,7 @@ def lines():
 
 
 def test_run_then_report_then_run_again(invoke):
-    words = ("run", "mnist16-autog", "mnist16-floor", "--num=500", "--blocks=1", "--networks=nets", "--device=cpu")
-    done = invoke(*words, "--num=16")
+    done = invoke("run", "mnist16-floor", "--num=16")
     assert done.exit_code == 2
     assert "no statistics of 16 real images" in done.output
     words = ("run", "mnist16-autog", "--num=6", "--blocks=2", "--shard-size=3", "--device=cpu")
