@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
+from cli.report import OTHERS, announce, said_by
 from metrics.ledger import STANDARD_NUM_IMAGES
+
+STARTED = time.time()  # in seconds since 1970, as all workers of one job about do
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -85,31 +89,53 @@ def calc(**params: Any) -> None:
 @opt.batch_option(32)
 @sampler_options
 @label_options
+@opt.work_options
 @opt.detector_options
 @opt.ledger_options
 @run_options
 def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
-    """Score networks: sample, decode and score in one go. No image is stored."""
+    """Score networks: sample, decode and score in one go. No image is stored.
+
+    Features are kept shard by shard until the result is in the ledger: after an interruption, of whatever kind, the
+    same command goes on. Under torchrun or srun the workers share the shards, and the last one writes the result.
+    """
     recipe = recipe_from(params)
     choices = opt.detector_choices(metrics, params)
     seeds = range(seed, seed + (STANDARD_NUM_IMAGES if num is None else num))
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
-    from cli.report import announce
+    from images.shards import ShardPlan
     from metrics import evaluation, provenance
+    from metrics.feature_shards import FeatureShards
     from sampling.generation import open_recipe
+    from torch_utils.distributed import layout
 
     run = run_options_from(params)
     with bad_input():
+        worker, workers, _ = layout()
         reference = prepare(ref, metrics, params)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(choices, params)
-    announce(generation)
-    with progress_bar(len(seeds), "images") as progress:
-        moments, size = evaluation.measure(generation.images(seeds, batch), detectors, progress=progress)
-    described = provenance.describe_generated(generation.recipe, seeds, size)
-    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, batch)
+        recipe, plan = generation.recipe, ShardPlan(tuple(seeds), params["shard_size"])
+        folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
+        shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
+        if evaluation.is_written(params["ledger"], shards, reference, STARTED if workers > 1 else None):
+            click.echo(f"{said_by(worker, workers)}the result is in {params['ledger']} already", err=True)
+            return shards.remove()
+        shards.open()
+    if worker == 0:
+        announce(generation)
+    num_images, there = shards.progress(worker, workers)
+    with progress_bar(num_images, "images", initial=there, quiet=worker > 0) as progress:
+        measured = evaluation.measure_shards(
+            shards, lambda part: generation.images(part, batch), detectors, worker, workers, progress
+        )
+    if measured is None:
+        return click.echo(f"{said_by(worker, workers)}done; {OTHERS}", err=True)
+    described = provenance.describe_generated(recipe, seeds, measured[1])
+    report(reference, measured[0], {d.name: d.identity for d in detectors}, described, params, batch)
+    return shards.remove()
 
 
 @main.command()
@@ -126,11 +152,11 @@ def ref(
 ) -> None:
     """Write reference statistics of a set of images."""
     choices = opt.detector_choices(metrics, params)
+    if left_to_the_first():
+        return
     from metrics import evaluation, reference
-    from torch_utils.distributed import require_one_process
 
     with bad_input():
-        require_one_process("calculate_metrics.py")
         reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
@@ -165,6 +191,8 @@ def score_stored(
 ) -> None:
     """Score image files, or statistics of images. num: as asked for; default_num: else, with None for all there are."""
     choices = opt.detector_choices(metrics, params)
+    if left_to_the_first():
+        return
     from metrics import evaluation, provenance
     from metrics.reference import holds_statistics, open_statistics
 
@@ -173,22 +201,32 @@ def score_stored(
         if holds_statistics(images):
             theirs = open_statistics(images)
             moments = {metric: theirs.of(metric, reference.dim(metric), num) for metric in metrics}
-            return report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
+            report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
+            return
         wanted = default_num if num is None else num
         stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
-    return report(reference, moments, {d.name: d.identity for d in detectors}, stored.description, params, batch)
+    report(reference, moments, {d.name: d.identity for d in detectors}, stored.description, params, batch)
+
+
+def left_to_the_first() -> bool:
+    """Whether this is a further worker: reading stored images is the work of one, and it says so."""
+    from torch_utils.distributed import layout
+
+    with bad_input():
+        worker, workers, _ = layout()
+    if worker > 0:
+        click.echo(f"{said_by(worker, workers)}nothing to do: worker 0 reads all stored images", err=True)
+    return worker > 0
 
 
 def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:
     """The reference, checked, once it is clear that the result can be written down."""
     from metrics import ledger
     from metrics.scoring import open_reference
-    from torch_utils.distributed import require_one_process
 
-    require_one_process("calculate_metrics.py")
     ledger.check_writable(params["ledger"])
     return open_reference(ref, metrics, offline=params["offline"])
 

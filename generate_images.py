@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, counts
+from cli.report import announce, counts, said_by
 from dnnlib.util import atomic_path
 from images.recipe import Recipe
 from papers.figures import Picture
@@ -61,23 +62,29 @@ def main(**params: Any) -> None:
 
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
-    from images.batch import drain
+    from images.batch import Chained, drain
     from images.recipe_folder import RecipeFolder
     from sampling.generation import open_recipe
-    from torch_utils.distributed import require_one_process
+    from torch_utils.distributed import layout
 
     run = run_options_from(params)
     folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
     with bad_input():
-        require_one_process("generate_images.py")
-        seeds = folder.plan(params["seeds"], resume=params["resume"], overwrite=params["overwrite"])
+        worker, workers, _ = layout()
+        place = {"worker": worker, "workers": workers, "resume": params["resume"], "overwrite": params["overwrite"]}
+        batches = folder.plan(params["seeds"], params["batch"], **place)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        folder.claim(generation.recipe, params["seeds"])
-    announce(generation)
-    source = generation.images(seeds, params["batch"])
-    with progress_bar(len(seeds), "images") as progress:
+        folder.claim(generation.recipe)
+    if worker == 0:
+        announce(generation)
+    sources = [generation.images(seeds, params["batch"]) for seeds in batches]
+    source, evaluations = Chained(sources), Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
+    with progress_bar(source.num_images, "images", quiet=worker > 0) as progress:
         drain(source, folder, progress=progress)
-    click.echo(f"{len(seeds)} images in {params['outdir']}; evaluations: {counts(source.evaluations)}")
+    for part in sources:
+        evaluations.update(part.evaluations)
+    by = said_by(worker, workers)
+    click.echo(f"{by}{source.num_images} images in {params['outdir']}; evaluations: {counts(evaluations)}")
 
 
 def draw_grid(params: dict[str, Any]) -> None:
@@ -127,14 +134,14 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
         folder = FigureFolder(params["results_dir"], params["overwrite"])
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         num_classes = open_(base).main.net.label_dim
-        check_classes(num_classes)
+        check_classes(num_classes, quiet=rank > 0)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
         contents = [
             {"seeds": p.seeds, "recipes": [g.recipe.to_json() for g in plan]}
             for p, plan in zip(pictures, plans, strict=True)
         ]
         todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
-    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images") as progress:
+    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=rank > 0) as progress:
         for picture, plan, content in todo:
             for generation in plan if params["verbose"] else ():
                 announce(generation)
@@ -142,7 +149,8 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
             box = None if picture.inset is None else picture.inset.box(images[0].width)
             drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))
             folder.save(picture.file_name, drawn, content)
-    click.echo(f"{len(todo)} pictures made in {folder.folder}, {len(pictures) - len(todo)} were there")
+    by, kept = said_by(rank, world), len(pictures) - len(todo)
+    click.echo(f"{by}{len(todo)} pictures made in {folder.folder}, {kept} were there")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, counts
+from cli.report import OTHERS, announce, counts, said_by
 from dnnlib.util import check_destination
 from images.recipe import Recipe, StepInterval
 
@@ -52,6 +52,7 @@ def main(**params: Any) -> None:
     """Sample images into a ZIP with labels and recipe.
 
     A guide that is given without a weight or an interval takes the interval paper's: w = 2, steps 17-22 of 32.
+    Under torchrun or srun the workers share the shards, and the last one to finish joins them.
 
     \b
     python generate_zip.py --preset=mnist16-autog --num_images=1000
@@ -63,11 +64,11 @@ def main(**params: Any) -> None:
     from images.shards import ShardPlan
     from images.shards_zip import ShardFolder
     from sampling.generation import open_recipe
-    from torch_utils.distributed import require_one_process
+    from torch_utils.distributed import layout
 
     run = run_options_from(params)
     with bad_input():
-        require_one_process("generate_zip.py")
+        worker, workers, _ = layout()
         if params["out"] is not None:
             check_zip(params["out"], seeds)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
@@ -77,21 +78,24 @@ def main(**params: Any) -> None:
         done = generation.recipe
         folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"])
         if folder.finished():
-            click.echo(f"{path}: finished before, by the same recipe")
+            click.echo(f"{said_by(worker, workers)}{path}: finished before, by the same recipe")
             return
         folder.open()
-        missing = folder.missing()
-    announce(generation)
-    fill(folder, generation, len(seeds) - sum(len(plan.shard(i)) for i in missing), params)
-    click.echo(f"{path}: {len(seeds)} images")
+    if worker == 0:
+        announce(generation)
+    if fill(folder, generation, worker, workers, params):
+        click.echo(f"{path}: {len(seeds)} images")
+    else:
+        click.echo(f"{said_by(worker, workers)}done; {OTHERS}", err=True)
 
 
-def fill(folder: Any, generation: Any, there: int, params: dict[str, Any]) -> None:
-    """Make the missing shards and merge all."""
+def fill(folder: Any, generation: Any, worker: int, workers: int, params: dict[str, Any]) -> bool:
+    """Make this worker's missing shards, and merge all unless other workers are still at it: then False."""
     from images.batch import drain
 
     total: dict[str, int] = {}
-    with progress_bar(len(folder.plan.seeds), "images", initial=there) as progress:
+    num_images, there = folder.progress(worker, workers)
+    with progress_bar(num_images, "images", initial=there, quiet=worker > 0) as progress:
 
         def make(index: int) -> None:
             source = generation.images(folder.plan.shard(index), params["batch_size"])
@@ -99,9 +103,10 @@ def fill(folder: Any, generation: Any, there: int, params: dict[str, Any]) -> No
             for name, number in source.evaluations.items():
                 total[name] = total.get(name, 0) + number
 
-        folder.complete(make)
+        path = folder.complete(make, worker, workers)
     if params["verbose"]:
-        click.echo(f"evaluations: {counts(total)}", err=True)
+        click.echo(f"{said_by(worker, workers)}evaluations: {counts(total)}", err=True)
+    return path is not None
 
 
 def seeds_from(params: dict[str, Any]) -> list[int]:

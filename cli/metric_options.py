@@ -44,8 +44,8 @@ metrics_option = click.option(
 
 def num_option(default: int) -> Callable[[Any], Any]:
     """--num, None if it is not given; default: what the command then takes."""
-    text = f"How many images  [default: {default}]"
-    return click.option("--num", metavar="INT", type=click.IntRange(min=2), help=text)
+    text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
+    return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
 
 
 def batch_option(default: int) -> Callable[[Any], Any]:
@@ -76,6 +76,17 @@ detector_options = stack([
     click.option(
         "--dinov2-resize", type=click.Choice(["torch", "pil"]), default="torch", show_default=True,
         help="torch: as EDM2 and the guidance papers; pil: as the paper that introduced FD-DINOv2",
+    ),
+])  # fmt: skip
+
+work_options = stack([
+    click.option(
+        "--workdir", metavar="DIR", default="results/work", show_default=True,
+        help="Where features lie until the result is there, 4 bytes each",
+    ),
+    click.option(
+        "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True,
+        help="Images per shard, what an interruption costs at most",
     ),
 ])  # fmt: skip
 
@@ -124,6 +135,11 @@ plain_options = stack(
 
 #: What that form cannot say: the defaults of `calc`.
 PLAIN_DEFAULTS = {"weights": (), "dinov2_resize": "torch", "device": "auto", "offline": False, "note": None}
+
+
+def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:
+    """Where the features of these images lie while they are being made."""
+    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(metrics)}"
 
 
 def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -8,8 +8,13 @@ from tqdm import tqdm
 
 
 @contextmanager
-def progress_bar(total: int, description: str, unit: str = "img", initial: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished."""
+def progress_bar(
+    total: int, description: str, unit: str = "img", initial: int = 0, *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished.
+
+    quiet: show nothing, as all workers but the first do.
+    """
     seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
     with tqdm(
         total=total,
@@ -19,6 +24,7 @@ def progress_bar(total: int, description: str, unit: str = "img", initial: int =
         dynamic_ncols=True,
         smoothing=0.1,
         mininterval=seconds,
+        disable=quiet,
     ) as bar:
 
         def advance(count: int) -> None:

@@ -72,9 +72,11 @@ class Claim:
                 os.utime(self._held)
 
     def release(self) -> None:
-        """Let others have it, if this process holds it."""
+        """Let others have it, if this process holds it. Older claims, of processes that are gone, are swept away."""
         if self._held is not None:
-            self._held.unlink(missing_ok=True)
+            for path in self.files():
+                if _number(path) <= _number(self._held):
+                    path.unlink(missing_ok=True)
             self._held = None
 
     def files(self) -> list[Path]:

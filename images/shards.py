@@ -178,6 +178,23 @@ class ShardStore:
         """
         return [index for index in range(len(self.plan)) if not self._is_done(index)]
 
+    def began(self) -> float | None:
+        """When the work was begun, in seconds since 1970; None if it was not."""
+        try:
+            return (self.folder / _PLAN_NAME).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def matches(self, recipe_hash: object, seeds: object) -> bool:
+        """Whether these, from a record of finished work, are those of the images here; seeds: as `format_seeds`."""
+        return (recipe_hash, seeds) == (self._content["recipe_hash"], self._content["seeds"])
+
+    def progress(self, worker: int = 0, workers: int = 1) -> tuple[int, int]:
+        """(images of this worker's shards, how many of them are there already)."""
+        mine, missing = self.plan.worker(worker, workers), set(self.missing())
+        sizes = {index: len(self.plan.shard(index)) for index in mine}
+        return sum(sizes.values()), sum(size for index, size in sizes.items() if index not in missing)
+
     def finish(
         self, make: Callable[[int], object], join: Callable[[], Result], worker: int = 0, workers: int = 1
     ) -> Result | None:

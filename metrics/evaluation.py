@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from images.batch import ImageSource, drain
 from images.sources import StoredImages
+from metrics import ledger
 from metrics.detectors import Detector, check_image_size
 from metrics.feature_shards import FeatureShards
 from metrics.moments import Moments, MomentsSink
 from metrics.provenance import describe_stored, image_names
+from metrics.scoring import Reference
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,23 @@ def measure_shards(
 
     moments = shards.finish(make, shards.moments, worker, workers)
     return None if moments is None else (moments, shards.image_size)
+
+
+def is_written(path: str | Path, shards: FeatureShards, reference: Reference, started: float | None) -> bool:
+    """Whether this very work is in the ledger: all of its metrics, since it began, against the same reference.
+
+    Then a run was killed before it could remove its shards, or other workers were through before this one opened its
+    files. started: when this job did, in seconds since 1970; it counts if there are no shards. None: then nothing is.
+    Work that began in the second in which the last result was written is not taken for that.
+    """
+    began = shards.began() or started
+    if began is None or not Path(path).exists():
+        return False
+    metrics = {
+        record["metric"]
+        for record in ledger.read(path)
+        if shards.matches(record.get("recipe_hash"), (record.get("images") or {}).get("seeds"))
+        and (record.get("reference") or {}).get("sha256") == reference.statistics.sha256
+        and datetime.fromisoformat(record["time"]).timestamp() > began
+    }
+    return metrics >= {detector.name for detector in shards.detectors}

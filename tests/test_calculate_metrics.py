@@ -387,12 +387,6 @@ def test_statistics_are_not_replaced_unasked(monkeypatch: pytest.MonkeyPatch) ->
     assert open_statistics("own.npz").moments["fd_mnist"].num_images == 200
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process for now" in refused("calc", f"--images={DIGITS}", f"--ref={REFERENCE}")
-
-
 # What fails during the work: exit code 1, one line that names the image, nothing in the ledger
 
 

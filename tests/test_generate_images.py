@@ -170,15 +170,6 @@ def test_bad_input(run, tmp_path, monkeypatch, args, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_several_workers_are_refused_for_now(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    result = run(f"--outdir={tmp_path}/out", "--steps=2")
-    assert result.exit_code == 2
-    assert "one process" in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_list_presets():
     result = CliRunner().invoke(main, ["--list-presets"])
     assert result.exit_code == 0

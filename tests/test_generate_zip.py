@@ -156,11 +156,3 @@ def test_another_schedule_keeps_the_default_interval_in_noise_levels(tiny_networ
     result = CliRunner().invoke(main, [*args, f"--zip_dir={tmp_path}"])
     assert result.exit_code == 0, result.stderr
     assert "steps 17-22 of 32 are taken as sigma in (0.1886, 1.609]" in result.stderr
-
-
-def test_several_workers_are_refused_for_now(run, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    result = run("--num_images=2")
-    assert result.exit_code == 2
-    assert "one process" in result.stderr

@@ -1,0 +1,325 @@
+"""Several workers, one result: what any number of them make, in any order and killed at any time, is what one makes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import calculate_metrics
+import generate_images
+import generate_zip
+from metrics import ledger
+from sampling.generation import GeneratedImages
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+LAYOUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """In a folder of its own, as the only process, with one thread: last bits depend on their number."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nothing here loses power
+    for name in LAYOUT:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a command in this process, as worker w of W."""
+
+    def run(command, *args, worker=0, workers=1, code=0):
+        with monkeypatch.context() as patch:
+            if workers > 1:
+                patch.setenv("RANK", str(worker))
+                patch.setenv("WORLD_SIZE", str(workers))
+            result = CliRunner().invoke(command, [str(arg) for arg in args])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """An untrained network for digits, small."""
+    import torch
+
+    from training.encoders import StandardRGBEncoder
+    from training.network_io import save_network
+    from training.networks_edm2 import Precond
+
+    torch.manual_seed(0)
+    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[])
+    path = tmp_path_factory.mktemp("net") / "net.pkl"
+    save_network(path, net, encoder=StandardRGBEncoder())
+    return path
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The seeds that are sampled, in batches."""
+    batches = []
+    plain = GeneratedImages._make
+
+    def make(self, seeds):
+        batches.append(list(seeds))
+        return plain(self, seeds)
+
+    monkeypatch.setattr(GeneratedImages, "_make", make)
+    return batches
+
+
+def environment(**changes):
+    kept = {key: value for key, value in os.environ.items() if key not in LAYOUT}
+    return {**kept, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in changes.items()}}
+
+
+def start(script, *args, **changes):
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    return subprocess.Popen(
+        command, env=environment(**changes), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def start_two(script, *args):
+    return [start(script, *args, RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank) for rank in range(2)]
+
+
+# generate_zip.py
+
+
+def zip_args(network, out):
+    return [f"--net={network}", "--steps=2", "--num_images=11", "--shard-size=3", "--batch=2", f"--out={out}"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
+    run(generate_zip.main, *zip_args(network, "one.zip"))
+    made.clear()
+    results = [run(generate_zip.main, *zip_args(network, "many.zip"), worker=w, workers=3) for w in order]
+    assert Path("many.zip").read_bytes() == Path("one.zip").read_bytes()
+    assert list(chain(*made)) == [s for w in order for s in {0: [0, 1, 2, 9, 10], 1: [3, 4, 5], 2: [6, 7, 8]}[w]]
+    assert [f"worker {w} of 3: done; others still work" in r.stderr for w, r in zip(order, results, strict=True)] == [
+        True, True, False,
+    ]  # fmt: skip
+    assert ["evaluations per image" in result.stderr for result in results] == [w == 0 for w in order]
+    late = run(generate_zip.main, *zip_args(network, "many.zip"), worker=1, workers=3)
+    assert "worker 1 of 3: " in late.stdout
+    assert "finished before" in late.stdout
+    assert sorted(path.name for path in Path().iterdir()) == ["many.zip", "one.zip"]
+
+
+def test_a_zip_by_two_processes(run, network, tmp_path):
+    workers = start_two("generate_zip.py", *zip_args(network, tmp_path / "two.zip"))
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    run(generate_zip.main, *zip_args(network, "one.zip"))
+    assert Path("two.zip").read_bytes() == Path("one.zip").read_bytes()
+    assert sum("two.zip: 11 images" in stdout for stdout, _ in outputs) >= 1
+    assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "two.zip"]
+
+
+# generate_images.py
+
+
+def folder_args(network, out, *more):
+    return [f"--net={network}", "--steps=2", "--seeds=0-6,20-23", "--batch=2", f"--outdir={out}", *more]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_a_folder_by_workers_has_the_batches_of_one(run, network, made):
+    run(generate_images.main, *folder_args(network, "one"))
+    whole = [list(batch) for batch in made]
+    made.clear()
+    results = [run(generate_images.main, *folder_args(network, "two"), worker=w, workers=2) for w in (1, 0)]
+    assert made == whole[1::2] + whole[::2]
+    assert contents("two") == contents("one")
+    assert "worker 1 of 2: 5 images in two" in results[0].stdout
+    assert "evaluations per image" not in results[0].stderr
+    assert "evaluations per image" in results[1].stderr
+
+
+def test_resumed_folders_keep_their_batches(run, network, made):
+    run(generate_images.main, *folder_args(network, "one"))
+    before = contents("one")
+    made.clear()
+    for seed in (0, 1, 3, 23):
+        Path(f"one/{seed:06d}.png").unlink()
+    for worker in (0, 1):
+        run(generate_images.main, *folder_args(network, "one", "--resume"), worker=worker, workers=2)
+    assert made == [[0, 1], [3], [23]]
+    assert contents("one").keys() == before.keys()
+    assert contents("one")["000000.png"] == before["000000.png"]
+    refused = run(generate_images.main, *folder_args(network, "one"), worker=1, workers=2, code=2)
+    assert "5 of the 5 images are in one already" in refused.stderr
+
+
+def test_workers_overwrite_another_recipe(run, network):
+    """The first to write removes all images of the old recipe, and none of the new one is ever removed."""
+    run(generate_images.main, *folder_args(network, "two"))
+    old = contents("two")
+    again = folder_args(network, "two", "--overwrite", "--class=3")
+    run(generate_images.main, *again, worker=1, workers=2)
+    half = contents("two")
+    assert 0 < len(half) - 1 < len(old) - 1
+    run(generate_images.main, *again, worker=0, workers=2)
+    run(generate_images.main, *folder_args(network, "one", "--class=3"))
+    assert contents("two") == contents("one")
+    assert half.items() <= contents("two").items()
+
+
+def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
+    from images.recipe import NetworkRef, Recipe
+    from images.recipe_folder import RecipeFolder
+
+    folders = [RecipeFolder(tmp_path / "out") for _ in range(2)]
+    for folder, name in zip(folders, ("a", "b"), strict=True):
+        folder.plan([0], 1)
+        folder.claim(Recipe(net=NetworkRef(name, "0" * 64 if name == "a" else "1" * 64)))
+    (tmp_path / "out").mkdir()
+    folders[0]._state(folders[0]._content)
+    with pytest.raises(ValueError, match="another recipe"):
+        folders[1]._state(folders[1]._content)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.json"]
+
+
+def test_a_grid_is_drawn_by_one(run, network):
+    result = run(generate_images.main, f"--net={network}", "--grid=a.png", worker=0, workers=2, code=2)
+    assert "one process" in result.stderr
+
+
+# calculate_metrics.py
+
+
+def gen_args(network, *more):
+    return [
+        "gen", f"--net={network}", "--steps=2", "--metrics=fd_mnist", f"--ref={REFERENCE}", "--num_images=70",
+        "--batch=10", "--shard-size=20", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def value(network, tmp_path_factory):
+    """The score that one undisturbed process gives."""
+    import torch
+
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("one")
+    args = gen_args(network, f"--ledger={path}/l.jsonl", f"--workdir={path}/work")
+    result = CliRunner().invoke(calculate_metrics.main, args)
+    assert result.exit_code == 0, result.output
+    assert list((path / "work").iterdir()) == []
+    (record,) = ledger.read(path / "l.jsonl")
+    return record["value"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_a_score_by_workers_is_written_once(run, network, value, made, monkeypatch, order):
+    results = [run(calculate_metrics.main, *gen_args(network), worker=w, workers=3) for w in order]
+    (record,) = ledger.read("results/ledger.jsonl")
+    assert record["value"] == value
+    assert sorted(chain(*made)) == list(range(70))
+    assert [f"worker {w} of 3: done" in r.stderr for w, r in zip(order, results, strict=True)] == [True, True, False]
+    assert list(Path("results/work").iterdir()) == []
+    monkeypatch.setattr(calculate_metrics, "STARTED", time.time() - 5)
+    late = run(calculate_metrics.main, *gen_args(network), worker=1, workers=3)
+    assert "worker 1 of 3: the result is in results/ledger.jsonl already" in late.stderr
+    assert len(ledger.read("results/ledger.jsonl")) == 1
+    assert not list(Path("results/work").iterdir())
+
+
+def test_a_score_under_torchrun(network, value, tmp_path):
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, str(ROOT / "calculate_metrics.py"), *gen_args(network)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (record,) = ledger.read("results/ledger.jsonl")
+    assert record["value"] == value
+    assert done.stdout.count("fd_mnist@70") == 1
+    assert not list(Path("results/work").iterdir())
+
+
+def test_a_score_after_a_kill(run, network, value, made):
+    args = gen_args(network, "--steps=8")
+    with start("calculate_metrics.py", *args) as process:
+        deadline = time.monotonic() + 60
+        while not (there := list(Path().glob("results/work/*/shard-*.npz"))) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert 1 <= len(there) < 4
+    assert not Path("results/ledger.jsonl").exists()
+    left = 4 - len(list(Path().glob("results/work/*/shard-*.npz")))
+    result = run(calculate_metrics.main, *args)
+    assert "20/70" in result.stderr or "40/70" in result.stderr or "60/70" in result.stderr
+    assert len({(batch[0] // 20) for batch in made}) == left
+    made.clear()
+    run(calculate_metrics.main, *args)
+    after, again = ledger.read("results/ledger.jsonl")
+    assert after["value"] == again["value"] != value
+    assert len(made) == 7
+
+
+def test_a_kill_between_the_result_and_the_end(run, network, monkeypatch):
+    """The result is in the ledger, the shards are still there: the next run tidies up and adds nothing."""
+    with monkeypatch.context() as patch:
+        patch.setattr("metrics.feature_shards.FeatureShards.remove", lambda self: None)
+        run(calculate_metrics.main, *gen_args(network))
+    (work,) = Path("results/work").iterdir()
+    begun = time.time() - 5
+    os.utime(work / "plan.json", (begun, begun))
+    result = run(calculate_metrics.main, *gen_args(network))
+    assert "already" in result.stderr
+    assert len(ledger.read("results/ledger.jsonl")) == 1
+    assert not list(Path("results/work").iterdir())
+
+
+def test_unfinished_work_of_other_settings_is_not_continued(run, network, monkeypatch):
+    def interrupted(self, seeds):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratedImages, "_make", interrupted)
+        run(calculate_metrics.main, *gen_args(network), code=1)
+    result = run(calculate_metrics.main, *gen_args(network, "--batch=20"), code=2)
+    assert "batch: 10 | 20" in result.stderr
+    assert json.loads(next(Path("results/work").glob("*/plan.json")).read_text())["seeds"] == "0-69"
+
+
+def test_stored_images_are_read_by_the_first_worker(run):
+    digits = ROOT / "tests" / "data" / "mnist16-200.npz"
+    args = ["calc", f"--images={digits}", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=200"]
+    ref = ["ref", f"--data={digits}", "--dest=own.npz", "--metrics=fd_mnist"]
+    for each in (args, ref):
+        result = run(calculate_metrics.main, *each, worker=1, workers=2)
+        assert "worker 1 of 2: nothing to do" in result.stderr
+        assert not list(Path().iterdir())
+    run(calculate_metrics.main, *args, worker=0, workers=2)
+    assert len(ledger.read("results/ledger.jsonl")) == 1
+
+
+@pytest.mark.parametrize("script", [generate_images.main, generate_zip.main])
+def test_impossible_layouts_are_refused(run, network, script, monkeypatch):
+    assert isinstance(script, click.Command)
+    out = "--outdir=a" if script is generate_images.main else "--out=a.zip"
+    result = run(script, f"--net={network}", out, worker=2, workers=2, code=2)
+    assert "RANK=2, WORLD_SIZE=2" in result.stderr
+    assert not list(Path().iterdir())
