@@ -113,11 +113,14 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     run = run_options_from(params)
     with bad_input():
         worker, workers, _ = layout()
+        plan = ShardPlan(tuple(seeds), params["shard_size"])
+        if worker >= len(plan):
+            return click.echo(f"{said_by(worker, workers)}nothing to do: {len(plan)} shards of images", err=True)
         reference = prepare(ref, metrics, params)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(choices, params)
-        recipe, plan = generation.recipe, ShardPlan(tuple(seeds), params["shard_size"])
+        recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
         if evaluation.is_written(params["ledger"], shards, reference, STARTED if workers > 1 else None):

@@ -72,6 +72,9 @@ def main(**params: Any) -> None:
         if params["out"] is not None:
             check_zip(params["out"], seeds)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
+        if worker >= len(plan):
+            click.echo(f"{said_by(worker, workers)}nothing to do: {len(plan)} shards of images", err=True)
+            return
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
         path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))

@@ -316,6 +316,14 @@ def test_stored_images_are_read_by_the_first_worker(run):
     assert len(ledger.read("results/ledger.jsonl")) == 1
 
 
+def test_more_workers_than_shards(run, network, monkeypatch):
+    monkeypatch.setattr("sampling.generation.open_recipe", None)
+    for command, args in ((generate_zip.main, zip_args(network, "a.zip")), (calculate_metrics.main, gen_args(network))):
+        result = run(command, *args, worker=4, workers=9)
+        assert "worker 4 of 9: nothing to do: 4 shards" in result.stderr
+    assert not list(Path().iterdir())
+
+
 @pytest.mark.parametrize("script", [generate_images.main, generate_zip.main])
 def test_impossible_layouts_are_refused(run, network, script, monkeypatch):
     assert isinstance(script, click.Command)
