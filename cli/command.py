@@ -64,12 +64,12 @@ class _OneLineErrors(click.Command):
             result = run(*args, standalone_mode=False, **kwargs)
         except click.ClickException as error:
             sys.exit(_fail(error.format_message(), error.exit_code))
+        except (click.Abort, KeyboardInterrupt):  # click makes an Abort, a RuntimeError, of every interrupt
+            sys.exit(_fail("interrupted", 130))
         except (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError) as error:
             if settings.tracebacks():
                 raise
             sys.exit(_fail(_one_line(error), 1))
-        except (click.Abort, KeyboardInterrupt):
-            sys.exit(_fail("interrupted", 130))
         sys.exit(result if isinstance(result, int) else 0)
 
 

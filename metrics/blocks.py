@@ -77,6 +77,8 @@ class BlockScorer:
             return found
         check_image_sizes([self.detector.name], (sampler.image_size, sampler.image_size))
         shards = self._shards(sampler.recipe, seeds)
+        if self.worker >= len(shards.plan):  # nothing to make, and no folder to open again after it was removed
+            return None
         shards.open()
         made = measure_shards(
             shards, lambda part: sampler.images(part, self.batch), [self.detector], self.worker, self.workers, progress

@@ -215,6 +215,16 @@ def test_exit_codes_of_failed_work(error, code):
     assert result.stderr.count("\n") == (1 if error is not None else 0)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_interrupts_say_so(error):
+    @click.command(cls=Command)
+    def command():
+        raise error
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
 def test_a_failed_download_is_failed_work():
     @click.command(cls=Command)
     def command():
