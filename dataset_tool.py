@@ -80,8 +80,10 @@ def convert(
                             the nearest integer (28x28 digits with --resolution=16x16: 32x32, means over 2x2)
     """
     from images.convert import Conversion
+    from torch_utils.distributed import require_one_process
 
     with bad_input():
+        require_one_process("dataset_tool.py")
         conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
     with progress_bar(conversion.num_images, Path(dest).name) as progress:
         conversion.run(progress)
@@ -120,11 +122,12 @@ def decode(**params: Any) -> None:
 
 def recode(direction: Any, params: dict[str, Any]) -> None:
     """Open everything that can be missing, then write."""
-    from torch_utils.distributed import pick_device
+    from torch_utils.distributed import pick_device, require_one_process
     from training.encoders import StabilityVAEEncoder
 
     dest = params["dest"]
     with bad_input():
+        require_one_process("dataset_tool.py")
         device = pick_device(params["device"])
         encoder = StabilityVAEEncoder(params["model_url"], batch_size=params["batch"])
         recoding = direction(params["source"], dest, encoder, max_images=params["max_images"])

@@ -124,6 +124,16 @@ def test_without_a_transform_pixels_stay(tmp_path):
     assert np.array_equal(written[2], image)
 
 
+@pytest.mark.parametrize("command", ["convert", "encode", "decode"])
+def test_a_second_worker_is_refused(digits, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(main, [command, f"--source={digits}", f"--dest={tmp_path}/set.zip"])
+    assert result.exit_code == 2
+    assert "dataset_tool.py runs as one process" in result.stderr
+    assert not (tmp_path / "set.zip").exists()
+
+
 def half_transparent(path):
     save(path, np.dstack([np.full([4, 4, 3], 7, np.uint8), np.full([4, 4], 128, np.uint8)]))
 

@@ -120,3 +120,13 @@ def test_devices_that_are_not_there(machine, cuda, name, message):
         distributed.pick_device(name)
     with pytest.raises(ValueError, match=f"^--noise-device={name} "):
         distributed.pick_device(name, "--noise-device")
+
+
+def test_the_group_is_closed_after_its_threads_had_time(monkeypatch):
+    """Closed at once, a worker hung in about one run of fifteen."""
+    calls = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("destroy"))
+    monkeypatch.setattr(distributed.time, "sleep", calls.append)
+    distributed.shutdown()
+    assert calls == [0.5, "destroy"]
