@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "pretrained/README.md"]
-NEEDS_MORE = ("edm2-", "https://", "downloads/", "datasets/", "torchrun", "train_")  # downloads, data or hours
+NEEDS_MORE = ("edm2-", "https://", "downloads/", "datasets/", "training-runs/", "torchrun", "train_")  # downloads, data or hours
 
 
 def commands(document):
@@ -61,16 +61,18 @@ def test_offline_commands_run(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DNNLIB_CACHE_DIR": str(tmp_path / "cache")}
     assert len(RUNNABLE) >= 10
     for words in RUNNABLE:
-        small = [re.sub(r"^(--num(?:_images)?)=\d+$", r"\1=24", word) for word in words[2:]]
+        small = [re.sub(r"^(--(?:final-)?num(?:_images)?)=\d+$", r"\1=8", word) for word in words[2:]]
         done = subprocess.run(
             [sys.executable, str(ROOT / words[1]), *small],
             cwd=tmp_path,
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+    assert len((tmp_path / "results" / "ledger.jsonl").read_text().splitlines()) >= 5 * 3
     made = {str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.*")}
     assert {"out/weights.png", "out/classes.png", "out/interval.zip", "out/my-refs.npz", "out/main.safetensors"} <= made
+    assert {"out/weights-curve.png", "out/blend.png", "out/classes-by-weights.png"} <= made
     assert len(list((tmp_path / "out" / "digits").glob("*.png"))) == 16
