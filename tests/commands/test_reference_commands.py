@@ -10,7 +10,9 @@ import json
 import pickle
 import re
 import shlex
+import signal
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,22 @@ def test_all_lines_are_here():
 # --- Running a line ----------------------------------------------------------------------------------------
 
 
+@contextmanager
+def at_most(seconds):
+    """Workers that wait for each other forever fail the test, and end with it."""
+
+    def give_up(*_):
+        raise TimeoutError(f"the workers did not end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Line:
     """A documented line in a place: `words` from the script on; `value` of its options."""
 
@@ -76,7 +94,8 @@ class Line:
         """Returns what it prints on stdout; under torchrun, nothing."""
         if self.torchrun:
             script = str(ROOT / self.words[0])
-            torch.distributed.run.main(["--standalone", f"--nproc_per_node={WORKERS}", script, *self.words[1:]])
+            with at_most(seconds=180):
+                torch.distributed.run.main(["--standalone", f"--nproc_per_node={WORKERS}", script, *self.words[1:]])
             return ""
         result = CliRunner().invoke(importlib.import_module(self.script).main, self.words[1:])
         assert result.exit_code == 0, result.output
