@@ -110,12 +110,12 @@ def place(tmp_path, monkeypatch, server, vae, downloads):
     monkeypatch.setenv("EDM2_VAE", str(vae))
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(downloads))
     monkeypatch.setenv("PYTHONPATH", str(DOUBLES))  # of the workers
-    monkeypatch.delitem(sys.modules, "diffusers", raising=False)
     monkeypatch.syspath_prepend(str(DOUBLES))
-    import diffusers
-
-    monkeypatch.setitem(sys.modules, "diffusers", diffusers)
-    return Place(tmp_path)
+    real = sys.modules.pop("diffusers", None)
+    yield Place(tmp_path)
+    sys.modules.pop("diffusers", None)
+    if real is not None:
+        sys.modules["diffusers"] = real
 
 
 class Place:
