@@ -60,8 +60,13 @@ def main() -> None:
 @click.option("--source", metavar="ZIP|DIR", required=True, help="Images to read: a ZIP or a folder tree")
 @click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
 @max_images_option
-@click.option("--transform", metavar="MODE", type=click.Choice(list(TRANSFORMS)), help="How images come to it")
-@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height to come to")
+@click.option(
+    "--transform",
+    metavar="MODE",
+    type=click.Choice(list(TRANSFORMS)),
+    help="How images come to --resolution; see above",
+)
+@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height of the result")
 def convert(
     source: str, dest: str, max_images: int | None, transform: str | None, resolution: tuple[int, int] | None
 ) -> None:
