@@ -59,6 +59,18 @@ class BlockScorer:
                 return record
         return None
 
+    def tagged(self, record: Record, tags: Mapping[str, Any]) -> Record:
+        """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
+        seeds = record["images"]["seeds"]
+        for line in self._comparable():
+            same = line.get("recipe_hash") == record["recipe_hash"] and line["images"].get("seeds") == seeds
+            if same and tags.items() <= line.items():
+                return line
+        line = {**record, **tags}
+        if self.worker == 0:
+            ledger.append(self.ledger, line)
+        return line
+
     def find_statistics(self, sha256: str) -> Record | None:
         """The ledger's line for images of which only a statistics file is there, by its hash."""
         matching = (record for record in self._comparable() if (record.get("images") or {}).get("sha256") == sha256)

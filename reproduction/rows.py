@@ -146,7 +146,7 @@ class Runner:
             return
         scorer = self.scorer(row.metric, row.reference)
         for number, path in self._floors(row):
-            statistics = open_statistics(path)
+            statistics = open_statistics(_from_here(path))
             found = scorer.find_statistics(statistics.sha256)
             tags = {"row": {"name": row.name, "block": number}}
             record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)
@@ -166,7 +166,7 @@ class Runner:
     def _scorer(self, metric: str, reference: str) -> BlockScorer:
         settings = self.settings
         return BlockScorer(
-            open_reference(reference, [metric], offline=settings.offline),
+            open_reference(_from_here(reference), [metric], offline=settings.offline),
             load_detector(metric, self._device, offline=settings.offline),
             settings.ledger,
             settings.results / "work",
@@ -183,3 +183,9 @@ def _real_statistics(row: Row, num: int, number: int) -> Path:
     assert row.real is not None
     path = PRETRAINED / row.real.format(num=num)
     return path if number == 0 else path.with_stem(f"{path.stem}-{number}")
+
+
+def _from_here(source: str | Path) -> str:
+    """A path below the current folder without that folder, so that ledgers do not depend on where projects lie."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(source)

@@ -58,10 +58,16 @@ def repeat(runner: Runner, sweep: Sweep, point: Point, num: int, blocks: int) ->
 
 
 def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
-    """From the ledger or by sampling. All workers of a job need it to know where the search goes: they wait for it."""
-    generation = runner.open(sweep.recipe_at(sweep.recipe, point))
-    record = runner.score(generation, seeds, sweep.metric, sweep.reference, sweep.tags(point), sweep.name)
+    """From the ledger or by sampling. All workers of a job need it to know where the search goes: they wait for it.
+
+    Guides that are off are left out: weight 1 is the same images, and the same score, in every search. A score that
+    was made for something else is written down once more under this search, so that its plots show it.
+    """
+    generation = runner.open(sweep.recipe_at(sweep.recipe, point).without_idle_guides())
+    scorer = runner.scorer(sweep.metric, sweep.reference)
+    tags = sweep.tags(point)
+    record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
     while record is None:
         time.sleep(POLL_SECONDS)
-        record = runner.scorer(sweep.metric, sweep.reference).find(generation.recipe.hash, seeds)
-    return record
+        record = scorer.find(generation.recipe.hash, seeds)
+    return scorer.tagged(record, tags)

@@ -183,6 +183,19 @@ def test_a_search_goes_on_from_the_ledger(runner, networks, sampled):
     assert len({record["value"] for record in records}) == 3
 
 
+def test_scores_made_for_something_else_are_shown_by_a_search_and_not_made_again(runner, row, networks, sampled):
+    """Weight 1 is the main network alone in every search; a row's score counts for a search of the same point."""
+    unguided = replace(row, name="unguided", gnets=(), weights=())
+    (block,) = runner(blocks=1).run(unguided)
+    sweep, point = sweep_of(networks, num=6), {"weight": 1.0}
+    for _ in range(2):
+        (record,) = repeat(runner(), sweep, point, 6, 1)
+        assert record["value"] == block.record["value"]
+        assert record["search"] == {"name": "tiny", "point": point}
+    assert sampled.list == list(range(6))
+    assert len(ledger.read(runner().settings.ledger)) == 2
+
+
 def test_progress_is_shown_per_block(networks, row, tmp_path):
     shown = []
 
