@@ -118,8 +118,11 @@ class Runner:
     def score(
         self, generation: Generation, seeds: range, metric: str, reference: str, tags: Mapping[str, Any], name: str
     ) -> Record | None:
-        """The score of one block of seeds; None while other workers are at it."""
+        """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
         scorer = self.scorer(metric, reference)
+        found = scorer.find(generation.recipe.hash, seeds)
+        if found is not None:
+            return found
         with self._bar(len(seeds), f"{name} {seeds[0]}-{seeds[-1]}") as progress:
             if not self.settings.keep_images:
                 return scorer.sample(generation, seeds, tags, progress)
