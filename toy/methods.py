@@ -1,5 +1,6 @@
 """The methods that the autoguidance paper compares in two dimensions (arXiv 2406.02507, Fig. 1 and App. C)."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from torch import Generator, Tensor
 from sampling.guidance import Denoiser, DenoiserAt, Guide, guided
 from sampling.heun import heun
 from sampling.schedule import edm_sigmas
+from toy.distribution import Mixture, fractal
 from toy.network import ToyModel
+from toy.scoring import Sampler
 
 NUM_STEPS, SIGMA_MIN, SIGMA_MAX = 32, 0.002, 5.0
 CFG_WEIGHT, AUTOGUIDANCE_WEIGHT, TRUNCATION = 4.0, 3.0, 1.40
@@ -25,16 +28,26 @@ class Networks:
 
 
 def compared(
-    nets: Networks, cfg: float = CFG_WEIGHT, autoguidance: float = AUTOGUIDANCE_WEIGHT, truncation: float = TRUNCATION
+    nets: Networks, cfg: float = CFG_WEIGHT, autoguidance: float = AUTOGUIDANCE_WEIGHT
 ) -> Mapping[str, DenoiserAt]:
     """The four ways of sampling of Fig. 1 b-e, by name."""
     main = nets.main.denoise
     return {
         "unguided": guided(main),
         "CFG": guided(main, [Guide(nets.unconditional.denoise, cfg)]),
-        "truncation": guided(truncated(main, truncation)),
+        "truncation": guided(truncated(main, TRUNCATION)),
         "autoguidance": guided(main, [Guide(nets.weak.denoise, autoguidance)]),
     }
+
+
+def truth() -> Mixture:
+    """What the main network learns: class A of the fractal."""
+    return fractal("A")
+
+
+def samplers(nets: Networks, cfg: float = CFG_WEIGHT, autoguidance: float = AUTOGUIDANCE_WEIGHT) -> dict[str, Sampler]:
+    """The same as samplers that `scoring.score_methods` takes."""
+    return {name: functools.partial(sample, at) for name, at in compared(nets, cfg, autoguidance).items()}
 
 
 def truncated(denoiser: Denoiser, factor: float) -> Denoiser:

@@ -18,6 +18,12 @@ from torch.nn import functional
 from torch_utils import persistence
 
 
+def unit_rows(weight: Tensor) -> Tensor:
+    """Rows of [M, N] at unit length, but for the 1e-4 that keeps rows of zeros from dividing by zero."""
+    length = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+    return weight / (length + 1e-4 * math.sqrt(weight.shape[1]))
+
+
 @persistence.persistent_class
 class MPSiLU(nn.Module):
     """SiLU divided by the root-mean-square of its output on unit normal input (arXiv 2312.02696, Eq. 81)."""
@@ -29,9 +35,11 @@ class MPSiLU(nn.Module):
 
 @persistence.persistent_class
 class MPLinear(nn.Module):
-    """Linear layer without bias that keeps the magnitude of its input (arXiv 2312.02696, Eq. 47).
+    """Linear layer without bias that keeps the magnitude of its input (arXiv 2312.02696, Eqs. 47 and 66).
 
-    Every row of `weight` [out_dim, in_dim] is used at unit length, so its own length has no effect on the output.
+    Every row of `weight` [out_dim, in_dim] is used at unit length, so its own length has no effect on the output. In
+    training mode the stored rows are brought back to one length on every call, so that the optimiser cannot let them
+    grow, which would slow the learning down.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
@@ -41,8 +49,10 @@ class MPLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_dim] -> [N, out_dim]."""
         width = self.weight.shape[1]
-        length = torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
-        return x @ (self.weight / (length + 1e-4 * math.sqrt(width))).T
+        if self.training:
+            with torch.no_grad():
+                self.weight.copy_(unit_rows(self.weight) * math.sqrt(width))
+        return x @ unit_rows(self.weight).T
 
 
 @persistence.persistent_class

@@ -1,4 +1,4 @@
-"""The autoguidance paper's figures of the 2D toy (arXiv 2406.02507): Figs. 1, 2 and 9, and a sheet of eight panels.
+"""Figures of the 2D toy (arXiv 2406.02507: Figs. 1, 2 and 9, and a sheet of eight panels) and of the 1D one.
 
 Functions draw on a matplotlib figure that is handed in; nothing here opens a window or touches global state.
 """
@@ -9,16 +9,20 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 
+from dnnlib.extras import need
+from dnnlib.util import atomic_path, check_destination
 from sampling.guidance import DenoiserAt, Guide, guided
-from toy import methods
+from toy import methods, one_dim
 from toy.distribution import fractal
 from toy.methods import Networks
 from toy.network import ToyModel
+from toy.scoring import INSIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +33,9 @@ SIGMA_MID = 0.03  # of the close-ups
 FIG9_SIGMAS = (0.5, 0.25, 0.08, 0.03, 0.01)
 NUM_SAMPLES, NUM_STARTS = 1 << 14, 1 << 12
 APART = 0.045  # least distance between the starts of two trajectories
-INSIDE = 0.99  # share of the mass within the contours
+DPI = 130
+_PIXELS = 350  # on a side of a panel
+SPAN_1D, RANGE_1D = (5.0, 0.004), (-1.6, 1.6)  # of noise levels, falling, and of x
 
 ORANGE, DARK_ORANGE, GREY, DARK_GREY, INK, BLUE = "#fbc78f", "#e8862e", "#dddddd", "#aaaaaa", "#20242c", "#2364aa"
 
@@ -64,7 +70,63 @@ CLOSE = View((0.45, 1.22), 0.3)
 
 
 # ----------------------------------------------------------------------------
+# Files and windows.
+
+INSTALL = "pip install matplotlib"
+SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def new_figure(inches: tuple[float, float], window: bool = False) -> Figure:
+    """An empty figure, with a window (shown by `show`) if asked for.
+
+    Raises ImportError without matplotlib, ValueError where no window can be opened.
+    """
+    if not window:
+        figure: Figure = need("matplotlib.figure", INSTALL).Figure(figsize=inches, layout="constrained")
+        return figure
+    pyplot: Any = need("matplotlib.pyplot", INSTALL)
+    if pyplot.get_backend().lower() == "agg":
+        raise ValueError("no window can be opened here: leave out --show, or set DISPLAY and install a GUI toolkit")
+    window_figure: Figure = pyplot.figure(figsize=inches, layout="constrained")
+    return window_figure
+
+
+def show() -> None:
+    """Display the figures with windows until they are closed."""
+    need("matplotlib.pyplot", INSTALL).show()
+
+
+def check_target(path: Path) -> None:
+    """ValueError or OSError, before any work, if no picture could be written there."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: give a name that ends in {', '.join(SUFFIXES)}")
+    check_destination(path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, the format by its suffix; it appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lower().lstrip("."), dpi=DPI)
+
+
+# ----------------------------------------------------------------------------
 # Figures.
+
+
+def draw(name: str, figure: Figure, nets: Networks | None, cfg: float, guidance: float) -> None:
+    """Draw sheet, fig1, fig2, fig9 or gi1d; all but the last need networks. ValueError for another name."""
+    if name == "gi1d":
+        draw_gi1d(figure)
+    elif nets is None or name not in ("sheet", "fig1", "fig2", "fig9"):
+        raise ValueError(f"no figure {name!r}, or no networks for it")
+    elif name == "sheet":
+        draw_sheet(figure, nets.main, nets.weak, guidance)
+    elif name == "fig1":
+        draw_fig1(figure, nets, cfg, guidance)
+    elif name == "fig2":
+        draw_fig2(figure, nets.main, nets.unconditional, cfg)
+    else:
+        draw_fig9(figure, nets)
 
 
 def draw_fig1(figure: Figure, nets: Networks, cfg: float, autoguidance: float) -> None:
@@ -119,6 +181,20 @@ def draw_sheet(figure: Figure, main: ToyModel, guide: ToyModel, weight: float) -
     _paths(axes[1, 3], f"Paths with guidance, w = {weight:g}", at)
 
 
+def draw_gi1d(figure: Figure) -> None:
+    """Figs. 1 and 2 of arXiv 2404.07724: paths in one dimension, and where they end, for four intervals."""
+    axes = figure.subplots(1, 2 * len(one_dim.INTERVALS), sharey=True, width_ratios=[4, 1] * len(one_dim.INTERVALS))
+    levels = one_dim.SAMPLER.levels()
+    for name, left, right in zip(one_dim.INTERVALS, axes[::2], axes[1::2], strict=True):
+        _density_1d(left)
+        paths = one_dim.paths(name, NUM_STARTS, SEED)[:-1, :, 0]  # the last level, 0, has no place on a log axis
+        paths, ends = paths[:, paths[-1].argsort()], paths[-1]
+        left.plot(levels, paths[:, 32 :: NUM_STARTS // 48], color=INK, linewidth=0.5)
+        _shade(left, name)
+        _ends_1d(right, ends)
+    axes[0].set_ylabel("x")
+
+
 def draw_training(figure: Figure, net: ToyModel, classes: str) -> None:
     """A network while it trains: its density at SIGMA_MID, and samples, over the classes that it learns."""
     axes = _row_of_axes(figure, 2)
@@ -144,17 +220,23 @@ def _regions(ax: Axes, view: View) -> None:
     for classes, fill, line in (("B", GREY, DARK_GREY), ("A", ORANGE, DARK_ORANGE)):
         values, level = _shape(classes, view)
         ax.contourf(values, levels=[level, math.inf], colors=[fill], extent=view.extent, zorder=1)
-        ax.contour(values, levels=[level], colors=[line], linewidths=0.5, extent=view.extent, zorder=2)
+        _outline(ax, values, level, view, line)
+
+
+def _outline(ax: Axes, values: Any, level: float, view: View, colour: str) -> None:
+    style: dict[str, Any] = {"colors": [colour], "linewidths": 0.5, "linestyles": "solid", "extent": view.extent}
+    ax.contour(values, levels=[level], zorder=2, **style)
 
 
 @functools.cache
-def _shape(classes: str, view: View, size: int = 700) -> tuple[Any, float]:
+def _shape(classes: str, view: View) -> tuple[Any, float]:
     """True log-density on a grid, and the level within which a share INSIDE of the mass lies.
 
     Branches are thin, so each is evaluated near itself only.
     """
+    size = 2 * _PIXELS
     truth, points = fractal(classes), view.grid(size)
-    level = truth.contour_level(INSIDE)
+    level = truth.contour_level(INSIDE, 1 << 12)
     values = torch.full((len(points),), level - 20)
     for branch in truth.parts():
         near = branch.near(points)
@@ -163,6 +245,8 @@ def _shape(classes: str, view: View, size: int = 700) -> tuple[Any, float]:
 
 
 def _close_up(axes: Sequence[Axes], main: ToyModel, guide: ToyModel) -> None:
+    for ax in axes:
+        _outline(ax, *_shape("A", CLOSE), CLOSE, INK)
     _density(axes[0], CLOSE, main, SIGMA_MID)
     axes[0].set_title(f"main, $p_1(x; {SIGMA_MID:g})$")
     _density(axes[1], CLOSE, guide, SIGMA_MID)
@@ -172,21 +256,25 @@ def _close_up(axes: Sequence[Axes], main: ToyModel, guide: ToyModel) -> None:
     axes[2].set_title("ratio $p_1 / p_0$, gradients")
 
 
-def _density(ax: Axes, view: View, net: ToyModel, sigma: float, size: int = 200) -> None:
+def _density(ax: Axes, view: View, net: ToyModel, sigma: float) -> None:
     """A learned density, the darker the higher; white is a factor e^-6 below the highest in view."""
-    logp = net(view.grid(size), sigma).reshape(size, size)
+    logp = net(view.grid(_PIXELS), sigma).reshape(_PIXELS, _PIXELS)
     _image(ax, view, (logp - logp.max()).numpy(), cmap="Oranges", vmin=-6, vmax=0.5)
     _finish(ax, "", view)
 
 
-def _ratio(ax: Axes, view: View, main: ToyModel, guide: ToyModel, sigma: float, size: int = 200) -> None:
-    """ln(p1 / p0), centred on its median where p1 is not negligible; red where the main network says more."""
-    points = view.grid(size)
+def _ratio(ax: Axes, view: View, main: ToyModel, guide: ToyModel, sigma: float) -> None:
+    """ln(p1 / p0), centred on its median where p1 is not small; red where the main network says more.
+
+    Where p1 is e^-12 of its maximum, no sample comes, and the networks say what they like: left grey.
+    """
+    points = view.grid(_PIXELS)
     logp = main(points, sigma)
     ratio = logp - guide(points, sigma)
-    likely = logp > logp.max() - 6
-    ratio = (ratio - ratio[likely].median()).reshape(size, size)
-    _image(ax, view, ratio.numpy(), cmap="RdBu_r", vmin=-4, vmax=4)
+    ratio = ratio - ratio[logp > logp.max() - 6].median()
+    ratio[logp < logp.max() - 12] = math.nan
+    ax.set_facecolor(GREY)
+    _image(ax, view, ratio.reshape(_PIXELS, _PIXELS).numpy(), cmap="RdBu_r", vmin=-4, vmax=4)
     _finish(ax, "", view)
 
 
@@ -204,6 +292,41 @@ def _paths(ax: Axes, title: str, at: DenoiserAt) -> None:
     ax.plot(paths[:, :, 0], paths[:, :, 1], color=BLUE, linewidth=0.7, zorder=3)
     ax.scatter(paths[-1, :, 0], paths[-1, :, 1], s=6, c=INK, linewidths=0, zorder=4)
     _finish(ax, title, CLOSE)
+
+
+def _density_1d(ax: Axes) -> None:
+    """p(x | c) at every level, each scaled to its own maximum."""
+    sigmas, x = (
+        torch.logspace(math.log10(SPAN_1D[0]), math.log10(SPAN_1D[1]), _PIXELS),
+        torch.linspace(*RANGE_1D, _PIXELS),
+    )
+    truth = one_dim.class_mixture()
+    columns = [truth.log_density(x[:, None], float(sigma)) for sigma in sigmas]
+    image = torch.stack([(column - column.max()).exp() for column in columns], dim=1).numpy()
+    ax.pcolormesh(sigmas.numpy(), x.numpy(), image, cmap="Oranges", vmax=1.4, shading="nearest", rasterized=True)
+    ax.set(xscale="log", xlim=SPAN_1D, ylim=RANGE_1D, xlabel="noise level")
+
+
+def _shade(ax: Axes, name: str) -> None:
+    """Mark where guidance is on, and say how much of the sampling that is."""
+    interval = one_dim.INTERVALS[name]
+    steps = None if interval is None else one_dim.guided_steps(interval)
+    if interval is None or steps is None:
+        ax.set_title("without guidance")
+        return
+    ends = max(interval[0], SPAN_1D[1]), min(interval[1], SPAN_1D[0])
+    ax.axvspan(*ends, ymax=0.03, color=BLUE, linewidth=0, zorder=4)
+    for end in ends:
+        ax.axvline(end, color=BLUE, linewidth=0.8, zorder=4)
+    ax.set_title(f"w = {one_dim.WEIGHT:g} {name}: {steps.last - steps.first + 1} of {one_dim.SAMPLER.num_steps} steps")
+
+
+def _ends_1d(ax: Axes, ends: Tensor) -> None:
+    """Histogram of the samples beside the density that they should have."""
+    x = torch.linspace(*RANGE_1D, 300)
+    ax.hist(ends, bins=120, range=RANGE_1D, density=True, orientation="horizontal", color=INK)
+    ax.plot(one_dim.class_mixture().log_density(x[:, None]).exp(), x, color=DARK_ORANGE, linewidth=1.2)
+    ax.set(xticks=[], xlim=(0, 5))
 
 
 def thinned(points: Tensor, apart: float) -> Tensor:
@@ -229,7 +352,7 @@ def _row_of_axes(figure: Figure, count: int) -> Any:
 
 
 def _image(ax: Axes, view: View, values: Any, **style: Any) -> None:
-    ax.imshow(values, origin="lower", extent=view.extent, interpolation="bilinear", **style)
+    ax.imshow(values, origin="lower", extent=view.extent, interpolation="nearest", **style)
 
 
 def _finish(ax: Axes, title: str, view: View) -> None:

@@ -1,0 +1,71 @@
+"""Figures: their panels, what is in them, and the small tools behind them."""
+
+import numpy as np
+import pytest
+import torch
+
+from toy import plots
+from toy.methods import Networks
+from toy.network import ToyModel
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def nets(monkeypatch):
+    """Untrained networks, and as few points and pixels as possible."""
+    monkeypatch.setattr(plots, "NUM_SAMPLES", 64)
+    monkeypatch.setattr(plots, "NUM_STARTS", 96)
+    monkeypatch.setattr(plots, "_PIXELS", 24)
+    monkeypatch.setattr(plots, "DPI", 20)
+    plots._shape.cache_clear()
+    yield Networks(*(ToyModel(hidden_dim=8).requires_grad_(False) for _ in range(3)))
+    plots._shape.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "panels"), [("fig1", 5), ("fig2", 5), ("fig9", 25), ("sheet", 8), ("gi1d", 8)])
+def test_every_figure_has_its_panels_and_is_written(nets, name, panels, tmp_path):
+    figure = plots.new_figure((10, 4))
+    plots.draw(name, figure, nets, cfg=4.0, guidance=3.0)
+    assert len(figure.axes) == panels
+    plots.save(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    if name == "fig1":
+        assert [ax.get_title()[:3] for ax in figure.axes] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
+
+
+def test_unknown_figures_are_refused(nets):
+    with pytest.raises(ValueError, match="no figure 'fig3'"):
+        plots.draw("fig3", plots.new_figure((1, 1)), nets, 4.0, 3.0)
+
+
+def test_only_known_formats_are_written(tmp_path):
+    with pytest.raises(ValueError, match=r"figure\.gif: give a name that ends in \.png, \.pdf, \.svg"):
+        plots.check_target(tmp_path / "figure.gif")
+
+
+def test_a_window_needs_a_screen(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
+    with pytest.raises(ValueError, match="leave out --show"):
+        plots.new_figure((1, 1), window=True)
+
+
+def test_a_view_is_its_square():
+    view = plots.View((1.0, 2.0), 0.5)
+    grid = view.grid(4)
+    assert np.allclose(view.extent, (0.5, 1.5, 1.5, 2.5))
+    assert torch.allclose(grid[0], torch.tensor([0.625, 1.625])), "left bottom first"
+    assert torch.allclose(grid[1], torch.tensor([0.875, 1.625])), "then to the right"
+    assert view.holds(torch.tensor([[1.4, 2.4], [1.6, 2.0]])).tolist() == [True, False]
+
+
+def test_thinned_points_are_apart_and_none_is_missing():
+    points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    kept = plots.thinned(points, 0.1)
+    distances = torch.cdist(kept, kept) + torch.eye(len(kept))
+    assert distances.min() >= 0.1
+    assert torch.cdist(points, kept).min(dim=1).values.max() < 0.1
+    assert plots.thinned(points[:0], 0.1).shape == (0, 2)

@@ -1,0 +1,104 @@
+"""toy_example.py: what it writes, what it refuses, and that the shipped networks show what the paper says."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from toy import methods
+from toy.distribution import fractal
+from toy.methods import Networks
+from toy.network_io import load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ["train", "--layers=1", "--dim=8", "--iterations=3", "--batch=8", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("toy_example_under_test", ROOT / "toy_example.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool, tmp_path, monkeypatch):
+    def invoke(*arguments):
+        monkeypatch.chdir(tmp_path)
+        return CliRunner().invoke(tool.main, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+def test_training_writes_networks_once(run, tmp_path):
+    done = run(*TRAIN, "--outdir=run", "--viz=false")
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["iter0003.pkl"]
+    assert load_model(tmp_path / "run" / "iter0003.pkl").layers[0].weight.shape == (8, 4)
+    again = run(*TRAIN, "--outdir=run", "--viz=false")
+    assert again.exit_code == 2
+    assert "run holds networks already" in again.output
+
+
+def test_training_without_a_folder_writes_nothing(run, tmp_path):
+    done = run(*TRAIN)
+    assert done.exit_code == 0, done.output
+    assert "iteration    3  loss" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_draws_beside_its_networks(run, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("toy.plots._PIXELS", 24)
+    monkeypatch.setattr("toy.plots.DPI", 20)
+    monkeypatch.setattr("toy.plots.NUM_STARTS", 32)
+    done = run(*TRAIN, "--outdir=run")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".pkl", ".png"]
+
+
+def test_bad_input_ends_before_any_work(run, tmp_path):
+    for arguments, message in (
+        (["plot", "--shipped", "--save=a.gif"], "a.gif: give a name that ends in .png"),
+        (["plot", "--net=nowhere.pkl", "--gnet=nowhere.pkl"], "nowhere.pkl"),
+        (["score", "--gnet=nowhere.pkl"], "nowhere.pkl"),
+        (["train", "--outdir=file/run"], "file"),
+    ):
+        (tmp_path / "file").write_text("")
+        done = run(*arguments)
+        assert (done.exit_code, message in done.output) == (2, True), done.output
+
+
+def test_a_plot_has_a_name_of_its_own(run, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("toy.plots._PIXELS", 24)
+    monkeypatch.setattr("toy.plots.DPI", 20)
+    monkeypatch.setattr("toy.plots.NUM_STARTS", 96)
+    done = run("plot", "--figure=gi1d")
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == "out/toy-gi1d.png"
+    assert (tmp_path / "out" / "toy-gi1d.png").exists()
+
+
+def test_scores_are_printed_and_written(run, tmp_path):
+    done = run("score", "--example=1d", "--seeds=0-1", "--num=100", "--save=scores.json")
+    assert done.exit_code == 0, done.output
+    assert "| everywhere |" in done.output
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert (written["num"], written["seeds"]) == (100, [0, 1])
+    assert len(written["scores"]["unguided"]) == 2
+
+
+def test_shipped_networks_show_what_the_paper_says():
+    """Without guidance most outliers; CFG and truncation lose branches that autoguidance keeps."""
+    folder = ROOT / "pretrained" / "toy"
+    nets = Networks(*(load_model(folder / f"{name}.pkl") for name in ("main", "weak", "unconditional")))
+    truth, points = fractal("A"), {name: draw(1500, 0) for name, draw in methods.samplers(nets).items()}
+    level = truth.contour_level(0.99, 4096)
+    inside = {name: truth.log_density(x) >= level for name, x in points.items()}
+    reached = {name: len(truth.nearest_branch(x[inside[name]]).unique()) for name, x in points.items()}
+    assert inside["autoguidance"].float().mean() > inside["unguided"].float().mean()
+    assert reached["autoguidance"] > reached["CFG"] > reached["truncation"]
