@@ -7,7 +7,7 @@ from __future__ import annotations  # matplotlib's types are names only: it is n
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,20 +113,29 @@ def save(figure: Figure, path: Path) -> None:
 # Figures.
 
 
-def draw(name: str, figure: Figure, nets: Networks | None, cfg: float, guidance: float) -> None:
-    """Draw sheet, fig1, fig2, fig9 or gi1d; all but the last need networks. ValueError for another name."""
-    if name == "gi1d":
-        draw_gi1d(figure)
-    elif nets is None or name not in ("sheet", "fig1", "fig2", "fig9"):
-        raise ValueError(f"no figure {name!r}, or no networks for it")
-    elif name == "sheet":
-        draw_sheet(figure, nets.main, nets.weak, guidance)
+#: The networks that a figure needs, by the names of the command's options.
+NEEDS = {
+    "sheet": ("net", "gnet"),
+    "fig1": ("net", "gnet", "uncond_net"),
+    "fig2": ("net", "uncond_net"),
+    "fig9": ("net", "gnet", "uncond_net"),
+    "gi1d": (),
+}
+
+
+def draw(name: str, figure: Figure, nets: Mapping[str, ToyModel], cfg: float, guidance: float) -> None:
+    """Draw a figure of NEEDS with the networks that it needs. KeyError for another name, or one that is missing."""
+    needed = [nets[role] for role in NEEDS[name]]
+    if name == "sheet":
+        draw_sheet(figure, needed[0], needed[1], guidance)
     elif name == "fig1":
-        draw_fig1(figure, nets, cfg, guidance)
+        draw_fig1(figure, Networks(*needed), cfg, guidance)
     elif name == "fig2":
-        draw_fig2(figure, nets.main, nets.unconditional, cfg)
+        draw_fig2(figure, needed[0], needed[1], cfg)
+    elif name == "fig9":
+        draw_fig9(figure, Networks(*needed))
     else:
-        draw_fig9(figure, nets)
+        draw_gi1d(figure)
 
 
 def draw_fig1(figure: Figure, nets: Networks, cfg: float, autoguidance: float) -> None:

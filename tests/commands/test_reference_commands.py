@@ -4,7 +4,6 @@ EDM2_TEST_CUTS makes them small; the networks, statistics and snapshots are tiny
 for torchrun run under it, with two workers.
 """
 
-import functools
 import importlib
 import json
 import pickle
@@ -111,7 +110,7 @@ class Line:
 def test_documented_line_runs(text, place, published, monkeypatch):
     monkeypatch.setattr(plots, "NUM_SAMPLES", 200)  # what no option sets
     monkeypatch.setattr(plots, "NUM_STARTS", 200)
-    monkeypatch.setattr(plots, "_shape", functools.partial(plots._shape, size=50))
+    monkeypatch.setattr(plots, "_PIXELS", 100)
     line = Line(text, place, published)
     PREPARE.get((line.script, line.subcommand), lambda line: None)(line)
     output = line.run()

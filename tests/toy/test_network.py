@@ -15,7 +15,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "data" / "toy.npz")
 
 @pytest.fixture
 def golden_net():
-    net = ToyModel()
+    net = ToyModel().eval()
     net.load_state_dict({key[6:]: torch.from_numpy(GOLDEN[key]) for key in GOLDEN if key.startswith("param:")})
     return net
 

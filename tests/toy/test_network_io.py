@@ -15,7 +15,7 @@ from toy.network_io import load_model, save_model
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    net = ToyModel(num_layers=2, hidden_dim=8)
+    net = ToyModel(num_layers=2, hidden_dim=8).eval()
     with torch.no_grad():
         net.gain.fill_(0.3)
     return net
