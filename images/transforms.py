@@ -55,7 +55,8 @@ def center_crop_wide(image: Pixels, width: int, height: int) -> Pixels:
     if height > width:
         raise ValueError(f"--resolution={width}x{height}: center-crop-wide makes pictures that are wider than high")
     rows, columns = image.shape[:2]
-    part = _middle(image, min(rows, round(columns * height / width)), min(columns, round(rows * width / height)))
+    part_rows = max(1, min(rows, round(columns * height / width)))  # of a sliver, one pixel of any proportions
+    part = _middle(image, part_rows, min(columns, round(rows * width / height)))
     square = np.zeros([width, width, 3], dtype=np.uint8)
     top = (width - height) // 2
     square[top : top + height] = stretch(part, width, height)

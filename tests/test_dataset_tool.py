@@ -190,6 +190,21 @@ def test_a_resolution_alone_stretches(tmp_path):
     assert np.array_equal(made, stretch(image, 6, 4))
 
 
+@pytest.mark.parametrize(("resolution", "bars"), [("16x8", 4), ("16x4", 6)])
+def test_wide_pictures_of_any_proportions(tmp_path, resolution, bars):
+    save(tmp_path / "in" / "a.png", np.full([9, 20, 3], 200, np.uint8))
+    save(tmp_path / "in" / "b.png", np.full([1, 1, 3], 200, np.uint8))
+    mode = ("--transform=center-crop-wide", f"--resolution={resolution}")
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out", *mode)
+    assert result.exit_code == 0, result.output
+    for i in range(2):
+        made = np.asarray(Image.open(tmp_path / "out" / f"00000/img0000000{i}.png"))
+        assert made.shape == (16, 16, 3)
+        assert np.all(made[bars:-bars] == 200)
+        assert not made[:bars].any()
+        assert not made[-bars:].any()
+
+
 def test_many_images_go_to_folders_of_a_thousand(tmp_path):
     assert [pixels_name(i) for i in (0, 999, 1000, 1281166)] == [
         "00000/img00000000.png", "00000/img00000999.png", "00001/img00001000.png", "01281/img01281166.png",
