@@ -123,10 +123,12 @@ def can_run(runner: Any, row: Row) -> bool:
 
 def runner_from(params: dict[str, Any]) -> Any:
     """A reproduction.rows.Runner with these options; makes nothing yet."""
-    from metrics.ledger import check_writable
+    from metrics.ledger import check_writable, read
     from reproduction.rows import Runner, Settings
 
     check_writable(params["ledger"])
+    if Path(params["ledger"]).exists():
+        read(params["ledger"])  # a damaged line is refused now, not after the first block
     folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
     plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
     return Runner(Settings(**{**plain, **folders}), progress_bar)

@@ -1,6 +1,7 @@
 """The ledger: one JSON line per result, with everything needed to say what it may be compared with."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 from dnnlib.util import check_destination
 
 SCHEMA = 1
+_OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 
 
@@ -62,25 +64,59 @@ def _ends_with_newline(descriptor: int) -> bool:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """All records in the order they were written.
 
-    FileNotFoundError: no ledger there. ValueError naming the line that is not a record of a known schema.
+    FileNotFoundError: no ledger there. ValueError naming the file and the line that is not a record of a known schema.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f"there is no ledger {path} yet: calc and gen start one, or name another file")
+        raise FileNotFoundError(
+            f"there is no ledger {path} yet: reproduce.py run, calculate_metrics.py calc and gen start one, "
+            "or name another file"
+        )
     records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip() == "":
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+        if line.strip() == b"":
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON ({error.msg}): mend or delete that line") from error
-        if not isinstance(record, dict) or "metric" not in record or "value" not in record:
-            raise ValueError(f"{path}, line {number}, is not a result: expected an object with 'metric' and 'value'")
-        if record.get("schema") != SCHEMA:
-            schema = record.get("schema")
-            raise ValueError(f"{path}, line {number}, has schema {schema!r}, this version reads {SCHEMA}")
-        records.append(record)
+            records.append(_record(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, {error}: mend or delete that line") from error
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One line's record, so far checked that readers may rely on its types; ValueError says what it is instead."""
+    try:
+        record = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error.msg})") from error
+    if not isinstance(record, dict) or "metric" not in record or "value" not in record:
+        raise ValueError("is not a result: it lacks 'metric' or 'value'")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"has schema {record.get('schema')!r}, this version reads {SCHEMA}")
+    if not _is_number(record["value"]):
+        raise ValueError(f"has {json.dumps(record['value'])} for 'value', not a finite number")
+    for key in _OBJECTS:
+        if not isinstance(record.get(key), dict | None):
+            raise ValueError(f"has {json.dumps(record[key])} for {key!r}, not an object")
+    search = record.get("search")
+    if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
+        raise ValueError("has a 'search' without a name and a point of numbers")
+    if not isinstance(record.get("flags"), list | None):
+        raise ValueError(f"has {json.dumps(record['flags'])} for 'flags', not a list")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no JSON")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, dict) and all(map(_is_number, point.values()))
 
 
 def now() -> str:

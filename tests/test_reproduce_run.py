@@ -89,3 +89,12 @@ def test_searches_that_cannot_be(invoke, words, message):
     assert done.exit_code == 2
     assert message in done.stderr
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("words", [("run", "mnist16-autog"), ("search", "--preset=mnist16-autog", "--over=weight")])
+def test_a_damaged_ledger_is_found_before_any_work(invoke, words):
+    Path("ledger.jsonl").write_text('{"schema": 1, "metric": "fid", "value": "x"}\n')
+    done = invoke(*words, "--num=4", "--ledger=ledger.jsonl")
+    assert done.exit_code == 2
+    assert "ledger.jsonl, line 1, has \"x\" for 'value'" in done.stderr
+    assert not Path("results").exists()

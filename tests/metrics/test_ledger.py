@@ -77,18 +77,31 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         ("{not json}", "line 2, is not JSON"),
         ("[1, 2]", "line 2, is not a result"),
         ('{"schema": 1}', "line 2, is not a result"),
-        (json.dumps(record(schema=99)), "schema 99, this version reads 1"),
+        (json.dumps(record(schema=99)), "line 2, has schema 99, this version reads 1"),
+        (json.dumps(record(value="x")), "line 2, has \"x\" for 'value', not a finite number"),
+        (json.dumps(record(value=True)), "line 2, has true for 'value'"),
+        (json.dumps(record()).replace("1.98766", "1e999"), "line 2, has Infinity for 'value'"),
+        (json.dumps(record(value=float("nan"))), "line 2, holds NaN"),
+        (json.dumps(record(value=float("-inf"))), "line 2, holds -Infinity"),
+        (json.dumps(record(row=3)), "line 2, has 3 for 'row', not an object"),
+        (json.dumps(record(search=3)), "line 2, has 3 for 'search', not an object"),
+        (json.dumps(record(search={"name": "a"})), "line 2, has a 'search' without a name and a point"),
+        (json.dumps(record(search={"name": "a", "point": {"weight": "x"}})), "line 2, has a 'search' without"),
+        (json.dumps(record(flags=3)), "line 2, has 3 for 'flags', not a list"),
+        ("\udcff\udc80\x00", "line 2, is not UTF-8"),
     ],
 )
 def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    path.write_text(f"{json.dumps(record())}\n{line}\n")
-    with pytest.raises(ValueError, match=message):
+    path.write_bytes(f"{json.dumps(record())}\n{line}\n".encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=rf"ledger\.jsonl, {message}"):
         ledger.read(path)
 
 
 def test_missing_ledger_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no ledger .*none\.jsonl yet: calc and gen start one"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.jsonl yet: reproduce.py run, .* calc and gen start one"
+    ):
         ledger.read(tmp_path / "none.jsonl")
 
 
