@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from cli.command import Group, bad_input
-from dnnlib.util import is_url
+from dnnlib.util import check_destination, is_url
 from papers.presets import all_presets, find_preset
 
 OFFLINE = click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing")
@@ -59,6 +59,7 @@ def convert(source: str, form: str, out: str | None, force: bool, offline: bool)
     with bad_input():
         from training.network_io import load_network, save_network, save_safetensors
 
+        check_destination(target)
         file = load_network(source, offline=offline)
     kwargs = file.dataset_kwargs
     if form == "pkl":

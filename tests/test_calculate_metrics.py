@@ -332,7 +332,7 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
         (["ref", f"--data={DIGITS}", "--dest=a.npz", "--num=500", "--metrics=fd_mnist"], "fewer than the 500"),
         (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist"], "--net"),
         (["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--net=nowhere.pkl"], "nowhere.pkl"),
-        (["table", "nowhere.jsonl"], "there is no ledger nowhere.jsonl yet: calc and gen start one"),
+        (["table", "nowhere.jsonl"], "there is no ledger nowhere.jsonl yet: reproduce.py run, "),
         (["table"], "there is no ledger results/ledger.jsonl yet"),
         (["ref", f"--data={DIGITS}", f"--dest={DIGITS}/a.npz", "--metrics=fd_mnist"], "is a file"),
         (

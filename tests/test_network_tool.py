@@ -115,6 +115,14 @@ def test_convert_replaces_nothing_unasked(run, copied, tmp_path):
     load_network(tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize("form", ["safetensors", "pkl"])
+def test_convert_to_where_nothing_can_be_written(run, copied, form):
+    result = run("convert", copied, f"--to={form}", f"--out={copied}/m.{form}")
+    assert result.exit_code == 2
+    assert "net.pkl is a file, so" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_convert_refuses_an_attack(run, attack, tmp_path):
     result = run("convert", attack, "--to=safetensors")
     assert result.exit_code == 2
