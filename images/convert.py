@@ -62,7 +62,7 @@ class Conversion:
         if max_images is not None and max_images < 1:
             raise ValueError(f"--max-images={max_images}: give 1 or more")
         self._archive = open_archive(source)
-        check_set_destination(Path(dest))
+        check_set_destination(Path(dest), source)
         self._dest = Path(dest)
         names = self._archive.names
         if any(name.lower().endswith(".npy") for name in names):

@@ -30,11 +30,11 @@ def latents_name(index: int) -> str:
     return f"{digits[:5]}/img-mean-std-{digits}.npy"
 
 
-def check_set_destination(dest: Path) -> None:
-    """Check that a set can be written to `dest`, without making anything.
+def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
+    """Check that a set made from `source` can be written to `dest`, without making anything.
 
     Raises FileExistsError if something is there (an empty folder is nothing), ValueError for a name that is neither
-    that of a ZIP nor of a folder.
+    that of a ZIP nor of a folder, or that lies in the source.
     """
     if dest.is_dir() and any(dest.iterdir()):
         raise FileExistsError(f"{dest} is a folder with files in it; give another --dest, or empty it")
@@ -44,6 +44,8 @@ def check_set_destination(dest: Path) -> None:
         raise ValueError(f"{dest}: give a name ending in .zip, or that of a folder")
     if dest.is_dir() and dest.suffix.lower() == ".zip":
         raise FileExistsError(f"{dest} is a folder; give another --dest, or delete it")
+    if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(source)):
+        raise ValueError(f"--dest={dest} lies in the source {os.fspath(source)}; give a place outside of it")
 
 
 @contextmanager

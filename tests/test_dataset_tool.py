@@ -226,6 +226,8 @@ def test_many_images_go_to_folders_of_a_thousand(tmp_path):
         (["--source={digits}", "--dest={tmp}/there.zip"], "there.zip exists"),
         (["--source={digits}", "--dest={digits}"], "folder with files in it"),
         (["--source={digits}", "--dest={tmp}/set.tar"], "ending in .zip"),
+        (["--source={digits}", "--dest={digits}/sub"], "digits/sub lies in the source"),
+        (["--source={digits}", "--dest={digits}/../digits/a/set.zip"], "lies in the source"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):

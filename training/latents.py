@@ -51,7 +51,7 @@ class _Recoding:
         """
         if max_images is not None and max_images < 1:
             raise ValueError(f"--max-images={max_images}: give 1 or more")
-        check_set_destination(Path(dest))
+        check_set_destination(Path(dest), source)
         self._dest, self._encoder = Path(dest), encoder
         with open_archive(source) as archive:
             names, listed = archive.names, archive.labels()
