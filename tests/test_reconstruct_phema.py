@@ -93,6 +93,8 @@ def test_lengths_out_of_reach_are_warned_about(run):
     ("arguments", "message"),
     [
         (["--outstd=0.3"], "EMA length 0.3: relative lengths lie between 0 and 0.289"),
+        (["--outstd=0.0004"], "length 0.0004: file names have three decimals"),
+        (["--outstd=0.1,0.1002"], "length 0.1002: file names have three decimals"),
         (["--outstd=0.1", "--outkimg=50000"], "the nearest is 33554"),
         (["--outstd=0.1", "--inprefix=none"], "prefixes there: edm2-img512-xs"),
         (["--outstd=0.1,0.2,...,0.25"], "do not lead to 0.25"),

@@ -156,9 +156,12 @@ def plan_reconstructions(
 ) -> Plan:
     """Weights and file names of the averages of the given lengths at the time of the last snapshot.
 
-    Raises ValueError for a length out of range, or two that would have the same file name; OSError if the files could
-    not be written.
+    Raises ValueError for a length out of range, of more than the three decimals that file names have, or given twice;
+    OSError if the files could not be written.
     """
+    for sigma_rel in sigma_rels:
+        if float(f"{sigma_rel:.3f}") != sigma_rel:
+            raise ValueError(f"length {sigma_rel:g}: file names have three decimals, so give it as such as 0.130")
     coefficients, errors = _solve(snapshots, sigma_rels)
     kimg = max(snapshot.kimg for snapshot in snapshots)
     paths = [Path(outdir) / f"{prefix}-{kimg:07d}-{sigma_rel:.3f}.pkl" for sigma_rel in sigma_rels]

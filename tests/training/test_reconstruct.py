@@ -230,7 +230,7 @@ def test_early_networks_are_warned_about(tmp_path):
 def test_outputs_that_cannot_be(run, tmp_path):
     snapshots = find_snapshots(str(run.folder))
     with pytest.raises(ValueError, match=r"written as phema-0000010-0\.100\.pkl"):
-        plan_reconstructions(snapshots, [0.1, 0.1002], tmp_path)
+        plan_reconstructions(snapshots, [0.1, 0.1], tmp_path)
     with pytest.raises(ValueError, match=r"between 0 and 0\.289"):
         plan_reconstructions(snapshots, [0.1, 0.3], tmp_path)
     with pytest.raises(ValueError, match="is one of the snapshots"):
