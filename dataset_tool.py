@@ -90,11 +90,13 @@ def convert(
     with bad_input():
         require_one_process("dataset_tool.py")
         conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
+    if conversion.note is not None:
+        click.echo(f"note: {conversion.note}", err=True)
     with progress_bar(conversion.num_images, Path(dest).name) as progress:
         conversion.run(progress)
     for loss in conversion.losses:
         click.echo(f"note: {loss}", err=True)
-    click.echo(f"wrote {conversion.num_images} images to {dest}")
+    click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {dest}")
 
 
 @main.command()

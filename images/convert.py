@@ -39,6 +39,8 @@ class Conversion:
 
     Attributes:
         num_images: How many images will be written.
+        label_text: What labels the set gets, in a few words.
+        note: Why it gets none although there are class folders; None if that is not so.
         losses: What of the files went lost, as a sentence each; filled by `run`.
     """
 
@@ -69,9 +71,11 @@ class Conversion:
             raise ValueError(f"{source} holds .npy arrays: convert reads images only")
         listed = self._archive.labels()
         labels = listed if listed is not None else _folder_labels(names)
+        self.note = _outside_folders(names) if labels is None else None
         self._names = names[:max_images]
         self._labels = None if labels is None else [labels[name] for name in self._names]
         self.num_images = len(self._names)
+        self.label_text = _label_text(self._labels)
         self.losses: list[str] = []
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
@@ -151,6 +155,27 @@ def read_pixels(archive: Archive, name: str) -> Decoded:
     if has_alpha and np.asarray(image.convert("RGBA"))[:, :, 3].min() < 255:
         losses.append(_TRANSPARENT)
     return Decoded(np.asarray(image if image.mode == "L" else image.convert("RGB")), tuple(losses))
+
+
+def _label_text(labels: Sequence[Label] | None) -> str:
+    """How many classes there are among the labels, or that there are none."""
+    if labels is None:
+        return "no labels"
+    if isinstance(labels[0], list):
+        return f"label vectors of {len(labels[0])} numbers"
+    count = len({label for label in labels if isinstance(label, int)})
+    return f"{count} {'class' if count == 1 else 'classes'}"
+
+
+def _outside_folders(names: Sequence[str]) -> str | None:
+    """That images beside folders keep the folders from being classes; None if there are no folders, or no others."""
+    outside = [name for name in names if "/" not in name]
+    if len(outside) in (0, len(names)):
+        return None
+    return (
+        f"folders are no classes here, as {len(outside)} of {len(names)} images lie in none, such as {outside[0]!r}: "
+        "the set gets no labels"
+    )
 
 
 def _folder_labels(names: Sequence[str]) -> dict[str, Label] | None:

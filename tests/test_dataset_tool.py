@@ -110,6 +110,29 @@ def test_no_labels_without_folders(tmp_path):
     assert json.loads(zipfile.ZipFile(tmp_path / "set.zip").read("dataset.json")) == {"labels": None}
 
 
+@pytest.mark.parametrize(
+    ("names", "text", "notes"),
+    [
+        (["a/x.png", "b/y.png", "b/z.png"], "wrote 3 images, 2 classes, to", 0),
+        (["top.png", "a/x.png", "b/y.png"], "wrote 3 images, no labels, to", 1),
+        (["x.png", "y.png"], "wrote 2 images, no labels, to", 0),
+    ],
+)
+def test_what_became_of_labels_is_said(tmp_path, names, text, notes):
+    for name in names:
+        save(tmp_path / "in" / name, np.zeros([4, 4, 3], np.uint8))
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out")
+    assert text in result.stdout
+    assert result.stderr.count("1 of 3 images lie in none, such as 'top.png': the set gets no labels") == notes
+    assert result.stderr.count("note:") == notes
+
+
+def test_label_vectors_are_said_too(digits, tmp_path):
+    names = [str(path.relative_to(digits)) for path in digits.rglob("*.png")]
+    (digits / "dataset.json").write_text(json.dumps({"labels": [[name, [0.5, 0.5]] for name in names]}))
+    assert "5 images, label vectors of 2 numbers, to" in convert(f"--source={digits}", f"--dest={tmp_path}/out").stdout
+
+
 def test_without_a_transform_pixels_stay(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, [5, 7, 3], dtype=np.uint8)
     save(tmp_path / "in" / "a.png", image)
