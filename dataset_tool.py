@@ -1,5 +1,6 @@
 """Prepare image sets for training and scoring."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def decode(**params: Any) -> None:
 def recode(direction: Any, params: dict[str, Any]) -> None:
     """Open everything that can be missing, then write."""
     from torch_utils.distributed import pick_device, require_one_process
-    from training.encoders import StabilityVAEEncoder
+    from training.encoders import VAE_FILES, VAE_VARIABLE, StabilityVAEEncoder
 
     dest = params["dest"]
     with bad_input():
@@ -138,7 +139,13 @@ def recode(direction: Any, params: dict[str, Any]) -> None:
         device = pick_device(params["device"])
         encoder = StabilityVAEEncoder(params["model_url"], batch_size=params["batch"])
         recoding = direction(params["source"], dest, encoder, max_images=params["max_images"])
-        encoder.init(device, offline=params["offline"])
+        try:
+            encoder.init(device, offline=params["offline"])
+        except FileNotFoundError as error:
+            if os.environ.get(VAE_VARIABLE):  # which names the folder in place of the option
+                raise
+            text = f"--model-url={params['model_url']}: {error}. --model-url=DIR takes a folder with"
+            raise FileNotFoundError(f"{text} {' and '.join(VAE_FILES)}") from error
     with progress_bar(recoding.num_images, Path(dest).name) as progress:
         recoding.run(device, progress)
     click.echo(f"wrote {recoding.num_images} images to {dest}")
