@@ -74,7 +74,7 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
     """
     with bad_input():
         rows = select(names)
-    costs = {row.name: cost(row, networks=networks, **given) for row in rows}
+        costs = {row.name: cost(row, networks=networks, **given) for row in rows}
     for row in rows:
         click.echo("\n".join(plan.plan_lines(row, costs[row.name], networks)) + "\n")
     sampled = [each for each in costs.values() if each is not None]

@@ -6,6 +6,7 @@ half of what its maker counts. Sizes are in bytes, "G" and "M" are powers of ten
 
 import csv
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +138,18 @@ class Cost:
 def cost(
     row: Row, *, num: int | None = None, throughput: float | None = None, networks: str | Path = NETWORKS
 ) -> Cost | None:
-    """The cost of a row; None if nothing is sampled for it here. num: images per run; None for both: the defaults."""
+    """The cost of a row; None if nothing is sampled for it here. num: images per run; None for both: the defaults.
+
+    ValueError for a throughput that is not positive and finite.
+    """
     tflop = tflop_per_image(row)
     if tflop is None:
         return None
     count = row.num_images if num is None else num
     repeats = row.repeats or 1
     speed = THROUGHPUT[row.data] if throughput is None else throughput
+    if not 0 < speed < math.inf:
+        raise ValueError(f"--throughput={speed:g}: give a positive, finite number")
     pflop = tflop * count * repeats / 1000
     return Cost(
         row=row,

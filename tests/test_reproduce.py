@@ -69,6 +69,14 @@ def test_unknown_names_are_usage_errors(args):
     assert len(result.output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("speed", ["nan", "inf", "0"])
+def test_plan_refuses_a_throughput_that_is_none(speed):
+    result = run("plan", "mnist16-cfg", f"--throughput={speed}")
+    assert result.exit_code == 2
+    assert "throughput" in result.stderr
+    assert result.stdout == ""
+
+
 def test_plan_needs_a_name():
     assert run("plan").exit_code == 2
 
@@ -76,7 +84,7 @@ def test_plan_needs_a_name():
 def test_report_without_a_ledger(tmp_path):
     result = run("report", f"--ledger={tmp_path / 'none.jsonl'}")
     assert result.exit_code == 2
-    assert "there is no ledger" in result.output
+    assert "yet: reproduce.py run, " in result.output
 
 
 @pytest.fixture(scope="module")
