@@ -10,6 +10,11 @@ Record = Mapping[str, Any]
 Key = tuple[tuple[str, float], ...]
 
 
+#: By kind of plot: the parameters that a search must have varied, and how to call them.
+_AXES = {"weight": ("weight",), "interval": ("first", "last"), "ema": ("ema",)}
+_WORDS = {"weight": "the weight", "interval": "the interval", "ema": "the EMA lengths"}
+
+
 class Scores:
     """The scores of one search, at one number of images: the seed blocks of each point.
 
@@ -18,6 +23,7 @@ class Scores:
     """
 
     def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
+        self.name = name
         self.points: dict[Key, list[float]] = {}
         self.sampler: Mapping[str, Any] = {}
         for record in records:
@@ -31,11 +37,22 @@ class Scores:
                 f"no search '{name}' at {num_images} images in the ledger; there: {', '.join(known) or '-'}"
             )
 
+    def require(self, kind: str) -> None:
+        """ValueError, saying which plots there are, if the search did not vary what a plot of this kind shows."""
+        varied = {key for point in self.points for key, _ in point}
+        if not varied.issuperset(_AXES[kind]):
+            others = [f"--kind={other}" for other, axes in _AXES.items() if varied.issuperset(axes)]
+            raise ValueError(
+                f"the search '{self.name}' did not vary {_WORDS[kind]}; "
+                + (f"{' or '.join(others)} fits it" if others else "no --kind fits it")
+            )
+
     def best(self, **fixed: float) -> dict[str, float]:
         """The point with the lowest mean, among those that have these values. ValueError if none has."""
         matching: list[Key] = [key for key in self.points if fixed.items() <= dict(key).items()]
         if not matching:
-            raise ValueError(f"no point with {fixed} was searched")
+            where = ", ".join(f"{key} = {value:g}" for key, value in fixed.items())
+            raise ValueError(f"the search '{self.name}' holds no score at {where}")
         return dict(min((self._mean(key), key) for key in matching)[1])
 
     def _mean(self, key: Key) -> float:
@@ -55,10 +72,14 @@ class Scores:
 def weight_panel(
     records: Sequence[Record], names: Iterable[str], num_images: int, lines: Mapping[str, float] | None = None
 ) -> Panel:
-    """Score against the guidance weight, a curve per search, everything else at its best (arXiv 2406.02507, Fig. 7)."""
+    """Score against the guidance weight, a curve per search, everything else at its best (arXiv 2406.02507, Fig. 7).
+
+    This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
+    """
     curves = {}
     for name in names:
         scores = Scores(records, name, num_images)
+        scores.require("weight")
         curves[name] = scores.along("weight", scores.best())
     return Panel(curves, "guidance weight w", lines=lines)
 
@@ -69,6 +90,7 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
     As arXiv 2404.07724, Fig. 5, in the cheap order of its section 4.2. Open ends are drawn at the schedule's ends.
     """
     scores = Scores(records, name, num_images)
+    scores.require("interval")
     levels = SamplerSpec(**{**scores.sampler, "S_max": float(scores.sampler["S_max"])}).levels()
     open_end = len(levels) - 1
     upper = scores.along("first", scores.best(last=open_end))
@@ -86,6 +108,7 @@ def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
     (arXiv 2406.02507, Fig. 3c).
     """
     scores = Scores(records, name, num_images)
+    scores.require("ema")
     best = scores.best()
     words = {"ema": "main network", "guide_ema": "guide"}
     curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}

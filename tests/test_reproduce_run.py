@@ -69,9 +69,11 @@ def test_search_and_plot(invoke):
     assert drawn.exit_code == 0, drawn.output
     assert Image.open("plot.png").size[0] > 400
     assert invoke("plot", "mnist16-autog", "--kind=weight", "--num=4", "--out=plot.png").exit_code == 2
-    refused = invoke("plot", "mnist16-autog", "--kind=interval", "--num=4", "--out=other.png")
-    assert refused.exit_code == 2
-    assert not Path("other.png").exists()
+    for kind in ("interval", "ema"):
+        refused = invoke("plot", "mnist16-autog", f"--kind={kind}", "--num=4", "--out=other.png")
+        assert refused.exit_code == 2
+        assert "--kind=weight fits it" in refused.stderr
+        assert not Path("other.png").exists()
 
 
 @pytest.mark.parametrize(

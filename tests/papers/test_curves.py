@@ -52,8 +52,27 @@ def test_each_ema_length_at_the_others_best():
 def test_what_is_not_there_is_said():
     with pytest.raises(ValueError, match=r"no search 'x' at 7 images in the ledger; there: cfg \(1000 images\)"):
         Scores([line("cfg", 1.0, weight=2.0)], "x", 7)
-    with pytest.raises(ValueError, match="no point with"):
+    with pytest.raises(ValueError, match="the search 'cfg' holds no score at weight = 5"):
         Scores([line("cfg", 1.0, weight=2.0)], "cfg", 1000).best(weight=5)
+
+
+@pytest.mark.parametrize(
+    ("panel", "point", "message"),
+    [
+        (interval_panels, {"weight": 2.0}, "'a' did not vary the interval; --kind=weight fits it"),
+        (ema_panel, {"weight": 2.0}, "'a' did not vary the EMA lengths; --kind=weight fits it"),
+        (interval_panels, {"weight": 2.0, "ema": 0.1}, "the interval; --kind=weight or --kind=ema fits it"),
+        (ema_panel, {"alpha": 0.1}, "the EMA lengths; no --kind fits it"),
+        (
+            lambda records, name, num: weight_panel(records, [name], num),
+            {"first": 1, "last": 5},
+            "vary the weight; --k",
+        ),
+    ],
+)
+def test_what_was_not_varied_is_said_with_what_was(panel, point, message):
+    with pytest.raises(ValueError, match=message):
+        panel([line("a", 1.0, **point)], "a", 1000)
 
 
 def test_a_plot_is_a_picture_with_its_curves(tmp_path):
