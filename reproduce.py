@@ -125,10 +125,13 @@ def runner_from(params: dict[str, Any]) -> Any:
     """A reproduction.rows.Runner with these options; makes nothing yet."""
     from metrics.ledger import check_writable, read
     from reproduction.rows import Runner, Settings
+    from torch_utils.distributed import pick_device
 
     check_writable(params["ledger"])
     if Path(params["ledger"]).exists():
         read(params["ledger"])  # a damaged line is refused now, not after the first block
+    if params["noise_device"] is not None:
+        pick_device(params["noise_device"], "--noise-device")
     folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
     plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
     return Runner(Settings(**{**plain, **folders}), progress_bar)

@@ -94,6 +94,15 @@ def test_searches_that_cannot_be(invoke, words, message):
 
 
 @pytest.mark.parametrize("words", [("run", "mnist16-autog"), ("search", "--preset=mnist16-autog", "--over=weight")])
+def test_a_noise_device_that_is_not_there(invoke, monkeypatch, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = invoke(*words, "--num=4", "--device=cpu", "--noise-device=cuda")
+    assert done.exit_code == 2
+    assert "--noise-device=cuda is not available here" in done.stderr
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("words", [("run", "mnist16-autog"), ("search", "--preset=mnist16-autog", "--over=weight")])
 def test_a_damaged_ledger_is_found_before_any_work(invoke, words):
     Path("ledger.jsonl").write_text('{"schema": 1, "metric": "fid", "value": "x"}\n')
     done = invoke(*words, "--num=4", "--ledger=ledger.jsonl")
