@@ -88,8 +88,8 @@ def check_classes(num_classes: int, quiet: bool = False) -> None:
         raise ValueError("the main network of the figures needs classes, and this one is unconditional")
     if num_classes != NUM_CLASSES and not quiet:
         click.echo(
-            f"note: no network of ImageNet: its {num_classes} classes stand in, class c of the paper by c modulo "
-            f"{num_classes}, and every picture says so",
+            f"note: the main network is not of ImageNet: its {num_classes} classes stand in for the paper's, class c "
+            f"by c modulo {num_classes}, and every picture says so",
             err=True,
         )
 

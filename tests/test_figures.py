@@ -81,7 +81,7 @@ def test_pixels_of_a_figure(run, thousand_classes, tiny_networks, tmp_path):
 def test_stand_ins_say_so(run, tiny_networks, tmp_path):
     result = run("--figs=fig8a", "--steps=3")
     assert result.exit_code == 0, result.output
-    assert "10 classes stand in" in result.stderr
+    assert "the main network is not of ImageNet: its 10 classes stand in for the paper's" in result.stderr
     picture = Image.open(tmp_path / "results" / "fig8a-class483-g1.00-3.00-5.00-cfg.png")
     recipe = json.loads(picture.info["recipe"])["recipes"][2]
     assert (recipe["labels"], recipe["seed_rule"], recipe["sampler"]["dtype"]) == (3, "figure", "float64")
