@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Count the operations of a network's evaluation. Nothing is computed, so it takes neither a GPU nor memory."""
 
+import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.command import Command, bad_input
 from dnnlib.util import is_url
 from papers.presets import all_presets
-from papers.train_presets import network_arguments
+from papers.train_presets import all_train_presets, network_arguments
 
 
 @click.command(cls=Command)
@@ -37,7 +39,7 @@ def main(net: str, as_json: bool, offline: bool) -> None:
         if is_url(source) or Path(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
             cost = file_cost(source, offline=offline)
         else:
-            cost = network_cost(network_arguments(source))
+            cost = network_cost(arguments_of(source))
     if as_json:
         click.echo(json.dumps({"net": source, "gflops": cost.gflops} | asdict(cost), indent=2))
         return
@@ -47,6 +49,16 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     click.echo(f"Gflops      {cost.gflops:.4g}")
     for kind, count in sorted(cost.by_kind.items(), key=lambda item: -item[1]):
         click.echo(f"  {count / cost.multiply_adds:7.2%} {kind}")
+
+
+def arguments_of(size: str) -> dict[str, Any]:
+    """Constructor arguments of the network of that size; ValueError that lists the nearest names if it is none."""
+    try:
+        return network_arguments(size)
+    except ValueError:
+        near = difflib.get_close_matches(size, {**all_train_presets(), **all_presets()}, n=3, cutoff=0.3)
+        others = f"near it: {', '.join(near)}" if near else f"sizes are {', '.join(all_train_presets())}"
+        raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL; {others}") from None
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def test_file_and_preset(tiny_networks):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("edm2-img512-y", "near it: edm2-img512-s"),
+        ("edm2-img512-y", "'edm2-img512-y' is neither a size nor a preset, a file or a URL; near it: edm2-img512-"),
+        ("edm2-img512-xxl-intervl-fid", "near it: edm2-img512-xxl-interval-fid"),
+        ("?", "sizes are edm2-img512-xxs, "),
         ("missing.pkl", "there is no file missing.pkl"),
     ],
 )
