@@ -57,7 +57,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "weights": list(row.weights),
         "interval_steps": None if row.interval is None else f"{row.interval.first}-{row.interval.last}",
         "interval_sigmas": row.sigmas or None,
-        "steps": row.num_steps,
+        "steps": row.num_steps if row.net is not None else None,
         "images": row.num_images,
         "repeats": row.repeats,
         "labels": row.labels if row.net is not None else None,

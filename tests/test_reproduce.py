@@ -45,7 +45,16 @@ def test_list_as_data():
     row = next(row for row in data if row["row"] == "edm2-img512-xxl-interval-fid")
     assert (row["interval_steps"], row["interval_sigmas"], row["weights"]) == ("17-22", "(0.19, 1.61]", [2.0])
     assert row["ema"] == [0.015, 0.015]
+    assert row["steps"] == 32
     assert (row["images"], row["repeats"], row["labels"], row["runnable"]) == (50000, 3, "random", "yes")
+
+
+def test_rows_of_another_code_base_have_no_steps_of_ours():
+    data = json.loads(run("list", "--format=json").output)
+    steps = {row["row"]: row["steps"] for row in data}
+    assert steps["rin-img64-fid"] is None
+    assert steps["mnist16-floor"] is None
+    assert all((row["steps"] is None) == (row["networks"] == []) for row in data)
 
 
 def test_plan():
