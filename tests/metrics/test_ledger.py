@@ -99,9 +99,7 @@ def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> Non
 
 
 def test_missing_ledger_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"none\.jsonl yet: reproduce.py run, .* calc and gen start one"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl yet: reproduce.py run, .* calc and gen start one"):
         ledger.read(tmp_path / "none.jsonl")
 
 
