@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from click.testing import CliRunner
 
@@ -121,6 +122,17 @@ def test_convert_to_where_nothing_can_be_written(run, copied, form):
     assert result.exit_code == 2
     assert "net.pkl is a file, so" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_convert_that_cannot_write_after_all(run, copied, tmp_path, monkeypatch):
+    def full(*args):
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    result = run("convert", copied, "--to=safetensors")
+    assert result.exit_code == 1
+    assert result.stderr.strip().endswith("net.safetensors cannot be written: I/O error: No space left on device")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pkl"]
 
 
 def test_convert_refuses_an_attack(run, attack, tmp_path):

@@ -68,7 +68,10 @@ def save_safetensors(
     check_unchanged(net)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {CONFIG_KEY: json.dumps(config)})
+        try:
+            safetensors.torch.save_file(tensors, temporary, {CONFIG_KEY: json.dumps(config)})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _class_and_arguments(obj: Any) -> dict[str, Any]:
