@@ -13,6 +13,7 @@ from cli.metric_options import LEDGER
 from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
 from cli.progress import progress_bar
 from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
+from dnnlib.util import check_destination
 from papers import listing, plan, report
 from papers.costs import cost
 from papers.tables import Row, all_rows, find, how_to_make, select
@@ -128,6 +129,7 @@ def runner_from(params: dict[str, Any]) -> Any:
     from torch_utils.distributed import pick_device
 
     check_writable(params["ledger"])
+    check_destination(Path(params["results"], "work", "plan.json"))
     if Path(params["ledger"]).exists():
         read(params["ledger"])  # a damaged line is refused now, not after the first block
     if params["noise_device"] is not None:
@@ -187,7 +189,6 @@ def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite
     A curve is the mean over blocks of seeds, its band their minimum and maximum. Several names only with
     --kind=weight.
     """
-    from dnnlib.util import check_destination
     from metrics.ledger import read
     from papers import curves, plots
 
@@ -224,7 +225,7 @@ def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None)
     The difference is that of the least of our runs where the paper reports the least of several, else of their mean.
     Scores made under other rules than the paper's are listed apart, with what differs.
     """
-    from dnnlib.util import atomic_path, check_destination
+    from dnnlib.util import atomic_path
     from metrics.ledger import read
 
     rows = rows_named(names)

@@ -47,7 +47,9 @@ target_options = stack(
         click.option("--metric", type=click.Choice(METRICS), help="[default: the preset's]"),
         click.option("--ref", metavar="PKL|NPZ|URL", help="Reference statistics  [default: of the preset's data]"),
         click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
-        click.option("--num", "--num_images", metavar="INT", type=_images, default=5000, help="Images at a point"),
+        click.option(
+            "--num", "--num_images", metavar="INT", type=_images, default=5000, show_default=True, help="Images a point"
+        ),
         click.option("--final-num", metavar="INT", type=_images, help="Images per block at the best  [default: --num]"),
         click.option("--blocks", metavar="INT", type=_count, default=3, show_default=True, help="Blocks at the best"),
         _seed_option,

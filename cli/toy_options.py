@@ -12,7 +12,7 @@ PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "toy"
 SHIPPED = {
     "net": PRETRAINED / "main.pkl", "gnet": PRETRAINED / "weak.pkl", "uncond_net": PRETRAINED / "unconditional.pkl"
 }  # fmt: skip
-FIGURES = {"sheet": (12, 6.5), "fig1": (15, 3.4), "fig2": (15, 3.4), "fig9": (11, 11), "gi1d": (16, 3.6)}  # inches
+FIGURES = {"sheet": (10, 5.4), "fig1": (15, 3.4), "fig2": (12.5, 2.9), "fig9": (8, 8), "gi1d": (13, 3)}  # inches
 
 
 def option(names: str, metavar: str, kind: Any, default: Any, text: str) -> Any:

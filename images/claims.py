@@ -79,6 +79,13 @@ class Claim:
                     path.unlink(missing_ok=True)
             self._held = None
 
+    def holder(self) -> str:
+        """Who has it, as `owner()` says; "nobody" if it is free."""
+        last = self._last()
+        with suppress(FileNotFoundError):
+            return "nobody" if last is None else last.read_text()
+        return "nobody"
+
     def files(self) -> list[Path]:
         """The files of all claims of this name, older ones first."""
         return sorted(self._folder.glob(f"{self._name}.*.claim"), key=_number)

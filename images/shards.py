@@ -2,7 +2,8 @@
 
     FOLDER/plan.json          what is being made: recipe, seeds, shard size, batch
     FOLDER/shard-00012.zip    a finished shard; it appears by a rename, hence whole or not at all
-    FOLDER/join.0.claim       who is joining the shards, once all are there (images.claims)
+    FOLDER/worker-0-of-1.0.claim   which process is this worker (images.claims)
+    FOLDER/join.0.claim       who is joining the shards, once all are there
 
 The plan depends on recipe and seeds alone, never on who works on it, and a shard is all that a worker needs to
 own: workers share nothing but the folder, and every step that they see of each other is atomic. What a shard holds
@@ -204,12 +205,14 @@ class ShardStore:
         shards to make, or one of them is joining. Else this process holds the claim, until `remove` or
         `claim.release`.
 
-        Raises ShardsMissing if shards keep being damaged or are not made, and whatever `make` and `join` raise.
+        Raises RuntimeError if another process is this worker, ShardsMissing if shards keep being damaged or are not
+        made, and whatever `make` and `join` raise.
         """
-        mine = self.plan.worker(worker, workers)
-        for index in self.missing():
-            if index in mine:
-                make(index)
+        with self._as_worker(worker, workers) as claim:
+            for index in self.missing():
+                if index in self.plan.worker(worker, workers):
+                    claim.touch()
+                    make(index)
         if workers > 1 and self.missing():
             return None
         if not self.claim.take():
@@ -220,10 +223,24 @@ class ShardStore:
             self.claim.release()
             raise
 
+    @contextmanager
+    def _as_worker(self, worker: int, workers: int) -> Iterator[Claim]:
+        """Nobody else is this worker inside; RuntimeError if another process is: both would do the same."""
+        claim = Claim(self.folder, f"worker-{worker}-of-{workers}")
+        if not claim.take() and self.folder.exists():
+            raise RuntimeError(
+                f"another process is at this work already ({claim.holder()}, in {self.folder}): let it finish, or start "
+                "both under torchrun to share it"
+            )
+        try:
+            yield claim
+        finally:
+            claim.release()
+
     def remove(self) -> None:
         """Remove what this class makes; plan and claims go last, so that no shards are ever without them."""
         shards = self.folder.glob(f"shard-*{self.suffix}")
-        for path in [*self._temporaries(), *shards, self.folder / _PLAN_NAME, *self.claim.files()]:
+        for path in [*self._temporaries(), *shards, self.folder / _PLAN_NAME, *self.folder.glob("*.claim")]:
             path.unlink(missing_ok=True)
         self.claim.release()
         with suppress(FileNotFoundError):
@@ -326,9 +343,11 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
 
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
-    raise ValueError(
-        f"{path} belongs to another run: give another name, or remove it to start over. There | asked for now:\n{lines}"
-    )
+    cure = "give another name, or remove it to start over"
+    ours = {key: value for key, value in wanted.items() if key not in ("batch", "shard_size")}
+    if all(found.get(key) == value for key, value in ours.items()):
+        cure = f"--batch={found.get('batch')} --shard-size={found.get('shard_size')} goes on with it, or {cure}"
+    raise ValueError(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:

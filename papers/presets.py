@@ -97,6 +97,13 @@ def find_preset(name: str) -> Preset:
     """The preset of that name; ValueError that lists the nearest names if there is none."""
     presets = all_presets()
     if name not in presets:
+        from papers import tables  # which is built on this module
+
+        if any(row.name == name for row in tables.all_rows()):
+            raise ValueError(
+                f"'{name}' is a row of the tables that no preset stands for: python reproduce.py run {name} makes it, "
+                "plan shows its networks and weights"
+            )
         near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
         raise ValueError(
             f"there is no preset '{name}'; near it: {', '.join(near)} (all: generate_images.py --list-presets)"

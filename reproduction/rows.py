@@ -105,7 +105,7 @@ class Runner:
         for number, seeds in enumerate(self.blocks(row)):
             tags = {"row": {"name": row.name, "block": number}}
             found = self.scorer(row.metric, row.reference).find(generation.recipe.hash, seeds)
-            record = found or self.score(generation, seeds, row.metric, row.reference, tags, row.name)
+            record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
     def blocks(self, row: Row) -> list[range]:
@@ -121,7 +121,7 @@ class Runner:
         """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
         scorer = self.scorer(metric, reference)
         found = scorer.find(generation.recipe.hash, seeds)
-        if found is not None:
+        if found is not None and not self.settings.keep_images:
             return found
         with self._bar(len(seeds), f"{name} {seeds[0]}-{seeds[-1]}") as progress:
             if not self.settings.keep_images:

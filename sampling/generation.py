@@ -118,9 +118,9 @@ def open_recipe(
 def opener(
     device: str = "auto", *, trust_pickle: bool = False, offline: bool = False
 ) -> Callable[[Recipe], Generation]:
-    """`open_recipe` with these settings for many recipes; a file that several of them name is read once."""
+    """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones."""
 
-    @functools.cache
+    @functools.lru_cache(maxsize=4)  # a search over EMA lengths opens a hundred
     def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> NetworkFile:
         return load_network(source, device=device, trust_pickle=trust_pickle, offline=offline)
 

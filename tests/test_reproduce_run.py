@@ -109,3 +109,16 @@ def test_a_damaged_ledger_is_found_before_any_work(invoke, words):
     assert done.exit_code == 2
     assert "ledger.jsonl, line 1, has \"x\" for 'value'" in done.stderr
     assert not Path("results").exists()
+
+
+def test_places_are_checked_before_work(invoke):
+    Path("file").write_text("")
+    done = invoke("run", "mnist16-autog", "--num=4", "--blocks=1", "--results=file")
+    assert done.exit_code == 2
+    assert "file is a file" in done.stderr
+
+
+def test_rows_that_are_no_presets_say_what_they_are(invoke):
+    done = invoke("search", "--preset=mnist16-blend", "--over=alpha")
+    assert done.exit_code == 2
+    assert "reproduce.py run mnist16-blend" in done.stderr

@@ -34,7 +34,7 @@ def test_lists_of_numbers(text, numbers):
     "text", ["1,...,3", "1,2,...", "1,1.3,...,2", "1,1,...,2", "2,3,...,1", "1,1.000001,...,9", "x"]
 )
 def test_lists_that_are_none(text):
-    with pytest.raises(click.BadParameter, match="number|steps of"):
+    with pytest.raises(click.BadParameter, match=r"number|steps of"):
         FloatList().convert(text, None, None)
 
 

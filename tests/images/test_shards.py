@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from images import claims, shards
 from images.batch import ImageBatch, drain
+from images.claims import owner
 from images.shards import ShardPlan, ShardsMissing, format_seeds
 from images.shards_zip import ShardFolder
 from images.sources import StoredImages
@@ -634,3 +635,32 @@ def test_no_torch_is_needed_to_look_at_shards() -> None:
     code = "import sys, images.shards_zip, images.zips, images.archive, images.sinks; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_two_processes_are_never_the_same_worker(tmp_path):
+    """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
+    plan = ShardPlan(tuple(range(4)), 2)
+    folder = ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 2)
+    folder.open()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        host, _, token = owner().split(".")
+        (folder.folder / "worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+        with pytest.raises(RuntimeError, match=f"another process is at this work already .*{alive.pid}"):
+            folder.complete(lambda index: pytest.fail("made a shard"))
+    finally:
+        alive.communicate(b"\n")
+    made = []
+    with pytest.raises(ShardsMissing):  # now that it is gone, this process takes over
+        folder.complete(made.append)
+    assert made[:2] == [0, 1]
+    assert not list(folder.folder.glob("worker-*"))
+
+
+def test_another_batch_is_told_how_to_go_on(tmp_path):
+    plan = ShardPlan(tuple(range(4)), 2)
+    ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+    with pytest.raises(ValueError, match="--batch=1 --shard-size=2 goes on with it"):
+        ShardFolder(tmp_path / "out.zip", ShardPlan(tuple(range(4)), 4), {}, "hash", 2).open()
+    with pytest.raises(ValueError, match="run: give another name"):
+        ShardFolder(tmp_path / "out.zip", plan, {}, "another", 1).open()

@@ -5,7 +5,8 @@ import pytest
 from images.recipe import SigmaInterval, StepInterval
 from papers import tables
 from papers.presets import POSTHOC, PRETRAINED, all_presets
-from papers.tables import TABLES, all_rows, find, how_to_make, select
+from papers.tables import NETWORK_NAME, TABLES, all_rows, find, how_to_make, select
+from training.reconstruct import GOOD_ERROR, find_snapshots, plan_reconstructions
 
 S, XS, XXL, M = "s-2147483", "xs-2147483", "xxl-0939524", "m-2147483"
 XSU, SU = "xs-uncond-2147483", "s-uncond-2147483"
@@ -262,3 +263,20 @@ def test_spread_is_stated_for_fid_alone():
 
 def test_files_of_other_names_have_no_stated_ema():
     assert tables.find("mnist16-cfg")[0].emas == (None, None)
+
+
+def test_rows_whose_networks_snapshots_do_not_give_well_say_so(tmp_path):
+    """Beside the number that reconstruct_phema.py would warn with."""
+    poor = {}
+    for each in all_rows():
+        for file in each.missing(tmp_path):
+            match = NETWORK_NAME.fullmatch(file)
+            ema, kimg = float(match["ema"]), int(match["kimg"])
+            snapshots = find_snapshots(f"https://server/raw-snapshots/{match['run']}", kimg=kimg)
+            error = plan_reconstructions(snapshots, [ema], tmp_path, match["run"]).outputs[0].error
+            if error > GOOD_ERROR:
+                poor[each.name] = f"profile error {100 * error:.1f} % at {match['ema']}"
+    assert poor
+    for each in all_rows():
+        assert ("profile error" in each.note) == (each.name in poor), each.name
+        assert poor.get(each.name, "") in each.note

@@ -207,3 +207,11 @@ def test_progress_is_shown_per_block(networks, row, tmp_path):
     settings = Settings(tmp_path, tmp_path / "ledger.jsonl", networks, batch=4, blocks=1, device="cpu")
     list(Runner(settings, bar).run(row))
     assert shown == [(6, "tiny 0-5"), 4, 2]
+
+
+def test_images_asked_for_later_are_made_and_scored_once(runner, row, sampled, tmp_path):
+    """A score in the ledger does not stand in for the images that --keep-images asks for."""
+    first = values(runner(blocks=1).run(row))
+    assert values(runner(blocks=1, keep_images=True).run(row)) == first
+    assert len(list((tmp_path / "images").iterdir())) == 1
+    assert len(ledger.read(runner().settings.ledger)) == 1
