@@ -15,7 +15,7 @@ from toy.network import ToyModel
 @pytest.fixture(scope="module")
 def nets():
     torch.manual_seed(0)
-    models = [ToyModel(num_layers=1, hidden_dim=8) for _ in range(3)]
+    models = [ToyModel(num_layers=1, hidden_dim=8).eval() for _ in range(3)]
     for model in models:
         torch.nn.init.constant_(model.gain, 0.05)
     return Networks(*models)

@@ -75,14 +75,11 @@ def test_bad_input_ends_before_any_work(run, tmp_path):
 
 def test_a_plot_has_a_name_of_its_own(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("toy.plots._PIXELS", 24)
-    monkeypatch.setattr("toy.plots.DPI", 20)
-    monkeypatch.setattr("toy.plots.NUM_STARTS", 96)
-    monkeypatch.setattr("toy.one_dim.SAMPLER", SamplerSpec(num_steps=16))
-    done = run("plot", "--figure=gi1d")
+    monkeypatch.setattr("toy.plots.draw", lambda name, figure, nets, cfg, guidance: None)
+    done = run("plot", "--shipped", "--figure=fig2")
     assert done.exit_code == 0, done.output
-    assert done.output.strip() == "out/toy-gi1d.png"
-    assert (tmp_path / "out" / "toy-gi1d.png").exists()
+    assert done.output.strip() == "out/toy-fig2.png"
+    assert (tmp_path / "out" / "toy-fig2.png").exists()
 
 
 def test_scores_are_printed_and_written(run, tmp_path, monkeypatch):
@@ -99,7 +96,7 @@ def test_shipped_networks_show_what_the_paper_says():
     """Without guidance most outliers; CFG and truncation lose branches that autoguidance keeps."""
     folder = ROOT / "pretrained" / "toy"
     nets = Networks(*(load_model(folder / f"{name}.pkl") for name in ("main", "weak", "unconditional")))
-    truth, points = fractal("A"), {name: draw(1000, 0) for name, draw in methods.samplers(nets).items()}
+    truth, points = fractal("A"), {name: draw(600, 0) for name, draw in methods.samplers(nets).items()}
     level = truth.contour_level(0.99, 4096)
     inside = {name: truth.log_density(x) >= level for name, x in points.items()}
     reached = {name: len(truth.nearest_branch(x[inside[name]]).unique()) for name, x in points.items()}
