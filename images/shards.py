@@ -229,7 +229,7 @@ class ShardStore:
         claim = Claim(self.folder, f"worker-{worker}-of-{workers}")
         if not claim.take() and self.folder.exists():
             raise RuntimeError(
-                f"another process is at this work already ({claim.holder()}, in {self.folder}): let it finish, or start "
+                f"another process is at this work already ({claim.holder()}, in {self.folder}): let it end, or start "
                 "both under torchrun to share it"
             )
         try:
