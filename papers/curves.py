@@ -16,21 +16,28 @@ _WORDS = {"weight": "the weight", "interval": "the interval", "ema": "the EMA le
 
 
 class Scores:
-    """The scores of one search, at one number of images: the seed blocks of each point.
+    """The scores of one search, at one number of images: those seed blocks of each point that all points have.
 
-    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
+    Blocks differ by more than neighbours of one block do, so a point that was repeated (the best) is compared by the
+    blocks that the others have too. records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
     naming the searches that are there, if none is left.
     """
 
     def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
         self.name = name
-        self.points: dict[Key, list[float]] = {}
+        found: dict[Key, dict[str, float]] = {}
         self.sampler: Mapping[str, Any] = {}
         for record in records:
             tag = record.get("search") or {}
             if tag.get("name") == name and record.get("num_images") == num_images:
-                self.points.setdefault(tuple(sorted(tag["point"].items())), []).append(record["value"])
+                blocks = found.setdefault(tuple(sorted(tag["point"].items())), {})
+                blocks[str(record["images"]["seeds"])] = record["value"]
                 self.sampler = record["recipe"]["sampler"]
+        seen = set[str]().union(*found.values())
+        common = seen.intersection(*found.values()) or seen
+        self.points = {
+            key: [value for seeds, value in blocks.items() if seeds in common] for key, blocks in found.items()
+        }
         if not self.points:
             known = sorted({f"{r['search']['name']} ({r['num_images']} images)" for r in records if r.get("search")})
             raise ValueError(

@@ -10,24 +10,27 @@ from papers.plots import Panel, draw
 SAMPLER = {"num_steps": 16, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_max": "inf"}
 
 
-def line(name, value, num=1000, **point):
+def line(name, value, num=1000, seeds="0-999", **point):
     return {
+        "images": {"seeds": seeds},
         "metric": "fd_mnist", "value": value, "num_images": num, "recipe": {"sampler": SAMPLER},
         "search": {"name": name, "point": point},
     }  # fmt: skip
 
 
-def test_blocks_of_a_point_are_one_place_of_a_curve():
+def test_blocks_that_all_points_have_are_one_place_of_a_curve():
     records = [
         line("cfg", 1.0, weight=1.5),
-        line("cfg", 1.2, weight=1.5),
+        line("cfg", 1.2, seeds="1000-1999", weight=1.5),
         line("cfg", 1.4, weight=2.0),
+        line("cfg", 1.1, seeds="1000-1999", weight=2.0),
+        line("cfg", 9.0, seeds="2000-2999", weight=2.0),
         line("cfg", 0.1, num=50, weight=9.0),
         line("autog", 0.7, weight=2.0),
         {"value": 3, "num_images": 1000},
     ]
     panel = weight_panel(records, ["cfg", "autog"], 1000, {"floor": 0.5})
-    assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4]}, "autog": {2.0: [0.7]}}
+    assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4, 1.1]}, "autog": {2.0: [0.7]}}
     assert panel.lines == {"floor": 0.5}
 
 
