@@ -19,7 +19,9 @@ class Scores:
     """The scores of one search, at one number of images: those seed blocks of each point that all points have.
 
     Blocks differ by more than neighbours of one block do, so a point that was repeated (the best) is compared by the
-    blocks that the others have too. records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
+    blocks that the others have too.
+
+    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
     naming the searches that are there, if none is left.
     """
 
