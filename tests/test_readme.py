@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from toy import plots
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "pretrained/README.md", "docs/toy.md"]
+DOCUMENTS = ["README.md", "pretrained/README.md", "docs/toy.md", "docs/digits.md"]
 RUN = ["README.md", "pretrained/README.md"]  # what is in the others takes minutes
 NEEDS_MORE = (
     "edm2-",
