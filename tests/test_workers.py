@@ -262,12 +262,12 @@ def test_a_score_after_a_kill(run, network, value, made):
     args = gen_args(network, "--steps=8")
     with start("calculate_metrics.py", *args) as process:
         deadline = time.monotonic() + 60
-        while not (there := list(Path().glob("results/work/*/shard-*.npz"))) and time.monotonic() < deadline:
+        while not (there := list(Path("results", "work").glob("*/shard-*.npz"))) and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert 1 <= len(there) < 4
     assert not Path("results/ledger.jsonl").exists()
-    left = 4 - len(list(Path().glob("results/work/*/shard-*.npz")))
+    left = 4 - len(list(Path("results", "work").glob("*/shard-*.npz")))
     result = run(calculate_metrics.main, *args)
     assert "20/70" in result.stderr or "40/70" in result.stderr or "60/70" in result.stderr
     assert len({(batch[0] // 20) for batch in made}) == left
