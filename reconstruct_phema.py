@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from cli.command import Command, bad_input
-from cli.ema_options import Lengths
-from cli.options import stack
+from cli.options import FloatList, stack
 from cli.progress import progress_bar
 
 
@@ -23,10 +22,10 @@ INT = click.IntRange(min=1)
 OPTIONS = stack([
     option("--indir",     "DIR|URL", str,       "Snapshots, PREFIX-KIMG-LENGTH.pkl", required=True),
     option("--inprefix",  "STR",     str,       "Only those of this prefix (needed if there are several)"),
-    option("--instd",     "LIST",    Lengths(), "Only those of these lengths"),
+    option("--instd",     "LIST",    FloatList(unique=True), "Only those of these lengths"),
     option("--outdir",    "DIR",     str,       "Where the new networks go", required=True),
     option("--outprefix", "STR",     str,       "Prefix of their names", default="phema", show_default=True),
-    option("--outstd",    "LIST",    Lengths(), "Lengths to make", required=True),
+    option("--outstd",    "LIST",    FloatList(unique=True), "Lengths to make", required=True),
     option("--outkimg",   "KIMG",    INT,       "Time in thousands of images; default: the last snapshot"),
     click.option("--skip", is_flag=True, help="Leave alone what is there already"),
     option("--batch",     "INT",     INT,       "Networks made in one pass over the snapshots", default=8,

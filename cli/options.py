@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +68,52 @@ class IntList(click.ParamType):
 
 
 class FloatList(click.ParamType):
-    """Finite numbers such as 1,1.5,2; evenly spaced ones also as 1,1.05,...,3.5."""
+    """Numbers such as 1,1.5,2; in a,b,...,c the dots stand for evenly spaced ones. unique: none comes twice."""
 
     name = "list"
+
+    def __init__(self, *, unique: bool = False) -> None:
+        self.unique = unique
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
         if isinstance(value, list):
             return value
         parts = [part.strip() for part in str(value).split(",")]
-        if "..." not in parts:
-            return [Finite().convert(part, param, ctx) for part in parts]
-        if len(parts) != 4 or parts[2] != "...":
-            self.fail(f"'{value}': evenly spaced numbers are written FIRST,SECOND,...,LAST", param, ctx)
-        first, second, last = (Finite().convert(part, param, ctx) for part in (parts[0], parts[1], parts[3]))
+        numbers: list[Decimal] = []  # decimal, so that the spacing is that of the digits
+        dots = False
+        for index, part in enumerate(parts):
+            if part == "...":
+                if dots or len(numbers) < 2 or index == len(parts) - 1:
+                    self.fail(f"'{value}': write a,b,...,c with two numbers before the dots and one after", param, ctx)
+                dots = True
+                continue
+            number = self._number(part, value, param, ctx)
+            if dots:
+                numbers += self._between(numbers[-2], numbers[-1], number, value, param, ctx)
+            numbers.append(number)
+            dots = False
+        if self.unique and len(set(numbers)) < len(numbers):
+            self.fail(f"a number stands in '{value}' more than once", param, ctx)
+        return [float(number) for number in numbers]
+
+    def _number(self, part: str, value: Any, param: Any, ctx: Any) -> Decimal:
+        try:
+            number = Decimal(part)
+        except InvalidOperation:
+            number = Decimal("nan")
+        if not number.is_finite():
+            self.fail(f"'{part}' in '{value}' is not a number", param, ctx)
+        return number
+
+    def _between(
+        self, first: Decimal, second: Decimal, end: Decimal, value: Any, param: Any, ctx: Any
+    ) -> list[Decimal]:
+        """What follows `second` before `end` at the spacing of the first two."""
         step = second - first
-        count = (last - first) / step if step != 0 else -1.0
-        if count < 1 or abs(count - round(count)) > 1e-6 or count > MAX_VALUES:
-            self.fail(f"'{value}': steps of {step:g} do not lead from {first:g} to {last:g}", param, ctx)
-        return [round(first + i * step, 9) for i in range(round(count) + 1)]
+        count = 0 if step == 0 else (end - second) / step
+        if count < 1 or count != int(count) or count > MAX_VALUES:
+            self.fail(f"'{value}': steps of {step} from {second} do not lead to {end}", param, ctx)
+        return [second + step * i for i in range(1, int(count))]
 
 
 class Names(click.ParamType):

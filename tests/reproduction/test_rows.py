@@ -21,7 +21,7 @@ from training.networks_edm2 import Precond
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """main-0000001-0.050.pkl and three other lengths, and guide-0000001-0.050.pkl: 16x16, ten classes."""
+    """main-0000001-0.050.pkl, the same of length 0.100, and guide-0000001-0.050.pkl: 16x16, ten classes."""
     folder = tmp_path_factory.mktemp("reproduction")
     common = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "channels_per_head": 8}
     for number, name in enumerate(("main-0000001-0.050", "main-0000001-0.100", "guide-0000001-0.050")):

@@ -1,7 +1,7 @@
 import click
 import pytest
 
-from cli.ema_options import Lengths
+from cli.options import FloatList
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ from cli.ema_options import Lengths
     ],
 )
 def test_lists(text, numbers):
-    assert Lengths().convert(text, None, None) == numbers
+    assert FloatList(unique=True).convert(text, None, None) == numbers
 
 
 def test_the_documented_range_has_49_lengths():
-    numbers = Lengths().convert("0.010,0.015,...,0.250", None, None)
+    numbers = FloatList(unique=True).convert("0.010,0.015,...,0.250", None, None)
     assert numbers == [float(f"{i / 1000:.3f}") for i in range(10, 251, 5)]
 
 
@@ -42,5 +42,5 @@ def test_the_documented_range_has_49_lengths():
 )
 def test_what_is_no_list(text, message):
     with pytest.raises(click.BadParameter) as error:
-        Lengths().convert(text, None, None)
+        FloatList(unique=True).convert(text, None, None)
     assert message in error.value.message
