@@ -1,9 +1,9 @@
 """Images on their way from a source to sinks: `drain` makes one pass and may feed several sinks at once."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ class ImageBatch:
         images: uint8 [N, 3, H, W] on the CPU, range 0..255.
         seeds: The seed that each image was made from, or None for images that have none.
         labels: The class index of each image, or None for images without classes.
+        reduced: How many images at a time memory held of the work ("sampling", "decoding") that was to be done on
+            more at a time; empty if all was done as asked. Where it is not, last bits may differ.
 
     Raises ValueError for another dtype, shape or device, or if the numbers of images, seeds and labels differ.
     """
@@ -25,6 +27,7 @@ class ImageBatch:
     images: torch.Tensor
     seeds: tuple[int, ...] | None = None
     labels: tuple[int, ...] | None = None
+    reduced: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         images = self.images

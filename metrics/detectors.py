@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from dnnlib import test_cuts
 from dnnlib.download import fetch
 from dnnlib.util import sha256_of
 from metrics import dinov2, inception, mnist, tiny_features
+from torch_utils.memory import Batches
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -105,18 +106,31 @@ class Detector:
     identity: Mapping[str, Any]
     net: nn.Module
     device: torch.device
+    memory: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", Batches(self.name))
+
+    @property
+    def reduced(self) -> dict[str, int]:
+        """{name: how many images at a time memory holds}, once it did not hold a whole batch; {} until then."""
+        return {} if self.memory.limit is None else {self.name: self.memory.limit}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features. images: uint8 [N, 3, H, W], any device -> float32 [N, D] on the detector's device.
 
-        ValueError for anything but uint8 RGB: rounding to 8 bits is part of the metric and belongs to whoever
-        makes the images.
+        Images that memory does not hold at once are taken in parts. ValueError for anything but uint8 RGB: rounding to
+        8 bits is part of the metric and belongs to whoever makes the images. RuntimeError if not one image fits.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             found = f"{images.dtype} {list(images.shape)}"
             raise ValueError(f"{self.name} takes images as uint8 [N, 3, H, W], these are {found}: quantise first")
         if images.shape[0] == 0:
             return torch.zeros(0, self.feature_dim, device=self.device)
+        parts, _ = self.memory.run(lambda part: self._features(images[part]), len(images), len(images))
+        return torch.cat(parts)
+
+    def _features(self, images: Tensor) -> Tensor:
         with torch.inference_mode(), _full_float32():
             features: Tensor = self.net(images.to(self.device))
         return features

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from sampling.guidance import Counted, Guide, bind, guided
 from sampling.heun import Churn, heun
 from sampling.schedule import edm_sigmas
 from torch_utils.distributed import pick_device
+from torch_utils.memory import Batches
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import NetworkFile, load_network
 
@@ -38,6 +39,14 @@ def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """How many images memory was found to hold at a time, while sampling and while decoding."""
+
+    sampling: Batches = field(default_factory=lambda: Batches("sampling"))
+    decoding: Batches = field(default_factory=lambda: Batches("decoding"))
+
+
+@dataclass(frozen=True)
 class Generation:
     """Opened networks of a recipe, ready to make images. `recipe` has intervals as steps and every file's hash."""
 
@@ -46,6 +55,7 @@ class Generation:
     guides: tuple[NetworkFile, ...]
     device: torch.device
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
+    memory: Memory = field(default_factory=Memory, compare=False)
 
     @property
     def image_size(self) -> int:
@@ -69,6 +79,22 @@ class Generation:
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
 
+    @property
+    def reduced(self) -> dict[str, int]:
+        """How many images at a time memory holds of the work of which it did not hold what was asked; mostly none."""
+        kinds = (self.memory.sampling, self.memory.decoding)
+        return {kind.work: kind.limit for kind in kinds if kind.limit is not None}
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, int | None]:
+        """Latents [N,C,h,w] to images, uint8 [N,3,H,W] on the CPU; and how many at a time, if not as many as asked.
+
+        RuntimeError if memory does not hold one.
+        """
+        encoder = self.main.encoder
+        size = encoder.batch_size if isinstance(encoder, StabilityVAEEncoder) else len(latents)
+        parts, limit = self.memory.decoding.run(lambda part: encoder.decode(latents[part]).cpu(), len(latents), size)
+        return torch.cat(parts), limit
+
 
 def open_recipe(
     recipe: Recipe,
@@ -77,8 +103,12 @@ def open_recipe(
     trust_pickle: bool = False,
     offline: bool = False,
     load: Callable[..., NetworkFile] = load_network,
+    memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
 ) -> Generation:
-    """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not."""
+    """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
+
+    memory: what is known of networks with these numbers of parameters.
+    """
     target = pick_device(device)
     if target.type == "mps" and recipe.sampler.dtype == "float64":
         raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
@@ -112,23 +142,40 @@ def open_recipe(
         noise_device=noise_device,
         encoder=_identity_of(main.encoder),
     )
-    return Generation(recipe, main, guides, target, tuple(notes))
+    sizes = tuple(sum(weights.numel() for weights in file.net.parameters()) for file in (main, *guides))
+    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes))
 
 
 def opener(
     device: str = "auto", *, trust_pickle: bool = False, offline: bool = False
 ) -> Callable[[Recipe], Generation]:
-    """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones."""
+    """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones.
+
+    What memory held of networks is remembered for others that are as large.
+    """
 
     @functools.lru_cache(maxsize=4)  # a search over EMA lengths opens a hundred
     def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> NetworkFile:
         return load_network(source, device=device, trust_pickle=trust_pickle, offline=offline)
 
-    return functools.partial(open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load)
+    @functools.cache
+    def memory(sizes: tuple[int, ...]) -> Memory:
+        return Memory()
+
+    return functools.partial(
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory
+    )
 
 
 class GeneratedImages:
-    """An ImageSource that samples `seeds` in order, `batch` at a time. Every pass over it samples again."""
+    """An ImageSource that samples `seeds` in order, `batch` at a time. Every pass over it samples again.
+
+    A batch that memory does not hold is sampled in parts: the same noise and labels, last bits as in smaller batches.
+
+    Attributes:
+        evaluations: Network evaluations of the last pass, in images.
+        reduced: As `ImageBatch.reduced`, over the last pass.
+    """
 
     def __init__(self, generation: Generation, seeds: Sequence[int], batch: int) -> None:
         if batch < 1:
@@ -137,21 +184,30 @@ class GeneratedImages:
         self.seeds = tuple(seeds)
         self.batch = batch
         self.num_images = len(self.seeds)
-        self.evaluations: dict[str, int] = {}  # counted over the last pass, in images
+        self.evaluations: dict[str, int] = {}
+        self.reduced: dict[str, int] = {}
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch)
 
     def __iter__(self) -> Iterator[ImageBatch]:
         self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
+        self.reduced = {}
         for start in range(0, self.num_images, self.batch):
-            yield self._make(self.seeds[start : start + self.batch])
+            batch = self._make(self.seeds[start : start + self.batch])
+            self.reduced |= batch.reduced
+            yield batch
 
     def _make(self, seeds: Sequence[int]) -> ImageBatch:
         generation = self.generation
-        latents, labels = sample(generation, seeds, self.evaluations)
-        images = generation.main.encoder.decode(latents).cpu()
-        return ImageBatch(images, tuple(seeds), None if labels is None else tuple(labels))
+        parts, sampling = generation.memory.sampling.run(
+            lambda part: sample(generation, seeds[part], self.evaluations), len(seeds), len(seeds)
+        )
+        images, decoding = generation.decode(torch.cat([latents for latents, _ in parts]))
+        labels = tuple(label for _, some in parts for label in some or ())
+        limits = {"sampling": sampling, "decoding": decoding}
+        reduced = {kind: limit for kind, limit in limits.items() if limit is not None}
+        return ImageBatch(images, tuple(seeds), labels or None, reduced)
 
 
 @torch.inference_mode()
@@ -179,7 +235,8 @@ def sample(
     churn = Churn(spec.S_churn, spec.S_min, spec.S_max, spec.S_noise) if spec.S_churn > 0 else None
     sigmas = edm_sigmas(spec.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
     noise = noise.to(device=device, dtype=DTYPES[spec.dtype])
-    *_, last = heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like)
+    for last in heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like):  # noqa: B007
+        pass  # one step in memory at a time
     if evaluations is not None:
         for name, denoiser in zip(evaluations, counted, strict=True):
             evaluations[name] += denoiser.evaluations
