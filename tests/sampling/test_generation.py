@@ -1,13 +1,15 @@
 """Generation from a recipe: seeds and batches, labels, counts, and networks that do not fit."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from sampling.generation import open_recipe, sample
+from sampling import seeds as seeding
+from sampling.generation import open_recipe, opener, sample
 from training.encoders import StabilityVAEEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond
@@ -198,3 +200,105 @@ def test_the_decoders_batch_is_set(vae_folders, tmp_path, monkeypatch):
     generation.set_decoder_batch(2)
     list(generation.images(range(5), 5))
     assert sizes == [2, 2, 1]
+
+
+# ----------------------------------------------------------------------------
+# Memory that does not hold a batch.
+
+
+def out_of_memory(sizes, limit, freed=None):
+    """A hook before a network that fails above `limit` images; `sizes` gets the number of images of every call."""
+
+    def hook(module, args):
+        if freed is not None:
+            assert all(reference() is None for reference in freed), "a failed attempt is still in memory"
+        sizes.append(len(args[0]))
+        if len(args[0]) > limit:
+            if freed is not None:
+                freed.append(weakref.ref(args[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    return hook
+
+
+def noise_of(monkeypatch):
+    """By seed, the noise that sampling starts from."""
+    noise, plain = {}, seeding.start
+
+    def start(seeds, *args):
+        streams, drawn, labels = plain(seeds, *args)
+        noise.update(zip(seeds, drawn.clone(), strict=True))
+        return streams, drawn, labels
+
+    monkeypatch.setattr(seeding, "start", start)
+    return noise
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_batch_that_memory_does_not_hold_is_sampled_in_parts(recipe, tiny_networks, monkeypatch, guided):
+    """The same noise and labels, the same pixels up to a level; nothing of a failed attempt stays or is counted."""
+    recipe = replace(recipe, guides=(guide(tiny_networks),) if guided else ())
+    undisturbed = open_recipe(recipe, "cpu")
+    whole_noise = noise_of(monkeypatch)
+    source = undisturbed.images(range(10), 8)
+    whole = list(source)
+    assert source.reduced == undisturbed.reduced == {}
+    monkeypatch.undo()
+
+    generation, sizes, freed = open_recipe(recipe, "cpu"), [], []
+    last = generation.guides[0].net if guided else generation.main.net
+    last.register_forward_pre_hook(out_of_memory(sizes, 3, freed))
+    noise = noise_of(monkeypatch)
+    parts_source = generation.images(range(10), 8)
+    with pytest.warns(RuntimeWarning, match="sampling: memory does not hold 8 images at a time; from now on 2") as told:
+        parts = list(parts_source)
+    assert len(told) == 1
+    assert sizes == [8, 4, *[2] * 11 * 5], "the size that fits is kept, for the last two images too"
+    assert len(freed) == 2
+    assert [batch.reduced for batch in parts] == [{"sampling": 2}, {}]
+    assert parts_source.reduced == generation.reduced == {"sampling": 2}
+    assert parts_source.evaluations == source.evaluations
+    assert all(torch.equal(noise[seed], whole_noise[seed]) for seed in range(10))
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert (ours.seeds, ours.labels) == (theirs.seeds, theirs.labels)
+        assert (ours.images.int() - theirs.images.int()).abs().max() <= 1
+
+
+def test_what_memory_holds_is_remembered_for_networks_of_the_same_size(recipe, tiny_networks):
+    open_ = opener("cpu")
+    first = open_(recipe)
+    with pytest.warns(RuntimeWarning), first.main.net.register_forward_pre_hook(out_of_memory([], 2)):
+        list(first.images(range(4), 4))
+    assert open_(replace(recipe, labels=3)).reduced == {"sampling": 2}
+    assert open_(replace(recipe, guides=(guide(tiny_networks),))).reduced == {}
+    assert open_recipe(recipe, "cpu").reduced == {}
+
+
+@pytest.fixture
+def latent_generation(vae_folders, tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    net = Precond(8, 4, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
+    save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
+    monkeypatch.setenv("EDM2_VAE", str(vae_folders[0]))
+    return open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(2)), "cpu", offline=True)
+
+
+def test_a_decoder_that_memory_does_not_hold_samples_nothing_twice(latent_generation):
+    generation, sampled, decoded, freed = latent_generation, [], [], []
+    (whole,) = generation.images(range(9), 9)
+    generation.main.net.register_forward_pre_hook(out_of_memory(sampled, 9))
+    generation.main.encoder._vae.decoder.register_forward_pre_hook(out_of_memory(decoded, 2, freed))
+    source = generation.images(range(9), 9)
+    with pytest.warns(RuntimeWarning, match="decoding: memory does not hold 8 images at a time; from now on 2"):
+        (parts,) = source
+    assert sampled == [9, 9, 9], "two steps of Heun, once"
+    assert decoded == [8, 4, 2, 2, 2, 2, 1]
+    assert parts.reduced == source.reduced == generation.reduced == {"decoding": 2}
+    assert parts.labels == whole.labels
+    assert (parts.images.int() - whole.images.int()).abs().max() <= 1
+    decoded.clear()
+    list(generation.images(range(5), 5))
+    assert decoded == [2, 2, 1]
+    generation.set_decoder_batch(1)
+    (single,) = generation.images(range(3), 3)
+    assert single.reduced == {}, "as asked"
