@@ -53,7 +53,8 @@ class _OneLineErrors(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         test_cuts.apply(ctx)
-        return super().invoke(ctx)
+        with settings.deterministic(bool(ctx.params.get("deterministic"))):
+            return super().invoke(ctx)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         settings.configure()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli.options import Names, stack
+from cli.options import Names, deterministic_option, stack
 from dnnlib.util import is_url
 
 METRICS = ("fid", "fd_dinov2", "fd_mnist")
@@ -102,6 +102,7 @@ ledger_options = stack(
 device_options = stack(
     [
         click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
+        deterministic_option,
         click.option("--offline", is_flag=True, help="Never download; say what is missing"),
     ]
 )

@@ -234,6 +234,10 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
     return stack([preset, *options] if presets else options)
 
 
+deterministic_option = click.option(
+    "--deterministic", is_flag=True, help="Only kernels that give the same bits every time; no TF32"
+)
+
 _positive = click.FloatRange(min=0, min_open=True)
 
 sampler_options = stack(
@@ -296,6 +300,7 @@ run_options = stack(
             type=click.Choice(["cpu", "cuda", "mps"]),
             help="Whose generator draws the noise: the numbers differ (default: the device's)",
         ),
+        deterministic_option,
         click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing"),
         click.option(
             "--trust-pickle", is_flag=True, help="Execute the code in network files. Only for files you trust"

@@ -1,8 +1,14 @@
 """Process-wide settings, in one place. Called once by the command line, never at import."""
 
 import os
+import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_CUBLAS_FIXED = (":4096:8", ":16:8")  # the workspaces with which cuBLAS repeats its results
 
 
 def configure() -> None:
@@ -11,7 +17,47 @@ def configure() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # PIL's, of images that are refused for their size anyway.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, if `wanted`: only kernels that give the same bits every time, in full float32 (no TF32).
+
+    To be entered before CUDA is first used; what was set before returns afterwards. RuntimeError, naming the
+    operation, where a device has no such kernel.
+    """
+    if not wanted:
+        yield
+        return
+    import torch  # the one place here that needs it, and only then
+
+    cublas, before = os.environ.get(_CUBLAS), torch.are_deterministic_algorithms_enabled()
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    if cublas not in _CUBLAS_FIXED:
+        os.environ[_CUBLAS] = _CUBLAS_FIXED[0]
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    except RuntimeError as error:
+        found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+        if found is None:
+            raise
+        raise RuntimeError(
+            f"--deterministic: {found[1]} cannot be computed deterministically on this device; leave the option out, "
+            "or take --device=cpu"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.set_float32_matmul_precision(precision)
+        if cublas is None:
+            os.environ.pop(_CUBLAS)
+        else:
+            os.environ[_CUBLAS] = cublas
 
 
 def tracebacks() -> bool:

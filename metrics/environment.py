@@ -37,6 +37,8 @@ def environment(device: torch.device | str = "cpu", *, vae: bool = False) -> dic
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32 if is_cuda else None,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     return {"software": software, "hardware": hardware}
 
