@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import OTHERS, announce, said_by
+from cli.report import OTHERS, announce
+from cli.worker_options import announce_workers, worker_options, workers_from
+from dnnlib.workers import launched
 from metrics.ledger import STANDARD_NUM_IMAGES
-
-STARTED = time.time()  # in seconds since 1970, as all workers of one job about do
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -93,11 +92,13 @@ def calc(**params: Any) -> None:
 @opt.detector_options
 @opt.ledger_options
 @run_options
+@worker_options
 def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
     """Score networks: sample, decode and score in one go. No image is stored.
 
     Features are kept shard by shard until the result is in the ledger: after an interruption, of whatever kind, the
-    same command goes on. Under torchrun or srun the workers share the shards, and the last one writes the result.
+    same command goes on. Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers
+    share the shards, and the last one writes the result, unless it is in the ledger already.
     """
     recipe = recipe_from(params)
     choices = opt.detector_choices(metrics, params)
@@ -108,14 +109,14 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     from metrics import evaluation, provenance
     from metrics.feature_shards import FeatureShards
     from sampling.generation import open_recipe
-    from torch_utils.distributed import layout
+    from torch_utils.distributed import device_identity
 
     run = run_options_from(params)
     with bad_input():
-        worker, workers, _ = layout()
+        workers = workers_from(params)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
-        if worker >= len(plan):
-            return click.echo(f"{said_by(worker, workers)}nothing to do: {len(plan)} shards of images", err=True)
+        if not workers.order(len(plan)):
+            return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         reference = prepare(ref, metrics, params)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
@@ -123,19 +124,18 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
-        if evaluation.is_written(params["ledger"], shards, reference, STARTED if workers > 1 else None):
-            click.echo(f"{said_by(worker, workers)}the result is in {params['ledger']} already", err=True)
+        if evaluation.is_written(params["ledger"], shards, reference, workers.count > 1 or workers.steal):
+            click.echo(f"{workers.prefix}the result is in {params['ledger']} already", err=True)
             return shards.remove()
-        shards.open()
-    if worker == 0:
+        shards.open(workers, device_identity(generation.device))
+    if workers.speaks:
         announce(generation)
-    num_images, there = shards.progress(worker, workers)
-    with progress_bar(num_images, "images", initial=there, quiet=worker > 0) as progress:
-        measured = evaluation.measure_shards(
-            shards, lambda part: generation.images(part, batch), detectors, worker, workers, progress
-        )
-    if measured is None:
-        return click.echo(f"{said_by(worker, workers)}done; {OTHERS}", err=True)
+        announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
+    num_images, there = shards.progress()
+    with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
+        measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
+    if measured is None or not shards.claim.is_held():
+        return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
     described = provenance.describe_generated(recipe, seeds, measured[1])
     report(reference, measured[0], {d.name: d.identity for d in detectors}, described, params, batch)
     return shards.remove()
@@ -216,13 +216,11 @@ def score_stored(
 
 def left_to_the_first() -> bool:
     """Whether this is a further worker: reading stored images is the work of one, and it says so."""
-    from torch_utils.distributed import layout
-
     with bad_input():
-        worker, workers, _ = layout()
-    if worker > 0:
-        click.echo(f"{said_by(worker, workers)}nothing to do: worker 0 reads all stored images", err=True)
-    return worker > 0
+        workers = launched()
+    if workers.rank > 0:
+        click.echo(f"{workers.prefix}nothing to do: worker 0 reads all stored images", err=True)
+    return workers.rank > 0
 
 
 def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:

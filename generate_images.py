@@ -2,6 +2,7 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, counts, said_by
+from cli.report import announce, counts
+from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import atomic_path
 from images.recipe import Recipe
 from papers.figures import Picture
@@ -41,6 +43,7 @@ from papers.figures import Picture
 @sampler_options
 @label_options
 @run_options
+@worker_options
 def main(**params: Any) -> None:
     """Sample images.
 
@@ -65,26 +68,35 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     from images.batch import Chained, drain
     from images.recipe_folder import RecipeFolder
     from sampling.generation import open_recipe
-    from torch_utils.distributed import layout
+    from torch_utils.distributed import device_identity
 
     run = run_options_from(params)
     folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
     with bad_input():
-        worker, workers, _ = layout()
-        place = {"worker": worker, "workers": workers, "resume": params["resume"], "overwrite": params["overwrite"]}
-        batches = folder.plan(params["seeds"], params["batch"], **place)
+        workers = workers_from(params)
+        kept = {"resume": params["resume"], "overwrite": params["overwrite"]}
+        batches = folder.plan(params["seeds"], params["batch"], workers, **kept)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        folder.claim(generation.recipe)
-    if worker == 0:
+        folder.claim(generation.recipe, device_identity(generation.device))
+    if workers.speaks:
         announce(generation)
-    sources = [generation.images(seeds, params["batch"]) for seeds in batches]
-    source, evaluations = Chained(sources), Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
-    with progress_bar(source.num_images, "images", quiet=worker > 0) as progress:
-        drain(source, folder, progress=progress)
-    for part in sources:
-        evaluations.update(part.evaluations)
-    by = said_by(worker, workers)
-    click.echo(f"{by}{source.num_images} images in {params['outdir']}; evaluations: {counts(evaluations)}")
+        announce_workers(workers, f"{len(params['seeds'])} images")
+    sources: list[Any] = []
+
+    def source_of(seeds: list[int]) -> Any:
+        sources.append(generation.images(seeds, params["batch"]))
+        return sources[-1]
+
+    with closing(folder), progress_bar(sum(map(len, batches)), "images", quiet=not workers.speaks) as progress:
+        if workers.steal:
+            folder.share(lambda seeds: drain(source_of(seeds), folder, progress=progress), progress)
+        else:
+            drain(Chained([source_of(seeds) for seeds in batches]), folder, progress=progress)
+    evaluations = Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
+    for source in sources:
+        evaluations.update(source.evaluations)
+    made = sum(source.num_images for source in sources)
+    click.echo(f"{workers.prefix}{made} images in {params['outdir']}; evaluations: {counts(evaluations)}")
 
 
 def draw_grid(params: dict[str, Any]) -> None:
@@ -98,6 +110,8 @@ def draw_grid(params: dict[str, Any]) -> None:
     run = run_options_from(params)
     with bad_input():
         require_one_process("generate_images.py")
+        if params["worker"] is not None or params["steal"]:
+            raise ValueError("--grid draws one picture: leave out --worker and --steal")
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(recipe) for recipe in line] for line in recipes]
@@ -125,23 +139,24 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
     from images.insets import sheet
     from sampling.generation import opener
     from sampling.method_grid import sample_pictures
-    from torch_utils.distributed import layout
 
     run = run_options_from(params)
     with bad_input():
-        rank, world, _ = layout()
-        pictures = pictures[rank::world]  # workers share them out: each is a file of its own
+        workers = workers_from(params)
+        if workers.steal:
+            raise ValueError("--steal shares images of a folder; share figures by --worker=I/N")
+        pictures = [pictures[number] for number in workers.own(len(pictures))]  # each is a file of its own
         folder = FigureFolder(params["results_dir"], params["overwrite"])
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         num_classes = open_(base).main.net.label_dim
-        check_classes(num_classes, quiet=rank > 0)
+        check_classes(num_classes, quiet=not workers.speaks)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
         contents = [
             {"seeds": p.seeds, "recipes": [g.recipe.to_json() for g in plan]}
             for p, plan in zip(pictures, plans, strict=True)
         ]
         todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
-    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=rank > 0) as progress:
+    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks) as progress:
         for picture, plan, content in todo:
             for generation in plan if params["verbose"] else ():
                 announce(generation)
@@ -149,8 +164,8 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
             box = None if picture.inset is None else picture.inset.box(images[0].width)
             drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))
             folder.save(picture.file_name, drawn, content)
-    by, kept = said_by(rank, world), len(pictures) - len(todo)
-    click.echo(f"{by}{len(todo)} pictures made in {folder.folder}, {kept} were there")
+    kept = len(pictures) - len(todo)
+    click.echo(f"{workers.prefix}{len(todo)} pictures made in {folder.folder}, {kept} were there")
 
 
 if __name__ == "__main__":

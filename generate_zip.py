@@ -21,8 +21,10 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import OTHERS, announce, counts, said_by
+from cli.report import OTHERS, announce, counts
+from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
+from dnnlib.workers import Workers
 from images.recipe import Recipe, StepInterval
 
 
@@ -48,11 +50,13 @@ from images.recipe import Recipe, StepInterval
 @sampler_options
 @label_options
 @run_options
+@worker_options
 def main(**params: Any) -> None:
     """Sample images into a ZIP with labels and recipe.
 
     A guide that is given without a weight or an interval takes the interval paper's: w = 2, steps 17-22 of 32.
-    Under torchrun or srun the workers share the shards, and the last one to finish joins them.
+    Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers share the shards, and
+    the last one to finish joins them.
 
     \b
     python generate_zip.py --preset=mnist16-autog --num_images=1000
@@ -64,16 +68,16 @@ def main(**params: Any) -> None:
     from images.shards import ShardPlan
     from images.shards_zip import ShardFolder
     from sampling.generation import open_recipe
-    from torch_utils.distributed import layout
+    from torch_utils.distributed import device_identity
 
     run = run_options_from(params)
     with bad_input():
-        worker, workers, _ = layout()
+        workers = workers_from(params)
         if params["out"] is not None:
             check_zip(params["out"], seeds)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
-        if worker >= len(plan):
-            click.echo(f"{said_by(worker, workers)}nothing to do: {len(plan)} shards of images", err=True)
+        if not workers.order(len(plan)):
+            click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
             return
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
@@ -81,24 +85,25 @@ def main(**params: Any) -> None:
         done = generation.recipe
         folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"])
         if folder.finished():
-            click.echo(f"{said_by(worker, workers)}{path}: finished before, by the same recipe")
+            click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
             return
-        folder.open()
-    if worker == 0:
+        folder.open(workers, device_identity(generation.device))
+    if workers.speaks:
         announce(generation)
-    if fill(folder, generation, worker, workers, params):
+        announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
+    if fill(folder, generation, workers, params):
         click.echo(f"{path}: {len(seeds)} images")
     else:
-        click.echo(f"{said_by(worker, workers)}done; {OTHERS}", err=True)
+        click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
 
 
-def fill(folder: Any, generation: Any, worker: int, workers: int, params: dict[str, Any]) -> bool:
+def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any]) -> bool:
     """Make this worker's missing shards, and merge all unless other workers are still at it: then False."""
     from images.batch import drain
 
     total: dict[str, int] = {}
-    num_images, there = folder.progress(worker, workers)
-    with progress_bar(num_images, "images", initial=there, quiet=worker > 0) as progress:
+    num_images, there = folder.progress()
+    with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
 
         def make(index: int) -> None:
             source = generation.images(folder.plan.shard(index), params["batch_size"])
@@ -106,9 +111,9 @@ def fill(folder: Any, generation: Any, worker: int, workers: int, params: dict[s
             for name, number in source.evaluations.items():
                 total[name] = total.get(name, 0) + number
 
-        path = folder.complete(make, worker, workers)
+        path = folder.complete(make, progress)
     if params["verbose"]:
-        click.echo(f"{said_by(worker, workers)}evaluations: {counts(total)}", err=True)
+        click.echo(f"{workers.prefix}evaluations: {counts(total)}", err=True)
     return path is not None
 
 

@@ -13,7 +13,9 @@ from cli.metric_options import LEDGER
 from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
 from cli.progress import progress_bar
 from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
+from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
+from dnnlib.workers import Workers, launched
 from papers import listing, plan, report
 from papers.costs import cost
 from papers.tables import Row, all_rows, find, how_to_make, select
@@ -88,19 +90,23 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
 @opt.block_options
 @opt.work_options
 @ledger_option
+@worker_options
 def run_rows(names: tuple[str, ...], **params: Any) -> None:
     """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
 
-    Run again, also after a kill, it computes only what is missing; under torchrun the workers share every block.
+    Run again, also after a kill, it computes only what is missing. Under torchrun or srun, or started several times
+    with --worker=I/N or --steal, the workers share every block.
     Rows that need networks nobody published are passed over, with what would make them.
     """
     with bad_input():
         asked = select(names)
-        runner = runner_from(params)
+        workers = workers_from(params)
+        runner = runner_from(params, workers)
         rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
         runner.prepare(rows)
+    announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0
     for block in (block for row in rows for block in runner.run(row)):
         unfinished += block.record is None
@@ -122,7 +128,7 @@ def can_run(runner: Any, row: Row) -> bool:
     return reason is None
 
 
-def runner_from(params: dict[str, Any]) -> Any:
+def runner_from(params: dict[str, Any], workers: Workers) -> Any:
     """A reproduction.rows.Runner with these options; makes nothing yet."""
     from metrics.ledger import check_writable, read
     from reproduction.rows import Runner, Settings
@@ -136,7 +142,11 @@ def runner_from(params: dict[str, Any]) -> Any:
         pick_device(params["noise_device"], "--noise-device")
     folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
     plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
-    return Runner(Settings(**{**plain, **folders}), progress_bar)
+
+    def bar(total: int, what: str, done: int) -> Any:
+        return progress_bar(total, what, initial=done, quiet=not workers.speaks)
+
+    return Runner(Settings(**{**plain, **folders}, workers=workers), bar)
 
 
 @main.command("search")
@@ -161,7 +171,7 @@ def search_best(**params: Any) -> None:
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
-        runner = runner_from({**params, "blocks": None, "labels": None})
+        runner = runner_from({**params, "blocks": None, "labels": None}, launched())
         runner.scorer(metric, reference)
         runner.open(recipe)
     from reproduction.sweeps import Sweep, find_best, repeat

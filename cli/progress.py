@@ -13,7 +13,7 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished.
 
-    quiet: show nothing, as all workers but the first do.
+    quiet: show nothing, as all workers of a launch but the first do.
     """
     seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
     with tqdm(

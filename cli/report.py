@@ -44,8 +44,3 @@ def counts(evaluations: Mapping[str, int]) -> str:
     """'63 main + 12 guide 1 = 75'."""
     parts = [f"{number} {name}" for name, number in evaluations.items()]
     return " + ".join(parts) + (f" = {sum(evaluations.values())}" if len(parts) > 1 else "")
-
-
-def said_by(worker: int, workers: int) -> str:
-    """How a message begins: "worker 1 of 2: ", counted from 0; nothing if it is the only one."""
-    return f"worker {worker} of {workers}: " if workers > 1 else ""

@@ -3,19 +3,35 @@
 A claim is `NAME.N.claim`, with its owner inside; the one with the highest N counts. It appears complete and at once
 (a hard link fails if the name is taken). Whoever finds that the owner is gone adds the next number, which again only
 one process can do: nobody ever removes another's claim, so a slow process cannot remove one that is new.
+
+A process that lives touches its claims every `BEAT_SECONDS`. On the owner's machine the system says whether it lives;
+elsewhere only its silence speaks, and since clocks jump, silence counts only as far as somebody watched it.
 """
 
+import atexit
 import os
 import re
 import secrets
 import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-#: A claim that nobody has touched for so long is given up on, whatever became of its owner on another machine.
-STALE_SECONDS = 600
+#: How often a living process touches its claims.
+BEAT_SECONDS = 20.0
+#: A claim that nobody has touched for so long is given up on (NFS may show a touch a minute late).
+STALE_SECONDS = 300.0
+#: How long a claim of such an age, or from the future, is watched before its age is believed.
+WATCH_SECONDS = 45.0
 
+_CLOCK_SKEW = 5.0
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
+_OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
 
 def owner() -> str:
@@ -24,8 +40,11 @@ def owner() -> str:
 
 
 def is_gone(text: str) -> bool:
-    """Whether the process of this `owner()` has ended; False if that cannot be known from here."""
-    found = re.fullmatch(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})", text)
+    """Whether the process of this `owner()`, or of a claim's text, has ended; False if nothing is known from here."""
+    name, _, job = text.partition(" ")
+    if _ended_by_slurm(job):
+        return True
+    found = _OWNER.fullmatch(name)
     if found is None or found[1] != _host() or os.name != "posix":
         return False
     pid = int(found[2])
@@ -40,6 +59,15 @@ def is_gone(text: str) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Sign:
+    """What can be seen of a claim: its file, whose it is, when it was touched (in seconds, by the folder's clock)."""
+
+    path: Path
+    holder: str
+    touched: float
+
+
 class Claim:
     """The claim `name` in `folder`. Processes hold claims, not objects: a process that has it gets it again."""
 
@@ -49,31 +77,47 @@ class Claim:
         self._held: Path | None = None
 
     def take(self) -> bool:
-        """Whether this process holds the claim now; False if another does, or if the folder is gone."""
+        """Whether this process holds the claim now; False if another does, or may, or if the folder is gone."""
         temporary = self._folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
         try:
-            temporary.write_text(owner())
-            last = self._last()
-            if last is not None and last.read_text() == owner():
-                self._held = last
+            temporary.write_text(_claim_text())
+            last = self.sign()
+            if last is not None and last.holder.partition(" ")[0] == owner():
+                self._held = last.path
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
-                self._held = self._folder / f"{self._name}.{_number(last) + 1}.claim"
+                self._held = self._folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim"
                 _link(temporary, self._held)
         except (FileExistsError, FileNotFoundError):  # somebody was faster, or is through with everything
             self._held = None
         finally:
             temporary.unlink(missing_ok=True)
+        if self._held is not None:
+            _heart(os.getpid()).add(self._held)
         return self._held is not None
 
-    def touch(self) -> None:
-        """Show that the work goes on; more often than every `STALE_SECONDS`."""
-        if self._held is not None:
-            with suppress(FileNotFoundError):
-                os.utime(self._held)
+    def take_or_see_life(self, poll_seconds: float = 1.0) -> bool:
+        """As `take`, but waits while it cannot be known whether the holder lives: `STALE_SECONDS` or so at most."""
+        first, waited = self.sign(), False
+        while not self.take():
+            now = self.sign()
+            if not self._folder.exists() or (now is not None and (_lives_here(now) or _later(first, now))):
+                return False
+            if not waited and now is not None:
+                warnings.warn(f"waiting for a sign of life of {now.holder}, {self._name} in {self._folder}",
+                              RuntimeWarning, stacklevel=2)  # fmt: skip
+            first, waited = first or now, True
+            time.sleep(poll_seconds)
+        return True
+
+    def is_held(self) -> bool:
+        """Whether this process still holds the claim: nobody has given up on it since."""
+        last = self.sign()
+        return last is not None and last.path == self._held
 
     def release(self) -> None:
         """Let others have it, if this process holds it. Older claims, of processes that are gone, are swept away."""
         if self._held is not None:
+            _heart(os.getpid()).discard(self._held)
             for path in self.files():
                 if _number(path) <= _number(self._held):
                     path.unlink(missing_ok=True)
@@ -81,27 +125,127 @@ class Claim:
 
     def holder(self) -> str:
         """Who has it, as `owner()` says; "nobody" if it is free."""
-        last = self._last()
-        with suppress(FileNotFoundError):
-            return "nobody" if last is None else last.read_text()
-        return "nobody"
+        last = self.sign()
+        return "nobody" if last is None else last.holder.partition(" ")[0] or "somebody"
+
+    def sign(self) -> Sign | None:
+        """What is to be seen of the claim that counts; None if it is free."""
+        for path in reversed(self.files()):
+            with suppress(FileNotFoundError):
+                return Sign(path, path.read_text(), path.stat().st_mtime)
+        return None
 
     def files(self) -> list[Path]:
         """The files of all claims of this name, older ones first."""
         return sorted(self._folder.glob(f"{self._name}.*.claim"), key=_number)
 
-    def _last(self) -> Path | None:
-        return next(reversed(self.files()), None)
+
+def in_turn(
+    folder: Path, names: Sequence[str], is_done: Callable[[int], bool], poll_seconds: float = 2.0
+) -> Generator[tuple[int, bool]]:
+    """The parts of some work one after the other, each under its claim while the caller has it.
+
+    Parts that others have claimed come last: when they are done, or when their owners turn out to be dead. Close the
+    generator when leaving early, to release the claim.
+
+    Args:
+        folder: Where the claims are; the work is over when it is gone.
+        names: Of the parts, as claims.
+        is_done: Whether the part of this index in `names` is finished.
+
+    Yields (index in `names`, whether the part is still to be made here).
+    """
+    left = list(range(len(names)))
+    while left and folder.exists():
+        held_by_others = []
+        for index in left:
+            claim = Claim(folder, names[index])
+            if is_done(index):
+                yield index, False
+            elif claim.take():
+                try:
+                    yield index, not is_done(index)  # somebody may have made it between our looking and claiming
+                finally:
+                    claim.release()
+            else:
+                held_by_others.append(index)
+        if held_by_others:
+            time.sleep(poll_seconds)
+        left = held_by_others
+
+
+class _Heart:
+    """Touches the claims of this process, from a thread, for as long as it lives; removes them when it ends in order."""
+
+    def __init__(self, pid: int) -> None:
+        self._paths: set[Path] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, daemon=True, name="claims").start()
+        atexit.register(lambda: self._stop() if os.getpid() == pid else None)  # and not at the end of its children
+
+    def add(self, path: Path) -> None:
+        with self._lock:
+            self._paths.add(path)
+
+    def discard(self, path: Path) -> None:
+        with self._lock:
+            self._paths.discard(path)
+
+    def _stop(self) -> None:
+        with self._lock:
+            for path in self._paths:
+                path.unlink(missing_ok=True)
+            self._paths.clear()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with self._lock:
+                paths = list(self._paths)
+            for path in paths:
+                with suppress(OSError):  # removed since, or a file system that is away for a moment
+                    os.utime(path)
+
+
+@cache
+def _heart(pid: int) -> _Heart:
+    """Of this process: one that was forked has no threads of its parent's."""
+    return _Heart(pid)
+
+
+_watched: dict[Path, tuple[float, float]] = {}  # by claim: when it was touched, since when (monotonic) it is watched
+
+
+def _is_stale(sign: Sign, now: float) -> bool:
+    """Whether the owner is gone or silent. now: by the clock of the file system that holds the claim.
+
+    A clock that jumped makes any claim old, or from the future; the next beat of a living owner shows it.
+    """
+    if is_gone(sign.holder):
+        return True
+    if -_CLOCK_SKEW <= now - sign.touched <= STALE_SECONDS:
+        return False
+    touched, since = _watched.get(sign.path, (None, 0.0))
+    if touched != sign.touched:
+        _watched[sign.path] = (sign.touched, time.monotonic())
+        return False
+    return time.monotonic() - since >= WATCH_SECONDS
+
+
+def _lives_here(sign: Sign) -> bool:
+    """Whether the owner is a process of this machine that was heard of lately; a number alone may be in use again."""
+    found = _OWNER.fullmatch(sign.holder.partition(" ")[0])
+    return found is not None and found[1] == _host() and abs(time.time() - sign.touched) < 2 * BEAT_SECONDS
+
+
+def _later(first: Sign | None, now: Sign) -> bool:
+    """Whether the claim was touched, or taken by another, since `first` was seen."""
+    return first is not None and (now.path, now.touched) != (first.path, first.touched)
 
 
 def _number(path: Path | None) -> int:
     text = "" if path is None else path.name.split(".")[-2]
     return int(text) if text.isdecimal() else -1
-
-
-def _is_stale(path: Path, now: float) -> bool:
-    """Whether the owner is gone or silent. now: by the clock of the file system that holds `path`."""
-    return is_gone(path.read_text()) or now - path.stat().st_mtime > STALE_SECONDS
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -115,5 +259,31 @@ def _link(temporary: Path, path: Path) -> None:
             file.write(temporary.read_text())
 
 
+def _claim_text() -> str:
+    job, restarts = _slurm_job()
+    return owner() if job is None else f"{owner()} {job}:{restarts}"
+
+
+def _ended_by_slurm(text: str) -> bool:
+    """Whether `text`, a job and its restarts, is an earlier start of our own job: Slurm ends one before the next."""
+    job, restarts = _slurm_job()
+    theirs = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    return theirs is not None and theirs[1] == job and int(theirs[2]) < restarts
+
+
+def _slurm_job() -> tuple[str | None, int]:
+    """Number of the Slurm job that this process belongs to, and how often Slurm has started it again."""
+    job, restarts = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return (job, int(restarts)) if job.isdecimal() and restarts.isdecimal() else (None, 0)
+
+
+@cache
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    """This machine, and on Linux this system start and this container: elsewhere a process number says nothing."""
+    name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return name
+    return f"{name}-{boot[:8]}-{re.sub('[^0-9]', '', space)}"

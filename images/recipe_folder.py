@@ -1,20 +1,21 @@
 """The recipe beside a folder of images, so that no folder holds images of two recipes. No torch here."""
 
-import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dnnlib.util import atomic_path, check_destination
-from images.claims import Claim
+from dnnlib.workers import ALONE, Workers
+from images.claims import Claim, in_turn
 from images.recipe import Recipe
-from images.shards import differences
+from images.shards import differences, format_seeds, join_workers
 from images.sinks import PNGFolder
-from images.zips import RECIPE_NAME, json_bytes
+from images.zips import RECIPE_NAME, json_bytes, parse_object
 
 if TYPE_CHECKING:
     from images.batch import ImageBatch
@@ -37,60 +38,101 @@ class RecipeFolder:
         self._content: dict[str, Any] | None = None
         self._replaces: str | None = None
         self._seeds: Sequence[int] = ()
+        self._asked: tuple[int, ...] = ()
+        self._batches: dict[int, list[int]] = {}
+        self._workers = ALONE
+        self._places: list[Claim] = []
         self._again: list[Path] = []
 
     def plan(
         self,
         seeds: Sequence[int],
         batch: int,
+        workers: Workers = ALONE,
         *,
-        worker: int = 0,
-        workers: int = 1,
         resume: bool = False,
         overwrite: bool = False,
     ) -> list[list[int]]:
-        """The seeds to make, in batches: batch number b of all is worker b mod workers' to make, as in one process.
+        """The seeds to make, in batches: batch number b of all is worker b mod count's to make, as in one process.
 
-        With `resume`, what is there is left out of its batch. Raises ValueError if some are there and neither
-        `resume` nor `overwrite` says what to do, or if the folder holds images without a recipe, which those to be
-        made must not mix with; OSError if it cannot be written.
+        With `resume`, or if workers steal, what is there is left out of its batch. Raises ValueError if some are there
+        and neither `resume` nor `overwrite` says what to do, or if the folder holds images without a recipe, which
+        those to be made must not mix with, or if workers that steal should overwrite; OSError if the folder cannot be
+        written.
         """
         check_destination(self.folder / RECIPE_NAME)
-        starts = range(worker * batch, len(seeds), workers * batch)
-        batches = [list(seeds[start : start + batch]) for start in starts]
-        mine = [seed for part in batches for seed in part]
+        if workers.steal and overwrite:
+            raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
+        resume = resume or workers.steal
+        self._workers = workers
+        cut = [list(seeds[start : start + batch]) for start in range(0, len(seeds), batch)]
+        numbers = workers.order(len(cut))
+        mine = [seed for number in numbers for seed in cut[number]]
         there = self.images.existing(mine)
         if there and not resume and not overwrite:
             raise ValueError(
                 f"{len(there)} of the {len(mine)} images are in {self.folder} already: --resume makes the others "
                 "only, --overwrite all again; or take another folder"
             )
+        self._asked = tuple(seeds)
         self._seeds = seeds if overwrite else ()
         kept = self._others(self._seeds)
         if kept and not (self.folder / RECIPE_NAME).exists():
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
         self._again = there if overwrite else []
         done = set() if overwrite else set(there)
-        left = ([seed for seed in part if self.images.path(seed) not in done] for part in batches)
-        return [part for part in left if part]
+        left = {number: [seed for seed in cut[number] if self.images.path(seed) not in done] for number in numbers}
+        self._batches = {number: part for number, part in left.items() if part}
+        return list(self._batches.values())
 
-    def claim(self, recipe: Recipe) -> None:
-        """State the recipe of the images to come. ValueError, with the differences, if images of another one stay."""
+    def claim(self, recipe: Recipe, device: str | None = None) -> None:
+        """State the recipe of the images to come, and take this worker's place.
+
+        device: what identifies the device that it computes on, if no other worker should. ValueError, with the
+        differences, if images of another recipe stay; if another process is this worker, or computes on this device.
+        """
         self._content = {"format": 1, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
         found = self._stated()
         self._replaces = None if found is None else found.get("recipe_hash")
         if found is not None and self._replaces != recipe.hash and self._others(self._seeds):
             self._refuse(found)
+        if self._batches:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._places = join_workers(self.folder, self._workers, device)
+
+    def share(self, make: Callable[[list[int]], object], others: Callable[[int], object]) -> None:
+        """Call `make(seeds)`, which is to write them here, with what is missing of every batch that nobody is at.
+
+        Batches of other workers are waited for, and made here if these die. others: called with the number of images
+        that others made of what was missing at first.
+        """
+        batches = list(self._batches.items())
+
+        def missing(index: int) -> list[int]:
+            return [seed for seed in batches[index][1] if not self.images.path(seed).exists()]
+
+        names = [f"batch-{number:05d}" for number, _ in batches]
+        with closing(in_turn(self.folder, names, lambda index: not missing(index))) as turns:
+            for index, to_make in turns:
+                left = missing(index) if to_make else []
+                others(len(batches[index][1]) - len(left))
+                if left:
+                    make(left)
+
+    def close(self) -> None:
+        """Let others have this worker's place."""
+        for place in self._places:
+            place.release()
 
     def _stated(self) -> dict[str, Any] | None:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
         path = self.folder / RECIPE_NAME
         try:
-            return dict(json.loads(path.read_bytes()))
+            return parse_object(path.read_bytes(), str(path))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not readable as a recipe ({error}): take another folder") from error
+        except ValueError as error:
+            raise ValueError(f"{error}: take another folder") from error
 
     def _refuse(self, found: dict[str, Any]) -> NoReturn:
         lines = "\n".join(differences(found, self._content or {}))
@@ -138,6 +180,6 @@ class RecipeFolder:
             for path in self._again:
                 path.unlink(missing_ok=True)
             with atomic_path(self.folder / RECIPE_NAME) as temporary:
-                temporary.write_bytes(json_bytes(content))
+                temporary.write_bytes(json_bytes({**content, "asked": format_seeds(self._asked)}))
         finally:
             claim.release()

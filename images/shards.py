@@ -2,8 +2,11 @@
 
     FOLDER/plan.json          what is being made: recipe, seeds, shard size, batch
     FOLDER/shard-00012.zip    a finished shard; it appears by a rename, hence whole or not at all
-    FOLDER/worker-0-of-1.0.claim   which process is this worker (images.claims)
-    FOLDER/join.0.claim       who is joining the shards, once all are there
+    FOLDER/shard-00012.0.claim     who is making that shard (images.claims)
+    FOLDER/shard-00012.failed      why it could not be made, the last time
+    FOLDER/worker-0-of-1.0.claim   which process is this worker
+    FOLDER/device-ID.0.claim       which process uses this device
+    FOLDER/join.0.claim            who is joining the shards, once all are there
 
 The plan depends on recipe and seeds alone, never on who works on it, and a shard is all that a worker needs to
 own: workers share nothing but the folder, and every step that they see of each other is atomic. What a shard holds
@@ -19,22 +22,23 @@ import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dnnlib.util import replace_synced
+from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
-from images.claims import Claim, is_gone, owner
-from images.zips import json_bytes, read_json
+from images.claims import Claim, in_turn, is_gone, owner
+from images.zips import json_bytes, parse_object, read_json
 
 Result = TypeVar("Result")
 
 _FORMAT = 1
 _ABSENT = object()
-_PLAN_NAME = "plan.json"
+PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
 _REPAIRS = 2  # shards that are damaged again and again mean a failing disk, not bad luck
 
@@ -90,12 +94,6 @@ class ShardPlan:
             raise ValueError(f"shard {index} of {len(self)}: shards count from 0 to {len(self) - 1}")
         return self.seeds[index * self.shard_size : (index + 1) * self.shard_size]
 
-    def worker(self, index: int, count: int) -> range:
-        """The shards of worker `index` (from 0) of `count`: index, index + count, ...; possibly none."""
-        if not 0 <= index < count:
-            raise ValueError(f"worker {index} of {count}: workers count from 0 to their number - 1")
-        return range(index, len(self), count)
-
     def batch_runs(self, batch: int) -> list[list[int]]:
         """Sizes of all batches in order, as runs [size, how often], if shards are made `batch` images at a time.
 
@@ -142,6 +140,8 @@ class ShardStore:
         self.folder = folder
         self.plan = plan
         self.claim = Claim(folder, "join")
+        self._workers = ALONE
+        self._places: list[Claim] = []
         self._content: dict[str, Any] = {
             "format": _FORMAT,
             **json.loads(json_bytes(content)),
@@ -154,23 +154,29 @@ class ShardStore:
         keys = json_bytes({key: self._content[key] for key in self._identity})
         self._plan_id = hashlib.sha256(keys).hexdigest()
 
-    def open(self) -> None:
-        """Make the folder, or continue in it; temporary files of dead runs on this machine are removed.
+    def open(self, workers: Workers = ALONE, device: str | None = None) -> None:
+        """Make the folder, or continue in it, as one of these workers, until `finish` ends.
 
-        Raises ValueError, with the differences, if it belongs to another run, and OSError if it cannot be written.
+        Temporary files of dead runs on this machine are removed. device: what identifies the device that this worker
+        computes on, if no other should; None for any number of workers on it.
+
+        Raises ValueError, with the differences, if the folder belongs to another run; if another process is this
+        worker already, or computes on this device; and OSError if it cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / _PLAN_NAME).exists():
-            with self._becoming(self.folder / _PLAN_NAME, _rename_if_new) as temporary:
+        if not (self.folder / PLAN_NAME).exists():
+            with self._becoming(self.folder / PLAN_NAME, _rename_if_new) as temporary:
                 temporary.write_bytes(json_bytes(self._content))
         self._check_plan()
+        self._workers = workers
+        self._places = join_workers(self.folder, workers, device)
         for temporary in self._temporaries():
             if _is_stale(temporary):
                 temporary.unlink(missing_ok=True)
 
     def shard_path(self, index: int) -> Path:
         """Where a finished shard lies."""
-        return self.folder / f"shard-{index:05d}{self.suffix}"
+        return self.folder / f"{_shard_name(index)}{self.suffix}"
 
     def missing(self) -> list[int]:
         """The shards to be made. A shard file that is not what it should be is removed, with a warning.
@@ -182,7 +188,7 @@ class ShardStore:
     def began(self) -> float | None:
         """When the work was begun, in seconds since 1970; None if it was not."""
         try:
-            return (self.folder / _PLAN_NAME).stat().st_mtime
+            return (self.folder / PLAN_NAME).stat().st_mtime
         except FileNotFoundError:
             return None
 
@@ -190,57 +196,77 @@ class ShardStore:
         """Whether these, from a record of finished work, are those of the images here; seeds: as `format_seeds`."""
         return (recipe_hash, seeds) == (self._content["recipe_hash"], self._content["seeds"])
 
-    def progress(self, worker: int = 0, workers: int = 1) -> tuple[int, int]:
-        """(images of this worker's shards, how many of them are there already)."""
-        mine, missing = self.plan.worker(worker, workers), set(self.missing())
-        sizes = {index: len(self.plan.shard(index)) for index in mine}
+    def progress(self) -> tuple[int, int]:
+        """(images of the shards that this worker may make, how many of them are there already)."""
+        missing = set(self.missing())
+        sizes = {index: len(self.plan.shard(index)) for index in self._workers.order(len(self.plan))}
         return sum(sizes.values()), sum(size for index, size in sizes.items() if index not in missing)
 
     def finish(
-        self, make: Callable[[int], object], join: Callable[[], Result], worker: int = 0, workers: int = 1
+        self,
+        make: Callable[[int], object],
+        join: Callable[[], Result],
+        others: Callable[[int], object] = lambda count: None,
     ) -> Result | None:
         """Call `make(index)` for every missing shard of this worker, then `join`, if nothing is missing any more.
 
-        Shards that `join` finds damaged, by raising ShardsMissing, are made again here. None: other workers have
-        shards to make, or one of them is joining. Else this process holds the claim, until `remove` or
-        `claim.release`.
+        A shard that another process is making is waited for, and made here if that one dies. Shards that `join` finds
+        damaged, by raising ShardsMissing, are made again. others: called with the number of images of every shard
+        that was missing at first and then made by somebody else.
 
-        Raises RuntimeError if another process is this worker, ShardsMissing if shards keep being damaged or are not
-        made, and whatever `make` and `join` raise.
+        None: other workers have shards to make, or one of them is joining or has joined. Else this process holds the
+        claim, until `remove` or `claim.release`; it has lost it if `claim.is_held()` says so.
+
+        Raises ShardsMissing if shards keep being damaged, and whatever `make` and `join` raise.
         """
-        with self._as_worker(worker, workers) as claim:
-            for index in self.missing():
-                if index in self.plan.worker(worker, workers):
-                    claim.touch()
-                    make(index)
-        if workers > 1 and self.missing():
-            return None
-        if not self.claim.take():
-            return None
         try:
+            self._make_missing(make, others)
+            if self.missing() or not self.claim.take_or_see_life():
+                return None
             return self._join_and_repair(make, join)
-        except BaseException:
+        except BaseException as error:
             self.claim.release()
+            if isinstance(error, FileNotFoundError) and not self._is_open():
+                return None  # somebody took this worker for dead, and has finished everything
             raise
-
-    @contextmanager
-    def _as_worker(self, worker: int, workers: int) -> Iterator[Claim]:
-        """Nobody else is this worker inside; RuntimeError if another process is: both would do the same."""
-        claim = Claim(self.folder, f"worker-{worker}-of-{workers}")
-        if not claim.take() and self.folder.exists():
-            raise RuntimeError(
-                f"another process is at this work already ({claim.holder()}, in {self.folder}): let it end, or start "
-                "both under torchrun to share it"
-            )
-        try:
-            yield claim
         finally:
-            claim.release()
+            for place in self._places:
+                place.release()
+
+    def _make_missing(self, make: Callable[[int], object], others: Callable[[int], object]) -> None:
+        missing = set(self.missing())
+        mine = [index for index in self._workers.order(len(self.plan)) if index in missing]
+        names = [_shard_name(index) for index in mine]
+        with closing(in_turn(self.folder, names, lambda number: self._is_done(mine[number]))) as turns:
+            for number, to_make in turns:
+                if not self._is_open():
+                    return
+                if to_make:
+                    self._make(mine[number], make)
+                else:
+                    others(len(self.plan.shard(mine[number])))
+
+    def _make(self, index: int, make: Callable[[int], object]) -> None:
+        """Make one shard; what goes wrong is left in a file for `images.status`."""
+        failure = self.folder / f"{_shard_name(index)}.failed"
+        try:
+            make(index)
+            failure.unlink(missing_ok=True)
+        except Exception as error:
+            with suppress(OSError):
+                failure.write_bytes(json_bytes({"owner": owner(), "error": f"{type(error).__name__}: {error}"}))
+            raise
+        if not self._is_done(index) and self._is_open():
+            raise RuntimeError(f"shard {index} was not made, or was gone at once: is {self.folder} on a healthy disk?")
+
+    def _is_open(self) -> bool:
+        """Whether the work is still to be done: whoever finished it has removed the plan."""
+        return (self.folder / PLAN_NAME).exists()
 
     def remove(self) -> None:
         """Remove what this class makes; plan and claims go last, so that no shards are ever without them."""
-        shards = self.folder.glob(f"shard-*{self.suffix}")
-        for path in [*self._temporaries(), *shards, self.folder / _PLAN_NAME, *self.folder.glob("*.claim")]:
+        shards = [*self.folder.glob(f"shard-*{self.suffix}"), *self.folder.glob("shard-*.failed")]
+        for path in [*self._temporaries(), *shards, self.folder / PLAN_NAME, *self.folder.glob("*.claim")]:
             path.unlink(missing_ok=True)
         self.claim.release()
         with suppress(FileNotFoundError):
@@ -298,15 +324,15 @@ class ShardStore:
 
     def _check_plan(self) -> None:
         """Compare with the folder's plan, if there is one, and take over its spelling of the recipe."""
-        path = self.folder / _PLAN_NAME
+        path = self.folder / PLAN_NAME
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_object(path.read_bytes(), str(path))
         except FileNotFoundError:
             return
         except ValueError as error:
-            raise ValueError(f"{path} is unreadable ({error}): remove {self.folder} to start over") from error
-        if not isinstance(found, dict) or any(found.get(key) != self._content[key] for key in self._identity):
-            refuse(self.folder, found if isinstance(found, dict) else {}, self._content)
+            raise ValueError(f"{error}: remove {self.folder} to start over") from error
+        if any(found.get(key) != self._content[key] for key in self._identity):
+            refuse(self.folder, found, self._content)
         self._content = {**self._content, "recipe": found.get("recipe", self._content["recipe"])}
 
     @contextmanager
@@ -321,6 +347,33 @@ class ShardStore:
 
     def _temporaries(self) -> list[Path]:
         return list(self.folder.glob("*.tmp"))
+
+
+def _shard_name(index: int) -> str:
+    return f"shard-{index:05d}"
+
+
+def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Claim]:
+    """Claims on a worker's place, and on its device, for work in `folder`: each can be one process's only.
+
+    Workers that steal have no place of their own. Raises ValueError, saying who is there, if a claim is another's.
+    """
+    wanted = [] if workers.steal else [(f"worker-{workers.index}-of-{workers.count}", "is this worker")]
+    cure = "let it end, give each its own number (--worker=0/2, --worker=1/2), or --steal"
+    if device is not None and not workers.share_device:
+        wanted.append((f"device-{device}", "computes on this device"))
+    claims: list[Claim] = []
+    for name, what in wanted:
+        claim = Claim(folder, name)
+        if not claim.take_or_see_life():
+            holder = claim.holder()
+            for taken in claims:
+                taken.release()
+            if what != "is this worker":
+                cure = "give each process its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
+            raise ValueError(f"another process ({holder}) {what} already, in {folder}: {cure}")
+        claims.append(claim)
+    return claims
 
 
 def _is_stale(temporary: Path) -> bool:

@@ -100,13 +100,15 @@ class ShardFolder(ShardStore):
         self.remove()
         return self.path
 
-    def complete(self, make: Callable[[int], object], worker: int = 0, workers: int = 1) -> Path | None:
+    def complete(
+        self, make: Callable[[int], object], others: Callable[[int], object] = lambda count: None
+    ) -> Path | None:
         """Call `make(index)` for the missing shards of this worker, then merge if no other worker has any to make.
 
-        Returns the path of the ZIP, or None if others are still at it. Shards that the merge finds damaged are made
-        again. Raises ShardsMissing if they keep being damaged or are not made, and whatever `make` raises.
+        Returns the path of the ZIP, or None if others are still at it; more on this in `finish`.
         """
-        return self.path if self.finished() else self.finish(make, self.merge, worker, workers)
+        made = self.path if self.finished() else self.finish(make, self.merge, others)
+        return self.path if made is None and self.path.exists() and self.finished() else made
 
     def _check_shard(self, index: int, file: zipfile.ZipFile) -> None:
         self._read_labels(index, file)
@@ -128,7 +130,6 @@ class ShardFolder(ShardStore):
         labels: list[tuple[str, int] | None] = []
         damaged: list[int] = []
         for index in range(len(self.plan)):
-            self.claim.touch()
             try:
                 labels += self._copy(index, target)
             except (ValueError, FileNotFoundError) as error:

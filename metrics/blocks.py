@@ -1,11 +1,14 @@
 """Scores of images in blocks of seeds, each computed once: what the ledger holds is taken from there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dnnlib.workers import ALONE, Workers
 from images.batch import ImageSource
+from images.claims import Claim
 from images.recipe import Recipe
 from images.shards import ShardPlan, format_seeds
 from metrics import ledger, provenance
@@ -17,7 +20,8 @@ from metrics.reference import Statistics
 from metrics.scoring import IDENTITY_KEYS, Reference, ledger_record, score
 
 Record = Mapping[str, Any]
-Progress = Callable[[int], None]
+#: Called with what there is to do and what of it was done before, in images: a progress bar, or nothing to see.
+Bar = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Sampler(Protocol):
@@ -37,7 +41,8 @@ class BlockScorer:
     """Scores by one metric against one reference, written to one ledger.
 
     workdir: where features of unfinished blocks lie. shard_size, batch: images. environment: of `metrics.environment`.
-    worker, workers: the place of this process among those that share the work.
+    workers: the place of this process among those that share the work. device: what identifies its device, if that is
+    to be its own.
     """
 
     reference: Reference
@@ -47,8 +52,8 @@ class BlockScorer:
     environment: Mapping[str, Any]
     batch: int
     shard_size: int = 512
-    worker: int = 0
-    workers: int = 1
+    workers: Workers = ALONE
+    device: str | None = None
 
     def find(self, recipe_hash: str, seeds: Sequence[int]) -> Record | None:
         """The ledger's line for these images, this detector and this reference; the oldest if there are several."""
@@ -67,7 +72,7 @@ class BlockScorer:
             if same and tags.items() <= line.items():
                 return line
         line = {**record, **tags}
-        if self.worker == 0:
+        if self.workers.index == 0:
             ledger.append(self.ledger, line)
         return line
 
@@ -77,7 +82,7 @@ class BlockScorer:
         return next(matching, None)
 
     def sample(
-        self, sampler: Sampler, seeds: Sequence[int], tags: Mapping[str, Any], progress: Progress | None = None
+        self, sampler: Sampler, seeds: Sequence[int], tags: Mapping[str, Any], bar: Bar = lambda total, done: _unseen()
     ) -> Record | None:
         """The score of images that are sampled now and kept nowhere; from the ledger if it is there.
 
@@ -89,13 +94,14 @@ class BlockScorer:
             return found
         check_image_sizes([self.detector.name], (sampler.image_size, sampler.image_size))
         shards = self._shards(sampler.recipe, seeds)
-        if self.worker >= len(shards.plan):  # nothing to make, and no folder to open again after it was removed
+        if not self.workers.order(
+            len(shards.plan)
+        ):  # nothing to make, and no folder to open again after it was removed
             return None
-        shards.open()
-        made = measure_shards(
-            shards, lambda part: sampler.images(part, self.batch), [self.detector], self.worker, self.workers, progress
-        )
-        if made is None:
+        shards.open(self.workers, self.device)
+        with bar(*shards.progress()) as progress:
+            made = measure_shards(shards, lambda part: sampler.images(part, self.batch), [self.detector], progress)
+        if made is None or not shards.claim.is_held():
             found = self.find(sampler.recipe.hash, seeds)
             if found is not None:  # another worker wrote it down while this one opened the folder again
                 shards.remove()
@@ -105,30 +111,45 @@ class BlockScorer:
         shards.remove()
         return record
 
-    def stored(
-        self,
-        path: Path,
-        recipe: Recipe,
-        seeds: Sequence[int],
-        tags: Mapping[str, Any],
-        progress: Progress | None = None,
-    ) -> Record:
-        """The score of a ZIP or folder that holds the images of these seeds; from the ledger if it is there."""
-        found = self.find(recipe.hash, seeds)
-        if found is not None:
-            return found
-        images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
-        moments, _ = measure(images.source, [self.detector], images.names, progress)
-        return self._write(moments, images.description, tags)
+    def stored(self, path: Path, recipe: Recipe, seeds: Sequence[int], tags: Mapping[str, Any]) -> Record | None:
+        """The score of a ZIP or folder that holds the images of these seeds; from the ledger if it is there.
 
-    def statistics(self, statistics: Statistics, num: int, tags: Mapping[str, Any]) -> Record:
-        """The score of images of which only statistics are there. ValueError if they are not of `num` images."""
-        found = self.find_statistics(statistics.sha256)
+        None while another worker is at it.
+        """
+
+        def measured() -> Record:
+            images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
+            moments, _ = measure(images.source, [self.detector], images.names)
+            return self._write(moments, images.description, tags)
+
+        return self._once(f"{recipe.hash[:16]}-{seeds[0]}", lambda: self.find(recipe.hash, seeds), measured)
+
+    def statistics(self, statistics: Statistics, num: int, tags: Mapping[str, Any]) -> Record | None:
+        """The score of images of which only statistics are there; from the ledger if it is there.
+
+        None while another worker is at it. ValueError if they are not of `num` images.
+        """
+        name = self.detector.name
+
+        def measured() -> Record:
+            moments = {name: statistics.of(name, self.detector.feature_dim, num)}
+            return self._write(moments, provenance.describe_statistics(statistics), tags)
+
+        return self._once(statistics.sha256[:16], lambda: self.find_statistics(statistics.sha256), measured)
+
+    def _once(self, name: str, find: Callable[[], Record | None], make: Callable[[], Record]) -> Record | None:
+        """What `find` finds, else what `make` makes, by one process only; None while another is at it."""
+        found = find()
         if found is not None:
             return found
-        name = self.detector.name
-        moments = {name: statistics.of(name, self.detector.feature_dim, num)}
-        return self._write(moments, provenance.describe_statistics(statistics), tags)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        claim = Claim(self.workdir, f"{name}-{self.detector.name}")
+        if not claim.take_or_see_life():
+            return None
+        try:
+            return find() or make()
+        finally:
+            claim.release()
 
     def _comparable(self) -> Iterable[Record]:
         """The ledger's lines of this metric, detector and reference."""
@@ -158,6 +179,10 @@ class BlockScorer:
         record |= tags
         ledger.append(self.ledger, record)
         return record
+
+
+def _unseen() -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
 
 
 def _complete(images: Mapping[str, Any]) -> bool:

@@ -77,17 +77,15 @@ def measure_shards(
     shards: FeatureShards,
     make_source: Callable[[Sequence[int]], ImageSource],
     detectors: Sequence[Detector],
-    worker: int = 0,
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[dict[str, Moments], tuple[int, int]] | None:
     """As `measure`, of images made from seeds, with every finished shard kept: what is there is not made again.
 
-    shards: opened; worker, workers: this process makes the missing ones among shards worker, worker + workers, ....
-    make_source: the images of these seeds, in order.
+    shards: opened, which says which of them this process makes. make_source: the images of these seeds, in order.
 
     None: other workers have shards to make, or one of them has the result. Else this process alone has it, to write
-    it down and then call `shards.remove()`. ValueError for images that cannot be scored, naming the first.
+    it down, if `shards.claim.is_held()` still, and then call `shards.remove()`. ValueError for images that cannot be
+    scored, naming the first.
     """
     if tuple(detectors) != shards.detectors:
         raise ValueError("the shards hold features of other detectors")
@@ -95,18 +93,18 @@ def measure_shards(
     def make(index: int) -> None:
         drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
 
-    moments = shards.finish(make, shards.moments, worker, workers)
+    moments = shards.finish(make, shards.moments, progress)
     return None if moments is None else (moments, shards.image_size)
 
 
-def is_written(path: str | Path, shards: FeatureShards, reference: Reference, started: float | None) -> bool:
-    """Whether this very work is in the ledger: all of its metrics, since it began, against the same reference.
+def is_written(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> bool:
+    """Whether this very work is in the ledger: all of its metrics, against the same reference.
 
-    Then a run was killed before it could remove its shards, or other workers were through before this one opened its
-    files. started: when this job did, in seconds since 1970; it counts if there are no shards. None: then nothing is.
-    Work that began in the second in which the last result was written is not taken for that.
+    shared: several workers do it, so that any such line is theirs: one may come when the others are through. A process
+    alone means a new measurement, unless the line is younger than its unfinished shards: then it was killed before it
+    could remove them. Work that began in the second in which the last result was written is not taken for that.
     """
-    began = shards.began() or started
+    began = 0.0 if shared else shards.began()
     if began is None or not Path(path).exists():
         return False
     metrics = {

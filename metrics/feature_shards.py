@@ -6,7 +6,6 @@ classes, and `shard.json`. Moments are accumulated in float64 shard by shard, in
 numbers however many workers made the shards, and in whatever order.
 """
 
-import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from images import npy
 from images.archive import damage_means, open_zip, read_zip_member
 from images.batch import ImageBatch
 from images.shards import SHARD_JSON, ShardPlan, ShardsMissing, ShardStore, format_seeds
@@ -76,7 +76,6 @@ class FeatureShards(ShardStore):
         running = {detector.name: RunningMoments(detector.feature_dim) for detector in self.detectors}
         unusable = []
         for index in range(len(self.plan)):
-            self.claim.touch()
             try:
                 features = self._read(index)
             except (ValueError, FileNotFoundError) as error:
@@ -98,7 +97,9 @@ class FeatureShards(ShardStore):
         return height, width
 
     def _check_shard(self, index: int, file: zipfile.ZipFile) -> None:
-        self._read_head(index, file)
+        size = self._read_head(index, file).get("size")
+        if not (isinstance(size, list) and len(size) == 2 and all(type(number) is int for number in size)):
+            raise ValueError(f"{self.shard_path(index)} does not say how large its images are")
         wanted = {f"{detector.name}.npy" for detector in self.detectors} | {SHARD_JSON}
         if set(file.namelist()) - {"labels.npy"} != wanted:
             raise ValueError(f"{self.shard_path(index)} does not hold the features of this shard")
@@ -176,7 +177,7 @@ class FeatureWriter:
             ZipWriter(temporary) as file,
         ):
             for name, array in arrays.items():
-                file.add(f"{name}.npy", _npy_bytes(array))
+                file.add(f"{name}.npy", npy.to_bytes(array))
             file.add(SHARD_JSON, self._shards._head(self._index, size=self._size))
 
     def _check_seeds(self, seeds: tuple[int, ...]) -> None:
@@ -188,15 +189,8 @@ class FeatureWriter:
             )
 
 
-def _npy_bytes(array: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, array, allow_pickle=False)
-    return stream.getvalue()
-
-
 def _array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """An array of the open .npz `file` at `path`, its CRC checked; ValueError if it is damaged."""
     data = read_zip_member(path, file, f"{name}.npy")
     with damage_means(f"{name} in {path} is no readable array"):
-        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return array
+        return npy.from_bytes(data)

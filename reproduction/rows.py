@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.download import fetch
+from dnnlib.workers import ALONE, Workers
 from images.batch import drain
 from images.recipe import LabelRule, Recipe
 from images.shards import ShardPlan
 from images.shards_zip import ShardFolder
-from metrics.blocks import BlockScorer, Progress, Record
+from metrics.blocks import Bar, BlockScorer, Record
 from metrics.detectors import load_detector
 from metrics.environment import environment
 from metrics.reference import open_statistics
@@ -20,9 +21,11 @@ from metrics.scoring import open_reference
 from papers.presets import PRETRAINED
 from papers.tables import Row
 from sampling.generation import Generation, opener
-from torch_utils.distributed import layout, pick_device
+from torch_utils.distributed import device_identity, pick_device
 
-ProgressBar = Callable[[int, str], AbstractContextManager[Progress]]
+Progress = Callable[[int], None]
+#: Called with the number of images, what they are, and how many of them were there before.
+ProgressBar = Callable[[int, str, int], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Settings:
     """How rows are run. What is None stays as the row has it.
 
     num: images per block. blocks: how many, of seeds seed, seed + num, .... labels, noise_device: other ones. networks:
-    folder of networks that are not published. results: folder of the work. ledger: file of the scores.
+    folder of networks that are not published. results: folder of the work. ledger: file of the scores. workers: which
+    of them this process is.
     """
 
     results: Path
@@ -47,6 +51,7 @@ class Settings:
     device: str = "auto"
     offline: bool = False
     trust_pickle: bool = False
+    workers: Workers = ALONE
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,6 @@ class Runner:
     def __init__(self, settings: Settings, progress_bar: ProgressBar) -> None:
         self.settings = settings
         self._bar = progress_bar
-        self._worker, self._workers, _ = layout()
         self._device = pick_device(settings.device)
         self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
         self.scorer = functools.cache(self._scorer)
@@ -123,29 +127,34 @@ class Runner:
         found = scorer.find(generation.recipe.hash, seeds)
         if found is not None and not self.settings.keep_images:
             return found
-        with self._bar(len(seeds), f"{name} {seeds[0]}-{seeds[-1]}") as progress:
-            if not self.settings.keep_images:
-                return scorer.sample(generation, seeds, tags, progress)
-            path = self._images(generation, seeds, name, progress)
+
+        def bar(total: int, done: int) -> AbstractContextManager[Progress]:
+            return self._bar(total, f"{name} {seeds[0]}-{seeds[-1]}", done)
+
+        if not self.settings.keep_images:
+            return scorer.sample(generation, seeds, tags, bar)
+        path = self._images(generation, seeds, name, bar)
         return None if path is None else scorer.stored(path, generation.recipe, seeds, tags)
 
-    def _images(self, generation: Generation, seeds: range, name: str, progress: Progress) -> Path | None:
+    def _images(self, generation: Generation, seeds: range, name: str, bar: Bar) -> Path | None:
         """The ZIP of these images, made or found; None if another worker has it, to score it."""
         settings = self.settings
         path = settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
         plan = ShardPlan(tuple(seeds), settings.shard_size)
         folder = ShardFolder(path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch)
         if folder.finished():
-            return path if self._worker == 0 else None
-        folder.open()
+            return path if self.settings.workers.index == 0 else None
+        folder.open(self.settings.workers, device_identity(self._device))
 
-        def make(index: int) -> None:
-            drain(generation.images(plan.shard(index), settings.batch), folder.write(index), progress=progress)
+        with bar(*folder.progress()) as progress:
 
-        return folder.complete(make, self._worker, self._workers)
+            def make(index: int) -> None:
+                drain(generation.images(plan.shard(index), settings.batch), folder.write(index), progress=progress)
+
+            return folder.complete(make, progress)
 
     def _run_real(self, row: Row) -> Iterator[Block]:
-        if self._worker != 0:
+        if self.settings.workers.index != 0:
             return
         scorer = self.scorer(row.metric, row.reference)
         for number, path in self._floors(row):
@@ -176,8 +185,8 @@ class Runner:
             environment(self._device),
             settings.batch,
             settings.shard_size,
-            self._worker,
-            self._workers,
+            settings.workers,
+            device_identity(self._device),
         )
 
 

@@ -16,12 +16,13 @@ from click.testing import CliRunner
 import calculate_metrics
 import generate_images
 import generate_zip
+from images.claims import owner
 from metrics import ledger
 from sampling.generation import GeneratedImages
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
-LAYOUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+LAYOUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,52 @@ def test_a_zip_by_two_processes(run, network, tmp_path):
     assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "two.zip"]
 
 
+@pytest.mark.parametrize("more", ["--worker={}/3", "--steal"])
+def test_a_zip_by_three_terminals(run, network, more, tmp_path):
+    started = [start("generate_zip.py", *zip_args(network, tmp_path / "three.zip"), more.format(i)) for i in range(3)]
+    outputs = [worker.communicate(timeout=120) for worker in started]
+    assert [worker.returncode for worker in started] == [0, 0, 0], outputs
+    run(generate_zip.main, *zip_args(network, "one.zip"))
+    assert Path("three.zip").read_bytes() == Path("one.zip").read_bytes()
+    assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "three.zip"]
+    told = "one worker (stealing); 4 shards of 3 images" if more == "--steal" else "of 3 (launch "
+    assert any(told in stderr for _, stderr in outputs)
+
+
+def test_launches_of_several_processes_add_up(run, network, made):
+    """A job array of torchruns: launch 1 of 2 holds the workers 2 and 3 of 4."""
+    run(generate_zip.main, *zip_args(network, "many.zip"), "--worker=1/2", worker=1, workers=2)
+    assert list(chain(*made)) == [9, 10]
+    for job, rank in [(0, 0), (1, 0), (0, 1)]:
+        result = run(generate_zip.main, *zip_args(network, "many.zip"), f"--worker={job}/2", worker=rank, workers=2)
+    assert "many.zip: 11 images" in result.stdout
+    assert sorted(chain(*made)) == list(range(11))
+
+
+@pytest.mark.parametrize("number", ["2/2", "1", "-1/2", "a/b", "0/0"])
+def test_impossible_worker_numbers_are_refused(run, network, number):
+    result = run(generate_zip.main, *zip_args(network, "a.zip"), f"--worker={number}", code=2)
+    assert number in result.stderr
+    assert not list(Path().iterdir())
+
+
+def test_the_same_worker_twice_is_refused(run, network, tmp_path):
+    """While the first still works; the message says who it is and what to do."""
+    first = start("generate_zip.py", *zip_args(network, tmp_path / "a.zip"), "--steps=3000", "--worker=0/2")
+    try:
+        deadline = time.monotonic() + 60
+        while not list(Path("a.zip.shards").glob("worker-0-of-2.0.claim")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        args = [*zip_args(network, "a.zip"), "--steps=3000"]
+        again = run(generate_zip.main, *args, "--worker=0/2", code=2)
+        assert f".{first.pid}." in again.stderr
+        assert "is this worker already" in again.stderr
+        assert "--worker=1/2" in again.stderr
+    finally:
+        first.kill()
+        first.communicate()
+
+
 # generate_images.py
 
 
@@ -195,16 +242,56 @@ def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
     for folder, name in zip(folders, ("a", "b"), strict=True):
         folder.plan([0], 1)
         folder.claim(Recipe(net=NetworkRef(name, "0" * 64 if name == "a" else "1" * 64)))
-    (tmp_path / "out").mkdir()
     folders[0]._state(folders[0]._content)
     with pytest.raises(ValueError, match="another recipe"):
         folders[1]._state(folders[1]._content)
+    folders[0].close()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.json"]
+
+
+def test_a_folder_by_workers_that_steal(run, network, made):
+    """One does everything; a batch that a dead process had begun is finished, as --resume would."""
+    run(generate_images.main, *folder_args(network, "one"))
+    whole = [list(batch) for batch in made]
+    made.clear()
+    run(generate_images.main, *folder_args(network, "two", "--steal", "--seeds=0-6"))
+    result = run(generate_images.main, *folder_args(network, "two", "--steal"))
+    assert made == [[0, 1], [2, 3], [4, 5], [6], [20], [21, 22], [23]]
+    assert "4 images in two" in result.stdout
+    assert contents("two").keys() == contents("one").keys()
+    assert contents("two")["000004.png"] == contents("one")["000004.png"]
+    assert len(whole) == 6
+    refused = run(generate_images.main, *folder_args(network, "two", "--steal", "--overwrite"), code=2)
+    assert "--steal" in refused.stderr
+
+
+def test_a_folder_by_processes_that_steal(run, network, tmp_path):
+    started = [start("generate_images.py", *folder_args(network, tmp_path / "many", "--steal")) for _ in range(2)]
+    outputs = [worker.communicate(timeout=120) for worker in started]
+    assert [worker.returncode for worker in started] == [0, 0], outputs
+    assert sum(int(stdout.split()[0]) for stdout, _ in outputs) == 11
+    run(generate_images.main, *folder_args(network, "one"))
+    assert contents("many") == contents("one")
+
+
+def test_a_folder_has_every_worker_once(run, network):
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        host, _, token = owner().split(".")
+        Path("two").mkdir()
+        Path("two/worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+        assert "is this worker already" in run(generate_images.main, *folder_args(network, "two"), code=2).stderr
+    finally:
+        alive.communicate(b"\n")
+    run(generate_images.main, *folder_args(network, "two"))
+    assert len(list(Path("two").iterdir())) == 12
 
 
 def test_a_grid_is_drawn_by_one(run, network):
     result = run(generate_images.main, f"--net={network}", "--grid=a.png", worker=0, workers=2, code=2)
     assert "one process" in result.stderr
+    for more in ("--steal", "--worker=0/2"):
+        assert "one picture" in run(generate_images.main, f"--net={network}", "--grid=a.png", more, code=2).stderr
 
 
 # calculate_metrics.py
@@ -233,18 +320,46 @@ def value(network, tmp_path_factory):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
-def test_a_score_by_workers_is_written_once(run, network, value, made, monkeypatch, order):
+def test_a_score_by_workers_is_written_once(run, network, value, made, order):
     results = [run(calculate_metrics.main, *gen_args(network), worker=w, workers=3) for w in order]
     (record,) = ledger.read("results/ledger.jsonl")
     assert record["value"] == value
     assert sorted(chain(*made)) == list(range(70))
     assert [f"worker {w} of 3: done" in r.stderr for w, r in zip(order, results, strict=True)] == [True, True, False]
     assert list(Path("results/work").iterdir()) == []
-    monkeypatch.setattr(calculate_metrics, "STARTED", time.time() - 5)
     late = run(calculate_metrics.main, *gen_args(network), worker=1, workers=3)
     assert "worker 1 of 3: the result is in results/ledger.jsonl already" in late.stderr
     assert len(ledger.read("results/ledger.jsonl")) == 1
     assert not list(Path("results/work").iterdir())
+
+
+def test_a_score_by_workers_that_steal(run, network, value, tmp_path):
+    started = [start("calculate_metrics.py", *gen_args(network), "--steal") for _ in range(2)]
+    outputs = [worker.communicate(timeout=120) for worker in started]
+    assert [worker.returncode for worker in started] == [0, 0], outputs
+    (record,) = ledger.read("results/ledger.jsonl")
+    assert record["value"] == value
+    late = run(calculate_metrics.main, *gen_args(network), "--steal")
+    assert "in results/ledger.jsonl already" in late.stderr
+    assert not list(Path("results/work").iterdir())
+
+
+def test_who_lost_the_result_writes_none(run, network, monkeypatch):
+    """This process was silent for so long that another joined the shards; that one writes the result."""
+    from metrics.feature_shards import FeatureShards
+
+    plain = FeatureShards.moments
+
+    def slow(self):
+        moments = plain(self)
+        (self.folder / "join.1.claim").write_text("elsewhere.17.0123abcd")
+        return moments
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureShards, "moments", slow)
+        result = run(calculate_metrics.main, *gen_args(network))
+    assert "others still work" in result.stderr
+    assert not Path("results/ledger.jsonl").exists()
 
 
 def test_a_score_under_torchrun(network, value, tmp_path):

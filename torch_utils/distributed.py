@@ -1,55 +1,34 @@
-"""The place of this process among the workers of a job, and the one process group that training opens.
+"""The device of this process, and the one process group that training opens.
 
-The layout comes from torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), else from Slurm's (SLURM_PROCID,
-SLURM_NTASKS, SLURM_LOCALID), else it is one process alone. Everything but `init`, `any_rank` and `sum_over_ranks`
-works without a process group, and those three need none for a single process.
+Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank` and `sum_over_ranks` works
+without a process group, and those three need none for a single process.
 """
 
 import os
+import re
+import socket
 import time
-from collections.abc import Mapping
 
 import torch
 
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+from dnnlib.workers import launched
+
 _LET_GO = 0.5  # seconds; without it one ending in fifteen hung, with a tenth of it none in sixty
-
-
-def layout(environ: Mapping[str, str] | None = None) -> tuple[int, int, int]:
-    """(rank, world size, rank on this machine) from the environment; (0, 1, 0) when nothing is said.
-
-    Raises ValueError if the numbers make no sense, such as a rank not below the world size.
-    """
-    environ = os.environ if environ is None else environ
-    for names in (_TORCHRUN, _SLURM):
-        if names[0] not in environ or names[1] not in environ:
-            continue
-        texts = [environ.get(name, "0") for name in names]
-        try:
-            rank, world, local = (int(text) for text in texts)
-        except ValueError:
-            pairs = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
-            raise ValueError(f"worker layout is not made of whole numbers: {pairs}") from None
-        if not 0 <= rank < world or local < 0:
-            raise ValueError(f"worker layout is impossible: {names[0]}={rank}, {names[1]}={world}")
-        return rank, world, local
-    return 0, 1, 0
 
 
 def rank() -> int:
     """Number of this worker, from 0."""
-    return layout()[0]
+    return launched().rank
 
 
 def world_size() -> int:
     """Number of workers in the job; 1 for a process alone."""
-    return layout()[1]
+    return launched().world
 
 
 def local_rank() -> int:
     """Number of this worker among those on the same machine, from 0; names the GPU to use."""
-    return layout()[2]
+    return launched().local
 
 
 def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
@@ -78,6 +57,16 @@ def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
     return torch.device("cuda", index) if device.type == "cuda" else device
 
 
+def device_identity(device: torch.device) -> str | None:
+    """What tells this device from all others, in characters that a file name can hold; None for the CPU.
+
+    CUDA devices are told apart by their own identity, since every process may number them otherwise.
+    """
+    if device.type == "cuda":
+        return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+    return None if device.type == "cpu" else f"{device.type}-{re.sub('[^A-Za-z0-9]', '-', socket.gethostname())}"
+
+
 def require_one_process(program: str) -> None:
     """Raise ValueError if this process is one of several workers, which would all do the same work."""
     if world_size() > 1:
@@ -89,7 +78,7 @@ def init(device: torch.device) -> None:
 
     Raises RuntimeError if the workers cannot find each other, ValueError if the address to meet at is not given.
     """
-    this, world, _ = layout()
+    this, world = rank(), world_size()
     if world == 1 or torch.distributed.is_initialized():
         return
     if "MASTER_ADDR" not in os.environ:

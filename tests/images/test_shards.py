@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnnlib.workers import Workers
 from images import claims, shards
 from images.batch import ImageBatch, drain
 from images.claims import owner
@@ -89,7 +90,7 @@ SEED_LISTS = st.lists(st.integers(0, 10**7), min_size=1, max_size=200, unique=Tr
 @given(seeds=SEED_LISTS, size=st.integers(1, 250), workers=st.integers(1, 20))
 def test_workers_together_do_each_seed_once_and_in_order(seeds: tuple[int, ...], size: int, workers: int) -> None:
     plan = ShardPlan(seeds, size)
-    taken = [list(plan.worker(worker, workers)) for worker in range(workers)]
+    taken = [Workers(job=worker, jobs=workers).order(len(plan)) for worker in range(workers)]
     assert sorted(index for indices in taken for index in indices) == list(range(len(plan)))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
     assert sum((plan.shard(index) for index in range(len(plan))), ()) == seeds
@@ -138,9 +139,6 @@ def test_plans_are_checked() -> None:
     for index in (-1, 2):
         with pytest.raises(ValueError, match=f"shard {index} of 2"):
             plan.shard(index)
-    for worker, count in ((-1, 2), (2, 2), (0, 0)):
-        with pytest.raises(ValueError, match=f"worker {worker} of {count}"):
-            plan.worker(worker, count)
     numpy_plan = ShardPlan(tuple(np.arange(3)), np.int64(2))  # type: ignore[arg-type]
     assert numpy_plan == plan
     assert type(numpy_plan.seeds[0]) is int
@@ -212,7 +210,7 @@ def test_workers_share_a_folder_without_talking(tmp_path: Path, undisturbed: byt
     def work(worker: int) -> None:
         folder = folder_at(path)
         folder.open()
-        for index in folder.plan.worker(worker, 3):
+        for index in Workers(job=worker, jobs=3).order(len(folder.plan)):
             make(folder, index)
 
     threads = [threading.Thread(target=work, args=[worker]) for worker in range(3)]
@@ -326,7 +324,7 @@ def test_an_unreadable_plan(tmp_path: Path) -> None:
     folder.open()
     for text in ("", "{", "[]"):
         (folder.folder / "plan.json").write_text(text)
-        with pytest.raises(ValueError, match=r"plan\.json is unreadable|belongs to another run"):
+        with pytest.raises(ValueError, match=r"plan\.json (is not valid JSON|holds a list).*: remove"):
             folder_at(tmp_path / "out.zip").open()
 
 
@@ -354,7 +352,8 @@ def test_a_shard_takes_its_seeds_in_order(tmp_path: Path) -> None:
         folder.write(0).write(ImageBatch(pixels(0)[None], (4,)))
     with pytest.raises(ValueError, match="shard 4 of 4"):
         folder.write(4)
-    assert sorted(p.name for p in folder.folder.iterdir()) == ["plan.json", "shard-00000.zip"]
+    found = sorted(p.name for p in folder.folder.iterdir())
+    assert found == ["plan.json", "shard-00000.zip", "worker-0-of-1.0.claim"]
     assert folder.missing() == [1, 2, 3]
 
 
@@ -637,24 +636,109 @@ def test_no_torch_is_needed_to_look_at_shards() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def test_two_processes_are_never_the_same_worker(tmp_path):
+def test_two_processes_are_never_the_same_worker(tmp_path: Path) -> None:
     """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
-    plan = ShardPlan(tuple(range(4)), 2)
-    folder = ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 2)
+    folder = folder_at(tmp_path / "out.zip")
     folder.open()
+    folder.complete(lambda index: make(folder, index))
+    folder = folder_at(tmp_path / "again.zip")
+    folder.folder.mkdir()
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         host, _, token = owner().split(".")
         (folder.folder / "worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
-        with pytest.raises(RuntimeError, match=f"another process is at this work already .*{alive.pid}"):
-            folder.complete(lambda index: pytest.fail("made a shard"))
+        with pytest.raises(ValueError, match=rf"another process .*{alive.pid}.* is this worker already.*--steal"):
+            folder.open()
+        folder.open(Workers(job=0, jobs=2))
+        folder.open(Workers(steal=True))
     finally:
         alive.communicate(b"\n")
-    made = []
-    with pytest.raises(ShardsMissing):  # now that it is gone, this process takes over
-        folder.complete(made.append)
-    assert made[:2] == [0, 1]
-    assert not list(folder.folder.glob("worker-*"))
+    folder.open()  # now that it is gone, this process takes over
+    assert folder.complete(lambda index: make(folder, index)) == folder.path
+    assert not folder.folder.exists()
+
+
+def test_two_processes_share_a_device_if_asked_only(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.folder.mkdir()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        host, _, token = owner().split(".")
+        (folder.folder / "device-cuda-GPU-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+        second = Workers(job=1, jobs=2)
+        with pytest.raises(ValueError, match=rf"{alive.pid}.* computes on this device already.*--share-device"):
+            folder.open(second, "cuda-GPU-1")
+        assert not list(folder.folder.glob("worker-*"))
+        folder.open(second, "cuda-GPU-2")
+        folder.open(Workers(job=1, jobs=2, share_device=True), "cuda-GPU-1")
+    finally:
+        alive.communicate(b"\n")
+
+
+def test_who_steals_does_what_others_left(tmp_path: Path, undisturbed: bytes) -> None:
+    """Shards of a worker that died, and none of a worker that lives: that one is waited for."""
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open(Workers(steal=True))
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    host, _, token = owner().split(".")
+    (folder.folder / "shard-00001.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+    (folder.folder / "shard-00002.0.claim").write_text(f"{host}.{dead.pid}.{token}")
+    made: list[int] = []
+    others: list[int] = []
+
+    def work(index: int) -> None:
+        make(folder, index)
+        made.append(index)
+        if index == 3:
+            make(folder_at(path), 1)  # as the other process would
+            alive.communicate(b"\n")
+
+    assert folder.complete(work, others.append) == path
+    assert (made, others) == ([0, 2, 3], [3])
+    assert path.read_bytes() == undisturbed
+
+
+def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) -> None:
+    """A process was stopped for so long that others took its shard, and finished everything."""
+    path = tmp_path / "out.zip"
+    late = folder_at(path)
+    late.open(Workers(steal=True))
+
+    def work(index: int) -> None:
+        with late.write(index) as sink:
+            for batch in Generated(late.plan.shard(index), 2):
+                sink.write(batch)
+            if not path.exists():
+                other = folder_at(path)
+                other._workers = Workers(steal=True)
+                for each in other.missing():
+                    make(other, each)
+                other.merge()
+
+    assert late.complete(work) == path
+    assert path.read_bytes() == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
+
+
+def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+
+    def fail(index: int) -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        folder.complete(fail)
+    failed = folder.folder / "shard-00000.failed"
+    assert json.loads(failed.read_text()) == {"owner": owner(), "error": "RuntimeError: no memory"}
+    assert not list(folder.folder.glob("*.claim"))
+    with pytest.raises(RuntimeError, match="was not made"):
+        folder.complete(lambda index: None)
+    assert run(path) == undisturbed
 
 
 def test_another_batch_is_told_how_to_go_on(tmp_path):

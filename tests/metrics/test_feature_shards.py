@@ -1,7 +1,6 @@
 """Features in shards: the same moments as in one pass, whoever made the shards and whatever happened in between."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from images import claims
+from dnnlib.workers import Workers
 from images.batch import Chained, ImageBatch, drain
 from images.shards import ShardPlan
 from metrics.detectors import Detector
@@ -78,7 +77,8 @@ def work(shards: FeatureShards, made: list[int] | None = None, worker: int = 0, 
             made.append(shards.plan.seeds.index(seeds[0]) // shards.plan.shard_size)
         return Generated(seeds)
 
-    return measure_shards(shards, make, shards.detectors, worker, workers)
+    shards.open(Workers(job=worker, jobs=workers))
+    return measure_shards(shards, make, shards.detectors)
 
 
 def assert_same(result: Any, expected: Any) -> None:
@@ -225,7 +225,7 @@ def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
         with pytest.raises(kind, match=words):
             drain(source, shards.write(0))
     assert shards.missing() == [0, 1, 2, 3]
-    assert [p.name for p in shards.folder.iterdir()] == ["plan.json"]
+    assert sorted(p.name for p in shards.folder.iterdir()) == ["plan.json", "worker-0-of-1.0.claim"]
 
 
 def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,31 +264,6 @@ def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> 
     assert sorted(p.name for p in shards.folder.glob("*.claim")) == ["join.0.claim", "join.1.claim"]
     shards.remove()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_claim_from_another_machine_goes_stale_in_silence(tmp_path: Path) -> None:
-    (tmp_path / "join.0.claim").write_text("elsewhere.17.0123abcd")
-    claim = claims.Claim(tmp_path, "join")
-    assert not claim.take()
-    old = (tmp_path / "join.0.claim").stat().st_mtime - claims.STALE_SECONDS - 1
-    os.utime(tmp_path / "join.0.claim", (old, old))
-    assert claim.take()
-    assert claim.take()
-    claim.touch()
-    claim.release()
-    assert list(tmp_path.iterdir()) == []
-    assert not claims.Claim(tmp_path / "gone", "join").take()
-
-
-def test_of_two_that_find_a_dead_claim_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other was between looking and taking when the first took it, and even when that one was through."""
-    first, second = claims.Claim(tmp_path, "join"), claims.Claim(tmp_path, "join")
-    assert first.take()
-    with monkeypatch.context() as patch:
-        patch.setattr(second, "_last", lambda: None)
-        assert not second.take()
-    first.release()
-    assert second.take()
 
 
 def test_a_failing_join_lets_others_have_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cli.search_options import recipe_at
+from dnnlib.workers import Workers
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
 from metrics import ledger
 from papers.search import Axis
@@ -47,7 +48,7 @@ def row():
 def runner(networks, tmp_path):
     def make(**changes):
         settings = Settings(tmp_path, tmp_path / "ledger.jsonl", networks, batch=2, shard_size=2, device="cpu")
-        return Runner(replace(settings, **changes), lambda total, text: nullcontext(lambda count: None))
+        return Runner(replace(settings, **changes), lambda total, text, done: nullcontext(lambda count: None))
 
     return make
 
@@ -114,15 +115,12 @@ def test_kept_images_give_the_same_score_and_are_reused(runner, row, sampled, tm
     assert len(sampled.list) == count
 
 
-def test_two_workers_share_a_block(runner, row, sampled, tmp_path, monkeypatch):
+def test_two_workers_share_a_block(runner, row, sampled, tmp_path):
     alone = values(runner(results=tmp_path / "alone", ledger=tmp_path / "alone.jsonl").run(row))
     sampled.list.clear()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    assert [block.record for block in runner().run(row)] == [None, None]
+    assert [block.record for block in runner(workers=Workers(job=0, jobs=2)).run(row)] == [None, None]
     assert sampled.list == [0, 1, 4, 5, 6, 7, 10, 11]
-    monkeypatch.setenv("RANK", "1")
-    assert values(runner().run(row)) == alone
+    assert values(runner(workers=Workers(job=1, jobs=2)).run(row)) == alone
     assert sorted(sampled.list) == list(range(12))
     assert len(ledger.read(tmp_path / "ledger.jsonl")) == 2
 
@@ -200,13 +198,13 @@ def test_progress_is_shown_per_block(networks, row, tmp_path):
     shown = []
 
     @contextmanager
-    def bar(total, text):
-        shown.append((total, text))
+    def bar(total, text, done):
+        shown.append((total, text, done))
         yield lambda count: shown.append(count)
 
     settings = Settings(tmp_path, tmp_path / "ledger.jsonl", networks, batch=4, blocks=1, device="cpu")
     list(Runner(settings, bar).run(row))
-    assert shown == [(6, "tiny 0-5"), 4, 2]
+    assert shown == [(6, "tiny 0-5", 0), 4, 2]
 
 
 def test_images_asked_for_later_are_made_and_scored_once(runner, row, sampled, tmp_path):

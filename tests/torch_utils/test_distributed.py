@@ -7,36 +7,6 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "2"}
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, (0, 1, 0)),
-        (TORCHRUN, (3, 8, 1)),
-        (SLURM, (5, 6, 2)),
-        ({**TORCHRUN, **SLURM}, (3, 8, 1)),  # torchrun inside a Slurm job
-        ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2, 0)),
-        ({"RANK": "1", **SLURM}, (5, 6, 2)),
-        ({"SLURM_NTASKS": "4"}, (0, 1, 0)),  # salloc's own shell: a job, but no task of it
-    ],
-)
-def test_layout(environ, expected):
-    assert distributed.layout(environ) == expected
-
-
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        ({"RANK": "8", "WORLD_SIZE": "8"}, "RANK=8, WORLD_SIZE=8"),
-        ({"RANK": "-1", "WORLD_SIZE": "8"}, "impossible"),
-        ({"RANK": "one", "WORLD_SIZE": "8"}, "RANK=one"),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "1"}, "SLURM_PROCID=2"),
-    ],
-)
-def test_impossible_layouts(environ, message):
-    with pytest.raises(ValueError, match=message):
-        distributed.layout(environ)
-
-
 def test_one_process_opens_no_group():
     distributed.init(torch.device("cpu"))
     assert not torch.distributed.is_initialized()
