@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli import settings, test_cuts
-from dnnlib.util import DownloadError
+from dnnlib.util import DownloadError, printable
 
 
 def _either_spelling(token: str) -> str:
@@ -75,7 +75,7 @@ class _OneLineErrors(click.Command):
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
     return exit_code
 
 

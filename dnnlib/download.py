@@ -63,6 +63,14 @@ class _Record:
     origin: str  # URL that the bytes came from (a mirror's, perhaps), or "found in the cache"
     recorded: str  # when, ISO 8601
 
+    def check(self) -> None:
+        """ValueError if an entry, which was read from a file, is not of the kind that is written."""
+        texts, numbers = (self.url, self.sha256, self.origin, self.recorded), (self.size, self.mtime_ns, self.ctime_ns)
+        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+            raise ValueError("entries of another kind")
+        if re.fullmatch(r"[0-9a-f]{64}", self.sha256) is None:
+            raise ValueError("sha256 is not 64 hexadecimal digits")
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -224,10 +232,12 @@ def _present(request: _Request) -> Path | None:
 def _read_record(request: _Request) -> _Record | None:
     path = request.beside("json")
     try:
-        return _Record(**json.loads(path.read_text(encoding="utf-8")))
+        record = _Record(**json.loads(path.read_text(encoding="utf-8")))
+        record.check()
+        return record
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DownloadError(f"{path} is damaged ({error}); delete it if you trust the file it stands for") from error
 
 

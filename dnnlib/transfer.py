@@ -60,12 +60,23 @@ class _Version:
     last_modified: str | None
     total: int | None  # bytes of the whole file; None: not said
 
+    def check(self) -> None:
+        """ValueError if an entry, which was read from a file, is not of the kind that is written."""
+        sent = [text for text in (self.etag, self.last_modified) if text is not None]
+        ok = isinstance(self.url, str) and all(isinstance(text, str) and _fits_header(text) for text in sent)
+        if not ok or not (self.total is None or (type(self.total) is int and self.total >= 0)):
+            raise ValueError("entries of another kind")
+
     @property
     def validator(self) -> str | None:
         """What to send as If-Range: a strong ETag, else the date; None if the server gave neither."""
         if self.etag is not None and not self.etag.startswith("W/"):
             return self.etag
         return self.last_modified
+
+
+def _fits_header(text: str) -> bool:
+    return text.isprintable() and max(map(ord, text), default=0) < 256
 
 
 class PartialFile:
@@ -100,7 +111,8 @@ class PartialFile:
         """
         try:
             version = _Version(**json.loads(self.companion.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            version.check()
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             self.discard()
             return None
         fits = version.total is None or self.size() <= version.total

@@ -119,6 +119,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def printable(text: str) -> str:
+    """A line for a terminal, whatever it quotes: control characters, escape sequences among them, are written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def is_url(source: str | os.PathLike[str]) -> bool:
     """Whether `source` is an http or https URL. Anything else, a Path included, is a name on this machine."""
     if not isinstance(source, str):

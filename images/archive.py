@@ -30,6 +30,12 @@ LABELS_NAME = "dataset.json"
 #: No member of an image set is larger than this; what claims to be is not read.
 MAX_MEMBER_BYTES = 1 << 30
 
+#: Longest name of a member, in characters: what file systems take for a path is hardly longer.
+_MAX_NAME = 1024
+
+#: Characters of what `zipfile` has to say; it quotes names of any length.
+_MAX_REASON = 300
+
 #: Deflate cannot shrink by more than about 1032.
 _MAX_EXPANSION = 1100
 
@@ -136,13 +142,11 @@ class ZipArchive(Archive):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: tuple[int, zipfile.ZipFile] | None = None
-        members: set[str] = set()
         with open_zip(path) as file:
-            for info in file.infolist():
-                check_zip_member(path, info)
-                if info.filename in members:
-                    raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
-                members.add(info.filename)
+            members = check_zip(path, file)
+            for name in members:
+                if not is_image_name(name):  # nobody may ever read it, and its name may be that of a damaged image
+                    _check_local_header(path, file, name)
         self._members = frozenset(name for name in members if not name.endswith("/"))
         self.names = tuple(sorted(name for name in self._members if is_image_name(name)))
 
@@ -211,10 +215,24 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     """All bytes of one member of the open ZIP `file`, its CRC-32 checked.
 
-    Raises ValueError, naming `path` and the member, if the bytes are damaged, OSError if the disk fails.
+    Raises ValueError, naming `path` and the member, if it is absurdly large or its bytes are damaged, OSError if the
+    disk fails.
     """
-    with damage_means(f"{name!r} in {path} is damaged: copy or make the ZIP again"):
-        return file.read(name)
+    with damage_means(_damaged_member(path, name)):
+        info = file.getinfo(name)
+    check_zip_member(path, file, info)
+    with damage_means(_damaged_member(path, name)):
+        return file.read(info)
+
+
+def _damaged_member(path: Path, name: str) -> str:
+    return f"{name!r} in {path} is damaged: copy or make the ZIP again"
+
+
+def _check_local_header(path: Path, file: zipfile.ZipFile, name: str) -> None:
+    """ValueError if what lies before the bytes of a member does not have the name that the directory gives it."""
+    with damage_means(_damaged_member(path, name)):
+        file.open(name).close()
 
 
 @contextmanager
@@ -227,20 +245,37 @@ def damage_means(message: str) -> Iterator[None]:
             raise
         raise ValueError(f"{message} ({error})") from error
     except _ZIP_DAMAGE as error:
-        raise ValueError(f"{message} ({error})") from error
+        raise ValueError(f"{message} ({str(error)[:_MAX_REASON]})") from error
 
 
-def check_zip_member(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse a member that no honest image ZIP has; see `open_archive`."""
+def check_zip(path: Path, file: zipfile.ZipFile, max_bytes: int | None = MAX_MEMBER_BYTES) -> list[str]:
+    """The names of all members, in order, each checked by `check_zip_member`. ValueError if a name comes twice."""
+    names: dict[str, None] = {}
+    for info in file.infolist():
+        check_zip_member(path, file, info, max_bytes)
+        if info.filename in names:
+            raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
+        names[info.filename] = None
+    return list(names)
+
+
+def check_zip_member(
+    path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int | None = MAX_MEMBER_BYTES
+) -> None:
+    """Refuse a member that no honest image ZIP has; see `open_archive`. max_bytes None: for what is read in pieces."""
     name = info.filename
     check_member_name(path, name)
     if info.flag_bits & 0x1:
         raise ValueError(f"{name!r} in {path} is encrypted; write the ZIP without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name!r} in {path} is compressed by another method than deflate; write the ZIP again")
+    if info.header_offset + info.compress_size > file.start_dir:
+        raise ValueError(
+            f"{name!r} in {path} claims {info.compress_size} bytes, which are not there: the ZIP is damaged or hostile"
+        )
     stored = info.compress_type == zipfile.ZIP_STORED
     possible = info.compress_size * (1 if stored else _MAX_EXPANSION)
-    if info.file_size > min(possible, MAX_MEMBER_BYTES):
+    if info.file_size > (possible if max_bytes is None else min(possible, max_bytes)):
         raise ValueError(
             f"{name!r} in {path} claims {info.file_size} bytes in {info.compress_size} compressed ones: "
             "no image is like that, the ZIP is damaged or hostile"
@@ -251,6 +286,8 @@ def check_member_name(path: Path, name: str) -> None:
     """Refuse a member name that is empty, absolute, or climbs out of the folder it would be unpacked to."""
     parts = name.replace("\\", "/").split("/")
     drive = len(parts[0]) == 2 and parts[0][1] == ":"
+    if len(name) > _MAX_NAME:
+        raise ValueError(f"{path} holds a member with a name of {len(name)} characters; write the ZIP again without it")
     if name == "" or parts[0] == "" or drive or ".." in parts or any(ord(char) < 32 for char in name):
         raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
 
@@ -319,6 +356,8 @@ def _parse_labels(data: bytes, where: str) -> dict[str, Label] | None:
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
         name = pair[0].replace("\\", "/")  # some data sets were packed on Windows
+        if len(name) > _MAX_NAME:
+            raise ValueError(f"entry {index} of the labels in {where} has a name of {len(name)} characters")
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)

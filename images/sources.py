@@ -6,9 +6,11 @@ over silently converted images is not comparable with anything.
 
 import io
 import itertools
+import math
 import os
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,11 +21,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from images.archive import Archive, damage_means, open_archive, open_zip, select_subset
+from images import npy
+from images.archive import (
+    Archive,
+    check_zip,
+    damage_means,
+    open_archive,
+    open_zip,
+    read_zip_member,
+    select_subset,
+)
 from images.batch import ImageBatch
 from images.pool import OrderedPool
 
 Pixels = NDArray[np.uint8]
+
+#: An `.npz` of more images than this is refused: what is known of each takes memory before the first is read.
+MAX_IMAGES = 10**7
 
 #: An image with more pixels than this (8192 x 8192) is refused before it is decoded.
 MAX_PIXELS = 1 << 26
@@ -159,21 +173,21 @@ class _NpzSet:
         self._path = path
         self._damage = f"arr_0 in {path} is damaged: copy or make the file again"
         with open_zip(path) as file:
-            names = {name.removesuffix(".npy") for name in file.namelist()}
+            names = {name.removesuffix(".npy") for name in check_zip(path, file, max_bytes=None)}
             if "arr_0" not in names:
                 _refuse_npz(path, names)
             with damage_means(f"arr_0 in {path} is no readable array"), file.open("arr_0.npy") as stream:
-                shape = _array_header(stream, f"arr_0 in {path}")
+                self.count, *self._shape = _image_shape(npy.read_header(stream))
                 self._start = stream.tell()
             size = file.getinfo("arr_0.npy").file_size - self._start
-        self.count, *self._shape = shape
-        if size != self.count * self._num_bytes:
-            raise ValueError(f"arr_0 in {path} has {size} bytes, but its shape {list(shape)} needs another number")
-        self.labels: Sequence[int] | None = _npz_labels(path, self.count) if "arr_1" in names else None
+            if size != self.count * self._num_bytes:
+                shape = [self.count, *self._shape]
+                raise ValueError(f"arr_0 in {path} has {size} bytes, but its shape {shape} needs another number")
+            self.labels: Sequence[int] | None = _npz_labels(path, file, self.count) if "arr_1" in names else None
 
     @property
     def _num_bytes(self) -> int:
-        return int(np.prod(self._shape))
+        return math.prod(self._shape)
 
     def first_size(self, index: int) -> tuple[int, int]:
         return self._shape[0], self._shape[1]
@@ -287,26 +301,25 @@ def _pick(values: Sequence[int] | None, indices: Sequence[int]) -> tuple[int, ..
     return None if values is None else tuple(values[index] for index in indices)
 
 
-def _array_header(stream: IO[bytes], where: str) -> tuple[int, ...]:
-    """Read the header of an `.npy` stream that must hold uint8 [N, H, W, 3] in C order; returns the shape."""
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[np.lib.format.read_magic(stream)]
-    shape, fortran_order, dtype = read_header(stream)
+def _image_shape(header: npy.Header) -> tuple[int, ...]:
+    """The shape of an array that must hold uint8 [N, H, W, 3] in C order; ValueError says what it is."""
+    dtype, shape, fortran_order = header
     usable = dtype == np.uint8 and len(shape) == 4 and shape[3] == 3 and not fortran_order
     if not usable or 0 in shape:
         order = " in Fortran order" if fortran_order else ""
         raise ValueError(f"it is {dtype} {list(shape)}{order}; need uint8 [N, H, W, 3]")
     if shape[1] * shape[2] > MAX_PIXELS:
         raise ValueError(f"its images have {shape[2]}x{shape[1]} pixels, more than the {MAX_PIXELS} allowed")
-    return tuple(int(size) for size in shape)
+    if shape[0] > MAX_IMAGES:
+        raise ValueError(f"it holds {shape[0]} images, more than the {MAX_IMAGES} allowed")
+    return shape
 
 
-def _npz_labels(path: Path, count: int) -> list[int]:
+def _npz_labels(path: Path, file: zipfile.ZipFile, count: int) -> list[int]:
     """`arr_1`: one class index per image."""
-    with damage_means(f"arr_1 in {path} is no readable array"), np.load(path, allow_pickle=False) as file:
-        labels = file["arr_1"]
+    data = read_zip_member(path, file, "arr_1.npy")
+    with damage_means(f"arr_1 in {path} is no readable array"):
+        labels = npy.from_bytes(data)
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or (labels < 0).any():
         raise ValueError(
             f"arr_1 in {path} is {labels.dtype} {list(labels.shape)}; need one class index per image, [{count}]"
@@ -317,7 +330,7 @@ def _npz_labels(path: Path, count: int) -> list[int]:
 def _refuse_npz(path: Path, names: set[str]) -> NoReturn:
     if {"mu", "sigma"} <= names:
         raise ValueError(f"{path} holds statistics (mu, sigma), no images: use it as the reference instead")
-    raise ValueError(f"{path} has no arr_0 (uint8 [N, H, W, 3]); it holds {', '.join(sorted(names)) or 'nothing'}")
+    raise ValueError(f"{path} has no arr_0 (uint8 [N, H, W, 3]); it holds {', '.join(sorted(names)[:5]) or 'nothing'}")
 
 
 def _refuse_sizes(path: Path, first: str, size: tuple[int, ...], name: str, other: tuple[int, ...]) -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from images.archive import check_member_name, check_zip_member, open_zip, read_zip_member
+from images.archive import check_member_name, open_zip, read_zip_member
 
 #: Name of the member that says how the images of a ZIP were made.
 RECIPE_NAME = "recipe.json"
@@ -94,12 +94,16 @@ def read_recipe(path: str | Path) -> dict[str, Any] | None:
 
 def read_json(path: Path, file: zipfile.ZipFile, name: str) -> dict[str, Any]:
     """A JSON object that is a member of the open ZIP `file` at `path`; ValueError if it is not or is damaged."""
-    check_zip_member(path, file.getinfo(name))
-    data = read_zip_member(path, file, name)
+    return parse_object(read_zip_member(path, file, name), f"{name} in {path}")
+
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object that `json_bytes` could have written. ValueError for anything else; `where` begins its message."""
     try:
         content = json.loads(data)
+        json_bytes(content)  # no NaN, no infinity
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} in {path} is not valid JSON: {error}") from error
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{name} in {path} holds a {type(content).__name__}; expected a JSON object")
+        raise ValueError(f"{where} holds a {type(content).__name__}; expected a JSON object")
     return content

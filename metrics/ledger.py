@@ -1,8 +1,8 @@
 """The ledger: one JSON line per result, with everything needed to say what it may be compared with."""
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,21 +90,29 @@ def _record(line: bytes) -> dict[str, Any]:
         raise ValueError("is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     if not isinstance(record, dict) or "metric" not in record or "value" not in record:
         raise ValueError("is not a result: it lacks 'metric' or 'value'")
     if record.get("schema") != SCHEMA:
-        raise ValueError(f"has schema {record.get('schema')!r}, this version reads {SCHEMA}")
+        raise ValueError(f"has schema {_short(record.get('schema'))}, this version reads {SCHEMA}")
     if not _is_number(record["value"]):
-        raise ValueError(f"has {json.dumps(record['value'])} for 'value', not a finite number")
+        raise ValueError(f"has {_short(record['value'])} for 'value', not a finite number")
     for key in _OBJECTS:
         if not isinstance(record.get(key), dict | None):
-            raise ValueError(f"has {json.dumps(record[key])} for {key!r}, not an object")
+            raise ValueError(f"has {_short(record[key])} for {key!r}, not an object")
     search = record.get("search")
     if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
         raise ValueError("has a 'search' without a name and a point of numbers")
     if not isinstance(record.get("flags"), list | None):
-        raise ValueError(f"has {json.dumps(record['flags'])} for 'flags', not a list")
+        raise ValueError(f"has {_short(record['flags'])} for 'flags', not a list")
     return record
+
+
+def _short(value: object) -> str:
+    """A value as JSON, in few characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _refuse_constant(name: str) -> None:
@@ -112,7 +120,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_point(point: object) -> bool:
@@ -139,7 +147,7 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags", [])]
+    flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags") or []]
     return "\n".join([*lines, *flags, *(f"! {note}" for note in mixtures(records))])
 
 
@@ -163,7 +171,7 @@ def _file_name(path: object) -> str:
 
 def describe_recipe(recipe: Mapping[str, Any] | None) -> str:
     """A few words on how images were made: network, and guides with weight and steps; "-" if unknown."""
-    if not recipe or "net" not in recipe:
+    if not recipe or not _is_known_recipe(recipe):
         return "-"
     parts = [_network_name(recipe["net"])]
     for guide in recipe.get("guides", []):
@@ -171,6 +179,23 @@ def describe_recipe(recipe: Mapping[str, Any] | None) -> str:
         where = "" if steps is None else " never" if steps == [] else f" steps {steps[0]}-{steps[1]}"
         parts.append(f"{_network_name(guide['net'])} w={guide['weight']:g}{where}")
     return " + ".join(parts)
+
+
+def _is_known_recipe(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe has the form that this project writes: those beside stored images may be anybody's."""
+    guides = recipe.get("guides", [])
+    if not isinstance(recipe.get("net"), dict) or not isinstance(guides, list):
+        return False
+    return all(
+        isinstance(guide, dict) and isinstance(guide.get("net"), dict) and _has_strength(guide) for guide in guides
+    )
+
+
+def _has_strength(guide: Mapping[str, Any]) -> bool:
+    steps = guide.get("steps")
+    return _is_number(guide.get("weight")) and (
+        steps is None or (isinstance(steps, list) and len(steps) in (0, 2) and all(map(_is_number, steps)))
+    )
 
 
 def _network_name(net: Mapping[str, Any]) -> str:

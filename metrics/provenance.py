@@ -1,7 +1,6 @@
 """What a result says about the images it was computed from."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from images.archive import is_image_name, open_archive, open_zip, select_subset
 from images.recipe import Recipe
 from images.sources import StoredImages
-from images.zips import RECIPE_NAME
+from images.zips import RECIPE_NAME, parse_object
 from metrics.reference import Statistics
 
 # How each decoder makes 8 bits of its output: part of what a score depends on.
@@ -85,11 +84,8 @@ def stored_recipe(path: Path) -> Mapping[str, Any]:
         if RECIPE_NAME not in archive:
             return {}
         data = archive.read(RECIPE_NAME)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{RECIPE_NAME} in {path} is not JSON ({error}): mend or delete it") from error
-    if not isinstance(content, dict) or not isinstance(content.get("recipe", {}), dict):
+    content = parse_object(data, f"{RECIPE_NAME} in {path}")
+    if not isinstance(content.get("recipe", {}), dict):
         raise ValueError(f"{RECIPE_NAME} in {path} is not a recipe: mend or delete it")
     return content
 

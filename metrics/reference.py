@@ -11,16 +11,15 @@ Written: the first and the last. A pickle names its arrays as numpy 1 did, so th
 has no place for provenance.
 """
 
-import io
 import json
 import pickle
+import reprlib
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -28,22 +27,15 @@ from numpy.typing import NDArray
 
 from dnnlib.download import fetch
 from dnnlib.util import atomic_path, check_destination, sha256_of
-from images.zips import ZipWriter
+from images import npy
+from images.archive import check_zip, damage_means, open_zip, read_zip_member
+from images.zips import ZipWriter, parse_object
 from metrics.moments import Moments
 from torch_utils import safe_pickle
 
 FORMAT = "edm2-guidance statistics 1"
+_ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
 ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    NotImplementedError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +79,7 @@ def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
     path = fetch(source, offline=offline)
     with open(path, "rb") as file:
         magic = file.read(4)
-    provenance: object = {}
+    provenance: dict[str, Any] = {}
     if magic[:2] == b"PK":
         moments, provenance = _read_npz(path, str(source))
     elif magic[:1] == b"\x80":
@@ -98,27 +90,43 @@ def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
         moments=moments,
         source=str(source),
         sha256=sha256_of(path),
-        detectors=_object(provenance, "detectors", source),
-        images=_object(provenance, "images", source),
+        detectors=_detectors(provenance, source),
+        images=_images(provenance, source),
     )
 
 
-def _object(provenance: object, key: str, source: str | Path) -> dict[str, Any]:
-    """A JSON object inside the provenance; empty if it is not there."""
-    part = provenance.get(key, {}) if isinstance(provenance, dict) else None
-    if not isinstance(part, dict):
-        raise ValueError(f"{source}: its provenance is not what this program writes; make the file again")
+def _detectors(provenance: Mapping[str, Any], source: str | Path) -> dict[str, dict[str, Any]]:
+    """Identity of the detector per metric; empty if the provenance does not say."""
+    part = provenance.get("detectors", {})
+    if not isinstance(part, dict) or not all(isinstance(identity, dict) for identity in part.values()):
+        _refuse_provenance(source)
     return part
 
 
+def _images(provenance: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """What the provenance says of the images; empty if nothing. A size is [height, width] or null."""
+    part = provenance.get("images", {})
+    size = part.get("size") if isinstance(part, dict) else 0
+    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
+        _refuse_provenance(source)
+    return part
+
+
+def _refuse_provenance(source: str | Path) -> NoReturn:
+    raise ValueError(f"{source}: its provenance is not what this program writes; make the file again")
+
+
 def holds_statistics(path: str | Path) -> bool:
-    """Whether a local file is statistics rather than images: a pickle, or an .npz with `sigma` and without `arr_0`."""
+    """Whether a local file is statistics rather than images: a pickle, or an .npz with `sigma` and without `arr_0`.
+
+    ValueError: a damaged .npz.
+    """
     path = Path(path)
     if path.suffix.lower() == ".pkl":
         return True
     if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as file:
+    with open_zip(path) as file:
         names = set(file.namelist())
     return any(name.endswith("sigma.npy") for name in names) and "arr_0.npy" not in names
 
@@ -173,18 +181,22 @@ def check_name(path: str | Path) -> str:
     return suffix
 
 
-def _read_npz(path: Path, source: str) -> tuple[dict[str, Moments], object]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            pairs = _npz_pairs(file.files)
-            if not pairs:
-                raise ValueError(_no_statistics(file.files))
-            num_images = int(file["num_images"]) if "num_images" in file.files else None
-            provenance = json.loads(str(file["provenance"])) if "provenance" in file.files else {}
-            arrays = {metric: (file[mu], file[sigma]) for metric, (mu, sigma) in pairs.items()}
-    except _DAMAGE as error:
-        raise ValueError(f"{source} cannot be read as statistics: {error}") from error
+def _read_npz(path: Path, source: str) -> tuple[dict[str, Moments], dict[str, Any]]:
+    with damage_means(f"{source} cannot be read as statistics"), open_zip(path) as file:
+        names = [name.removesuffix(".npy") for name in check_zip(path, file, max_bytes=None)]
+        pairs = _npz_pairs(names)
+        if not pairs:
+            raise ValueError(_no_statistics(names))
+        count = _npz_array(path, file, "num_images") if "num_images" in names else None
+        text = _npz_array(path, file, "provenance") if "provenance" in names else "{}"
+        provenance = parse_object(str(text).encode(), "provenance")
+        arrays = {m: (_npz_array(path, file, mu), _npz_array(path, file, sigma)) for m, (mu, sigma) in pairs.items()}
+    num_images = _checked_count(None if count is None else count.tolist(), source)
     return {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}, provenance
+
+
+def _npz_array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    return npy.from_bytes(read_zip_member(path, file, f"{name}.npy"))
 
 
 def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
@@ -200,11 +212,14 @@ def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
 def _no_statistics(names: list[str]) -> str:
     if any(name.lower().endswith((".png", ".jpg", ".jpeg", "dataset.json")) for name in names) or "arr_0" in names:
         return "it holds images; make statistics of them with: calculate_metrics.py ref --data=... --dest=..."
-    return f"it has no mu and sigma, only {', '.join(names[:5]) or 'nothing'}"
+    return f"it has no mu and sigma, only {', '.join(names[:5])[:200] or 'nothing'}"
 
 
 def _read_pickle(path: Path, source: str) -> dict[str, Moments]:
-    content = safe_pickle.load(path)
+    try:
+        content = safe_pickle.load(path)
+    except safe_pickle.UnsafePickleError as error:
+        raise type(error)(f"{source}: {error}") from error
     entries = content if isinstance(content, dict) else {}
     pairs = {
         metric: (entry["mu"], entry["sigma"])
@@ -213,29 +228,38 @@ def _read_pickle(path: Path, source: str) -> dict[str, Moments]:
     }
     if not pairs:
         raise ValueError(f"{source} is a pickle, but not of statistics: expected metrics with 'mu' and 'sigma'")
-    count = entries.get("num_images")
-    num_images = None if count is None else int(count)
+    num_images = _checked_count(entries.get("num_images"), source)
     return {str(m): _checked(str(m), mu, sigma, num_images, source) for m, (mu, sigma) in pairs.items()}
+
+
+def _checked_count(count: object, source: str) -> int | None:
+    """A number of images as files have it; None if they do not say. ValueError for what cannot be one."""
+    if isinstance(count, np.integer | np.floating):
+        count = count.item()
+    if count is None or (type(count) is int and 2 <= count < 1 << 63):
+        return count
+    if isinstance(count, float) and count.is_integer():
+        return _checked_count(int(count), source)
+    raise ValueError(f"{source}: num_images is {reprlib.repr(count)}, expected an integer of 2 or more")
 
 
 def _checked(metric: str, mu: object, sigma: object, num_images: int | None, source: str) -> Moments:
     """Arrays of a file as Moments. ValueError naming file and metric for anything that cannot be statistics."""
-    where = f"{source}: {metric}"
+    where = f"{source}: {metric[:80]}"
     if not isinstance(mu, np.ndarray) or not isinstance(sigma, np.ndarray):
         raise ValueError(f"{where}: mu and sigma are not arrays")
     if mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         raise ValueError(f"{where}: mu is {mu.dtype} and sigma {sigma.dtype}, expected floating point")
     if mu.ndim != 1 or mu.size < 1 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
-    mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
-    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-        raise ValueError(f"{where}: mu or sigma holds NaN or infinity; the file is damaged")
+    with np.errstate(over="ignore"):  # wider types
+        mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
+    if not ((np.abs(mean) < _ABSURD).all() and (np.abs(cov) < _ABSURD).all()):
+        raise ValueError(f"{where}: mu or sigma holds NaN or infinity, or what comes near it; the file is damaged")
     if np.abs(cov - cov.T).max() > ASYMMETRY_TOLERANCE * np.abs(cov).max():
         raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
     if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * np.abs(cov).max():
         raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
-    if num_images is not None and num_images < 2:
-        raise ValueError(f"{where}: statistics of {num_images} image(s)")
     return Moments(torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2), num_images)
 
 
@@ -249,9 +273,7 @@ def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, prov
         arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"] = each.mean.numpy(), each.cov.numpy()
     with ZipWriter(path) as writer:  # unlike numpy.savez, does not stamp the time on every array
         for name, array in arrays.items():
-            stream = io.BytesIO()
-            np.lib.format.write_array(stream, array, allow_pickle=False)
-            writer.add(f"{name}.npy", stream.getvalue())
+            writer.add(f"{name}.npy", npy.to_bytes(array))
 
 
 def _write_pickle(file: BinaryIO, moments: Mapping[str, Moments], num_images: int) -> None:

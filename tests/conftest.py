@@ -4,8 +4,13 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None
+)  # the same examples each time, however busy the machine
+settings.load_profile("fixed")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,6 +1,5 @@
 """Training sets: images or latents in a ZIP or folder, with labels, and the endless order they are visited in."""
 
-import io
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from images import npy
 from images.archive import Archive, open_archive, select_subset
 from images.sources import decode_rgb
 
@@ -124,9 +124,10 @@ def _decode(archive: Archive, name: str, latents: bool) -> NDArray[Any]:
     where = f"{name!r} in {archive.path}"
     if not latents:
         return decode_rgb(archive.read(name), where).transpose(2, 0, 1)
+    data = archive.read(name)
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
-    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        array: NDArray[Any] = npy.from_bytes(data)
+    except ValueError as error:
         raise ValueError(f"{where} is no readable array ({error})") from error
     if array.ndim != 3 or array.dtype != np.float32 or not np.isfinite(array).all():
         raise ValueError(f"{where} is {array.dtype} {list(array.shape)}: expected finite float32 latents [C,H,W]")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.download import fetch
-from dnnlib.util import sha256_of
+from dnnlib.util import printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.network_records import (
@@ -161,7 +161,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     lines.extend(f"name      {name}" for name in report.get("names", ()))
     refusal = report["refusal"]
     lines.append("reading   yes: rebuilt with our own classes" if refusal is None else f"reading   refused: {refusal}")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _call(shown: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ pickles: known classes, possible arguments, and exactly the tensors that the cla
 
 import json
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import safetensors
 import safetensors.torch
 
 from dnnlib.util import atomic_path
+from images.zips import parse_object
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_records import (
     ENCODER_CLASSES,
@@ -36,6 +38,7 @@ from training.networks_edm2 import Precond
 
 CONFIG_KEY = "edm2_network"
 CONFIG_VERSION = 1
+_MAX_REASON = 300  # characters of what the library has to say; it quotes names of any length
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -123,7 +126,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise DamagedFileError(f"damaged or incomplete safetensors file: {error}") from error
+        reason = str(error)[:_MAX_REASON]
+        raise DamagedFileError(f"damaged or incomplete safetensors file: {reason}") from error
 
 
 def _checked_header(file: Any) -> tuple[dict[str, Any], Precond]:
@@ -147,15 +151,17 @@ def _checked_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     text = (metadata or {}).get(CONFIG_KEY)
     if text is None:
         raise ValueError(f"no network of this project: the metadata has no entry {CONFIG_KEY}")
-    try:
-        config = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the metadata entry {CONFIG_KEY} is no JSON: {error}") from None
+    config = parse_object(text.encode("utf-8", "surrogatepass"), f"the metadata entry {CONFIG_KEY}")
     keys = {"version", "network", "encoder", "dataset_kwargs", "source_sha256"}
-    if not isinstance(config, dict) or config.keys() != keys or config["version"] != CONFIG_VERSION:
+    if config.keys() != keys or config["version"] != CONFIG_VERSION:
         raise ValueError(f"the metadata entry {CONFIG_KEY} is not of version {CONFIG_VERSION}")
     if not isinstance(config["dataset_kwargs"], dict):
         raise ValueError("dataset_kwargs in the metadata is not a dictionary")
+    if not isinstance(config["source_sha256"], str | None):
+        raise ValueError("source_sha256 in the metadata is not a text")
+    _checked_class(config["network"], NETWORK_CLASSES, "network")
+    if config["encoder"] is not None:
+        _checked_class(config["encoder"], ENCODER_CLASSES, "encoder")
     return config
 
 
@@ -166,10 +172,15 @@ def _encoder_of(entry: Any) -> Encoder:
     return new_encoder(cls, arguments, "encoder")
 
 
-def _class_of(entry: Any, known: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+def _checked_class(entry: Any, known: Mapping[str, Any], where: str) -> None:
+    """ValueError unless an entry of the metadata names a known class, and arguments, whatever they are."""
     if not isinstance(entry, dict) or entry.keys() != {"class", "arguments"}:
         raise ValueError(f"{where}: the metadata does not name a class and its arguments")
     name, arguments = entry["class"], entry["arguments"]
     if not isinstance(name, str) or name not in known or not isinstance(arguments, dict):
-        raise ValueError(f"{where}: class {name!r} is not known here (only {', '.join(known)})")
-    return known[name], checked_arguments(name, arguments, where)
+        raise ValueError(f"{where}: class {reprlib.repr(name)} is not known here (only {', '.join(known)})")
+
+
+def _class_of(entry: Mapping[str, Any], known: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """Class and checked arguments of an entry that `_checked_class` let pass."""
+    return known[entry["class"]], checked_arguments(entry["class"], entry["arguments"], where)

@@ -198,7 +198,13 @@ def test_names_are_unique_and_known():
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ValueError("broken\n  file"), 1), (OSError(28, "No space left", "x.zip"), 1), (None, 0)]
+    ("error", "code"),
+    [
+        (ValueError("broken\n  file"), 1),
+        (OSError(28, "No space left", "x.zip"), 1),
+        (ValueError("\x1b[2J"), 1),
+        (None, 0),
+    ],
 )
 def test_exit_codes_of_failed_work(error, code):
     @click.group(cls=Group)
@@ -213,6 +219,7 @@ def test_exit_codes_of_failed_work(error, code):
     result = CliRunner().invoke(group, ["work"])
     assert result.exit_code == code
     assert result.stderr.count("\n") == (1 if error is not None else 0)
+    assert result.stderr.rstrip("\n").isprintable()  # no escape sequences, whatever a file's names say
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])

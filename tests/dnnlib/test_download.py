@@ -18,6 +18,7 @@ import pytest
 
 from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
 from dnnlib.filelock import exclusive
+from dnnlib.transfer import PartialFile
 
 CONTENT = random.Random(1).randbytes(10_000)
 OTHER = random.Random(2).randbytes(10_000)
@@ -589,9 +590,39 @@ def test_verify_sees_what_the_disk_did(server, url, get):
 
 def test_damaged_record_is_named(url, get):
     get(url)
-    beside(url, "json").write_text('{"sha256": 1')
-    with pytest.raises(DownloadError, match=r"net\.bin\.json is damaged.*delete it"):
+    good = json.loads(beside(url, "json").read_text())
+    wrong: list[object] = [[], {}, None, 1.5]
+    entries = [{**good, key: value} for key in good for value in [*wrong, "x" if isinstance(good[key], int) else 1]]
+    others = [{}, {**good, "more": 1}, {**good, "sha256": "x" * 64}, [good], 3]
+    texts = ['{"sha256": 1', "[" * 100_000, "\udcff", *map(json.dumps, [*entries, *others])]
+    for text in texts:
+        beside(url, "json").write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(DownloadError, match=r"net\.bin\.json is damaged.*delete it"):
+            get(url)
+
+
+def test_damaged_companion_starts_over(server, url, get):
+    """What stands beside a partial file decides what is sent to the server, and what is continued."""
+    server.script = [server.cut(5000), server.answer(404)]
+    with pytest.raises(DownloadError):
         get(url)
+    companion, content = beside(url, "part.json"), beside(url, "part").read_bytes()
+    good = json.loads(companion.read_text())
+    wrong: list[object] = [[], {}, True, 1.5, -1, "a\r\nX: y", "日本"]
+    entries = [{**good, key: value} for key in good for value in wrong]
+    texts = [
+        "{",
+        "[" * 100_000,
+        *map(json.dumps, [*entries, {}, {**good, "more": 1}, [good], {**good, "url": url + "2"}]),
+    ]
+    for text in texts:
+        beside(url, "part").write_bytes(content)
+        companion.write_text(text)
+        assert PartialFile(beside(url, "part")).resumable(url, hash_known=True) is None, text[:200]
+        assert not companion.exists()
+    companion.write_text(json.dumps(good))
+    beside(url, "part").write_bytes(content)
+    assert PartialFile(beside(url, "part")).resumable(url, hash_known=True) is not None
 
 
 def test_visibly_bad_file_put_in_the_cache_is_replaced(server, get):

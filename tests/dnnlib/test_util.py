@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dnnlib
-from dnnlib.util import EasyDict, atomic_path, is_url, make_cache_dir_path, sha256_of
+from dnnlib.util import EasyDict, atomic_path, is_url, make_cache_dir_path, printable, sha256_of
 
 
 def test_easydict_attributes_are_entries():
@@ -132,3 +132,8 @@ def test_is_url(text, expected):
 def test_dnnlib_needs_no_torch():
     code = "import sys, dnnlib, dnnlib.download; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_printable_lines_hold_no_escape_sequences():
+    assert printable("Größe 3 µm \\") == "Größe 3 µm \\"
+    assert printable("\x1b[2J\n\udcff\u202e") == r"\x1b[2J\n\udcff\u202e"

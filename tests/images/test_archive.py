@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from images import archive
-from images.archive import open_archive, select_subset
+from images.archive import damage_means, open_archive, open_zip, read_zip_member, select_subset
 
 MEMBERS = {
     "b/2.PNG": b"two",
@@ -293,3 +293,39 @@ def test_subsets_are_sorted_distinct_and_of_the_asked_size(n: int, size: int, se
     assert len(chosen) == len(set(chosen)) == min(n, size)
     assert chosen == sorted(chosen)
     assert set(chosen) <= set(range(n))
+
+
+def test_sizes_beyond_the_file_are_refused_before_they_are_allocated(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x" * 10})
+    for offset in (20, 24):
+        patch_directory(path, offset, "<I", archive.MAX_MEMBER_BYTES)
+    with pytest.raises(ValueError, match=r"0\.png.*claims 1073741824 bytes, which are not there"):
+        open_archive(path)
+    with open_zip(path) as file, pytest.raises(ValueError, match="which are not there"):
+        read_zip_member(path, file, "0.png")
+
+
+def test_endless_names_are_refused_in_short(make_zip: Any) -> None:
+    with pytest.raises(ValueError, match="a name of 60004 characters") as caught:
+        open_archive(make_zip({"x" * 60_000 + ".png": b"x"}))
+    assert len(str(caught.value)) < 300
+    labels = [["0.png", 1], ["x" * 60_000, 1]]
+    with pytest.raises(ValueError, match=r"entry 1 of the labels .* a name of 60000 characters"):
+        open_archive(make_zip({"0.png": b"x"}, labels=labels)).labels()
+
+
+def test_an_image_does_not_vanish_with_its_name(make_zip: Any) -> None:
+    """One bit of the directory makes 0.png a file that is no image, which nobody would have missed."""
+    path = make_zip({"0.png": b"x", "1.png": b"y"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 46 + 2] ^= 1  # 0.png -> 0.qng
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"'0\.qng' in .*set\.zip is damaged"):
+        open_archive(path)
+
+
+def test_what_is_wrong_is_quoted_in_short() -> None:
+    """zipfile quotes the name that lies before a member's bytes, which may have any length."""
+    with pytest.raises(ValueError, match=r"^damaged ") as caught, damage_means("damaged"):
+        raise zipfile.BadZipFile("n" * 60_000)
+    assert len(str(caught.value)) < 1000

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from images import sources
+from images import npy, sources
 from images.archive import select_subset
 from images.sources import StoredImages, decode_rgb, seeds_of
 
@@ -245,6 +246,44 @@ def test_bad_npz(tmp_path: Path) -> None:
     path.write_bytes(b"hello")
     with pytest.raises(ValueError, match="not a ZIP file"):
         StoredImages(path)
+    for compression in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(path, "w", compression) as file:
+            file.writestr("arr_0.npy", npy.to_bytes(images))
+        with pytest.raises(ValueError, match=r"'arr_0\.npy' in .* another method than deflate"):
+            StoredImages(path)
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
+        warnings.simplefilter("ignore")
+        for array in (images, images + 1):
+            file.writestr("arr_0.npy", npy.to_bytes(array))
+    with pytest.raises(ValueError, match=r"two members named 'arr_0\.npy'"):
+        StoredImages(path)
+
+
+def npy_header(descr: str, shape: str) -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("member", "header", "message"),
+    [
+        ("arr_0", npy_header("|u1", "(99999999, 1, 1, 3)"), "99999999 images, more than the 10000000 allowed"),
+        ("arr_0", npy_header("|u1", "(9, 9000, 9000, 3)"), "9000x9000 pixels, more than"),
+        ("arr_0", npy_header("|u1", "(999999, 9, 9, 3)"), "arr_0 in .* has 0 bytes"),
+        ("arr_0", b"\x93NUMPY\1\0\x09\0(((((((((", "arr_0 in .* no readable array"),  # an error of Python's tokenizer
+        ("arr_1", npy_header("<i8", "(999999999999999,)"), "arr_1 in .* takes 7999999999999992 bytes"),
+    ],
+)
+def test_announced_arrays_take_no_memory(tmp_path: Path, member: str, header: bytes, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as file:
+        if member == "arr_1":
+            file.writestr("arr_0.npy", npy.to_bytes(np.zeros([2, 4, 4, 3], dtype=np.uint8)))
+        file.writestr(f"{member}.npy", header)
+    with pytest.raises(ValueError, match=message):
+        StoredImages(tmp_path / "set.npz")
+
+
+def test_npz_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         StoredImages(tmp_path / "none.npz")
 

@@ -126,7 +126,16 @@ def test_read_recipe(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "a.zip") == {"a": 1}
     write(tmp_path / "b.zip", {"000000.png": b""})
     assert read_recipe(tmp_path / "b.zip") is None
-    for number, (content, message) in enumerate([(b"{", "not valid JSON"), (b"[1]", "holds a list")]):
+    deep = b"[" * 100_000 + b"]" * 100_000
+    cases = [
+        (b"{", "not valid JSON"),
+        (b"[1]", "holds a list"),
+        (b'{"a": NaN}', "not valid"),
+        (b'{"a": 1e999}', "not valid"),
+    ]
+    for number, (content, message) in enumerate(
+        [*cases, (deep, "not valid JSON"), (b'{"a": %b}' % deep, "not valid JSON")]
+    ):
         write(tmp_path / f"{number}.zip", {"recipe.json": content})
         with pytest.raises(ValueError, match=message):
             read_recipe(tmp_path / f"{number}.zip")

@@ -89,6 +89,9 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         (json.dumps(record(search={"name": "a", "point": {"weight": "x"}})), "line 2, has a 'search' without"),
         (json.dumps(record(flags=3)), "line 2, has 3 for 'flags', not a list"),
         ("\udcff\udc80\x00", "line 2, is not UTF-8"),
+        ("[" * 100_000 + "]" * 100_000, "line 2, is nested too deeply"),
+        (json.dumps(record()).replace("1.98766", "9" * 400), "line 2, has 9{77}... for 'value', not a finite number"),
+        (json.dumps(record(row="x" * 10_000)), "line 2, has \"x{76}... for 'row'"),
     ],
 )
 def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
@@ -170,3 +173,22 @@ def test_table_shows_flags() -> None:
     assert not text.splitlines()[1].endswith("!")
     assert "! row 2: few images" in text
     assert ledger.format_table([]) == ""
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"net": "main"},
+        {"net": {"source": "main"}, "guides": 3},
+        {"net": {"source": "main"}, "guides": [[]]},
+        {"net": {"source": "main"}, "guides": [{"net": {}, "steps": None}]},
+        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": "x", "steps": None}]},
+        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": 2, "steps": 3}]},
+        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": 2, "steps": [1]}]},
+        {"net": {"source": "main"}, "guides": [{"weight": 2, "steps": [1, 2]}]},
+    ],
+)
+def test_recipes_of_others_are_unknown(recipe: dict[str, Any]) -> None:
+    """A recipe.json that lies beside stored images may hold anything, and gets into the ledger with their score."""
+    assert ledger.describe_recipe(recipe) == "-"
+    assert "1.9877" in ledger.format_table([record(recipe=recipe, flags=None)])

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from images import npy
 from metrics.moments import Moments, RunningMoments
 from metrics.reference import check_new, holds_statistics, open_statistics, save_statistics
+from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 
 IDENTITY = {"metric": "fid", "weights_sha256": "ab", "resize": "torch"}
 
@@ -158,6 +160,7 @@ DAMAGED = [
     ("infinite", changed("sigma", np.full((5, 5), np.inf)), "NaN or infinity"),
     ("asymmetric", changed("sigma", asymmetric()), "not symmetric"),
     ("negative", changed("sigma", -np.eye(5)), "negative variances"),
+    ("overflowing", changed("sigma", np.full((5, 5), 1.7e308)), "NaN or infinity"),
     ("shapes", changed("sigma", np.eye(4)), r"expected \[D\] and \[D, D\]"),
     ("no mean", changed("mu", np.zeros((5, 1))), r"expected \[D\] and \[D, D\]"),
     ("integers", changed("mu", np.zeros(5, dtype=np.int64)), "floating point"),
@@ -222,13 +225,6 @@ def test_damaged_array_inside_an_npz(tmp_path: Path) -> None:
         open_statistics(tmp_path / "ref.npz")
 
 
-@pytest.mark.parametrize("provenance", ["[1]", '{"detectors": 3}', "no json"])
-def test_foreign_provenance_is_refused(provenance: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "ref.npz", **arrays(), provenance=np.array(provenance))
-    with pytest.raises(ValueError, match=r"provenance|cannot be read"):
-        open_statistics(tmp_path / "ref.npz")
-
-
 def test_objects_in_an_npz_are_not_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "ref.npz", mu=np.array([{"a": 1}], dtype=object), sigma=np.eye(1))
     with pytest.raises(ValueError, match="cannot be read as statistics"):
@@ -290,3 +286,75 @@ def test_destinations_are_checked_without_making_anything(tmp_path: Path) -> Non
     with pytest.raises(IsADirectoryError):
         check_new(tmp_path / "folder.npz", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.npz", "there.npz"]
+
+
+@pytest.mark.parametrize("count", [1, -3, 2.5, float("inf"), "30", [30], 2**70])
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_impossible_numbers_of_images(count: Any, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"ref{suffix}"
+    if suffix == ".npz":
+        np.savez(path, num_images=np.array(float(count) if count == 2**70 else count), **arrays())
+    else:
+        path.write_bytes(pickle.dumps({"fid": arrays(), "num_images": count if count != 2**70 else 1e21}, 4))
+    with pytest.raises(ValueError, match=r"ref\.\w+: num_images is .*, expected an integer of 2 or more"):
+        open_statistics(path)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.float64])
+def test_numbers_of_images_of_any_type(kind: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", num_images=kind(30), **arrays())
+    (tmp_path / "ref.pkl").write_bytes(pickle.dumps({"fid": arrays(), "num_images": kind(30)}, 4))
+    for suffix in (".npz", ".pkl"):
+        assert open_statistics(tmp_path / f"ref{suffix}").moments["fid"].num_images == 30
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        "[1]",
+        "{",
+        "no json",
+        '{"detectors": 3}',
+        '{"detectors": [1]}',
+        '{"detectors": {"fid": 3}}',
+        '{"images": 3}',
+        '{"images": {"size": 3}}',
+        '{"images": {"size": [1, "x"]}}',
+        "[" * 100_000 + "]" * 100_000,
+    ],
+)
+def test_foreign_provenance_is_refused(provenance: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", provenance=np.array(provenance), **arrays())
+    with pytest.raises(ValueError, match=r"ref\.npz.*provenance"):
+        open_statistics(tmp_path / "ref.npz")
+
+
+def test_an_announced_array_takes_no_memory(tmp_path: Path) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }\n"
+    with zipfile.ZipFile(tmp_path / "ref.npz", "w") as file:
+        file.writestr("mu.npy", npy.to_bytes(np.zeros(3)))
+        file.writestr("sigma.npy", b"\x93NUMPY\1\0" + bytes((len(header), 0)) + header)
+    with pytest.raises(
+        ValueError, match=r"ref\.npz cannot be read as statistics .*takes 8000000000000 bytes, 0 are there"
+    ):
+        open_statistics(tmp_path / "ref.npz")
+
+
+def test_errors_of_the_pickle_reader_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "ref.pkl"
+    path.write_bytes(pickle.dumps({"fid": arrays()}, 3)[:-20])
+    with pytest.raises(DamagedPickleError, match=r"ref\.pkl: damaged or incomplete pickle"):
+        open_statistics(path)
+    path.write_bytes(b"\x80\x03cos\nsystem\n.")
+    with pytest.raises(UnsafePickleError, match=r"ref\.pkl: the file names os\.system"):
+        open_statistics(path)
+
+
+def test_a_damaged_npz_is_neither_images_nor_statistics(tmp_path: Path) -> None:
+    """Its end is whole, so that it looks like an archive at first."""
+    np.savez(tmp_path / "ref.npz", **arrays())
+    data = bytearray((tmp_path / "ref.npz").read_bytes())
+    data[data.index(b"PK\1\2")] = 0
+    (tmp_path / "ref.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"ref\.npz is a damaged"):
+        holds_statistics(tmp_path / "ref.npz")

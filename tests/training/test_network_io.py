@@ -20,6 +20,7 @@ from torch_utils.safe_pickle import DamagedPickleError, PersistentRecord, load
 from training import encoders, loss, networks_edm2
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.loss import EDM2Loss
+from training.network_inspect import report_lines
 from training.network_io import inspect_network, load_network, save_network, save_safetensors
 from training.network_safetensors import DamagedFileError
 from training.networks_edm2 import Precond
@@ -376,6 +377,12 @@ NAME = "unet.out_conv.weight"
         ({"change_config": lambda c: c.update(version=2)}, "not of version 1"),
         ({"change_config": lambda c: c.pop("encoder")}, "not of version 1"),
         ({"change_config": lambda c: c.update(dataset_kwargs=[])}, "dataset_kwargs"),
+        ({"change_config": lambda c: c.update(dataset_kwargs={"a": float("nan")})}, "not valid JSON"),
+        ({"change_config": lambda c: c.update(source_sha256=[])}, "source_sha256"),
+        ({"change_config": lambda c: c["network"].pop("class")}, "does not name a class"),
+        ({"change_config": lambda c: c["network"].update(arguments=3)}, "is not known|does not name"),
+        ({"change_config": lambda c: c["network"].update({"class": "x" * 9999})}, "class 'xxxx.{1,30}' is not known"),
+        ({"change_config": lambda c: c.update(encoder=3)}, "encoder: the metadata does not name a class"),
         ({"key": "format"}, "no network of this project"),
     ],
 )
@@ -386,12 +393,34 @@ def test_safetensors_are_read_strictly(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_network(path)
     assert "trust" not in str(caught.value)
-    assert inspect_network(path)["refusal"] in str(caught.value)
+    report = inspect_network(path)
+    assert report["refusal"] in str(caught.value)
+    assert f"reading   refused: {report['refusal']}" in report_lines(report)
+
+
+def test_metadata_nested_without_end(tmp_path):
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file({}, path, {"edm2_network": "[" * 100_000 + "]" * 100_000})
+    with pytest.raises(ValueError, match="edm2_network is not valid JSON"):
+        load_network(path)
+
+
+def test_what_is_shown_of_a_file_holds_no_escape_sequences(tmp_path):
+    for path, save in ((tmp_path / "net.safetensors", save_safetensors), (tmp_path / "net.pkl", save_network)):
+        save(path, network(), dataset_kwargs={"\x1b[2J": "\x1b[2J"})
+        lines = report_lines(inspect_network(path))
+        assert r"dataset   \x1b[2J='\x1b[2J'" in lines
+        assert all(line.isprintable() for line in lines)
 
 
 def test_damaged_safetensors(tmp_path):
     save_safetensors(tmp_path / "net.safetensors", network())
     whole = (tmp_path / "net.safetensors").read_bytes()
+    endless = json.dumps({"x" * 100_000: 3}).encode()
+    (tmp_path / "endless.safetensors").write_bytes(len(endless).to_bytes(8, "little") + endless)
+    with pytest.raises(DamagedFileError) as caught:
+        load_network(tmp_path / "endless.safetensors")
+    assert len(str(caught.value)) < 1000
     for cut in (100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:cut])
         with pytest.raises(DamagedFileError, match="Fetch or copy it again"):
