@@ -136,8 +136,9 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
     if measured is None or not shards.claim.is_held():
         return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
-    described = provenance.describe_generated(recipe, seeds, measured[1])
-    report(reference, measured[0], {d.name: d.identity for d in detectors}, described, params, batch)
+    described = provenance.describe_generated(recipe, seeds, measured.image_size)
+    run_record = {"batch": batch, "reduced": measured.reduced}
+    report(reference, measured.moments, {d.name: d.identity for d in detectors}, described, params, **run_record)
     return shards.remove()
 
 
@@ -164,7 +165,7 @@ def ref(
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
     with progress_bar(stored.source.num_images, "images") as progress:
-        moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
+        moments = evaluation.measure(stored.source, detectors, stored.names, progress).moments
     described = {**stored.description, "path": Path(data).name}
     reference.save_statistics(dest, moments, detectors={d.name: d.identity for d in detectors}, images=described)
     click.echo(f"{dest}: {', '.join(moments)} of {stored.source.num_images} images")
@@ -210,8 +211,9 @@ def score_stored(
         stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
     with progress_bar(stored.source.num_images, "images") as progress:
-        moments, _ = evaluation.measure(stored.source, detectors, stored.names, progress)
-    report(reference, moments, {d.name: d.identity for d in detectors}, stored.description, params, batch)
+        measured = evaluation.measure(stored.source, detectors, stored.names, progress)
+    identities, run_record = {d.name: d.identity for d in detectors}, {"batch": batch, "reduced": measured.reduced}
+    report(reference, measured.moments, identities, stored.description, params, **run_record)
 
 
 def left_to_the_first() -> bool:
@@ -247,7 +249,7 @@ def report(
     identities: Mapping[str, Any],
     images: Mapping[str, Any],
     params: dict[str, Any],
-    batch: int | None = None,
+    **run_record: Any,
 ) -> None:
     """Prints the distances, says on stderr what to mind, and appends them to the ledger."""
     from metrics import ledger, provenance, scoring
@@ -259,8 +261,8 @@ def report(
         click.echo(f"{score.name:<16}{score.value:.4f}")
         for flag in score.flags:
             click.echo(f"warning: {flag}", err=True)
-        run = {"batch": batch, "note": params["note"]}
-        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run)
+        run_record["note"] = params["note"]
+        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run_record)
         ledger.append(params["ledger"], record)
 
 

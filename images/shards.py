@@ -106,6 +106,15 @@ class ShardPlan:
         return (self.shard(index) for index in range(len(self)))
 
 
+def merged_reductions(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """What memory did not hold in any of the parts (`ImageBatch.reduced`): the smallest number per kind of work."""
+    result: dict[str, int] = {}
+    for part in parts:
+        for work, size in part.items():
+            result[work] = min(size, result.get(work, size))
+    return result
+
+
 def format_seeds(seeds: tuple[int, ...]) -> str:
     """Seeds as text, in order, runs shortened: (0, 1, 2, 7) is "0-2,7"."""
     if not seeds:
@@ -314,9 +323,15 @@ class ShardStore:
             raise ValueError(f"{path} belongs to another run")
         return head
 
-    def _head(self, index: int, **content: Any) -> bytes:
-        """The shard.json of a shard."""
-        return json_bytes({"plan": self._plan_id, "index": index, **content}, indent=None)
+    def _head(self, index: int, reduced: Mapping[str, int], **content: Any) -> bytes:
+        """The shard.json of a shard. reduced: as `ImageBatch.reduced`; left out if memory held every batch."""
+        extra = {"reduced": dict(reduced)} if reduced else {}
+        return json_bytes({"plan": self._plan_id, "index": index, **content, **extra}, indent=None)
+
+    def _reduced(self, index: int) -> dict[str, int]:
+        """What memory did not hold when this shard was made, as `ImageBatch.reduced`."""
+        with open_zip(self.shard_path(index)) as file:
+            return dict(self._read_head(index, file).get("reduced") or {})
 
     def _discard(self, index: int, error: Exception) -> None:
         warnings.warn(f"shard {index} is unusable and will be made again: {error}", RuntimeWarning, stacklevel=3)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from images.archive import open_zip, read_zip_member
 from images.pool import OrderedPool
-from images.shards import SHARD_JSON, ShardPlan, ShardsMissing, ShardStore, format_seeds, refuse
+from images.shards import SHARD_JSON, ShardPlan, ShardsMissing, ShardStore, format_seeds, merged_reductions, refuse
 from images.sinks import image_name, pixels_of, png_bytes, seeds_of_batch
 from images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
 
@@ -34,7 +34,9 @@ class ShardFolder(ShardStore):
     order, then `dataset.json` and `recipe.json`:
 
         {"format": 1, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
-         "batches": [[64, 781], [16, 1]]}          (runs of [batch size, how many batches])
+         "batches": [[64, 781], [16, 1]],          (runs of [batch size, how many batches])
+         "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
+                                                    last bits may then differ from those of another run)
     """
 
     def __init__(
@@ -128,10 +130,12 @@ class ShardFolder(ShardStore):
     def _join(self, target: ZipWriter) -> None:
         """Copy all images, then labels and recipe. Goes on after a damaged shard, to find all of them at once."""
         labels: list[tuple[str, int] | None] = []
+        reductions: list[Mapping[str, int]] = []
         damaged: list[int] = []
         for index in range(len(self.plan)):
             try:
                 labels += self._copy(index, target)
+                reductions.append(self._reduced(index))
             except (ValueError, FileNotFoundError) as error:
                 self._discard(index, error)
                 damaged.append(index)
@@ -141,7 +145,8 @@ class ShardFolder(ShardStore):
         if known and len(known) != len(labels):
             raise RuntimeError(f"some shards of {self.path} have labels and some have none; they cannot be joined")
         target.add("dataset.json", dataset_json(known or None))
-        target.add(RECIPE_NAME, json_bytes(self._recipe_json()))
+        reduced = merged_reductions(reductions)
+        target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
 
     def _copy(self, index: int, target: ZipWriter) -> list[tuple[str, int] | None]:
         """Copy the images of a shard, by name; returns name and label (None = no label) of each."""
@@ -180,6 +185,7 @@ class ShardWriter:
         self._received = 0
         self._stored = 0
         self._labels: list[int] | None = []
+        self._reduced: dict[str, int] = {}
         with ExitStack() as stack:
             path = self._folder.shard_path(self._index)
             temporary = stack.enter_context(self._folder._becoming(path))
@@ -201,7 +207,7 @@ class ShardWriter:
             self._store(0)
             if self._stored != len(self.seeds):
                 raise RuntimeError(f"shard {self._index} got {self._stored} of its {len(self.seeds)} images")
-            self._zip.add(SHARD_JSON, self._folder._head(self._index, labels=self._labels))
+            self._zip.add(SHARD_JSON, self._folder._head(self._index, self._reduced, labels=self._labels))
 
     def write(self, batch: "ImageBatch") -> None:
         """Take the next images of the shard.
@@ -218,6 +224,7 @@ class ShardWriter:
             raise ValueError(f"shard {self._index}: the next seeds of the plan are {due}, but {got} came")
         self._add_labels(batch.labels)
         self._received += len(seeds)
+        self._reduced = merged_reductions([self._reduced, batch.reduced])
         for pixels in pixels_of(batch):
             self._pool.submit(png_bytes, pixels)
         self._store(len(batch))

@@ -106,8 +106,8 @@ class BlockScorer:
             if found is not None:  # another worker wrote it down while this one opened the folder again
                 shards.remove()
             return found
-        moments, size = made
-        record = self._write(moments, provenance.describe_generated(sampler.recipe, seeds, size), tags)
+        described = provenance.describe_generated(sampler.recipe, seeds, made.image_size)
+        record = self._write(made.moments, described, tags, made.reduced)
         shards.remove()
         return record
 
@@ -119,8 +119,8 @@ class BlockScorer:
 
         def measured() -> Record:
             images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
-            moments, _ = measure(images.source, [self.detector], images.names)
-            return self._write(moments, images.description, tags)
+            measured = measure(images.source, [self.detector], images.names)
+            return self._write(measured.moments, images.description, tags, measured.reduced)
 
         return self._once(f"{recipe.hash[:16]}-{seeds[0]}", lambda: self.find(recipe.hash, seeds), measured)
 
@@ -133,7 +133,7 @@ class BlockScorer:
 
         def measured() -> Record:
             moments = {name: statistics.of(name, self.detector.feature_dim, num)}
-            return self._write(moments, provenance.describe_statistics(statistics), tags)
+            return self._write(moments, provenance.describe_statistics(statistics), tags, {})
 
         return self._once(statistics.sha256[:16], lambda: self.find_statistics(statistics.sha256), measured)
 
@@ -170,12 +170,17 @@ class BlockScorer:
         plan = ShardPlan(tuple(seeds), self.shard_size)
         return FeatureShards(folder, plan, recipe.to_json(), recipe.hash, self.batch, [self.detector])
 
-    def _write(self, moments: Mapping[str, Moments], images: Mapping[str, Any], tags: Mapping[str, Any]) -> Record:
+    def _write(
+        self,
+        moments: Mapping[str, Moments],
+        images: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        reduced: Mapping[str, int],
+    ) -> Record:
         identities = {self.detector.name: self.detector.identity}
         (result,) = score(self.reference, moments, identities, images)
-        record = ledger_record(
-            result, self.reference, self.detector.identity, images, self.environment, batch=self.batch
-        )
+        run: dict[str, Any] = {"batch": self.batch, "reduced": reduced}
+        record = ledger_record(result, self.reference, self.detector.identity, images, self.environment, **run)
         record |= tags
         ledger.append(self.ledger, record)
         return record

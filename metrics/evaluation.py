@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from images.batch import ImageSource, drain
+from images.shards import merged_reductions
 from images.sources import StoredImages
 from metrics import ledger
 from metrics.detectors import Detector, check_image_size
@@ -56,13 +57,21 @@ def check_image_sizes(metrics: Sequence[str], size: tuple[int, int]) -> None:
         check_image_size(metric, size)
 
 
+class Measured(NamedTuple):
+    """Moments per metric, the (height, width) of the images, and what memory did not hold (`ImageBatch.reduced`)."""
+
+    moments: dict[str, Moments]
+    image_size: tuple[int, int]
+    reduced: dict[str, int]
+
+
 def measure(
     source: ImageSource,
     detectors: Sequence[Detector],
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[dict[str, Moments], tuple[int, int]]:
-    """Moments per metric over one pass, and the (height, width) of the images.
+) -> Measured:
+    """Moments per metric over one pass.
 
     names: of the images in order, for error messages. ValueError for images that cannot be scored, naming the first.
     """
@@ -70,7 +79,7 @@ def measure(
     drain(source, sink, progress=progress)
     moments = sink.moments()
     assert sink.image_size is not None  # there were two images at least
-    return moments, sink.image_size
+    return Measured(moments, sink.image_size, merged_reductions(detector.reduced for detector in detectors))
 
 
 def measure_shards(
@@ -78,7 +87,7 @@ def measure_shards(
     make_source: Callable[[Sequence[int]], ImageSource],
     detectors: Sequence[Detector],
     progress: Callable[[int], None] = lambda count: None,
-) -> tuple[dict[str, Moments], tuple[int, int]] | None:
+) -> Measured | None:
     """As `measure`, of images made from seeds, with every finished shard kept: what is there is not made again.
 
     shards: opened, which says which of them this process makes. make_source: the images of these seeds, in order.
@@ -94,7 +103,7 @@ def measure_shards(
         drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
 
     moments = shards.finish(make, shards.moments, progress)
-    return None if moments is None else (moments, shards.image_size)
+    return None if moments is None else Measured(moments, shards.image_size, shards.reduced())
 
 
 def is_written(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 from images import npy
 from images.archive import damage_means, open_zip, read_zip_member
 from images.batch import ImageBatch
-from images.shards import SHARD_JSON, ShardPlan, ShardsMissing, ShardStore, format_seeds
+from images.shards import SHARD_JSON, ShardPlan, ShardsMissing, ShardStore, format_seeds, merged_reductions
 from images.sinks import seeds_of_batch
 from images.zips import ZipWriter
 from metrics.detectors import Detector
@@ -89,6 +89,10 @@ class FeatureShards(ShardStore):
             raise ShardsMissing(f"{len(unusable)} of {len(self.plan)} shards must be made: {numbers}", unusable)
         return {name: moments.moments() for name, moments in running.items()}
 
+    def reduced(self) -> dict[str, int]:
+        """What memory did not hold at once, over all shards: `ImageBatch.reduced`, and images per detector."""
+        return merged_reductions(self._reduced(index) for index in range(len(self.plan)))
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the images. FileNotFoundError before the first shard is there."""
@@ -134,6 +138,7 @@ class FeatureWriter:
         self._features: dict[str, list[Tensor]] = {detector.name: [] for detector in self._shards.detectors}
         self._labels: list[int] = []
         self._received = 0
+        self._reduced: dict[str, int] = {}
         self._size: tuple[int, int] | None = None
         return self
 
@@ -155,6 +160,7 @@ class FeatureWriter:
                 raise ValueError(f"{detector.name}: the features of seed {seed} are not finite (NaN or infinite)")
             self._features[detector.name].append(features.to("cpu", torch.float32))
         self._labels += batch.labels or ()
+        self._reduced = merged_reductions([self._reduced, batch.reduced])
         self._received += len(batch)
         self._size = size
 
@@ -178,7 +184,10 @@ class FeatureWriter:
         ):
             for name, array in arrays.items():
                 file.add(f"{name}.npy", npy.to_bytes(array))
-            file.add(SHARD_JSON, self._shards._head(self._index, size=self._size))
+            file.add(SHARD_JSON, self._shards._head(self._index, self._all_reduced(), size=self._size))
+
+    def _all_reduced(self) -> dict[str, int]:
+        return merged_reductions([self._reduced, *(detector.reduced for detector in self._shards.detectors)])
 
     def _check_seeds(self, seeds: tuple[int, ...]) -> None:
         expected = self.seeds[self._received : self._received + len(seeds)]

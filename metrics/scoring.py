@@ -135,11 +135,13 @@ def ledger_record(
     environment: Mapping[str, Any],
     *,
     batch: int | None = None,
+    reduced: Mapping[str, int] | None = None,
     note: str | None = None,
 ) -> dict[str, Any]:
     """The ledger line of a score: the value and everything needed to repeat it and to see what compares with it.
 
     images: as `metrics.provenance` describes them. environment: as `metrics.environment`. batch: images at a time.
+    reduced: how many at a time memory held of what it did not hold; then last bits may differ from another run's.
     note: the user's own words for the row.
     """
     recipe = images.get("recipe") or {}
@@ -167,6 +169,6 @@ def ledger_record(
         "labels": recipe.get("labels"),
         "encoder": recipe.get("encoder"),
         "quantiser": quantiser(recipe.get("encoder")),
-        "run": {"batch": batch},
+        "run": {"batch": batch, **({"reduced": dict(reduced)} if reduced else {})},
         **environment,
     }

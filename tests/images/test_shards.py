@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,26 @@ def test_bytes_do_not_depend_on_shard_size_order_or_day(tmp_path: Path, monkeypa
             make(folder, index)
         results.append(folder.merge().read_bytes())
     assert results[0] == results[1] == results[2]
+
+
+def test_what_memory_did_not_hold_is_on_record(tmp_path: Path, undisturbed: bytes) -> None:
+    """Then last bits may differ from those of another run; otherwise the record says nothing of it."""
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    reductions: dict[int, list[dict[str, int]]] = {1: [{"sampling": 4}, {"sampling": 2, "decoding": 1}], 2: [{}, {}]}
+
+    def make_reduced(index: int) -> None:
+        with folder.write(index) as sink:
+            for number, batch in enumerate(Generated(folder.plan.shard(index), 2)):
+                sink.write(replace(batch, reduced=reductions.get(index, [{}, {}])[number]))
+
+    folder.complete(make_reduced)
+    with zipfile.ZipFile(folder.path) as file:
+        recipe = json.loads(file.read("recipe.json"))
+    assert recipe.pop("reduced") == {"sampling": 2, "decoding": 1}
+    with zipfile.ZipFile(io.BytesIO(undisturbed)) as file:
+        assert json.loads(file.read("recipe.json")) == recipe
+    assert folder_at(folder.path).finished()
 
 
 def test_images_without_labels(tmp_path: Path) -> None:

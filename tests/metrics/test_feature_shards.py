@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_moments_are_those_of_all_features(undisturbed: Any) -> None:
     (batch,) = Generated(SEEDS, batch=10)
     features = DETECTORS[0](batch.images).double()
-    moments, size = undisturbed
+    moments, size, _ = undisturbed
     assert size == (6, 6)
     assert list(moments) == ["fid", "fd_dinov2"]
     for found in moments.values():
@@ -239,6 +240,20 @@ def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Colours, "forward", overflow)
     with pytest.raises(ValueError, match="fid: the features of seed 6 are not finite"):
         work(opened(tmp_path / "work"))
+
+
+def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
+    shards = opened(tmp_path / "work")
+    DETECTORS[1].memory.limit = 2
+    try:
+        with shards.write(1) as sink:
+            for batch in Generated(shards.plan.shard(1)):
+                sink.write(replace(batch, reduced={"sampling": 1}))
+    finally:
+        DETECTORS[1].memory.limit = None
+    result = work(opened(tmp_path / "work"))
+    assert result.reduced == {"sampling": 1, "fd_dinov2": 2}
+    assert work(opened(tmp_path / "other")).reduced == {}
 
 
 # Claims.
