@@ -2,6 +2,7 @@
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cli.metric_options import LEDGER
 from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
 from cli.progress import progress_bar
 from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
+from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers, launched
@@ -91,6 +93,7 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
 @opt.work_options
 @ledger_option
 @worker_options
+@submit_options
 def run_rows(names: tuple[str, ...], **params: Any) -> None:
     """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
 
@@ -100,6 +103,8 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
     """
     with bad_input():
         asked = select(names)
+        if elsewhere(params):
+            return send_rows(asked, params)
         workers = workers_from(params)
         runner = runner_from(params, workers)
         rows = [row for row in asked if can_run(runner, row)]
@@ -114,8 +119,27 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
             seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
             known = "  (in the ledger)" if block.reused else ""
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{block.record['value']:.4f}{known}")
-    if unfinished:
-        click.echo(f"{unfinished} blocks are left to the other workers")
+    return click.echo(f"{unfinished} blocks are left to the other workers") if unfinished else None
+
+
+def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
+    """Fetch what those of the rows need that can run, or send the jobs that make them."""
+    from reproduction.files import fetch_all
+
+    networks, work = params["networks"], Path(params["results"], "work")
+    rows = [row for row in asked if row.net is not None and not row.missing(networks)]
+    if not rows:
+        raise ValueError("none of these rows can be sampled; see reproduce.py plan")
+    costs = [made for row in rows if (made := cost(row, num=params["num"], networks=networks)) is not None]
+    images = sum(made.images * (params["blocks"] or made.repeats) // made.repeats for made in costs)
+    writes: dict[str | Path, int] = {params["ledger"]: 0, work / "plan.json": max(made.features for made in costs)}
+    if params["keep_images"]:
+        writes[work.parent / "images" / "a.zip"] = images
+    recipes = [row.recipe(networks) for row in rows]
+    detectors: dict[str, dict[str, str]] = {row.metric: {} for row in rows}
+    references = [row.reference for row in rows]
+    fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=params["trust_pickle"])
+    send(params, fetch, writes, f"python reproduce.py status {work}")
 
 
 def can_run(runner: Any, row: Row) -> bool:
@@ -222,6 +246,25 @@ def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
     plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0], out)
     click.echo(out)
+
+
+@main.command("status")
+@click.argument("folder", metavar="[DIR]", default="results")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def show_status(folder: str, form: str) -> None:
+    """Show how far the work in a folder is: done, running, stale, failed, pace and time left.
+
+    DIR holds results, shards or images, at any depth; any machine that sees it may ask. Stale parts are those of
+    processes that are gone: the same command, run again, or a worker with --steal makes them.
+    """
+    from cli.status_text import status_json, status_lines
+    from images.status import find_work
+
+    with bad_input():
+        found = list(find_work(folder))
+    if form == "json":
+        return click.echo(status_json(found))
+    return click.echo("\n".join(line for work in found for line in status_lines(work)) or f"{folder}: no work there")
 
 
 @main.command("report")

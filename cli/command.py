@@ -1,8 +1,10 @@
 """What every script's command line shares: one-line errors, exit codes, and options in either spelling.
 
 Exit code 2: the command line asks for something that cannot be (found before any work). Exit code 1: work failed.
+Exit codes 130 and 143: SIGINT or SIGTERM ended it, in order, before the work was done.
 """
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 import click
 
 from cli import settings, test_cuts
+from cli.signals import Terminated, termination
 from dnnlib.util import DownloadError, printable
 
 
@@ -38,6 +41,8 @@ def _one_line(error: BaseException) -> str:
     text = text.replace(":;", ":")
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; what was finished is kept: make room, then run the same command again"
     return text or type(error).__name__
 
 
@@ -62,11 +67,14 @@ class _OneLineErrors(click.Command):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **kwargs)
         try:
-            result = run(*args, standalone_mode=False, **kwargs)
+            with termination():
+                result = run(*args, standalone_mode=False, **kwargs)
         except click.ClickException as error:
             sys.exit(_fail(error.format_message(), error.exit_code))
         except (click.Abort, KeyboardInterrupt):  # click makes an Abort, a RuntimeError, of every interrupt
             sys.exit(_fail("interrupted", 130))
+        except Terminated:
+            sys.exit(_fail("terminated", 143))
         except (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError) as error:
             if settings.tracebacks():
                 raise

@@ -1,9 +1,35 @@
-"""Stopping at a good moment when the system or the user asks for it."""
+"""Stopping in good order when the system or the user asks for it."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+class Terminated(BaseException):
+    """SIGTERM came: leave everything in order and end."""
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """Inside, the first SIGTERM raises Terminated, so that nothing half-made stays behind; later ones do nothing.
+
+    A batch system that wants the machine back sends it, and kills soon after.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -75,13 +75,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem[:60]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
         replace_synced(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, an OSError that names no file, as of a write to a full disk, is made to name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:

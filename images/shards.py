@@ -28,7 +28,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from dnnlib.util import replace_synced
+from dnnlib.util import naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
 from images.claims import Claim, in_turn, is_gone, owner
@@ -122,6 +122,12 @@ def format_seeds(seeds: tuple[int, ...]) -> str:
     breaks = [i for i, (a, b) in enumerate(pairwise(seeds), start=1) if b != a + 1]
     runs = [seeds[start:end] for start, end in pairwise([0, *breaks, len(seeds)])]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def count_seeds(text: str) -> int:
+    """How many seeds a text of `format_seeds` stands for; 0 for any other text."""
+    runs = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", run) for run in text.split(",")]
+    return sum(int(run[2] or run[1]) - int(run[1]) + 1 if run else 0 for run in runs) if all(runs) else 0
 
 
 class ShardStore:
@@ -355,8 +361,9 @@ class ShardStore:
         """A temporary name beside `path` that says whose it is, renamed to `path` if the block ends well."""
         temporary = path.with_name(f"{path.name}.{owner()}{secrets.token_hex(4)}.tmp")
         try:
-            yield temporary
-            rename(temporary, path)
+            with naming(path):
+                yield temporary
+                rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -210,7 +210,8 @@ def test_measure_counts_sizes_and_progress(make_digit_zip: Callable[..., Path]) 
 
     seen: list[int] = []
     stored = open_stored(make_digit_zip(10), ["fd_mnist"], batch=4)
-    found, size = measure(stored.source, [load_detector("fd_mnist")], stored.names, seen.append)
+    found, size, reduced = measure(stored.source, [load_detector("fd_mnist")], stored.names, seen.append)
     assert found["fd_mnist"].num_images == 10
     assert size == (16, 16)
+    assert reduced == {}
     assert seen == [4, 4, 2]
