@@ -48,7 +48,7 @@ class IntList(click.ParamType):
             return value
         numbers: list[int] = []
         for part in str(value).split(","):
-            match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            match = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
             if match is None:
                 self.fail(f"'{part}' in '{value}' is neither a number nor a range such as 0-63", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])

@@ -283,12 +283,18 @@ def check_zip_member(
 
 
 def check_member_name(path: Path, name: str) -> None:
-    """Refuse a member name that is empty, absolute, or climbs out of the folder it would be unpacked to."""
-    parts = name.replace("\\", "/").split("/")
-    drive = len(parts[0]) == 2 and parts[0][1] == ":"
+    """Refuse a member name that is empty, absolute, or climbs out of the folder it is unpacked to, on any system.
+
+    Windows takes `C:x` for a place on another drive, and `.. ` or `...` for `..`. Names of files that are no text,
+    which Python shows as lone surrogates, no ZIP can hold.
+    """
     if len(name) > _MAX_NAME:
         raise ValueError(f"{path} holds a member with a name of {len(name)} characters; write the ZIP again without it")
-    if name == "" or parts[0] == "" or drive or ".." in parts or any(ord(char) < 32 for char in name):
+    parts = name.replace("\\", "/").split("/")
+    drive = parts[0][1:2] == ":"
+    climbs = any(part.strip(". ") == "" and part not in ("", ".") for part in parts)
+    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name)
+    if name == "" or parts[0] == "" or drive or climbs or odd:
         raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
 
 
