@@ -1,6 +1,6 @@
 """Reads mutants of files with the project's own readers, under watch; prints what came out as JSON.
 
-    python -m tests.fuzz.run --count=20000 "network pickle" "image zip"
+    python -m tests.fuzz.run --count=20000 "network pickle" "image zip:1000"
     python -m tests.fuzz.run --only=1234 "image zip"           one mutant again, with its traceback
 
 A mutant is a function of its format's name and its number. A reader may succeed or raise one of the project's own
@@ -221,7 +221,7 @@ class Fuzzer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("formats", nargs="*", help="names of formats; none: all")
+    parser.add_argument("formats", nargs="*", help="names of formats, NAME:COUNT for another count; none: all")
     parser.add_argument("--count", type=int, default=300, help="mutants per format")
     parser.add_argument("--start", type=int, default=0, help="number of the first")
     parser.add_argument("--only", type=int, help="this mutant alone")
@@ -239,18 +239,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         formats = all_formats(folder)
-        unknown = set(args.formats) - set(formats)
+        asked = dict(text.partition(":")[::2] for text in args.formats or formats)
+        unknown = set(asked) - set(formats)
         if unknown:
             parser.error(f"unknown: {', '.join(unknown)}; there are: {', '.join(formats)}")
         watch = Watch()
-        fuzzers = {
-            name: Fuzzer(name, formats[name], watch, folder / str(i)) for i, name in enumerate(args.formats or formats)
-        }
+        fuzzers = {name: Fuzzer(name, formats[name], watch, folder / str(i)) for i, name in enumerate(asked)}
         limit_memory()
-        numbers = range(args.start, args.start + args.count) if args.only is None else range(args.only, args.only + 1)
         for name, fuzzer in fuzzers.items():
+            first = args.start if args.only is None else args.only
+            count = int(asked[name] or args.count) if args.only is None else 1
             start = time.perf_counter()
-            report[name] = fuzzer.run(numbers) | {"wall_seconds": round(time.perf_counter() - start, 1)}
+            report[name] = fuzzer.run(range(first, first + count)) | {
+                "wall_seconds": round(time.perf_counter() - start, 1)
+            }
             print(json.dumps({name: report[name]}), file=sys.stderr, flush=True)
     print(json.dumps(report))
 
