@@ -34,11 +34,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         return
     import torch  # the one place here that needs it, and only then
 
-    cublas, before = os.environ.get(_CUBLAS), torch.are_deterministic_algorithms_enabled()
+    cublas, before = os.environ.get(_CUBLAS), torch.get_deterministic_debug_mode()
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     if cublas not in _CUBLAS_FIXED:
         os.environ[_CUBLAS] = _CUBLAS_FIXED[0]
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which imports a compiler: seconds
     torch.set_float32_matmul_precision("highest")
     try:
         with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
@@ -52,7 +52,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
             "or take --device=cpu"
         ) from error
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
         torch.set_float32_matmul_precision(precision)
         if cublas is None:
             os.environ.pop(_CUBLAS)

@@ -215,3 +215,38 @@ def test_image_size_is_checked_before_any_work() -> None:
     check_image_size("fd_mnist", (16, 16))
     with pytest.raises(ValueError, match="16x16, these are 64x32"):
         check_image_size("fd_mnist", (32, 64))
+
+
+def test_images_that_memory_does_not_hold_are_taken_in_parts() -> None:
+    """The same features; the size that fits is kept, told once, and shown for the record."""
+    detector = load_detector("fd_mnist")
+    images = torch.randint(0, 256, (11, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole, sizes = detector(images), []
+    assert detector.reduced == {}
+
+    def limit(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        sizes.append(len(args[0]))
+        if len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    detector.net.register_forward_pre_hook(limit)
+    with pytest.warns(RuntimeWarning, match="fd_mnist: memory does not hold 11 images at a time; from now on 3"):
+        parts = detector(images)
+    assert sizes == [11, 6, 3, 3, 3, 2]
+    assert detector.reduced == {"fd_mnist": 3}
+    assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-6)
+    sizes.clear()
+    detector(images[:5])
+    assert sizes == [3, 2]
+
+
+def test_an_image_that_memory_does_not_hold_is_an_error_that_says_what_to_do() -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.empty(10**15)
+
+    detector = Detector("fid", 1, {}, Greedy(), torch.device("cpu"))
+    with pytest.raises(
+        RuntimeError, match=r"fid: not even one image fits into memory \(.*DefaultCPUAllocator.*--device"
+    ):
+        detector(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))

@@ -1,0 +1,111 @@
+"""What is promised of the same seeds: noise and labels to the bit in any batches, pixels to a stated tolerance."""
+
+import random
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import calculate_metrics
+import generate_zip
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from metrics import ledger
+from papers.presets import PRETRAINED
+from sampling import seeds as seeding
+from sampling.generation import open_recipe
+
+LEVELS, SHARE = 1, 1e-3  # across batch sizes: of 255, and of the values of all pixels
+
+
+def draws(batches, labels, rule):
+    """By seed: noise, class and the noise of two steps of churn, drawn in these batches."""
+    found = {}
+    for seeds in batches:
+        streams, noise, classes = seeding.start(seeds, (3, 4, 4), 10, labels, rule)
+        churn = [streams.randn_like(noise.double()), streams.randn_like(noise.double())]
+        for row, seed in enumerate(seeds):
+            found[seed] = (noise[row], classes[row], *(each[row] for each in churn))
+    return found
+
+
+@pytest.mark.parametrize(("labels", "rule"), [("random", "edm2"), ("balanced", "edm2"), (3, "edm2"), (3, "figure")])
+def test_noise_labels_and_churn_are_exact_in_any_batches_and_order(labels, rule):
+    """Also as workers draw them: each of n takes every n-th batch."""
+    chance = random.Random(0)
+    seeds = [0, 1, 2, 3, 17, 999, 10**6, 2**31, 2**32 - 1]
+    alone = draws([[seed] for seed in seeds], labels, rule)
+    for _ in range(20):
+        order = chance.sample(seeds, len(seeds))
+        batch, workers = chance.randint(1, len(seeds)), chance.randint(1, 4)
+        batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+        made = {}
+        for worker in chance.sample(range(workers), workers):
+            made |= draws(batches[worker::workers], labels, rule)
+        assert made.keys() == alone.keys()
+        for seed, (noise, label, *churn) in made.items():
+            assert label == alone[seed][1]
+            assert torch.equal(noise, alone[seed][0])
+            assert all(map(torch.equal, churn, alone[seed][2:]))
+
+
+def pixels(generation, seeds, batch):
+    return torch.cat([part.images for part in generation.images(seeds, batch)]).int()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The shipped networks under autoguidance, in few steps."""
+    main, weak = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
+    return open_recipe(Recipe(main, (GuideSpec(weak, 1.5),), SamplerSpec(3)), "cpu")
+
+
+def test_pixels_across_batch_sizes_are_within_the_stated_tolerance(digits):
+    """`python benchmarks/batch_sizes.py` measures it in 16 steps on whatever device is there."""
+    seeds = range(8)
+    whole = pixels(digits, seeds, 8)
+    assert len(whole.unique()) > 100, "there is something to compare"
+    for batch in (1, 3):
+        apart = (pixels(digits, seeds, batch) - whole).abs()
+        assert int(apart.max()) <= LEVELS
+        assert float((apart > 0).double().mean()) <= SHARE
+
+
+def test_equal_batches_give_equal_bytes_in_any_order(digits):
+    first, second = (pixels(digits, seeds, 2) for seeds in ([4, 5], [6, 7]))
+    assert torch.equal(pixels(digits, [6, 7, 4, 5], 2), torch.cat([second, first]))
+
+
+@pytest.fixture
+def network(tmp_path):
+    from training.encoders import StandardRGBEncoder
+    from training.network_io import save_network
+    from training.networks_edm2 import Precond
+
+    torch.manual_seed(0)
+    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[16])
+    save_network(tmp_path / "net.pkl", net, encoder=StandardRGBEncoder())
+    return tmp_path / "net.pkl"
+
+
+def run(command, *args):
+    result = CliRunner().invoke(command, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+
+
+def test_deterministic_runs_repeat_their_bytes(network, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        sampler = ("--steps=3", "--S_churn=10", "--num_images=9", "--batch=4", "--device=cpu")
+        run(generate_zip.main, f"--net={network}", *sampler, f"--out={tmp_path / name}", "--deterministic")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_the_ledger_says_what_was_deterministic(network, tmp_path):
+    score = ("--metrics=fd_mnist", f"--ref={PRETRAINED / 'mnist16-refs.npz'}", f"--ledger={tmp_path / 'l.jsonl'}")
+    sampler = (f"--net={network}", "--steps=1", "--num=12", f"--workdir={tmp_path / 'work'}", "--device=cpu")
+    images = (f"--images={PRETRAINED.parent / 'tests' / 'data' / 'mnist16-200.npz'}", "--num=12", "--device=cpu")
+    for option in ((), ("--deterministic",)):
+        run(calculate_metrics.main, "gen", *sampler, *score, *option)
+        run(calculate_metrics.main, "calc", *images, *score, *option)
+    records = ledger.read(tmp_path / "l.jsonl")
+    assert [record["hardware"]["deterministic"] for record in records] == [False, False, True, True]
+    assert [record["value"] for record in records[:2]] == pytest.approx([record["value"] for record in records[2:]])
