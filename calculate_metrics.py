@@ -2,6 +2,7 @@
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import OTHERS, announce
+from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.workers import launched
 from metrics.ledger import STANDARD_NUM_IMAGES
+from papers.costs import FEATURES
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -93,6 +96,7 @@ def calc(**params: Any) -> None:
 @opt.ledger_options
 @run_options
 @worker_options
+@submit_options
 def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
     """Score networks: sample, decode and score in one go. No image is stored.
 
@@ -105,6 +109,13 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     seeds = range(seed, seed + (STANDARD_NUM_IMAGES if num is None else num))
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
+    if elsewhere(params):
+        from reproduction.files import fetch_all
+
+        fetch = partial(fetch_all, [recipe], [ref], choices, trust_pickle=params["trust_pickle"])
+        size = 4 * len(seeds) * sum(FEATURES[metric] for metric in metrics)
+        writes = {Path(params["workdir"], "plan.json"): size, params["ledger"]: 0}
+        return send(params, fetch, writes, f"python reproduce.py status {params['workdir']}")
     from images.shards import ShardPlan
     from metrics import evaluation, provenance
     from metrics.feature_shards import FeatureShards
@@ -124,10 +135,15 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
-        if evaluation.is_written(params["ledger"], shards, reference, workers.count > 1 or workers.steal):
+        shared = workers.count > 1 or workers.steal
+        known = evaluation.is_written(params["ledger"], shards, reference, shared)
+        if not known:
+            shards.open(workers, device_identity(generation.device))
+            # Others may have been through before we opened the folder, which we then have made again.
+            known = shared and evaluation.is_written(params["ledger"], shards, reference, shared)
+        if known:
             click.echo(f"{workers.prefix}the result is in {params['ledger']} already", err=True)
             return shards.remove()
-        shards.open(workers, device_identity(generation.device))
     if workers.speaks:
         announce(generation)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")

@@ -247,6 +247,9 @@ class ShardStore:
         finally:
             for place in self._places:
                 place.release()
+            if not self._is_open():  # we were late, and may have made the folder again
+                with suppress(OSError):
+                    self.folder.rmdir()
 
     def _make_missing(self, make: Callable[[int], object], others: Callable[[int], object]) -> None:
         missing = set(self.missing())

@@ -99,13 +99,14 @@ class BlockScorer:
         ):  # nothing to make, and no folder to open again after it was removed
             return None
         shards.open(self.workers, self.device)
+        found = self.find(sampler.recipe.hash, seeds)
+        if found is not None:  # another worker was through before this one opened the folder, which it has made again
+            shards.remove()
+            return found
         with bar(*shards.progress()) as progress:
             made = measure_shards(shards, lambda part: sampler.images(part, self.batch), [self.detector], progress)
         if made is None or not shards.claim.is_held():
-            found = self.find(sampler.recipe.hash, seeds)
-            if found is not None:  # another worker wrote it down while this one opened the folder again
-                shards.remove()
-            return found
+            return self.find(sampler.recipe.hash, seeds)
         described = provenance.describe_generated(sampler.recipe, seeds, made.image_size)
         record = self._write(made.moments, described, tags, made.reduced)
         shards.remove()

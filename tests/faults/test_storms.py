@@ -1,0 +1,49 @@
+"""Storms, small here; with -m slow as docs/reliability.md tells them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def storms(*options):
+    command = [sys.executable, "-m", "tests.faults.storm", *options]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("options", [["--what=zip"], ["--what=score", "--steal"]])
+def test_a_few_blows(options):
+    """At least one of them lands in the work; which ones do is not the same on every machine."""
+    (record,) = storms(
+        *options,
+        "--workers=2",
+        "--kills=6",
+        "--num=160",
+        "--shard-size=16",
+        "--signals=KILL,TERM,INT",
+        "--pause",
+        "0.02",
+        "0.2",
+    )  # fmt: skip
+    assert record["same"]
+    assert sum(number for code, number in record["exit codes"].items() if code != "0") >= 1
+    assert record["exit codes"]["0"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["zip", "score"])
+@pytest.mark.parametrize(
+    "more", [["--signals=KILL"], ["--signals=KILL", "--steal"], ["--signals=KILL,TERM,INT,STOP", "--steal"]]
+)
+def test_thirty_blows_on_two_thousand_images(what, more):
+    for record in storms(f"--what={what}", "--workers=1,2,3,5", "--kills=30", "--num=2000", *more):
+        assert record["same"], record
+        assert sum(record["sent"].values()) == 30
