@@ -1,11 +1,11 @@
-# make demo | test | lint | bench     everything is installed into .venv on first use
+# make demo | test | test-slurm | lint | bench     everything is installed into .venv on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slurm lint bench clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -37,6 +37,11 @@ demo: .venv/.run
 
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+
+# Real jobs, through a Slurm of one node that is started for them: needs root and Debian's packages (a container will do).
+test-slurm: .venv/.dev
+	trap tests/slurm/stop_slurm.sh EXIT INT TERM; set -e; config=$$(tests/slurm/start_slurm.sh); eval "$$config"; \
+	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m slurm tests/slurm
 
 lint: .venv/.dev
 	$(BIN)/python -m ruff check .

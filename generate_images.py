@@ -3,6 +3,7 @@
 
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
+from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import atomic_path
+from dnnlib.workers import ALONE
 from images.recipe import Recipe
+from papers.costs import png_bytes
 from papers.figures import Picture
 
 
@@ -44,6 +48,7 @@ from papers.figures import Picture
 @label_options
 @run_options
 @worker_options
+@submit_options
 def main(**params: Any) -> None:
     """Sample images.
 
@@ -53,14 +58,40 @@ def main(**params: Any) -> None:
     python generate_images.py --preset=mnist16-cfg,mnist16-autog --grid=grid.png --weights=1,1.5,2 --seeds=0-3
     python generate_images.py --cond_pkl=PATH --uncond_pkl=PATH --figs=fig5,fig6
     """  # fmt: skip
-    if pictures := wanted_pictures(params):
+    pictures, apart = wanted_pictures(params), elsewhere(params)
+    if apart and (pictures or params["grid"] is not None):
+        raise click.UsageError("--submit and --fetch-only are for folders of images: give --outdir=DIR")
+    if pictures:
         return draw_figures(params, pictures)
     check_grid(params)
     if params["grid"] is not None:
         return draw_grid(params)
     if params["outdir"] is None:
         raise click.UsageError("where to? Give --outdir=DIR, or --grid=FILE.png for one picture")
-    return write_folder(params, recipe_from(params))
+    return (send_jobs if apart else write_folder)(params, recipe_from(params))
+
+
+def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
+    """Fetch what the images need, or send the jobs that make them: those keep what they made before an interruption."""
+    from images.recipe_folder import RecipeFolder
+    from reproduction.files import fetch_all
+
+    kept = {"resume": params["resume"], "overwrite": params["overwrite"]}
+    if not params["fetch_only"]:
+        with bad_input():
+            RecipeFolder(params["outdir"], subdirs=params["subdirs"]).plan(
+                params["seeds"], params["batch"], ALONE, **kept
+            )
+    size = len(params["seeds"]) * png_bytes(recipe.net.source)
+    fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
+    more = () if params["resume"] or params["overwrite"] else ("--resume",)
+    send(
+        params,
+        fetch,
+        {Path(params["outdir"], "recipe.json"): size},
+        f"python reproduce.py status {params['outdir']}",
+        more,
+    )
 
 
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from cli.options import (
 )
 from cli.progress import progress_bar
 from cli.report import OTHERS, announce, counts
+from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers
 from images.recipe import Recipe, StepInterval
+from papers.costs import png_bytes
 
 
 @click.command(cls=Command)
@@ -51,6 +54,7 @@ from images.recipe import Recipe, StepInterval
 @label_options
 @run_options
 @worker_options
+@submit_options
 def main(**params: Any) -> None:
     """Sample images into a ZIP with labels and recipe.
 
@@ -65,6 +69,8 @@ def main(**params: Any) -> None:
     """  # fmt: skip
     recipe = recipe_from(params, defaults=GuideDefaults(2.0, StepInterval(17, 22)))
     seeds = seeds_from(params)
+    if elsewhere(params):
+        return send_jobs(params, recipe, seeds)
     from images.shards import ShardPlan
     from images.shards_zip import ShardFolder
     from sampling.generation import open_recipe
@@ -77,24 +83,34 @@ def main(**params: Any) -> None:
             check_zip(params["out"], seeds)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         if not workers.order(len(plan)):
-            click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
-            return
+            return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
         path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
         done = generation.recipe
         folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"])
         if folder.finished():
-            click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
-            return
+            return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
         folder.open(workers, device_identity(generation.device))
     if workers.speaks:
         announce(generation)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
     if fill(folder, generation, workers, params):
-        click.echo(f"{path}: {len(seeds)} images")
-    else:
-        click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
+        return click.echo(f"{path}: {len(seeds)} images")
+    return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
+
+
+def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:
+    """Fetch what the images need, or send the jobs that make them."""
+    from reproduction.files import fetch_all
+
+    if params["out"] is not None:
+        with bad_input():
+            check_zip(params["out"], seeds)
+    path = Path(params["out"] or Path(params["zip_dir"], "images.zip"))
+    size = 2 * len(seeds) * png_bytes(recipe.net.source)  # shards, and the ZIP that they are joined to
+    fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
+    send(params, fetch, {path: size}, f"python reproduce.py status {path.parent}")
 
 
 def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any]) -> bool:

@@ -59,6 +59,11 @@ def facts_of(file: str) -> NetworkFacts:
     return all_networks()[name]
 
 
+def png_bytes(network: str) -> int:
+    """About how large a PNG is of the images that a network file of this name makes; 0 where the name does not say."""
+    return next((size for data, size in PNG_BYTES.items() if data in Path(network).name), 0)
+
+
 def evaluations(row: Row) -> tuple[int, ...]:
     """Evaluations of each of the row's `files` for one image: 2N - 1 by Heun, fewer for a guide in an interval."""
     if row.net is None:
