@@ -39,6 +39,9 @@ _MAX_REASON = 300
 #: Deflate cannot shrink by more than about 1032.
 _MAX_EXPANSION = 1100
 
+_END_BYTES = 22  # the record at the end of a ZIP, apart from its comment
+_END64_BYTES = 56 + 20  # what comes before it in one of more than 65,535 members or 4 GiB: a record and where it is
+
 _ZIP_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -200,7 +203,7 @@ class FolderArchive(Archive):
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a ZIP file for reading, with errors that say what is wrong with it.
 
-    Raises ValueError if it is no ZIP or cut off, OSError if it cannot be opened.
+    Raises ValueError if it is no ZIP, cut off, or lacks members that its end announces, OSError if it cannot be opened.
     """
     with open(path, "rb") as file:
         start = file.read(4)
@@ -209,7 +212,34 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     else:
         problem = f"{path} is not a ZIP file; give a ZIP or a folder of images"
     with damage_means(problem):
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
+        try:
+            _check_count(archive)
+        except BaseException:
+            archive.close()
+            raise
+    return archive
+
+
+def _check_count(archive: zipfile.ZipFile) -> None:
+    """BadZipFile unless the directory has as many members as the end of the file says, which `zipfile` does not ask.
+
+    One flipped bit in the directory can make a member's comment swallow all that follow.
+    """
+    assert archive.fp is not None
+    end = -_END_BYTES - len(archive.comment)
+    archive.fp.seek(end, os.SEEK_END)
+    record = archive.fp.read(_END_BYTES)
+    if not record.startswith(b"PK\5\6"):
+        raise zipfile.BadZipFile("other bytes follow its end")
+    announced = int.from_bytes(record[10:12], "little")
+    if announced == 0xFFFF:
+        archive.fp.seek(end - _END64_BYTES, os.SEEK_END)
+        record = archive.fp.read(_END64_BYTES)
+        if record.startswith(b"PK\6\6"):
+            announced = int.from_bytes(record[32:40], "little")
+    if announced != len(archive.filelist):
+        raise zipfile.BadZipFile(f"{announced} members are announced, {len(archive.filelist)} are listed")
 
 
 def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:

@@ -7,9 +7,8 @@ import torch
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-settings.register_profile(
-    "fixed", derandomize=True, deadline=None
-)  # the same examples each time, however busy the machine
+# The same examples each time, however busy the machine.
+settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 

@@ -314,6 +314,26 @@ def test_endless_names_are_refused_in_short(make_zip: Any) -> None:
         open_archive(make_zip({"0.png": b"x"}, labels=labels)).labels()
 
 
+def test_members_do_not_vanish_in_a_comment(make_zip: Any) -> None:
+    """The directory's first entry says that its comment has 256 bytes: the entries that follow, as it happens."""
+    path = make_zip({"0.png": b"x", **{f"{i}.png": b"y" for i in range(1, 6)}})
+    patch_directory(path, 32, "<H", 256)
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == ["0.png"]
+    with pytest.raises(ValueError, match=r"set\.zip is a damaged .*6 members are announced, 1 are listed"):
+        open_archive(path)
+
+
+def test_bytes_behind_the_end_are_refused(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x"})
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(ValueError, match="other bytes follow its end"):
+        open_archive(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"a comment is no harm"
+    assert open_archive(path).names == ("0.png",)
+
+
 def test_an_image_does_not_vanish_with_its_name(make_zip: Any) -> None:
     """One bit of the directory makes 0.png a file that is no image, which nobody would have missed."""
     path = make_zip({"0.png": b"x", "1.png": b"y"})
