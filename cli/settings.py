@@ -6,9 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_FIXED = (":4096:8", ":16:8")  # the workspaces with which cuBLAS repeats its results
+_with_place = warnings.formatwarning
 
 
 def configure() -> None:
@@ -20,6 +22,14 @@ def configure() -> None:
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
+    warnings.formatwarning = _for_users
+
+
+def _for_users(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A RuntimeWarning is for users, who have no need of the place in the code that it comes from."""
+    if category is RuntimeWarning and not tracebacks():
+        return f"warning: {message}\n"
+    return _with_place(message, category, *place, **line)
 
 
 @contextmanager

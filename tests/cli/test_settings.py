@@ -1,12 +1,13 @@
-"""--deterministic: what it sets while a command runs, that nothing of it stays, and what an operation without says."""
+"""Process-wide settings: --deterministic, of which nothing stays, and how warnings look."""
 
 import os
+import warnings
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from cli.settings import deterministic
+from cli.settings import configure, deterministic
 from generate_images import main
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -75,3 +76,13 @@ def test_the_option_holds_while_the_command_runs(tiny_networks, tmp_path, monkey
     plain = CliRunner().invoke(main, [*args, f"--outdir={tmp_path / 'a'}"])
     assert plain.exit_code == 0, plain.output
     assert seen[1] == before
+
+
+def test_warnings_for_users_are_one_line_without_code(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.delenv("EDM2_TRACEBACK", raising=False)
+    configure()
+    assert warnings.formatwarning("memory", RuntimeWarning, "place.py", 7, None) == "warning: memory\n"
+    assert "place.py:7" in warnings.formatwarning("old", DeprecationWarning, "place.py", 7, None)
+    monkeypatch.setenv("EDM2_TRACEBACK", "1")
+    assert "place.py:7" in warnings.formatwarning("memory", RuntimeWarning, "place.py", 7, None)
