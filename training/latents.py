@@ -5,6 +5,7 @@ training can draw from it anew at every visit. Labels are carried over.
 """
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from images.archive import Label, open_archive
 from images.set_writer import check_set_destination, image_set, latents_name, pixels_name
 from images.sinks import png_bytes
 from images.sources import StoredImages
+from torch_utils.memory import Batches
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder
 
@@ -53,6 +55,7 @@ class _Recoding:
             raise ValueError(f"--max-images={max_images}: give 1 or more")
         check_set_destination(Path(dest), source)
         self._dest, self._encoder = Path(dest), encoder
+        self._memory = Batches(type(self).__name__.lower())
         with open_archive(source) as archive:
             names, listed = archive.names, archive.labels()
         latents = sum(name.lower().endswith(".npy") for name in names)
@@ -63,20 +66,24 @@ class _Recoding:
     def run(self, device: torch.device | str, progress: Progress | None = None) -> None:
         """Write the set, the VAE on `device`. Nothing is at the destination until all is done.
 
-        Raises ValueError, naming the file, for an item that cannot be read or is unlike the first; OSError if the
-        disk is full or the like.
+        A batch that memory does not hold is taken in parts. Raises ValueError, naming the file, for an item that cannot
+        be read or is unlike the first; OSError if the disk is full or the like; RuntimeError if not one item fits.
         """
         done = 0
         with torch.no_grad(), image_set(self._dest, self._name_of, self._labels) as add:
             for batch in self._batches():
                 batch = batch[: self.num_images - done]
-                for item in self._recode(batch.to(device)):
+                for item in self._in_parts(batch, device):
                     add(item)
                 done += len(batch)
                 if progress is not None:
                     progress(len(batch))
                 if done == self.num_images:
                     return
+
+    def _in_parts(self, batch: torch.Tensor, device: torch.device | str) -> Iterator[bytes]:
+        parts, _ = self._memory.run(lambda part: list(self._recode(batch[part].to(device))), len(batch), len(batch))
+        return itertools.chain.from_iterable(parts)
 
     def _open_source(self, source: object, latents: int, items: int) -> None:
         raise NotImplementedError

@@ -150,3 +150,38 @@ def test_a_bad_item_is_named_and_nothing_is_left(vae, pixels, tmp_path):
     assert result.exit_code == 1
     assert "'4.png'" in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_batches_that_memory_does_not_hold_are_halved(vae, images, tmp_path, monkeypatch, command):
+    """The same set, up to last bits; a failed attempt adds nothing to it."""
+    assert tool("encode", vae, f"--source={images}", f"--dest={tmp_path}/latents.zip").exit_code == 0
+    source = images if command == "encode" else tmp_path / "latents.zip"
+    sizes, method = [], "encode_pixels" if command == "encode" else "decode"
+    plain = getattr(StabilityVAEEncoder, method)
+
+    def limited(self, x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return plain(self, x)
+
+    assert tool(command, vae, f"--source={source}", f"--dest={tmp_path}/whole.zip", "--batch=5").exit_code == 0
+    monkeypatch.setattr(StabilityVAEEncoder, method, limited)
+    with pytest.warns(
+        RuntimeWarning, match=f"{command[:-1]}ing: memory does not hold 5 images at a time; from now on 2"
+    ):
+        result = tool(command, vae, f"--source={source}", f"--dest={tmp_path}/parts.zip", "--batch=5")
+    assert result.exit_code == 0, result.output
+    assert sizes == [5, 3, 2, 2, 1]
+    with zipfile.ZipFile(tmp_path / "parts.zip") as parts, zipfile.ZipFile(tmp_path / "whole.zip") as whole:
+        assert parts.namelist() == whole.namelist()
+        assert parts.read("dataset.json") == whole.read("dataset.json")
+        for name in [name for name in parts.namelist() if name != "dataset.json"]:
+            ours, theirs = (read_item(archive.read(name)) for archive in (parts, whole))
+            assert np.allclose(ours, theirs, rtol=1e-5, atol=1 if command == "decode" else 1e-5)
+
+
+def read_item(data):
+    stream = io.BytesIO(data)
+    return np.load(stream) if data.startswith(b"\x93NUMPY") else np.asarray(Image.open(stream)).astype(int)
