@@ -26,6 +26,7 @@ class Server:
         self.headers = {"ETag": '"v1"', "Content-Type": "application/octet-stream"}
         self.script = [self.proper()]
         self.requests = []
+        self.sent = 0  # bytes of the content, over all answers
         self.over = threading.Event()  # ends stalls with the test
         lock = threading.Lock()
         outer = self
@@ -70,6 +71,7 @@ class Server:
             if status == 206 and start >= len(content):
                 return send(handler, 416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": 0})
             body = content[start:]
+            self.sent += len(body[:limit])  # no two at once, or the test does not ask
             send(handler, status, {"Content-Length": len(body), **headers}, body[:limit])
             if stall:
                 self.over.wait(30)

@@ -22,6 +22,7 @@ from dnnlib.transfer import PartialFile
 
 CONTENT = random.Random(1).randbytes(10_000)
 OTHER = random.Random(2).randbytes(10_000)
+LARGE = random.Random(3).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 SHA_OTHER = hashlib.sha256(OTHER).hexdigest()
 
@@ -49,9 +50,9 @@ def nothing_usable(url):
     return not folder.exists() or not any(name.startswith(prefix) for name in os.listdir(folder))
 
 
-def start(url, *extra):
+def start(url, *extra, before=""):
     """Another process that fetches `url`, with the policy of the tests, and prints the path."""
-    code = (
+    code = before + (
         "import sys\nfrom dnnlib.download import Policy, fetch\n"
         "policy = Policy(5, 30, 3, 10, 0.01, 0.05, 1000)\n"
         "print(fetch(sys.argv[1], policy=policy, sha256=sys.argv[2] if len(sys.argv) > 2 else None))\n"
@@ -676,6 +677,51 @@ def test_four_processes_one_download(server, url):
     assert [out.strip() for out, _ in results] == [str(cache_path(url))] * 4, results
     assert len(server.requests) == 1
     assert cache_path(url).read_bytes() == CONTENT
+
+
+NO_LOCKS = (
+    "import dnnlib.filelock\n"
+    "def no_locks(_):\n    raise OSError(37, 'no locks available')\n"
+    "dnnlib.filelock._lock_now = no_locks\n"
+)
+
+
+def unreliable(server, seed):
+    """Serves LARGE; all answers break off, after a fifth of it at most, or never begin."""
+    server.content, chance = LARGE, random.Random(seed)
+    kinds = [lambda: server.cut(chance.randrange(len(LARGE) // 5)), lambda: server.answer(503)]
+    server.script = [chance.choices(kinds, [8, 2])[0]() for _ in range(300)]
+
+
+def test_ten_processes_and_a_connection_that_keeps_breaking(server, url):
+    """One is even killed. All share one transfer, which loses a chunk per break, and with the killed one its buffers."""
+    unreliable(server, 1)
+    processes = [start(url) for _ in range(10)]
+    wait_until(lambda: server.requests)
+    processes[0].kill()
+    ends = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    path = cache_path(url)
+    good = [out.strip() for (out, _), code in ends if code == 0]
+    said = [err.splitlines()[-1] for (_, err), code in ends if code not in (0, -signal.SIGKILL)]
+    assert set(good) == {str(path)}, ends
+    assert all("DownloadError: could not fetch" in line and "Put the file at" in line for line in said), said
+    assert len(good) + len(said) >= 9
+    assert path.read_bytes() == LARGE
+    assert sorted(os.listdir(path.parent)) == sorted([f".{path.name}.json", f".{path.name}.lock", path.name])
+    assert len(LARGE) <= server.sent <= len(LARGE) + 1000 * len(server.requests) + 2**16
+
+
+def test_ten_processes_without_locks_and_a_connection_that_keeps_breaking(server, url):
+    """Each has a partial file of its own then, and puts the same whole file in its place."""
+    unreliable(server, 3)
+    processes = [start(url, before=NO_LOCKS) for _ in range(10)]
+    ends = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    path = cache_path(url)
+    assert {out.strip() for (out, _), code in ends if code == 0} == {str(path)}, ends
+    for (_, err), code in ends:
+        assert code == 0 or "DownloadError: could not fetch" in err.splitlines()[-1], err
+    assert path.read_bytes() == LARGE
+    assert sorted(os.listdir(path.parent)) == sorted([f".{path.name}.json", f".{path.name}.lock", path.name])
 
 
 def test_killed_process_leaves_nothing_usable_and_the_next_continues(server, url, get):
