@@ -13,6 +13,7 @@ from papers.costs import (
     downloads,
     evaluations,
     facts_of,
+    png_bytes,
     reference_bytes,
     snapshot_bytes,
     tflop_per_image,
@@ -189,3 +190,9 @@ def test_rows_together_need_their_files_once(tmp_path):
     text = "\n".join(total_lines(costs, tmp_path))
     assert f"fetch        {size(sum(downloads(rows).values()))} in 6 files" in text
     assert f"{sum(c.pflop for c in costs):,.0f} PFLOP" in text
+
+
+def test_sizes_of_images_by_the_name_of_their_network():
+    assert png_bytes(f"https://host/run/{row('edm2-img512-xxl-guid-fid').net}") == 430_000
+    assert png_bytes("networks/edm2-img64-s-1073741-0.075.pkl") == 9_200
+    assert png_bytes("/img512/my-own.pkl") == 0
