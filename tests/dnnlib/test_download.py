@@ -686,16 +686,16 @@ NO_LOCKS = (
 )
 
 
-def unreliable(server, seed):
-    """Serves LARGE; all answers break off, after a fifth of it at most, or never begin."""
+def unreliable(server, seed, most):
+    """Serves LARGE; all answers break off, after `most` bytes at most, or never begin."""
     server.content, chance = LARGE, random.Random(seed)
-    kinds = [lambda: server.cut(chance.randrange(len(LARGE) // 5)), lambda: server.answer(503)]
+    kinds = [lambda: server.cut(chance.randrange(most)), lambda: server.answer(503)]
     server.script = [chance.choices(kinds, [8, 2])[0]() for _ in range(300)]
 
 
 def test_ten_processes_and_a_connection_that_keeps_breaking(server, url):
-    """One is even killed. All share one transfer, which loses a chunk per break, and with the killed one its buffers."""
-    unreliable(server, 1)
+    """One is killed. All share one transfer, which loses a chunk per break, and with the killed one its buffers."""
+    unreliable(server, 1, len(LARGE) // 5)
     processes = [start(url) for _ in range(10)]
     wait_until(lambda: server.requests)
     processes[0].kill()
@@ -713,7 +713,7 @@ def test_ten_processes_and_a_connection_that_keeps_breaking(server, url):
 
 def test_ten_processes_without_locks_and_a_connection_that_keeps_breaking(server, url):
     """Each has a partial file of its own then, and puts the same whole file in its place."""
-    unreliable(server, 3)
+    unreliable(server, 3, len(LARGE))
     processes = [start(url, before=NO_LOCKS) for _ in range(10)]
     ends = [(process.communicate(timeout=120), process.returncode) for process in processes]
     path = cache_path(url)
