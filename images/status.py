@@ -112,7 +112,8 @@ def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]],
     names = sorted({path.name.rsplit(".", 2)[0] for pattern in patterns for path in folder.glob(pattern)})
     signs = [(name, sign) for name in names if (sign := Claim(folder, name).sign()) is not None]
     now = _now(folder) if signs else 0.0
-    running, stale = [], []
+    running: list[tuple[str, str, float]] = []
+    stale: list[tuple[str, str, float]] = []
     for name, sign in signs:
         line = (name, sign.holder.partition(" ")[0] or "somebody", max(0.0, now - sign.touched))
         (stale if _is_silent(sign, now) else running).append(line)

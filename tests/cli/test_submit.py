@@ -293,11 +293,12 @@ def test_a_job_fails_with_its_script(script):
     assert "the script ended with exit code 7" in logs(".err")[0]
 
 
-def test_a_local_job_that_is_cancelled_stops_its_script(script):
+def test_a_local_job_outlives_its_terminal_and_stops_its_script_when_cancelled(script):
     done = start(script, "--submit=local", "--seconds=60")
     assert done.returncode == 0, done.stderr
     (number,) = done.stdout.splitlines()[0].split(": ")[1:]
     _until(lambda: logs(".out") and "[[" in logs(".out")[0])
+    os.kill(int(number), signal.SIGHUP)
     os.kill(int(number), signal.SIGTERM)
     _until(lambda: "exit code 143" in logs(".err")[0])
 
@@ -339,12 +340,18 @@ class Running:
         code = JOB.format(first=first, requeue=requeue, at_stop=at_stop)
         environment = {**os.environ, "SUBMITIT_EXECUTOR": where, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stdout.readline() == "started\n"
 
     def send(self, number):
-        self.process.send_signal(number)
+        """Slurm sends its warning to the script too."""
+        (os.killpg if number == signal.SIGUSR2 else os.kill)(self.process.pid, number)
         return self.process.stdout.readline().strip()
 
     def end(self):
