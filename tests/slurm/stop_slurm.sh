@@ -7,7 +7,7 @@ export SLURM_CONF=$dir/slurm.conf
 [ -s "$SLURM_CONF" ] || exit 0
 
 queue_is_empty() { [ -z "$(squeue --noheader 2>/dev/null)" ]; }
-alive() { [ -s "$dir/$1.pid" ] && grep -qs "$1" "/proc/$(cat "$dir/$1.pid")/cmdline"; }
+alive() { [ -s "$dir/$1.pid" ] && grep -qs "$1" "/proc/$(cat "$dir/$1.pid" 2>/dev/null)/cmdline"; }
 
 scancel --user="$(id -un)" 2>/dev/null || true
 for _ in $(seq 100); do queue_is_empty && break || sleep 0.2; done
