@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from toy import plots
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "pretrained/README.md", "docs/toy.md", "docs/digits.md"]
+DOCUMENTS = [
+    "README.md", "pretrained/README.md", "docs/toy.md", "docs/digits.md", "docs/cluster.md", "docs/reliability.md",
+]  # fmt: skip
 RUN = ["README.md", "pretrained/README.md"]  # what is in the others takes minutes
 NEEDS_MORE = (
     "edm2-",
@@ -30,8 +32,8 @@ def commands(document):
     text = (ROOT / document).read_text()
     for fence in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
         for line in fence.replace("\\\n", " ").splitlines():
-            if line.strip() and not line.startswith("#"):
-                yield shlex.split(line, comments=True)
+            if line.strip() and not line.startswith(("#", "head=$(", "pip install ", "mkdir ")):
+                yield shlex.split(line.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/32"), comments=True)
 
 
 ALL = [(document, words) for document in DOCUMENTS for words in commands(document)]
@@ -54,9 +56,10 @@ def contexts(command, args):
 @pytest.mark.parametrize(("document", "words"), ALL, ids=[" ".join(words)[:60] for _, words in ALL])
 def test_commands_parse(document, words):
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert words[1] in targets
         return
+    words = words[1:] if words[0] == "srun" else words
     if words[0] == "torchrun":
         words = ["python", *words[next(i for i, word in enumerate(words) if word.endswith(".py")) :]]
     assert words[0] == "python", f"{document}: {words}"
