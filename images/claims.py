@@ -175,7 +175,7 @@ def in_turn(
 
 
 class _Heart:
-    """Touches the claims of this process, from a thread, for as long as it lives; removes them when it ends in order."""
+    """Touches the claims of this process, from a thread, while it lives; removes them when it ends in order."""
 
     def __init__(self, pid: int) -> None:
         self._paths: set[Path] = set()
