@@ -12,6 +12,7 @@ from dnnlib.util import check_destination
 
 SCHEMA = 1
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
+_TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 
 
@@ -101,6 +102,11 @@ def _record(line: bytes) -> dict[str, Any]:
     for key in _OBJECTS:
         if not isinstance(record.get(key), dict | None):
             raise ValueError(f"has {_short(record[key])} for {key!r}, not an object")
+    for key in _TEXTS:
+        if not isinstance(record.get(key), str | None):
+            raise ValueError(f"has {_short(record[key])} for {key!r}, not a text")
+    if not (record.get("num_images") is None or type(record["num_images"]) is int):
+        raise ValueError(f"has {_short(record['num_images'])} for 'num_images', not an integer")
     search = record.get("search")
     if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
         raise ValueError("has a 'search' without a name and a point of numbers")

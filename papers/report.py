@@ -93,8 +93,8 @@ def _images_key(record: Record) -> object:
     """What tells sets of images apart: recipe and seeds, else their content, else where they lie."""
     images = record.get("images") or {}
     if record.get("recipe_hash") is not None and images.get("seeds") is not None:
-        return record["recipe_hash"], str(images["seeds"]), images.get("subset_seed")
-    return images.get("sha256") or images.get("content_sha256") or images.get("path")
+        return record["recipe_hash"], str(images["seeds"]), str(images.get("subset_seed"))
+    return str(images.get("sha256") or images.get("content_sha256") or images.get("path"))
 
 
 def differences(row: Row, record: Record) -> list[str]:
@@ -112,7 +112,12 @@ def _method_differences(row: Row, record: Record) -> list[str]:
         return ["it is not known how the images were made"]
     try:
         found, wanted = _method(record["recipe"]), _method_of(row)
-    except (KeyError, TypeError, IndexError):  # a recipe.json that another program wrote may hold anything
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # a recipe.json that another program wrote may hold anything
         return ["the recipe of the images is in no form that this version knows"]
     return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
 
@@ -162,7 +167,8 @@ def _protocol_differences(row: Row, record: Record) -> list[str]:
 def _recipe_differences(row: Row, recipe: Mapping[str, Any]) -> list[str]:
     if not recipe:
         return []
-    used, wanted = recipe.get("sampler") or {}, asdict(row.sampler)
+    used = recipe["sampler"] if isinstance(recipe.get("sampler"), dict) else {}
+    wanted = asdict(row.sampler)
     keys = ["sigma_min", "sigma_max", "rho", "S_churn"]  # without churn its other settings do nothing
     found = [f"{key} {used.get(key)}, not {wanted[key]:g}" for key in keys if used.get(key) != wanted[key]]
     if recipe.get("labels") != row.labels:

@@ -41,10 +41,10 @@ def check(report: dict[str, Any], counts: dict[str, int]) -> None:
 
 def test_a_fixed_sample_of_mutants() -> None:
     """What comes out is a result or an error of ours that names the file; nothing else happens meanwhile."""
-    counts = dict.fromkeys(FAST, 250) | dict.fromkeys(SLOW, 30)
+    counts = dict.fromkeys(FAST, 200) | dict.fromkeys(SLOW, 20)
     report = in_process("-m", "tests.fuzz.run", *(f"{name}:{count}" for name, count in counts.items()), seconds=600)
     check(report, counts)
-    assert all(report[name]["refused"] > 50 for name in FAST if name != "partial download")
+    assert all(report[name]["refused"] > 40 for name in FAST if name != "partial download")
 
 
 @pytest.mark.slow

@@ -105,6 +105,11 @@ def changed(**changes):
         ({"recipe__net__source": "mine"}, "network mine, not edm2-img512-s-2147483-0.070"),
         ({"recipe": None}, "it is not known how the images were made"),
         ({"recipe": {"of": "another program"}}, "the recipe of the images is in no form that this version knows"),
+        ({"recipe__sampler": ["another program's"]}, "the recipe of the images is in no form that this version knows"),
+        ({"recipe__guides": ["x"]}, "the recipe of the images is in no form that this version knows"),
+        ({"recipe__guides__0__weight": "x"}, "the recipe of the images is in no form that this version knows"),
+        ({"recipe__guides__0__steps": {}}, "the recipe of the images is in no form that this version knows"),
+        ({"images": {"sha256": {"no": "text"}}, "recipe": None}, "it is not known how the images were made"),
         ({"flags": ["EDM2_TEST_CUTS=8 is set"]}, "EDM2_TEST_CUTS=8 is set"),
     ],
 )  # fmt: skip
