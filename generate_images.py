@@ -149,7 +149,7 @@ def draw_grid(params: dict[str, Any]) -> None:
         if params["alphas"] is not None:
             check_blend(generations[0][0])
     for (caption, _), line in zip(rows, generations, strict=True):
-        click.echo(f"{caption}:", err=True)
+        click.echo(f"{caption}:" if len(line) == 1 else f"{caption}, the costliest of {len(line)} columns:", err=True)
         announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:

@@ -142,7 +142,7 @@ def check_image_size(metric: str, size: tuple[int, int]) -> None:
     if wanted is not None and size != (wanted, wanted):
         raise ValueError(
             f"{metric} is defined for images of {wanted}x{wanted}, these are {size[1]}x{size[0]}: "
-            "choose another metric with --metrics, or prepare such images with dataset_tool.py"
+            "take another metric, or prepare such images with dataset_tool.py"
         )
 
 
