@@ -23,7 +23,7 @@ from cli.progress import progress_bar
 from cli.report import OTHERS, announce
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
-from dnnlib.workers import launched
+from dnnlib.workers import ALONE, launched, restarted
 from metrics.ledger import STANDARD_NUM_IMAGES
 from papers.costs import FEATURES
 
@@ -135,26 +135,30 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
-        shared = workers.count > 1 or workers.steal
-        known = evaluation.is_written(params["ledger"], shards, reference, shared)
-        if not known:
+        shared = workers != ALONE or params["worker"] is not None or restarted()
+        wanted = {detector.name for detector in detectors}
+        if (known := evaluation.written(params["ledger"], shards, reference, shared)) < wanted:
             shards.open(workers, device_identity(generation.device))
             # Others may have been through before we opened the folder, which we then have made again.
-            known = shared and evaluation.is_written(params["ledger"], shards, reference, shared)
-        if known:
+            known = evaluation.written(params["ledger"], shards, reference, shared)
+        if known == wanted:
             click.echo(f"{workers.prefix}the result is in {params['ledger']} already", err=True)
-            return shards.remove()
+            return shards.sweep()
     if workers.speaks:
         announce(generation)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
     num_images, there = shards.progress()
     with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
         measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
+    known = evaluation.written(params["ledger"], shards, reference, shared)
+    if measured is None and shards.is_over() and known < wanted:
+        raise shards.lost()
     if measured is None or not shards.claim.is_held():
         return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
+    left = {name: moments for name, moments in measured.moments.items() if name not in known}
     described = provenance.describe_generated(recipe, seeds, measured.image_size)
     run_record = {"batch": batch, "reduced": measured.reduced}
-    report(reference, measured.moments, {d.name: d.identity for d in detectors}, described, params, **run_record)
+    report(reference, left, {d.name: d.identity for d in detectors}, described, params, **run_record)
     return shards.remove()
 
 

@@ -26,7 +26,7 @@ from cli.report import announce, counts
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import atomic_path
-from dnnlib.workers import ALONE
+from dnnlib.workers import ALONE, restarted
 from images.recipe import Recipe
 from papers.costs import png_bytes
 from papers.figures import Picture
@@ -105,7 +105,8 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
     with bad_input():
         workers = workers_from(params)
-        kept = {"resume": params["resume"], "overwrite": params["overwrite"]}
+        resume = params["resume"] or (restarted() and not params["overwrite"])
+        kept = {"resume": resume, "overwrite": params["overwrite"]}
         batches = folder.plan(params["seeds"], params["batch"], workers, **kept)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         folder.claim(generation.recipe, device_identity(generation.device))

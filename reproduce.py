@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def search_best(**params: Any) -> None:
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
-        runner = runner_from({**params, "blocks": None, "labels": None}, launched())
+        runner = runner_from({**params, "blocks": None, "labels": None}, replace(launched(), steal=True))
         runner.scorer(metric, reference)
         runner.open(recipe)
     from reproduction.sweeps import Sweep, find_best, repeat

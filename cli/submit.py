@@ -185,14 +185,22 @@ def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
     from cli.script_job import ScriptJob
 
     count, local = params["jobs"], params["submit"] == "local"
+    # The first task of a job puts it back into the queue when its time is up: it has to stay while others work.
+    alone = _tasks(params) == 1 or params["steal"] or params.get("overwrite")
+    steal = [] if alone else ["--steal"]
     devices = _devices(count, params["gpus_per_node"] or 0) if local else []
     jobs = []
     for number in range(count):
-        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *more]
+        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal, *more]
         command = (sys.executable, os.path.abspath(sys.argv[0]), *_with(own_arguments(sys.argv[1:]), own))
         environment = {"CUDA_VISIBLE_DEVICES": devices[number]} if local else {}
         jobs.append(ScriptJob(command, os.getcwd(), environment, _notice(params) - _MARGIN, params["requeue"]))
     return jobs
+
+
+def _tasks(params: Mapping[str, Any]) -> int:
+    """Processes of one job, on each of its nodes."""
+    return int(params["tasks_per_node"] or params["gpus_per_node"] or 1)
 
 
 def _notice(params: Mapping[str, Any]) -> int:
@@ -245,7 +253,7 @@ def _executor(submitit: Any, params: Mapping[str, Any], folder: Path, name: str)
 
     # Jobs get the module itself: in the folder where they run there may be no `cli`.
     need("cloudpickle", INSTALL).register_pickle_by_value(script_job)
-    tasks = params["tasks_per_node"] or params["gpus_per_node"] or 1
+    tasks = _tasks(params)
     if params["submit"] == "local":
         executor = submitit.LocalExecutor(folder, max_num_timeout=_TIMEOUTS)
         executor.update_parameters(timeout_min=params["time"], tasks_per_node=tasks, signal_delay_s=_notice(params))

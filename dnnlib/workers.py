@@ -96,6 +96,12 @@ class Workers:
 ALONE = Workers()
 
 
+def restarted(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether Slurm starts this job not for the first time: after pre-emption, a failed node, or when asked to."""
+    environ = os.environ if environ is None else environ
+    return environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def launched(environ: Mapping[str, str] | None = None) -> Workers:
     """The place of this process in its launch, from the environment; `ALONE` when nothing is said.
 

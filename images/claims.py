@@ -9,6 +9,7 @@ elsewhere only its silence speaks, and since clocks jump, silence counts only as
 """
 
 import atexit
+import errno
 import os
 import re
 import secrets
@@ -16,10 +17,11 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from glob import escape
 from pathlib import Path
 
 #: How often a living process touches its claims.
@@ -56,7 +58,7 @@ def is_gone(text: str) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    return _is_zombie(pid)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Claim:
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._held: Path | None = None
+        self._held: Path | None = None  # what this object took; it may be another's by now: see `_is_ours`
 
     def take(self) -> bool:
         """Whether this process holds the claim now; False if another does, or may, or if the folder is gone."""
@@ -82,18 +84,27 @@ class Claim:
         try:
             temporary.write_text(_claim_text())
             last = self.sign()
-            if last is not None and last.holder.partition(" ")[0] == owner():
-                self._held = last.path
+            if last is not None and _is_ours(last.holder):
+                self._hold(last.path)
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
-                self._held = self._folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim"
+                # Held before it is there, so that whatever ends this process in between leaves no claim behind.
+                self._hold(self._folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
+                assert self._held is not None
                 _link(temporary, self._held)
+            else:
+                self._hold(None)
         except (FileExistsError, FileNotFoundError):  # somebody was faster, or is through with everything
-            self._held = None
+            self._hold(None)
         finally:
             temporary.unlink(missing_ok=True)
-        if self._held is not None:
-            _heart(os.getpid()).add(self._held)
         return self._held is not None
+
+    def _hold(self, path: Path | None) -> None:
+        if self._held is not None and self._held != path:
+            _heart(os.getpid()).discard(self._held)
+        self._held = path
+        if path is not None:
+            _heart(os.getpid()).add(path)
 
     def take_or_see_life(self, poll_seconds: float = 1.0) -> bool:
         """As `take`, but waits while it cannot be known whether the holder lives: `STALE_SECONDS` or so at most."""
@@ -112,16 +123,16 @@ class Claim:
     def is_held(self) -> bool:
         """Whether this process still holds the claim: nobody has given up on it since."""
         last = self.sign()
-        return last is not None and last.path == self._held
+        return last is not None and last.path == self._held and _is_ours(last.holder)
 
     def release(self) -> None:
         """Let others have it, if this process holds it. Older claims, of processes that are gone, are swept away."""
-        if self._held is not None:
-            _heart(os.getpid()).discard(self._held)
+        held = self._held
+        self._hold(None)
+        if held is not None and _owns(held):
             for path in self.files():
-                if _number(path) <= _number(self._held):
+                if _number(path) <= _number(held):
                     path.unlink(missing_ok=True)
-            self._held = None
 
     def holder(self) -> str:
         """Who has it, as `owner()` says; "nobody" if it is free."""
@@ -137,7 +148,21 @@ class Claim:
 
     def files(self) -> list[Path]:
         """The files of all claims of this name, older ones first."""
-        return sorted(self._folder.glob(f"{self._name}.*.claim"), key=_number)
+        return sorted(self._folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
+
+
+@contextmanager
+def in_line(folder: Path, name: str, poll_seconds: float = 0.05) -> Iterator[None]:
+    """Hold the claim `name` in `folder` during the block, after everybody who has it now. For what takes a moment."""
+    claim = Claim(folder, name)
+    while not claim.take():
+        if not folder.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
+        time.sleep(poll_seconds)
+    try:
+        yield
+    finally:
+        claim.release()
 
 
 def in_turn(
@@ -193,7 +218,7 @@ class _Heart:
 
     def _stop(self) -> None:
         with self._lock:
-            for path in self._paths:
+            for path in filter(_owns, self._paths):
                 path.unlink(missing_ok=True)
             self._paths.clear()
 
@@ -202,7 +227,7 @@ class _Heart:
             time.sleep(BEAT_SECONDS)
             with self._lock:
                 paths = list(self._paths)
-            for path in paths:
+            for path in filter(_owns, paths):
                 with suppress(OSError):  # removed since, or a file system that is away for a moment
                     os.utime(path)
 
@@ -235,6 +260,8 @@ def _is_stale(sign: Sign, now: float) -> bool:
 def _lives_here(sign: Sign) -> bool:
     """Whether the owner is a process of this machine that was heard of lately; a number alone may be in use again."""
     found = _OWNER.fullmatch(sign.holder.partition(" ")[0])
+    if _is_ours(sign.holder):
+        return False
     return found is not None and found[1] == _host() and abs(time.time() - sign.touched) < 2 * BEAT_SECONDS
 
 
@@ -252,11 +279,26 @@ def _link(temporary: Path, path: Path) -> None:
     """Give the finished file a further name. FileExistsError if that is taken."""
     try:
         os.link(temporary, path)
-    except (FileExistsError, FileNotFoundError):
+    except FileExistsError:
+        if temporary.stat().st_nlink != 2:  # NFS may do it, lose the answer, and refuse when asked again
+            raise
+    except FileNotFoundError:
         raise
     except OSError:  # a filesystem without hard links: others may see it empty for a moment, which reads as held
         with open(path, "x") as file:
             file.write(temporary.read_text())
+
+
+def _is_ours(holder: str) -> bool:
+    return holder.partition(" ")[0] == owner()
+
+
+def _owns(path: Path) -> bool:
+    """Whether the claim at `path` is there and this process'; one that was lost may have been made anew by another."""
+    try:
+        return _is_ours(path.read_text())
+    except OSError:
+        return False
 
 
 def _claim_text() -> str:
@@ -277,10 +319,20 @@ def _slurm_job() -> tuple[str | None, int]:
     return (job, int(restarts)) if job.isdecimal() and restarts.isdecimal() else (None, 0)
 
 
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and nobody took notice, as in containers whose first process does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1] == ["Z"]
+    except OSError:
+        return False
+
+
 @cache
 def _host() -> str:
     """This machine, and on Linux this system start and this container: elsewhere a process number says nothing."""
     name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    if name in ("", "localhost"):  # which many machines are called
+        name += f"-{_PROCESS}"
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         space = os.readlink("/proc/self/ns/pid")

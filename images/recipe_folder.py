@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dnnlib.util import atomic_path, check_destination
 from dnnlib.workers import ALONE, Workers
-from images.claims import Claim, in_turn
+from images.claims import Claim, in_line, in_turn
 from images.recipe import Recipe
 from images.shards import differences, format_seeds, join_workers
 from images.sinks import PNGFolder
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from images.batch import ImageBatch
 
 _IMAGE = re.compile(r"\d{6,}\.png")
-_POLL_SECONDS = 0.02
 
 
 class RecipeFolder:
@@ -166,11 +164,8 @@ class RecipeFolder:
 
         ValueError if it says by now what it did not when this run claimed the folder: another run was faster.
         """
-        claim = Claim(self.folder, "recipe")
-        while not claim.take():
-            time.sleep(_POLL_SECONDS)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        try:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with in_line(self.folder, "recipe"):
             found = self._stated()
             stated = None if found is None else found.get("recipe_hash")
             if found is not None and stated not in (self._replaces, content["recipe_hash"]):
@@ -181,5 +176,3 @@ class RecipeFolder:
                 path.unlink(missing_ok=True)
             with atomic_path(self.folder / RECIPE_NAME) as temporary:
                 temporary.write_bytes(json_bytes({**content, "asked": format_seeds(self._asked)}))
-        finally:
-            claim.release()

@@ -13,6 +13,7 @@ own: workers share nothing but the folder, and every step that they see of each 
 is up to a subclass of `ShardStore`: images (images.shards_zip), or features of images. Torch-free.
 """
 
+import errno
 import hashlib
 import json
 import operator
@@ -40,6 +41,7 @@ _FORMAT = 1
 _ABSENT = object()
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
+_IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
 _REPAIRS = 2  # shards that are damaged again and again mean a failing disk, not bad luck
 
 
@@ -178,16 +180,25 @@ class ShardStore:
         Raises ValueError, with the differences, if the folder belongs to another run; if another process is this
         worker already, or computes on this device; and OSError if it cannot be written.
         """
+        self._workers = workers
+        for attempt in range(_REPAIRS + 1):
+            try:
+                self._make_plan()
+                self._places = join_workers(self.folder, workers, device)
+                break
+            except (FileNotFoundError, ValueError):
+                if not self.is_over() or attempt == _REPAIRS:
+                    raise  # else the work of others ended just now, and they removed the folder: begin again
+        for temporary in self._temporaries():
+            if _is_stale(temporary):
+                temporary.unlink(missing_ok=True)
+
+    def _make_plan(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PLAN_NAME).exists():
             with self._becoming(self.folder / PLAN_NAME, _rename_if_new) as temporary:
                 temporary.write_bytes(json_bytes(self._content))
         self._check_plan()
-        self._workers = workers
-        self._places = join_workers(self.folder, workers, device)
-        for temporary in self._temporaries():
-            if _is_stale(temporary):
-                temporary.unlink(missing_ok=True)
 
     def shard_path(self, index: int) -> Path:
         """Where a finished shard lies."""
@@ -207,9 +218,10 @@ class ShardStore:
         except FileNotFoundError:
             return None
 
-    def matches(self, recipe_hash: object, seeds: object) -> bool:
-        """Whether these, from a record of finished work, are those of the images here; seeds: as `format_seeds`."""
-        return (recipe_hash, seeds) == (self._content["recipe_hash"], self._content["seeds"])
+    @property
+    def images(self) -> tuple[str, str]:
+        """(hash of the recipe, seeds as `format_seeds`), which together say which images these are."""
+        return self._content["recipe_hash"], self._content["seeds"]
 
     def progress(self) -> tuple[int, int]:
         """(images of the shards that this worker may make, how many of them are there already)."""
@@ -229,25 +241,31 @@ class ShardStore:
         damaged, by raising ShardsMissing, are made again. others: called with the number of images of every shard
         that was missing at first and then made by somebody else.
 
-        None: other workers have shards to make, or one of them is joining or has joined. Else this process holds the
-        claim, until `remove` or `claim.release`; it has lost it if `claim.is_held()` says so.
+        None: other workers have shards to make, or one of them is joining or has joined: then the folder is gone
+        (`is_over`). Else this process holds the claim, until `remove` or `claim.release`; it has lost it if
+        `claim.is_held()` says so.
 
-        Raises ShardsMissing if shards keep being damaged, and whatever `make` and `join` raise.
+        Raises ShardsMissing if shards keep being damaged or removed, and whatever `make` and `join` raise.
         """
         try:
-            self._make_missing(make, others)
+            for _ in range(_REPAIRS + 1):
+                self._make_missing(make, others)
+                gone = sorted(set(self.missing()) & set(self._workers.order(len(self.plan))))
+                if not gone or self.is_over():
+                    break
+            else:
+                raise ShardsMissing(f"shards of {self.folder} keep vanishing: {format_seeds(tuple(gone))}", gone)
             if self.missing() or not self.claim.take_or_see_life():
                 return None
             return self._join_and_repair(make, join)
         except BaseException as error:
             self.claim.release()
-            if isinstance(error, FileNotFoundError) and not self._is_open():
+            if isinstance(error, OSError) and error.errno in _IS_GONE and self.is_over():
                 return None  # somebody took this worker for dead, and has finished everything
             raise
         finally:
-            for place in self._places:
-                place.release()
-            if not self._is_open():  # we were late, and may have made the folder again
+            self._leave()
+            if self.is_over():  # we were late, and may have made the folder again
                 with suppress(OSError):
                     self.folder.rmdir()
 
@@ -257,7 +275,7 @@ class ShardStore:
         names = [_shard_name(index) for index in mine]
         with closing(in_turn(self.folder, names, lambda number: self._is_done(mine[number]))) as turns:
             for number, to_make in turns:
-                if not self._is_open():
+                if self.is_over():
                     return
                 if to_make:
                     self._make(mine[number], make)
@@ -274,15 +292,33 @@ class ShardStore:
             with suppress(OSError):
                 failure.write_bytes(json_bytes({"owner": owner(), "error": f"{type(error).__name__}: {error}"}))
             raise
-        if not self._is_done(index) and self._is_open():
+        if not self._is_done(index) and not self.is_over():
             raise RuntimeError(f"shard {index} was not made, or was gone at once: is {self.folder} on a healthy disk?")
 
-    def _is_open(self) -> bool:
-        """Whether the work is still to be done: whoever finished it has removed the plan."""
-        return (self.folder / PLAN_NAME).exists()
+    def is_over(self) -> bool:
+        """Whether nothing is left to do here: whoever finished the work has removed the plan."""
+        return not (self.folder / PLAN_NAME).exists()
+
+    def lost(self) -> RuntimeError:
+        """The error to raise if the work is over, but its result is not there."""
+        return RuntimeError(f"{self.folder} was removed while work was going on: run the same command again")
+
+    def sweep(self) -> None:
+        """Remove what work whose result is there has left, unless it is another's, or somebody is at it."""
+        with suppress(ValueError, FileNotFoundError):
+            self._check_plan()
+            signs = [path.read_text() for path in self.folder.glob("*.claim")]
+            if all(is_gone(sign) or sign.partition(" ")[0] == owner() for sign in signs):
+                self.remove()
+
+    def _leave(self) -> None:
+        for place in self._places:
+            place.release()
+        self._places = []
 
     def remove(self) -> None:
         """Remove what this class makes; plan and claims go last, so that no shards are ever without them."""
+        self._leave()
         shards = [*self.folder.glob(f"shard-*{self.suffix}"), *self.folder.glob("shard-*.failed")]
         for path in [*self._temporaries(), *shards, self.folder / PLAN_NAME, *self.folder.glob("*.claim")]:
             path.unlink(missing_ok=True)
@@ -394,6 +430,8 @@ def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Cla
             holder = claim.holder()
             for taken in claims:
                 taken.release()
+            if not folder.exists():
+                raise FileNotFoundError(errno.ENOENT, "removed by others", os.fspath(folder))
             if what != "is this worker":
                 cure = "give each process its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
             raise ValueError(f"another process ({holder}) {what} already, in {folder}: {cure}")

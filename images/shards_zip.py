@@ -10,7 +10,7 @@ in shard order. Torch-free.
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -77,9 +77,7 @@ class ShardFolder(ShardStore):
         wanted = self._recipe_json()
         if any(found.get(key) != wanted[key] for key in ("format", "recipe_hash", "seeds")):
             refuse(self.path, found, wanted)
-        with suppress(ValueError):  # shards of another run are not ours to sweep
-            self._check_plan()
-            self.remove()
+        self.sweep()
         return True
 
     def write(self, index: int) -> "ShardWriter":
@@ -110,7 +108,9 @@ class ShardFolder(ShardStore):
         Returns the path of the ZIP, or None if others are still at it; more on this in `finish`.
         """
         made = self.path if self.finished() else self.finish(make, self.merge, others)
-        return self.path if made is None and self.path.exists() and self.finished() else made
+        if made is None and self.is_over() and not self.finished():
+            raise self.lost()
+        return self.path if made is None and self.path.exists() else made
 
     def _check_shard(self, index: int, file: zipfile.ZipFile) -> None:
         self._read_labels(index, file)

@@ -17,7 +17,7 @@ from metrics.evaluation import check_image_sizes, measure, measure_shards, open_
 from metrics.feature_shards import FeatureShards
 from metrics.moments import Moments
 from metrics.reference import Statistics
-from metrics.scoring import IDENTITY_KEYS, Reference, ledger_record, score
+from metrics.scoring import Reference, is_of_images, is_score_of, ledger_record, score
 
 Record = Mapping[str, Any]
 #: Called with what there is to do and what of it was done before, in images: a progress bar, or nothing to see.
@@ -58,11 +58,7 @@ class BlockScorer:
     def find(self, recipe_hash: str, seeds: Sequence[int]) -> Record | None:
         """The ledger's line for these images, this detector and this reference; the oldest if there are several."""
         wanted = format_seeds(tuple(seeds))
-        for record in self._comparable():
-            images = record.get("images") or {}
-            if record.get("recipe_hash") == recipe_hash and images.get("seeds") == wanted and _complete(images):
-                return record
-        return None
+        return next((record for record in self._comparable() if is_of_images(record, recipe_hash, wanted)), None)
 
     def tagged(self, record: Record, tags: Mapping[str, Any]) -> Record:
         """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
@@ -105,8 +101,14 @@ class BlockScorer:
             return found
         with bar(*shards.progress()) as progress:
             made = measure_shards(shards, lambda part: sampler.images(part, self.batch), [self.detector], progress)
+        found = self.find(sampler.recipe.hash, seeds)
+        if found is not None:  # by another, who then died before he could remove the shards, or is not dead at all
+            shards.sweep()
+            return found
+        if made is None and shards.is_over():
+            raise shards.lost()
         if made is None or not shards.claim.is_held():
-            return self.find(sampler.recipe.hash, seeds)
+            return None
         described = provenance.describe_generated(sampler.recipe, seeds, made.image_size)
         record = self._write(made.moments, described, tags, made.reduced)
         shards.remove()
@@ -118,12 +120,12 @@ class BlockScorer:
         None while another worker is at it.
         """
 
-        def measured() -> Record:
+        def measured() -> tuple[Mapping[str, Moments], Mapping[str, Any], Mapping[str, int]]:
             images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
-            measured = measure(images.source, [self.detector], images.names)
-            return self._write(measured.moments, images.description, tags, measured.reduced)
+            made = measure(images.source, [self.detector], images.names)
+            return made.moments, images.description, made.reduced
 
-        return self._once(f"{recipe.hash[:16]}-{seeds[0]}", lambda: self.find(recipe.hash, seeds), measured)
+        return self._once(f"{recipe.hash[:16]}-{seeds[0]}", lambda: self.find(recipe.hash, seeds), measured, tags)
 
     def statistics(self, statistics: Statistics, num: int, tags: Mapping[str, Any]) -> Record | None:
         """The score of images of which only statistics are there; from the ledger if it is there.
@@ -132,14 +134,23 @@ class BlockScorer:
         """
         name = self.detector.name
 
-        def measured() -> Record:
+        def measured() -> tuple[Mapping[str, Moments], Mapping[str, Any], Mapping[str, int]]:
             moments = {name: statistics.of(name, self.detector.feature_dim, num)}
-            return self._write(moments, provenance.describe_statistics(statistics), tags, {})
+            return moments, provenance.describe_statistics(statistics), {}
 
-        return self._once(statistics.sha256[:16], lambda: self.find_statistics(statistics.sha256), measured)
+        return self._once(statistics.sha256[:16], lambda: self.find_statistics(statistics.sha256), measured, tags)
 
-    def _once(self, name: str, find: Callable[[], Record | None], make: Callable[[], Record]) -> Record | None:
-        """What `find` finds, else what `make` makes, by one process only; None while another is at it."""
+    def _once(
+        self,
+        name: str,
+        find: Callable[[], Record | None],
+        measured: Callable[[], tuple[Mapping[str, Moments], Mapping[str, Any], Mapping[str, int]]],
+        tags: Mapping[str, Any],
+    ) -> Record | None:
+        """What `find` finds, else the line written of what was measured, by one process; None while another is at it.
+
+        measured: gives moments, what the images are, and `ImageBatch.reduced`.
+        """
         found = find()
         if found is not None:
             return found
@@ -148,7 +159,13 @@ class BlockScorer:
         if not claim.take_or_see_life():
             return None
         try:
-            return find() or make()
+            found = find()
+            if found is None:
+                moments, images, reduced = measured()
+                found = find()  # another may have taken this process for dead, and have been through with it
+                if found is None and claim.is_held():
+                    found = self._write(moments, images, tags, reduced)
+            return found
         finally:
             claim.release()
 
@@ -156,14 +173,8 @@ class BlockScorer:
         """The ledger's lines of this metric, detector and reference."""
         if not self.ledger.exists():
             return
-        ours = {key: self.detector.identity.get(key) for key in IDENTITY_KEYS}
         for record in ledger.read(self.ledger):
-            theirs = record.get("detector") or {}
-            if (
-                record["metric"] == self.detector.name
-                and {key: theirs.get(key) for key in IDENTITY_KEYS} == ours
-                and (record.get("reference") or {}).get("sha256") == self.reference.statistics.sha256
-            ):
+            if is_score_of(record, self.detector.identity, self.reference, self.detector.name):
                 yield record
 
     def _shards(self, recipe: Recipe, seeds: Sequence[int]) -> FeatureShards:
@@ -189,8 +200,3 @@ class BlockScorer:
 
 def _unseen() -> AbstractContextManager[Callable[[int], None]]:
     return nullcontext(lambda count: None)
-
-
-def _complete(images: Mapping[str, Any]) -> bool:
-    """Whether all images of the seeds were scored, not a subset."""
-    return images.get("num_images") == images.get("total")

@@ -14,7 +14,7 @@ from metrics.detectors import Detector, check_image_size
 from metrics.feature_shards import FeatureShards
 from metrics.moments import Moments, MomentsSink
 from metrics.provenance import describe_stored, image_names
-from metrics.scoring import Reference
+from metrics.scoring import Reference, is_of_images, is_score_of
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,14 @@ def measure_shards(
     def make(index: int) -> None:
         drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
 
-    moments = shards.finish(make, shards.moments, progress)
-    return None if moments is None else Measured(moments, shards.image_size, shards.reduced())
+    def join() -> Measured:
+        return Measured(shards.moments(), shards.image_size, shards.reduced())
+
+    return shards.finish(make, join, progress)
 
 
-def is_written(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> bool:
-    """Whether this very work is in the ledger: all of its metrics, against the same reference.
+def written(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> set[str]:
+    """Which metrics of this very work are in the ledger: by the same detectors, against the same reference.
 
     shared: several workers do it, so that any such line is theirs: one may come when the others are through. A process
     alone means a new measurement, unless the line is younger than its unfinished shards: then it was killed before it
@@ -115,12 +117,14 @@ def is_written(path: str | Path, shards: FeatureShards, reference: Reference, sh
     """
     began = 0.0 if shared else shards.began()
     if began is None or not Path(path).exists():
-        return False
-    metrics = {
-        record["metric"]
+        return set()
+    records = [
+        record
         for record in ledger.read(path)
-        if shards.matches(record.get("recipe_hash"), (record.get("images") or {}).get("seeds"))
-        and (record.get("reference") or {}).get("sha256") == reference.statistics.sha256
-        and datetime.fromisoformat(record["time"]).timestamp() > began
+        if is_of_images(record, *shards.images) and datetime.fromisoformat(record["time"]).timestamp() > began
+    ]
+    return {
+        detector.name
+        for detector in shards.detectors
+        if any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
     }
-    return metrics >= {detector.name for detector in shards.detectors}

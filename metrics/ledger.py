@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import check_destination
+from dnnlib.util import check_destination, naming
+from images.claims import in_line
 
 SCHEMA = 1
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
@@ -24,24 +25,36 @@ def result_name(metric: str, num_images: int | None) -> str:
 
 
 def append(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Appends one record as one line, in one write, so that processes may share a ledger; makes folders as needed.
+    """Appends one record as one line, on disk when this returns; makes folders as needed.
 
-    ValueError: the record holds NaN, infinity, or anything JSON has no word for. OSError: the file cannot be written.
+    One process after the other, under a claim beside the ledger: not every file system that machines share appends in
+    one step. ValueError: the record holds NaN, infinity, or anything JSON has no word for. OSError: the file cannot be
+    written; then it is as it was.
     """
     try:
         line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"a ledger record must be plain finite JSON data: {error}") from error
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    with in_line(path.parent, path.name), naming(path):
+        _append(path, line.encode())
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
     try:
-        data = line.encode()
-        if not _ends_with_newline(descriptor):  # a writer was killed or the disk was full: keep the damage to its line
+        size = os.fstat(descriptor).st_size
+        if not _ends_with_newline(descriptor):  # somebody's editor left it so
             data = b"\n" + data
-        written = os.write(descriptor, data)
-        if written != len(data):
-            raise OSError(f"{path}: wrote {written} of {len(data)} bytes of a record; is the disk full?")
+        os.lseek(descriptor, size, os.SEEK_SET)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, size)  # half a line would spoil the others
+            raise
     finally:
         os.close(descriptor)
 
@@ -58,7 +71,7 @@ def _ends_with_newline(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
     if size == 0:
         return True
-    os.lseek(descriptor, size - 1, os.SEEK_SET)  # moves where we read; appending always writes at the end
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
     return os.read(descriptor, 1) == b"\n"
 
 

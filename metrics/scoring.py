@@ -127,6 +127,26 @@ def _size_flags(images: Mapping[str, Any], reference: Mapping[str, Any]) -> list
     return [f"the images are {ours[1]}x{ours[0]}, those of the reference {theirs[1]}x{theirs[0]}"]
 
 
+def is_score_of(record: Mapping[str, Any], detector: Mapping[str, Any], reference: Reference, metric: str) -> bool:
+    """Whether a ledger's line is a score by this detector (its identity) against this reference."""
+    theirs = record.get("detector") or {}
+    return (
+        record.get("metric") == metric
+        and all(theirs.get(key) == detector.get(key) for key in IDENTITY_KEYS)
+        and (record.get("reference") or {}).get("sha256") == reference.statistics.sha256
+    )
+
+
+def is_of_images(record: Mapping[str, Any], recipe_hash: object, seeds: object) -> bool:
+    """Whether a ledger's line is of the images of this recipe and these seeds (`format_seeds`), all of them."""
+    images = record.get("images") or {}
+    return (
+        record.get("recipe_hash") == recipe_hash
+        and images.get("seeds") == seeds
+        and images.get("num_images") == images.get("total")
+    )
+
+
 def ledger_record(
     score: Score,
     reference: Reference,

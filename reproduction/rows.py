@@ -143,7 +143,7 @@ class Runner:
         plan = ShardPlan(tuple(seeds), settings.shard_size)
         folder = ShardFolder(path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch)
         if folder.finished():
-            return path if self.settings.workers.index == 0 else None
+            return path
         folder.open(self.settings.workers, device_identity(self._device))
 
         with bar(*folder.progress()) as progress:

@@ -67,7 +67,7 @@ def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
     scorer = runner.scorer(sweep.metric, sweep.reference)
     tags = sweep.tags(point)
     record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
-    while record is None:
+    while record is None:  # also makes what a worker that died meanwhile has left
         time.sleep(POLL_SECONDS)
-        record = scorer.find(generation.recipe.hash, seeds)
+        record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
     return scorer.tagged(record, tags)

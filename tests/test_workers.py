@@ -274,6 +274,15 @@ def test_a_folder_by_processes_that_steal(run, network, tmp_path):
     assert contents("many") == contents("one")
 
 
+def test_slurm_starts_a_folder_again(run, network, monkeypatch, made):
+    """A job that was put back into the queue goes on by the same command."""
+    run(generate_images.main, *folder_args(network, "two", "--seeds=0-6"))
+    made.clear()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run(generate_images.main, *folder_args(network, "two"))
+    assert sorted(chain(*made)) == [20, 21, 22, 23]
+
+
 def test_a_folder_has_every_worker_once(run, network):
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -342,6 +351,58 @@ def test_a_score_by_workers_that_steal(run, network, value, tmp_path):
     late = run(calculate_metrics.main, *gen_args(network), "--steal")
     assert "in results/ledger.jsonl already" in late.stderr
     assert not list(Path("results/work").iterdir())
+
+
+def test_a_result_by_another_detector_or_of_fewer_images_is_another(run, network, made):
+    """Neither stands in for what is asked for, nor are the features of unfinished work thrown away for it."""
+    run(calculate_metrics.main, *gen_args(network), "--worker=0/1")
+    path = Path("results/ledger.jsonl")
+    record = json.loads(path.read_text())
+    others = [
+        record | {"detector": record["detector"] | {"weights_sha256": "0" * 64}},
+        record | {"images": record["images"] | {"num_images": 60}},
+        record | {"recipe_hash": "0" * 64},
+    ]
+    path.write_text("".join(json.dumps(each) + "\n" for each in others))
+    made.clear()
+    run(calculate_metrics.main, *gen_args(network), "--worker=0/1")
+    assert sorted(chain(*made)) == list(range(70))
+    assert len(ledger.read(path)) == 4
+    made.clear()
+    assert "already" in run(calculate_metrics.main, *gen_args(network), "--worker=0/1").stderr
+    assert made == []
+
+
+def test_a_kill_between_two_metrics_writes_each_once(run, network, monkeypatch):
+    """The line of the first is in the ledger: the run that goes on writes the second only."""
+    plain = ledger.append
+    with monkeypatch.context() as patch:
+
+        def killed(path, record):
+            plain(path, record)
+            raise KeyboardInterrupt
+
+        patch.setattr(ledger, "append", killed)
+        run(calculate_metrics.main, *gen_args(network), code=130)
+    (work,) = Path("results/work").iterdir()
+    begun = time.time() - 5
+    os.utime(work / "plan.json", (begun, begun))
+    result = run(calculate_metrics.main, *gen_args(network))
+    assert "already" in result.stderr
+    assert len(ledger.read("results/ledger.jsonl")) == 1
+
+
+def test_work_that_is_removed_under_a_score_is_an_error(run, network, monkeypatch):
+    plain = GeneratedImages._make
+
+    def remove(self, seeds):
+        if seeds[0] == 20:
+            next(Path("results/work").glob("*/plan.json")).unlink()
+        return plain(self, seeds)
+
+    monkeypatch.setattr(GeneratedImages, "_make", remove)
+    result = run(calculate_metrics.main, *gen_args(network), code=1)
+    assert "was removed while work was going on" in result.stderr
 
 
 def test_who_lost_the_result_writes_none(run, network, monkeypatch):

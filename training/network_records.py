@@ -358,8 +358,9 @@ def _compare_attribute(name: str, value: Any, owner: object, where: str) -> None
     if own is inspect.Parameter.empty:
         raise ValueError(f"{where}: attribute {name} = {reprlib.repr(value)} is unknown to our {type(owner).__name__}")
     if not _equal(value, own):
+        ours = "a tensor" if isinstance(own, torch.Tensor) else reprlib.repr(own)  # to show one, torch imports more
         raise ValueError(
-            f"{where}: attribute {name} is {reprlib.repr(value)}, but {reprlib.repr(own)} as our "
+            f"{where}: attribute {name} is {reprlib.repr(value)}, but {ours} as our "
             f"{type(owner).__name__} makes it of its constructor arguments"
         )
 

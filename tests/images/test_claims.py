@@ -190,6 +190,68 @@ def test_of_two_that_find_a_dead_claim_one_gets_it(tmp_path, monkeypatch):
     assert second.take()
 
 
+def test_a_claim_that_was_lost_and_made_anew_is_not_ours(tmp_path, monkeypatch):
+    """A process was silent, another took over, was through, and a third has a claim of the same number now."""
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    claims._heart.cache_clear()
+    claim = Claim(tmp_path, "join")
+    assert claim.take()
+    path = tmp_path / "join.0.claim"
+    path.write_text(ELSEWHERE)
+    os.utime(path, (0, 0))
+    assert not claim.is_held()
+    time.sleep(0.2)
+    assert path.stat().st_mtime == 0  # nor does our heart keep it alive
+    claim.release()
+    claims._heart(os.getpid())._stop()
+    assert path.read_text() == ELSEWHERE
+    claims._heart.cache_clear()
+
+
+def test_a_link_that_was_made_though_its_answer_was_lost(tmp_path, monkeypatch):
+    """As NFS may do: the request is sent twice, and the second finds the name taken, by the first."""
+    plain = os.link
+
+    def twice(source, target):
+        plain(source, target)
+        plain(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    claim = Claim(tmp_path, "join")
+    assert claim.take()
+    assert claim.is_held()
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_zombie_is_dead(tmp_path, other):
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    deadline = time.monotonic() + 20
+    while not claims._is_zombie(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    host, _, token = claims.owner().split(".")
+    other("join", text=f"{host}.{child.pid}.{token}")
+    assert Claim(tmp_path, "join").take()
+    child.wait()
+
+
+def test_a_moment_each(tmp_path):
+    """Processes in line for one file, none of which loses what another wrote."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from images.claims import in_line\n"
+        "for _ in range(40):\n"
+        "    with in_line(Path(sys.argv[1]), 'n', poll_seconds=0.001):\n"
+        "        file = Path(sys.argv[1], 'n'); file.write_text(str(int(file.read_text()) + 1))\n"
+    )
+    (tmp_path / "n").write_text("0")
+    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(ROOT)]) for _ in range(3)]
+    assert [each.wait(60) for each in started] == [0, 0, 0]
+    assert (tmp_path / "n").read_text() == "120"
+    assert [path.name for path in tmp_path.iterdir()] == ["n"]
+    with pytest.raises(FileNotFoundError), claims.in_line(tmp_path / "gone", "n"):
+        pass
+
+
 # Parts of some work.
 
 

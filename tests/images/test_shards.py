@@ -745,6 +745,74 @@ def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) 
     assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
 
 
+@pytest.mark.parametrize("how", ["unlink", "truncate"])
+def test_a_shard_that_is_lost_while_others_are_made_is_made_again(tmp_path: Path, undisturbed: bytes, how: str) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    made: list[int] = []
+
+    def work(index: int) -> None:
+        make(folder, index)
+        made.append(index)
+        if made == [0, 1, 2]:
+            first = folder.shard_path(0)
+            first.unlink() if how == "unlink" else first.write_bytes(first.read_bytes()[:50])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert folder.complete(work) == path
+    assert made == [0, 1, 2, 3, 0]
+    assert path.read_bytes() == undisturbed
+
+
+def test_a_folder_that_is_removed_by_somebody_is_an_error(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+
+    def work(index: int) -> None:
+        make(folder, index)
+        if index == 2:
+            (folder.folder / "plan.json").unlink()
+
+    with pytest.raises(RuntimeError, match="was removed while work was going on"):
+        folder.complete(work)
+
+
+def test_who_opens_while_others_remove_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = folder_at(tmp_path / "out.zip"), folder_at(tmp_path / "out.zip")
+    other.open()
+    plain, calls = shards.join_workers, []
+
+    def join(path: Path, *args: Any) -> Any:
+        calls.append(path)
+        if len(calls) == 1:
+            other.remove()
+        return plain(path, *args)
+
+    monkeypatch.setattr(shards, "join_workers", join)
+    folder.open()
+    assert len(calls) == 2
+    folder.complete(lambda index: make(folder, index))
+    assert folder.path.exists()
+
+
+def test_what_finished_work_left_is_swept_unless_somebody_is_at_it(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    make(folder, 0)
+    claim = folder.folder / "shard-00001.0.claim"
+    claim.write_text("elsewhere.17.0123abcd")
+    folder.sweep()
+    assert folder.missing() == [1, 2, 3]
+    folder_at(tmp_path / "out.zip", recipe_hash="beef").sweep()
+    claim.unlink()
+    assert folder.missing() == [1, 2, 3]
+    folder.sweep()
+    assert not folder.folder.exists()
+    folder.sweep()
+
+
 def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed: bytes) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)

@@ -348,7 +348,7 @@ TAMPERED = {
     "img_resolution": (lambda c: c.ema.state.update(img_resolution=32), "attribute img_resolution"),
     "unknown attribute": (lambda c: block_of(c).update(temperature=2), "attribute temperature = 2 is unknown"),
     "attribute over a method": (lambda c: c.ema.state.update(forward=3), "attribute forward is 3"),
-    "attribute over a parameter": (lambda c: unet_of(c).update(out_gain=3), "attribute out_gain is 3"),
+    "attribute over a parameter": (lambda c: unet_of(c).update(out_gain=3), "attribute out_gain is 3, but a tensor as"),
     "array as attribute": (lambda c: c.ema.state.update(sigma_data=np.ones(2)), "attribute sigma_data"),
     "tensor as attribute": (lambda c: c.ema.state.update(sigma_data=torch.ones(2)), "attribute sigma_data"),
     "object as attribute": (lambda c: c.ema.state.update(sigma_data=rgb_encoder()), "attribute sigma_data"),
