@@ -1,6 +1,8 @@
 """The ledger: appended whole, read back, printed as a table that says what its rows mix."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,28 @@ def test_a_torn_line_does_not_swallow_the_next_record(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[1]) == record()
     with pytest.raises(ValueError, match="line 1, is not JSON"):
         ledger.read(path)
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the middle of it: the ledger stays as it was, and no claim stays behind."""
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(path, record(value=1.0))
+    before, plain, calls = path.read_bytes(), os.write, []
+
+    def full(descriptor: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(descriptor, data[:20])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*ledger\.jsonl"):
+        ledger.append(path, record(value=2.0))
+    assert path.read_bytes() == before
+    monkeypatch.setattr(os, "write", lambda descriptor, data: plain(descriptor, data[:20]))  # slowly is fine
+    ledger.append(path, record(value=3.0))
+    assert [line["value"] for line in ledger.read(path)] == [1.0, 3.0]
+    assert [each.name for each in tmp_path.iterdir()] == ["ledger.jsonl"]
 
 
 def test_processes_may_share_a_ledger(tmp_path: Path) -> None:
