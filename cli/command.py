@@ -5,6 +5,7 @@ Exit codes 130 and 143: SIGINT or SIGTERM ended it, in order, before the work wa
 """
 
 import errno
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,20 +67,32 @@ class _OneLineErrors(click.Command):
         run: Any = super().main
         if not standalone_mode:
             return run(*args, standalone_mode=False, **kwargs)
-        try:
-            with termination():
+        with termination() as signalled:
+            try:
                 result = run(*args, standalone_mode=False, **kwargs)
-        except click.ClickException as error:
-            sys.exit(_fail(error.format_message(), error.exit_code))
-        except (click.Abort, KeyboardInterrupt):  # click makes an Abort, a RuntimeError, of every interrupt
-            sys.exit(_fail("interrupted", 130))
-        except Terminated:
-            sys.exit(_fail("terminated", 143))
-        except (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError) as error:
-            if settings.tracebacks():
-                raise
-            sys.exit(_fail(_one_line(error), 1))
+            except (Exception, KeyboardInterrupt, Terminated) as error:
+                sys.exit(_end(error, signalled()))
         sys.exit(result if isinstance(result, int) else 0)
+
+
+_FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
+
+
+def _end(error: BaseException, signalled: int | None) -> int:
+    """Say why the command ends, in one line, and give its exit code; raises an error that is no failure but a bug.
+
+    signalled: the signal that came, if any. An error is then its work: libraries may make another of the exception
+    that it raised in the middle of them. Of an interrupt click makes an Abort, a RuntimeError.
+    """
+    if signalled == signal.SIGTERM or isinstance(error, Terminated):
+        return _fail("terminated", 128 + signal.SIGTERM)
+    if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
+        return _fail("interrupted", 128 + signal.SIGINT)
+    if isinstance(error, click.ClickException):
+        return _fail(error.format_message(), error.exit_code)
+    if not isinstance(error, _FAILURES) or settings.tracebacks():
+        raise error
+    return _fail(_one_line(error), 1)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -12,24 +12,37 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def termination() -> Iterator[None]:
-    """Inside, the first SIGTERM raises Terminated, so that nothing half-made stays behind; later ones do nothing.
+def termination() -> Iterator[Callable[[], int | None]]:
+    """Inside, SIGTERM raises Terminated and SIGINT KeyboardInterrupt, so that nothing half-made stays behind.
 
-    A batch system that wants the machine back sends it, and kills soon after.
+    Yields a function that tells which of them came first, None before. A batch system that wants the machine back sends
+    SIGTERM and kills soon after: further ones do nothing. SIGINT is left alone where it is ignored, as shells have it
+    for what runs in the background.
     """
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
+    def first() -> int | None:
+        return received[0] if received else None
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield first
         return
-    previous = signal.signal(signal.SIGTERM, handle)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield
+        yield first
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

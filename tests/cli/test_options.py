@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -230,6 +232,41 @@ def test_interrupts_say_so(error):
 
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_in_order_whatever_libraries_make_of_them(number, code):
+    """torch was seen to make a ValueError of an interrupt that came in the middle of it."""
+    left = []
+
+    @click.command(cls=Command)
+    def command():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException as error:
+            raise ValueError("could not determine the shape of an object") from error
+        finally:
+            left.append("in order")
+
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, left) == (code, ["in order"])
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    """As for what a shell runs in the background."""
+
+    @click.command(cls=Command)
+    def command():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert CliRunner().invoke(command, []).exit_code == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_failed_download_is_failed_work():

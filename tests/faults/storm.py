@@ -63,6 +63,7 @@ def start(what, folder, args, more):
     code = 70
     with suppress(BaseException), open(folder / f"log-{os.getpid()}.txt", "w") as log:
         sys.stdout = sys.stderr = log
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what runs in the background
         try:
             main, arguments = command(what, folder, args.num, args.shard_size)
             main.main([*arguments, *more])
