@@ -67,11 +67,14 @@ class _OneLineErrors(click.Command):
         run: Any = super().main
         if not standalone_mode:
             return run(*args, standalone_mode=False, **kwargs)
-        with termination() as signalled:
-            try:
-                result = run(*args, standalone_mode=False, **kwargs)
-            except (Exception, KeyboardInterrupt, Terminated) as error:
-                sys.exit(_end(error, signalled()))
+        try:
+            with termination() as signalled:
+                try:
+                    result = run(*args, standalone_mode=False, **kwargs)
+                except (Exception, KeyboardInterrupt, Terminated) as error:
+                    sys.exit(_end(error, signalled()))
+        except (KeyboardInterrupt, Terminated) as error:  # it came when all was done, or as the end was being told
+            sys.exit(_end(error, None))
         sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -16,17 +16,15 @@ def termination() -> Iterator[Callable[[], int | None]]:
     """Inside, SIGTERM raises Terminated and SIGINT KeyboardInterrupt, so that nothing half-made stays behind.
 
     Yields a function that tells which of them came first, None before. A batch system that wants the machine back sends
-    SIGTERM and kills soon after: further ones do nothing. SIGINT is left alone where it is ignored, as shells have it
+    SIGTERM and kills soon after: after the first signal SIGTERM does nothing. SIGINT is left alone where it is ignored, as shells have it
     for what runs in the background.
     """
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def first() -> int | None:
         return received[0] if received else None

@@ -255,6 +255,26 @@ def test_signals_end_in_order_whatever_libraries_make_of_them(number, code):
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
+    from cli import command as module
+
+    plain = module._fail
+
+    def slow(message, code):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return plain(message, code)
+
+    @click.command(cls=Command)
+    def command():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(module, "_fail", slow)
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
 def test_an_interrupt_that_is_ignored_stays_so():
     """As for what a shell runs in the background."""
 
