@@ -16,8 +16,8 @@ def termination() -> Iterator[Callable[[], int | None]]:
     """Inside, SIGTERM raises Terminated and SIGINT KeyboardInterrupt, so that nothing half-made stays behind.
 
     Yields a function that tells which of them came first, None before. A batch system that wants the machine back sends
-    SIGTERM and kills soon after: after the first signal SIGTERM does nothing. SIGINT is left alone where it is ignored, as shells have it
-    for what runs in the background.
+    SIGTERM and kills soon after: after the first signal SIGTERM does nothing. SIGINT is left alone where it is ignored,
+    as shells have it for what runs in the background.
     """
     received: list[int] = []
 
