@@ -179,7 +179,7 @@ def test_submitted_jobs_of_two_tasks(args, plain):
     assert [state(f"{job}_{n}") for n in range(2)] == [("COMPLETED", "0:0")] * 2
     assert Path("out.zip").read_bytes() == plain
     said = "".join(text for _, text in logs())
-    assert "worker 2 of 4 (launch 1 of 2, srun: rank 0 of 2)" in said
+    assert "worker 2 of 4 (launch 1 of 2, srun: rank 0 of 2, stealing)" in said
 
 
 def test_a_submitted_job_whose_time_is_nearly_up_goes_on_later(args, plain):
