@@ -110,12 +110,7 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
     if elsewhere(params):
-        from reproduction.files import fetch_all
-
-        fetch = partial(fetch_all, [recipe], [ref], choices, trust_pickle=params["trust_pickle"])
-        size = 4 * len(seeds) * sum(FEATURES[metric] for metric in metrics)
-        writes = {Path(params["workdir"], "plan.json"): size, params["ledger"]: 0}
-        return send(params, fetch, writes, f"python reproduce.py status {params['workdir']}")
+        return send_jobs(params, recipe, ref, choices, len(seeds))
     from images.shards import ShardPlan
     from metrics import evaluation, provenance
     from metrics.feature_shards import FeatureShards
@@ -163,6 +158,16 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     run_record = {"batch": batch, "reduced": measured.reduced}
     report(reference, left, {d.name: d.identity for d in detectors}, described, params, **run_record)
     return shards.remove()
+
+
+def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[str, Any], num: int) -> None:
+    """Fetch what `gen` needs, or send the jobs that do it. choices: by `opt.detector_choices`."""
+    from reproduction.files import fetch_all
+
+    fetch = partial(fetch_all, [recipe], [ref], choices, trust_pickle=params["trust_pickle"])
+    size = 4 * num * sum(FEATURES[metric] for metric in choices)
+    writes = {Path(params["workdir"], "plan.json"): size, params["ledger"]: 0}
+    return send(params, fetch, writes, f"python reproduce.py status {params['workdir']}")
 
 
 @main.command()
