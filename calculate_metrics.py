@@ -131,12 +131,11 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
         shared = workers != ALONE or params["worker"] is not None or restarted()
-        wanted = {detector.name for detector in detectors}
-        if (known := evaluation.written(params["ledger"], shards, reference, shared)) < wanted:
+        if left := evaluation.unwritten(params["ledger"], shards, reference, shared):
             shards.open(workers, device_identity(generation.device))
             # Others may have been through before we opened the folder, which we then have made again.
-            known = evaluation.written(params["ledger"], shards, reference, shared)
-        if known == wanted:
+            left = evaluation.unwritten(params["ledger"], shards, reference, shared)
+        if not left:
             click.echo(f"{workers.prefix}the result is in {params['ledger']} already", err=True)
             return shards.sweep()
     if workers.speaks:
@@ -145,18 +144,18 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     num_images, there = shards.progress()
     with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
         measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
-    known = evaluation.written(params["ledger"], shards, reference, shared)
-    if known == wanted:  # by another, who may have died before the shards were removed
+    left = evaluation.unwritten(params["ledger"], shards, reference, shared)
+    if not left:  # by another, who may have died before the shards were removed
         click.echo(f"{workers.prefix}the result is in {params['ledger']}", err=True)
         return shards.sweep()
     if measured is None and shards.is_over():
         raise shards.lost()
     if measured is None or not shards.claim.is_held():
         return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
-    left = {name: moments for name, moments in measured.moments.items() if name not in known}
+    moments = {name: measured.moments[name] for name in left}
     described = provenance.describe_generated(recipe, seeds, measured.image_size)
     run_record = {"batch": batch, "reduced": measured.reduced}
-    report(reference, left, {d.name: d.identity for d in detectors}, described, params, **run_record)
+    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, **run_record)
     return shards.remove()
 
 

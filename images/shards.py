@@ -419,12 +419,15 @@ def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Cla
 
     Workers that steal have no place of their own. Raises ValueError, saying who is there, if a claim is another's.
     """
-    wanted = [] if workers.steal else [(f"worker-{workers.index}-of-{workers.count}", "is this worker")]
-    cure = "let it end, give each its own number (--worker=0/2, --worker=1/2), or --steal"
+    places: list[tuple[str, str]] = []
+    if not workers.steal:
+        cure = "let it end, give each its own number (--worker=0/2, --worker=1/2), or --steal"
+        places.append((f"worker-{workers.index}-of-{workers.count}", f"is this worker already, in {folder}: {cure}"))
     if device is not None and not workers.share_device:
-        wanted.append((f"device-{device}", "computes on this device"))
+        cure = "give each process its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
+        places.append((f"device-{device}", f"computes on this device already, in {folder}: {cure}"))
     claims: list[Claim] = []
-    for name, what in wanted:
+    for name, trouble in places:
         claim = Claim(folder, name)
         if not claim.take_or_see_life():
             holder = claim.holder()
@@ -432,9 +435,7 @@ def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Cla
                 taken.release()
             if not folder.exists():
                 raise FileNotFoundError(errno.ENOENT, "removed by others", os.fspath(folder))
-            if what != "is this worker":
-                cure = "give each process its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
-            raise ValueError(f"another process ({holder}) {what} already, in {folder}: {cure}")
+            raise ValueError(f"another process ({holder}) {trouble}")
         claims.append(claim)
     return claims
 

@@ -108,23 +108,23 @@ def measure_shards(
     return shards.finish(make, join, progress)
 
 
-def written(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> set[str]:
-    """Which metrics of this very work are in the ledger: by the same detectors, against the same reference.
+def unwritten(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> list[str]:
+    """Which metrics of this very work the ledger lacks: by the same detectors, against the same reference.
 
-    shared: several workers do it, so that any such line is theirs: one may come when the others are through. A process
+    shared: several workers do it, so that any line of it is theirs: one may come when the others are through. A process
     alone means a new measurement, unless the line is younger than its unfinished shards: then it was killed before it
     could remove them. Work that began in the second in which the last result was written is not taken for that.
     """
     began = 0.0 if shared else shards.began()
     if began is None or not Path(path).exists():
-        return set()
+        return [detector.name for detector in shards.detectors]
     records = [
         record
         for record in ledger.read(path)
         if is_of_images(record, *shards.images) and datetime.fromisoformat(record["time"]).timestamp() > began
     ]
-    return {
+    return [
         detector.name
         for detector in shards.detectors
-        if any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
-    }
+        if not any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
+    ]

@@ -26,9 +26,7 @@ import torch
 import calculate_metrics
 import generate_zip
 from images import claims
-from training.encoders import StandardRGBEncoder
-from training.network_io import save_network
-from training.networks_edm2 import Precond
+from tests.digits_network import save_digits_network
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
@@ -36,13 +34,6 @@ LIMIT = 600  # seconds until a storm is given up on: something hangs
 
 # So that a stopped process is given up on within the storm; in use these are minutes.
 claims.BEAT_SECONDS, claims.WATCH_SECONDS, claims.STALE_SECONDS = 0.1, 0.4, 0.8
-
-
-def network(path):
-    """An untrained network for digits, small."""
-    torch.manual_seed(0)
-    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[])
-    save_network(path, net, encoder=StandardRGBEncoder())
 
 
 def command(what, folder, num, shard_size):
@@ -130,7 +121,7 @@ def outcome(what, folder):
 
 def run(args, top):
     """One undisturbed process, then a storm on each number of workers; returns one record per storm."""
-    network(top / "net.pkl")
+    save_digits_network(top / "net.pkl")
     alone = top / "alone"
     alone.mkdir()
     _, status = os.waitpid(start(args.what, alone, args, []), 0)

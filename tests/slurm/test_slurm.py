@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.digits_network import save_digits_network
+
 pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,18 +44,7 @@ def queue(slurm, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """An untrained network for digits, small."""
-    import torch
-
-    from training.encoders import StandardRGBEncoder
-    from training.network_io import save_network
-    from training.networks_edm2 import Precond
-
-    torch.manual_seed(0)
-    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[])
-    path = tmp_path_factory.mktemp("net") / "net.pkl"
-    save_network(path, net, encoder=StandardRGBEncoder())
-    return path
+    return save_digits_network(tmp_path_factory.mktemp("net") / "net.pkl")
 
 
 @pytest.fixture(scope="module")
