@@ -190,27 +190,32 @@ def search_best(**params: Any) -> None:
     recipe = recipe_from(params)
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
+    workers = replace(launched(), steal=True)
     with bad_input():
         stages = stages_from(params, recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
-        runner = runner_from({**params, "blocks": None, "labels": None}, replace(launched(), steal=True))
+        runner = runner_from({**params, "blocks": None, "labels": None}, workers)
         runner.scorer(metric, reference)
         runner.open(recipe)
     from reproduction.sweeps import Sweep, find_best, repeat
 
+    def tell(text: str) -> None:
+        if workers.speaks:  # every process of a launch comes to the same end
+            click.echo(text)
+
     def say(point: Any, value: float) -> None:
-        click.echo("  ".join(f"{key} {number:g}" for key, number in point.items()) + f"  {metric} {value:.4f}")
+        tell("  ".join(f"{key} {number:g}" for key, number in point.items()) + f"  {metric} {value:.4f}")
 
     sweep = Sweep(name, recipe, recipe_at, metric, reference, params["num"], params["seed"])
     found = find_best(runner, sweep, start, stages, params["stride"], valid, say)
-    click.echo("best:")
+    tell("best:")
     say(found.point, found.score)
     num = params["final_num"] or params["num"]
     records = repeat(runner, sweep, found.point, num, params["blocks"])
     values = [record["value"] for record in records]
-    click.echo(f"in {len(values)} blocks of {num}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
+    tell(f"in {len(values)} blocks of {num}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
 
 
 @main.command("plot")

@@ -55,13 +55,17 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
 
 @dataclass(frozen=True)
 class Score:
-    """One result. name: as `ledger.result_name`. flags: what to mind when comparing it, a sentence each."""
+    """One result. name: as `ledger.result_name`. flags: what to mind when comparing it, a sentence each.
+
+    moments_sha256: of the images' moments.
+    """
 
     metric: str
     value: float
     num_images: int | None
     name: str
     flags: tuple[str, ...]
+    moments_sha256: str
 
 
 def score(
@@ -90,7 +94,7 @@ def score(
             *size_flags,
         ]
         name = ledger.result_name(metric, each.num_images)
-        scores.append(Score(metric, value, each.num_images, name, tuple(flags)))
+        scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256))
     return scores
 
 
@@ -173,6 +177,7 @@ def ledger_record(
         "metric": metric,
         "value": score.value,
         "num_images": score.num_images,
+        "moments_sha256": score.moments_sha256,
         "flags": list(score.flags),
         "note": note,
         "reference": {

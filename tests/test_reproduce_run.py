@@ -55,7 +55,7 @@ def test_rows_that_nothing_published_makes_are_named_with_what_would(invoke):
     assert not Path("results").exists()
 
 
-def test_search_and_plot(invoke):
+def test_search_and_plot(invoke, monkeypatch):
     words = ("search", "--preset=mnist16-autog", "--over=weight", "--weights=1,1.5,...,3", "--stride=2", "--num=4")
     done = invoke(*words, "--steps=2", "--blocks=2", "--device=cpu")
     assert done.exit_code == 0, done.output
@@ -65,6 +65,10 @@ def test_search_and_plot(invoke):
     assert 4 <= count <= 6
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout
     assert len(lines()) == count
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        patch.setenv("WORLD_SIZE", "2")
+        assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == ""  # the first says it
     drawn = invoke("plot", "mnist16-autog", "--kind=weight", "--num=4", "--out=plot.png")
     assert drawn.exit_code == 0, drawn.output
     assert Image.open("plot.png").size[0] > 400

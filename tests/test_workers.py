@@ -303,6 +303,11 @@ def gen_args(network, *more):
     ]  # fmt: skip
 
 
+def bits(record):
+    """What no layout may change: the value and the moments behind it."""
+    return record["value"], record["moments_sha256"]
+
+
 def began_long_ago(work):
     """Longer than the second that the ledger's times are exact to."""
     begun = time.time() - 5
@@ -310,8 +315,8 @@ def began_long_ago(work):
 
 
 @pytest.fixture(scope="module")
-def value(network, tmp_path_factory):
-    """The score that one undisturbed process gives."""
+def score(network, tmp_path_factory):
+    """`bits` of the score that one undisturbed process gives."""
     import torch
 
     torch.set_num_threads(1)
@@ -321,14 +326,14 @@ def value(network, tmp_path_factory):
     assert result.exit_code == 0, result.output
     assert list((path / "work").iterdir()) == []
     (record,) = ledger.read(path / "l.jsonl")
-    return record["value"]
+    return bits(record)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
-def test_a_score_by_workers_is_written_once(run, network, value, made, order):
+def test_a_score_by_workers_is_written_once(run, network, score, made, order):
     results = [run(calculate_metrics.main, *gen_args(network), worker=w, workers=3) for w in order]
     (record,) = ledger.read("results/ledger.jsonl")
-    assert record["value"] == value
+    assert bits(record) == score
     assert sorted(chain(*made)) == list(range(70))
     assert [f"worker {w} of 3: done" in r.stderr for w, r in zip(order, results, strict=True)] == [True, True, False]
     assert list(Path("results/work").iterdir()) == []
@@ -338,12 +343,12 @@ def test_a_score_by_workers_is_written_once(run, network, value, made, order):
     assert not list(Path("results/work").iterdir())
 
 
-def test_a_score_by_workers_that_steal(run, network, value, tmp_path):
+def test_a_score_by_workers_that_steal(run, network, score, tmp_path):
     started = [start("calculate_metrics.py", *gen_args(network), "--steal") for _ in range(2)]
     outputs = [worker.communicate(timeout=120) for worker in started]
     assert [worker.returncode for worker in started] == [0, 0], outputs
     (record,) = ledger.read("results/ledger.jsonl")
-    assert record["value"] == value
+    assert bits(record) == score
     late = run(calculate_metrics.main, *gen_args(network), "--steal")
     assert "in results/ledger.jsonl already" in late.stderr
     assert not list(Path("results/work").iterdir())
@@ -424,18 +429,18 @@ def test_who_lost_the_result_writes_none(run, network, monkeypatch):
     assert not Path("results/ledger.jsonl").exists()
 
 
-def test_a_score_under_torchrun(network, value, tmp_path):
+def test_a_score_under_torchrun(network, score, tmp_path):
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
     command = [*torchrun, str(ROOT / "calculate_metrics.py"), *gen_args(network)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (record,) = ledger.read("results/ledger.jsonl")
-    assert record["value"] == value
+    assert bits(record) == score
     assert done.stdout.count("fd_mnist@70") == 1
     assert not list(Path("results/work").iterdir())
 
 
-def test_a_score_after_a_kill(run, network, value, made):
+def test_a_score_after_a_kill(run, network, score, made):
     args = gen_args(network, "--steps=8")
     with start("calculate_metrics.py", *args) as process:
         deadline = time.monotonic() + 60
@@ -451,7 +456,7 @@ def test_a_score_after_a_kill(run, network, value, made):
     made.clear()
     run(calculate_metrics.main, *args)
     after, again = ledger.read("results/ledger.jsonl")
-    assert after["value"] == again["value"] != value
+    assert bits(after) == bits(again) != score
     assert len(made) == 7
 
 

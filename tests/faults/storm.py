@@ -1,14 +1,16 @@
 """Workers that are killed at random moments until the work is done all the same; prints what came out as JSON.
 
     python -m tests.faults.storm --workers=3 --kills=30 --num=2000
-    python -m tests.faults.storm --workers=3 --kills=30 --num=2000 --signals=KILL,TERM,INT,STOP --steal --what=score
+    python -m tests.faults.storm --layout=number,steal,rank --workers=1,2,3,5 --kills=0 --num=2000
+    python -m tests.faults.storm --signals=KILL,TERM,INT,STOP --layout=steal --what=score
 
 Workers are forked from this process, which has everything imported, so that they die in their work and not in their
 imports. Whoever died is started again, as a batch system would. The result is compared with that of one undisturbed
-process: a ZIP byte for byte, a score bit for bit, with one line in the ledger.
+process: a ZIP byte for byte, a score and its moments bit for bit, with one line in the ledger.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -32,6 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
 LIMIT = 600  # seconds until a storm is given up on: something hangs
 
+#: What tells worker i of n who it is, by layout: (options, environment). A number as in arrays, a rank as by torchrun.
+LAYOUTS = {
+    "number": lambda i, n: ([f"--worker={i}/{n}"], {}),
+    "steal": lambda i, n: (["--steal"], {}),
+    "rank": lambda i, n: ([], {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(n)}),
+}
+
 # So that a stopped process is given up on within the storm; in use these are minutes.
 claims.BEAT_SECONDS, claims.WATCH_SECONDS, claims.STALE_SECONDS = 0.1, 0.4, 0.8
 
@@ -46,8 +55,8 @@ def command(what, folder, num, shard_size):
     return calculate_metrics.main, ["gen", *common, *target, *places]
 
 
-def start(what, folder, args, more):
-    """Fork a worker; returns its process number."""
+def start(what, folder, args, place=((), {})):
+    """Fork a worker with these options and environment; returns its process number."""
     pid = os.fork()
     if pid:
         return pid
@@ -57,7 +66,9 @@ def start(what, folder, args, more):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what runs in the background
         try:
             main, arguments = command(what, folder, args.num, args.shard_size)
-            main.main([*arguments, *more])
+            options, environ = place
+            os.environ.update(environ)
+            main.main([*arguments, *options])
         except SystemExit as end:
             code = end.code or 0
         except KeyboardInterrupt:  # it came before the command could say what that means
@@ -71,7 +82,7 @@ def start(what, folder, args, more):
 def storm(args, folder):
     """Start workers and signal them until all have ended well; returns counts of what happened."""
     rng = random.Random(args.seed)
-    places = [["--steal"] if args.steal else [f"--worker={i}/{args.workers}"] for i in range(args.workers)]
+    places = [LAYOUTS[args.layout](i, args.workers) for i in range(args.workers)]
     running = {start(args.what, folder, args, place): place for place in places}
     signals = [signal.Signals[f"SIG{name}"] for name in args.signals.split(",")]
     sent, ends = Counter(), Counter()
@@ -105,7 +116,8 @@ def storm(args, folder):
 
 
 def outcome(what, folder):
-    """What was made: a ZIP's bytes, or the value in the ledger. AssertionError for anything lost, double or left."""
+    """What was made: a ZIP's bytes, or a score and the hash of its moments. AssertionError for anything lost, double
+    or left."""
     left = sorted(p.name for p in folder.iterdir() if not p.name.startswith("log-"))
     if what == "zip":
         assert left == ["out.zip"], left
@@ -116,29 +128,28 @@ def outcome(what, folder):
     assert left == ["ledger.jsonl", "work"], left
     assert not list((folder / "work").iterdir())
     (line,) = (folder / "ledger.jsonl").read_text().splitlines()
-    return json.loads(line)["value"]
+    record = json.loads(line)
+    return record["value"], record["moments_sha256"]
 
 
 def run(args, top):
-    """One undisturbed process, then a storm on each number of workers; returns one record per storm."""
+    """One undisturbed process, then a storm on each layout and number of workers; yields one record per storm."""
     save_digits_network(top / "net.pkl")
     alone = top / "alone"
     alone.mkdir()
-    _, status = os.waitpid(start(args.what, alone, args, []), 0)
+    _, status = os.waitpid(start(args.what, alone, args), 0)
     assert status == 0, next(alone.glob("log-*")).read_text()
     expected = outcome(args.what, alone)
-    records = []
-    for workers in args.workers:
-        folder = top / f"storm-{workers}"
+    for layout, workers in itertools.product(args.layout, args.workers):
+        folder = top / f"{layout}-{workers}"
         folder.mkdir()
         began = time.monotonic()
-        sent, ends = storm(argparse.Namespace(**{**vars(args), "workers": workers}), folder)
+        sent, ends = storm(argparse.Namespace(**{**vars(args), "layout": layout, "workers": workers}), folder)
         same = outcome(args.what, folder) == expected
-        records.append(
-            {"what": args.what, "images": args.num, "workers": workers, "steal": args.steal, "sent": sent,
-             "exit codes": ends, "seconds": round(time.monotonic() - began, 1), "same": same}
-        )  # fmt: skip
-    return records
+        yield {
+            "what": args.what, "images": args.num, "layout": layout, "workers": workers, "sent": sent,
+            "exit codes": ends, "seconds": round(time.monotonic() - began, 1), "same": same,
+        }  # fmt: skip
 
 
 def parse(argv=None):
@@ -149,7 +160,7 @@ def parse(argv=None):
     parser.add_argument("--signals", default="KILL", help="KILL, TERM, INT, STOP (stopped for up to 3 s)")
     parser.add_argument("--num", type=int, default=2000)
     parser.add_argument("--shard-size", type=int, default=32)
-    parser.add_argument("--steal", action="store_true")
+    parser.add_argument("--layout", type=lambda text: text.split(","), default=["number"], help="number, steal, rank")
     parser.add_argument("--pause", type=float, nargs=2, default=(0.05, 0.5), help="seconds between two blows")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -159,6 +170,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         for record in run(parse(), Path(temporary)):
-            print(json.dumps(record))
+            print(json.dumps(record), flush=True)
             if not record["same"]:
                 sys.exit(1)

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+EVERY_LAYOUT = ("--layout=number,steal,rank", "--workers=1,2,3,5")
 
 
-def storms(*options):
+def storms(*options, timeout=300):
     command = [sys.executable, "-m", "tests.faults.storm", *options]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("options", [["--what=zip"], ["--what=score", "--steal"]])
+@pytest.mark.parametrize("options", [["--what=zip"], ["--what=score", "--layout=steal"]])
 def test_a_few_blows(options):
     """At least one of them lands in the work; which ones do is not the same on every machine."""
     (record,) = storms(
@@ -38,12 +39,21 @@ def test_a_few_blows(options):
     assert record["exit codes"]["0"] == 2
 
 
+@pytest.mark.parametrize("what", ["zip", "score"])
+def test_one_result_in_any_layout(what):
+    """Numbered, stealing and as ranks; 1, 2, 3 and 5 of them."""
+    records = storms(f"--what={what}", *EVERY_LAYOUT, "--kills=0", "--num=44", "--shard-size=4")
+    assert len({(record["layout"], record["workers"]) for record in records}) == 12
+    assert [record["exit codes"] for record in records] == [{"0": record["workers"]} for record in records]
+    assert all(record["same"] for record in records), records
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["zip", "score"])
 @pytest.mark.parametrize(
-    "more", [["--signals=KILL"], ["--signals=KILL", "--steal"], ["--signals=KILL,TERM,INT,STOP", "--steal"]]
+    "more", [[*EVERY_LAYOUT, "--signals=KILL"], ["--signals=KILL,TERM,INT,STOP", "--layout=steal"]]
 )
 def test_thirty_blows_on_two_thousand_images(what, more):
-    for record in storms(f"--what={what}", "--workers=1,2,3,5", "--kills=30", "--num=2000", *more):
+    for record in storms(f"--what={what}", "--workers=1,2,3,5", "--kills=30", "--num=2000", *more, timeout=7200):
         assert record["same"], record
         assert sum(record["sent"].values()) == 30

@@ -1,5 +1,8 @@
 """Streaming moments against numpy on all features at once."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +198,19 @@ def test_sink_names_the_first_image_with_non_finite_features(
 def test_sink_refuses_a_detector_twice() -> None:
     with pytest.raises(ValueError, match="once only"):
         MomentsSink([PixelMeans(), PixelMeans()])
+
+
+def test_hash_is_of_every_bit() -> None:
+    moments = run([features(20)])
+    assert run([features(20)]).sha256 == moments.sha256
+    # Computed by hand: mean, then covariance row by row, little-endian doubles.
+    assert (
+        Moments(torch.zeros(1).double(), torch.ones(1, 1).double()).sha256
+        == hashlib.sha256(bytes(8) + bytes.fromhex("000000000000f03f")).hexdigest()
+    )
+    transposed = Moments(moments.mean, moments.cov.clone().T.contiguous().T)
+    assert transposed.sha256 == moments.sha256
+    for part in ("mean", "cov"):
+        other = getattr(moments, part).clone()
+        other.view(-1)[-1] = torch.nextafter(other.view(-1)[-1], torch.tensor(torch.inf, dtype=torch.float64))
+        assert replace(moments, **{part: other}).sha256 != moments.sha256

@@ -121,6 +121,7 @@ def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[.
     made = scoring.ledger_record(result, reference, MNIST, images.description, environment(), batch=4, note="a test")
     assert json.loads(json.dumps(made)) == made
     assert (made["name"], made["metric"], made["value"]) == ("fd_mnist@100", "fd_mnist", result.value)
+    assert made["moments_sha256"] == moments(100).sha256
     assert made["recipe"] == recipe.to_json()
     assert made["recipe_hash"] == recipe.hash
     assert made["labels"] == "balanced"

@@ -1,4 +1,4 @@
-"""Through a real Slurm: whatever starts, ends and restarts the workers, the ZIP has the bytes of the plain run's.
+"""Through a real Slurm: whatever starts, ends and restarts the workers, the results are the plain run's to the bit.
 
 Run by `make test-slurm`, which starts the Slurm of one node that these need (start_slurm.sh).
 """
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from metrics import ledger
 from tests.digits_network import save_digits_network
 
 pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).resolve().parents[2]
-ZIP = str(ROOT / "generate_zip.py")
+ZIP, SCORE = (str(ROOT / script) for script in ("generate_zip.py", "calculate_metrics.py"))
 NUM_SHARDS = 50
 
 
@@ -83,8 +84,8 @@ def sbatch(script, *options):
     return run("sbatch", "--parsable", "--output=log-%a.txt", "--open-mode=append", *options, f"--wrap={script}")
 
 
-def line(*args):
-    return shlex.join([sys.executable, ZIP, *args])
+def line(*args, script=ZIP):
+    return shlex.join([sys.executable, script, *args])
 
 
 def state(job):
@@ -145,6 +146,21 @@ def test_a_batch_script_is_one_worker_however_many_tasks_its_job_has(args, plain
     job = sbatch(line(*args), "--ntasks=2")
     until(lambda: ended(job))
     assert Path("out.zip").read_bytes() == plain
+
+
+def test_a_score_by_steps_of_an_array(network):
+    """The value and the moments behind it are those of one process, to the last bit."""
+    args = [
+        "gen", f"--net={network}", "--steps=2", "--metrics=fd_mnist", f"--ref={ROOT}/pretrained/mnist16-refs.npz",
+        "--num_images=70", "--batch=10", "--shard-size=10",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, SCORE, *args, "--ledger=plain.jsonl"], check=True, capture_output=True, timeout=300)
+    work = f"srun {line(*args, '--ledger=l.jsonl', script=SCORE)} --worker=$SLURM_ARRAY_TASK_ID/2"
+    job = sbatch(work, "--array=0-1", "--ntasks=2")
+    until(lambda: ended(job))
+    plain, shared = (ledger.read(path) for path in ("plain.jsonl", "l.jsonl"))
+    assert [(r["value"], r["moments_sha256"]) for r in shared] == [(r["value"], r["moments_sha256"]) for r in plain]
+    assert sum("fd_mnist@70" in text for _, text in logs()) == 1
 
 
 @pytest.mark.parametrize("how", [["--signal=KILL", "--full"], []], ids=["SIGKILL", "cancelled"])
