@@ -80,7 +80,7 @@ def _embedded() -> list[Preset]:
 
     return [
         preset("mnist16", "unguided", main),
-        preset("mnist16-cfg", "CFG", main, unconditional, 1.3),
+        preset("mnist16-cfg", "CFG", main, unconditional, 1.5),
         preset("mnist16-interval", "CFG in an interval", main, unconditional, 1.5, interval=StepInterval(4, 7)),
         preset("mnist16-autog", "autoguidance", main, weak, 1.5),
         preset("mnist16-uncond", "unconditional", unconditional, num_classes=0),
