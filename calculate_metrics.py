@@ -20,7 +20,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import OTHERS, announce
+from cli.report import announce, others
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.workers import ALONE, launched, restarted
@@ -129,7 +129,7 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         detectors = open_detectors(choices, params)
         recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
-        shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors)
+        shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors, generation.numerics)
         shared = workers != ALONE or params["worker"] is not None or restarted()
         if left := evaluation.unwritten(params["ledger"], shards, reference, shared):
             shards.open(workers, device_identity(generation.device))
@@ -144,14 +144,12 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     num_images, there = shards.progress()
     with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
         measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
-    left = evaluation.unwritten(params["ledger"], shards, reference, shared)
+    left = evaluation.unwritten_at_end(params["ledger"], shards, reference, shared, measured)
     if not left:  # by another, who may have died before the shards were removed
         click.echo(f"{workers.prefix}the result is in {params['ledger']}", err=True)
         return shards.sweep()
-    if measured is None and shards.is_over():
-        raise shards.lost()
     if measured is None or not shards.claim.is_held():
-        return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
+        return click.echo(f"{workers.prefix}done; {others(shards)}", err=True)
     moments = {name: measured.moments[name] for name in left}
     described = provenance.describe_generated(recipe, seeds, measured.image_size)
     run_record = {"batch": batch, "reduced": measured.reduced}

@@ -76,15 +76,15 @@ def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
     from images.recipe_folder import RecipeFolder
     from reproduction.files import fetch_all
 
-    kept = {"resume": params["resume"], "overwrite": params["overwrite"]}
     if not params["fetch_only"]:
         with bad_input():
-            RecipeFolder(params["outdir"], subdirs=params["subdirs"]).plan(
-                params["seeds"], params["batch"], ALONE, **kept
-            )
+            if params["overwrite"]:
+                raise ValueError("jobs go on where they were stopped, which --overwrite would undo: empty the folder")
+            folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
+            folder.plan(params["seeds"], params["batch"], ALONE, resume=params["resume"])
     size = len(params["seeds"]) * png_bytes(recipe.net.source)
     fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
-    more = () if params["resume"] or params["overwrite"] else ("--resume",)
+    more = () if params["resume"] else ("--resume",)
     send(
         params,
         fetch,
@@ -105,10 +105,12 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
     with bad_input():
         workers = workers_from(params)
-        resume = params["resume"] or (restarted() and not params["overwrite"])
-        kept = {"resume": resume, "overwrite": params["overwrite"]}
-        batches = folder.plan(params["seeds"], params["batch"], workers, **kept)
+        plan = partial(folder.plan, params["seeds"], params["batch"], workers)
+        overwrite = params["overwrite"]
+        batches = plan(resume=params["resume"] or (restarted() and not overwrite), overwrite=overwrite)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        if overwrite and restarted() and folder.states(generation.recipe):
+            batches = plan(resume=True)  # what the job had made before Slurm started it again is not made anew
         folder.claim(generation.recipe, device_identity(generation.device))
     if workers.speaks:
         announce(generation)
@@ -127,8 +129,7 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     evaluations = Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
     for source in sources:
         evaluations.update(source.evaluations)
-    made = sum(source.num_images for source in sources)
-    click.echo(f"{workers.prefix}{made} images in {params['outdir']}; evaluations: {counts(evaluations)}")
+    click.echo(f"{workers.prefix}{folder.num_written} images in {params['outdir']}; evaluations: {counts(evaluations)}")
 
 
 def draw_grid(params: dict[str, Any]) -> None:

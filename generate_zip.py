@@ -22,7 +22,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import OTHERS, announce, counts
+from cli.report import announce, counts, others
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
@@ -88,7 +88,7 @@ def main(**params: Any) -> None:
         generation.set_decoder_batch(params["batch_size_decoder"])
         path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
         done = generation.recipe
-        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"])
+        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"], generation.numerics)
         if folder.finished():
             return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
         folder.open(workers, device_identity(generation.device))
@@ -97,7 +97,7 @@ def main(**params: Any) -> None:
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
     if fill(folder, generation, workers, params):
         return click.echo(f"{path}: {len(seeds)} images")
-    return click.echo(f"{workers.prefix}done; {OTHERS}", err=True)
+    return click.echo(f"{workers.prefix}done; {others(folder)}", err=True)
 
 
 def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:

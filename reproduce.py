@@ -15,7 +15,7 @@ from cli.options import label_options, network_options, only_preset, recipe_from
 from cli.progress import progress_bar
 from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
 from cli.submit import elsewhere, send, submit_options
-from cli.worker_options import announce_workers, worker_options, workers_from
+from cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers, launched
 from papers import listing, plan, report
@@ -119,7 +119,11 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
             seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
             known = "  (in the ledger)" if block.reused else ""
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{block.record['value']:.4f}{known}")
-    return click.echo(f"{unfinished} blocks are left to the other workers") if unfinished else None
+    return (
+        click.echo(f"{unfinished} blocks are left to the other workers: start those that do not run, or --steal")
+        if unfinished
+        else None
+    )
 
 
 def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
@@ -139,7 +143,7 @@ def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
     detectors: dict[str, dict[str, str]] = {row.metric: {} for row in rows}
     references = [row.reference for row in rows]
     fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=params["trust_pickle"])
-    send(params, fetch, writes, f"python reproduce.py status {work}")
+    send(params, fetch, writes, f"python reproduce.py status {work.parent if params['keep_images'] else work}")
 
 
 def can_run(runner: Any, row: Row) -> bool:
@@ -181,6 +185,7 @@ def runner_from(params: dict[str, Any], workers: Workers) -> Any:
 @label_options
 @opt.work_options
 @ledger_option
+@share_device_option
 def search_best(**params: Any) -> None:
     """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
 
@@ -190,7 +195,7 @@ def search_best(**params: Any) -> None:
     recipe = recipe_from(params)
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
-    workers = replace(launched(), steal=True)
+    workers = replace(launched(), steal=True, share_device=params["share_device"])
     with bad_input():
         stages = stages_from(params, recipe)
         start = start_of(recipe, stages)
@@ -269,7 +274,9 @@ def show_status(folder: str, form: str) -> None:
         found = list(find_work(folder))
     if form == "json":
         return click.echo(status_json(found))
-    return click.echo("\n".join(line for work in found for line in status_lines(work)) or f"{folder}: no work there")
+    return click.echo(
+        "\n".join(line for work in found for line in status_lines(work)) or f"{folder}: no unfinished work there"
+    )
 
 
 @main.command("report")

@@ -15,7 +15,7 @@ import click
 
 from cli import settings, test_cuts
 from cli.signals import Terminated, termination
-from dnnlib.util import DownloadError, printable
+from dnnlib.util import DownloadError, Refused, printable
 
 
 def _either_spelling(token: str) -> str:
@@ -27,13 +27,13 @@ def _either_spelling(token: str) -> str:
 def bad_input() -> Iterator[None]:
     """Inside, ValueError and OSError mean that the user asked for something impossible: exit code 2.
 
-    A download that fails is not the user's doing, and stays failed work.
+    A download that fails, and a disk that does, are not the user's doing, and stay failed work.
     """
     try:
         yield
-    except DownloadError:
-        raise
     except (ValueError, OSError) as error:
+        if isinstance(error, DownloadError) or getattr(error, "errno", None) in _DISK_TROUBLE:
+            raise
         raise click.UsageError(_one_line(error)) from error
 
 
@@ -78,6 +78,7 @@ class _OneLineErrors(click.Command):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
 
 
@@ -95,7 +96,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
         return _fail(error.format_message(), error.exit_code)
     if not isinstance(error, _FAILURES) or settings.tracebacks():
         raise error
-    return _fail(_one_line(error), 1)
+    return _fail(_one_line(error), 2 if isinstance(error, Refused) else 1)
 
 
 def _fail(message: str, exit_code: int) -> int:

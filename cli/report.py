@@ -7,9 +7,6 @@ import click
 
 from images.recipe import Recipe, StepInterval
 
-#: What a worker says that is not the one to end the work.
-OTHERS = "others still work (if none does, run the same command again)"
-
 
 def describe(recipe: Recipe) -> str:
     """One line: network, guides with weight and interval, sampler, label rule."""
@@ -38,6 +35,14 @@ def announce(generation: Any) -> None:
     costs = counts(generation.evaluations_per_image())
     click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
                err=True)  # fmt: skip
+
+
+def others(shards: Any) -> str:
+    """What a worker says that is through, but not the one to end the work (an images.shards.ShardStore)."""
+    left = shards.left_to_others()
+    if left == 0:
+        return "another joins the shards (if none does, run the same command again)"
+    return f"{left} of {len(shards.plan)} shards are left to the other workers: start those that do not run, or --steal"
 
 
 def counts(evaluations: Mapping[str, int]) -> str:

@@ -15,6 +15,10 @@ def status_lines(work: Any) -> list[str]:
     left = [] if work.seconds_left is None else [f"{duration(work.seconds_left)} left"]
     if work.joining:
         left = [f"being joined by {work.joining}"]
+    if work.waits:
+        left = [work.waits]
+    if not work.done and not work.total and work.waits:
+        return [f"{work.path}: {work.waits}"]
     lines = [f"{work.path}: {work.done}{total} images{share}; " + ", ".join([*counts, *pace, *left])]
     for kind in ("running", "stale"):
         lines += [f"    {name:<18}{kind:<9}{who}, heard of {age:.0f} s ago" for name, who, age in getattr(work, kind)]

@@ -165,6 +165,11 @@ def send(
         except FileNotFoundError as error:
             raise ValueError(f"{error} (the same command with --fetch-only fetches all of it)") from error
         executor = _executor(submitit, params, folder, name)
+    gpus = params["submit"] == "slurm" or glob("/dev/nvidia[0-9]*")
+    if gpus and params["gpus_per_node"] is None and params["device"] != "cpu":
+        click.echo(
+            "note: no GPUs are asked for; --gpus-per-node=N does, --device=cpu says that none are meant", err=True
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _detached(folder) if params["submit"] == "local" else nullcontext():
         sent = executor.submit_array(jobs)
@@ -186,8 +191,8 @@ def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
 
     count, local = params["jobs"], params["submit"] == "local"
     # The first task of a job puts it back into the queue when its time is up: it has to stay while others work.
-    alone = _tasks(params) == 1 or params["steal"] or params.get("overwrite")
-    steal = [] if alone else ["--steal"]
+    alone = _tasks(params) == 1 and not {"nodes", "ntasks"} & set(dict(params["slurm"]))
+    steal = [] if alone or params["steal"] else ["--steal"]
     devices = _devices(count, params["gpus_per_node"] or 0) if local else []
     jobs = []
     for number in range(count):

@@ -26,6 +26,8 @@ class WorkerNumber(click.ParamType):
         return number, count
 
 
+share_device_option = click.option("--share-device", is_flag=True, help="Several workers may compute on one device")
+
 worker_options = stack(
     [
         click.option(
@@ -35,7 +37,7 @@ worker_options = stack(
             help="This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
         ),
         click.option("--steal", is_flag=True, help="Do any part of the work that nobody is at, until all is done"),
-        click.option("--share-device", is_flag=True, help="Several workers may compute on one device"),
+        share_device_option,
     ]
 )
 

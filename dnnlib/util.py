@@ -85,6 +85,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+class Refused(ValueError):
+    """Work that may not begin as it was asked for: its place belongs to another run, or to another process."""
+
+
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Inside, an OSError that names no file, as of a write to a full disk, is made to name `path`."""

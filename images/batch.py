@@ -42,6 +42,11 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def select(self, rows: Sequence[int]) -> "ImageBatch":
+        """The images of these rows, with what is known of each."""
+        seeds, labels = (values and tuple(values[row] for row in rows) for values in (self.seeds, self.labels))
+        return ImageBatch(self.images[list(rows)], seeds, labels, self.reduced)
+
 
 class ImageSource(Protocol):
     """Where images come from: an iterable of batches that knows beforehand how much it will give."""

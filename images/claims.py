@@ -24,6 +24,8 @@ from functools import cache
 from glob import escape
 from pathlib import Path
 
+from dnnlib.util import naming
+
 #: How often a living process touches its claims.
 BEAT_SECONDS = 20.0
 #: A claim that nobody has touched for so long is given up on (NFS may show a touch a minute late).
@@ -82,7 +84,8 @@ class Claim:
         """Whether this process holds the claim now; False if another does, or may, or if the folder is gone."""
         temporary = self._folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
         try:
-            temporary.write_text(_claim_text())
+            with naming(self._folder):
+                temporary.write_text(_claim_text())
             last = self.sign()
             if last is not None and _is_ours(last.holder):
                 self._hold(last.path)
@@ -149,6 +152,14 @@ class Claim:
     def files(self) -> list[Path]:
         """The files of all claims of this name, older ones first."""
         return sorted(self._folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
+
+
+def sweep(folder: Path) -> None:
+    """Remove all claims of processes that are known to be gone."""
+    for path in folder.glob("*.claim"):
+        with suppress(FileNotFoundError):
+            if is_gone(path.read_text()):
+                path.unlink()
 
 
 @contextmanager

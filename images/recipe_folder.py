@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from dnnlib.util import atomic_path, check_destination
+from dnnlib.util import Refused, atomic_path, check_destination
 from dnnlib.workers import ALONE, Workers
-from images.claims import Claim, in_line, in_turn
+from images.claims import Claim, in_line, in_turn, sweep
 from images.recipe import Recipe
 from images.shards import differences, format_seeds, join_workers
-from images.sinks import PNGFolder
+from images.sinks import PNGFolder, seeds_of_batch
 from images.zips import RECIPE_NAME, json_bytes, parse_object
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class RecipeFolder:
         self._workers = ALONE
         self._places: list[Claim] = []
         self._again: list[Path] = []
+        self._keeps = False
+        self.num_written = 0
 
     def plan(
         self,
@@ -53,10 +55,11 @@ class RecipeFolder:
     ) -> list[list[int]]:
         """The seeds to make, in batches: batch number b of all is worker b mod count's to make, as in one process.
 
-        With `resume`, or if workers steal, what is there is left out of its batch. Raises ValueError if some are there
-        and neither `resume` nor `overwrite` says what to do, or if the folder holds images without a recipe, which
-        those to be made must not mix with, or if workers that steal should overwrite; OSError if the folder cannot be
-        written.
+        With `resume`, or if workers steal, batches of which nothing is missing are left out. The others are made whole,
+        since last bits depend on the size of a batch; images that are there stay as they are. Raises ValueError if some
+        are there and neither `resume` nor `overwrite` says what to do, or if the folder holds images without a recipe,
+        which those to be made must not mix with, or if workers that steal should overwrite; OSError if the folder
+        cannot be written.
         """
         check_destination(self.folder / RECIPE_NAME)
         if workers.steal and overwrite:
@@ -74,14 +77,21 @@ class RecipeFolder:
             )
         self._asked = tuple(seeds)
         self._seeds = seeds if overwrite else ()
+        self._keeps = not overwrite
         kept = self._others(self._seeds)
         if kept and not (self.folder / RECIPE_NAME).exists():
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
         self._again = there if overwrite else []
         done = set() if overwrite else set(there)
-        left = {number: [seed for seed in cut[number] if self.images.path(seed) not in done] for number in numbers}
-        self._batches = {number: part for number, part in left.items() if part}
+        self._batches = {
+            number: cut[number] for number in numbers if any(self.images.path(seed) not in done for seed in cut[number])
+        }
         return list(self._batches.values())
+
+    def states(self, recipe: Recipe) -> bool:
+        """Whether recipe.json says that the images are of this recipe. ValueError if it is not readable."""
+        found = self._stated()
+        return found is not None and found.get("recipe_hash") == recipe.hash
 
     def claim(self, recipe: Recipe, device: str | None = None) -> None:
         """State the recipe of the images to come, and take this worker's place.
@@ -99,28 +109,27 @@ class RecipeFolder:
             self._places = join_workers(self.folder, self._workers, device)
 
     def share(self, make: Callable[[list[int]], object], others: Callable[[int], object]) -> None:
-        """Call `make(seeds)`, which is to write them here, with what is missing of every batch that nobody is at.
+        """Call `make(seeds)`, which is to write them here, with every batch that is not there and that nobody is at.
 
-        Batches of other workers are waited for, and made here if these die. others: called with the number of images
-        that others made of what was missing at first.
+        Batches of other workers are waited for, and made here if these die. others: called with the number of
+        images of every batch that others made meanwhile.
         """
         batches = list(self._batches.items())
 
-        def missing(index: int) -> list[int]:
-            return [seed for seed in batches[index][1] if not self.images.path(seed).exists()]
+        def is_done(index: int) -> bool:
+            return all(self.images.path(seed).exists() for seed in batches[index][1])
 
         names = [f"batch-{number:05d}" for number, _ in batches]
-        with closing(in_turn(self.folder, names, lambda index: not missing(index))) as turns:
+        with closing(in_turn(self.folder, names, is_done)) as turns:
             for index, to_make in turns:
-                left = missing(index) if to_make else []
-                others(len(batches[index][1]) - len(left))
-                if left:
-                    make(left)
+                (make if to_make else lambda seeds: others(len(seeds)))(batches[index][1])
 
     def close(self) -> None:
-        """Let others have this worker's place."""
+        """Let others have this worker's place. When all images are there, claims of the dead are swept away."""
         for place in self._places:
             place.release()
+        if self._places and len(self.images.existing(self._asked)) == len(self._asked):
+            sweep(self.folder)
 
     def _stated(self) -> dict[str, Any] | None:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
@@ -134,9 +143,7 @@ class RecipeFolder:
 
     def _refuse(self, found: dict[str, Any]) -> NoReturn:
         lines = "\n".join(differences(found, self._content or {}))
-        raise ValueError(
-            f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}"
-        )
+        raise Refused(f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}")
 
     def _others(self, seeds: Sequence[int]) -> list[Path]:
         """Images in the folder, except those of `seeds`."""
@@ -157,7 +164,15 @@ class RecipeFolder:
         if self._content is not None:
             self._state(self._content)
             self._content = None
-        self.images.write(batch)
+        missing = self._missing(batch) if self._keeps else batch
+        if len(missing) > 0:
+            self.images.write(missing)
+        self.num_written += len(missing)
+
+    def _missing(self, batch: "ImageBatch") -> "ImageBatch":
+        """Those of a batch that are not there yet."""
+        there = [self.images.path(seed).exists() for seed in seeds_of_batch(batch)]
+        return batch.select([index for index, done in enumerate(there) if not done]) if any(there) else batch
 
     def _state(self, content: dict[str, Any]) -> None:
         """Make recipe.json say this, one process at a time, and remove the images that are to be made again.

@@ -20,6 +20,7 @@ import operator
 import os
 import re
 import secrets
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from dnnlib.util import naming, replace_synced
+from dnnlib.util import Refused, naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
 from images.claims import Claim, in_turn, is_gone, owner
@@ -42,6 +43,8 @@ _ABSENT = object()
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
+_POLL_SECONDS = 1.0
+APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
 _REPAIRS = 2  # shards that are damaged again and again mean a failing disk, not bad luck
 
 
@@ -126,10 +129,10 @@ def format_seeds(seeds: tuple[int, ...]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def count_seeds(text: str) -> int:
-    """How many seeds a text of `format_seeds` stands for; 0 for any other text."""
+def seed_runs(text: str) -> list[range]:
+    """The runs of seeds that a text of `format_seeds` stands for; none for any other text."""
     runs = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", run) for run in text.split(",")]
-    return sum(int(run[2] or run[1]) - int(run[1]) + 1 if run else 0 for run in runs) if all(runs) else 0
+    return [range(int(run[1]), int(run[2] or run[1]) + 1) for run in runs if run] if all(runs) else []
 
 
 class ShardStore:
@@ -141,7 +144,13 @@ class ShardStore:
     suffix = ".zip"
 
     def __init__(
-        self, folder: Path, plan: ShardPlan, content: Mapping[str, Any], identity: Sequence[str], batch: int
+        self,
+        folder: Path,
+        plan: ShardPlan,
+        content: Mapping[str, Any],
+        identity: Sequence[str],
+        batch: int,
+        numerics: Mapping[str, Any],
     ) -> None:
         """Nothing is read or written yet.
 
@@ -151,6 +160,7 @@ class ShardStore:
             content: What plan.json says beside the seeds: plain data, the same on every run.
             identity: The keys of `content` that have to agree for work to be continued, beside those of the plan.
             batch: Images per batch inside a shard, 1 or more.
+            numerics: What else may change last bits, so that all workers must have it alike: plain data.
         """
         if batch < 1:
             raise ValueError(f"{batch} images per batch: need 1 or more")
@@ -159,6 +169,7 @@ class ShardStore:
         self.claim = Claim(folder, "join")
         self._workers = ALONE
         self._places: list[Claim] = []
+        self._making_since: float | None = None
         self._content: dict[str, Any] = {
             "format": _FORMAT,
             **json.loads(json_bytes(content)),
@@ -166,8 +177,10 @@ class ShardStore:
             "seeds": format_seeds(plan.seeds),
             "shard_size": plan.shard_size,
             "batch": batch,
+            **numerics,
         }
-        self._identity = ("format", *identity, "seeds", "shard_size", "batch")
+        self._identity = ("format", *identity, "seeds", "shard_size", "batch", *numerics)
+        self._numerics = frozenset(numerics)
         keys = json_bytes({key: self._content[key] for key in self._identity})
         self._plan_id = hashlib.sha256(keys).hexdigest()
 
@@ -198,6 +211,10 @@ class ShardStore:
         if not (self.folder / PLAN_NAME).exists():
             with self._becoming(self.folder / PLAN_NAME, _rename_if_new) as temporary:
                 temporary.write_bytes(json_bytes(self._content))
+        self._check_plan()
+
+    def check(self) -> None:
+        """Refused, with the differences, if the folder belongs to another run. Nothing is made."""
         self._check_plan()
 
     def shard_path(self, index: int) -> Path:
@@ -251,7 +268,7 @@ class ShardStore:
             for _ in range(_REPAIRS + 1):
                 self._make_missing(make, others)
                 gone = sorted(set(self.missing()) & set(self._workers.order(len(self.plan))))
-                if not gone or self.is_over():
+                if not gone or self._another_ends_it():
                     break
             else:
                 raise ShardsMissing(f"shards of {self.folder} keep vanishing: {format_seeds(tuple(gone))}", gone)
@@ -275,7 +292,7 @@ class ShardStore:
         names = [_shard_name(index) for index in mine]
         with closing(in_turn(self.folder, names, lambda number: self._is_done(mine[number]))) as turns:
             for number, to_make in turns:
-                if self.is_over():
+                if self._another_ends_it():
                     return
                 if to_make:
                     self._make(mine[number], make)
@@ -285,6 +302,7 @@ class ShardStore:
     def _make(self, index: int, make: Callable[[int], object]) -> None:
         """Make one shard; what goes wrong is left in a file for `images.status`."""
         failure = self.folder / f"{_shard_name(index)}.failed"
+        self._making_since = time.monotonic()
         try:
             make(index)
             failure.unlink(missing_ok=True)
@@ -298,6 +316,30 @@ class ShardStore:
     def is_over(self) -> bool:
         """Whether nothing is left to do here: whoever finished the work has removed the plan."""
         return not (self.folder / PLAN_NAME).exists()
+
+    def _another_ends_it(self) -> bool:
+        """Whether there is nothing left to make: the work is over, or a living process joins the shards.
+
+        Shards that are missing then are those that it has removed already, or makes again.
+        """
+        if not self.is_over() and self.claim.sign() is not None:
+            if not self.claim.take_or_see_life():
+                return True
+            self.claim.release()  # whoever had it is gone
+        return self.is_over()
+
+    def left_to_others(self) -> int:
+        """How many shards are missing, none of which is this worker's to make."""
+        return 0 if self.is_over() else len(self.missing())
+
+    def appears(self, is_there: Callable[[], bool], folder: Path) -> bool:
+        """Whether the result of work that is over is there; it may take a while until other machines see it."""
+        deadline = time.monotonic() + APPEARS_SECONDS
+        while not (there := is_there()) and time.monotonic() < deadline:
+            with suppress(OSError):
+                os.listdir(folder)  # makes NFS ask anew
+            time.sleep(_POLL_SECONDS)
+        return there
 
     def lost(self) -> RuntimeError:
         """The error to raise if the work is over, but its result is not there."""
@@ -329,7 +371,8 @@ class ShardStore:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                warnings.warn(f"{self.folder} is kept: {error}", RuntimeWarning, stacklevel=2)
+                if any(path.suffix not in (".claim", ".tmp") for path in self.folder.iterdir()):  # else: `finish`
+                    warnings.warn(f"{self.folder} is kept: {error}", RuntimeWarning, stacklevel=2)
 
     def _join_and_repair(self, make: Callable[[int], object], join: Callable[[], Result]) -> Result:
         for _ in range(_REPAIRS):
@@ -370,7 +413,9 @@ class ShardStore:
 
     def _head(self, index: int, reduced: Mapping[str, int], **content: Any) -> bytes:
         """The shard.json of a shard. reduced: as `ImageBatch.reduced`; left out if memory held every batch."""
-        extra = {"reduced": dict(reduced)} if reduced else {}
+        extra: dict[str, Any] = {"reduced": dict(reduced)} if reduced else {}
+        if self._making_since is not None:
+            extra["seconds"] = round(time.monotonic() - self._making_since, 3)  # for images.status
         return json_bytes({"plan": self._plan_id, "index": index, **content, **extra}, indent=None)
 
     def _reduced(self, index: int) -> dict[str, int]:
@@ -417,14 +462,14 @@ def _shard_name(index: int) -> str:
 def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Claim]:
     """Claims on a worker's place, and on its device, for work in `folder`: each can be one process's only.
 
-    Workers that steal have no place of their own. Raises ValueError, saying who is there, if a claim is another's.
+    Workers that steal have no place of their own. Raises Refused, saying who is there, if a claim is another's.
     """
     places: list[tuple[str, str]] = []
     if not workers.steal:
         cure = "let it end, give each its own number (--worker=0/2, --worker=1/2), or --steal"
         places.append((f"worker-{workers.index}-of-{workers.count}", f"is this worker already, in {folder}: {cure}"))
     if device is not None and not workers.share_device:
-        cure = "give each process its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
+        cure = "give each its own (--device=cuda:1, CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
         places.append((f"device-{device}", f"computes on this device already, in {folder}: {cure}"))
     claims: list[Claim] = []
     for name, trouble in places:
@@ -435,7 +480,7 @@ def join_workers(folder: Path, workers: Workers, device: str | None) -> list[Cla
                 taken.release()
             if not folder.exists():
                 raise FileNotFoundError(errno.ENOENT, "removed by others", os.fspath(folder))
-            raise ValueError(f"another process ({holder}) {trouble}")
+            raise Refused(f"another process ({holder}) {trouble}")
         claims.append(claim)
     return claims
 
@@ -463,8 +508,9 @@ def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
     cure = "give another name, or remove it to start over"
     ours = {key: value for key, value in wanted.items() if key not in ("batch", "shard_size")}
     if all(found.get(key) == value for key, value in ours.items()):
-        cure = f"--batch={found.get('batch')} --shard-size={found.get('shard_size')} goes on with it, or {cure}"
-    raise ValueError(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
+        batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
+        cure = f"--batch={batch} --shard-size={size} goes on with it, or {cure}"
+    raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:

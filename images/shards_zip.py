@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from images.archive import open_zip, read_zip_member
@@ -46,6 +46,7 @@ class ShardFolder(ShardStore):
         recipe: Mapping[str, Any],
         recipe_hash: str,
         batch: int,
+        numerics: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Nothing is read or written yet.
 
@@ -55,10 +56,13 @@ class ShardFolder(ShardStore):
             recipe: Plain data that says how the images are made; must be the same on every run.
             recipe_hash: Identifies the recipe: equal hashes mean equal images.
             batch: Images per batch inside a shard, 1 or more.
+            numerics: What else may change last bits, so that all workers must have it alike.
         """
         self.path = Path(os.path.realpath(zip_path))
         content = {"recipe": recipe, "recipe_hash": recipe_hash}
-        super().__init__(self.path.with_name(self.path.name + ".shards"), plan, content, ("recipe_hash",), batch)
+        super().__init__(
+            self.path.with_name(self.path.name + ".shards"), plan, content, ("recipe_hash",), batch, numerics
+        )
 
     def finished(self) -> bool:
         """Whether the final ZIP is there already. Sweeps away what a merge killed after its last step left.
@@ -108,7 +112,7 @@ class ShardFolder(ShardStore):
         Returns the path of the ZIP, or None if others are still at it; more on this in `finish`.
         """
         made = self.path if self.finished() else self.finish(make, self.merge, others)
-        if made is None and self.is_over() and not self.finished():
+        if made is None and self.is_over() and not self.appears(self.finished, self.path.parent):
             raise self.lost()
         return self.path if made is None and self.path.exists() else made
 
@@ -143,7 +147,7 @@ class ShardFolder(ShardStore):
             raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(damaged))}", damaged)
         known = [pair for pair in labels if pair is not None]
         if known and len(known) != len(labels):
-            raise RuntimeError(f"some shards of {self.path} have labels and some have none; they cannot be joined")
+            raise ValueError(f"some shards in {self.folder} have labels and some have none: remove it to start over")
         target.add("dataset.json", dataset_json(known or None))
         reduced = merged_reductions(reductions)
         target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
@@ -159,7 +163,8 @@ class ShardFolder(ShardStore):
         return [None] * len(names) if labels is None else list(zip(names, labels, strict=True))
 
     def _recipe_json(self) -> dict[str, Any]:
-        content = {key: value for key, value in self._content.items() if key not in ("shard_size", "batch")}
+        left_out = {"shard_size", "batch", *self._numerics}
+        content = {key: value for key, value in self._content.items() if key not in left_out}
         return {**content, "batches": self.plan.batch_runs(self._content["batch"])}
 
     def _temporaries(self) -> list[Path]:

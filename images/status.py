@@ -4,19 +4,20 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from images.archive import open_zip
 from images.claims import STALE_SECONDS, Claim, Sign, is_gone
-from images.shards import PLAN_NAME, count_seeds
-from images.zips import RECIPE_NAME
+from images.shards import PLAN_NAME, SHARD_JSON, seed_runs
+from images.zips import RECIPE_NAME, read_json
 
-_PACE = 20  # shards, or images, from which the pace of the last while is taken
-_PAUSE = 10  # times the usual time between two parts
+_PACE_SHARDS = 20  # from which the pace is taken, the last ones
+_PACE_SECONDS = 600.0  # the same for folders of images
+_BURST_SECONDS = 1.0
 _IMAGE_PATTERN = "[0-9]*.png"
 
 
@@ -33,6 +34,7 @@ class WorkStatus:
         failed: (what, error) of every part that failed the last time.
         pace: Images per second of late; None if it cannot be told.
         joining: Who joins the parts, or "".
+        waits: Why nothing more will happen by itself, or "".
     """
 
     path: Path
@@ -43,6 +45,7 @@ class WorkStatus:
     failed: list[tuple[str, str]] = field(default_factory=list)
     pace: float | None = None
     joining: str = ""
+    waits: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -53,58 +56,72 @@ class WorkStatus:
 
 
 def find_work(root: str | os.PathLike[str]) -> Iterator[WorkStatus]:
-    """The unfinished work in `root` and below it, and its folders of images. ValueError if `root` is no folder."""
+    """The unfinished work in `root` and below it, and its folders of images. ValueError if `root` is no folder.
+
+    Of work that cannot be read, `waits` says why.
+    """
     top = Path(root)
     if not top.is_dir():
-        raise ValueError(f"{top} is no folder: give one that holds results, shards or images")
+        raise ValueError(f"{top} is no folder: nothing was begun there yet, or it is elsewhere")
     for folder, names, files in os.walk(top):
         names.sort()
         path = Path(folder)
+        find = shards_status if PLAN_NAME in files else images_status if RECIPE_NAME in files else None
         if PLAN_NAME in files:
             names.clear()
-            status = shards_status(path)
-        elif RECIPE_NAME in files:
-            status = images_status(path)
-        else:
-            continue
+        try:
+            status = find(path) if find else None
+        except ValueError as error:
+            status = WorkStatus(path, 0, 0, waits=str(error))
         if status is not None:
             yield status
 
 
 def shards_status(folder: Path) -> WorkStatus | None:
     """Status of a folder of shards (images.shards); None if it is gone by now. ValueError for an unreadable plan."""
-    plan = _read_json(folder / PLAN_NAME)
+    plan = _content(folder / PLAN_NAME)
     if plan is None:
         return None
     total, size = _number(plan, "num_images", folder), _number(plan, "shard_size", folder)
-    found: dict[int, tuple[float, int]] = {}
+    found: dict[Path, tuple[float, int]] = {}
     for path in [*folder.glob("shard-*.zip"), *folder.glob("shard-*.npz")]:
         index = path.stem.removeprefix("shard-")
         if index.isdecimal() and (stamp := _touched(path)) is not None:
-            found[int(index)] = (stamp, min(size, total - int(index) * size))
+            found[path] = (stamp, min(size, total - int(index) * size))
+    done = sum(number for _, number in found.values())
     running, stale = _claims(folder, "shard-*.claim")
-    (joining,) = _claims(folder, "join.*.claim")[0][:1] or [("", "", 0.0)]
+    joining, gone = _claims(folder, "join.*.claim")
+    speed = _speed(found)
     return WorkStatus(
         path=folder,
         total=total,
-        done=sum(number for _, number in found.values()),
+        done=done,
         running=running,
-        stale=stale,
+        stale=stale + gone,
         failed=sorted(_failures(folder)),
-        pace=_pace(list(found.values())),
-        joining=joining[1],
+        pace=None if speed is None or not running else speed * len(running),
+        joining=joining[0][1] if joining else "",
+        waits="to be joined, by the same command" if done == total and not joining and not running else "",
     )
 
 
 def images_status(folder: Path) -> WorkStatus | None:
     """Status of a folder of images with their recipe (images.recipe_folder); None if that is not what it is."""
-    recipe = _read_json(folder / RECIPE_NAME)
+    recipe = _content(folder / RECIPE_NAME)
     if recipe is None or "recipe_hash" not in recipe:
         return None
-    stamps = [(stamp, 1) for path in folder.rglob(_IMAGE_PATTERN) if (stamp := _touched(path)) is not None]
+    asked = seed_runs(str(recipe.get("asked", "")))
+    total = sum(map(len, asked))
+    paths = [path for path in folder.rglob(_IMAGE_PATTERN) if not asked or _is_one_of(path, asked)]
+    stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
     running, stale = _claims(folder, "batch-*.claim", "worker-*.claim")
-    total = count_seeds(str(recipe.get("asked", "")))
-    return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps))
+    if len(stamps) == total > 0:
+        stale = []  # somebody else made what they left
+    return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps) if running else None)
+
+
+def _is_one_of(image: Path, asked: list[range]) -> bool:
+    return image.stem.isdecimal() and any(int(image.stem) in run for run in asked)
 
 
 def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
@@ -126,22 +143,33 @@ def _is_silent(sign: Sign, now: float) -> bool:
 
 def _failures(folder: Path) -> Iterator[tuple[str, str]]:
     for path in folder.glob("shard-*.failed"):
-        content = _read_json(path, {}) or {}
+        content = _content(path, {}) or {}
         yield path.stem, str(content.get("error", "(no reason was written down)"))
 
 
-def _pace(stamps: list[tuple[float, int]]) -> float | None:
-    """Images per second over the last few parts; (when it was finished, images) of each.
+def _speed(shards: Mapping[Path, tuple[float, int]]) -> float | None:
+    """Images per second of one worker, by what the last shards say of themselves. shards: when made, images.
 
-    A pause between runs, far longer than what is usual between two parts, is not counted in full.
+    Not by when they were made: workers that began together end together, and works rest.
     """
-    last = sorted(stamps)[-_PACE:]
-    gaps = [later[0] - earlier[0] for earlier, later in pairwise(last)]
-    if not gaps:
-        return None
-    usual = median(gaps)
-    seconds = sum(min(gap, _PAUSE * usual) if usual > 0 else gap for gap in gaps)
-    return sum(number for _, number in last[1:]) / seconds if seconds > 0 else None
+    images = seconds = 0.0
+    for path in sorted(shards, key=lambda path: shards[path][0])[-_PACE_SHARDS:]:
+        with suppress(ValueError, OSError), open_zip(path) as file:
+            own = read_json(path, file, SHARD_JSON).get("seconds")
+            if isinstance(own, int | float) and own > 0:
+                seconds += own
+                images += shards[path][1]
+    return images / seconds if seconds > 0 else None
+
+
+def _pace(stamps: Sequence[float]) -> float | None:
+    """Images per second over the last minutes; stamps: when each was written.
+
+    Images come in bursts, a batch at once: those of the first burst were made before the time that is looked at.
+    """
+    last = [stamp for stamp in stamps if stamp >= max(stamps) - _PACE_SECONDS]
+    later = [stamp for stamp in last if stamp > min(last) + _BURST_SECONDS]
+    return len(later) / (max(later) - min(last)) if later else None
 
 
 def _now(folder: Path) -> float:
@@ -160,7 +188,7 @@ def _touched(path: Path) -> float | None:
         return None
 
 
-def _read_json(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
+def _content(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
     """None if the file is gone; `broken` in place of what is not a JSON object, or a ValueError."""
     try:
         content = json.loads(path.read_bytes())

@@ -33,6 +33,9 @@ class Sampler(Protocol):
     @property
     def image_size(self) -> int: ...
 
+    @property
+    def numerics(self) -> Mapping[str, Any]: ...
+
     def images(self, seeds: Sequence[int], batch: int) -> ImageSource: ...
 
 
@@ -77,6 +80,11 @@ class BlockScorer:
         matching = (record for record in self._comparable() if (record.get("images") or {}).get("sha256") == sha256)
         return next(matching, None)
 
+    def check(self, sampler: Sampler, seeds: Sequence[int]) -> None:
+        """Refused, with the differences, if unfinished work on these images was begun by another run."""
+        if self.find(sampler.recipe.hash, seeds) is None:
+            self._shards(sampler, seeds).check()
+
     def sample(
         self, sampler: Sampler, seeds: Sequence[int], tags: Mapping[str, Any], bar: Bar = lambda total, done: _unseen()
     ) -> Record | None:
@@ -89,7 +97,7 @@ class BlockScorer:
         if found is not None:
             return found
         check_image_sizes([self.detector.name], (sampler.image_size, sampler.image_size))
-        shards = self._shards(sampler.recipe, seeds)
+        shards = self._shards(sampler, seeds)
         if not self.workers.order(
             len(shards.plan)
         ):  # nothing to make, and no folder to open again after it was removed
@@ -106,6 +114,8 @@ class BlockScorer:
             shards.sweep()
             return found
         if made is None and shards.is_over():
+            if shards.appears(lambda: self.find(sampler.recipe.hash, seeds) is not None, self.ledger.parent):
+                return self.find(sampler.recipe.hash, seeds)
             raise shards.lost()
         if made is None or not shards.claim.is_held():
             return None
@@ -177,10 +187,11 @@ class BlockScorer:
             if is_score_of(record, self.detector.identity, self.reference, self.detector.name):
                 yield record
 
-    def _shards(self, recipe: Recipe, seeds: Sequence[int]) -> FeatureShards:
+    def _shards(self, sampler: Sampler, seeds: Sequence[int]) -> FeatureShards:
+        recipe = sampler.recipe
         folder = self.workdir / f"{recipe.hash[:16]}-{self.detector.name}-{seeds[0]}-{len(seeds)}"
         plan = ShardPlan(tuple(seeds), self.shard_size)
-        return FeatureShards(folder, plan, recipe.to_json(), recipe.hash, self.batch, [self.detector])
+        return FeatureShards(folder, plan, recipe.to_json(), recipe.hash, self.batch, [self.detector], sampler.numerics)
 
     def _write(
         self,

@@ -128,3 +128,16 @@ def unwritten(path: str | Path, shards: FeatureShards, reference: Reference, sha
         for detector in shards.detectors
         if not any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
     ]
+
+
+def unwritten_at_end(
+    path: str | Path, shards: FeatureShards, reference: Reference, shared: bool, measured: Measured | None
+) -> list[str]:
+    """`unwritten` after the measuring. RuntimeError if others have ended the work, but their result is nowhere."""
+
+    def left() -> list[str]:
+        return unwritten(path, shards, reference, shared)
+
+    if measured is None and shards.is_over() and not shards.appears(lambda: not left(), Path(path).parent):
+        raise shards.lost()
+    return left()

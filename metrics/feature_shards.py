@@ -10,7 +10,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +45,7 @@ class FeatureShards(ShardStore):
         recipe_hash: str,
         batch: int,
         detectors: Sequence[Detector],
+        numerics: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Nothing is read or written yet.
 
@@ -55,13 +56,14 @@ class FeatureShards(ShardStore):
             recipe_hash: Identifies the recipe: equal hashes mean equal images.
             batch: Images per batch inside a shard, 1 or more.
             detectors: What to compute; their weights are part of what has to agree for work to be continued.
+            numerics: What else may change last bits, so that all workers must have it alike.
         """
         self.detectors = tuple(detectors)
         identities = {detector.name: dict(detector.identity) for detector in self.detectors}
         if len(identities) != len(self.detectors):
             raise ValueError("every detector may be given once only")
         content = {"recipe": recipe_json, "recipe_hash": recipe_hash, "detectors": identities}
-        super().__init__(Path(folder), plan, content, ("recipe_hash", "detectors"), batch)
+        super().__init__(Path(folder), plan, content, ("recipe_hash", "detectors"), batch, numerics)
 
     def write(self, index: int) -> "FeatureWriter":
         """A sink for the images of one shard, in order."""
@@ -118,6 +120,8 @@ class FeatureShards(ShardStore):
                 array = _array(path, file, detector.name)
                 if array.shape != (len(self.plan.shard(index)), detector.feature_dim):
                     raise ValueError(f"{path}: {detector.name} has the shape {list(array.shape)}")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{path}: {detector.name} holds values that are not finite")
                 features[detector.name] = torch.from_numpy(array)
         return features
 

@@ -61,10 +61,10 @@ def _append(path: Path, data: bytes) -> None:
 
 def check_writable(path: str | Path) -> None:
     """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot."""
-    if Path(path).exists() and not Path(path).is_dir():
+    check_destination(path)
+    if Path(path).exists():
         with open(path, "ab"):
             return
-    check_destination(path)
 
 
 def _ends_with_newline(descriptor: int) -> bool:

@@ -106,9 +106,13 @@ class Runner:
             yield from self._run_real(row)
             return
         generation = self.open(self._recipe(row))
+        scorer = self.scorer(row.metric, row.reference)
+        if not self.settings.keep_images:
+            for seeds in self.blocks(row):
+                scorer.check(generation, seeds)
         for number, seeds in enumerate(self.blocks(row)):
             tags = {"row": {"name": row.name, "block": number}}
-            found = self.scorer(row.metric, row.reference).find(generation.recipe.hash, seeds)
+            found = scorer.find(generation.recipe.hash, seeds)
             record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
@@ -141,7 +145,9 @@ class Runner:
         settings = self.settings
         path = settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
         plan = ShardPlan(tuple(seeds), settings.shard_size)
-        folder = ShardFolder(path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch)
+        folder = ShardFolder(
+            path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch, generation.numerics
+        )
         if folder.finished():
             return path
         folder.open(self.settings.workers, device_identity(self._device))

@@ -76,6 +76,12 @@ class Generation:
         if isinstance(self.main.encoder, StabilityVAEEncoder):
             self.main.encoder.batch_size = batch
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What may change last bits beside the recipe, the batch and the device."""
+        decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
+        return {"decoder_batch": decoder, "deterministic": torch.are_deterministic_algorithms_enabled()}
+
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
 

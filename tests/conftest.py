@@ -6,10 +6,14 @@ import pytest
 import torch
 from hypothesis import settings
 
+from images import shards
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The same examples each time, however busy the machine.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
+# All tests see what they write at once.
+shards.APPEARS_SECONDS, shards._POLL_SECONDS = 0.1, 0.02
 
 
 def pytest_collection_modifyitems(config, items):

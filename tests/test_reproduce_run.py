@@ -1,6 +1,7 @@
 """reproduce.py run, search and plot, as a user types them, on the networks that ship."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_run_then_report_then_run_again(invoke):
     assert "6 images" in report.stdout or "| 6 |" in report.stdout
 
 
+def test_unfinished_work_of_another_run_is_refused(invoke):
+    """Before any work, whatever block it is of."""
+    words = ("run", "mnist16-autog", "--num=6", "--blocks=2", "--shard-size=3", "--device=cpu")
+    assert invoke(*words, "--worker=0/2").exit_code == 0
+    (first,) = (path for path in Path("results/work").iterdir() if "-0-6" in path.name)
+    shutil.rmtree(first)
+    refused = invoke(*words, "--worker=1/2", "--batch=2")
+    assert refused.exit_code == 2
+    assert "batch: 64 | 2" in refused.stderr
+    assert not first.exists()
+    assert "blocks are left to the other workers: start those" in invoke(*words, "--worker=1/2").stdout
+
+
 def test_rows_that_nothing_published_makes_are_named_with_what_would(invoke):
     done = invoke("run", "edm2-img512-s-autog-same-ema-fid", "gi1-dit-xl-2-fid", "--networks=nets")
     assert done.exit_code == 2
@@ -68,7 +82,9 @@ def test_search_and_plot(invoke, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")
         patch.setenv("WORLD_SIZE", "2")
-        assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == ""  # the first says it
+        assert (
+            invoke(*words, "--steps=2", "--blocks=2", "--device=cpu", "--share-device").stdout == ""
+        )  # the first says it
     drawn = invoke("plot", "mnist16-autog", "--kind=weight", "--num=4", "--out=plot.png")
     assert drawn.exit_code == 0, drawn.output
     assert Image.open("plot.png").size[0] > 400

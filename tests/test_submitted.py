@@ -93,9 +93,28 @@ def test_images_that_are_there_are_noticed_before(invoke):
     command, args, _, _ = COMMANDS["images"]
     invoke(command, *args, "--seeds=16")
     assert "1 of the 4 images are in out already" in invoke(command, *args, "--submit=slurm", code=2).stderr
-    for more in ("--resume", "--overwrite"):
-        invoke(command, *args, more, "--submit=slurm")
-        assert list(invoke.sent.pop().command[-3:]) == [more, "--worker=0/1", "--offline"]
+    invoke(command, *args, "--resume", "--submit=slurm")
+    assert list(invoke.sent.pop().command[-3:]) == ["--resume", "--worker=0/1", "--offline"]
+    assert "empty the folder" in invoke(command, *args, "--overwrite", "--submit=slurm", code=2).stderr
+
+
+def test_jobs_of_several_nodes_steal(invoke):
+    """The first task puts a job back when its time is up, so it has to stay as long as any works."""
+    command, args, _, _ = COMMANDS["zip"]
+    invoke(command, *args, "--submit=slurm", "--slurm=nodes=2")
+    assert list(invoke.sent.pop().command[-3:]) == ["--worker=0/1", "--offline", "--steal"]
+
+
+def test_jobs_without_gpus_are_noticed(invoke):
+    command, args, _, _ = COMMANDS["zip"]
+    assert "no GPUs are asked for" in invoke(command, *args, "--submit=slurm").stderr
+    for more in ("--gpus-per-node=1", "--device=cpu"):
+        assert "no GPUs" not in invoke(command, *args, "--submit=slurm", more).stderr
+
+
+def test_all_work_is_watched(invoke):
+    command, args, _, _ = COMMANDS["run"]
+    assert "status out\n" in invoke(command, *args, "--keep-images", "--submit=slurm").stdout
 
 
 def test_a_zip_of_other_images_is_noticed_before(invoke):

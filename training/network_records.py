@@ -133,7 +133,8 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
-        return type(value)(plain_value(item) for item in value)
+        items = [plain_value(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)  # also of their subclasses
     return {key: plain_value(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 

@@ -60,9 +60,10 @@ def start(what, folder, args, place=((), {})):
     pid = os.fork()
     if pid:
         return pid
-    code = 70
+    code = 130  # if an interrupt comes before the log is there
     with suppress(BaseException), open(folder / f"log-{os.getpid()}.txt", "w") as log:
         sys.stdout = sys.stderr = log
+        code = 70
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what runs in the background
         try:
             main, arguments = command(what, folder, args.num, args.shard_size)

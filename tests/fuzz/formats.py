@@ -333,6 +333,7 @@ def _image_shard(folder: Path, file: str, kind: str) -> Format:
         shards = _image_folder(place)
         shards.open()
         drain(_Generated(PLAN.shard(0)), shards.write(0))
+        shards._leave()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> bytes:
         shards = _image_folder(place)
@@ -361,6 +362,7 @@ def _feature_shard(folder: Path, file: str, kind: str) -> Format:
         shards = _features(place)
         shards.open()
         drain(_Generated(PLAN.shard(0)), shards.write(0))
+        shards._leave()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> object:
         shards = _features(place)

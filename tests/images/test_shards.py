@@ -408,7 +408,7 @@ def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
     for index in (0, 2):
         make(folder, index)
     make(folder, 3, labels=False)
-    with pytest.raises(RuntimeError, match="some have none"):
+    with pytest.raises(ValueError, match="some have none: remove it"):
         folder.merge()
     assert not folder.path.exists()
     assert list(tmp_path.glob("*.tmp")) == []
@@ -838,3 +838,8 @@ def test_another_batch_is_told_how_to_go_on(tmp_path):
         ShardFolder(tmp_path / "out.zip", ShardPlan(tuple(range(4)), 4), {}, "hash", 2).open()
     with pytest.raises(ValueError, match="run: give another name"):
         ShardFolder(tmp_path / "out.zip", plan, {}, "another", 1).open()
+    path = tmp_path / "out.zip.shards" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "batch": "x" * 100_000}))  # of a damaged disk, say
+    with pytest.raises(ValueError, match="--batch=xxx") as caught:
+        ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+    assert len(str(caught.value)) < 1000

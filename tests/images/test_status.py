@@ -2,9 +2,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +16,10 @@ from hypothesis import strategies as st
 import reproduce
 from cli.status_text import duration
 from images import claims
-from images.shards import ShardPlan, count_seeds, format_seeds
+from images.batch import ImageBatch
+from images.shards import ShardPlan, format_seeds, seed_runs
 from images.shards_zip import ShardFolder
-from images.status import find_work
+from images.status import _pace, find_work
 from images.zips import ZipWriter
 
 HOST, _, TOKEN = claims.owner().split(".")
@@ -22,14 +27,17 @@ HOST, _, TOKEN = claims.owner().split(".")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Work on 25 images in shards of 10, of which two are there, finished 4 s apart."""
+    """Work on 25 images in shards of 10, of which two are there, made in 12 s in all."""
     work = ShardFolder(tmp_path / "a.zip", ShardPlan(tuple(range(25)), 10), {}, "hash", 5)
     work.open()
-    for index, second in ((0, 1_000_000), (2, 1_000_004)):
-        with ZipWriter(work.shard_path(index)) as file:
-            file.add("x", b"")
-        os.utime(work.shard_path(index), (second, second))
+    for index, seconds in ((0, 8.0), (2, 4.0)):
+        put_shard(work, index, seconds)
     return work
+
+
+def put_shard(work, index, seconds):
+    with ZipWriter(work.shard_path(index)) as file:
+        file.add("shard.json", json.dumps({"seconds": seconds}).encode())
 
 
 def status(path, *args):
@@ -50,8 +58,8 @@ def test_who_is_at_it_and_what_went_wrong(folder, tmp_path):
     assert [(name, who) for name, who, _ in work.running] == [("shard-00001", "elsewhere.17.0123abcd")]
     assert [name for name, _, _ in work.stale] == ["shard-00003"]
     assert work.failed == [("shard-00001", "RuntimeError: no memory")]
-    assert work.pace == 5 / 4
-    assert work.seconds_left == 10 / (5 / 4)
+    assert work.pace == 15 / 12
+    assert work.seconds_left == 10 / (15 / 12)
     text = status(tmp_path)
     assert f"{at}: 15 of 25 images (60.0 %); 1 running, 1 stale, 1 failed, 1.25 images/s, 8 s left\n" in text
     assert "shard-00001       running  elsewhere.17.0123abcd, heard of 0 s ago\n" in text
@@ -71,14 +79,49 @@ def test_a_silent_machine_is_stale(folder, tmp_path):
     assert ([name for name, _, _ in work.stale], work.running, work.seconds_left) == (["shard-00001"], [], None)
 
 
-def test_a_night_between_two_runs_does_not_spoil_the_pace(tmp_path):
-    work = ShardFolder(tmp_path / "a.zip", ShardPlan(tuple(range(100)), 10), {}, "hash", 5)
+def test_the_pace_is_that_of_all_who_work(folder, tmp_path):
+    """Workers that began together end together: when shards were finished says little of the pace."""
+    for number in (1, 5, 6):
+        (folder.folder / f"shard-0000{number}.0.claim").write_text("elsewhere.17.0123abcd")
+    put_shard(folder, 3, 0)  # nonsense, as is what cannot be read, counts nothing
+    folder.shard_path(4).write_bytes(b"PK")
+    (work,) = find_work(tmp_path)
+    assert work.pace == 3 * 15 / 12
+
+
+def test_the_pace_without_workers_is_none(folder, tmp_path):
+    (work,) = find_work(tmp_path)
+    assert (work.pace, work.seconds_left) == (None, None)
+
+
+def test_shards_say_how_long_they_took(tmp_path, monkeypatch):
+    monkeypatch.setattr("images.shards.time", SimpleNamespace(monotonic=iter([100.0, 107.25]).__next__))
+    work = ShardFolder(tmp_path / "a.zip", ShardPlan((0,), 1), {}, "hash", 5)
     work.open()
-    for index, second in enumerate([0, 10, 20, 30, 40_000, 40_010, 40_020, 40_030]):
-        work.shard_path(index).write_bytes(b"")
-        os.utime(work.shard_path(index), (1_000_000 + second, 1_000_000 + second))
-    (found,) = find_work(tmp_path)
-    assert found.pace == 70 / (6 * 10 + 100)
+
+    def make(index):
+        with work.write(index) as writer:
+            writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,)))
+
+    work._make(0, make)
+    with zipfile.ZipFile(work.shard_path(0)) as file:
+        assert json.loads(file.read("shard.json"))["seconds"] == 7.25
+
+
+def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
+    put_shard(folder, 1, 4.0)
+    assert "25 of 25 images (100.0 %); 0 running, 0 stale, 0 failed, to be joined, by the same command" in status(
+        tmp_path
+    )
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    claim = folder.folder / "join.0.claim"
+    claim.write_text(f"{HOST}.{dead.pid}.{TOKEN}")
+    text = status(tmp_path)
+    assert "1 stale, 0 failed, to be joined, by the same command" in text
+    assert "join" in text.splitlines()[1]
+    claim.write_text("elsewhere.17.0123abcd")
+    assert "being joined by elsewhere" in status(tmp_path)
 
 
 def test_a_folder_of_images(tmp_path):
@@ -87,27 +130,49 @@ def test_a_folder_of_images(tmp_path):
     for seed in range(3):
         (tmp_path / "out" / f"{seed:06d}.png").write_bytes(b"")
     (tmp_path / "out" / "worker-1-of-2.0.claim").write_text("elsewhere.17.0123abcd")
+    (tmp_path / "out" / "000019.png").write_bytes(b"")  # of another run
     assert "out: 3 of 5 images (60.0 %); 1 running" in status(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    (tmp_path / "out" / "batch-00001.0.claim").write_text(f"{HOST}.{dead.pid}.{TOKEN}")
+    assert "1 running, 1 stale" in status(tmp_path)
+    for seed in (3, 7):
+        (tmp_path / "out" / f"{seed:06d}.png").write_bytes(b"")
+    assert "out: 5 of 5 images (100.0 %); 1 running, 0 stale" in status(tmp_path)
 
 
-def test_nothing_to_see_and_nothing_to_read(tmp_path):
-    assert "no work there" in status(tmp_path)
+@pytest.mark.parametrize(
+    ("bursts", "pace"), [([0.0], None), ([0.0, 20.0, 40.0], 64 / 40), ([-9000.0, -8980.0, 0.0, 20.0], 32 / 20)]
+)
+def test_the_pace_of_images_that_come_in_batches(bursts, pace):
+    """32 at once; a night between two runs does not count."""
+    stamps = [1e6 + burst + 0.01 * number for burst in bursts for number in range(32)]
+    assert _pace(stamps) == (None if pace is None else pytest.approx(pace, rel=0.03))
+
+
+def test_nothing_to_see_and_nothing_to_read(folder, tmp_path):
+    """What cannot be read is told, and does not hide the rest."""
+    tmp_path = tmp_path / "below"
+    tmp_path.mkdir()
+    assert "no unfinished work there" in status(tmp_path)
     missing = CliRunner().invoke(reproduce.main, ["status", str(tmp_path / "gone")])
     assert (missing.exit_code, "is no folder" in missing.stderr) == (2, True)
     for text in ("{", "[]", "{}", '{"num_images": -1, "shard_size": 2}'):
         (tmp_path / "plan.json").write_text(text)
-        result = CliRunner().invoke(reproduce.main, ["status", str(tmp_path)])
-        assert (result.exit_code, "plan.json" in result.stderr) == (2, True)
+        text = status(tmp_path.parent)
+        assert f"{tmp_path}: " in text
+        assert "plan.json" in text
+        assert "15 of 25 images" in text
 
 
 @given(seeds=st.lists(st.integers(0, 10**7), unique=True, max_size=100).map(tuple))
-def test_seeds_are_counted_from_their_text(seeds):
-    assert count_seeds(format_seeds(seeds)) == len(seeds)
+def test_seeds_are_read_from_their_text(seeds):
+    assert tuple(chain(*seed_runs(format_seeds(seeds)))) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "-3", "9" * 40])
-def test_any_other_text_counts_nothing(text):
-    assert count_seeds(text) == 0
+def test_any_other_text_is_none(text):
+    assert seed_runs(text) == []
 
 
 def test_durations():

@@ -220,3 +220,11 @@ def test_recipes_of_others_are_unknown(recipe: dict[str, Any]) -> None:
     """A recipe.json that lies beside stored images may hold anything, and gets into the ledger with their score."""
     assert ledger.describe_recipe(recipe) == "-"
     assert "1.9877" in ledger.format_table([record(recipe=recipe, flags=None)])
+
+
+def test_a_folder_that_takes_no_claim_is_noticed_beforehand(tmp_path, monkeypatch):
+    """The ledger itself may be written, but a line is added under a claim beside it."""
+    ledger.append(tmp_path / "l.jsonl", {"value": 1.0})
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(PermissionError, match="not writable"):
+        ledger.check_writable(tmp_path / "l.jsonl")

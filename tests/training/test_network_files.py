@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import time
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dnnlib.util import EasyDict, sha256_of
 from torch_utils import persistence
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import inspect_network, load_network
+from training.network_records import plain_value
 from training.networks_edm2 import Precond
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -534,3 +535,10 @@ def test_python_agrees_with_the_writer(tmp_path):
     class_name, state = Objects(io.BytesIO(data)).load()["ema"]
     assert class_name == "Precond"
     assert state["_modules"]["logvar_linear"][1]["_parameters"]["weight"].shape == (1, 128)
+
+
+def test_plain_values_of_tuples_with_names():
+    """Such as what stands for a tensor's storage in a file that is only looked at."""
+    point = namedtuple("Point", "x y")(np.float32(1.5), [np.int64(2)])
+    assert plain_value(point) == (1.5, [2])
+    assert type(plain_value(point)) is tuple
