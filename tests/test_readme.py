@@ -59,7 +59,8 @@ def test_commands_parse(document, words):
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert words[1] in targets
         return
-    words = words[1:] if words[0] == "srun" else words
+    if words[0] == "srun":
+        words = words[next(i for i, word in enumerate(words) if i and not word.startswith("--")) :]
     if words[0] == "torchrun":
         words = ["python", *words[next(i for i, word in enumerate(words) if word.endswith(".py")) :]]
     assert words[0] == "python", f"{document}: {words}"
