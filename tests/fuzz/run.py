@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import DownloadError
+from dnnlib.util import DownloadError, Refused
 from images.shards import ShardsMissing
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import Mutant, mutate
@@ -39,8 +39,8 @@ MEMORY = 1 << 30  # bytes that reading may take beyond what is taken before the 
 SECONDS = 10.0  # of work on one mutant
 MAX_MESSAGE = 2000  # characters
 MAX_FINDINGS = 20
-OWN_ERRORS = {ValueError, UnsafePickleError, DamagedPickleError, DamagedFileError, DownloadError, ShardsMissing,
-              FileNotFoundError, IsADirectoryError, NotADirectoryError}  # fmt: skip
+OWN_ERRORS = {ValueError, UnsafePickleError, DamagedPickleError, DamagedFileError, DownloadError, Refused,
+              ShardsMissing, FileNotFoundError, IsADirectoryError, NotADirectoryError}  # fmt: skip
 
 # What the interpreter reports of reading files and of work in threads, and of claims.
 HARMLESS = {"array.__new__", "object.__getattr__", "mmap.__new__", "builtins.id", "sys._getframe", "os.listdir",
