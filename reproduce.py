@@ -120,7 +120,7 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
             known = "  (in the ledger)" if block.reused else ""
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{block.record['value']:.4f}{known}")
     return (
-        click.echo(f"{unfinished} blocks are left to the other workers: start those that do not run, or --steal")
+        click.echo(f"{unfinished} blocks are left to the other workers (start any that does not run, or --steal)")
         if unfinished
         else None
     )

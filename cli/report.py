@@ -42,7 +42,9 @@ def others(shards: Any) -> str:
     left = shards.left_to_others()
     if left == 0:
         return "another joins the shards (if none does, run the same command again)"
-    return f"{left} of {len(shards.plan)} shards are left to the other workers: start those that do not run, or --steal"
+    return (
+        f"{left} of {len(shards.plan)} shards are left to the other workers (start any that does not run, or --steal)"
+    )
 
 
 def counts(evaluations: Mapping[str, int]) -> str:

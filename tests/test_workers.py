@@ -111,7 +111,7 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
     assert list(chain(*made)) == [s for w in order for s in {0: [0, 1, 2, 9, 10], 1: [3, 4, 5], 2: [6, 7, 8]}[w]]
     done = [result.stderr.partition(f"worker {w} of 3: done; ")[2] for w, result in zip(order, results, strict=True)]
     left = {(0, 1, 2): 2, (2, 0, 1): 3}[order]
-    assert [text.split(":")[0] for text in done] == [
+    assert [text.split(" (")[0] for text in done] == [
         f"{left} of 4 shards are left to the other workers", "1 of 4 shards are left to the other workers", "",
     ]  # fmt: skip
     assert ["evaluations per image" in result.stderr for result in results] == [w == 0 for w in order]
