@@ -128,7 +128,7 @@ class RecipeFolder:
         """Let others have this worker's place. When all images are there, claims of the dead are swept away."""
         for place in self._places:
             place.release()
-        if self._places and len(self.images.existing(self._asked)) == len(self._asked):
+        if self.folder.is_dir() and len(self.images.existing(self._asked)) == len(self._asked):
             sweep(self.folder)
 
     def _stated(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ def shards_status(folder: Path) -> WorkStatus | None:
         failed=sorted(_failures(folder)),
         pace=None if speed is None or not running else speed * len(running),
         joining=joining[0][1] if joining else "",
-        waits="to be joined, by the same command" if done == total and not joining and not running else "",
+        waits="the same command, run again, joins them" if done == total and not joining and not running else "",
     )
 
 
@@ -110,7 +111,7 @@ def images_status(folder: Path) -> WorkStatus | None:
     recipe = _content(folder / RECIPE_NAME)
     if recipe is None or "recipe_hash" not in recipe:
         return None
-    asked = seed_runs(str(recipe.get("asked", "")))
+    asked = sorted(seed_runs(str(recipe.get("asked", ""))), key=lambda run: run.start)
     total = sum(map(len, asked))
     paths = [path for path in folder.rglob(_IMAGE_PATTERN) if not asked or _is_one_of(path, asked)]
     stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
@@ -121,7 +122,11 @@ def images_status(folder: Path) -> WorkStatus | None:
 
 
 def _is_one_of(image: Path, asked: list[range]) -> bool:
-    return image.stem.isdecimal() and any(int(image.stem) in run for run in asked)
+    """Whether its seed is in one of the runs, which are in order and do not overlap."""
+    if not image.stem.isdecimal():
+        return False
+    below = bisect_right(asked, int(image.stem), key=lambda run: run.start)
+    return below > 0 and int(image.stem) in asked[below - 1]
 
 
 def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:

@@ -361,14 +361,15 @@ def test_what_an_overwriting_job_made_is_not_made_again_when_slurm_starts_it_aga
     assert contents("two") == contents("one")
 
 
-def test_claims_of_the_dead_are_swept_from_a_finished_folder(run, network):
+@pytest.mark.parametrize("more", [[], ["--steal"]])
+def test_claims_of_the_dead_are_swept_from_a_finished_folder(run, network, more):
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     host, _, token = owner().split(".")
     Path("two").mkdir()
     for name, holder in (("batch-00001.0", f"{host}.{dead.pid}.{token}"), ("batch-00002.0", "elsewhere.17.0123abcd")):
         Path(f"two/{name}.claim").write_text(holder)
-    run(generate_images.main, *folder_args(network, "two", "--seeds=0-5"))
+    run(generate_images.main, *folder_args(network, "two", "--seeds=0-1", *more))
     assert [path.name for path in Path("two").glob("*.claim")] == ["batch-00002.0.claim"]
 
 

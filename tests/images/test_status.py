@@ -110,7 +110,7 @@ def test_shards_say_how_long_they_took(tmp_path, monkeypatch):
 
 def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
     put_shard(folder, 1, 4.0)
-    assert "25 of 25 images (100.0 %); 0 running, 0 stale, 0 failed, to be joined, by the same command" in status(
+    assert "25 of 25 images (100.0 %); 0 running, 0 stale, 0 failed, the same command, run again, joins them" in status(
         tmp_path
     )
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
@@ -118,7 +118,7 @@ def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
     claim = folder.folder / "join.0.claim"
     claim.write_text(f"{HOST}.{dead.pid}.{TOKEN}")
     text = status(tmp_path)
-    assert "1 stale, 0 failed, to be joined, by the same command" in text
+    assert "1 stale, 0 failed, the same command, run again, joins them" in text
     assert "join" in text.splitlines()[1]
     claim.write_text("elsewhere.17.0123abcd")
     assert "being joined by elsewhere" in status(tmp_path)
@@ -126,7 +126,7 @@ def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
 
 def test_a_folder_of_images(tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "recipe.json").write_text(json.dumps({"recipe_hash": "a", "asked": "0-3,7"}))
+    (tmp_path / "out" / "recipe.json").write_text(json.dumps({"recipe_hash": "a", "asked": "7,0-3"}))
     for seed in range(3):
         (tmp_path / "out" / f"{seed:06d}.png").write_bytes(b"")
     (tmp_path / "out" / "worker-1-of-2.0.claim").write_text("elsewhere.17.0123abcd")
