@@ -122,7 +122,11 @@ class RecipeFolder:
         names = [f"batch-{number:05d}" for number, _ in batches]
         with closing(in_turn(self.folder, names, is_done)) as turns:
             for index, to_make in turns:
-                (make if to_make else lambda seeds: others(len(seeds)))(batches[index][1])
+                seeds = batches[index][1]
+                if to_make:
+                    make(seeds)
+                else:
+                    others(len(seeds))
 
     def close(self) -> None:
         """Let others have this worker's place. When all images are there, claims of the dead are swept away."""
