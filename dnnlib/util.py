@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dnnlib.regular import open_regular
+
 
 class EasyDict(dict[str, Any]):
     """A `dict` whose string keys can also be read, written and deleted as attributes.
@@ -130,8 +132,11 @@ def replace_synced(temporary: Path, target: Path) -> None:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces; OSError if unreadable."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces.
+
+    OSError if unreadable; ValueError if it is no plain file.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
