@@ -34,7 +34,7 @@ def parse_json(data: bytes | str) -> Any:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [container for container in level if isinstance(container, list | dict)]
         level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
         if not level:

@@ -141,8 +141,12 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A line for a terminal, whatever it quotes: control characters, escape sequences among them, are written out."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """One line for a terminal, whatever it quotes: what has no shape is written out, as `\\x1b` or `\\u202e`.
+
+    That are line ends and other control characters, escape sequences among them, those that turn the direction of
+    writing, and lone surrogates.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def is_url(source: str | os.PathLike[str]) -> bool:

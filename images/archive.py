@@ -44,6 +44,7 @@ _MAX_REASON = 300
 #: Deflate cannot shrink by more than about 1032.
 _MAX_EXPANSION = 1100
 
+_LOCAL_BYTES = 30  # of the record before a member's bytes, apart from names
 _END_BYTES = 22  # the record at the end of a ZIP, apart from its comment
 _END64_BYTES = 56 + 20  # what comes before it in one of more than 65,535 members or 4 GiB: a record and where it is
 
@@ -284,14 +285,27 @@ def damage_means(message: str) -> Iterator[None]:
 
 
 def check_zip(path: Path, file: zipfile.ZipFile, max_bytes: int | None = MAX_MEMBER_BYTES) -> list[str]:
-    """The names of all members, in order, each checked by `check_zip_member`. ValueError if a name comes twice."""
+    """The names of all members, in order, each checked by `check_zip_member`.
+
+    ValueError if a name comes twice, or if members overlap.
+    """
     names: dict[str, None] = {}
     for info in file.infolist():
         check_zip_member(path, file, info, max_bytes)
         if info.filename in names:
             raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
         names[info.filename] = None
+    _check_no_overlap(path, file)
     return list(names)
+
+
+def _check_no_overlap(path: Path, file: zipfile.ZipFile) -> None:
+    """ValueError if members share bytes: so a small file can claim to be one that fills every disk."""
+    end, last = 0, ""
+    for info in sorted(file.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ValueError(f"{last!r} and {info.filename!r} in {path} share bytes: the ZIP is damaged or hostile")
+        end, last = info.header_offset + _LOCAL_BYTES + info.compress_size, info.filename
 
 
 def check_zip_member(

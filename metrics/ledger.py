@@ -10,7 +10,7 @@ from typing import Any
 
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
-from dnnlib.util import check_destination, naming
+from dnnlib.util import check_destination, naming, printable
 from images.claims import in_line
 
 SCHEMA = 1
@@ -169,7 +169,7 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
     if not records:
         return ""
     header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
-    rows = [header, *(_row(record) for record in records)]
+    rows = [header, *(tuple(map(printable, _row(record))) for record in records)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
@@ -179,7 +179,7 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags") or []]
-    return "\n".join([*lines, *flags, *(f"! {note}" for note in mixtures(records))])
+    return "\n".join([*lines, *map(printable, flags), *(f"! {printable(note)}" for note in mixtures(records))])
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -322,7 +322,9 @@ def _compare_names(stored: Mapping[str, Any], expected: set[str], what: str, whe
     if missing:
         raise ValueError(f"{where}: the file lacks the {what} {_few(missing)}")
     if extra:
-        raise ValueError(f"{where}: the file has {what} that its constructor arguments do not make: {_few([*map(repr, extra)])}")
+        raise ValueError(
+            f"{where}: the file has {what} that its constructor arguments do not make: {_few([*map(repr, extra)])}"
+        )
 
 
 def _few(names: list[str]) -> str:
