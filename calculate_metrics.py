@@ -228,7 +228,7 @@ def score_stored(
     with bad_input():
         reference = prepare(ref, metrics, params)
         if holds_statistics(images):
-            theirs = open_statistics(images)
+            theirs = open_statistics(images, metrics)
             moments = {metric: theirs.of(metric, reference.dim(metric), num) for metric in metrics}
             report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
             return

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from dnnlib.terminal import unguarded
+from dnnlib.util import printable
+
 
 @contextmanager
 def progress_bar(
@@ -17,9 +20,10 @@ def progress_bar(
     """
     seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
     with tqdm(
+        file=unguarded(sys.stderr),
         total=total,
         initial=initial,
-        desc=description,
+        desc=printable(description),
         unit=unit,
         dynamic_ncols=True,
         smoothing=0.1,

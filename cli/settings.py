@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dnnlib.terminal import guard
+
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_FIXED = (":4096:8", ":16:8")  # the workspaces with which cuBLAS repeats its results
 _with_place = warnings.formatwarning
 
 
 def configure() -> None:
-    """Unbuffered text for logs, no progress-bar monitor thread, and no warnings that users can do nothing about."""
+    """Unbuffered text for logs, no control characters from files, no warnings that users can do nothing about."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
+    sys.stdout, sys.stderr = guard(sys.stdout), guard(sys.stderr)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)

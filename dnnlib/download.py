@@ -40,8 +40,9 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from dnnlib.filelock import exclusive
+from dnnlib.terminal import unguarded
 from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
-from dnnlib.util import atomic_path, is_url, make_cache_dir_path, replace_synced, sha256_of
+from dnnlib.util import atomic_path, is_url, make_cache_dir_path, printable, replace_synced, sha256_of
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
 
@@ -390,7 +391,15 @@ class _ProgressBar:
         bar = self._bar
         if bar is None:
             name = self._name
-            bar = tqdm(desc=name, initial=done, total=total, unit="B", unit_scale=True, unit_divisor=1024)
+            bar = tqdm(
+                file=unguarded(sys.stderr),
+                desc=printable(name),
+                initial=done,
+                total=total,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+            )
             self._bar = bar
         bar.total = total
         bar.update(done - bar.n)

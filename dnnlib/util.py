@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dnnlib.regular import open_regular
+
 
 class EasyDict(dict[str, Any]):
     """A `dict` whose string keys can also be read, written and deleted as attributes.
@@ -130,14 +132,21 @@ def replace_synced(temporary: Path, target: Path) -> None:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces; OSError if unreadable."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces.
+
+    OSError if unreadable; ValueError if it is no plain file.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def printable(text: str) -> str:
-    """A line for a terminal, whatever it quotes: control characters, escape sequences among them, are written out."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """One line for a terminal, whatever it quotes: what has no shape is written out, as `\\x1b` or `\\u202e`.
+
+    That are line ends and other control characters, escape sequences among them, those that turn the direction of
+    writing, and lone surrogates.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def is_url(source: str | os.PathLike[str]) -> bool:

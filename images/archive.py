@@ -6,7 +6,6 @@ what file managers and unfinished writers leave behind. Torch-free.
 """
 
 import errno
-import json
 import os
 import struct
 import sys
@@ -21,6 +20,9 @@ from typing import Self
 
 import numpy as np
 
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import open_regular
+
 #: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy"})
 
@@ -28,7 +30,10 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy"})
 LABELS_NAME = "dataset.json"
 
 #: No member of an image set is larger than this; what claims to be is not read.
-MAX_MEMBER_BYTES = 1 << 30
+MAX_MEMBER_BYTES = 1 << 28
+
+#: The same for JSON beyond the size of the whole ZIP: as objects it takes up to 35 times as much.
+_MAX_JSON_BYTES = 1 << 24
 
 #: Longest name of a member, in characters: what file systems take for a path is hardly longer.
 _MAX_NAME = 1024
@@ -39,6 +44,7 @@ _MAX_REASON = 300
 #: Deflate cannot shrink by more than about 1032.
 _MAX_EXPANSION = 1100
 
+_LOCAL_BYTES = 30  # of the record before a member's bytes, apart from names
 _END_BYTES = 22  # the record at the end of a ZIP, apart from its comment
 _END64_BYTES = 56 + 20  # what comes before it in one of more than 65,535 members or 4 GiB: a record and where it is
 
@@ -205,7 +211,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
     Raises ValueError if it is no ZIP, cut off, or lacks members that its end announces, OSError if it cannot be opened.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if start == b"PK\x03\x04":
         problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
@@ -251,8 +257,8 @@ def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     with damage_means(_damaged_member(path, name)):
         info = file.getinfo(name)
     check_zip_member(path, file, info)
-    with damage_means(_damaged_member(path, name)):
-        return file.read(info)
+    with damage_means(_damaged_member(path, name)), file.open(info) as stream:
+        return stream.read(info.file_size + 1)  # not all there is: `zipfile` unpacks it before it looks at the size
 
 
 def _damaged_member(path: Path, name: str) -> str:
@@ -279,14 +285,27 @@ def damage_means(message: str) -> Iterator[None]:
 
 
 def check_zip(path: Path, file: zipfile.ZipFile, max_bytes: int | None = MAX_MEMBER_BYTES) -> list[str]:
-    """The names of all members, in order, each checked by `check_zip_member`. ValueError if a name comes twice."""
+    """The names of all members, in order, each checked by `check_zip_member`.
+
+    ValueError if a name comes twice, or if members overlap.
+    """
     names: dict[str, None] = {}
     for info in file.infolist():
         check_zip_member(path, file, info, max_bytes)
         if info.filename in names:
             raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
         names[info.filename] = None
+    _check_no_overlap(path, file)
     return list(names)
+
+
+def _check_no_overlap(path: Path, file: zipfile.ZipFile) -> None:
+    """ValueError if members share bytes: so a small file can claim to be one that fills every disk."""
+    end, last = 0, ""
+    for info in sorted(file.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ValueError(f"{last!r} and {info.filename!r} in {path} share bytes: the ZIP is damaged or hostile")
+        end, last = info.header_offset + _LOCAL_BYTES + info.compress_size, info.filename
 
 
 def check_zip_member(
@@ -305,6 +324,8 @@ def check_zip_member(
         )
     stored = info.compress_type == zipfile.ZIP_STORED
     possible = info.compress_size * (1 if stored else _MAX_EXPANSION)
+    if name.lower().endswith(".json"):
+        max_bytes = _MAX_JSON_BYTES + file.start_dir
     if info.file_size > (possible if max_bytes is None else min(possible, max_bytes)):
         raise ValueError(
             f"{name!r} in {path} claims {info.file_size} bytes in {info.compress_size} compressed ones: "
@@ -377,9 +398,9 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
 def _parse_labels(data: bytes, where: str) -> dict[str, Label] | None:
     """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null."""
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
+        content = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
     if not isinstance(content, dict) or "labels" not in content:
         raise ValueError(f'{where} has no "labels"; expected {{"labels": [[name, label], ...]}} or null')
     pairs = content["labels"]

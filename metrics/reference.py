@@ -16,16 +16,17 @@ import pickle
 import reprlib
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dnnlib.download import fetch
+from dnnlib.regular import open_regular
 from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
@@ -33,7 +34,11 @@ from images.zips import ZipWriter, parse_object
 from metrics.moments import Moments
 from torch_utils import safe_pickle
 
+_T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
+MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
+MAX_METRICS = 8  # read at once
+_MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
 ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
 
@@ -55,8 +60,7 @@ class Statistics:
     def of(self, metric: str, dim: int, num_images: int | None = None) -> Moments:
         """The moments of one metric. ValueError if they are not there (naming those there are) or of another size."""
         if metric not in self.moments:
-            known = ", ".join(self.moments)
-            raise ValueError(f"{self.source} has no statistics for {metric}, only for {known}: use --metrics={known}")
+            raise ValueError(_not_there(metric, self.moments, self.source))
         moments = self.moments[metric]
         if moments.dim != dim:
             raise ValueError(
@@ -70,20 +74,23 @@ class Statistics:
         return moments
 
 
-def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
+def open_statistics(source: str | Path, metrics: Collection[str] | None = None, *, offline: bool = False) -> Statistics:
     """Reads a statistics file of any known format, by path or URL; the format is told by the content.
 
-    OSError: no such file, or it cannot be fetched. ValueError: not statistics, or damaged: arrays missing, of wrong
-    shapes, not floating point, not finite, not symmetric, or with negative variances.
+    metrics: which to read, the others are left alone; None reads all, up to `MAX_METRICS`.
+
+    OSError: no such file, or it cannot be fetched. ValueError: not statistics, none of one of `metrics`, of more than
+    `MAX_FEATURES` features, or damaged: arrays missing, of wrong shapes, not floating point, not finite, not
+    symmetric, or with negative variances.
     """
     path = fetch(source, offline=offline)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         magic = file.read(4)
     provenance: dict[str, Any] = {}
     if magic[:2] == b"PK":
-        moments, provenance = _read_npz(path, str(source))
+        moments, provenance = _read_npz(path, str(source), metrics)
     elif magic[:1] == b"\x80":
-        moments = _read_pickle(path, str(source))
+        moments = _read_pickle(path, str(source), metrics)
     else:
         raise ValueError(f"{source} is neither .npz nor EDM2 .pkl statistics")
     return Statistics(
@@ -181,22 +188,53 @@ def check_name(path: str | Path) -> str:
     return suffix
 
 
-def _read_npz(path: Path, source: str) -> tuple[dict[str, Moments], dict[str, Any]]:
-    with damage_means(f"{source} cannot be read as statistics"), open_zip(path) as file:
+def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> tuple[dict[str, Moments], dict[str, Any]]:
+    damaged = f"{source} cannot be read as statistics"
+    with damage_means(damaged), open_zip(path) as file:
         names = [name.removesuffix(".npy") for name in check_zip(path, file, max_bytes=None)]
         pairs = _npz_pairs(names)
         if not pairs:
             raise ValueError(_no_statistics(names))
-        count = _npz_array(path, file, "num_images") if "num_images" in names else None
-        text = _npz_array(path, file, "provenance") if "provenance" in names else "{}"
+        count = _npz_array(path, file, "num_images", 8) if "num_images" in names else None
+        text = _npz_array(path, file, "provenance", _MAX_TEXT_BYTES) if "provenance" in names else "{}"
         provenance = parse_object(str(text).encode(), "provenance")
-        arrays = {m: (_npz_array(path, file, mu), _npz_array(path, file, sigma)) for m, (mu, sigma) in pairs.items()}
+    wanted = _wanted(pairs, metrics, source)
+    with damage_means(damaged), open_zip(path) as file:
+        arrays = {
+            metric: (
+                _npz_array(path, file, mu, 8 * MAX_FEATURES),
+                _npz_array(path, file, sigma, 8 * MAX_FEATURES**2),
+            )
+            for metric, (mu, sigma) in wanted.items()
+        }
     num_images = _checked_count(None if count is None else count.tolist(), source)
     return {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}, provenance
 
 
-def _npz_array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _npz_array(path: Path, file: zipfile.ZipFile, name: str, max_bytes: int) -> NDArray[Any]:
+    size = file.getinfo(f"{name}.npy").file_size
+    if size > max_bytes + npy.MAX_HEADER:
+        raise ValueError(f"{name} has {size} bytes: at most {max_bytes} are read, of {MAX_FEATURES} features")
     return npy.from_bytes(read_zip_member(path, file, f"{name}.npy"))
+
+
+def _wanted(
+    pairs: Mapping[str, tuple[_T, _T]], metrics: Collection[str] | None, source: str
+) -> dict[str, tuple[_T, _T]]:
+    """The arrays of the metrics that were asked for. ValueError if one is not there, or for too many."""
+    if metrics is None and len(pairs) > MAX_METRICS:
+        raise ValueError(f"{source} has statistics for {len(pairs)} metrics: at most {MAX_METRICS} are read at once")
+    for metric in metrics or ():
+        if metric not in pairs:
+            raise ValueError(_not_there(metric, pairs, source))
+    return {metric: pair for metric, pair in pairs.items() if metrics is None or metric in metrics}
+
+
+def _not_there(metric: str, known: Iterable[str], source: str) -> str:
+    names = list(known)
+    shown = ", ".join(name[:80] for name in names[:MAX_METRICS])
+    more = f" and {len(names) - MAX_METRICS} more" if len(names) > MAX_METRICS else ""
+    return f"{source} has no statistics for {metric}, only for {shown}{more}: use --metrics={names[0][:80]}"
 
 
 def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
@@ -215,21 +253,21 @@ def _no_statistics(names: list[str]) -> str:
     return f"it has no mu and sigma, only {', '.join(names[:5])[:200] or 'nothing'}"
 
 
-def _read_pickle(path: Path, source: str) -> dict[str, Moments]:
+def _read_pickle(path: Path, source: str, metrics: Collection[str] | None) -> dict[str, Moments]:
     try:
         content = safe_pickle.load(path)
     except safe_pickle.UnsafePickleError as error:
         raise type(error)(f"{source}: {error}") from error
     entries = content if isinstance(content, dict) else {}
     pairs = {
-        metric: (entry["mu"], entry["sigma"])
+        str(metric): (entry["mu"], entry["sigma"])
         for metric, entry in entries.items()
         if isinstance(entry, dict) and {"mu", "sigma"} <= entry.keys()
     }
     if not pairs:
         raise ValueError(f"{source} is a pickle, but not of statistics: expected metrics with 'mu' and 'sigma'")
     num_images = _checked_count(entries.get("num_images"), source)
-    return {str(m): _checked(str(m), mu, sigma, num_images, source) for m, (mu, sigma) in pairs.items()}
+    return {m: _checked(m, *pair, num_images, source) for m, pair in _wanted(pairs, metrics, source).items()}
 
 
 def _checked_count(count: object, source: str) -> int | None:
@@ -252,6 +290,8 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
         raise ValueError(f"{where}: mu is {mu.dtype} and sigma {sigma.dtype}, expected floating point")
     if mu.ndim != 1 or mu.size < 1 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
+    if mu.size > MAX_FEATURES:
+        raise ValueError(f"{where}: {mu.size} features: at most {MAX_FEATURES} are read")
     with np.errstate(over="ignore"):  # wider types
         mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
     if not ((np.abs(mean) < _ABSURD).all() and (np.abs(cov) < _ABSURD).all()):

@@ -11,7 +11,7 @@ from metrics import ledger
 from metrics.detectors import find_spec
 from metrics.frechet import FactoredMoments, factorize, frechet_distance
 from metrics.moments import Moments
-from metrics.provenance import quantiser
+from metrics.provenance import recipe_fields
 from metrics.reference import Statistics, open_statistics
 
 SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
@@ -37,7 +37,7 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
     and is zero for sound statistics. Errors as `open_statistics` and `factorize`, and ValueError for a metric that
     is missing or of other dimensions than its detector.
     """
-    statistics = open_statistics(source, offline=offline)
+    statistics = open_statistics(source, metrics, offline=offline)
     moments = {metric: statistics.of(metric, find_spec(metric).feature_dim) for metric in metrics}
     factored = {}
     for metric, each in moments.items():
@@ -92,6 +92,7 @@ def score(
             *_count_flags(metric, reference.statistics.moments[metric], "reference images"),
             *_detector_flags(metric, detectors.get(metric), reference.statistics.detectors.get(metric)),
             *size_flags,
+            *([images["recipe_problem"]] if "recipe_problem" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
         scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256))
@@ -168,7 +169,6 @@ def ledger_record(
     reduced: how many at a time memory held of what it did not hold; then last bits may differ from another run's.
     note: the user's own words for the row.
     """
-    recipe = images.get("recipe") or {}
     metric, theirs = score.metric, reference.statistics
     return {
         "schema": ledger.SCHEMA,
@@ -188,12 +188,7 @@ def ledger_record(
             "images": dict(theirs.images) or None,
         },
         "detector": None if detector is None else dict(detector),
-        "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
-        "recipe": images.get("recipe"),
-        "recipe_hash": images.get("recipe_hash"),
-        "labels": recipe.get("labels"),
-        "encoder": recipe.get("encoder"),
-        "quantiser": quantiser(recipe.get("encoder")),
+        **recipe_fields(images),
         "run": {"batch": batch, **({"reduced": dict(reduced)} if reduced else {})},
         **environment,
     }

@@ -96,7 +96,7 @@ class Runner:
                 fetch(file, offline=self.settings.offline)
             if row.real is not None:
                 for _, path in self._floors(row):
-                    open_statistics(path)
+                    open_statistics(path, [row.metric])
             else:
                 self._recipe(row)
 
@@ -164,7 +164,7 @@ class Runner:
             return
         scorer = self.scorer(row.metric, row.reference)
         for number, path in self._floors(row):
-            statistics = open_statistics(_from_here(path))
+            statistics = open_statistics(_from_here(path), [row.metric])
             found = scorer.find_statistics(statistics.sha256)
             tags = {"row": {"name": row.name, "block": number}}
             record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from images.batch import ImageBatch
 from images.recipe import NetworkRef, Recipe, StepInterval
@@ -232,7 +232,7 @@ def sample(
     )
     onehot = None
     if labels is not None:
-        onehot = torch.eye(main.label_dim, device=device)[torch.tensor(labels, device=device)]
+        onehot = nn.functional.one_hot(torch.tensor(labels, device=device), main.label_dim).float()
     counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
     guides = [
         Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))

@@ -6,8 +6,9 @@ meaning is given to them, or refused, by `torch_utils.safe_pickle`. So there is 
 `__setstate__`, `__reduce__`, `__setitem__` or constructor of any class runs while a file is read.
 
 What a hostile file could make large is bounded: a declared length must lie inside the file, the number
-of opcodes and the length of texts and integers have limits, and dictionary keys are texts and small
-integers only (other types allow collisions by design).
+of opcodes and the length of texts and integers have limits, and dictionary keys are short texts and small
+integers only (other types allow collisions by design). Equal texts become one object, so that comparing
+them costs nothing, however long they are.
 """
 
 import pickletools
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_OPCODES = 500_000  # published networks need 40,000, whatever their width, the streams of their tensors included
-MAX_TEXT_BYTES = 16 * 2**20  # source texts have some 20 to 50 kB
+MAX_TEXT_BYTES = 2**20  # source texts have some 20 to 50 kB
+MAX_ALL_TEXTS_BYTES = 64 * 2**20  # some 500 layers, each with the source text once more, have half of that
+MAX_KEY_CHARACTERS = 1024
 MAX_NAME_BYTES = 512
 MAX_INT_BYTES = 16
 
@@ -63,13 +66,21 @@ class Call:
 class Budget:
     """What may still be spent on one file, over all the pickle streams inside it."""
 
-    def __init__(self, opcodes: int = MAX_OPCODES) -> None:
-        self.opcodes = opcodes
+    def __init__(self) -> None:
+        self.opcodes = MAX_OPCODES
+        self.text_bytes = MAX_ALL_TEXTS_BYTES
 
     def spend_opcode(self) -> None:
         self.opcodes -= 1
         if self.opcodes < 0:
             raise UnsafePickleError(f"more than {MAX_OPCODES} pickle opcodes: no file of this kind needs that many")
+
+    def spend_text(self, size: int) -> None:
+        self.text_bytes -= size
+        if self.text_bytes < 0:
+            raise UnsafePickleError(
+                f"more than {MAX_ALL_TEXTS_BYTES} bytes of texts: no file of this kind has that many"
+            )
 
 
 def read_tree(
@@ -107,6 +118,7 @@ class _TreeReader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.texts: dict[str, str] = {}
 
     def run(self) -> tuple[Any, int]:
         while True:
@@ -210,7 +222,9 @@ class _TreeReader:
         raw = self.take(length)
         if length > MAX_TEXT_BYTES:
             raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
-        self.push(self.decoded(bytes(raw)))
+        self.budget.spend_text(length)
+        text = self.decoded(bytes(raw))
+        self.push(self.texts.setdefault(text, text))
 
     def byte_string(self, length_layout: struct.Struct) -> None:
         self.push(self.take(self.number(length_layout)))
@@ -254,11 +268,13 @@ class _TreeReader:
     def check_key(self, key: Any) -> None:
         if not isinstance(key, str) and not (type(key) is int and abs(key) < 2**63):
             raise self.refuse(f"{_kind(key)} as dictionary key or set member: only texts and 64-bit integers are")
+        if isinstance(key, str) and len(key) > MAX_KEY_CHARACTERS:
+            raise self.refuse(f"a dictionary key or set member of {len(key)} characters: at most {MAX_KEY_CHARACTERS}")
 
     def refer(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise self.damaged("a name that is not a text")
-        if len(module + name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
+        if len(module) + len(name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
             raise self.refuse(f"the odd name {module[:60]!r} . {name[:60]!r}")
         found = GlobalName(module, name)
         self.on_global(found)

@@ -15,7 +15,7 @@ from images.sources import decode_rgb
 Float32 = NDArray[np.float32]
 
 #: More classes than this are taken for a mistake (an id in place of a class index).
-MAX_CLASSES = 1 << 20
+MAX_CLASSES = 1 << 17
 
 
 class ImageFolderDataset:

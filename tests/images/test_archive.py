@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -202,8 +203,8 @@ def test_labels_are_classes_or_vectors(make_zip: Any, tmp_path: Path) -> None:
         ([["0.png", True], ["1.png", 1]], "is True"),
         ([["0.png", 1.5], ["1.png", 1]], "is 1.5"),
         ([["0.png", []], ["1.png", []]], r"is \[\]"),
-        ([["0.png", [float("nan")]], ["1.png", [1]]], "nan"),
-        ([["0.png", [10**400]], ["1.png", [1]]], "finite numbers"),
+        ([["0.png", [float("nan")]], ["1.png", [1]]], "NaN is no number"),
+        ([["0.png", [10**400]], ["1.png", [1]]], "401 digits"),
         ([["0.png"], ["1.png", 1]], "entry 0"),
         ({"0.png": 1}, "is a dict"),
     ],
@@ -299,10 +300,41 @@ def test_sizes_beyond_the_file_are_refused_before_they_are_allocated(make_zip: A
     path = make_zip({"0.png": b"x" * 10})
     for offset in (20, 24):
         patch_directory(path, offset, "<I", archive.MAX_MEMBER_BYTES)
-    with pytest.raises(ValueError, match=r"0\.png.*claims 1073741824 bytes, which are not there"):
+    with pytest.raises(ValueError, match=rf"0\.png.*claims {archive.MAX_MEMBER_BYTES} bytes, which are not there"):
         open_archive(path)
     with open_zip(path) as file, pytest.raises(ValueError, match="which are not there"):
         read_zip_member(path, file, "0.png")
+
+
+def test_json_that_unpacks_to_far_more_than_its_zip_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """As objects it would take twenty times as much again."""
+    for name in ("dataset.json", "recipe.json", "more/of.JSON"):
+        with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("0.png", b"x")
+            file.writestr(name, b'{"labels": [' + b"[]," * 7_000_000 + b"[]]}")
+        with pytest.raises(ValueError, match=f"{name}.*claims 210000.* compressed ones"):
+            open_archive(tmp_path / "set.zip")
+
+
+def test_a_member_larger_than_it_says_is_not_unpacked_whole(make_zip: Any) -> None:
+    path = make_zip({"0.png": bytes(1 << 26)}, compression=zipfile.ZIP_DEFLATED)
+    patch_directory(path, 24, "<I", 10)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"0\.png.* is damaged"):
+        open_archive(path).read("0.png")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_members_that_share_bytes_are_refused(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x" * 100, "1.png": b"y" * 100})
+    data = bytearray(path.read_bytes())
+    first = data.index(b"PK\x01\x02")
+    second = data.index(b"PK\x01\x02", first + 4)
+    struct.pack_into("<I", data, second + 42, 40)  # where its bytes begin
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"'0\.png' and '1\.png' in .* share bytes"):
+        open_archive(path)
 
 
 def test_endless_names_are_refused_in_short(make_zip: Any) -> None:

@@ -4,11 +4,13 @@ import copy
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from images.recipe import GuideSpec, NetworkRef, SamplerSpec
+from papers.listing import as_csv
 from papers.report import RESIZES, collect, differences, report
 from papers.tables import all_rows, find
 
@@ -42,6 +44,33 @@ def record(name, value, seeds=None, tagged=True, **changes):
 def blocks(name, values, tagged=True):
     count = row(name).num_images
     return [record(name, value, f"{k * count}-{(k + 1) * count - 1}", tagged) for k, value in enumerate(values)]
+
+
+def test_texts_of_a_ledger_are_no_formulas_and_no_markup():
+    evil = ["=HYPERLINK(\"http://evil/\")", "@SUM(A1)", "+1+cmd", "-2+3", "\t=1", "\uff1d1",
+            "a |\n\n# Head\n<script>x</script>", "`code` ![x](http://evil/p.png) *b*", "\x1b[2J\u202e\r", "\udcff"]  # fmt: skip
+    records = [record(AUTOG, 1.0 + i) | {"flags": [text]} for i, text in enumerate(evil)]
+    for r, text in zip(records, evil, strict=True):
+        r["recipe"] = r["recipe"] | {"labels": text}
+    made = report([row(AUTOG)], records, "csv")
+    assert made.replace("\n", "").isprintable()
+    cells = [cell for line in csv.reader(io.StringIO(made)) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\uff1d"))]
+    assert [float(cell) for cell in cells if cell.startswith("-")] == []
+    assert "'=HYPERLINK" in made
+    text = report([row(AUTOG)], records, "markdown")
+    assert text.replace("\n", "").isprintable()
+    unescaped = re.sub(r"\\.", "", text)
+    assert not any(mark in unescaped for mark in ("<", "[", "]", "\n#", "://", "`", "*b"))
+    assert len({line.count("|") for line in unescaped.splitlines() if line.startswith("|")}) == 1
+    data = report([row(AUTOG)], records, "json")
+    assert data.replace("\n", "").isprintable()
+    assert {r["labels"] for r in json.loads(data)["results"]} == set(evil)
+
+
+def test_numbers_stay_numbers_in_csv():
+    records = [{"a": -0.5, "b": "-0.5", "c": ["-1e-3", -2, "=1"], "d": "+3", "e": None, "f": "-x"}]
+    assert as_csv(records).splitlines()[1] == "-0.5,-0.5,-1e-3;-2;'=1,+3,,'-x"
 
 
 def only(results):

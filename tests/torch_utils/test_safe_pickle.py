@@ -173,6 +173,20 @@ def test_shared_parts_stay_shared():
     assert first is second
 
 
+def test_equal_texts_become_one_object():
+    """So that dictionaries and comparisons of long texts take no time, however many of them a file has."""
+    long = pickle.BINUNICODE + (10**6).to_bytes(4, "little") + b"a" * 10**6
+    first, second = loads(b"\x80\x04(" + long * 2 + b"t.")
+    assert first is second
+    assert first == "a" * 10**6
+
+
+def test_an_array_and_a_text_may_be_referred_to_more_than_once():
+    shared = np.arange(1000.0)
+    data = {"arrays": [shared] * 100, "texts": ["x" * 1000] * 1000}
+    assert [len(part) for part in loads(pickle.dumps(data, 4)).values()] == [100, 1000]
+
+
 def test_files_by_path_by_text_and_open(tmp_path):
     path = tmp_path / "data.pkl"
     path.write_bytes(pickle.dumps({"a": 1}))
