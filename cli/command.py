@@ -18,6 +18,7 @@ import click
 from cli import settings, test_cuts
 from cli.signals import Terminated, termination
 from cli.start import cure
+from dnnlib.urls import without_secrets
 from dnnlib.util import DownloadError, Refused, printable
 
 
@@ -125,7 +126,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
+    click.echo(f"Error: {printable(without_secrets(' '.join(message.split())))}", err=True)
     return exit_code
 
 
