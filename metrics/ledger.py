@@ -10,6 +10,7 @@ from typing import Any
 
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
+from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.util import check_destination, naming, printable
 from images.claims import in_line
 
@@ -54,7 +55,7 @@ def to_line(record: Mapping[str, Any]) -> bytes:
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if not _ends_with_newline(descriptor):  # somebody's editor left it so
@@ -101,6 +102,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"there is no ledger {path} yet: reproduce.py run, calculate_metrics.py calc and gen start one, "
             "or name another file"
         )
+    refuse_stand_in(path)
     records = []
     with open_regular(path) as file:
         lines = file.read().split(b"\n")

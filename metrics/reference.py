@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from dnnlib.download import fetch
 from dnnlib.regular import open_regular
+from dnnlib.urls import without_secrets
 from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
@@ -47,8 +48,9 @@ ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances 
 class Statistics:
     """What a statistics file holds.
 
-    moments: per metric. source, sha256: the file as asked for, and its hash. detectors: the identity of the detector
-    per metric; a metric is missing where the file does not say. images: what it says of the images, empty if nothing.
+    moments: per metric. source, sha256: the file as asked for (of a URL, no secrets), and its hash. detectors: the
+    identity of the detector per metric; a metric is missing where the file does not say. images: what it says of the
+    images, empty if nothing.
     """
 
     moments: Mapping[str, Moments]
@@ -83,7 +85,7 @@ def open_statistics(source: str | Path, metrics: Collection[str] | None = None, 
     `MAX_FEATURES` features, or damaged: arrays missing, of wrong shapes, not floating point, not finite, not
     symmetric, or with negative variances.
     """
-    path = fetch(source, offline=offline)
+    path, source = fetch(source, offline=offline), without_secrets(str(source))
     with open_regular(path) as file:
         magic = file.read(4)
     provenance: dict[str, Any] = {}
