@@ -2,8 +2,15 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

@@ -1,11 +1,18 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+import sys
 from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

@@ -2,8 +2,15 @@
 """Look into network files, convert them, fetch them. Nothing in a file is executed."""
 
 import json
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
+import sys
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
 from cli import reproduce_options as opt
 from cli.command import Group, bad_input
 from cli.metric_options import LEDGER
-from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
+from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options, threads_for
 from cli.progress import progress_bar
 from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
 from cli.submit import elsewhere, send, submit_options
@@ -110,6 +117,7 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
+        threads_for([file for row in rows for file in row.sources(params["networks"])])
         runner.prepare(rows)
     announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0

@@ -1,8 +1,15 @@
 """Train an EDM2 network on a ZIP or folder of images or latents."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from cli import settings
 from cli.command import bad_input
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import Preset, find_preset
@@ -321,7 +322,8 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
     """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
 
     `params` are click's parameters; which of them the user gave is asked of the current click context. Files are
-    checked to exist, and everything that contradicts itself is a usage error, before any network opens.
+    checked to exist, and everything that contradicts itself is a usage error, before any network opens. The command
+    gets as many threads as these networks are worth.
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
@@ -332,13 +334,22 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
         sampler = _sampler(params, preset)
-        return Recipe(
+        recipe = Recipe(
             net=NetworkRef(_existing(net)),
             guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
             sampler=sampler,
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
+    threads_for([recipe.net.source, *(guide.net.source for guide in recipe.guides)])
+    return recipe
+
+
+def threads_for(sources: Sequence[str]) -> None:
+    """As many threads as these networks are worth (`settings.threads_for`), until the current command ends."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(settings.threads_for(sources))
 
 
 def _check_class(class_idx: int | None, preset: Preset) -> None:

@@ -63,8 +63,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path` in one step.
 
     The temporary file stands in the same folder (made if missing) and keeps the suffix of `path`, so writers
-    that look at it (`numpy.savez`) behave. On success it is synced to disk and renamed over `path`; on any
-    error or interrupt it is removed and `path` stays as it was. A symbolic link is followed, not replaced.
+    that look at it (`numpy.savez`) behave. On success it is synced to disk and renamed over `path`, with the mode that
+    `open` gives a new file there; on any error or interrupt it is removed and `path` stays as it was. A symbolic link
+    is followed, not replaced.
 
     Raises FileNotFoundError if the block ends without having written the file, IsADirectoryError if `path` is
     a folder, and the operating system's OSError if the folder cannot be written to.
@@ -79,10 +80,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
+        _open_to_others(temporary)
         replace_synced(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _open_to_others(file: Path) -> None:
+    """Some writers (safetensors) make files that only their owner can read: give such a file the mode of a new one."""
+    if file.stat().st_mode & 0o077:
+        return
+    probe = file.with_name(f"{file.name}.mode")
+    with probe.open("xb") as opened:
+        mode = os.fstat(opened.fileno()).st_mode & 0o777
+    probe.unlink()
+    file.chmod(mode)
 
 
 class Refused(ValueError):

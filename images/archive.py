@@ -21,6 +21,8 @@ from typing import Self
 
 import numpy as np
 
+from dnnlib.stand_ins import refuse_stand_in, stand_in
+
 #: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy"})
 
@@ -160,7 +162,7 @@ class ZipArchive(Archive):
         """See `Archive.read`."""
         if name not in self._members:
             raise ValueError(f"{self.path} holds no member {name!r}")
-        return read_zip_member(self.path, self._file(), name)
+        return _itself(read_zip_member(self.path, self._file(), name), name, self.path)
 
     def close(self) -> None:
         """Close this process's file handle; the next `read` opens it again."""
@@ -197,7 +199,15 @@ class FolderArchive(Archive):
             size = os.fstat(file.fileno()).st_size
             if size > MAX_MEMBER_BYTES:
                 raise ValueError(f"{name!r} in {self.path} has {size} bytes: no image is that large")
-            return file.read()
+            return _itself(file.read(), name, self.path)
+
+
+def _itself(data: bytes, name: str, path: Path) -> bytes:
+    """The bytes of a member, unless they are a pointer to it or a page about it."""
+    what = stand_in(data)
+    if what is not None:
+        raise ValueError(f"{name!r} in {path} is {what}")
+    return data
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -205,6 +215,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
     Raises ValueError if it is no ZIP, cut off, or lacks members that its end announces, OSError if it cannot be opened.
     """
+    refuse_stand_in(path)
     with open(path, "rb") as file:
         start = file.read(4)
     if start == b"PK\x03\x04":

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -83,8 +84,9 @@ class NetworkRef:
 
     @property
     def name(self) -> str:
-        """File name without folder and suffix."""
-        return self.source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        """File name without folder and suffix; of a URL without what follows `?`."""
+        source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
+        return source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 @dataclass(frozen=True)

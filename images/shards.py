@@ -506,10 +506,15 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
     cure = "give another name, or remove it to start over"
-    ours = {key: value for key, value in wanted.items() if key not in ("batch", "shard_size")}
+    threads = found.get("threads")
+    to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
+    ours = {key: value for key, value in wanted.items() if key not in to_choose}
     if all(found.get(key) == value for key, value in ours.items()):
         batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
-        cure = f"--batch={batch} --shard-size={size} goes on with it, or {cure}"
+        options = f"--batch={batch} --shard-size={size}"
+        if "threads" in to_choose and threads != wanted.get("threads"):
+            options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
+        cure = f"{options} goes on with it, or {cure}"
     raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.util import check_destination, naming
 from images.claims import in_line
 
@@ -42,7 +43,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if not _ends_with_newline(descriptor):  # somebody's editor left it so
@@ -85,6 +86,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"there is no ledger {path} yet: reproduce.py run, calculate_metrics.py calc and gen start one, "
             "or name another file"
         )
+    refuse_stand_in(path)
     records = []
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if line.strip() == b"":

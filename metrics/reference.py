@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from dnnlib.download import fetch
+from dnnlib.urls import without_secrets
 from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
@@ -42,8 +43,9 @@ ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances 
 class Statistics:
     """What a statistics file holds.
 
-    moments: per metric. source, sha256: the file as asked for, and its hash. detectors: the identity of the detector
-    per metric; a metric is missing where the file does not say. images: what it says of the images, empty if nothing.
+    moments: per metric. source, sha256: the file as asked for (of a URL, no secrets), and its hash. detectors: the
+    identity of the detector per metric; a metric is missing where the file does not say. images: what it says of the
+    images, empty if nothing.
     """
 
     moments: Mapping[str, Moments]
@@ -76,7 +78,7 @@ def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
     OSError: no such file, or it cannot be fetched. ValueError: not statistics, or damaged: arrays missing, of wrong
     shapes, not floating point, not finite, not symmetric, or with negative variances.
     """
-    path = fetch(source, offline=offline)
+    path, source = fetch(source, offline=offline), without_secrets(str(source))
     with open(path, "rb") as file:
         magic = file.read(4)
     provenance: dict[str, Any] = {}

@@ -80,7 +80,11 @@ class Generation:
     def numerics(self) -> dict[str, Any]:
         """What may change last bits beside the recipe, the batch and the device."""
         decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
-        return {"decoder_batch": decoder, "deterministic": torch.are_deterministic_algorithms_enabled()}
+        return {
+            "decoder_batch": decoder,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+        }
 
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.download import fetch
+from dnnlib.urls import without_secrets
 from dnnlib.util import printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
@@ -42,7 +43,11 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
     Raises OSError if the file cannot be had, UnsafePickleError for an empty one.
     """
     path = fetch(source, offline=offline)
-    report: dict[str, Any] = {"file": os.fspath(source), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    report: dict[str, Any] = {
+        "file": without_secrets(os.fspath(source)),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+    }
     if is_safetensors(path):
         return report | {"format": "safetensors"} | inspect_safetensors(path)
     return report | {"format": "pickle"} | _inspect_pickle(path)

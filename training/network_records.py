@@ -403,7 +403,8 @@ def network_parts(content: Any) -> NetworkParts:
         raise ValueError(f"no network file: it holds {describe(content)}, not a dictionary with 'ema'")
     if content.get("ema") is None:
         keys = ", ".join(map(repr, list(content)[:8]))
-        raise ValueError(f"no network file: 'ema' is not among its entries ({keys or 'none'})")
+        hint = "; for a training state give the network file that its trainer wrote beside it" if content else ""
+        raise ValueError(f"no network file: 'ema' is not among its entries ({keys or 'none'}){hint}")
     dataset_kwargs = content.get("dataset_kwargs")
     if dataset_kwargs is not None and not isinstance(dataset_kwargs, dict):
         raise ValueError(f"dataset_kwargs is {describe(dataset_kwargs)}, not a dictionary")
