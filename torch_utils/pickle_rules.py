@@ -9,13 +9,22 @@ import hashlib
 import math
 import reprlib
 import struct
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from torch_utils.pickle_records import ELEMENT_BYTES, ModuleRecord, PersistentRecord, StoredTensor
-from torch_utils.pickle_tree import Budget, Call, GlobalName, UnsafePickleError, read_tree
+from torch_utils.pickle_tree import (
+    ENCODE,
+    MAX_TEXT_BYTES,
+    Budget,
+    Call,
+    GlobalName,
+    LongText,
+    UnsafePickleError,
+    read_tree,
+)
 
 MAX_NESTING = 128  # a network's tensors lie some 50 levels deep
 MAX_NODES = 2_000_000  # with every reference followed, also repeated ones
@@ -70,13 +79,15 @@ class _Value(NamedTuple):
 
 
 class Evaluator:
-    """Applies `RULES` to the nodes of one file, to each node once.
+    """Applies rules to the nodes of one file, to each node once.
 
-    file_size: bytes of the file. budget: what reading it has left over, for the streams inside.
+    file_size: bytes of the file. budget: what reading it has left over, for the streams inside. rules: by name; the
+    nodes name nothing else (see `only_names_in`). None: `RULES`.
     """
 
-    def __init__(self, file_size: int, budget: Budget) -> None:
+    def __init__(self, file_size: int, budget: Budget, rules: Mapping[str, Rule] | None = None) -> None:
         self.budget = budget
+        self.rules = RULES if rules is None else rules
         self.bytes_left = file_size + 2**20  # for arrays and tensors: no byte of a file is needed twice
         self.max_repeated = file_size + MAX_REPEATED_BYTES
         self._done: dict[int, _Value] = {}
@@ -88,6 +99,8 @@ class Evaluator:
         return self._visit(root, 1).value
 
     def _visit(self, node: Any, depth: int) -> _Value:
+        if isinstance(node, LongText):
+            raise UnsafePickleError(f"a text of {len(node)} bytes: at most {MAX_TEXT_BYTES} are read")
         if not isinstance(node, list | tuple | dict | Call):
             return _Value(node, num_bytes=len(node) if isinstance(node, str | memoryview) else 0)
         if id(node) in self._done:
@@ -103,7 +116,7 @@ class Evaluator:
 
     def _enter(self, node: Any, depth: int) -> _Value:
         if isinstance(node, Call):
-            make = _maker_of(node)
+            make = _maker_of(node, self.rules)
             values, inner = self._visit_all((node.args, node.state, node.items), depth)
             return _made(make(self, Made(str(node.function), *values)), inner)
         values, inner = self._visit_all(node.values() if isinstance(node, dict) else node, depth)
@@ -161,10 +174,10 @@ def _made(value: Any, parts: _Value) -> _Value:
     return parts._replace(value=value, num_bytes=num_bytes)
 
 
-def _maker_of(call: Call) -> "Callable[[Evaluator, Made], Any]":
+def _maker_of(call: Call, rules: Mapping[str, Rule]) -> "Callable[[Evaluator, Made], Any]":
     if not isinstance(call.function, GlobalName):
         raise UnsafePickleError("a call of what another call returned: no data needs that")
-    rule = RULES[str(call.function)]  # the tree was read with only_names_in(RULES)
+    rule = rules[str(call.function)]  # the tree was read with only_names_in(rules)
     if rule.make is None or rule.is_new is not call.is_new:
         raise UnsafePickleError(f"{call.function} is called in a way that no file of this kind uses")
     if call.given_state and not rule.takes_state:
@@ -200,12 +213,14 @@ def _same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer that can number elements: 0 or more, below 2^62."""
     return type(value) is int and 0 <= value < 2**62
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_count, value))
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of counts, of no more dimensions than arrays have."""
+    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(is_count, value))
 
 
 # ----------------------------------------------------------------------------
@@ -240,6 +255,11 @@ def _make_persistent(evaluator: Evaluator, made: Made) -> PersistentRecord:
     made.expect(isinstance(source, str), "the source is not a text")
     made.expect(isinstance(name, str) and len(name) < 100 and name.isidentifier(), "no class name")
     return PersistentRecord(name, version, _checked_state(made, meta["state"]), source, evaluator.source_hash(source))
+
+
+def _make_no_bytes(evaluator: Evaluator, made: Made) -> memoryview:
+    made.expect(made.args == (), "constructor arguments are not expected")
+    return memoryview(b"")
 
 
 def _checked_state(made: Made, state: Any) -> dict[str, Any]:
@@ -290,7 +310,7 @@ def _make_scalar(evaluator: Evaluator, made: Made) -> Any:
 
 
 def _array(evaluator: Evaluator, made: Made, data: Any, dtype: Any, shape: Any, order: Any) -> "np.ndarray[Any, Any]":
-    if not isinstance(dtype, np.dtype) or not _is_shape(shape):
+    if not isinstance(dtype, np.dtype) or not is_shape(shape):
         raise UnsafePickleError(f"{made.name}: no number type, or no shape")
     made.expect(isinstance(data, memoryview), "the content is not a byte string (an array of objects?)")
     needed = math.prod(shape) * dtype.itemsize
@@ -377,7 +397,7 @@ def _storage_header(reference: Any) -> _StorageHeader:
     dtype = _STORAGE_TYPES.get(str(kind)) if isinstance(kind, GlobalName) else None
     if dtype is None:
         raise UnsafePickleError(f"storage of unknown type {reprlib.repr(kind)}")
-    if not isinstance(key, str) or not isinstance(device, str) or not _is_count(numel) or view is not None:
+    if not isinstance(key, str) or not isinstance(device, str) or not is_count(numel) or view is not None:
         raise UnsafePickleError("a storage with an unknown description")
     return _StorageHeader(dtype, key, numel)
 
@@ -387,7 +407,7 @@ def _make_tensor(evaluator: Evaluator, made: Made) -> StoredTensor:
     made.expect(len(made.args) in (6, 7), "unknown arguments")
     storage, offset, shape, strides, wants_gradient, hooks = made.args[:6]
     made.expect(isinstance(storage, _Storage) and type(wants_gradient) is bool, "unknown arguments")
-    made.expect(_is_count(offset) and _is_shape(shape) and _is_shape(strides), "no shape, strides or offset")
+    made.expect(is_count(offset) and is_shape(shape) and is_shape(strides), "no shape, strides or offset")
     made.expect(len(shape) == len(strides), f"shape {shape} with strides {strides}")
     metadata = made.args[6] if len(made.args) == 7 else None
     plain = _same(hooks, {}) and (metadata is None or _same(metadata, {}))
@@ -448,6 +468,8 @@ RULES: dict[str, Rule] = {
     "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
     **{f"numpy.core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 1
     **{f"numpy._core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 2
+    str(ENCODE): Rule("byte strings in pickles of protocol 2, which `read_tree` makes"),
+    "__builtin__.bytes": Rule("empty byte strings in pickles of protocol 2", _make_no_bytes),
     "builtins.set": _SET,
     "__builtin__.set": _SET,
 }

@@ -15,7 +15,7 @@ import pickletools
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_OPCODES = 500_000  # published networks need 40,000, whatever their width, the streams of their tensors included
@@ -63,6 +63,19 @@ class Call:
         self.items: dict[Any, Any] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class LongText:
+    """A text of more than MAX_TEXT_BYTES, not decoded: how protocol 2 stores byte strings. raw: in UTF-8."""
+
+    raw: memoryview = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+ENCODE = GlobalName("_codecs", "encode")
+
+
 class Budget:
     """What may still be spent on one file, over all the pickle streams inside it."""
 
@@ -98,8 +111,8 @@ def read_tree(
     it. on_persistent_id turns the stream's own references into nodes; None refuses them. on_call is told
     every call once its arguments are known (items and state may still follow).
 
-    Nodes are None, bool, int, float, str, memoryview (byte strings, views of `data`), list, tuple, dict
-    with str or int keys, set of str or int, GlobalName and Call. Raises UnsafePickleError.
+    Nodes are None, bool, int, float, str, LongText, memoryview (byte strings, views of `data`), list, tuple,
+    dict with str or int keys, set of str or int, GlobalName and Call. Raises UnsafePickleError.
     """
     reader = _TreeReader(data, start, budget)
     reader.on_global, reader.on_persistent_id, reader.on_call = on_global, on_persistent_id, on_call
@@ -119,6 +132,7 @@ class _TreeReader:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.texts: dict[str, str] = {}
+        self.bytes_of_text: dict[str | LongText, memoryview] = {}
 
     def run(self) -> tuple[Any, int]:
         while True:
@@ -221,7 +235,8 @@ class _TreeReader:
         length = self.number(length_layout)
         raw = self.take(length)
         if length > MAX_TEXT_BYTES:
-            raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
+            self.push(LongText(raw))
+            return
         self.budget.spend_text(length)
         text = self.decoded(bytes(raw))
         self.push(self.texts.setdefault(text, text))
@@ -291,7 +306,20 @@ class _TreeReader:
         made = Call(function, args, is_new)
         if self.on_call is not None:
             self.on_call(made)
-        self.push(made)
+        self.push(self.encoded(args) if function == ENCODE else made)
+
+    def encoded(self, args: tuple[Any, ...]) -> memoryview:
+        """The byte string that protocol 2 stores as `encode(text, "latin1")`; one per text, however often it comes."""
+        text, encoding = args if len(args) == 2 else (None, None)
+        if not isinstance(text, str | LongText) or encoding != "latin1":
+            raise self.refuse(f"{ENCODE} of something else than a text in Latin-1")
+        if text not in self.bytes_of_text:
+            plain = text if isinstance(text, str) else self.decoded(bytes(text.raw))
+            try:
+                self.bytes_of_text[text] = memoryview(plain.encode("latin-1"))
+            except UnicodeEncodeError:
+                raise self.refuse(f"{ENCODE} of a text with other characters than those of Latin-1") from None
+        return self.bytes_of_text[text]
 
     def build(self) -> None:
         state, target = self.pop(), self.top()

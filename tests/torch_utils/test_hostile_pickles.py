@@ -223,7 +223,16 @@ def through_libraries():
     yield "torch.serialization", Hostile(program(call(name("torch.serialization", "load"), text(MARKER))))
     yield "torch unsafe rebuild", Hostile(program(call(name("torch._utils", "_rebuild_wrapper_subclass"))))
     yield "torch Linear", Hostile(program(name("torch.nn.modules.linear", "Linear") + b")\x81}b"))
-    yield "_codecs.encode", Hostile(program(call(name("_codecs", "encode"), text("a"), text("latin1"))))
+    encode = name("_codecs", "encode")
+    yield "encode by another codec", Hostile(program(call(encode, text("a"), text("rot13"))))
+    yield "encode of a text that is not Latin-1", Hostile(program(call(encode, text("\u0100"), text("latin1"))))
+    yield "encode of a number", Hostile(program(call(encode, number(1), text("latin1"))))
+    yield "encode without arguments", Hostile(program(call(encode)))
+    yield "encode as an instance", Hostile(program(encode + b")\x81"))
+    yield "encode with a state", Hostile(program(call(encode, text("a"), text("latin1")) + b"}b"))
+    once = text("a" * 2**21) + b"q\x00"
+    again = call(encode, b"h\x00", text("latin1"))
+    yield "a long text encoded again and again", Hostile(program(b"]" + b"(" + once + again * 10_000 + b"e", 2))
 
 
 def hidden_attacks():

@@ -42,6 +42,12 @@ def test_dictionaries_of_all_kinds_become_dict(protocol):
     assert read == {"a": {"b": 1, "c": {}}, "d": {}}
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("data", [b"", b"abc\x00\xff", bytes(range(256)) * 10_000])
+def test_byte_strings_of_every_protocol(protocol, data):
+    assert bytes(loads(pickle.dumps({"a": [data]}, protocol))["a"][0]) == data
+
+
 def statistics():
     """Like EDM2's reference statistics, smaller."""
     random = np.random.RandomState(0)
@@ -49,7 +55,7 @@ def statistics():
     return {**parts, "num_images": 50000}
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("core", ["_core", "core"])
 def test_statistics_of_both_generations_of_numpy(protocol, core):
     data = pickle.dumps(statistics(), protocol)
