@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli.options import Names, deterministic_option, stack
+from dnnlib.places import find_file
 from dnnlib.util import is_url
 
 METRICS = ("fid", "fd_dinov2", "fd_mnist")
@@ -25,7 +26,7 @@ class Weights(click.ParamType):
         metric = metric.strip().replace("-", "_")
         if metric not in METRICS or path == "":
             self.fail(f"'{value}': write METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
-        if not is_url(path) and not Path(path).expanduser().is_file():
+        if not is_url(path) and not find_file(path).is_file():
             self.fail(f"'{value}': there is no file {path}", param, ctx)
         return metric, path
 

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.options import FloatList, stack
+from dnnlib.places import find_file
 from images.recipe import NetworkRef, Recipe, StepInterval
 from papers.search import Axis
 
@@ -138,4 +138,4 @@ def missing_files(recipe: Recipe, stages: list[list[Axis]]) -> list[str]:
     nets = {"ema": [recipe.net], "guide_ema": [guide.net for guide in recipe.guides]}
     for axis in (axis for axes in stages for axis in axes if axis.name in nets):
         files += [with_ema(net, value).source for net in nets[axis.name] for value in axis.values]
-    return [file for file in dict.fromkeys(files) if "://" not in file and not Path(file).is_file()]
+    return [file for file in dict.fromkeys(files) if "://" not in file and not find_file(file).is_file()]
