@@ -98,8 +98,8 @@ def fetch(
 ) -> Path:
     """A file on this machine for `source`: the file itself if it is a path, the cached copy if it is a URL.
 
-    source: path (looked for by `dnnlib.places.find_file`), or http(s) URL. A URL under `MODEL_ROOT` is looked for under `$EDM2_MODEL_ROOT` instead, if
-        that is set: a URL (a mirror) or a folder of the same layout.
+    source: path (found by `dnnlib.places.find_file`), or http(s) URL. A URL under `MODEL_ROOT` is looked for under
+        `$EDM2_MODEL_ROOT` instead, if that is set: a URL (a mirror) or a folder of the same layout.
     sha256: published hash of the file, 64 hex digits. None: see the head of this module.
     offline: ask no server; what is not here is an error that says where to put it.
     mirrors: further URLs of the same file, asked in turn when `source` fails.

@@ -28,8 +28,8 @@ def short_name(path: str | os.PathLike[str]) -> str:
 
     Else the path as it is. Ledgers with such names do not depend on where the project lies.
     """
-    path = Path(path)
     for folder in (Path.cwd(), PROJECT):
-        if path.is_relative_to(folder) and find_file(path.relative_to(folder)).absolute() == path:
-            return path.relative_to(folder).as_posix()
-    return str(path)
+        name = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else None
+        if name is not None and find_file(name).absolute() == Path(path):
+            return name.as_posix()
+    return os.fspath(path)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from dnnlib.places import find_file
+from dnnlib.places import find_file, short_name
 from papers.presets import MODEL_ROOT, PRETRAINED
 
 
@@ -32,12 +32,12 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
 
 
 def find_reference(text: str) -> str:
-    """What `--ref=TEXT` stands for: the source of the reference of that name, else `text`, a URL or what is there.
+    """What `--ref=TEXT` stands for: the URL or path of the reference of that name, else `text`, a URL or what is there.
 
     FileNotFoundError, telling the names that are known, if nothing is there.
     """
     if text in REFERENCES:
-        return REFERENCES[text].source
+        return short_name(REFERENCES[text].source)
     if "://" in text or find_file(text).exists():
         return text
     near = difflib.get_close_matches(text, REFERENCES, n=1)
@@ -46,8 +46,3 @@ def find_reference(text: str) -> str:
     raise FileNotFoundError(
         f"there is no reference '{text}'{meant}: give a file, folder or URL, or one of these names ({known})"
     )
-
-
-def is_also_here(text: str) -> bool:
-    """Whether the name of a reference is that of a file or folder in the current folder too."""
-    return text in REFERENCES and find_file(text).exists()
