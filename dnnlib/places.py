@@ -24,11 +24,11 @@ def find_file(name: str | os.PathLike[str]) -> Path:
 
 
 def short_name(path: str | os.PathLike[str]) -> str:
-    """The name of a file relative to the current folder or the project's, if `find_file` finds that file by it.
+    """The name of a file relative to the project's folder or the current one, if `find_file` finds that file by it.
 
     Else the path as it is. Ledgers with such names do not depend on where the project lies.
     """
-    for folder in (Path.cwd(), PROJECT):
+    for folder in (PROJECT, Path.cwd()):
         name = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else None
         if name is not None and find_file(name).absolute() == Path(path):
             return name.as_posix()

@@ -117,8 +117,12 @@ class Runner:
             record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
+    def parts(self, row: Row) -> list[range]:
+        """The seeds of each block that `run` gives; none for a set of real images."""
+        return self.blocks(row) if row.real is None else [range(0) for _ in self._floors(row)]
+
     def blocks(self, row: Row) -> list[range]:
-        """The seeds of each block."""
+        """The seeds of each block of a row that is sampled."""
         num = self.settings.num or row.num_images
         count = self.settings.blocks or row.repeats or 1
         first = self.settings.seed
