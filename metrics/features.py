@@ -54,6 +54,18 @@ def moments_of_array(stream: IO[bytes]) -> Moments:
     return running.moments()
 
 
+def moments_of_rows(rows: torch.Tensor) -> Moments:
+    """Mean and covariance of features, floating point [N, D]. ValueError as `moments_of_array`."""
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise ValueError(f"it is {rows.dtype} {list(rows.shape)}, and features are floating point [N, D]")
+    metric_of_dim(rows.shape[1])
+    running = RunningMoments(rows.shape[1])
+    piece = max(1, _PIECE_BYTES // (8 * rows.shape[1]))
+    for start in range(0, len(rows), piece):
+        _append(running, rows[start : start + piece].to(torch.float64), start)
+    return running.moments()
+
+
 def _append(running: RunningMoments, rows: torch.Tensor, start: int) -> None:
     """Adds features [n, D] of the images from number `start` on. ValueError naming the first that is not finite."""
     bad_row = first_non_finite_row(rows)

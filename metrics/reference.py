@@ -7,7 +7,8 @@ Read:
 * `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid"; other arrays are left alone;
 * EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code;
 * features [N, D], of which mean and covariance are taken: `feats` of clean-fid's `_kid.npz`, `pool_3`, `reps` of
-  dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does).
+  dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does);
+* torch-fidelity's `.pt` caches: {"mu", "sigma"}, or features [N, D]; D names the metric.
 
 Written: the first and the third. A pickle names its arrays as numpy 1 did, so that numpy of any version reads it, and
 has no place for provenance.
@@ -33,9 +34,11 @@ from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
 from images.zips import ZipWriter, parse_object
-from metrics.features import metric_of_dim, moments_of_array
+from metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from metrics.moments import Moments
 from torch_utils import safe_pickle
+from torch_utils.safe_pickle import UnsafePickleError
+from torch_utils.tensor_file import read_tensors
 
 FORMAT = "edm2-guidance statistics 1"
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
@@ -106,6 +109,8 @@ class _Content(NamedTuple):
 
 def _read(path: Path, source: str) -> _Content:
     magic = _magic(path)
+    if _is_tensor_file(path):
+        return _read_tensor_file(path, source)
     if magic.startswith(b"PK"):
         return _read_npz(path, source)
     if magic.startswith(b"\x80"):
@@ -114,7 +119,33 @@ def _read(path: Path, source: str) -> _Content:
         with damage_means(f"{source} cannot be read as features"), open(path, "rb") as file:
             found = moments_of_array(file)
             return _Content({metric_of_dim(found.dim): found})
-    raise ValueError(f"{source} is no statistics: neither .npz, EDM2 .pkl nor .npy")
+    raise ValueError(f"{source} is no statistics: neither .npz, EDM2 .pkl, .npy nor .pt")
+
+
+def _is_tensor_file(path: Path) -> bool:
+    """Whether it is a file of `torch.save`: a ZIP with a pickle in its one folder."""
+    if not _magic(path).startswith(b"PK") or not zipfile.is_zipfile(path):
+        return False
+    with open_zip(path) as file:
+        return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in file.namelist())
+
+
+def _read_tensor_file(path: Path, source: str) -> _Content:
+    """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
+    try:
+        content = read_tensors(path, arrays=True)
+    except UnsafePickleError as error:
+        raise type(error)(f"{source}: {error}") from error
+    if isinstance(content, torch.Tensor):
+        with damage_means(f"{source} cannot be read as features"):
+            moments = moments_of_rows(content)
+            return _Content({metric_of_dim(moments.dim): moments})
+    if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
+        raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
+    mu, sigma = (part.numpy() if isinstance(part, torch.Tensor) else part for part in (content["mu"], content["sigma"]))
+    with damage_means(f"{source} cannot be read as statistics"):
+        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray) and mu.ndim == 1 else 0)
+    return _Content({metric: _checked(metric, mu, sigma, None, source)})
 
 
 def _magic(path: Path) -> bytes:
@@ -151,7 +182,9 @@ def holds_statistics(path: str | Path, *, reference: bool = False) -> bool:
     """
     path = Path(path)
     if not path.is_file():
-        return path.suffix.lower() == ".pkl"
+        return path.suffix.lower() in (".pkl", ".pt", ".npy")
+    if _is_tensor_file(path):
+        return True
     if not _magic(path).startswith(b"PK"):
         return path.suffix.lower() == ".pkl" or _magic(path).startswith((b"\x80", _NPY_MAGIC))
     if not zipfile.is_zipfile(path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from metrics import features
 from metrics.features import metric_of_dim, moments_of_array
@@ -112,3 +113,46 @@ def test_statistics_that_do_not_say_how_images_were_resized(
 ) -> None:
     np.savez(tmp_path / "ref.npz", mu=np.zeros(8), sigma=np.eye(8), **arrays)
     assert open_statistics(tmp_path / "ref.npz").resize_known is known
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_torch_fidelitys_features(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_PIECE_BYTES", 64 * 8 * 40)
+    rows = torch.from_numpy(ROWS).to(dtype)
+    torch.save(rows, tmp_path / "x-features-64.pt")
+    assert holds_statistics(tmp_path / "x-features-64.pt")
+    found = open_statistics(tmp_path / "x-features-64.pt").moments["fd_mnist"]
+    assert found.num_images == 150
+    np.testing.assert_allclose(found.cov.numpy(), np.cov(rows.double().numpy().T), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_torch_fidelitys_statistics(as_tensors: bool, tmp_path: Path) -> None:
+    """It saves numpy arrays."""
+    mu, sigma = ROWS.mean(0), np.cov(ROWS.T)
+    content = {"mu": mu, "sigma": sigma}
+    torch.save({k: torch.from_numpy(v) for k, v in content.items()} if as_tensors else content, tmp_path / "s.pt")
+    found = open_statistics(tmp_path / "s.pt")
+    assert np.array_equal(found.moments["fd_mnist"].mean.numpy(), mu)
+    assert np.allclose(found.moments["fd_mnist"].cov.numpy(), sigma, rtol=1e-15)
+    assert found.moments["fd_mnist"].num_images is None
+    assert not found.resize_known
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"mu": 1.0, "sigma": 2.0}, "features of 0 numbers"),
+        ({"mu": np.zeros(64), "sigma": np.eye(63)}, r"expected \[D\] and \[D, D\]"),
+        ({"weight": torch.zeros(3)}, "neither features"),
+        ([1, 2], "neither features"),
+        (torch.zeros(3, 8, 8, 3), r"\[3, 8, 8, 3\], and features are"),
+        (torch.full((70, 64), float("nan")), "features of image 0 are not finite"),
+        (Path("x"), "pathlib"),
+    ],
+)
+def test_other_torch_files_are_refused(content: Any, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "s.pt")
+    with pytest.raises(ValueError, match=words) as error:
+        open_statistics(tmp_path / "s.pt")
+    assert "s.pt" in str(error.value)
