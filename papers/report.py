@@ -306,7 +306,10 @@ def _not_run(idle: Sequence[Row], total: int) -> str:
 def _beside_shipped(compared: Sequence[Comparison]) -> str:
     if not compared:
         return ""
-    lines = [(c.row.name, c.images, f"{c.ours:.4f}", f"{c.shipped:.4f}", f"{c.difference:+.2f} %") for c in compared]
+    lines = [
+        (c.row.name, c.images, f"{c.ours:.4f}", f"{c.shipped:.4f}", f"{round(c.difference, 2) + 0:+.2f} %")
+        for c in compared
+    ]
     far = [c for c in compared if abs(c.difference) > SHIPPED_TOLERANCE]
     table = as_markdown([("row", "images", "ours", "shipped", "difference"), *lines])
     said = (
