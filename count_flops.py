@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import click
 
 from cli.command import Command, bad_input
+from dnnlib.places import find_file
 from dnnlib.urls import without_secrets
 from dnnlib.util import is_url
 from papers.presets import all_presets
@@ -44,7 +45,7 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     with bad_input():
         from training.flops import file_cost, network_cost
 
-        if is_url(source) or Path(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
+        if is_url(source) or find_file(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
             cost = file_cost(source, offline=offline)
         else:
             cost = network_cost(arguments_of(source))

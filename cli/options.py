@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import settings
 from cli.command import bad_input
+from dnnlib.places import find_file
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import Preset, find_preset
 
@@ -394,7 +394,7 @@ def _labels(params: dict[str, Any]) -> Any:
 
 
 def _existing(source: str) -> str:
-    if "://" not in source and not Path(source).is_file():
+    if "://" not in source and not find_file(source).is_file():
         raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
     return source
 

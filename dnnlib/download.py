@@ -41,6 +41,7 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from dnnlib.filelock import exclusive
+from dnnlib.places import find_file
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.terminal import unguarded
 from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
@@ -101,8 +102,8 @@ def fetch(
 ) -> Path:
     """A file on this machine for `source`: the file itself if it is a path, the cached copy if it is a URL.
 
-    source: path, or http(s) URL. A URL under `MODEL_ROOT` is looked for under `$EDM2_MODEL_ROOT` instead, if
-        that is set: a URL (a mirror) or a folder of the same layout.
+    source: path (found by `dnnlib.places.find_file`), or http(s) URL. A URL under `MODEL_ROOT` is looked for under
+        `$EDM2_MODEL_ROOT` instead, if that is set: a URL (a mirror) or a folder of the same layout.
     sha256: published hash of the file, 64 hex digits. None: see the head of this module.
     offline: ask no server; what is not here is an error that says where to put it.
     mirrors: further URLs of the same file, asked in turn when `source` fails.
@@ -119,7 +120,7 @@ def fetch(
     if not is_url(text):
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
             raise ValueError(f"{without_secrets(text)}: only http and https URLs are fetched; give one, or a path")
-        return _local_file(Path(text).expanduser(), wanted, "")
+        return _local_file(find_file(text), wanted, "")
     for mirror in mirrors:
         if not is_url(mirror):
             raise ValueError(f"mirror {mirror!r} is not an http or https URL")

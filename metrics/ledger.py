@@ -180,8 +180,17 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags") or []]
-    return "\n".join([*lines, *map(printable, flags), *(f"! {printable(note)}" for note in mixtures(records))])
+    notes = [*_flag_lines(records), *(f"! {note}" for note in mixtures(records))]
+    return "\n".join([*lines, *map(printable, notes)])
+
+
+def _flag_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every flag once, with the rows that have it: "! rows 1, 3: ..."."""
+    rows: dict[str, list[str]] = {}
+    for number, record in enumerate(records, start=1):
+        for flag in dict.fromkeys(map(str, record.get("flags") or [])):
+            rows.setdefault(flag, []).append(str(number))
+    return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a result says about the images it was computed from."""
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,17 @@ def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | No
 
 
 def content_sha256(path: Path) -> str:
-    """Hash of the sorted names, sizes and checksums of a ZIP's images. ValueError if it is no ZIP."""
-    with open_zip(path) as file:
-        members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
+    """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
+
+    A folder and a ZIP of it have the same one. ValueError for anything else.
+    """
+    if path.is_dir():
+        with open_archive(path) as archive:
+            read = ((name, archive.read(name)) for name in archive.names)
+            members = [(name, zlib.crc32(data), len(data)) for name, data in read]
+    else:
+        with open_zip(path) as file:
+            members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
     digest = hashlib.sha256()
     for name, checksum, size in members:
         digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))

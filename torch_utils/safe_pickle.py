@@ -73,7 +73,7 @@ def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
 
 def check_is_pickle(file: str | os.PathLike[str]) -> None:
     """OtherFormatError, saying what it is, if a file is of another kind. OSError if it cannot be read."""
-    _refuse_other_formats(_bytes_of(file))
+    refuse_other_formats(bytes_of(file))
 
 
 def loads(data: bytes | memoryview) -> Any:
