@@ -10,6 +10,7 @@ import click
 from cli.command import Group, bad_input
 from cli.options import stack
 from cli.progress import progress_bar
+from cli.report import say_notes
 from images.transforms import TRANSFORMS
 
 
@@ -91,12 +92,10 @@ def convert(
     with bad_input():
         require_one_process("dataset_tool.py")
         conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
-    if conversion.note is not None:
-        click.echo(f"note: {conversion.note}", err=True)
+    say_notes(conversion.notes)
     with progress_bar(conversion.num_images, Path(dest).name) as progress:
         conversion.run(progress)
-    for loss in conversion.losses:
-        click.echo(f"note: {loss}", err=True)
+    say_notes(conversion.losses)
     click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {dest}")
 
 

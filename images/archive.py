@@ -138,6 +138,11 @@ class Archive(ABC):
         return None if content is None else checked_names(content.get("class_names"))
 
     @property
+    def has_labels_file(self) -> bool:
+        """Whether there is a `dataset.json`, be it to say that there are no labels."""
+        return LABELS_NAME in self
+
+    @property
     def _labels_where(self) -> str:
         return f"{LABELS_NAME} of {self.path}"
 

@@ -99,11 +99,11 @@ def is_hidden_image(name: str) -> bool:
     return own and has_image_suffix(name) and not any(part in _JUNK_FOLDERS for part in parts)
 
 
-def shortened(items: Iterable[str]) -> str:
+def shortened(items: Iterable[str], separator: str = ", ") -> str:
     """The first ten of some texts, and how many more there are."""
     listed = list(items)
     more = "" if len(listed) <= _SHOWN else f" and {len(listed) - _SHOWN} more"
-    return ", ".join(listed[:_SHOWN]) + more
+    return separator.join(listed[:_SHOWN]) + more
 
 
 def _base(name: str) -> str:
