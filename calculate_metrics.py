@@ -20,7 +20,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, others
+from cli.report import announce, others, say_notes
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.workers import ALONE, launched, restarted
@@ -189,6 +189,7 @@ def ref(
         reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
+    say_notes(stored.source.notes)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments = evaluation.measure(stored.source, detectors, stored.names, progress).moments
     described = {**stored.description, "path": Path(data).name}
@@ -235,9 +236,13 @@ def score_stored(
         wanted = default_num if num is None else num
         stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
+    say_notes(stored.source.notes)
     with progress_bar(stored.source.num_images, "images") as progress:
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
-    identities, run_record = {d.name: d.identity for d in detectors}, {"batch": batch, "reduced": measured.reduced}
+    identities, run_record = (
+        {d.name: d.identity for d in detectors},
+        {"batch": stored.source.batch, "reduced": measured.reduced},
+    )
     report(reference, measured.moments, identities, stored.description, params, **run_record)
 
 

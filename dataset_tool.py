@@ -145,6 +145,7 @@ def recode(direction: Any, params: dict[str, Any]) -> None:
                 raise
             text = f"--model-url={params['model_url']}: {error}. --model-url=DIR takes a folder with"
             raise FileNotFoundError(f"{text} {' and '.join(VAE_FILES)}") from error
+    say_notes(recoding.notes)
     with progress_bar(recoding.num_images, Path(dest).name) as progress:
         recoding.run(device, progress)
     click.echo(f"wrote {recoding.num_images} images to {dest}")

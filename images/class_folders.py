@@ -1,4 +1,4 @@
-"""Classes by folders: a folder at the top of an image set for every class, numbered from 0 in sorted order. Torch-free."""
+"""Classes by folders: every folder at the top of an image set is one, numbered from 0 in sorted order. Torch-free."""
 
 from collections import Counter
 from collections.abc import Sequence

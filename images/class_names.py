@@ -20,12 +20,15 @@ class ClassName:
 
 
 def checked_names(value: object) -> tuple[str, ...] | None:
-    """A list of names of classes 0, 1, ... from a file that anybody may have made; None for anything else."""
+    """A list of names of classes 0, 1, ... from a file that anybody may have made; None for anything else.
+
+    What no file or terminal can show, lone surrogates, is written out.
+    """
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
         return None
     if not all(isinstance(name, str) and 0 < len(name) <= _MAX_NAME for name in value):
         return None
-    return tuple(value)
+    return tuple(name.encode("utf-8", "backslashreplace").decode("utf-8") for name in value)
 
 
 def find_class(name: str, names: Sequence[str] | None, where: str) -> int:
@@ -49,10 +52,10 @@ def find_class(name: str, names: Sequence[str] | None, where: str) -> int:
     raise ValueError(f"--class={name}: {where} has no class of that name; {hint}")
 
 
-def class_text(index: int, names: Sequence[str] | None) -> str:
-    """A class for a caption: "class 3", or "class 3, cat" where its name is known."""
-    known = names is not None and index < len(names)
-    return f"class {index}, {names[index]}" if known and names is not None else f"class {index}"
+def class_text(item: int | ClassName, names: Sequence[str] | None) -> str:
+    """A class for a caption: "class 3", or "class 3, cat" where the names of classes are known."""
+    known = names is not None and isinstance(item, int) and item < len(names)
+    return f"class {item}, {names[item]}" if known else f"class {item}"  # type: ignore[index]
 
 
 def _key(name: str) -> str:

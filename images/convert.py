@@ -192,8 +192,8 @@ def _transform(name: str | None, resolution: tuple[int, int] | None) -> Callable
 def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = lambda num_bytes: None) -> Decoded:
     """Decode an image file; CMYK and palettes become RGB. No rotation that its EXIF data ask for is applied.
 
-    reserve: told how many bytes the pixels will take, before they are decoded. Raises ValueError, naming the file, if it
-    is damaged, no image, or too large.
+    reserve: told how many bytes the pixels will take, before they are decoded. Raises ValueError, naming the file, if
+    it is damaged, no image, or too large.
     """
     data = archive.read(name)
     with opened_image(data, f"{name!r} in {archive.path}") as image:

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dnnlib.regular import read_regular
 from images.archive import open_zip
 from images.claims import STALE_SECONDS, Claim, Sign, is_gone
 from images.shards import PLAN_NAME, SHARD_JSON, seed_runs
 from images.zips import RECIPE_NAME, read_json
+
+#: A plan or recipe is no larger.
+MAX_JSON_BYTES = 1 << 26
 
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
 _PACE_SECONDS = 600.0  # the same for folders of images
@@ -196,7 +200,7 @@ def _touched(path: Path) -> float | None:
 def _content(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
     """None if the file is gone; `broken` in place of what is not a JSON object, or a ValueError."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, MAX_JSON_BYTES))
         if isinstance(content, dict):
             return content
         reason = "no object"

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from dnnlib.download import fetch
+from dnnlib.regular import open_regular
 from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
@@ -77,7 +78,7 @@ def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
     shapes, not floating point, not finite, not symmetric, or with negative variances.
     """
     path = fetch(source, offline=offline)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         magic = file.read(4)
     provenance: dict[str, Any] = {}
     if magic[:2] == b"PK":
@@ -124,7 +125,7 @@ def holds_statistics(path: str | Path) -> bool:
     path = Path(path)
     if path.suffix.lower() == ".pkl":
         return True
-    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with open_zip(path) as file:
         names = set(file.namelist())
