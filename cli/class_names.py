@@ -72,6 +72,9 @@ def with_index(params: dict[str, Any], source: str | None) -> dict[str, Any]:
     name that is not among them.
     """
     named, file = params.get("class_idx"), params.get("class_names")
+    if file is not None:
+        with bad_input():
+            read_names(file)  # of use for captions at least: nobody gives it to be ignored
     if source is None or not isinstance(named, ClassName):
         return params
     index = index_of(named, source, file)

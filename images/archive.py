@@ -150,9 +150,10 @@ class Archive(ABC):
         """Content of `dataset.json`, which has an entry `labels`; None if there is no such file."""
         if LABELS_NAME not in self:
             return None
+        data = self.read(LABELS_NAME)
         try:
-            content = json.loads(self.read(LABELS_NAME))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            content = json.loads(data)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self._labels_where} is not valid JSON: {error}") from error
         if not isinstance(content, dict) or "labels" not in content:
             raise ValueError(

@@ -24,6 +24,7 @@ from functools import cache
 from glob import escape
 from pathlib import Path
 
+from dnnlib.regular import read_regular
 from dnnlib.util import naming
 
 #: How often a living process touches its claims.
@@ -34,6 +35,7 @@ STALE_SECONDS = 300.0
 WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
+_MAX_CLAIM = 1 << 16  # bytes
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -146,7 +148,7 @@ class Claim:
         """What is to be seen of the claim that counts; None if it is free."""
         for path in reversed(self.files()):
             with suppress(FileNotFoundError):
-                return Sign(path, path.read_text(), path.stat().st_mtime)
+                return Sign(path, read_regular(path, _MAX_CLAIM).decode(errors="replace"), path.stat().st_mtime)
         return None
 
     def files(self) -> list[Path]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from dnnlib.regular import read_regular
 from dnnlib.util import Refused, atomic_path, check_destination
 from dnnlib.workers import ALONE, Workers
 from images.claims import Claim, in_line, in_turn, sweep
 from images.recipe import Recipe
 from images.shards import differences, format_seeds, join_workers
 from images.sinks import PNGFolder, seeds_of_batch
-from images.zips import RECIPE_NAME, json_bytes, parse_object
+from images.zips import MAX_JSON_BYTES, RECIPE_NAME, json_bytes, parse_object
 
 if TYPE_CHECKING:
     from images.batch import ImageBatch
@@ -139,7 +140,7 @@ class RecipeFolder:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
         path = self.folder / RECIPE_NAME
         try:
-            return parse_object(path.read_bytes(), str(path))
+            return parse_object(read_regular(path, MAX_JSON_BYTES), str(path))
         except FileNotFoundError:
             return None
         except ValueError as error:

@@ -30,11 +30,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from dnnlib.regular import read_regular
 from dnnlib.util import Refused, naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
 from images.claims import Claim, in_turn, is_gone, owner
-from images.zips import json_bytes, parse_object, read_json
+from images.zips import MAX_JSON_BYTES, json_bytes, parse_object, read_json
 
 Result = TypeVar("Result")
 
@@ -431,7 +432,7 @@ class ShardStore:
         """Compare with the folder's plan, if there is one, and take over its spelling of the recipe."""
         path = self.folder / PLAN_NAME
         try:
-            found = parse_object(path.read_bytes(), str(path))
+            found = parse_object(read_regular(path, MAX_JSON_BYTES), str(path))
         except FileNotFoundError:
             return
         except ValueError as error:

@@ -15,10 +15,7 @@ from dnnlib.regular import read_regular
 from images.archive import open_zip
 from images.claims import STALE_SECONDS, Claim, Sign, is_gone
 from images.shards import PLAN_NAME, SHARD_JSON, seed_runs
-from images.zips import RECIPE_NAME, read_json
-
-#: A plan or recipe is no larger.
-MAX_JSON_BYTES = 1 << 26
+from images.zips import MAX_JSON_BYTES, RECIPE_NAME, read_json
 
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
 _PACE_SECONDS = 600.0  # the same for folders of images

@@ -17,6 +17,9 @@ from images.archive import check_member_name, open_zip, read_zip_member
 #: Name of the member that says how the images of a ZIP were made.
 RECIPE_NAME = "recipe.json"
 
+#: A recipe or a plan of work is no larger.
+MAX_JSON_BYTES = 1 << 26
+
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows
 _UNIX = 3
 _MODE = 0o100644 << 16  # a plain file, -rw-r--r--
