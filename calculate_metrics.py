@@ -28,7 +28,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, others
+from cli.report import announce, others, say_notes
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.places import find_file
@@ -223,6 +223,7 @@ def ref(
         reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
+    say_notes(stored.source.notes)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments = evaluation.measure(stored.source, detectors, stored.names, progress).moments
     described = {**stored.description, "path": Path(data).name}
@@ -287,11 +288,12 @@ def score_images(name: str, stored: Any, reference: Any, detectors: Sequence[Any
     from metrics import evaluation
     from metrics.scoring import fewer_than_published
 
-    total, count, batch = stored.description["total"], stored.source.num_images, params["batch"]
+    total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
     tell_sides(name, count, reference)
     if params["num"] is None and count < total:
         chosen = f"{count:,} of the {total:,} samples are scored, chosen by --seed={params['seed']}"
         click.echo(f"note: {chosen}; --num={total} takes all", err=True)
+    say_notes(stored.source.notes)
     with progress_bar(count, "images") as progress:
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
     notes = [fewer_than_published(count)] if params["num"] is None and count < STANDARD_NUM_IMAGES else []

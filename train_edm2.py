@@ -15,6 +15,7 @@ import click
 
 from cli.command import Command, bad_input
 from cli.progress import progress_bar
+from cli.report import say_notes
 from cli.signals import stop_signals
 from cli.train_options import ImageCount, Numbers, apply_preset
 
@@ -106,6 +107,8 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
         device = distributed.pick_device(run["device"])
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
+    if distributed.rank() == 0:
+        say_notes(dataset.notes)
     if run["dry_run"]:
         distributed.print0(plan)
         return 0

@@ -13,8 +13,10 @@ from typing import Any
 import click
 
 from cli import settings
+from cli.class_names import Class, class_names_option, with_index
 from cli.command import bad_input
 from dnnlib.places import find_file
+from images.class_names import ClassName
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import Preset, find_preset
 
@@ -277,8 +279,9 @@ sampler_options = stack(
 label_options = stack(
     [
         click.option(
-            "--class", "class_idx", metavar="INT", type=click.IntRange(min=0), help="One class for all images; 0 counts"
+            "--class", "class_idx", metavar="INT|NAME", type=Class(), help="One class for all images; 0 counts"
         ),
+        class_names_option,
         click.option(
             "--labels",
             type=click.Choice(["random", "balanced"]),
@@ -327,6 +330,7 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
+    params = with_index(params, params["net"] or (preset.net if preset is not None else None))
     if preset is not None and params["net"] is None:
         _check_class(params["class_idx"], preset)
     with bad_input():
@@ -352,8 +356,8 @@ def threads_for(sources: Sequence[str]) -> None:
         context.with_resource(settings.threads_for(sources))
 
 
-def _check_class(class_idx: int | None, preset: Preset) -> None:
-    if class_idx is not None and class_idx >= preset.num_classes:
+def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
+    if isinstance(class_idx, int) and class_idx >= preset.num_classes:
         known = f"has classes 0 to {preset.num_classes - 1}" if preset.num_classes else "is unconditional"
         raise click.UsageError(f"--class={class_idx}: {preset.name} {known}")
 

@@ -35,6 +35,7 @@ STALE_SECONDS = 300.0
 WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
+_MAX_CLAIM = 1 << 16  # bytes
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 

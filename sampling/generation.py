@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from images.batch import ImageBatch
+from images.class_names import ClassName, find_class
 from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
@@ -133,7 +134,7 @@ def open_recipe(
         return files[source]
 
     main = opened(recipe.net.source)
-    recipe = _with_checked_labels(recipe, main)
+    recipe = _with_checked_labels(recipe, main, notes)
     _check_encoder(main)
     guides = tuple(opened(spec.net.source) for spec in recipe.guides)
     for guide in guides:
@@ -264,13 +265,29 @@ def _steps(interval: object) -> StepInterval | None:
     return interval
 
 
-def _with_checked_labels(recipe: Recipe, main: NetworkFile) -> Recipe:
-    """The recipe, its label rule 'none' if the network knows no classes. ValueError for a class that it lacks."""
+def _with_checked_labels(recipe: Recipe, main: NetworkFile, notes: list[str]) -> Recipe:
+    """The recipe, its label rule 'none' if the network knows no classes, a class given by name as its index.
+
+    ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
+    """
     classes = main.net.label_dim
-    if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
+    names = None if main.class_names is None else main.class_names[:classes]
+    if isinstance(recipe.labels, ClassName) and classes > 0:
+        index = find_class(recipe.labels.text, names, main.source)
+        notes.append(f"--class={recipe.labels} is class {index}")
+        return replace(recipe, labels=index)
+    if isinstance(recipe.labels, int | ClassName) and not _is_index(recipe.labels, classes):
         hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
         raise ValueError(f"class {recipe.labels}: {main.source} {hint}")
+    if isinstance(recipe.labels, int) and names and str(recipe.labels) in names:
+        named = names.index(str(recipe.labels))
+        if named != recipe.labels:
+            notes.append(f"class {recipe.labels} is the one of this index; the one named {recipe.labels} is {named}")
     return recipe if classes > 0 else replace(recipe, labels="none")
+
+
+def _is_index(label: int | ClassName, classes: int) -> bool:
+    return isinstance(label, int) and 0 <= label < classes
 
 
 def _check_encoder(main: NetworkFile) -> None:

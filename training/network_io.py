@@ -24,6 +24,7 @@ from torch import nn
 
 from dnnlib.download import fetch
 from dnnlib.util import EasyDict, atomic_path, sha256_of
+from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
@@ -60,6 +61,11 @@ class NetworkFile:
     source: str
     sha256: str
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of classes 0, 1, ..., as the training set had them; None if the file does not say."""
+        return checked_names(self.dataset_kwargs.get("class_names"))
 
 
 # ----------------------------------------------------------------------------
