@@ -13,14 +13,9 @@ from typing import Any
 
 import click
 
-from cli import settings, test_cuts
+from cli import settings, test_cuts, typed
 from cli.signals import Terminated, termination
 from dnnlib.util import DownloadError, Refused, printable
-
-
-def _either_spelling(token: str) -> str:
-    """--sigma_max and --sigma-max are the same option, as are the choices fd_dinov2 and fd-dinov2."""
-    return token.replace("_", "-")
 
 
 @contextmanager
@@ -52,10 +47,20 @@ class _OneLineErrors(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})
-        kwargs["context_settings"].setdefault("token_normalize_func", _either_spelling)
+        kwargs["context_settings"].setdefault("token_normalize_func", typed.either_spelling)
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        typed.remember(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+            typed.check_finite(ctx)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         test_cuts.apply(ctx)
@@ -93,7 +98,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
     if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
         return _fail("interrupted", 128 + signal.SIGINT)
     if isinstance(error, click.ClickException):
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(typed.in_words(error), error.exit_code)
     if not isinstance(error, _FAILURES) or settings.tracebacks():
         raise error
     return _fail(_one_line(error), 2 if isinstance(error, Refused) else 1)

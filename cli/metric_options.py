@@ -24,9 +24,9 @@ class Weights(click.ParamType):
         metric, _, path = str(value).partition("=")
         metric = metric.strip().replace("-", "_")
         if metric not in METRICS or path == "":
-            self.fail(f"'{value}': write METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
+            self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
         if not is_url(path) and not Path(path).expanduser().is_file():
-            self.fail(f"'{value}': there is no file {path}", param, ctx)
+            self.fail(f"there is no file {path}", param, ctx)
         return metric, path
 
 

@@ -13,29 +13,16 @@ from typing import Any
 
 import click
 
+from cli import typed
 from cli.command import bad_input
+from cli.typed import plain_number
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from papers.presets import Preset, find_preset
+from papers.presets import Preset, all_presets, find_preset
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
-
-
-class Finite(click.ParamType):
-    """A finite float."""
-
-    name = "float"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            self.fail(f"'{value}' is not a finite number", param, ctx)
-        return number
 
 
 class IntList(click.ParamType):
@@ -47,23 +34,58 @@ class IntList(click.ParamType):
         if isinstance(value, list):
             return value
         numbers: list[int] = []
-        for part in str(value).split(","):
+        parts = str(value).split(",")
+        for part in parts:
             match = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
-            if match is None:
-                self.fail(f"'{part}' in '{value}' is neither a number nor a range such as 0-63", param, ctx)
+            if match is None or (len(parts) > 1 and re.fullmatch(r"0\d\d", part)):  # 50,000 is not 50 and 0
+                self.fail(_about_list(str(value)), param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part.strip()} runs backwards; write {last}-{first}", param, ctx)
             if last > MAX_SEED:
                 self.fail(f"{last} is too large: numbers go up to {MAX_SEED}", param, ctx)
             if len(numbers) + last - first >= MAX_IMAGES:
-                self.fail(f"more than {MAX_IMAGES} numbers in '{value}'", param, ctx)
+                self.fail(f"these are more than {MAX_IMAGES} numbers", param, ctx)
             numbers.extend(range(first, last + 1))
         seen: set[int] = set()
         for number in numbers:
             if number in seen:
-                self.fail(f"{number} stands in '{value}' more than once", param, ctx)
+                self.fail(f"{number} stands there more than once", param, ctx)
             seen.add(number)
+        return numbers
+
+
+def _about_list(text: str) -> str:
+    """What to write in place of a text that is no list of whole numbers."""
+    advice = "give whole numbers and ranges, such as 0,5,10-19"
+    ranges = re.sub(r"\s*(?:\.\.+|[\u2013\u2014]|\bto\b)\s*", "-", text.strip().strip("[](){}"))
+    ranges = re.sub(r"\s*[,;\s]\s*", ",", ranges).strip(",")
+    if re.fullmatch(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*", ranges) and not re.search(r",0\d\d\b", ranges):
+        return f"{advice}: here {ranges}"
+    count = plain_number(text)
+    if count is not None and count.isdigit() and int(count) > 0 and count != text:
+        return f"{advice}; the first {count} are 0-{int(count) - 1}"
+    return advice
+
+
+class ClassNumber(click.ParamType):
+    """A class by its number, from 0."""
+
+    name = "int"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        if re.fullmatch(r"\d{1,9}", text) is None:
+            self.fail(f"give a class number{self._known(ctx)}, or leave it out for random classes", param, ctx)
+        return int(text)
+
+    def _known(self, ctx: click.Context | None) -> str:
+        """Which numbers there are, by the presets that were typed."""
+        numbers = " of 0 or more"
+        presets = all_presets()
+        for name in typed.values("preset", ctx):
+            if name in presets and presets[name].num_classes > 0:
+                numbers = f" from 0 to {presets[name].num_classes - 1}"
         return numbers
 
 
@@ -84,35 +106,33 @@ class FloatList(click.ParamType):
         for index, part in enumerate(parts):
             if part == "...":
                 if dots or len(numbers) < 2 or index == len(parts) - 1:
-                    self.fail(f"'{value}': write a,b,...,c with two numbers before the dots and one after", param, ctx)
+                    self.fail("write a,b,...,c with two numbers before the dots and one after", param, ctx)
                 dots = True
                 continue
-            number = self._number(part, value, param, ctx)
+            number = self._number(part, param, ctx)
             if dots:
-                numbers += self._between(numbers[-2], numbers[-1], number, value, param, ctx)
+                numbers += self._between(numbers[-2], numbers[-1], number, param, ctx)
             numbers.append(number)
             dots = False
         if self.unique and len(set(numbers)) < len(numbers):
-            self.fail(f"a number stands in '{value}' more than once", param, ctx)
+            self.fail("a number stands there more than once", param, ctx)
         return [float(number) for number in numbers]
 
-    def _number(self, part: str, value: Any, param: Any, ctx: Any) -> Decimal:
+    def _number(self, part: str, param: Any, ctx: Any) -> Decimal:
         try:
             number = Decimal(part)
         except InvalidOperation:
             number = Decimal("nan")
         if not number.is_finite():
-            self.fail(f"'{part}' in '{value}' is not a number", param, ctx)
+            self.fail(f"'{part}' is not a number; give numbers such as 1,1.5,2 or 1,1.05,...,3", param, ctx)
         return number
 
-    def _between(
-        self, first: Decimal, second: Decimal, end: Decimal, value: Any, param: Any, ctx: Any
-    ) -> list[Decimal]:
+    def _between(self, first: Decimal, second: Decimal, end: Decimal, param: Any, ctx: Any) -> list[Decimal]:
         """What follows `second` before `end` at the spacing of the first two."""
         step = second - first
         count = 0 if step == 0 else (end - second) / step
         if count < 1 or count != int(count) or count > MAX_VALUES:
-            self.fail(f"'{value}': steps of {step} from {second} do not lead to {end}", param, ctx)
+            self.fail(f"steps of {step} from {second} do not lead to {end}", param, ctx)
         return [second + step * i for i in range(1, int(count))]
 
 
@@ -148,7 +168,7 @@ class Steps(click.ParamType):
         match = re.fullmatch(r"[\[(]?\s*(\d+)\s*[,-]\s*(\d+)\s*[\])]?", text)
         if match is None:
             self.fail(
-                f"'{value}' is not FIRST,LAST in sampling steps, such as 17,22; for noise levels use --guidance-sigma",
+                "give FIRST,LAST in sampling steps, such as 17,22, or None for all; noise levels are --guidance-sigma",
                 param,
                 ctx,
             )
@@ -174,8 +194,8 @@ class Sigmas(click.ParamType):
             lo, hi = (float(part) for part in parts)
             return SigmaInterval(lo, hi)
         except ValueError as error:
-            reason = str(error) if "LO,HI" in str(error) else "write LO,HI such as 0.28,2.90"
-            self.fail(f"'{value}': {reason}", param, ctx)
+            reason = str(error) if "LO,HI" in str(error) else "give LO,HI in noise levels, such as 0.28,2.90, or None"
+            self.fail(reason, param, ctx)
 
 
 @dataclass(frozen=True)
@@ -212,7 +232,7 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
             "--guidance",
             "--guidance_scale",
             metavar="FLOAT",
-            type=Finite(),
+            type=float,
             multiple=True,
             help="Guidance weight w; 1 = off, one per guide",
         ),
@@ -263,7 +283,7 @@ sampler_options = stack(
             help="Churn at or below this noise level",
         ),
         click.option(
-            "--S_noise", "S_noise", metavar="FLOAT", type=Finite(), default=1, show_default=True,
+            "--S_noise", "S_noise", metavar="FLOAT", type=float, default=1, show_default=True,
             help="Scale of the churned noise",
         ),
         click.option(
@@ -276,7 +296,7 @@ sampler_options = stack(
 label_options = stack(
     [
         click.option(
-            "--class", "class_idx", metavar="INT", type=click.IntRange(min=0), help="One class for all images; 0 counts"
+            "--class", "class_idx", metavar="INT", type=ClassNumber(), help="One class for all images; 0 counts"
         ),
         click.option(
             "--labels",

@@ -138,9 +138,9 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--preset=edm2-img512-s-gid-fid", "edm2-img512-s-guid-fid"),
         ("--preset=mnist16 --preset=mnist16-cfg", "--grid"),
         ("--net=@a.pkl --guidance=2", "--gnet"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "not a finite number"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "not a finite number"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "not a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "--guidance=two: give a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "give a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "give a finite number"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=22,17", "FIRST <= LAST"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=0.2,1.6", "--guidance-sigma"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=17,40", "32 steps"),
@@ -149,10 +149,11 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=1,3 --guidance_interval=1,3", "one of them"),
         ("--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=2", "once per guide"),
         ("--net=@a.pkl --guidance-sigma=1,3", "needs a guiding network"),
-        ("--net=@a.pkl --class=-1", "class"),
+        ("--net=@a.pkl --class=-1", "--class=-1: give a class number of 0 or more, or leave it out"),
         ("--preset=edm2-img512-s-fid --class=1000", "classes 0 to 999"),
         ("--preset=edm2-img512-s-uncond-autog-fid --class=0", "unconditional"),
         ("--preset=mnist16 --class=10", "classes 0 to 9"),
+        ("--class=cat --preset=mnist16", "--class=cat: give a class number from 0 to 9, or leave it out for random"),
         ("--net=@a.pkl --class=3 --labels=balanced", "--labels"),
         ("--net=@a.pkl --steps=0", "steps"),
         ("--net=@a.pkl --sigma_min=5 --sigma_max=1", "min <= max"),
@@ -186,11 +187,39 @@ def test_long_seed_lists_are_checked_quickly():
 
 @pytest.mark.parametrize(
     "text",
-    ["5-2", "", "a", "1,,2", "-3", "1-2-3", "1,2,1", "0-3,2", "1.5", "0-99999999999", "4294967296", "0-10000000"],
+    ["", "a", "1,,2", "-3", "1-2-3", "1.5", "0:9"],
 )
-def test_bad_seed_lists(text):
-    with pytest.raises(click.BadParameter):
+def test_what_is_no_seed_list(text):
+    with pytest.raises(click.BadParameter, match=r"^give whole numbers and ranges, such as 0,5,10-19$"):
         IntList().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("5-2", "write 2-5"),
+        ("1,2,1", "1 stands there more than once"),
+        ("0-3,2", "2 stands there more than once"),
+        ("0-99999999999", "too large"),
+        ("4294967296", "too large"),
+        ("0-10000000", "more than 10000000"),
+        ("0..9", "here 0-9"),
+        ("0...9,12", "here 0-9,12"),
+        ("0\u20139", "here 0-9"),
+        ("0 to 9", "here 0-9"),
+        ("[1, 2]", "here 1,2"),
+        ("1 2 3", "here 1,2,3"),
+        ("1;2;", "here 1,2"),
+        ("0-9,", "here 0-9"),
+        ("50k", "the first 50000 are 0-49999"),
+        ("50,000", "the first 50000 are 0-49999"),
+        ("1e4", "the first 10000 are 0-9999"),
+    ],
+)
+def test_bad_seed_lists(text, says):
+    with pytest.raises(click.BadParameter) as error:
+        IntList().convert(text, None, None)
+    assert says in error.value.message
 
 
 def test_names_are_unique_and_known():
