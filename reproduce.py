@@ -13,7 +13,7 @@ from cli.command import Group, bad_input
 from cli.metric_options import LEDGER
 from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
 from cli.progress import progress_bar
-from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid
+from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid, varied
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
 from dnnlib.util import check_destination
@@ -63,7 +63,14 @@ def list_rows(names: tuple[str, ...], form: str) -> None:
 
 @main.command("plan")
 @click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
-@click.option("--num", metavar="INT", type=click.IntRange(min=2), help="Images per run  [default: as the paper, 50000]")
+@click.option(
+    "--num",
+    "--num_images",
+    "num",
+    metavar="INT",
+    type=click.IntRange(min=2),
+    help="Images per run  [default: as the paper, 50000]",
+)
 @click.option(
     "--throughput",
     metavar="TFLOP/S",
@@ -94,6 +101,7 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
 @ledger_option
 @worker_options
 @submit_options
+@opt.goes_on
 def run_rows(names: tuple[str, ...], **params: Any) -> None:
     """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
 
@@ -186,13 +194,14 @@ def runner_from(params: dict[str, Any], workers: Workers) -> Any:
 @opt.work_options
 @ledger_option
 @share_device_option
+@opt.goes_on
 def search_best(**params: Any) -> None:
     """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
 
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    recipe = recipe_from(params)
+    recipe = recipe_from(params, defaults=varied(params))
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
     workers = replace(launched(), steal=True, share_device=params["share_device"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli.options import Names, deterministic_option, stack
+from cli.options import Names, batch_option, deterministic_option, stack
 from dnnlib.util import is_url
 
 METRICS = ("fid", "fd_dinov2", "fd_mnist")
@@ -34,6 +34,7 @@ ref_option = click.option("--ref", metavar="PKL|NPZ|URL", required=True, help="R
 
 metrics_option = click.option(
     "--metrics",
+    "--metric",
     metavar="LIST",
     type=Names(METRICS),
     default="fid,fd_dinov2",
@@ -46,17 +47,6 @@ def num_option(default: int) -> Callable[[Any], Any]:
     """--num, None if it is not given; default: what the command then takes."""
     text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
     return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
-
-
-def batch_option(default: int) -> Callable[[Any], Any]:
-    return click.option(
-        "--batch",
-        metavar="INT",
-        type=click.IntRange(min=1),
-        default=default,
-        show_default=True,
-        help="Images at a time",
-    )
 
 
 stored_options = stack([
@@ -125,6 +115,7 @@ plain_options = stack(
         ),
         click.option(
             "--batch_size",
+            "--batch",
             metavar="INT",
             type=click.IntRange(min=1),
             default=128,

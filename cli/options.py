@@ -234,7 +234,7 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
             metavar="FLOAT",
             type=float,
             multiple=True,
-            help="Guidance weight w; 1 = off, one per guide",
+            help="Guidance weight w, needed with a guide; 1 = off, one per guide",
         ),
         click.option(
             "--guidance_interval",
@@ -331,17 +331,23 @@ run_options = stack(
 
 @dataclass(frozen=True)
 class GuideDefaults:
-    """What a script takes for a guide's weight and interval when the command line gives none."""
+    """What a guide gets for which the command line says no weight or no interval, where that is varied later on."""
 
-    weight: float = 1.0
-    interval: StepInterval | None = None  # in steps of the default schedule
+    weight: float | None = None  # None = a usage error
+    interval: StepInterval | str | None = None  # None = everywhere
+
+
+#: What the interval paper's repository takes for them: arXiv 2404.07724, ImageNet-512, EDM2-XXL.
+_INTERVAL_PAPER = GuideDefaults(2.0, StepInterval(17, 22))
 
 
 def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: GuideDefaults | None = None) -> Recipe:
     """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
 
-    `params` are click's parameters; which of them the user gave is asked of the current click context. Files are
-    checked to exist, and everything that contradicts itself is a usage error, before any network opens.
+    `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
+    context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
+    paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
+    usage error, before any network opens.
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
@@ -424,6 +430,9 @@ def _guides(
         if intervals and intervals != [EVERYWHERE]:
             raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
         return ()
+    defaults = _of_the_interval_paper(defaults, weights, intervals)
+    if not weights and defaults.weight is None:
+        raise ValueError(f"--gnet={nets[0]}: a guide needs a weight; give it as --guidance=W (1 = off)")
     weights = weights or [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:
@@ -439,9 +448,31 @@ def _guides(
     )
 
 
-def on_schedule(interval: StepInterval | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
+def in_the_interval_papers_words() -> bool:
+    """Whether the networks, one of them a guide, were given by the names that the interval paper's repository has."""
+    theirs = typed.spellings("net") == {"--cond-pkl"} and typed.spellings("gnet") == {"--uncond-pkl"}
+    return theirs and len(typed.typed("gnet")) == 1
+
+
+def _of_the_interval_paper(defaults: GuideDefaults, weights: list[Any], intervals: list[Any]) -> GuideDefaults:
+    """What is not said of a guide, filled up with the interval paper's, and a note, if its words name the networks."""
+    if not in_the_interval_papers_words():
+        return defaults
+    paper, notes = defaults, []
+    if not weights and defaults.weight is None:
+        paper = replace(paper, weight=_INTERVAL_PAPER.weight)
+        notes.append(f"w = {paper.weight:g} (--guidance_scale=W for another)")
+    if not intervals and defaults.interval is None:
+        paper = replace(paper, interval=_INTERVAL_PAPER.interval)
+        notes.append(f"{paper.interval} (--guidance_interval=None for all)")
+    if notes:
+        click.echo(f"note: --uncond_pkl guides as in the interval paper, {' and '.join(notes)}", err=True)
+    return paper
+
+
+def on_schedule(interval: StepInterval | str | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
     """An interval that is known in steps of one schedule, for another: by the noise levels that the steps stand for."""
-    if interval is None:
+    if interval is None or isinstance(interval, str):
         return EVERYWHERE
     if used.levels() == defined.levels():
         return interval
@@ -454,6 +485,26 @@ def _intervals(params: dict[str, Any]) -> list[Any]:
     if params["guidance_interval"] and params["guidance_sigma"]:
         raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
     return list(params["guidance_interval"] or params["guidance_sigma"])
+
+
+def batch_option(default: int) -> Callable[[Any], Any]:
+    """--batch: images at a time."""
+    return click.option(
+        "--batch", "--batch_size", "batch", metavar="INT", type=click.IntRange(min=1), default=default,
+        show_default=True, help="Images at a time",
+    )  # fmt: skip
+
+
+def seeds_from(params: dict[str, Any], num: int) -> list[int]:
+    """The seeds of --seeds, or those from --seed on, --num_images or `num` of them; a usage error for both."""
+    if params["seeds"] is not None and not (given("seed") or given("num_images")):
+        return list(params["seeds"])
+    if given("seeds"):
+        raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
+    last = params["seed"] + (params["num_images"] or num) - 1
+    if last > MAX_SEED:
+        raise click.UsageError(f"seeds up to {last}: they go up to {MAX_SEED}")
+    return list(range(params["seed"], last + 1))
 
 
 def with_weight(recipe: Recipe, weight: float) -> Recipe:

@@ -136,7 +136,6 @@ def send(
     fetch_all: Callable[..., Sequence[str]],
     writes: Mapping[str | Path, int],
     watch: str = "",
-    more: Sequence[str] = (),
 ) -> None:
     """Do what `elsewhere` found to be asked for: fetch what is needed and say where it is, or send the jobs.
 
@@ -147,7 +146,6 @@ def send(
         fetch_all: Returns where each file is that is needed; by keyword, offline: raise OSError for what is not here.
         writes: What the jobs will write, and about how many bytes of it.
         watch: The command that shows how far the work is.
-        more: What else jobs are to be told than this command was: they may start again in the middle of the work.
 
     Raises click.UsageError if a check fails, RuntimeError if the queue refuses the jobs or, with --wait, one fails.
     """
@@ -160,7 +158,7 @@ def send(
         for path, size in {**writes, folder / "log": 0}.items():
             check_destination(path)
             check_space(path, size)
-        jobs = _jobs(params, more)
+        jobs = _jobs(params)
         try:
             fetch_all(offline=True)
         except FileNotFoundError as error:
@@ -186,7 +184,7 @@ def check_space(path: str | Path, size: int) -> None:
         raise ValueError(f"{path} needs about {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB left")
 
 
-def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
+def _jobs(params: Mapping[str, Any]) -> list[Any]:
     """A script_job.ScriptJob for each job: this command line, as one of so many workers."""
     from cli.script_job import ScriptJob
 
@@ -197,7 +195,7 @@ def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
     devices = _devices(count, params["gpus_per_node"] or 0) if local else []
     jobs = []
     for number in range(count):
-        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal, *more]
+        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal]
         command = (sys.executable, os.path.abspath(sys.argv[0]), *_with(own_arguments(sys.argv[1:]), own))
         environment = {"CUDA_VISIBLE_DEVICES": devices[number]} if local else {}
         jobs.append(ScriptJob(command, os.getcwd(), environment, _notice(params) - _MARGIN, params["requeue"]))

@@ -60,6 +60,43 @@ def test_both_vocabularies_say_the_same(describe):
     assert ours.guides[0].interval == StepInterval(17, 22)
 
 
+@pytest.mark.parametrize(
+    ("line", "weight", "interval", "note"),
+    [
+        ("", 2.0, StepInterval(17, 22), "w = 2 (--guidance_scale=W for another) and steps 17-22 (--guidance_interval="),
+        ("--guidance_scale=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
+        ("--guidance=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
+        ("--guidance_interval=None", 2.0, None, "interval paper, w = 2"),
+        ("--guidance-sigma=0.1,5", 2.0, SigmaInterval(0.1, 5), "interval paper, w = 2"),
+        ("--guidance_scale=1.2 --guidance_interval=[3,4]", 1.2, StepInterval(3, 4), None),
+    ],
+)
+def test_the_interval_papers_words_take_its_defaults(describe, line, weight, interval, note):
+    recipe, code, err = describe(f"--cond_pkl=@a.pkl --uncond-pkl @b.pkl {line}")
+    assert code == 0
+    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (weight, interval)
+    assert note in err if note else not err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--net=@a.pkl --gnet=@b.pkl",
+        "--cond_pkl=@a.pkl --gnet=@b.pkl",
+        "--net=@a.pkl --uncond_pkl=@b.pkl",
+        "--preset=mnist16 --uncond_pkl=@b.pkl",
+    ],
+)
+def test_other_words_guide_everywhere_and_need_a_weight(describe, words):
+    recipe, code, err = describe(f"{words} --guidance=1.5")
+    assert (code, err) == (0, "")
+    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (1.5, None)
+    for more in ("", "--guidance_interval=17,22", "--guidance-sigma=1,3"):
+        recipe, code, err = describe(f"{words} {more}")
+        assert (recipe, code) == (None, 2)
+        assert "a guide needs a weight; give it as --guidance=W" in err
+
+
 def test_several_guides_in_step(describe):
     recipe, *_ = describe(
         "--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=1.5 --guidance=2.5 --guidance-sigma=0.1,5 "
@@ -77,6 +114,8 @@ def test_presets_fill_in_and_options_override(describe):
     assert (preset.guides[0].weight, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
     changed, *_ = describe("--preset=edm2-img512-xxl-interval-fid --guidance=1.5 --guidance_interval=None --steps=64")
     assert (changed.guides[0].weight, changed.guides[0].interval, changed.sampler.num_steps) == (1.5, None, 64)
+    other, *_ = describe("--preset=edm2-img512-s-guid-fid --gnet=@b.pkl")
+    assert (other.guides[0].weight, other.guides[0].net.name) == (1.4, "b")
     off, *_ = describe("--preset=edm2-img512-s-guid-fid --guidance=1 --class=0")
     assert off.guides[0].off
     assert off.labels == 0
