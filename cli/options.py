@@ -351,7 +351,7 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
-    if preset is not None and params["net"] is None:
+    if preset is not None and params["net"] is None and not params["gnet"]:
         _check_class(params["class_idx"], preset)
     with bad_input():
         net = params["net"] or (preset.net if preset is not None else None)

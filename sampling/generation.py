@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
-    """ValueError unless the guide can stand beside the main network: same images, and no labels that main lacks."""
+    """ValueError unless the guide can stand beside the main network: same images."""
     for word, attribute in (("resolution", "img_resolution"), ("channels", "img_channels")):
         ours, theirs = getattr(main.net, attribute), getattr(guide.net, attribute)
         if ours != theirs:
@@ -31,11 +31,6 @@ def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
                 f"the guide {guide.source} has {word} {theirs}, the main network {main.source} {ours}: "
                 "take a guide trained on the same images"
             )
-    if guide.net.label_dim not in (0, main.net.label_dim):
-        raise ValueError(
-            f"the guide {guide.source} has {guide.net.label_dim} classes, the main network {main.source} "
-            f"{main.net.label_dim}: take a guide with the same classes, or an unconditional one"
-        )
 
 
 @dataclass(frozen=True)
@@ -129,11 +124,14 @@ def open_recipe(
         return files[source]
 
     main = opened(recipe.net.source)
-    recipe = _with_checked_labels(recipe, main)
     _check_encoder(main)
     guides = tuple(opened(spec.net.source) for spec in recipe.guides)
     for guide in guides:
         check_guide(main, guide)
+    labelled = _labelled(main, guides)
+    recipe = _with_checked_labels(recipe, main, labelled)
+    if labelled is not main:
+        notes.append(_about_unlabelled(recipe))
     if isinstance(main.encoder, Encoder):
         main.encoder.init(target, offline=offline)
     else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
@@ -222,17 +220,19 @@ def sample(
 ) -> tuple[Tensor, list[int] | None]:
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
+    The class is None if the main network knows none, whatever its guides were told.
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
     """
     recipe, main, device = generation.recipe, generation.main.net, generation.device
     spec = recipe.sampler
     shape = (main.img_channels, main.img_resolution, main.img_resolution)
+    num_classes = _labelled(generation.main, generation.guides).net.label_dim
     streams, noise, labels = seeding.start(
-        seeds, shape, main.label_dim, recipe.labels, recipe.seed_rule, recipe.noise_device
+        seeds, shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
     )
     onehot = None
     if labels is not None:
-        onehot = torch.eye(main.label_dim, device=device)[torch.tensor(labels, device=device)]
+        onehot = torch.eye(num_classes, device=device)[torch.tensor(labels, device=device)]
     counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
     guides = [
         Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
@@ -252,7 +252,7 @@ def sample(
             f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
             "or the network file damaged"
         )
-    return last.x, labels
+    return last.x, labels if main.label_dim > 0 else None
 
 
 def _steps(interval: object) -> StepInterval | None:
@@ -260,13 +260,40 @@ def _steps(interval: object) -> StepInterval | None:
     return interval
 
 
-def _with_checked_labels(recipe: Recipe, main: NetworkFile) -> Recipe:
-    """The recipe, its label rule 'none' if the network knows no classes. ValueError for a class that it lacks."""
-    classes = main.net.label_dim
+def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
+    """The network whose classes the labels are of: the main one, or, if it knows none, a guide that does.
+
+    ValueError if networks that know classes differ in them.
+    """
+    known = [file for file in (main, *guides) if file.net.label_dim > 0]
+    for other in known[1:]:
+        if other.net.label_dim != known[0].net.label_dim:
+            raise ValueError(
+                f"{known[0].source} has {known[0].net.label_dim} classes, {other.source} {other.net.label_dim}: take "
+                "networks with the same classes, or unconditional ones"
+            )
+    return known[0] if known else main
+
+
+def _with_checked_labels(recipe: Recipe, main: NetworkFile, labelled: NetworkFile) -> Recipe:
+    """The recipe, its label rule 'none' without classes. ValueError for a class that no network has.
+
+    As in EDM2, no labels are drawn for an unconditional main network, and a conditional guide then runs without one;
+    a class, or balanced ones, reach it where they are asked for.
+    """
+    classes = labelled.net.label_dim
     if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
         hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
-        raise ValueError(f"class {recipe.labels}: {main.source} {hint}")
-    return recipe if classes > 0 else replace(recipe, labels="none")
+        raise ValueError(f"class {recipe.labels}: {labelled.source} {hint}")
+    unasked = main.net.label_dim == 0 and recipe.labels == "random"
+    return recipe if classes > 0 and not unasked else replace(recipe, labels="none")
+
+
+def _about_unlabelled(recipe: Recipe) -> str:
+    """What to know of an unconditional main network with a guide that has classes."""
+    if recipe.labels == "none":
+        return "the main network is unconditional: its guide runs without a class, as in EDM2; --class=N gives it one"
+    return "the main network is unconditional: the class is its guide's, not that of the images"
 
 
 def _check_encoder(main: NetworkFile) -> None:
