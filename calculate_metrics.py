@@ -16,9 +16,10 @@ if __name__ == "__main__":
 import click
 
 from cli import metric_options as opt
-from cli.command import Group, bad_input
+from cli.command import Group, bad_input, keeps
 from cli.options import (
     MAX_SEED,
+    batch_option,
     label_options,
     network_options,
     only_preset,
@@ -28,7 +29,7 @@ from cli.options import (
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, others, say_notes
+from cli.report import announce, kept, others, say_notes
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.places import find_file
@@ -104,7 +105,7 @@ def calc(samples: str | None, reference: str | None, images: str | None, ref: st
 @opt.scored_metrics_option
 @opt.num_option(str(STANDARD_NUM_IMAGES))
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
-@opt.batch_option(32)
+@batch_option(32)
 @sampler_options
 @label_options
 @opt.work_options
@@ -166,7 +167,8 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
         tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
     num_images, there = shards.progress()
-    with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
+    bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
+    with keeps(lambda: kept(shards)), bar as progress:
         measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
     left = evaluation.unwritten_at_end(params["ledger"], shards, reference, shared, measured)
     if not left:  # by another, who may have died before the shards were removed
@@ -206,7 +208,14 @@ def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[st
 @click.option("--dest", metavar="NPZ|PKL", required=True, help="Statistics to write; .pkl is EDM2's format")
 @opt.overwrite_option
 @opt.metrics_option
-@click.option("--num", metavar="INT", type=click.IntRange(min=2), help="A subset of so many images  [default: all]")
+@click.option(
+    "--num",
+    "--num_images",
+    "num",
+    metavar="INT",
+    type=click.IntRange(min=2),
+    help="A subset of so many images  [default: all]",
+)
 @opt.stored_options
 @opt.detector_options
 @opt.device_options

@@ -31,7 +31,9 @@ class Size(click.ParamType):
             return value
         match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
         if match is None:
-            self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 512x512", param, ctx)
+            side = re.fullmatch(r"\s*(\d+)\s*", str(value))
+            square = f": {side[1]}x{side[1]}" if side else ", such as 512x512"
+            self.fail(f"give width and height, WxH{square}", param, ctx)
         return int(match[1]), int(match[2])
 
 

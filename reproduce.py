@@ -33,6 +33,7 @@ from cli.search_options import (
     stages_from,
     start_of,
     valid,
+    varied,
 )
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
@@ -84,7 +85,14 @@ def list_rows(names: tuple[str, ...], form: str) -> None:
 
 @main.command("plan")
 @click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
-@click.option("--num", metavar="INT", type=click.IntRange(min=2), help="Images per run  [default: as the paper, 50000]")
+@click.option(
+    "--num",
+    "--num_images",
+    "num",
+    metavar="INT",
+    type=click.IntRange(min=2),
+    help="Images per run  [default: as the paper, 50000]",
+)
 @click.option(
     "--throughput",
     metavar="TFLOP/S",
@@ -115,6 +123,7 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
 @ledger_option
 @worker_options
 @submit_options
+@opt.goes_on
 def run_rows(names: tuple[str, ...], **params: Any) -> None:
     """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
 
@@ -221,13 +230,14 @@ def runner_from(params: dict[str, Any], workers: Workers, agenda: Agenda) -> Any
 @opt.work_options
 @ledger_option
 @share_device_option
+@opt.goes_on
 def search_best(**params: Any) -> None:
     """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
 
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    recipe = recipe_from(params)
+    recipe = recipe_from(params, defaults=varied(params))
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
     workers = replace(launched(), steal=True, share_device=params["share_device"])

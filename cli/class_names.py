@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from cli import typed
 from cli.command import bad_input
 from dnnlib.regular import read_regular
 from images.class_names import ClassName, checked_names, find_class
 from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
+from papers.presets import all_presets
 
 MAX_FILE_BYTES = 1 << 26
 
@@ -27,8 +29,17 @@ class Class(click.ParamType):
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             return int(text)
         if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
-            self.fail(f"'{value}' is neither the index of a class, 0 or more, nor a name", param, ctx)
+            self.fail(f"give a class number{self._known(ctx)}, a name, or leave it out for random classes", param, ctx)
         return ClassName(text)
+
+    def _known(self, ctx: click.Context | None) -> str:
+        """Which numbers there are, by the presets that were typed."""
+        numbers = " of 0 or more"
+        presets = all_presets()
+        for name in typed.values("preset", ctx):
+            if name in presets and presets[name].num_classes > 0:
+                numbers = f" from 0 to {presets[name].num_classes - 1}"
+        return numbers
 
 
 class_names_option = click.option(

@@ -9,23 +9,17 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
-from cli import settings, test_cuts
+from cli import settings, test_cuts, typed
 from cli.signals import Terminated, termination
 from cli.start import cure
 from dnnlib.urls import without_secrets
 from dnnlib.util import DownloadError, Refused, printable
-
-
-def _either_spelling(token: str) -> str:
-    """--sigma_max and --sigma-max are the same option, as are the choices fd_dinov2 and fd-dinov2."""
-    return token.replace("_", "-")
-
 
 _FROM_HOME = re.compile(r"((?:--?[\w-]+=)?(?:[\w-]+=)?)(~.*)", re.DOTALL)  # [--option=][METRIC=]~...
 
@@ -75,13 +69,20 @@ class _OneLineErrors(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})
-        kwargs["context_settings"].setdefault("token_normalize_func", _either_spelling)
+        kwargs["context_settings"].setdefault("token_normalize_func", typed.either_spelling)
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [_at_home(argument) for argument in args])
+        typed.remember(ctx, args)
+        try:
+            rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
+            typed.check_finite(ctx)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         test_cuts.apply(ctx)
@@ -104,6 +105,29 @@ class _OneLineErrors(click.Command):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+@contextmanager
+def keeps(what: Callable[[], str]) -> Iterator[None]:
+    """Around long work: what ends it in the middle carries a note of what it leaves behind, which an interrupt tells.
+
+    what: such as "3 of 16 images are in out; the same command goes on", asked for at the end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            error.add_note(what())
+        raise
+
+
+def _kept(error: BaseException | None) -> str:
+    """What `keeps` noted, whatever libraries made of the exception since; empty if nothing."""
+    while error is not None:
+        for note in getattr(error, "__notes__", []):
+            return f": {note}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
 
@@ -115,11 +139,11 @@ def _end(error: BaseException, signalled: int | None) -> int:
     that it raised in the middle of them. Of an interrupt click makes an Abort, a RuntimeError.
     """
     if signalled == signal.SIGTERM or isinstance(error, Terminated):
-        return _fail("terminated", 128 + signal.SIGTERM)
+        return _fail(f"terminated{_kept(error)}", 128 + signal.SIGTERM)
     if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
-        return _fail("interrupted", 128 + signal.SIGINT)
+        return _fail(f"interrupted{_kept(error)}", 128 + signal.SIGINT)
     if isinstance(error, click.ClickException):
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(typed.in_words(error), error.exit_code)
     if not isinstance(error, _FAILURES) or settings.tracebacks():
         raise error
     return _fail(_one_line(error), 2 if isinstance(error, Refused) else 1)

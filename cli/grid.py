@@ -11,7 +11,7 @@ import click
 
 from cli.class_names import Class, index_of, known_names
 from cli.command import bad_input
-from cli.options import FloatList, IntList, recipe_from, stack, with_weight
+from cli.options import FloatList, GuideDefaults, IntList, recipe_from, stack, with_weight
 from cli.search_options import recipe_at
 from dnnlib.util import check_destination
 from images.class_names import ClassName, class_text
@@ -79,8 +79,8 @@ def check_grid(params: dict[str, Any]) -> None:
         if any(params[name] is not None for name in ("weights", "classes", "alphas")):
             raise click.UsageError("--weights, --classes and --alphas are of a grid: add --grid=FILE.png")
         return
-    if params["outdir"] is not None or params["subdirs"] or params["resume"]:
-        raise click.UsageError("--grid is one picture: leave out --outdir, --subdirs and --resume")
+    if params["outdir"] is not None or params["subdirs"]:
+        raise click.UsageError("--grid is one picture: leave out --outdir and --subdirs")
     picture = Path(params["grid"])
     with bad_input():
         check_destination(picture)
@@ -142,18 +142,23 @@ def _of_class(recipe: Recipe, item: int | ClassName, file: str | None) -> Recipe
 def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     names = [name.strip() for value in params["preset"] for name in value.split(",")]
     if not names:
-        recipe = recipe_from(params)
+        recipe = recipe_from(params, defaults=_first_weight(params))
         return [("guided" if recipe.guides else "unguided", recipe)]
     with bad_input():
         presets = [find_preset(name) for name in names]
     rows = []
     for preset in presets:
-        recipe = recipe_from(params, preset)
+        recipe = recipe_from(params, preset, _first_weight(params))
         caption = preset.caption or preset.name
         if recipe.guides and params["weights"] is None:
             caption += f", w = {recipe.guides[0].weight:g}"
         rows.append((caption, recipe))
     return rows
+
+
+def _first_weight(params: dict[str, Any]) -> GuideDefaults | None:
+    """A weight for guides that get those of the columns."""
+    return GuideDefaults(params["weights"][0]) if params["weights"] else None
 
 
 def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:

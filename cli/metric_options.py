@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli.command import bad_input
-from cli.options import Names, deterministic_option, given, stack
+from cli.options import Names, batch_option, deterministic_option, given, stack
 from dnnlib.places import find_file, short_name
 from dnnlib.util import is_url
 from papers.presets import Preset
@@ -28,9 +28,9 @@ class Weights(click.ParamType):
         metric, _, path = str(value).partition("=")
         metric = metric.strip().replace("-", "_")
         if metric not in METRICS or path == "":
-            self.fail(f"'{value}': write METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
+            self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
         if not is_url(path) and not find_file(path).is_file():
-            self.fail(f"'{value}': there is no file {path}", param, ctx)
+            self.fail(f"there is no file {path}", param, ctx)
         return metric, path
 
 
@@ -39,6 +39,7 @@ STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
 metrics_option = click.option(
     "--metrics",
+    "--metric",
     metavar="LIST",
     type=Names(METRICS),
     default=",".join(STANDARD_METRICS),
@@ -59,17 +60,6 @@ def num_option(default: str) -> Callable[[Any], Any]:
     """--num, None if it is not given; default: in words, what the command then takes."""
     text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
     return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
-
-
-def batch_option(default: int) -> Callable[[Any], Any]:
-    return click.option(
-        "--batch",
-        metavar="INT",
-        type=click.IntRange(min=1),
-        default=default,
-        show_default=True,
-        help="Images at a time",
-    )
 
 
 stored_options = stack([
@@ -138,6 +128,7 @@ plain_options = stack(
         ),
         click.option(
             "--batch_size",
+            "--batch",
             metavar="INT",
             type=click.IntRange(min=1),
             default=128,

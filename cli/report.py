@@ -53,6 +53,12 @@ def others(shards: Any) -> str:
     )
 
 
+def kept(shards: Any) -> str:
+    """What an interruption leaves behind, for `cli.command.keeps` (an images.shards.ShardStore)."""
+    done = len(shards.plan) - len(shards.missing())
+    return f"{done} of {len(shards.plan)} shards are kept in {shards.folder}; the same command goes on"
+
+
 def counts(evaluations: Mapping[str, int]) -> str:
     """'63 main + 12 guide 1 = 75'."""
     parts = [f"{number} {name}" for name, number in evaluations.items()]

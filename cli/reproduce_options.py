@@ -1,11 +1,14 @@
 """The options of reproduce.py's run and search. No torch here."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import click
 
+from cli.command import keeps
 from cli.metric_options import METRICS, REFERENCE, reference_from
-from cli.options import run_options, stack
+from cli.options import batch_option, run_options, stack
 from papers.presets import Preset
 from papers.tables import NETWORKS
 
@@ -18,7 +21,7 @@ networks_option = click.option(
 
 work_options = stack(
     [
-        click.option("--batch", metavar="INT", type=_count, default=64, show_default=True, help="Images at a time"),
+        batch_option(64),
         click.option(
             "--shard-size", metavar="INT", type=_count, default=128, show_default=True, help="Images a kill can cost"
         ),
@@ -44,7 +47,7 @@ block_options = stack(
 
 target_options = stack(
     [
-        click.option("--metric", type=click.Choice(METRICS), help="[default: the preset's]"),
+        click.option("--metric", "--metrics", "metric", type=click.Choice(METRICS), help="[default: the preset's]"),
         click.option("--ref", metavar="PATH|URL|NAME", help=f"{REFERENCE}  [default: the preset's]"),
         click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
         click.option(
@@ -59,11 +62,31 @@ target_options = stack(
 plot_options = stack(
     [
         click.option("--kind", type=click.Choice(["weight", "interval", "ema"]), required=True, help="The x axis"),
-        click.option("--num", metavar="INT", type=_images, required=True, help="The scores at so many images"),
+        click.option(
+            "--num",
+            "--num_images",
+            "num",
+            metavar="INT",
+            type=_images,
+            required=True,
+            help="The scores at so many images",
+        ),
         click.option("--out", metavar="PNG|PDF|SVG", required=True, help="The picture"),
         click.option("--overwrite", is_flag=True, help="Replace the picture that is there"),
     ]
 )
+
+
+def goes_on(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command of these options, which tells an interrupt what it leaves behind."""
+
+    @functools.wraps(command)
+    def run(**params: Any) -> Any:
+        kept = f"what was scored is in {params['ledger']}, unfinished work in {params['results']}"
+        with keeps(lambda: f"{kept}; the same command goes on"):
+            return command(**params)
+
+    return run
 
 
 def target_from(params: dict[str, Any], preset: Preset | None) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.agenda import Agenda
-from cli.options import FloatList, stack
+from cli.options import EVERYWHERE, FloatList, GuideDefaults, stack
 from dnnlib.places import find_file
 from images.recipe import NetworkRef, Recipe, StepInterval
 from papers.search import Axis
@@ -42,6 +42,12 @@ search_options = stack(
         ),
     ]
 )
+
+
+def varied(params: Mapping[str, Any]) -> GuideDefaults:
+    """What a guide need not be given, since --over searches it."""
+    names = [name.strip() for name in params["over"].split(",")]
+    return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
 
 
 def stages_from(params: Mapping[str, Any], recipe: Recipe) -> list[list[Axis]]:

@@ -375,7 +375,7 @@ def refused(*arguments: object) -> str:
 def test_too_few_images_say_what_to_do() -> None:
     arguments = ["calc", f"--images={DIGITS}", f"--ref={REFERENCE}", "--metrics=fd_mnist"]
     assert "holds 200 images, fewer than the 201 to score: give --num=200" in refused(*arguments, "--num=201")
-    assert "1 is not in the range" in refused(*arguments, "--num=1")
+    assert "--num=1: give a whole number of at least 2" in refused(*arguments, "--num=1")
 
 
 def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
     [
         (["--images=nowhere.zip"], "nowhere.zip"),
         (["--images=32.npz", "--num=2"], "16x16, these are 32x32"),
-        (["--images=d.npz", "--num=2", "--weights=fd_mnist"], "write METRIC=PATH"),
+        (["--images=d.npz", "--num=2", "--weights=fd_mnist"], "give METRIC=PATH"),
         (["--images=d.npz", "--num=2", "--weights=fd_mnist=nowhere.pth"], "there is no file nowhere.pth"),
         (["--images=d.npz", "--num=2", "--weights=fid=d.npz"], "fid is not scored here, only fd_mnist"),
         (["--images=d.npz", "--num=2", *["--weights=fd_mnist=d.npz"] * 2], "given twice"),
@@ -459,7 +459,7 @@ def test_other_commands_refuse_too(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ("fd_mnist", "write METRIC=PATH"),
+        ("fd_mnist", "give METRIC=PATH"),
         ("fd_mnist=nowhere.pth", "there is no file nowhere.pth"),
         (f"fid={DIGITS}", "fid is not scored here"),
     ],

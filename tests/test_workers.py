@@ -258,11 +258,11 @@ def test_resumed_folders_keep_their_batches(run, network, made):
     for seed in (0, 1, 3, 23):
         Path(f"one/{seed:06d}.png").unlink()
     for worker in (0, 1):
-        run(generate_images.main, *folder_args(network, "one", "--resume"), worker=worker, workers=2)
+        run(generate_images.main, *folder_args(network, "one"), worker=worker, workers=2)
     assert made == [[0, 1], [2, 3], [23]]  # whole: last bits depend on the size of a batch
     assert contents("one") == before
-    refused = run(generate_images.main, *folder_args(network, "one"), worker=1, workers=2, code=2)
-    assert "5 of the 5 images are in one already" in refused.stderr
+    again = run(generate_images.main, *folder_args(network, "one"), worker=1, workers=2)
+    assert "worker 1 of 2: one: all 5 images were there" in again.stdout
 
 
 def test_workers_overwrite_another_recipe(run, network):
@@ -295,7 +295,7 @@ def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
 
 
 def test_a_folder_by_workers_that_steal(run, network, made):
-    """One does everything; a batch that a dead process had begun is finished, as --resume would."""
+    """One does everything; a batch that a dead process had begun is finished."""
     run(generate_images.main, *folder_args(network, "one"))
     whole = [list(batch) for batch in made]
     made.clear()
