@@ -9,7 +9,7 @@ import hashlib
 import math
 import reprlib
 import struct
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +65,15 @@ class _Value(NamedTuple):
 
 
 class Evaluator:
-    """Applies `RULES` to the nodes of one file, to each node once.
+    """Applies rules to the nodes of one file, to each node once.
 
-    file_size: bytes of the file. budget: what reading it has left over, for the streams inside.
+    file_size: bytes of the file. budget: what reading it has left over, for the streams inside. rules: by name; the
+    nodes name nothing else (see `only_names_in`). None: `RULES`.
     """
 
-    def __init__(self, file_size: int, budget: Budget) -> None:
+    def __init__(self, file_size: int, budget: Budget, rules: Mapping[str, Rule] | None = None) -> None:
         self.budget = budget
+        self.rules = RULES if rules is None else rules
         self.bytes_left = file_size + 2**20  # for arrays and tensors: no byte of a file is needed twice
         self._done: dict[int, _Value] = {}
         self._open: set[int] = set()
@@ -103,7 +105,7 @@ class Evaluator:
     def _enter(self, node: Any, depth: int) -> _Value:
         value: Any
         if isinstance(node, Call):
-            make = _maker_of(node)
+            make = _maker_of(node, self.rules)
             values, nodes, height = self._visit_all((node.args, node.state, node.items), depth)
             value = make(self, Made(str(node.function), *values))
         elif isinstance(node, dict):
@@ -141,10 +143,10 @@ class Evaluator:
         return self._source_hashes[source]
 
 
-def _maker_of(call: Call) -> "Callable[[Evaluator, Made], Any]":
+def _maker_of(call: Call, rules: Mapping[str, Rule]) -> "Callable[[Evaluator, Made], Any]":
     if not isinstance(call.function, GlobalName):
         raise UnsafePickleError("a call of what another call returned: no data needs that")
-    rule = RULES[str(call.function)]  # the tree was read with only_names_in(RULES)
+    rule = rules[str(call.function)]  # the tree was read with only_names_in(rules)
     if rule.make is None or rule.is_new is not call.is_new:
         raise UnsafePickleError(f"{call.function} is called in a way that no file of this kind uses")
     if call.given_state and not rule.takes_state:
@@ -180,12 +182,14 @@ def _same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer that can number elements: 0 or more, below 2^62."""
     return type(value) is int and 0 <= value < 2**62
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_count, value))
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of counts, of no more dimensions than arrays have."""
+    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(is_count, value))
 
 
 # ----------------------------------------------------------------------------
@@ -270,7 +274,7 @@ def _make_scalar(evaluator: Evaluator, made: Made) -> Any:
 
 
 def _array(evaluator: Evaluator, made: Made, data: Any, dtype: Any, shape: Any, order: Any) -> "np.ndarray[Any, Any]":
-    if not isinstance(dtype, np.dtype) or not _is_shape(shape):
+    if not isinstance(dtype, np.dtype) or not is_shape(shape):
         raise UnsafePickleError(f"{made.name}: no number type, or no shape")
     made.expect(isinstance(data, memoryview), "the content is not a byte string (an array of objects?)")
     needed = math.prod(shape) * dtype.itemsize
@@ -357,7 +361,7 @@ def _storage_header(reference: Any) -> _StorageHeader:
     dtype = _STORAGE_TYPES.get(str(kind)) if isinstance(kind, GlobalName) else None
     if dtype is None:
         raise UnsafePickleError(f"storage of unknown type {reprlib.repr(kind)}")
-    if not isinstance(key, str) or not isinstance(device, str) or not _is_count(numel) or view is not None:
+    if not isinstance(key, str) or not isinstance(device, str) or not is_count(numel) or view is not None:
         raise UnsafePickleError("a storage with an unknown description")
     return _StorageHeader(dtype, key, numel)
 
@@ -367,7 +371,7 @@ def _make_tensor(evaluator: Evaluator, made: Made) -> StoredTensor:
     made.expect(len(made.args) in (6, 7), "unknown arguments")
     storage, offset, shape, strides, wants_gradient, hooks = made.args[:6]
     made.expect(isinstance(storage, _Storage) and type(wants_gradient) is bool, "unknown arguments")
-    made.expect(_is_count(offset) and _is_shape(shape) and _is_shape(strides), "no shape, strides or offset")
+    made.expect(is_count(offset) and is_shape(shape) and is_shape(strides), "no shape, strides or offset")
     made.expect(len(shape) == len(strides), f"shape {shape} with strides {strides}")
     metadata = made.args[6] if len(made.args) == 7 else None
     plain = _same(hooks, {}) and (metadata is None or _same(metadata, {}))

@@ -61,13 +61,13 @@ def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
     Raises UnsafePickleError (a ValueError), saying what was found and where, for anything but data of the known
     kinds, and OSError if the file cannot be read.
     """
-    return loads(_bytes_of(file))
+    return loads(bytes_of(file))
 
 
 def loads(data: bytes | memoryview) -> Any:
     """As `load`, from the bytes of a pickle."""
     view = memoryview(data).toreadonly().cast("B")
-    _refuse_other_formats(view)
+    refuse_other_formats(view)
     budget = Budget()
     root, end = read_tree(view, 0, budget, on_global=only_names_in(RULES))
     _check_end(view, end)
@@ -114,7 +114,7 @@ def scan(file: str | os.PathLike[str] | BinaryIO) -> PickleScan:
     Like `load` it imports and executes nothing. Raises OSError if the file cannot be read, and UnsafePickleError
     only where there is nothing to look at: an empty file or no plain file.
     """
-    view = _bytes_of(file).toreadonly()
+    view = bytes_of(file).toreadonly()
     names = _Names()
     calls: list[Call] = []
     content = refusal = None
@@ -151,7 +151,7 @@ class _Names:
 
 def _content(view: memoryview, names: _Names, on_call: Callable[[Call], None]) -> Any:
     """As `loads`, but a name that is refused stops the reading only at its end."""
-    _refuse_other_formats(view)
+    refuse_other_formats(view)
     budget = Budget()
     try:
         root, end = read_tree(view, 0, budget, on_global=names.check, on_call=on_call)
@@ -195,7 +195,7 @@ _OTHER_FORMATS = {
 }
 
 
-def _refuse_other_formats(view: memoryview) -> None:
+def refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
         raise DamagedPickleError("the file is empty")
     for magic, what in _OTHER_FORMATS.items():
@@ -203,7 +203,7 @@ def _refuse_other_formats(view: memoryview) -> None:
             raise DamagedPickleError(f"no pickle: the file is {what}")
 
 
-def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
+def bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
     if not isinstance(file, str | os.PathLike):
         data = file.read(MAX_FILE_BYTES + 1)
         _check_size(len(data))
