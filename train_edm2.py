@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from signal import SIGTERM, Signals
+from signal import SIGTERM
 from typing import Any
 
 import click
@@ -117,12 +117,7 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
         signal = stopped()
     if seen >= config.duration:
         return 0
-    number = SIGTERM if signal is None else signal  # None: another worker was told
-    distributed.print0(
-        f"ended by {Signals(number).name} at {seen / 1000:.1f} of {config.duration / 1000:.1f} kimg, with a checkpoint: "
-        "the same command goes on from there"
-    )
-    return 128 + number
+    return 128 + (SIGTERM if signal is None else signal)  # None: another worker was told
 
 
 if __name__ == "__main__":

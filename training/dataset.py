@@ -105,15 +105,15 @@ class ImageFolderDataset:
     def fingerprint(self) -> dict[str, object]:
         """What tells this set from another one when a run is resumed: plain data, without the set's path or name.
 
-        `images` is a hash of names, sizes and CRCs (see `Archive.content_hash`), `labels` one of the labels' values.
+        Hashes tell names, sizes and CRCs of the images (see `Archive.content_hash`), and the labels' values.
         """
         labels = None if self._labels is None else hashlib.sha256(self._labels.tobytes()).hexdigest()[:16]
         return {
             "items": len(self),
             "shape": list(self.image_shape),
             "label_dim": self.label_dim,
-            "images": self._archive.content_hash(self._names)[:16],
-            "labels": labels,
+            "images (hash)": self._archive.content_hash(self._names)[:16],
+            "labels (hash)": labels,
         }
 
     def _read(self, indices: Sequence[int]) -> NDArray[Any]:

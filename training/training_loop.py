@@ -248,8 +248,9 @@ def train(
 ) -> int:
     """Run or resume the training described by `config` in the folder `outdir`.
 
-    Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `stats.jsonl` and `log.txt` there. When `should_stop`
-    says so, the step at hand is finished and a checkpoint written; calling again goes on from the newest one.
+    Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `training_options.json`, `stats.jsonl` and `log.txt` there.
+    When `should_stop` says so, the step at hand is finished and a checkpoint written; calling again goes on from the
+    newest sound one.
 
     Args:
         config: The run.
@@ -269,18 +270,19 @@ def train(
         NotFiniteError: Loss, gradients or weights were not finite for so long that it is no use to go on.
         OSError: The folder cannot be written.
     """
-    with _isolated(device), _locked(outdir), RunLog(outdir, enabled=distributed.rank() == 0) as log:
+    with _isolated(device), _locked(outdir):
         distributed.init(device)
         trainer = Trainer(config, dataset, device, workers)
         try:
             checkpoints = CheckpointFolder(outdir)
-            start = begin(outdir, trainer.run, checkpoints, device)
+            start = begin(outdir, trainer.run, checkpoints, device)  # before anything is written
             if start.state is not None:
                 trainer.state.load(start.state)
-            log.start(trainer.state.images_seen, config.duration, _describe(trainer), start.notes)
-            if progress is not None:
-                progress(trainer.state.images_seen)
-            return _run(trainer, outdir, checkpoints, log, should_stop, progress)
+            with RunLog(outdir, enabled=distributed.rank() == 0) as log:
+                log.start(trainer.state.images_seen, config.duration, _describe(trainer), start.notes)
+                if progress is not None:
+                    progress(trainer.state.images_seen)
+                return _run(trainer, outdir, checkpoints, log, should_stop, progress)
         finally:
             trainer.close()
 
@@ -337,7 +339,8 @@ def _run(
         if checkpoint and trainer.rank == 0:
             path = checkpoints.save({**state.as_checkpoint(), "identity": dict(trainer.run.identity)})
             log.line(f"wrote {path}")
-        if stopping:
+        if stopping and not done:
+            log.line("stopped as told; the same command goes on from the checkpoint")
             break
     return state.images_seen
 
@@ -371,7 +374,7 @@ class _Reports:
         self._log.status(state.images_seen, config.duration, loss_sum / count, _rate(state), rate, state.seconds)
         if self._overflows:
             steps = (state.images_seen - self._seen) // config.batch
-            self._log.line(f"gradients overflowed in {self._overflows} of {steps} steps, and counted as 0 there")
+            self._log.line(f"gradients overflowed in {self._overflows} of {steps} steps")
         self._begin()
 
 
@@ -387,9 +390,14 @@ def _end_if(reason: str | None, trainer: Trainer, checkpoints: CheckpointFolder)
 
 def _not_to_be_written(trainer: Trainer) -> str | None:
     """Why the present state may not become a file, or None; the same on all workers."""
-    name = first_not_finite(trainer.state.as_checkpoint())
-    if name is None:  # networks are stored in float16
-        name = first_not_finite([[p.half() for p in average.parameters()] for average in trainer.state.ema.averages])
+    ema = trainer.state.ema
+    in_float16 = (
+        f"{name} of the average {length:.3f} in float16"
+        for length, average in zip(ema.sigma_rels, ema.averages, strict=True)
+        for name, parameter in average.named_parameters()
+        if not parameter.half().isfinite().all()
+    )
+    name = first_not_finite(trainer.state.as_checkpoint()) or next(in_float16, None)
     if not distributed.any_rank([float(name is not None)], trainer.device)[0]:
         return None
     return f"values that are not finite, first in {'another worker' if name is None else name}"

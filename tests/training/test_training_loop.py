@@ -3,41 +3,20 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.training.tiny_run import tiny_config
 from training.checkpoint import CheckpointFolder, checkpoint_path, find_checkpoints, load_checkpoint
-from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.network_io import load_network
 from training.training_loop import PositionRandn, Trainer, build_network, derived_seed, learning_rate, train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
-
-
-def tiny_config(**changes):
-    base = TrainingConfig(
-        data="tiny.zip",
-        duration=2048,
-        batch=64,
-        lr=0.01,
-        decay=20,
-        rampup=512,
-        channels=8,
-        channel_mult=(1,),
-        num_blocks=1,
-        attn_resolutions=(),
-        channels_per_head=8,
-        status=1024,
-        snapshot=1024,
-        checkpoint=512,
-    )
-    return replace(base, **changes)
 
 
 @pytest.fixture
@@ -296,7 +275,7 @@ WORKER = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from tests_config import tiny_config
+from tests.training.tiny_run import tiny_config
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
 config = tiny_config(duration=1024, status=256)
@@ -306,14 +285,10 @@ train(config, ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.d
 
 def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process."""
-    source = Path(__file__).read_text()
-    head = source[source.index("def tiny_config") : source.index("@pytest.fixture\ndef dataset")]
-    prelude = "from dataclasses import replace\nfrom training.config import TrainingConfig\n\n"
-    (tmp_path / "tests_config.py").write_text(prelude + head)
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "PYTHONPATH": str(ROOT),
         "MASTER_ADDR": "127.0.0.1",
     }
     env |= {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
