@@ -3,6 +3,7 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 if __name__ == "__main__":
@@ -83,8 +84,10 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
     """Train an EDM2 network on a ZIP or folder of images or latents.
 
     NIMG is a number of images: 4096, 128Ki, 8Mi, 1Gi. Options given beside a preset replace its values. Stopped by
-    whatever means and started again with the same options, a run goes on from its last checkpoint and ends with the
-    same networks; Ctrl-C and SIGTERM write a checkpoint first.
+    whatever means and started again with the same options and data, a run goes on from its last sound checkpoint and
+    ends with the same networks; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint first (exit code 128 + signal).
+    From start to start --duration, --batch-gpu, --status, --snapshot, --checkpoint and the number of workers may
+    change; a folder with a run of other options or data is refused. A loss that stays NaN ends the run (exit code 1).
 
     \b
     Examples:
@@ -117,12 +120,14 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
     configure_backends(run["bench"])
     bar = progress_bar(config.duration, Path(outdir).name) if distributed.rank() == 0 else nullcontext()
     with stop_signals() as stopped, bar as progress:
-        train(
+        seen = train(
             config, dataset, Path(outdir), device=device, workers=run["workers"],
             should_stop=lambda: stopped() is not None, progress=progress,
         )  # fmt: skip
         signal = stopped()
-    return 0 if signal is None else 128 + signal
+    if seen >= config.duration:
+        return 0
+    return 128 + (SIGTERM if signal is None else signal)  # None: another worker was told
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What every script's command line shares: one-line errors, exit codes, and options in either spelling.
 
 Exit code 2: the command line asks for something that cannot be (found before any work). Exit code 1: work failed.
-Exit codes 130 and 143: SIGINT or SIGTERM ended it, in order, before the work was done.
+Exit code 128 + N: signal N ended it, in order, before the work was done: 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
 """
 
 import errno
@@ -138,8 +138,10 @@ def _end(error: BaseException, signalled: int | None) -> int:
     signalled: the signal that came, if any. An error is then its work: libraries may make another of the exception
     that it raised in the middle of them. Of an interrupt click makes an Abort, a RuntimeError.
     """
-    if signalled == signal.SIGTERM or isinstance(error, Terminated):
-        return _fail(f"terminated{_kept(error)}", 128 + signal.SIGTERM)
+    if signalled is None and isinstance(error, Terminated):
+        signalled = error.number
+    if signalled is not None and signalled != signal.SIGINT:
+        return _fail(f"ended by {signal.Signals(signalled).name}{_kept(error)}", 128 + signalled)
     if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
         return _fail(f"interrupted{_kept(error)}", 128 + signal.SIGINT)
     if isinstance(error, click.ClickException):

@@ -1,7 +1,7 @@
 """The device of this process, and the one process group that training opens.
 
-Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank` and `sum_over_ranks` works
-without a process group, and those three need none for a single process.
+Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank`, `sum_over_ranks` and
+`gather` works without a process group, and those four need none for a single process.
 """
 
 import os
@@ -97,9 +97,19 @@ def shutdown() -> None:
         torch.distributed.destroy_process_group()
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is true on at least one worker; the same answer on all of them."""
-    return sum_over_ranks([float(flag)], device)[0] > 0
+def any_rank(flags: list[float], device: torch.device) -> list[bool]:
+    """Which of some flags (0 or 1) is up on at least one worker; the same answer on all of them."""
+    return [total > 0 for total in sum_over_ranks(flags, device)]
+
+
+def gather(values: list[int], device: torch.device) -> list[list[int]]:
+    """The values of all workers, by rank; every worker gives as many, of at most 63 bits."""
+    if not torch.distributed.is_initialized():
+        return [values]
+    mine = torch.tensor(values, dtype=torch.int64, device=device)
+    rows = [torch.empty_like(mine) for _ in range(world_size())]
+    torch.distributed.all_gather(rows, mine)
+    return [row.tolist() for row in rows]
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

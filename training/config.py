@@ -7,6 +7,8 @@ from typing import Any
 #: Network snapshots are named by thousands of images, and tools recover the exact number as a multiple of this.
 SNAPSHOT_UNIT = 1024
 
+_FREE = ("duration", "batch_gpu", "status", "snapshot", "checkpoint")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -128,7 +130,10 @@ class TrainingConfig:
         }
 
     def identity(self) -> dict[str, Any]:
-        """The options that a run must keep when it is resumed; the others may change from start to start."""
-        free = {"data", "duration", "batch_gpu", "status", "snapshot", "checkpoint"}
-        kept = {name: value for name, value in asdict(self).items() if name not in free}
+        """The options that a run must keep when it is resumed, as plain data."""
+        kept = {name: value for name, value in asdict(self).items() if name not in {"data", *_FREE}}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+    def free_options(self) -> dict[str, Any]:
+        """The options that may change from start to start of a run."""
+        return {name: getattr(self, name) for name in _FREE}

@@ -1,5 +1,6 @@
 """Training sets: images or latents in a ZIP or folder, with labels, and the endless order they are visited in."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -110,8 +111,18 @@ class ImageFolderDataset:
         return onehot
 
     def fingerprint(self) -> dict[str, object]:
-        """What tells this set from another one when a run is resumed; holds no path."""
-        return {"items": len(self), "shape": list(self.image_shape), "label_dim": self.label_dim}
+        """What tells this set from another one when a run is resumed: plain data, without the set's path or name.
+
+        Hashes tell names, sizes and CRCs of the images (see `Archive.content_hash`), and the labels' values.
+        """
+        labels = None if self._labels is None else hashlib.sha256(self._labels.tobytes()).hexdigest()[:16]
+        return {
+            "items": len(self),
+            "shape": list(self.image_shape),
+            "label_dim": self.label_dim,
+            "images (hash)": self._archive.content_hash(self._names)[:16],
+            "labels (hash)": labels,
+        }
 
     def _read(self, indices: Sequence[int]) -> NDArray[Any]:
         out: NDArray[Any] = np.empty((len(indices), *self.image_shape), dtype=np.float32 if self._latents else np.uint8)

@@ -28,6 +28,7 @@ from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
+from training.finite import first_not_finite
 from training.network_inspect import inspect_network
 from training.network_records import (
     NETWORK_CLASSES,
@@ -170,7 +171,8 @@ def save_network(
 
     encoder None: readers take plain RGB. dataset_kwargs: plain data. loss_fn: an object of a persistent class.
 
-    Raises ValueError for objects that such a file cannot hold, OSError if it cannot be written.
+    Raises ValueError for objects that such a file cannot hold, and for weights that are not finite, or not in float16;
+    OSError if it cannot be written.
     """
     for name, part in {"net": net, "encoder": encoder, "loss_fn": loss_fn}.items():
         if part is not None and not persistence.is_persistent(part):
@@ -178,6 +180,9 @@ def save_network(
     if type(net) in NETWORK_CLASSES.values():
         check_unchanged(net)
     content = EasyDict(ema=copy.deepcopy(net).eval().requires_grad_(False).to("cpu", torch.float16))
+    bad = first_not_finite(content.ema.state_dict())
+    if bad is not None:
+        raise ValueError(f"{os.fspath(path)} is not written: the network's {bad} is not finite, or not in float16")
     if encoder is not None:
         content.encoder = encoder
     if dataset_kwargs is not None:

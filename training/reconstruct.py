@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dnnlib.util import check_destination, is_url
 from training.config import SNAPSHOT_UNIT
+from training.finite import first_not_finite
 from training.network_io import NetworkFile, load_network, save_network
 from training.network_records import named_arguments
 from training.phema import MAX_SIGMA_REL, posthoc_error, solve_posthoc_coefficients
@@ -217,7 +218,8 @@ def reconstruct(
 
     Buffers, encoder and data set are those of the last snapshot. progress: told 1 for every snapshot.
 
-    Raises ValueError if the snapshots are not of one network, and as `load_network` and `save_network`.
+    Raises ValueError if the snapshots are not of one network and run, or one is not finite, and as `load_network` and
+    `save_network`.
     """
     sums: list[list[Tensor]] = [[] for _ in outputs]
     arguments: dict[str, Any] = {}
@@ -247,11 +249,24 @@ def _add(total: list[Tensor], file: NetworkFile, coefficient: float) -> None:
 
 
 def _check_alike(file: NetworkFile, expected: dict[str, Any]) -> None:
-    """Compare a network's constructor arguments with `expected`, or set these by the first network."""
+    """Compare a network's constructor arguments and run with `expected`, or set these by the first network.
+
+    ValueError also for one with values that are not finite: they would be in all averages.
+    """
     net = file.net
+    bad = first_not_finite(net.state_dict())
+    if bad is not None:
+        raise ValueError(
+            f"{file.source} is no network to average: its {bad} is not finite. Move it elsewhere, or give an --outkimg "
+            "before it"
+        )
+    run = file.dataset_kwargs.get("training_run", expected.get("training_run"))  # not every file says
     found = named_arguments(type(net), net.init_args, net.init_kwargs, file.source, defaults=True)
+    found["training_run"] = run
     if not expected:
         expected.update(found)
+    if expected["training_run"] is None:
+        expected["training_run"] = run
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             there, before = found.get(name), expected.get(name)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -44,10 +46,13 @@ class RunLog:
         self._file.write(f"{_now()} {text}\n")
         self._file.flush()
         if echo:
-            print(text, flush=True)
+            with suppress(OSError):  # a terminal that was closed, a pipe whose reader left: the run goes on
+                print(text, flush=True)
 
-    def start(self, images_seen: int, duration: int, description: str) -> None:
-        """Say what begins, and drop statistics from beyond the checkpoint that the run goes on from."""
+    def start(self, images_seen: int, duration: int, description: str, notes: Sequence[str] = ()) -> None:
+        """Say what begins, with notes, and drop statistics from beyond the checkpoint that the run goes on from."""
+        for note in notes:
+            self.line(note)
         if images_seen > 0:
             description = f"resumed at {images_seen / 1000:.1f} of {duration / 1000:.1f} kimg: {description}"
         self.line(description)

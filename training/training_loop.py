@@ -18,15 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.filelock import exclusive
+from dnnlib.util import sha256_of
 from torch_utils import distributed
-from training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointFolder
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset, ShuffledOrder
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
+from training.finite import NotFiniteError, StepWatch, explain, first_not_finite, gradient_flags, not_finite_flag
 from training.loss import EDM2Loss
 from training.network_io import save_network
 from training.networks_edm2 import Precond
 from training.phema import PowerFunctionEMA
+from training.resume import begin
+from training.run_folder import Run, code_hash
 from training.run_log import RunLog
 
 Encoder = StandardRGBEncoder | StabilityVAEEncoder
@@ -144,6 +148,8 @@ class Trainer:
         self._parallel: nn.Module = net
         if self.world_size > 1:
             self._parallel = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+        self.run = Run(_identity(config, dataset), _free(config, device))
+        self.flags = torch.zeros(4)  # of the last step: loss, gradients and weights, see `StepWatch.after_step`
         self._readers = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="read-images")
         self._ahead: tuple[int, list[Any]] | None = None
 
@@ -155,7 +161,7 @@ class Trainer:
         """Train on the next batch; returns this worker's loss, averaged over pixels and summed over images, float64 [].
 
         The gradient is that of the loss summed over pixels and averaged over the whole batch; what is not finite in
-        it counts as 0.
+        it counts as 0, and is told by `flags`.
         """
         config, state = self.config, self.state
         state.optimizer.zero_grad(set_to_none=True)
@@ -165,10 +171,12 @@ class Trainer:
         rate = learning_rate(state.images_seen, config.batch, config.lr, config.decay, config.rampup)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        for parameter in state.net.parameters():
-            if parameter.grad is not None:
-                torch.nan_to_num(parameter.grad, nan=0, posinf=0, neginf=0, out=parameter.grad)
+        gradients = [parameter.grad for parameter in state.net.parameters() if parameter.grad is not None]
+        flags = gradient_flags(gradients)
+        for gradient in gradients:
+            torch.nan_to_num(gradient, nan=0, posinf=0, neginf=0, out=gradient)
         state.optimizer.step()
+        self.flags = torch.cat([not_finite_flag([total]), flags, not_finite_flag(state.net.parameters())])
         state.images_seen += config.batch
         state.ema.update(state.net, state.images_seen, config.batch)
         return total
@@ -220,6 +228,7 @@ class Trainer:
             "class_name": "training.dataset.ImageFolderDataset",
             "path": Path(self.dataset.path).name,
             "use_labels": self.config.cond,
+            "training_run": self.run.name,  # by which reconstruct_phema.py tells runs apart
         }
         if self.dataset.class_names is not None:
             kwargs["class_names"] = list(self.dataset.class_names)
@@ -241,8 +250,9 @@ def train(
 ) -> int:
     """Run or resume the training described by `config` in the folder `outdir`.
 
-    Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `stats.jsonl` and `log.txt` there. When `should_stop`
-    says so, the step at hand is finished and a checkpoint written; calling again goes on from the newest one.
+    Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `training_options.json`, `stats.jsonl` and `log.txt` there.
+    When `should_stop` says so, the step at hand is finished and a checkpoint written; calling again goes on from the
+    newest sound one.
 
     Args:
         config: The run.
@@ -257,44 +267,37 @@ def train(
         Images seen at the end: `config.duration` unless stopped.
 
     Raises:
-        ValueError: The folder holds a run of another configuration or data set, or an unreadable checkpoint.
+        ValueError: The folder holds another run (other options or data) or files of another program, or all of its
+            checkpoints are damaged.
+        NotFiniteError: Loss, gradients or weights were not finite for so long that it is no use to go on.
         OSError: The folder cannot be written.
     """
-    with _isolated(device), _locked(outdir), RunLog(outdir, enabled=distributed.rank() == 0) as log:
+    with _isolated(device), _locked(outdir):
         distributed.init(device)
         trainer = Trainer(config, dataset, device, workers)
         try:
-            resume(trainer, outdir)
-            log.start(trainer.state.images_seen, config.duration, _describe(trainer))
-            if progress is not None:
-                progress(trainer.state.images_seen)
-            return _run(trainer, outdir, log, should_stop, progress)
+            checkpoints = CheckpointFolder(outdir)
+            start = begin(outdir, trainer.run, checkpoints, device)  # before anything is written
+            if start.state is not None:
+                trainer.state.load(start.state)
+            with RunLog(outdir, enabled=distributed.rank() == 0) as log:
+                log.start(trainer.state.images_seen, config.duration, _describe(trainer), start.notes)
+                if progress is not None:
+                    progress(trainer.state.images_seen)
+                return _run(trainer, outdir, checkpoints, log, should_stop, progress)
         finally:
             trainer.close()
 
 
-def resume(trainer: Trainer, outdir: Path) -> None:
-    """Load the newest checkpoint in `outdir`, if there is one.
-
-    Raises ValueError if it belongs to another configuration or data set: naming what differs.
-    """
-    found = find_checkpoints(outdir)
-    if not found:
-        return
-    checkpoint = load_checkpoint(found[-1], trainer.device)
-    now, then = _identity(trainer), checkpoint["identity"]
-    for name in sorted(now.keys() | then.keys()):
-        if now.get(name) != then.get(name):
-            raise ValueError(
-                f"{outdir} holds a run with {name}={then.get(name)}, not {now.get(name)}: "
-                "give the same options to go on with it, or another --outdir"
-            )
-    trainer.state.load(checkpoint)
+def _identity(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[str, Any]:
+    data = {f"data {name}": value for name, value in dataset.fingerprint().items()}
+    return {**config.identity(), **data}
 
 
-def _identity(trainer: Trainer) -> dict[str, Any]:
-    data = {f"data {name}": value for name, value in trainer.dataset.fingerprint().items()}
-    return {**trainer.config.identity(), **data}
+def _free(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
+    """What may change from start to start, with what moves the last digits of a run's numbers."""
+    found = {"training code": code_hash(), "torch version": torch.__version__, "kind of device": device.type}
+    return {**config.free_options(), "number of workers": distributed.world_size(), **found}
 
 
 def _describe(trainer: Trainer) -> str:
@@ -308,46 +311,117 @@ def _describe(trainer: Trainer) -> str:
 def _run(
     trainer: Trainer,
     outdir: Path,
+    checkpoints: CheckpointFolder,
     log: RunLog,
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] | None,
 ) -> int:
     config, state = trainer.config, trainer.state
-    losses, images = torch.zeros([], dtype=torch.float64, device=trainer.device), 0
-    tick_start, tick_images = time.monotonic(), state.images_seen
+    report = _Reports(trainer, log)
+    watch = StepWatch((config.duration - state.images_seen) // config.batch)
     if state.images_seen >= config.duration and trainer.rank == 0:
-        _replace_lost_snapshots(trainer, outdir, log)
+        _after_the_end(trainer, outdir, log)
     while state.images_seen < config.duration:
-        losses += trainer.step()
-        images += config.batch // trainer.world_size
+        loss = trainer.step()
         if progress is not None:
             progress(config.batch)
-        stopping = distributed.any_rank(should_stop(), trainer.device)
+        stopping, *flags = distributed.any_rank([float(should_stop()), *trainer.flags.tolist()], trainer.device)
+        reason = watch.after_step(*flags)
+        report.add(loss, overflow=flags[1])
         done = state.images_seen >= config.duration
-        if state.images_seen % config.status == 0 or done or stopping:
-            now = time.monotonic()
-            state.seconds += now - tick_start
-            loss_sum, count = distributed.sum_over_ranks([float(losses), float(images)], trainer.device)
-            rate = (state.images_seen - tick_images) / max(now - tick_start, 1e-9)
-            log.status(state.images_seen, config.duration, loss_sum / count, _rate(state), rate, state.seconds)
-            images, tick_start, tick_images = 0, now, state.images_seen
-            losses.zero_()
-        if (state.images_seen % config.snapshot == 0 or done) and trainer.rank == 0:
-            for path in trainer.save_snapshots(outdir):
-                log.line(f"wrote {path}")
-        if (state.images_seen % config.checkpoint == 0 or done or stopping) and trainer.rank == 0:
-            path = save_checkpoint(outdir, {**state.as_checkpoint(), "identity": _identity(trainer)})
+        if state.images_seen % config.status == 0 or done or stopping or reason is not None:
+            report.write()
+        _end_if(reason, trainer, checkpoints)
+        snapshots = state.images_seen % config.snapshot == 0 or done
+        checkpoint = (state.images_seen % config.checkpoint == 0 and not watch.losing) or done or stopping
+        if snapshots or checkpoint:
+            _end_if(_not_to_be_written(trainer), trainer, checkpoints)
+        if snapshots and trainer.rank == 0:
+            _write_snapshots(trainer, outdir, log)
+        if checkpoint and trainer.rank == 0:
+            path = checkpoints.save({**state.as_checkpoint(), "identity": dict(trainer.run.identity)})
             log.line(f"wrote {path}")
-        if stopping:
+        if stopping and not done:
+            log.line("stopped as told; the same command goes on from the checkpoint")
             break
     return state.images_seen
 
 
-def _replace_lost_snapshots(trainer: Trainer, outdir: Path, log: RunLog) -> None:
-    """Write the last networks of a finished run again, if they were deleted since."""
-    if not all(path.exists() for path in trainer.snapshot_paths(outdir)):
-        for path in trainer.save_snapshots(outdir):
-            log.line(f"wrote {path}")
+class _Reports:
+    """What was trained on since the last status line, for the next."""
+
+    def __init__(self, trainer: Trainer, log: RunLog) -> None:
+        self._trainer, self._log = trainer, log
+        self._loss = torch.zeros([], dtype=torch.float64, device=trainer.device)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._loss.zero_()
+        self._images = self._overflows = 0
+        self._time, self._seen = time.monotonic(), self._trainer.state.images_seen
+
+    def add(self, loss: Tensor, overflow: bool) -> None:
+        """Take note of a step."""
+        self._loss += loss
+        self._images += self._trainer.config.batch // self._trainer.world_size
+        self._overflows += overflow
+
+    def write(self) -> None:
+        """A status line of all workers together."""
+        state, config, device = self._trainer.state, self._trainer.config, self._trainer.device
+        seconds = time.monotonic() - self._time
+        state.seconds += seconds
+        loss_sum, count = distributed.sum_over_ranks([float(self._loss), float(self._images)], device)
+        rate = (state.images_seen - self._seen) / max(seconds, 1e-9)
+        self._log.status(state.images_seen, config.duration, loss_sum / count, _rate(state), rate, state.seconds)
+        if self._overflows:
+            steps = (state.images_seen - self._seen) // config.batch
+            self._log.line(f"gradients overflowed in {self._overflows} of {steps} steps")
+        self._begin()
+
+
+def _end_if(reason: str | None, trainer: Trainer, checkpoints: CheckpointFolder) -> None:
+    """Raise NotFiniteError if there is a reason to; it is the same on all workers."""
+    if reason is None:
+        return
+    if trainer.rank > 0:
+        raise NotFiniteError(f"{reason}: see the message of worker 0")
+    last = checkpoints.last_sound()
+    raise NotFiniteError(explain(reason, trainer.state.images_seen, None if last is None else str(last)))
+
+
+def _not_to_be_written(trainer: Trainer) -> str | None:
+    """Why the present state may not become a file, or None; the same on all workers."""
+    ema = trainer.state.ema
+    in_float16 = (
+        f"{name} of the average {length:.3f} in float16"
+        for length, average in zip(ema.sigma_rels, ema.averages, strict=True)
+        for name, parameter in average.named_parameters()
+        if not parameter.half().isfinite().all()
+    )
+    name = first_not_finite(trainer.state.as_checkpoint()) or next(in_float16, None)
+    if not distributed.any_rank([float(name is not None)], trainer.device)[0]:
+        return None
+    return f"values that are not finite, first in {'another worker' if name is None else name}"
+
+
+def _write_snapshots(trainer: Trainer, outdir: Path, log: RunLog) -> None:
+    """Write networks, and say where one of an earlier start was not the same."""
+    before = {path: sha256_of(path) for path in trainer.snapshot_paths(outdir) if path.exists()}
+    for path in trainer.save_snapshots(outdir):
+        replaced = path in before and sha256_of(path) != before[path]
+        log.line(f"wrote {path}" + (" in place of another one, of an earlier start of this run" if replaced else ""))
+
+
+def _after_the_end(trainer: Trainer, outdir: Path, log: RunLog) -> None:
+    """Say that there is nothing to train; write the last networks again, if they were deleted since."""
+    seen, duration = trainer.state.images_seen, trainer.config.duration
+    log.line(
+        f"nothing to train: the run in {outdir} is at {seen / 1000:.1f} kimg, and --duration={duration} "
+        f"({duration / 1000:.1f} kimg) is over; give a longer one to go on"
+    )
+    if seen == duration and not all(path.exists() for path in trainer.snapshot_paths(outdir)):
+        _write_snapshots(trainer, outdir, log)
 
 
 def _rate(state: RunState) -> float:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from cli.options import (
     run_options,
     sampler_options,
 )
+from cli.signals import stop_signals
 from dnnlib.util import DownloadError
 from images.recipe import SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import POSTHOC, all_presets
@@ -302,10 +304,12 @@ def test_interrupts_say_so(error):
     assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_in_order_whatever_libraries_make_of_them(number, code):
+@pytest.mark.parametrize(
+    ("name", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138), ("USR2", 140), ("XCPU", 152)]
+)
+def test_signals_end_in_order_whatever_libraries_make_of_them(name, code):
     """torch was seen to make a ValueError of an interrupt that came in the middle of it."""
-    left = []
+    left, number = [], signal.Signals[f"SIG{name}"]
 
     @click.command(cls=Command)
     def command():
@@ -317,10 +321,11 @@ def test_signals_end_in_order_whatever_libraries_make_of_them(number, code):
         finally:
             left.append("in order")
 
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(each) for each in (number, signal.SIGINT)]
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, left) == (code, ["in order"])
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert result.stderr == ("Error: interrupted\n" if name == "INT" else f"Error: ended by SIG{name}\n")
+    assert [signal.getsignal(each) for each in (number, signal.SIGINT)] == before
 
 
 def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
@@ -343,18 +348,23 @@ def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
     assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
 
 
-def test_an_interrupt_that_is_ignored_stays_so():
-    """As for what a shell runs in the background."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_signal_that_is_ignored_stays_so(number, training):
+    """As SIGINT for what a shell runs in the background, SIGHUP under nohup, SIGUSR2 in jobs by --submit."""
 
     @click.command(cls=Command)
     def command():
-        os.kill(os.getpid(), signal.SIGINT)
+        with stop_signals() if training else nullcontext(lambda: None) as stopped:
+            os.kill(os.getpid(), number)
+            return stopped() or 0
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         assert CliRunner().invoke(command, []).exit_code == 0
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_a_failed_download_is_failed_work():

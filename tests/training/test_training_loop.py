@@ -3,41 +3,20 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.checkpoint import checkpoint_path, find_checkpoints, load_checkpoint, save_checkpoint
-from training.config import TrainingConfig
+from tests.training.tiny_run import tiny_config
+from training.checkpoint import CheckpointFolder, checkpoint_path, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
 from training.network_io import load_network
 from training.training_loop import PositionRandn, Trainer, build_network, derived_seed, learning_rate, train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
-
-
-def tiny_config(**changes):
-    base = TrainingConfig(
-        data="tiny.zip",
-        duration=2048,
-        batch=64,
-        lr=0.01,
-        decay=20,
-        rampup=512,
-        channels=8,
-        channel_mult=(1,),
-        num_blocks=1,
-        attn_resolutions=(),
-        channels_per_head=8,
-        status=1024,
-        snapshot=1024,
-        checkpoint=512,
-    )
-    return replace(base, **changes)
 
 
 @pytest.fixture
@@ -160,7 +139,7 @@ def test_snapshots_are_network_files(dataset, tmp_path):
     assert loaded.net.label_dim == 3
     assert loaded.dataset_kwargs["path"] == "tiny.zip"  # no folder of this machine
     assert str(tmp_path) not in (tmp_path / names[0]).read_bytes().decode("latin-1")
-    checkpoint = load_checkpoint(find_checkpoints(tmp_path)[-1], CPU)
+    checkpoint = load_checkpoint(find_checkpoints(tmp_path)[-1])
     for name, stored in loaded.net.state_dict().items():
         assert torch.equal(stored, checkpoint["ema"]["averages"][1][name].half())
 
@@ -180,7 +159,7 @@ def test_resumed_run_ends_with_the_same_bytes(dataset, tmp_path, one_thread):
     assert train(config, dataset, tmp_path / "parts", device=CPU) == 2048
     for path in (tmp_path / "whole").glob("network-snapshot-*"):
         assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
-    whole, parts = (load_checkpoint(checkpoint_path(tmp_path / d, 2048), CPU) for d in ("whole", "parts"))
+    whole, parts = (load_checkpoint(checkpoint_path(tmp_path / d, 2048)) for d in ("whole", "parts"))
     torch.testing.assert_close(parts["optimizer"]["state"], whole["optimizer"]["state"], rtol=0, atol=0)
 
 
@@ -237,10 +216,9 @@ def test_two_processes_in_one_folder_are_refused(dataset, tmp_path):
 
 
 def test_damaged_checkpoint(dataset, tmp_path):
-    save_checkpoint(tmp_path, {"images_seen": 64})
-    path = checkpoint_path(tmp_path, 64)
+    path = CheckpointFolder(tmp_path).save({"images_seen": 64})
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match="can be gone on from"):
         train(tiny_config(), dataset, tmp_path, device=CPU)
 
 
@@ -250,8 +228,8 @@ def test_checkpoints_execute_nothing(tmp_path):
             return os.system, (f"touch {tmp_path}/executed",)
 
     torch.save({"format": 1, "images_seen": 1, "net": Hostile()}, checkpoint_path(tmp_path, 1))
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
-        load_checkpoint(checkpoint_path(tmp_path, 1), CPU)
+    with pytest.raises(ValueError, match="is no checkpoint of this program"):
+        load_checkpoint(checkpoint_path(tmp_path, 1))
     assert not (tmp_path / "executed").exists()
 
 
@@ -277,7 +255,7 @@ def test_latents_are_sampled_from_their_mean_and_deviation(tmp_path):
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     for images in (1000, 2000, 10_000_000_000, 3000, 4000):
-        save_checkpoint(tmp_path, {"images_seen": images}, keep=3)
+        CheckpointFolder(tmp_path, keep=3).save({"images_seen": images})
     assert [p.name for p in find_checkpoints(tmp_path)] == [
         "training-state-0003000.pt".replace("3000", "0003"),
         "training-state-0000004.pt",
@@ -297,7 +275,7 @@ WORKER = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from tests_config import tiny_config
+from tests.training.tiny_run import tiny_config
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
 config = tiny_config(duration=1024, status=256)
@@ -307,14 +285,10 @@ train(config, ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.d
 
 def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process."""
-    source = Path(__file__).read_text()
-    head = source[source.index("def tiny_config") : source.index("@pytest.fixture\ndef dataset")]
-    prelude = "from dataclasses import replace\nfrom training.config import TrainingConfig\n\n"
-    (tmp_path / "tests_config.py").write_text(prelude + head)
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "PYTHONPATH": str(ROOT),
         "MASTER_ADDR": "127.0.0.1",
     }
     env |= {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
@@ -328,7 +302,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     assert "2 workers x 1 rounds x 32 images" in output[0]
     assert output[1] == ""  # one voice
     train(tiny_config(duration=1024, status=256), dataset, tmp_path / "one", device=CPU)
-    one, two = (load_checkpoint(checkpoint_path(tmp_path / d, 1024), CPU) for d in ("one", "two"))
+    one, two = (load_checkpoint(checkpoint_path(tmp_path / d, 1024)) for d in ("one", "two"))
     for name, expected in one["net"].items():
         torch.testing.assert_close(two["net"][name], expected, rtol=0.02, atol=0.02, msg=lambda m, n=name: f"{n}: {m}")
     losses = [[json.loads(x)["loss"] for x in (tmp_path / d / "stats.jsonl").open()] for d in ("one", "two")]

@@ -1,0 +1,88 @@
+"""How a run begins in its folder: anew, or from the last sound checkpoint, the same one on all workers."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from images.zips import json_bytes
+from torch_utils import distributed
+from training.checkpoint import CheckpointFolder, checkpoint_path, load_checkpoint
+from training.run_folder import Run, check_same_run, check_unclaimed, files_of_runs, read_record, write_record
+
+_ANEW, _FAILED = -1, -2
+
+
+@dataclass(frozen=True)
+class Start:
+    """state: the checkpoint to go on from; None to begin anew. notes: what is to be said of it, one line each."""
+
+    state: dict[str, Any] | None
+    notes: list[str]
+
+
+def begin(outdir: Path, run: Run, checkpoints: CheckpointFolder, device: torch.device) -> Start:
+    """Decide on the first worker how the run goes on, have all workers agree, and make the folder this run's.
+
+    Called by all workers. Raises ValueError on all of them: the folder holds another run (naming what differs) or
+    files of another program, no checkpoint in it is sound, or the workers do not see the same run and checkpoint.
+    """
+    failure: Exception | None = None
+    start = Start(None, [])
+    if distributed.rank() == 0:
+        try:
+            start = _choose(outdir, run, checkpoints)
+        except (ValueError, OSError) as error:
+            failure = error
+    images = _ANEW if start.state is None else start.state["images_seen"]
+    chosen = distributed.gather([_FAILED if failure else images], device)[0][0]
+    if distributed.rank() > 0 and chosen >= 0:
+        try:
+            start = Start(load_checkpoint(checkpoint_path(outdir, chosen)), [])
+        except (ValueError, OSError) as error:
+            failure = error
+    _agree(run, start, failure, device)
+    if distributed.rank() == 0:
+        write_record(outdir, run)
+    return start
+
+
+def _choose(outdir: Path, run: Run, checkpoints: CheckpointFolder) -> Start:
+    changes = read_record(outdir, run)
+    found = checkpoints.newest()
+    if found is not None:
+        path, state, notes = found
+        check_same_run(outdir, run, state["identity"])
+        return Start(state, [*notes, *(changes or []), f"goes on from {path}"])
+    if changes is None:
+        check_unclaimed(outdir)
+        return Start(None, [])
+    networks = files_of_runs(outdir)
+    if networks:
+        changes.append(
+            f"begins anew: an earlier start of this run left {len(networks)} networks but no checkpoint; they stay "
+            "until this one has come as far and writes them again"
+        )
+    return Start(None, changes)
+
+
+def _agree(run: Run, start: Start, failure: Exception | None, device: torch.device) -> None:
+    """Raise on all workers what failed on one, or ValueError if they would not begin alike."""
+    content = "" if start.state is None else start.state["sha256"]
+    digest = hashlib.sha256(json_bytes({**run.identity, "checkpoint": content})).digest()
+    images = _ANEW if start.state is None else start.state["images_seen"]
+    rows = distributed.gather([int(failure is not None), images, int.from_bytes(digest[:7])], device)
+    if failure is not None:
+        raise failure
+    failed = [rank for rank, row in enumerate(rows) if row[0]]
+    if failed:
+        raise ValueError(f"worker {failed[0]} cannot begin: see its message")
+    other = [rank for rank, row in enumerate(rows) if row != rows[0]]
+    if other:
+        seen = "no checkpoint" if rows[other[0]][1] == _ANEW else f"a checkpoint at {rows[other[0]][1]} images"
+        raise ValueError(
+            f"worker {other[0]} has other options, data or another checkpoint ({seen}) than worker 0: all workers need "
+            "the same --outdir and --data, on disks that all of them see"
+        )
