@@ -48,7 +48,8 @@ def blocks(name, values, tagged=True):
 
 def test_texts_of_a_ledger_are_no_formulas_and_no_markup():
     evil = ["=HYPERLINK(\"http://evil/\")", "@SUM(A1)", "+1+cmd", "-2+3", "\t=1", "\uff1d1",
-            "a |\n\n# Head\n<script>x</script>", "`code` ![x](http://evil/p.png) *b*", "\x1b[2J\u202e\r", "\udcff"]  # fmt: skip
+            "a |\n\n# Head\n<script>x</script>", "`code` ![x](http://evil/p.png) *b*",
+            "\x1b[2J\u202e\r", "\udcff"]  # fmt: skip
     records = [record(AUTOG, 1.0 + i) | {"flags": [text]} for i, text in enumerate(evil)]
     for r, text in zip(records, evil, strict=True):
         r["recipe"] = r["recipe"] | {"labels": text}
