@@ -78,6 +78,7 @@ class _OneLineErrors(click.Command):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+_MAX_MESSAGE = 4000  # characters
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
 
@@ -100,7 +101,9 @@ def _end(error: BaseException, signalled: int | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
+    line = " ".join(message.split())
+    shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
+    click.echo(f"Error: {printable(shown)}", err=True)
     return exit_code
 
 

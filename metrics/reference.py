@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dnnlib.download import fetch
 from dnnlib.regular import open_regular
-from dnnlib.util import atomic_path, check_destination, sha256_of
+from dnnlib.util import atomic_path, check_destination, odd_files_are_value_errors, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
 from images.zips import ZipWriter, parse_object
@@ -87,12 +87,13 @@ def open_statistics(source: str | Path, metrics: Collection[str] | None = None, 
     with open_regular(path) as file:
         magic = file.read(4)
     provenance: dict[str, Any] = {}
-    if magic[:2] == b"PK":
-        moments, provenance = _read_npz(path, str(source), metrics)
-    elif magic[:1] == b"\x80":
-        moments = _read_pickle(path, str(source), metrics)
-    else:
-        raise ValueError(f"{source} is neither .npz nor EDM2 .pkl statistics")
+    with odd_files_are_value_errors(str(source)):
+        if magic[:2] == b"PK":
+            moments, provenance = _read_npz(path, str(source), metrics)
+        elif magic[:1] == b"\x80":
+            moments = _read_pickle(path, str(source), metrics)
+        else:
+            raise ValueError(f"{source} is neither .npz nor EDM2 .pkl statistics")
     return Statistics(
         moments=moments,
         source=str(source),

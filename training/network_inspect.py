@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.download import fetch
-from dnnlib.util import printable, sha256_of
+from dnnlib.util import odd_files_are_value_errors, printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.network_records import (
@@ -49,7 +49,8 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
 
 
 def _inspect_pickle(path: Path) -> dict[str, Any]:
-    scan = safe_pickle.scan(path)
+    with odd_files_are_value_errors():
+        scan = safe_pickle.scan(path)
     report: dict[str, Any] = {
         "refusal": scan.refusal,
         "names": list(scan.names),
@@ -62,17 +63,25 @@ def _inspect_pickle(path: Path) -> dict[str, Any]:
     if scan.refusal is not None:
         return report
     try:
-        parts = network_parts(scan.content)
+        with odd_files_are_value_errors():
+            return report | _inspect_content(scan.content)
     except ValueError as error:
         return report | {"refusal": str(error)}
+
+
+def _inspect_content(content: Any) -> dict[str, Any]:
+    """What a pickle that was read holds, for `inspect_network`. ValueError if it is no network file."""
+    parts = network_parts(content)
+    report: dict[str, Any] = {"refusal": None}
     report["network"] = _shown_object(parts.ema) | _tensor_counts(parts.ema)
     report["encoder"] = None if parts.encoder is None else _shown_object(parts.encoder)
     report["loss_fn"] = None if parts.loss_fn is None else _shown_object(parts.loss_fn)
     report["dataset_kwargs"] = _shown(parts.dataset_kwargs)
     try:
-        match_network(parts.ema)
-        if parts.encoder is not None:
-            build_encoder(parts.encoder)
+        with odd_files_are_value_errors():
+            match_network(parts.ema)
+            if parts.encoder is not None:
+                build_encoder(parts.encoder)
     except ValueError as error:
         report["refusal"] = str(error)
     return report
