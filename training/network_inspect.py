@@ -144,6 +144,10 @@ def _stored_tensors(record: Any) -> Iterator[tuple[str, StoredTensor]]:
 # For people.
 
 
+_SHOWN = 400  # characters of a name or value
+_LISTED = 40  # names and values
+
+
 def report_lines(report: dict[str, Any]) -> list[str]:
     """A report of `inspect_network` as aligned lines of text."""
     lines = [
@@ -178,4 +182,10 @@ def _call(shown: dict[str, Any]) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    """Names and values, as much of them as a reader takes in; JSON has all."""
+    shown = [f"{name[:_SHOWN]}={_cut(repr(value))}" for name, value in list(values.items())[:_LISTED]]
+    return ", ".join([*shown, f"{len(values) - _LISTED} more"] if len(values) > _LISTED else shown)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

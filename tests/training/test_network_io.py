@@ -652,3 +652,12 @@ def test_arrays_are_looked_at_before_they_become_lists():
         plain_copy({"a": [{"b": huge}]}, "dataset_kwargs")
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()
+
+
+def test_a_report_for_people_is_no_longer_than_they_read():
+    report = {"file": "x", "format": "pickle", "bytes": 1, "sha256": "ab", "refusal": None, "encoder": None}
+    options = {f"{i:0900d}": "\x1b" * 10**6 for i in range(1000)}
+    lines = report_lines(report | {"network": {"class": "X", "arguments": options}, "dataset_kwargs": options})
+    assert len("".join(lines)) < 100_000
+    assert all(line.isprintable() for line in lines)
+    assert "960 more" in lines[2]
