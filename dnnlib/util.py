@@ -115,6 +115,22 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def odd_files_are_value_errors(where: str = "the file") -> Iterator[None]:
+    """Inside, whatever a file of anybody makes its readers raise is a ValueError, `where` named; OSError passes.
+
+    Readers refuse what they know to be wrong. This is for what nobody thought of.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except MemoryError as error:
+        raise ValueError(f"{where} needs more memory than there is") from error
+    except Exception as error:
+        raise ValueError(f"{where} is odd in a way that no reader knows ({type(error).__name__}: {error})") from error
+
+
 def check_destination(path: str | os.PathLike[str]) -> None:
     """Check, without making anything, that a file of this name could be written; for use before long work.
 

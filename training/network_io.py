@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from dnnlib.download import fetch
-from dnnlib.util import EasyDict, atomic_path, sha256_of
+from dnnlib.util import EasyDict, atomic_path, odd_files_are_value_errors, sha256_of
 from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
@@ -92,7 +92,8 @@ def load_network(
     digest = sha256_of(path)
     read = read_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
     try:
-        net, encoder, dataset_kwargs = read(path)
+        with odd_files_are_value_errors():
+            net, encoder, dataset_kwargs = read(path)
     except OtherFormatError as error:
         raise OtherFormatError(f"{os.fspath(source)}: {error}") from error
     except (DamagedPickleError, DamagedFileError) as error:

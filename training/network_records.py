@@ -101,7 +101,10 @@ def checked_arguments(class_name: str, arguments: Mapping[str, Any], where: str)
     for name, value in arguments.items():
         if name not in checks:
             raise ValueError(f"{where}: {class_name} has no constructor argument {name!r}")
-        checked[name] = plain_value(value)
+        try:
+            checked[name] = plain_value(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: constructor argument {name} is {error}") from None
         if not checks[name](checked[name]):
             raise ValueError(f"{where}: constructor argument {name} = {reprlib.repr(value)} is not possible")
     return checked
@@ -149,7 +152,7 @@ def plain_copy(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Plain data by way of JSON; ValueError for anything else."""
     try:
         copied: dict[str, Any] = json.loads(json.dumps(plain_value(dict(values)), allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} is not plain data (numbers, texts, lists, dictionaries): {error}") from None
     return copied
 
