@@ -1,32 +1,42 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+import sys
 from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import click
 
-from cli.command import Command, bad_input
+from cli.command import Command, bad_input, keeps
 from cli.figures import check_classes, figure_options, figure_recipe, figure_recipes, stand_in_caption, wanted_pictures
-from cli.grid import check_grid, grid_columns, grid_options, grid_rows
+from cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows
 from cli.options import (
+    MAX_IMAGES,
     IntList,
+    batch_option,
     label_options,
     network_options,
     recipe_from,
     run_options,
     run_options_from,
     sampler_options,
+    seeds_from,
 )
 from cli.progress import progress_bar
 from cli.report import announce, counts
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import atomic_path
-from dnnlib.workers import ALONE, restarted
+from dnnlib.workers import Workers, restarted
 from images.recipe import Recipe
 from papers.costs import png_bytes
 from papers.figures import Picture
@@ -37,10 +47,9 @@ from papers.figures import Picture
 @click.option("--outdir", metavar="DIR", help="Where to put the PNGs")
 @click.option("--subdirs", is_flag=True, help="A subfolder for every 1000 seeds")
 @click.option("--seeds", metavar="LIST", type=IntList(), default="16-19", show_default=True, help="Such as 1,2,5-10")
-@click.option(
-    "--batch", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time"
-)
-@click.option("--resume", is_flag=True, help="Keep the images that are there, make those that are missing")
+@click.option("--num_images", "--num", metavar="INT", type=click.IntRange(1, MAX_IMAGES), help="Images, from --seed on")
+@batch_option(32)
+@click.option("--resume", is_flag=True, expose_value=False, help="Does nothing: images that are there are kept anyway")
 @click.option("--overwrite", is_flag=True, help="Make images again that are there")
 @grid_options
 @figure_options
@@ -51,6 +60,8 @@ from papers.figures import Picture
 @submit_options
 def main(**params: Any) -> None:
     """Sample images.
+
+    Run again, also after an interruption, it makes what is missing. A folder holds images of one recipe.
 
     \b
     python generate_images.py --preset=mnist16-autog --outdir=out --seeds=0-15
@@ -64,6 +75,7 @@ def main(**params: Any) -> None:
     if pictures:
         return draw_figures(params, pictures)
     check_grid(params)
+    params["seeds"] = seeds_from(params, len(params["seeds"]))
     if params["grid"] is not None:
         return draw_grid(params)
     if params["outdir"] is None:
@@ -72,7 +84,7 @@ def main(**params: Any) -> None:
 
 
 def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
-    """Fetch what the images need, or send the jobs that make them: those keep what they made before an interruption."""
+    """Fetch what the images need, or send the jobs that make them."""
     from images.recipe_folder import RecipeFolder
     from reproduction.files import fetch_all
 
@@ -80,23 +92,15 @@ def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
         with bad_input():
             if params["overwrite"]:
                 raise ValueError("jobs go on where they were stopped, which --overwrite would undo: empty the folder")
-            folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
-            folder.plan(params["seeds"], params["batch"], ALONE, resume=params["resume"])
+            RecipeFolder(params["outdir"], subdirs=params["subdirs"]).plan(params["seeds"], params["batch"])
     size = len(params["seeds"]) * png_bytes(recipe.net.source)
     fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
-    more = () if params["resume"] else ("--resume",)
-    send(
-        params,
-        fetch,
-        {Path(params["outdir"], "recipe.json"): size},
-        f"python reproduce.py status {params['outdir']}",
-        more,
-    )
+    watch = f"python reproduce.py status {params['outdir']}"
+    send(params, fetch, {Path(params["outdir"], "recipe.json"): size}, watch)
 
 
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
-    from images.batch import Chained, drain
     from images.recipe_folder import RecipeFolder
     from sampling.generation import open_recipe
     from torch_utils.distributed import device_identity
@@ -106,22 +110,40 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     with bad_input():
         workers = workers_from(params)
         plan = partial(folder.plan, params["seeds"], params["batch"], workers)
-        overwrite = params["overwrite"]
-        batches = plan(resume=params["resume"] or (restarted() and not overwrite), overwrite=overwrite)
+        batches = plan(overwrite=params["overwrite"])
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        if overwrite and restarted() and folder.states(generation.recipe):
-            batches = plan(resume=True)  # what the job had made before Slurm started it again is not made anew
+        if params["overwrite"] and restarted() and folder.states(generation.recipe):
+            batches = plan()  # what the job had made before Slurm started it again is not made anew
         folder.claim(generation.recipe, device_identity(generation.device))
+    if not batches:
+        folder.close()
+        found = f"all {folder.num_there} images were there, of the same recipe" if folder.num_there else "nothing to do"
+        return click.echo(f"{workers.prefix}{params['outdir']}: {found}")
     if workers.speaks:
         announce(generation)
         announce_workers(workers, f"{len(params['seeds'])} images")
+        if folder.num_there:
+            click.echo(f"note: {folder.num_there} of the images were there, by the same recipe", err=True)
+    made = fill(folder, generation, batches, workers, params)
+    return click.echo(f"{workers.prefix}{folder.num_written} images in {params['outdir']}; evaluations: {made}")
+
+
+def fill(folder: Any, generation: Any, batches: list[list[int]], workers: Workers, params: dict[str, Any]) -> str:
+    """Make these batches, or those of them that no other worker makes; returns the network evaluations in words."""
+    from images.batch import Chained, drain
+
     sources: list[Any] = []
 
     def source_of(seeds: list[int]) -> Any:
         sources.append(generation.images(seeds, params["batch"]))
         return sources[-1]
 
-    with closing(folder), progress_bar(sum(map(len, batches)), "images", quiet=not workers.speaks) as progress:
+    def left() -> str:
+        again = "the same command without --overwrite goes on" if params["overwrite"] else "the same command goes on"
+        return f"{folder.count()} of {len(params['seeds'])} images are in {params['outdir']}; {again}"
+
+    bar = progress_bar(sum(map(len, batches)), "images", quiet=not workers.speaks)
+    with closing(folder), keeps(left), bar as progress:
         if workers.steal:
             folder.share(lambda seeds: drain(source_of(seeds), folder, progress=progress), progress)
         else:
@@ -129,7 +151,7 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     evaluations = Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
     for source in sources:
         evaluations.update(source.evaluations)
-    click.echo(f"{workers.prefix}{folder.num_written} images in {params['outdir']}; evaluations: {counts(evaluations)}")
+    return counts(evaluations)
 
 
 def draw_grid(params: dict[str, Any]) -> None:
@@ -156,12 +178,14 @@ def draw_grid(params: dict[str, Any]) -> None:
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:
         made = sample_cells(generations, params["seeds"], params["batch"], progress)
-    captions = [caption for caption, _ in columns]
+    names = params["class_names"]
+    captions = [caption_of(columns[j][0], recipes[0][j], generations[0][j], names) for j in range(len(columns))]
+    row_captions = [caption_of(rows[i][0], recipes[i][0], generations[i][0], names) for i in range(len(rows))]
     if all(params[name] is None for name in ("weights", "classes", "alphas")):
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in params["seeds"]]
     cells = [[block(images) for images in line] for line in made]
     with atomic_path(picture) as temporary:
-        compose_grid(cells, [caption for caption, _ in rows], captions).save(temporary, format="PNG")
+        compose_grid(cells, row_captions, captions).save(temporary, format="PNG")
     click.echo(f"{picture}")
 
 
@@ -189,7 +213,8 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
             for p, plan in zip(pictures, plans, strict=True)
         ]
         todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
-    with progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks) as progress:
+    bar = progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks)
+    with keeps(lambda: f"finished pictures are in {folder.folder}; the same command goes on"), bar as progress:
         for picture, plan, content in todo:
             for generation in plan if params["verbose"] else ():
                 announce(generation)

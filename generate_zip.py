@@ -1,33 +1,39 @@
 #!/usr/bin/env python3
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import click
 
-from cli.command import Command, bad_input
+from cli.command import Command, bad_input, keeps
 from cli.options import (
     MAX_IMAGES,
-    MAX_SEED,
-    GuideDefaults,
     IntList,
-    given,
+    batch_option,
     label_options,
     network_options,
     recipe_from,
     run_options,
     run_options_from,
     sampler_options,
+    seeds_from,
 )
 from cli.progress import progress_bar
-from cli.report import announce, counts, others
+from cli.report import announce, counts, kept, others
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers
-from images.recipe import Recipe, StepInterval
+from images.recipe import Recipe
 from papers.costs import png_bytes
 
 
@@ -36,13 +42,17 @@ from papers.costs import png_bytes
 @click.option("--zip_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ZIP")
 @click.option("--out", metavar="ZIP", help="File name of the ZIP; default: after networks, seeds, weight and recipe")
 @click.option(
-    "--num_images", metavar="INT", type=click.IntRange(1, MAX_IMAGES), default=50000, show_default=True, help="Images"
+    "--num_images",
+    "--num",
+    metavar="INT",
+    type=click.IntRange(1, MAX_IMAGES),
+    default=50000,
+    show_default=True,
+    help="Images",
 )
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
 @click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
-@click.option(
-    "--batch_size", "--batch", metavar="INT", type=click.IntRange(min=1), default=64, show_default=True, help="Batch"
-)
+@batch_option(64)
 @click.option(
     "--batch_size_decoder", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="VAE batch"
 )
@@ -58,7 +68,8 @@ from papers.costs import png_bytes
 def main(**params: Any) -> None:
     """Sample images into a ZIP with labels and recipe.
 
-    A guide that is given without a weight or an interval takes the interval paper's: w = 2, steps 17-22 of 32.
+    A guide needs a weight; one that is given as --uncond_pkl, beside --cond_pkl, takes the interval paper's weight and
+    interval where none is given, w = 2 and steps 17-22 of 32.
     Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers share the shards, and
     the last one to finish joins them.
 
@@ -67,8 +78,8 @@ def main(**params: Any) -> None:
     python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
-    recipe = recipe_from(params, defaults=GuideDefaults(2.0, StepInterval(17, 22)))
-    seeds = seeds_from(params)
+    recipe = recipe_from(params)
+    seeds = seeds_from(params, params["num_images"])
     if elsewhere(params):
         return send_jobs(params, recipe, seeds)
     from images.shards import ShardPlan
@@ -88,7 +99,7 @@ def main(**params: Any) -> None:
         generation.set_decoder_batch(params["batch_size_decoder"])
         path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
         done = generation.recipe
-        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch_size"], generation.numerics)
+        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch"], generation.numerics)
         if folder.finished():
             return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
         folder.open(workers, device_identity(generation.device))
@@ -119,10 +130,11 @@ def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any])
 
     total: dict[str, int] = {}
     num_images, there = folder.progress()
-    with progress_bar(num_images, "images", initial=there, quiet=not workers.speaks) as progress:
+    bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
+    with keeps(lambda: kept(folder)), bar as progress:
 
         def make(index: int) -> None:
-            source = generation.images(folder.plan.shard(index), params["batch_size"])
+            source = generation.images(folder.plan.shard(index), params["batch"])
             drain(source, folder.write(index), progress=progress)
             for name, number in source.evaluations.items():
                 total[name] = total.get(name, 0) + number
@@ -131,19 +143,6 @@ def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any])
     if params["verbose"]:
         click.echo(f"{workers.prefix}evaluations: {counts(total)}", err=True)
     return path is not None
-
-
-def seeds_from(params: dict[str, Any]) -> list[int]:
-    """The seeds of --seeds, or of --seed and --num_images; a usage error for both."""
-    if params["seeds"] is None:
-        last = params["seed"] + params["num_images"] - 1
-        if last > MAX_SEED:
-            raise click.UsageError(f"seeds up to {last}: they go up to {MAX_SEED}")
-        return list(range(params["seed"], last + 1))
-    if given("seed") or given("num_images"):
-        raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
-    seeds: list[int] = params["seeds"]
-    return seeds
 
 
 def check_zip(path: str, seeds: list[int]) -> None:

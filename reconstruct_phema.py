@@ -1,11 +1,19 @@
 #!/usr/bin/env python3
 """Networks of other EMA lengths from the snapshots of a training run (post-hoc EMA)."""
 
+import sys
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
-from cli.command import Command, bad_input
+from cli.command import Command, bad_input, keeps
 from cli.options import FloatList, stack
 from cli.progress import progress_bar
 
@@ -66,7 +74,8 @@ def main(
     wanted = [output for output in mine if not (skip and output.path.exists())]
     passes = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
     click.echo(reconstruct.describe(plan, wanted, len(passes)), err=True)
-    with progress_bar(len(passes) * len(snapshots), "snapshots", "net") as progress:
+    left = f"finished networks are in {outdir}; the same command with --skip makes the others"
+    with keeps(lambda: left), progress_bar(len(passes) * len(snapshots), "snapshots", "net") as progress:
         for outputs in passes:
             reconstruct.reconstruct(snapshots, outputs, offline=offline, progress=progress)
     for output in mine:

@@ -5,22 +5,37 @@ Exit code 128 + N: signal N ended it, in order, before the work was done: 129 SI
 """
 
 import errno
+import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
-from cli import settings, test_cuts
+from cli import settings, test_cuts, typed
 from cli.signals import Terminated, termination
+from cli.start import cure
+from dnnlib.urls import without_secrets
 from dnnlib.util import DownloadError, Refused, printable
 
+_FROM_HOME = re.compile(r"((?:--?[\w-]+=)?(?:[\w-]+=)?)(~.*)", re.DOTALL)  # [--option=][METRIC=]~...
 
-def _either_spelling(token: str) -> str:
-    """--sigma_max and --sigma-max are the same option, as are the choices fd_dinov2 and fd-dinov2."""
-    return token.replace("_", "-")
+
+def _at_home(argument: str) -> str:
+    """~/x and ~user/x as a shell would give them: it leaves those in --option=~/x alone.
+
+    A usage error where nobody knows where home is: a folder named "~" is never what was meant.
+    """
+    found = _FROM_HOME.fullmatch(argument)
+    if found is None or argument.startswith("--note="):
+        return argument
+    path = os.path.expanduser(found[2])
+    if path.split("/")[0] == "~":
+        raise click.UsageError(f"'{argument}': there is no home folder here; set HOME, or write the path out")
+    return found[1] + path
 
 
 @contextmanager
@@ -40,6 +55,8 @@ def bad_input() -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     text = "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
     text = text.replace(":;", ":")
+    if isinstance(error, ModuleNotFoundError):
+        return cure(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -52,10 +69,20 @@ class _OneLineErrors(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})
-        kwargs["context_settings"].setdefault("token_normalize_func", _either_spelling)
+        kwargs["context_settings"].setdefault("token_normalize_func", typed.either_spelling)
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        typed.remember(ctx, args)
+        try:
+            rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
+            typed.check_finite(ctx)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         test_cuts.apply(ctx)
@@ -78,6 +105,29 @@ class _OneLineErrors(click.Command):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+@contextmanager
+def keeps(what: Callable[[], str]) -> Iterator[None]:
+    """Around long work: what ends it in the middle carries a note of what it leaves behind, which an interrupt tells.
+
+    what: such as "3 of 16 images are in out; the same command goes on", asked for at the end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            error.add_note(what())
+        raise
+
+
+def _kept(error: BaseException | None) -> str:
+    """What `keeps` noted, whatever libraries made of the exception since; empty if nothing."""
+    while error is not None:
+        for note in getattr(error, "__notes__", []):
+            return f": {note}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
 
@@ -91,18 +141,18 @@ def _end(error: BaseException, signalled: int | None) -> int:
     if signalled is None and isinstance(error, Terminated):
         signalled = error.number
     if signalled is not None and signalled != signal.SIGINT:
-        return _fail(f"ended by {signal.Signals(signalled).name}", 128 + signalled)
+        return _fail(f"ended by {signal.Signals(signalled).name}{_kept(error)}", 128 + signalled)
     if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
-        return _fail("interrupted", 128 + signal.SIGINT)
+        return _fail(f"interrupted{_kept(error)}", 128 + signal.SIGINT)
     if isinstance(error, click.ClickException):
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(typed.in_words(error), error.exit_code)
     if not isinstance(error, _FAILURES) or settings.tracebacks():
         raise error
     return _fail(_one_line(error), 2 if isinstance(error, Refused) else 1)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
+    click.echo(f"Error: {printable(without_secrets(' '.join(message.split())))}", err=True)
     return exit_code
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli.command import bad_input
-from cli.options import EVERYWHERE, given, on_schedule, recipe_from, stack
+from cli.options import EVERYWHERE, GuideDefaults, given, in_the_interval_papers_words, on_schedule, recipe_from, stack
 from images.recipe import GuideSpec, Recipe, SamplerSpec
 from papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from papers.presets import find_preset
@@ -24,7 +24,13 @@ figure_options = stack(
             "--figs", metavar="LIST", help=f"The interval paper's figures instead: all, {', '.join(figure_names())}"
         ),
         click.option("--results_dir", metavar="DIR", default="./results", show_default=True, help="Where figures go"),
-        click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, help="Unused, as in the original"),
+        click.option(
+            "--seed",
+            metavar="INT",
+            type=click.IntRange(min=0),
+            default=0,
+            help="First seed, of --num_images; for figures unused, as in the original",
+        ),
         click.option(
             "--verbose", metavar="BOOL", type=bool, default=False, help="Say the recipe of every image of the figures"
         ),
@@ -33,7 +39,7 @@ figure_options = stack(
 
 # What a figure lays down itself.
 _FIXED = {
-    *("outdir", "subdirs", "seeds", "grid", "weights", "alphas", "classes"),
+    *("outdir", "subdirs", "seeds", "num_images", "grid", "weights", "alphas", "classes"),
     *("class_idx", "labels", "guidance", "guidance_interval", "guidance_sigma"),
 }
 
@@ -41,12 +47,11 @@ _FIXED = {
 def wanted_pictures(params: dict[str, Any]) -> list[Picture]:
     """The pictures that --figs asks for; none if it is not given.
 
-    Two networks and nothing that says what to do with them is the reference's command line for all figures.
+    Two networks in the reference's words, and nothing that says what to do with them, is its command line for all.
     """
     figs = params["figs"]
     if figs is None:
-        bare = params["net"] is not None and len(params["gnet"]) == 1 and not params["preset"]
-        if not bare or any(given(name) for name in _FIXED):
+        if not in_the_interval_papers_words() or params["preset"] or any(given(name) for name in _FIXED):
             return []
         figs = "all"
         click.echo("note: no --figs, --outdir or --grid: drawing all figures, as the original does", err=True)
@@ -62,7 +67,7 @@ def figure_recipe(params: dict[str, Any]) -> Recipe:
     if params["net"] is None and not params["gnet"] and not params["preset"]:
         recipe = recipe_from(params, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
     else:
-        recipe = recipe_from(params)
+        recipe = recipe_from(params, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
     if len(recipe.guides) != 1:
         raise click.UsageError("figures take a main network and one guide: --cond_pkl and --uncond_pkl, or a --preset")
     sampler = recipe.sampler if given("dtype") else replace(recipe.sampler, dtype="float64")

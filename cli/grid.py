@@ -1,5 +1,6 @@
 """The grid of generate_images.py: its options, rows and columns. No torch here."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,14 +9,34 @@ from typing import Any
 
 import click
 
+from cli.class_names import Class, index_of, known_names
 from cli.command import bad_input
-from cli.options import FloatList, IntList, recipe_from, stack, with_weight
+from cli.options import FloatList, GuideDefaults, IntList, recipe_from, stack, with_weight
 from cli.search_options import recipe_at
 from dnnlib.util import check_destination
+from images.class_names import ClassName, class_text
 from images.recipe import NetworkRef, Recipe
 from papers.presets import all_presets, find_preset
 
 ChangeRecipe = Callable[[Recipe], Recipe]
+
+
+class Classes(click.ParamType):
+    """Classes such as 0,5,10-19 or cat,dog, as a list that holds none twice."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int | ClassName]:
+        if isinstance(value, list):
+            return value
+        found: dict[int | ClassName, None] = {}
+        for part in str(value).split(","):
+            numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
+            items = IntList().convert(part, param, ctx) if numbers else [Class().convert(part, param, ctx)]
+            if twice := [item for item in items if item in found]:
+                self.fail(f"{twice[0]} stands in '{value}' more than once", param, ctx)
+            found |= dict.fromkeys(items)
+        return list(found)
 
 
 def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -32,7 +53,7 @@ grid_options = stack(
         ),
         click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights"),
         click.option(
-            "--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes; with --weights, rows"
+            "--classes", metavar="LIST", type=Classes(), help="Columns of the grid: classes; with --weights, rows"
         ),
         click.option(
             "--alphas",
@@ -58,8 +79,8 @@ def check_grid(params: dict[str, Any]) -> None:
         if any(params[name] is not None for name in ("weights", "classes", "alphas")):
             raise click.UsageError("--weights, --classes and --alphas are of a grid: add --grid=FILE.png")
         return
-    if params["outdir"] is not None or params["subdirs"] or params["resume"]:
-        raise click.UsageError("--grid is one picture: leave out --outdir, --subdirs and --resume")
+    if params["outdir"] is not None or params["subdirs"]:
+        raise click.UsageError("--grid is one picture: leave out --outdir and --subdirs")
     picture = Path(params["grid"])
     with bad_input():
         check_destination(picture)
@@ -81,8 +102,8 @@ def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
         return rows
     _check_labels(params)
     return [
-        (f"{caption}, class {index}", replace(recipe, labels=index))
-        for index in params["classes"]
+        (f"{caption}, {class_text(item, None)}", _of_class(recipe, item, params["class_names"]))
+        for item in params["classes"]
         for caption, recipe in rows
     ]
 
@@ -97,25 +118,47 @@ def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
         return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
     if classes is not None:
         _check_labels(params)
-        return [(f"class {index}", partial(replace, labels=index)) for index in classes]
+        file = params["class_names"]
+        return [(class_text(item, None), partial(_of_class, item=item, file=file)) for item in classes]
     return [("", replace)]
+
+
+def caption_of(caption: str, asked: Recipe, generation: Any, file: str | None) -> str:
+    """The caption of a row or column once its network is open (a Generation): a class with its name, if it has one.
+
+    asked: the recipe before; file: of --class-names.
+    """
+    asked_text = "" if isinstance(asked.labels, str) else class_text(asked.labels, None)
+    if not asked_text or not caption.endswith(asked_text):
+        return caption
+    names = known_names(asked.net.source, file) or generation.main.class_names
+    return caption.removesuffix(asked_text) + class_text(generation.recipe.labels, names)
+
+
+def _of_class(recipe: Recipe, item: int | ClassName, file: str | None) -> Recipe:
+    return replace(recipe, labels=index_of(item, recipe.net.source, file))
 
 
 def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     names = [name.strip() for value in params["preset"] for name in value.split(",")]
     if not names:
-        recipe = recipe_from(params)
+        recipe = recipe_from(params, defaults=_first_weight(params))
         return [("guided" if recipe.guides else "unguided", recipe)]
     with bad_input():
         presets = [find_preset(name) for name in names]
     rows = []
     for preset in presets:
-        recipe = recipe_from(params, preset)
+        recipe = recipe_from(params, preset, _first_weight(params))
         caption = preset.caption or preset.name
         if recipe.guides and params["weights"] is None:
             caption += f", w = {recipe.guides[0].weight:g}"
         rows.append((caption, recipe))
     return rows
+
+
+def _first_weight(params: dict[str, Any]) -> GuideDefaults | None:
+    """A weight for guides that get those of the columns."""
+    return GuideDefaults(params["weights"][0]) if params["weights"] else None
 
 
 def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:

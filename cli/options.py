@@ -8,12 +8,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import click
 
+from cli import settings, typed
+from cli.class_names import Class, class_names_option, with_index
 from cli.command import bad_input
+from cli.typed import plain_number
+from dnnlib.places import find_file
+from images.class_names import ClassName
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from papers.presets import Preset, find_preset
 
@@ -21,21 +25,6 @@ MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would rep
 MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
-
-
-class Finite(click.ParamType):
-    """A finite float."""
-
-    name = "float"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            self.fail(f"'{value}' is not a finite number", param, ctx)
-        return number
 
 
 class IntList(click.ParamType):
@@ -47,24 +36,38 @@ class IntList(click.ParamType):
         if isinstance(value, list):
             return value
         numbers: list[int] = []
-        for part in str(value).split(","):
+        parts = str(value).split(",")
+        for part in parts:
             match = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
-            if match is None:
-                self.fail(f"'{part}' in '{value}' is neither a number nor a range such as 0-63", param, ctx)
+            if match is None or (len(parts) > 1 and re.fullmatch(r"0\d\d", part)):  # 50,000 is not 50 and 0
+                self.fail(_about_list(str(value)), param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part.strip()} runs backwards; write {last}-{first}", param, ctx)
             if last > MAX_SEED:
                 self.fail(f"{last} is too large: numbers go up to {MAX_SEED}", param, ctx)
             if len(numbers) + last - first >= MAX_IMAGES:
-                self.fail(f"more than {MAX_IMAGES} numbers in '{value}'", param, ctx)
+                self.fail(f"these are more than {MAX_IMAGES} numbers", param, ctx)
             numbers.extend(range(first, last + 1))
         seen: set[int] = set()
         for number in numbers:
             if number in seen:
-                self.fail(f"{number} stands in '{value}' more than once", param, ctx)
+                self.fail(f"{number} stands there more than once", param, ctx)
             seen.add(number)
         return numbers
+
+
+def _about_list(text: str) -> str:
+    """What to write in place of a text that is no list of whole numbers."""
+    advice = "give whole numbers and ranges, such as 0,5,10-19"
+    ranges = re.sub(r"\s*(?:\.\.+|[\u2013\u2014]|\bto\b)\s*", "-", text.strip().strip("[](){}"))
+    ranges = re.sub(r"\s*[,;\s]\s*", ",", ranges).strip(",")
+    if re.fullmatch(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*", ranges) and not re.search(r",0\d\d\b", ranges):
+        return f"{advice}: here {ranges}"
+    count = plain_number(text)
+    if count is not None and count.isdigit() and int(count) > 0 and count != text:
+        return f"{advice}; the first {count} are 0-{int(count) - 1}"
+    return advice
 
 
 class FloatList(click.ParamType):
@@ -84,35 +87,33 @@ class FloatList(click.ParamType):
         for index, part in enumerate(parts):
             if part == "...":
                 if dots or len(numbers) < 2 or index == len(parts) - 1:
-                    self.fail(f"'{value}': write a,b,...,c with two numbers before the dots and one after", param, ctx)
+                    self.fail("write a,b,...,c with two numbers before the dots and one after", param, ctx)
                 dots = True
                 continue
-            number = self._number(part, value, param, ctx)
+            number = self._number(part, param, ctx)
             if dots:
-                numbers += self._between(numbers[-2], numbers[-1], number, value, param, ctx)
+                numbers += self._between(numbers[-2], numbers[-1], number, param, ctx)
             numbers.append(number)
             dots = False
         if self.unique and len(set(numbers)) < len(numbers):
-            self.fail(f"a number stands in '{value}' more than once", param, ctx)
+            self.fail("a number stands there more than once", param, ctx)
         return [float(number) for number in numbers]
 
-    def _number(self, part: str, value: Any, param: Any, ctx: Any) -> Decimal:
+    def _number(self, part: str, param: Any, ctx: Any) -> Decimal:
         try:
             number = Decimal(part)
         except InvalidOperation:
             number = Decimal("nan")
         if not number.is_finite():
-            self.fail(f"'{part}' in '{value}' is not a number", param, ctx)
+            self.fail(f"'{part}' is not a number; give numbers such as 1,1.5,2 or 1,1.05,...,3", param, ctx)
         return number
 
-    def _between(
-        self, first: Decimal, second: Decimal, end: Decimal, value: Any, param: Any, ctx: Any
-    ) -> list[Decimal]:
+    def _between(self, first: Decimal, second: Decimal, end: Decimal, param: Any, ctx: Any) -> list[Decimal]:
         """What follows `second` before `end` at the spacing of the first two."""
         step = second - first
         count = 0 if step == 0 else (end - second) / step
         if count < 1 or count != int(count) or count > MAX_VALUES:
-            self.fail(f"'{value}': steps of {step} from {second} do not lead to {end}", param, ctx)
+            self.fail(f"steps of {step} from {second} do not lead to {end}", param, ctx)
         return [second + step * i for i in range(1, int(count))]
 
 
@@ -148,7 +149,7 @@ class Steps(click.ParamType):
         match = re.fullmatch(r"[\[(]?\s*(\d+)\s*[,-]\s*(\d+)\s*[\])]?", text)
         if match is None:
             self.fail(
-                f"'{value}' is not FIRST,LAST in sampling steps, such as 17,22; for noise levels use --guidance-sigma",
+                "give FIRST,LAST in sampling steps, such as 17,22, or None for all; noise levels are --guidance-sigma",
                 param,
                 ctx,
             )
@@ -174,8 +175,8 @@ class Sigmas(click.ParamType):
             lo, hi = (float(part) for part in parts)
             return SigmaInterval(lo, hi)
         except ValueError as error:
-            reason = str(error) if "LO,HI" in str(error) else "write LO,HI such as 0.28,2.90"
-            self.fail(f"'{value}': {reason}", param, ctx)
+            reason = str(error) if "LO,HI" in str(error) else "give LO,HI in noise levels, such as 0.28,2.90, or None"
+            self.fail(reason, param, ctx)
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,9 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
             "--guidance",
             "--guidance_scale",
             metavar="FLOAT",
-            type=Finite(),
+            type=float,
             multiple=True,
-            help="Guidance weight w; 1 = off, one per guide",
+            help="Guidance weight w, needed with a guide; 1 = off, one per guide",
         ),
         click.option(
             "--guidance_interval",
@@ -263,7 +264,7 @@ sampler_options = stack(
             help="Churn at or below this noise level",
         ),
         click.option(
-            "--S_noise", "S_noise", metavar="FLOAT", type=Finite(), default=1, show_default=True,
+            "--S_noise", "S_noise", metavar="FLOAT", type=float, default=1, show_default=True,
             help="Scale of the churned noise",
         ),
         click.option(
@@ -276,8 +277,9 @@ sampler_options = stack(
 label_options = stack(
     [
         click.option(
-            "--class", "class_idx", metavar="INT", type=click.IntRange(min=0), help="One class for all images; 0 counts"
+            "--class", "class_idx", metavar="INT|NAME", type=Class(), help="One class for all images; 0 counts"
         ),
+        class_names_option,
         click.option(
             "--labels",
             type=click.Choice(["random", "balanced"]),
@@ -311,38 +313,54 @@ run_options = stack(
 
 @dataclass(frozen=True)
 class GuideDefaults:
-    """What a script takes for a guide's weight and interval when the command line gives none."""
+    """What a guide gets for which the command line says no weight or no interval, where that is varied later on."""
 
-    weight: float = 1.0
-    interval: StepInterval | None = None  # in steps of the default schedule
+    weight: float | None = None  # None = a usage error
+    interval: StepInterval | str | None = None  # None = everywhere
+
+
+#: What the interval paper's repository takes for them: arXiv 2404.07724, ImageNet-512, EDM2-XXL.
+_INTERVAL_PAPER = GuideDefaults(2.0, StepInterval(17, 22))
 
 
 def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: GuideDefaults | None = None) -> Recipe:
     """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
 
-    `params` are click's parameters; which of them the user gave is asked of the current click context. Files are
-    checked to exist, and everything that contradicts itself is a usage error, before any network opens.
+    `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
+    context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
+    paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
+    usage error, before any network opens. The command gets as many threads as these networks are worth.
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
-    if preset is not None and params["net"] is None:
+    params = with_index(params, params["net"] or (preset.net if preset is not None else None))
+    if preset is not None and params["net"] is None and not params["gnet"]:
         _check_class(params["class_idx"], preset)
     with bad_input():
         net = params["net"] or (preset.net if preset is not None else None)
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
         sampler = _sampler(params, preset)
-        return Recipe(
+        recipe = Recipe(
             net=NetworkRef(_existing(net)),
             guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
             sampler=sampler,
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
+    threads_for([recipe.net.source, *(guide.net.source for guide in recipe.guides)])
+    return recipe
 
 
-def _check_class(class_idx: int | None, preset: Preset) -> None:
-    if class_idx is not None and class_idx >= preset.num_classes:
+def threads_for(sources: Sequence[str]) -> None:
+    """As many threads as these networks are worth (`settings.threads_for`), until the current command ends."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(settings.threads_for(sources))
+
+
+def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
+    if isinstance(class_idx, int) and class_idx >= preset.num_classes:
         known = f"has classes 0 to {preset.num_classes - 1}" if preset.num_classes else "is unconditional"
         raise click.UsageError(f"--class={class_idx}: {preset.name} {known}")
 
@@ -383,7 +401,7 @@ def _labels(params: dict[str, Any]) -> Any:
 
 
 def _existing(source: str) -> str:
-    if "://" not in source and not Path(source).is_file():
+    if "://" not in source and not find_file(source).is_file():
         raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
     return source
 
@@ -404,6 +422,9 @@ def _guides(
         if intervals and intervals != [EVERYWHERE]:
             raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
         return ()
+    defaults = _of_the_interval_paper(defaults, weights, intervals)
+    if not weights and defaults.weight is None:
+        raise ValueError(f"--gnet={nets[0]}: a guide needs a weight; give it as --guidance=W (1 = off)")
     weights = weights or [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:
@@ -419,9 +440,31 @@ def _guides(
     )
 
 
-def on_schedule(interval: StepInterval | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
+def in_the_interval_papers_words() -> bool:
+    """Whether the networks, one of them a guide, were given by the names that the interval paper's repository has."""
+    theirs = typed.spellings("net") == {"--cond-pkl"} and typed.spellings("gnet") == {"--uncond-pkl"}
+    return theirs and len(typed.typed("gnet")) == 1
+
+
+def _of_the_interval_paper(defaults: GuideDefaults, weights: list[Any], intervals: list[Any]) -> GuideDefaults:
+    """What is not said of a guide, filled up with the interval paper's, and a note, if its words name the networks."""
+    if not in_the_interval_papers_words():
+        return defaults
+    paper, notes = defaults, []
+    if not weights and defaults.weight is None:
+        paper = replace(paper, weight=_INTERVAL_PAPER.weight)
+        notes.append(f"w = {paper.weight:g} (--guidance_scale=W for another)")
+    if not intervals and defaults.interval is None:
+        paper = replace(paper, interval=_INTERVAL_PAPER.interval)
+        notes.append(f"{paper.interval} (--guidance_interval=None for all)")
+    if notes:
+        click.echo(f"note: --uncond_pkl guides as in the interval paper, {' and '.join(notes)}", err=True)
+    return paper
+
+
+def on_schedule(interval: StepInterval | str | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
     """An interval that is known in steps of one schedule, for another: by the noise levels that the steps stand for."""
-    if interval is None:
+    if interval is None or isinstance(interval, str):
         return EVERYWHERE
     if used.levels() == defined.levels():
         return interval
@@ -434,6 +477,26 @@ def _intervals(params: dict[str, Any]) -> list[Any]:
     if params["guidance_interval"] and params["guidance_sigma"]:
         raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
     return list(params["guidance_interval"] or params["guidance_sigma"])
+
+
+def batch_option(default: int) -> Callable[[Any], Any]:
+    """--batch: images at a time."""
+    return click.option(
+        "--batch", "--batch_size", "batch", metavar="INT", type=click.IntRange(min=1), default=default,
+        show_default=True, help="Images at a time",
+    )  # fmt: skip
+
+
+def seeds_from(params: dict[str, Any], num: int) -> list[int]:
+    """The seeds of --seeds, or those from --seed on, --num_images or `num` of them; a usage error for both."""
+    if params["seeds"] is not None and not (given("seed") or given("num_images")):
+        return list(params["seeds"])
+    if given("seeds"):
+        raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
+    last = params["seed"] + (params["num_images"] or num) - 1
+    if last > MAX_SEED:
+        raise click.UsageError(f"seeds up to {last}: they go up to {MAX_SEED}")
+    return list(range(params["seed"], last + 1))
 
 
 def with_weight(recipe: Recipe, weight: float) -> Recipe:

@@ -1,13 +1,16 @@
 """The options of reproduce.py's run and search. No torch here."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from cli.metric_options import METRICS
-from cli.options import run_options, stack
+from cli.command import keeps
+from cli.metric_options import METRICS, REFERENCE, reference_from
+from cli.options import batch_option, run_options, stack
 from papers.presets import Preset
-from papers.tables import NETWORKS, find
+from papers.tables import NETWORKS
 
 _count = click.IntRange(min=1)
 _images = click.IntRange(min=2)
@@ -18,7 +21,7 @@ networks_option = click.option(
 
 work_options = stack(
     [
-        click.option("--batch", metavar="INT", type=_count, default=64, show_default=True, help="Images at a time"),
+        batch_option(64),
         click.option(
             "--shard-size", metavar="INT", type=_count, default=128, show_default=True, help="Images a kill can cost"
         ),
@@ -44,8 +47,8 @@ block_options = stack(
 
 target_options = stack(
     [
-        click.option("--metric", type=click.Choice(METRICS), help="[default: the preset's]"),
-        click.option("--ref", metavar="PKL|NPZ|URL", help="Reference statistics  [default: of the preset's data]"),
+        click.option("--metric", "--metrics", "metric", type=click.Choice(METRICS), help="[default: the preset's]"),
+        click.option("--ref", metavar="PATH|URL|NAME", help=f"{REFERENCE}  [default: the preset's]"),
         click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
         click.option(
             "--num", "--num_images", metavar="INT", type=_images, default=5000, show_default=True, help="Images a point"
@@ -59,19 +62,39 @@ target_options = stack(
 plot_options = stack(
     [
         click.option("--kind", type=click.Choice(["weight", "interval", "ema"]), required=True, help="The x axis"),
-        click.option("--num", metavar="INT", type=_images, required=True, help="The scores at so many images"),
+        click.option(
+            "--num",
+            "--num_images",
+            "num",
+            metavar="INT",
+            type=_images,
+            required=True,
+            help="The scores at so many images",
+        ),
         click.option("--out", metavar="PNG|PDF|SVG", required=True, help="The picture"),
         click.option("--overwrite", is_flag=True, help="Replace the picture that is there"),
     ]
 )
 
 
+def goes_on(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command of these options, which tells an interrupt what it leaves behind."""
+
+    @functools.wraps(command)
+    def run(**params: Any) -> Any:
+        kept = f"what was scored is in {params['ledger']}, unfinished work in {params['results']}"
+        with keeps(lambda: f"{kept}; the same command goes on"):
+            return command(**params)
+
+    return run
+
+
 def target_from(params: dict[str, Any], preset: Preset | None) -> tuple[str, str, str]:
     """(name, metric, reference) of a search, given or of its preset. Usage errors."""
     name = params["name"] or (preset.name if preset is not None else "")
     metric = params["metric"] or (preset.metric if preset is not None else "")
-    reference = params["ref"] or (find(preset.name)[0].reference if preset is not None else "")
-    missing = [option for option, value in (("--name", name), ("--metric", metric), ("--ref", reference)) if not value]
+    needed = {"--name": name, "--metric": metric, "--ref": params["ref"] or preset}
+    missing = [option for option, value in needed.items() if not value]
     if missing:
         raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
-    return name, metric, reference
+    return name, metric, reference_from(params["ref"], preset)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from cli.start import interrupted
+
 #: What asks a process to end, beside SIGINT: a terminal that closes (HUP), a system (TERM), and a batch system some
 #: time before it kills (USR1, USR2 and XCPU, as `sbatch --signal` and others have it). Windows knows SIGTERM alone.
 ENDING = tuple(
@@ -48,7 +50,7 @@ def termination() -> Iterator[Callable[[], int | None]]:
         yield first
         return
     numbers = list(ENDING)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, interrupted):
         numbers.append(signal.SIGINT)
     with _handled(numbers, handle, previous):
         yield first

@@ -23,6 +23,7 @@ import click
 
 from cli.command import bad_input
 from cli.options import given, stack
+from cli.typed import occurrences
 from dnnlib.extras import need
 from dnnlib.util import check_destination
 from dnnlib.workers import launched
@@ -44,7 +45,7 @@ class SlurmTime(click.ParamType):
             return value
         match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value).strip())
         if match is None:
-            self.fail(f"'{value}' is neither minutes nor a time such as 4:00:00 or 2-12:00:00", param, ctx)
+            self.fail("give minutes, or a time such as 4:00:00 or 2-12:00:00", param, ctx)
         days, *rest = match.groups()
         numbers = [int(number) for number in rest if number is not None]
         if days is not None:  # days-hours:minutes:seconds
@@ -53,7 +54,7 @@ class SlurmTime(click.ParamType):
             hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
         total = math.ceil(int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60)
         if total < 1:
-            self.fail(f"'{value}' is no time at all", param, ctx)
+            self.fail("that is no time at all: give at least a minute", param, ctx)
         return total
 
 
@@ -68,9 +69,9 @@ class SlurmOption(click.ParamType):
         key, equals, text = str(value).partition("=")
         key = key.strip().lstrip("-").replace("_", "-")
         if re.fullmatch(r"[a-z][a-z-]+", key) is None or "\n" in text:
-            self.fail(f"'{value}' is not KEY=VALUE of sbatch, such as account=physics", param, ctx)
+            self.fail("give KEY=VALUE of sbatch, such as account=physics", param, ctx)
         if key in _TAKEN:
-            self.fail(f"'{value}': {key} has an option of its own, or is set by --jobs, --submit-dir", param, ctx)
+            self.fail(f"{key} has an option of its own, or is set by --jobs, --submit-dir", param, ctx)
         return key, text if equals else True
 
 
@@ -135,7 +136,6 @@ def send(
     fetch_all: Callable[..., Sequence[str]],
     writes: Mapping[str | Path, int],
     watch: str = "",
-    more: Sequence[str] = (),
 ) -> None:
     """Do what `elsewhere` found to be asked for: fetch what is needed and say where it is, or send the jobs.
 
@@ -146,7 +146,6 @@ def send(
         fetch_all: Returns where each file is that is needed; by keyword, offline: raise OSError for what is not here.
         writes: What the jobs will write, and about how many bytes of it.
         watch: The command that shows how far the work is.
-        more: What else jobs are to be told than this command was: they may start again in the middle of the work.
 
     Raises click.UsageError if a check fails, RuntimeError if the queue refuses the jobs or, with --wait, one fails.
     """
@@ -159,7 +158,7 @@ def send(
         for path, size in {**writes, folder / "log": 0}.items():
             check_destination(path)
             check_space(path, size)
-        jobs = _jobs(params, more)
+        jobs = _jobs(params)
         try:
             fetch_all(offline=True)
         except FileNotFoundError as error:
@@ -185,7 +184,7 @@ def check_space(path: str | Path, size: int) -> None:
         raise ValueError(f"{path} needs about {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB left")
 
 
-def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
+def _jobs(params: Mapping[str, Any]) -> list[Any]:
     """A script_job.ScriptJob for each job: this command line, as one of so many workers."""
     from cli.script_job import ScriptJob
 
@@ -196,7 +195,7 @@ def _jobs(params: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
     devices = _devices(count, params["gpus_per_node"] or 0) if local else []
     jobs = []
     for number in range(count):
-        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal, *more]
+        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal]
         command = (sys.executable, os.path.abspath(sys.argv[0]), *_with(own_arguments(sys.argv[1:]), own))
         environment = {"CUDA_VISIBLE_DEVICES": devices[number]} if local else {}
         jobs.append(ScriptJob(command, os.getcwd(), environment, _notice(params) - _MARGIN, params["requeue"]))
@@ -215,24 +214,8 @@ def _notice(params: Mapping[str, Any]) -> int:
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line without the options of this module, by the current command's parameters."""
-    options = [each for each in click.get_current_context().command.params if each.name in _NAMES]
-    takes_value = {
-        name: not each.is_flag  # type: ignore[attr-defined]
-        for each in options
-        for name in (*each.opts, *each.secondary_opts)
-    }
-    kept: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "--":
-            return [*kept, argument, *rest]
-        name, equals, _ = argument.partition("=")
-        takes = takes_value.get(name.replace("_", "-"))
-        if takes is None:
-            kept.append(argument)
-        elif takes and not equals:
-            next(rest)
-    return kept
+    found = occurrences(click.get_current_context().command, arguments)
+    return [word for option, words in found if option is None or option.name not in _NAMES for word in words]
 
 
 def _with(arguments: Sequence[str], more: Sequence[str]) -> list[str]:

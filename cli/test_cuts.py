@@ -45,7 +45,7 @@ def apply(context: click.Context) -> None:
 def _cut(name: str, value: Any, limit: int, command: str | None) -> Any:
     if name == "num" and command in ("calc", "gen"):
         return limit if value is None else min(value, limit)  # None is the papers' 50,000
-    if name == "num_images":
+    if name == "num_images" and value is not None:
         return min(value, limit)
     if name == "seeds" and value is not None:
         return value[:limit]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.options import Finite, IntList
+from cli.options import IntList
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "toy"
@@ -21,7 +21,7 @@ def option(names: str, metavar: str, kind: Any, default: Any, text: str) -> Any:
     return click.option(*names.split(), metavar=metavar, type=kind, default=default, show_default=shown, help=text)
 
 
-INT, FROM_0, FLOAT, FILE = click.IntRange(min=1), click.IntRange(min=0), Finite(), click.Path(path_type=Path)
+INT, FROM_0, FLOAT, FILE = click.IntRange(min=1), click.IntRange(min=0), click.FLOAT, click.Path(path_type=Path)
 CLASSES, FIGURE, EXAMPLE = click.Choice(["A", "B", "AB"]), click.Choice(list(FIGURES)), click.Choice(["2d", "1d"])
 
 # fmt: off

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cli.typed import plain_number
 from papers.train_presets import find_train_preset
 
 _UNITS = {"": 1, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -18,7 +19,9 @@ class ImageCount(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"(\d+)(|ki|mi|gi)", str(value).strip().lower())
         if match is None:
-            self.fail(f"'{value}' is not a number of images such as 4096, 128Ki, 8Mi or 1Gi", param, ctx)
+            digits = plain_number(str(value))
+            meant = f"; {value} is {digits}" if digits is not None and digits.isdigit() else ""
+            self.fail(f"give a number of images, such as 4096, 128Ki, 8Mi or 1Gi{meant}", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
 
 
@@ -39,7 +42,7 @@ class Numbers(click.ParamType):
             return tuple(self.kind(part) for part in str(value).split(","))
         except ValueError:
             kind = "whole numbers" if self.kind is int else "numbers"
-            self.fail(f"'{value}' is not a list of {kind} such as 1,2", param, ctx)
+            self.fail(f"give {kind}, such as 1,2, or none", param, ctx)
 
 
 def apply_preset(preset: str, context: click.Context, params: dict[str, Any]) -> dict[str, Any]:

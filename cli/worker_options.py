@@ -19,10 +19,10 @@ class WorkerNumber(click.ParamType):
             return value
         match = re.fullmatch(r"(\d+)\s*/\s*(\d+)", str(value).strip())
         if match is None:
-            self.fail(f"'{value}' is not I/N, such as 0/4 for the first of four", param, ctx)
+            self.fail("give I/N, such as 0/4 for the first of four", param, ctx)
         number, count = int(match[1]), int(match[2])
         if number >= count:
-            self.fail(f"'{value}': workers count from 0 to N - 1", param, ctx)
+            self.fail(f"workers count from 0 to N - 1, such as 0/{max(count, 1)}", param, ctx)
         return number, count
 
 

@@ -11,23 +11,27 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 
-from dnnlib.util import DownloadError, atomic_path
+from dnnlib.answers import TooSlow, ask
+from dnnlib.urls import without_secrets
+from dnnlib.util import DownloadError, atomic_path, printable
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HOPELESS = (
-    requests.exceptions.InvalidSchema,  # a redirect to something other than http
+    requests.exceptions.InvalidSchema,  # of a proxy, say
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
     requests.exceptions.SSLError,
-    requests.exceptions.TooManyRedirects,
 )
+_LONGEST_VALIDATOR = 1000  # characters of an ETag or a date
 
 
 class _Interrupted(Exception):
@@ -40,7 +44,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient a download is. Times in seconds."""
+    """How patient a download is, and how much it takes. Times in seconds."""
 
     connect_timeout: float = 10.0
     read_timeout: float = 30.0  # a connection silent for so long has stalled
@@ -49,13 +53,17 @@ class Policy:
     backoff: float = 1.0  # wait after the first failure; doubles with every further one
     backoff_max: float = 30.0  # ceiling of a wait, also of one that the server asks for
     chunk_bytes: int = 1 << 16  # at most so much of what arrived is lost when a connection breaks
+    chunk_timeout: float = 35.0  # a server that takes longer for an answer, or for so many bytes, is too slow to go on
+    max_bytes: int = 16 << 30  # of a file: none that is read here may be larger
+    max_unannounced_bytes: int = 2 << 30  # of a file whose length the server does not say
+    disk_reserve: int = 256 << 20  # bytes that a download leaves free on its disk
 
 
 @dataclass(frozen=True)
 class _Version:
     """What the server said about the file when the partial file was begun."""
 
-    url: str
+    url: str  # as it may be stored: the link to the same file may be signed anew
     etag: str | None
     last_modified: str | None
     total: int | None  # bytes of the whole file; None: not said
@@ -100,7 +108,8 @@ class PartialFile:
 
     def begin(self, version: _Version) -> None:
         """Empty the file, then note the version that is about to be written into it (in this order)."""
-        self.path.open("wb").close()
+        self.path.unlink(missing_ok=True)
+        self.path.open("xb").close()  # a new one, which no link leads elsewhere
         with atomic_path(self.companion) as temporary:
             temporary.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
@@ -109,6 +118,9 @@ class PartialFile:
 
         Continuing needs a validator, or a known hash that would reveal a splice afterwards.
         """
+        if self.path.is_symlink() or self.companion.is_symlink():
+            self.discard()
+            return None
         try:
             version = _Version(**json.loads(self.companion.read_text(encoding="utf-8")))
             version.check()
@@ -117,7 +129,7 @@ class PartialFile:
             return None
         fits = version.total is None or self.size() <= version.total
         same = version.validator is not None or hash_known
-        if version.url == url and self.size() > 0 and fits and same:
+        if version.url == without_secrets(url) and self.size() > 0 and fits and same:
             return version
         self.discard()
         return None
@@ -169,21 +181,31 @@ def _attempt(
         if version.validator is not None:
             headers["If-Range"] = version.validator
     timeout = (policy.connect_timeout, policy.read_timeout)
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    answer = ask(url, headers, timeout=timeout, limit=policy.chunk_timeout, chunk_bytes=policy.chunk_bytes)
+    with closing(answer):
+        response = _response_of(answer)
         _check_status(response, part, resuming=version is not None)
         if response.status_code == 200 or version is None:
-            version = _begin(response, url, part, hash_known)
+            version = _begin(response, url, part, hash_known, policy)
         else:
             _check_continues(response, part, version, offset)
-        _write_body(response, part, version, policy.chunk_bytes, report)
+        _write_body(answer, part, version, policy, report)
     if version.total is not None and part.size() != version.total:
         raise _Interrupted(f"got {part.size():,} of {version.total:,} bytes")
+
+
+def _response_of(answer: Iterator[Any]) -> requests.Response:
+    try:
+        response: requests.Response = next(answer)
+    except TooSlow:
+        raise _Interrupted("the connection stalled (no whole answer within the time limit)") from None
+    return response
 
 
 def _check_status(response: requests.Response, part: PartialFile, resuming: bool) -> None:
     """Let 200 pass, and 206 when continuing; sort the rest into worth another try and hopeless."""
     status = response.status_code
-    said = f"the server answered {status} {response.reason or ''}".rstrip()
+    said = f"the server answered {status} {printable(response.reason or '')[:100]}".rstrip()
     if status == 416 and resuming:  # shorter than what we have: not the file that we began
         part.discard()
         raise _Interrupted(said)
@@ -196,7 +218,7 @@ def _check_status(response: requests.Response, part: PartialFile, resuming: bool
         raise DownloadError("the server sends the file compressed in transit, so its length cannot be checked")
 
 
-def _begin(response: requests.Response, url: str, part: PartialFile, hash_known: bool) -> _Version:
+def _begin(response: requests.Response, url: str, part: PartialFile, hash_known: bool, policy: Policy) -> _Version:
     """Start the partial file for a whole-file answer; refuse what is not the file or cannot be checked."""
     content_type = response.headers.get("Content-Type", "").lower()
     is_page = urlsplit(url).path.lower().endswith((".html", ".htm"))
@@ -207,10 +229,10 @@ def _begin(response: requests.Response, url: str, part: PartialFile, hash_known:
     chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
     if total is None and not chunked and not hash_known:
         raise DownloadError("the server does not say how long the file is, so a cut copy would go unnoticed")
-    if total is not None and total > shutil.disk_usage(part.path.parent).free:
-        raise OSError(errno.ENOSPC, f"{total:,} bytes do not fit on the disk of {part.path.parent}")
-    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    version = _Version(url=url, etag=etag, last_modified=last_modified, total=total)
+    part.discard()
+    _check_size(0, total, part.path, policy)
+    etag, last_modified = (_validator(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
+    version = _Version(url=without_secrets(url), etag=etag, last_modified=last_modified, total=total)
     part.begin(version)
     return version
 
@@ -221,7 +243,7 @@ def _check_continues(response: requests.Response, part: PartialFile, version: _V
     ok = found is not None and int(found[1]) == offset
     if ok and found is not None and found[2] != "*" and version.total is not None:
         ok = int(found[2]) == version.total
-    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    etag, last_modified = (_validator(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
     # The ETag must be repeated in a 206 (RFC 9110, 15.3.7), the date may be left out.
     ok = ok and etag == version.etag and last_modified in (None, version.last_modified)
     if not ok:
@@ -229,21 +251,75 @@ def _check_continues(response: requests.Response, part: PartialFile, version: _V
         raise _Interrupted("the file changed on the server, or it continued at the wrong place; starting over")
 
 
+def _validator(text: str | None) -> str | None:
+    """A header that can be kept and sent back."""
+    return text if text is not None and len(text) <= _LONGEST_VALIDATOR and _fits_header(text) else None
+
+
+def _check_size(done: int, total: int | None, path: Path, policy: Policy) -> None:
+    """Refuse a file larger than was announced, than any that is read here, or than what the disk has room for.
+
+    done: bytes that are there or about to be. _Interrupted, DownloadError, or OSError for the disk.
+    """
+    if total is None and done > policy.max_unannounced_bytes:
+        what = f"the server does not say how long the file is, and has sent {policy.max_unannounced_bytes:,} bytes"
+        raise DownloadError(f"{what}: if that is right, fetch it by other means")
+    if total is not None and total > policy.max_bytes:
+        raise DownloadError(f"the file has {total:,} bytes, more than any that is read here ({policy.max_bytes:,})")
+    if total is not None and done > total:
+        raise _Interrupted(f"the server sends more than the {total:,} bytes that it announced")
+    missing = 0 if total is None else total - done
+    if missing + policy.disk_reserve > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, f"{total or done:,} bytes do not fit on the disk of {path.parent}")
+
+
+class _Pace:
+    """Sees to it that chunks keep coming: the time limit on each does not tell a small one from a large one."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._since, self._bytes = time.monotonic(), 0
+
+    def check(self, size: int) -> None:
+        """Note that `size` more bytes came; TooSlow if too few did since the last time that enough had."""
+        self._bytes += size
+        now = time.monotonic()
+        if self._bytes >= self._policy.chunk_bytes:
+            self._since, self._bytes = now, 0
+        elif now - self._since > self._policy.chunk_timeout:
+            raise TooSlow
+
+
 def _write_body(
-    response: requests.Response,
+    chunks: Iterator[Any],
     part: PartialFile,
     version: _Version,
-    chunk_bytes: int,
+    policy: Policy,
     report: Callable[[int, int | None], None],
 ) -> None:
-    """Append the body to the partial file as it arrives."""
-    with open(part.path, "ab") as file:
-        done = file.tell()
-        report(done, version.total)
-        for chunk in response.iter_content(chunk_bytes):
-            file.write(chunk)
-            done += len(chunk)
+    """Append the body to the partial file as it arrives; one that is larger than it may be is removed."""
+    pace = _Pace(policy)
+    try:
+        with open(part.path, "ab") as file:
+            done = file.tell()
             report(done, version.total)
+            for chunk in chunks:
+                done += len(chunk)
+                _check_growth(done, version, part, policy)
+                file.write(chunk)
+                report(done, version.total)
+                pace.check(len(chunk))
+    except TooSlow:
+        rate = policy.chunk_bytes / policy.chunk_timeout
+        raise DownloadError(f"the server sends less than {rate:,.0f} bytes per second; try again later") from None
+
+
+def _check_growth(done: int, version: _Version, part: PartialFile, policy: Policy) -> None:
+    try:
+        _check_size(done, version.total, part.path, policy)
+    except (OSError, _Interrupted):
+        part.discard()
+        raise
 
 
 def _reason(error: Exception) -> str:
@@ -254,4 +330,6 @@ def _reason(error: Exception) -> str:
         return "the connection stalled (nothing arrived within the time limit)"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke before the end of the file"
-    return " ".join(str(error).split()) or type(error).__name__
+    if "SOCKS" in str(error):
+        return "the proxy speaks SOCKS, which needs `pip install requests[socks]`"
+    return printable(" ".join(str(error).split()))[:500] or type(error).__name__

@@ -14,7 +14,7 @@ from images.claims import Claim, in_line, in_turn, sweep
 from images.recipe import Recipe
 from images.shards import differences, format_seeds, join_workers
 from images.sinks import PNGFolder, seeds_of_batch
-from images.zips import RECIPE_NAME, json_bytes, parse_object
+from images.zips import RECIPE_NAME, json_bytes, read_object
 
 if TYPE_CHECKING:
     from images.batch import ImageBatch
@@ -42,7 +42,8 @@ class RecipeFolder:
         self._places: list[Claim] = []
         self._again: list[Path] = []
         self._keeps = False
-        self.num_written = 0
+        self.num_written = 0  # by this object
+        self.num_there = 0  # of those that this worker may make, before it made any
 
     def plan(
         self,
@@ -50,39 +51,32 @@ class RecipeFolder:
         batch: int,
         workers: Workers = ALONE,
         *,
-        resume: bool = False,
         overwrite: bool = False,
     ) -> list[list[int]]:
         """The seeds to make, in batches: batch number b of all is worker b mod count's to make, as in one process.
 
-        With `resume`, or if workers steal, batches of which nothing is missing are left out. The others are made whole,
-        since last bits depend on the size of a batch; images that are there stay as they are. Raises ValueError if some
-        are there and neither `resume` nor `overwrite` says what to do, or if the folder holds images without a recipe,
-        which those to be made must not mix with, or if workers that steal should overwrite; OSError if the folder
-        cannot be written.
+        Unless `overwrite`, batches of which nothing is missing are left out. The others are made whole, since last bits
+        depend on the size of a batch; images that are there stay as they are. Raises ValueError if the folder holds
+        images without a recipe, which those to be made must not mix with, or in another layout of subfolders, or if
+        workers that steal should overwrite; OSError if the folder cannot be written.
         """
         check_destination(self.folder / RECIPE_NAME)
         if workers.steal and overwrite:
             raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
-        resume = resume or workers.steal
         self._workers = workers
         cut = [list(seeds[start : start + batch]) for start in range(0, len(seeds), batch)]
         numbers = workers.order(len(cut))
-        mine = [seed for number in numbers for seed in cut[number]]
-        there = self.images.existing(mine)
-        if there and not resume and not overwrite:
-            raise ValueError(
-                f"{len(there)} of the {len(mine)} images are in {self.folder} already: --resume makes the others "
-                "only, --overwrite all again; or take another folder"
-            )
+        there = self.images.existing(seed for number in numbers for seed in cut[number])
         self._asked = tuple(seeds)
         self._seeds = seeds if overwrite else ()
         self._keeps = not overwrite
         kept = self._others(self._seeds)
         if kept and not (self.folder / RECIPE_NAME).exists():
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
+        self._check_layout()
         self._again = there if overwrite else []
         done = set() if overwrite else set(there)
+        self.num_there = len(done)
         self._batches = {
             number: cut[number] for number in numbers if any(self.images.path(seed) not in done for seed in cut[number])
         }
@@ -117,7 +111,7 @@ class RecipeFolder:
         batches = list(self._batches.items())
 
         def is_done(index: int) -> bool:
-            return all(self.images.path(seed).exists() for seed in batches[index][1])
+            return all(map(self.images.has, batches[index][1]))
 
         names = [f"batch-{number:05d}" for number, _ in batches]
         with closing(in_turn(self.folder, names, is_done)) as turns:
@@ -132,14 +126,27 @@ class RecipeFolder:
         """Let others have this worker's place. When all images are there, claims of the dead are swept away."""
         for place in self._places:
             place.release()
-        if self.folder.is_dir() and len(self.images.existing(self._asked)) == len(self._asked):
+        if self.folder.is_dir() and self.count() == len(self._asked):
             sweep(self.folder)
+
+    def count(self) -> int:
+        """How many of the images that were asked for are there by now, whoever made them."""
+        return len(self.images.existing(self._asked))
+
+    def _check_layout(self) -> None:
+        """ValueError if there are images in subfolders and they should not be, or the other way round."""
+        subdirs = self.images.subdirs
+        other = PNGFolder(self.folder, subdirs=not subdirs)
+        wrong = next((path for path in self._others(()) if path == other.path(int(path.stem))), None)
+        if wrong is not None:
+            advice = "leave out --subdirs" if subdirs else "add --subdirs"
+            raise ValueError(f"{wrong} is there: {advice}, as the command that made it, or take another folder")
 
     def _stated(self) -> dict[str, Any] | None:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
         path = self.folder / RECIPE_NAME
         try:
-            return parse_object(path.read_bytes(), str(path))
+            return read_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -175,7 +182,7 @@ class RecipeFolder:
 
     def _missing(self, batch: "ImageBatch") -> "ImageBatch":
         """Those of a batch that are not there yet."""
-        there = [self.images.path(seed).exists() for seed in seeds_of_batch(batch)]
+        there = list(map(self.images.has, seeds_of_batch(batch)))
         return batch.select([index for index, done in enumerate(there) if not done]) if any(there) else batch
 
     def _state(self, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -55,7 +56,7 @@ class PNGFolder:
     """A sink that writes `{seed:06d}.png` into a folder, each file appearing complete or not at all.
 
     Encoding and writing happen in threads, at most about two batches behind. Files that exist are replaced: ask
-    `existing` before the work. After an error, the files finished so far remain.
+    `existing` before the work. What was taken is written also when an error ends the work.
     """
 
     def __init__(self, outdir: str | os.PathLike[str], subdirs: bool = False) -> None:
@@ -76,7 +77,14 @@ class PNGFolder:
 
     def existing(self, seeds: Iterable[int]) -> list[Path]:
         """Which of the files that these seeds would write are there already, in the order of the seeds."""
-        return [path for path in map(self.path, seeds) if path.exists()]
+        return [self.path(seed) for seed in seeds if self.has(seed)]
+
+    def has(self, seed: int) -> bool:
+        """Whether the image of a seed is there; an empty file, as interrupted copies leave it, is none."""
+        try:
+            return self.path(seed).stat().st_size > 0
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def __enter__(self) -> Self:
         self.outdir.mkdir(parents=True, exist_ok=True)
@@ -90,8 +98,9 @@ class PNGFolder:
             return
         pool, self._pool = self._pool, None
         with pool:
-            while error is None and len(pool) > 0:
-                pool.pop()
+            while len(pool) > 0:
+                with nullcontext() if error is None else suppress(OSError):
+                    pool.pop()
 
     def write(self, batch: "ImageBatch") -> None:
         """Take a batch of images with seeds; raises ValueError without, and OSError if earlier files failed."""

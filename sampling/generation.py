@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from images.batch import ImageBatch
+from images.class_names import ClassName, find_class
 from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
@@ -23,7 +24,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
-    """ValueError unless the guide can stand beside the main network: same images, and no labels that main lacks."""
+    """ValueError unless the guide can stand beside the main network: same images."""
     for word, attribute in (("resolution", "img_resolution"), ("channels", "img_channels")):
         ours, theirs = getattr(main.net, attribute), getattr(guide.net, attribute)
         if ours != theirs:
@@ -31,11 +32,6 @@ def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
                 f"the guide {guide.source} has {word} {theirs}, the main network {main.source} {ours}: "
                 "take a guide trained on the same images"
             )
-    if guide.net.label_dim not in (0, main.net.label_dim):
-        raise ValueError(
-            f"the guide {guide.source} has {guide.net.label_dim} classes, the main network {main.source} "
-            f"{main.net.label_dim}: take a guide with the same classes, or an unconditional one"
-        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,11 @@ class Generation:
     def numerics(self) -> dict[str, Any]:
         """What may change last bits beside the recipe, the batch and the device."""
         decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
-        return {"decoder_batch": decoder, "deterministic": torch.are_deterministic_algorithms_enabled()}
+        return {
+            "decoder_batch": decoder,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+        }
 
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
@@ -129,11 +129,14 @@ def open_recipe(
         return files[source]
 
     main = opened(recipe.net.source)
-    recipe = _with_checked_labels(recipe, main)
     _check_encoder(main)
     guides = tuple(opened(spec.net.source) for spec in recipe.guides)
     for guide in guides:
         check_guide(main, guide)
+    labelled = _labelled(main, guides)
+    recipe = _with_checked_labels(recipe, main, labelled, notes)
+    if labelled is not main:
+        notes.append(_about_unlabelled(recipe))
     if isinstance(main.encoder, Encoder):
         main.encoder.init(target, offline=offline)
     else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
@@ -222,17 +225,19 @@ def sample(
 ) -> tuple[Tensor, list[int] | None]:
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
+    The class is None if the main network knows none, whatever its guides were told.
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
     """
     recipe, main, device = generation.recipe, generation.main.net, generation.device
     spec = recipe.sampler
     shape = (main.img_channels, main.img_resolution, main.img_resolution)
+    num_classes = _labelled(generation.main, generation.guides).net.label_dim
     streams, noise, labels = seeding.start(
-        seeds, shape, main.label_dim, recipe.labels, recipe.seed_rule, recipe.noise_device
+        seeds, shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
     )
     onehot = None
     if labels is not None:
-        onehot = torch.eye(main.label_dim, device=device)[torch.tensor(labels, device=device)]
+        onehot = nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
     counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
     guides = [
         Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
@@ -252,7 +257,7 @@ def sample(
             f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
             "or the network file damaged"
         )
-    return last.x, labels
+    return last.x, labels if main.label_dim > 0 else None
 
 
 def _steps(interval: object) -> StepInterval | None:
@@ -260,13 +265,58 @@ def _steps(interval: object) -> StepInterval | None:
     return interval
 
 
-def _with_checked_labels(recipe: Recipe, main: NetworkFile) -> Recipe:
-    """The recipe, its label rule 'none' if the network knows no classes. ValueError for a class that it lacks."""
-    classes = main.net.label_dim
-    if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
-        hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
-        raise ValueError(f"class {recipe.labels}: {main.source} {hint}")
-    return recipe if classes > 0 else replace(recipe, labels="none")
+def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
+    """The network whose classes the labels are of: the main one, or, if it knows none, a guide that does.
+
+    ValueError if networks that know classes differ in them.
+    """
+    known = [file for file in (main, *guides) if file.net.label_dim > 0]
+    for other in known[1:]:
+        if other.net.label_dim != known[0].net.label_dim:
+            raise ValueError(
+                f"{known[0].source} has {known[0].net.label_dim} classes, {other.source} {other.net.label_dim}: take "
+                "networks with the same classes, or unconditional ones"
+            )
+    return known[0] if known else main
+
+
+def _with_checked_labels(recipe: Recipe, main: NetworkFile, labelled: NetworkFile, notes: list[str]) -> Recipe:
+    """The recipe, its label rule 'none' without classes, a class given by name as its index.
+
+    As in EDM2, no labels are drawn for an unconditional main network, and a conditional guide then runs without one;
+    a class, or balanced ones, reach it where they are asked for. ValueError for a class that no network has. Adds to
+    `notes` what may be taken for another class.
+    """
+    classes = labelled.net.label_dim
+    if isinstance(recipe.labels, int | ClassName):
+        return replace(recipe, labels=_class_index(recipe.labels, labelled, notes))
+    unasked = main.net.label_dim == 0 and recipe.labels == "random"
+    return recipe if classes > 0 and not unasked else replace(recipe, labels="none")
+
+
+def _class_index(label: int | ClassName, labelled: NetworkFile, notes: list[str]) -> int:
+    """The index of a class of this network. ValueError if it has none such. Adds to `notes` what it was taken for."""
+    classes, source = labelled.net.label_dim, labelled.source
+    if classes == 0:
+        raise ValueError(f"class {label}: {source} is unconditional: leave out --class")
+    names = None if labelled.class_names is None else labelled.class_names[:classes]
+    if isinstance(label, ClassName):
+        index = find_class(label.text, names, source, classes)
+        notes.append(f"--class={label} is class {index}")
+        return index
+    if not 0 <= label < classes:
+        raise ValueError(f"class {label}: {source} has classes 0 to {classes - 1}")
+    if names and str(label) in names and names.index(str(label)) != label:
+        named = names.index(str(label))
+        notes.append(f"class {label} is the one of this index; the one named {label} is {named}")
+    return label
+
+
+def _about_unlabelled(recipe: Recipe) -> str:
+    """What to know of an unconditional main network with a guide that has classes."""
+    if recipe.labels == "none":
+        return "the main network is unconditional: its guide runs without a class, as in EDM2; --class=N gives it one"
+    return "the main network is unconditional: the class is its guide's, not that of the images"
 
 
 def _check_encoder(main: NetworkFile) -> None:

@@ -60,7 +60,7 @@ def start(
     seed_rule: SeedRule = "edm2",
     device: torch.device | str = "cpu",
 ) -> tuple[SeededStreams, Tensor, list[int] | None]:
-    """Streams, noise [N, *shape] float32 and class per image (None without classes) of a batch.
+    """Streams, noise [N, *shape] float32 and class per image (None without classes, or by the rule none) of a batch.
 
     The noise is drawn first, then the label. A label that the rule then overrides is drawn all the same, as EDM2
     does, since churn noise comes after it; figure seeds draw none, as the interval paper's code does.
@@ -71,12 +71,12 @@ def start(
     else:
         streams = SeededStreams(seeds, device)
     noise = streams.randn(shape)
-    if num_classes == 0:
+    if num_classes == 0 or labels == "none":
         return streams, noise, None
     drawn = streams.randint(num_classes) if seed_rule == "edm2" else []
     if labels == "random":
         return streams, noise, drawn
     if labels == "balanced":
         return streams, noise, [seed % num_classes for seed in seeds]
-    assert isinstance(labels, int)  # 'none' is for networks without classes
+    assert isinstance(labels, int)
     return streams, noise, [labels] * len(seeds)

@@ -243,7 +243,10 @@ def test_many_images_go_to_folders_of_a_thousand(tmp_path):
         (["--source={digits}", "--transform=pad-average"], "--transform needs --resolution"),
         (["--source={digits}", "--transform=center-crop-dhariwal", "--resolution=16x8"], "give such as 16x16"),
         (["--source={digits}", "--transform=stretch", "--resolution=16x16"], "stretch"),
-        (["--source={digits}", "--transform=pad-average", "--resolution=16"], "'16' is not WIDTHxHEIGHT"),
+        (
+            ["--source={digits}", "--transform=pad-average", "--resolution=16"],
+            "=16: give width and height, WxH: 16x16",
+        ),
         (["--source={digits}", "--transform=pad-average", "--resolution=0x16"], "--resolution=0x16"),
         (["--source={digits}", "--max-images=0"], "--max-images"),
         (["--source={digits}", "--dest={tmp}/there.zip"], "there.zip exists"),
@@ -278,7 +281,7 @@ def of_another_size(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncated, "no readable image"),
+        (truncated, "is truncated"),
         (of_another_size, "is 32x32"),
     ],
 )

@@ -148,8 +148,9 @@ def test_workers_share_the_pictures_out(run, tmp_path, monkeypatch):
     [
         (["--cond_pkl=a", "--uncond_pkl=b"], 35),  # the reference's default is all figures
         (["--cond_pkl=a", "--uncond_pkl=b", "--results_dir=c", "--seed=0", "--verbose=False"], 35),
-        (["--net=a", "--gnet=b", "--outdir=c"], 0),
-        (["--net=a", "--gnet=b", "--guidance=2"], 0),
+        (["--cond_pkl=a", "--uncond_pkl=b", "--outdir=c"], 0),
+        (["--cond_pkl=a", "--uncond_pkl=b", "--num=2"], 0),
+        (["--net=a", "--gnet=b"], 0),  # these are not its words
         (["--net=a"], 0),
         (["--figs=fig5,fig8a"], 7),
         (["--figs=all"], 35),

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from generate_images import main
+from sampling.generation import GeneratedImages
 
 
 @pytest.fixture
@@ -49,19 +50,74 @@ def test_subdirs(run, tmp_path):
     assert (tmp_path / "002000" / "002001.png").exists()
 
 
-def test_existing_images_resume_and_overwrite(run, tmp_path):
+def test_run_again_it_goes_on_and_overwrites_when_asked(run, tmp_path):
     args = [f"--outdir={tmp_path}", "--steps=2"]
     assert run(*args, "--seeds=0-2").exit_code == 0
     (tmp_path / "000001.png").unlink()
+    (tmp_path / "000002.png").write_bytes(b"")  # as an interrupted copy leaves it
     stamp = (tmp_path / "000000.png").stat().st_mtime_ns
-    refused = run(*args, "--seeds=0-3")
-    assert refused.exit_code == 2
-    assert "--resume" in refused.stderr
-    assert run(*args, "--seeds=0-3", "--resume").exit_code == 0
+    more = run(*args, "--seeds=0-3")
+    assert more.exit_code == 0
+    assert "note: 1 of the images were there" in more.stderr
+    assert more.stdout.startswith(f"3 images in {tmp_path}")
     assert (tmp_path / "000000.png").stat().st_mtime_ns == stamp
-    assert (tmp_path / "000003.png").exists()
+    assert pixels(tmp_path / "000002.png").shape == pixels(tmp_path / "000003.png").shape == (8, 8, 3)
+    for again in (run(*args, "--seeds=0-3"), run(*args, "--seeds=0-3", "--resume")):
+        assert (again.exit_code, again.stdout) == (0, f"{tmp_path}: all 4 images were there, of the same recipe\n")
     assert run(*args, "--seeds=0-3", "--overwrite").exit_code == 0
     assert (tmp_path / "000000.png").stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "advice"),
+    [
+        ("--subdirs", "--batch=4", "000000/000000.png is there: add --subdirs"),
+        ("--batch=4", "--subdirs", "000000.png is there: leave out --subdirs"),
+    ],
+)
+def test_a_folder_keeps_its_layout(run, tmp_path, first, second, advice):
+    assert run(f"--outdir={tmp_path}", "--steps=2", "--seeds=0-1", first).exit_code == 0
+    for more in ("--seeds=0-1", "--seeds=7", "--overwrite"):
+        refused = run(f"--outdir={tmp_path}", "--steps=2", second, more)
+        assert refused.exit_code == 2
+        assert advice in refused.stderr
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "again"),
+    [([], "the same command goes on"), (["--overwrite"], "the same command without --overwrite")],
+)
+def test_an_interrupt_tells_what_is_kept(run, tmp_path, monkeypatch, more, again):
+    make = GeneratedImages._make
+
+    def interrupted(self, seeds):
+        if 2 in seeds:
+            raise KeyboardInterrupt
+        return make(self, seeds)
+
+    args = [f"--outdir={tmp_path}", "--steps=2", "--seeds=0-3", "--batch=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratedImages, "_make", interrupted)
+        ended = run(*args, *more)
+    assert ended.exit_code == 130
+    assert f"Error: interrupted: 2 of 4 images are in {tmp_path}; {again}" in ended.stderr
+    assert run(*args).stdout.startswith("2 images in")
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        (["--seed=5", "--num=2"], [5, 6]),
+        (["--num_images=2"], [0, 1]),
+        (["--seed=3"], [3, 4, 5, 6]),
+        ([], [16, 17, 18, 19]),
+        (["--seeds=9"], [9]),
+    ],
+)
+def test_seeds_are_said_as_in_the_other_scripts(run, tmp_path, words, seeds):
+    assert run(f"--outdir={tmp_path}", "--steps=1", *words).exit_code == 0
+    assert sorted(int(path.stem) for path in tmp_path.glob("*.png")) == seeds
 
 
 def test_another_recipe_does_not_mix_in(run, tmp_path):
@@ -114,7 +170,7 @@ def test_images_equal_those_of_a_zip(run, tmp_path, tiny_networks):
             assert file.read(f"{seed:06d}.png") == (tmp_path / "png" / f"{seed:06d}.png").read_bytes()
 
 
-@pytest.mark.parametrize("columns", [["--weights=1,2,3", "--gnet=@weak.pkl", "--guidance=1"], ["--classes=0,9"], []])
+@pytest.mark.parametrize("columns", [["--weights=1,2,3", "--gnet=@weak.pkl"], ["--classes=0,9"], []])
 def test_grids_are_pictures(run, tmp_path, columns):
     picture = tmp_path / "grid.png"
     result = run(f"--grid={picture}", "--steps=2", "--seeds=0-1", *columns)
@@ -133,12 +189,16 @@ def test_grids_are_pictures(run, tmp_path, columns):
     [
         ([], "--outdir"),
         (["--outdir=x", "--seeds=5-2"], "5-2"),
+        (["--outdir=x", "--seeds=5", "--num=2"], "leave out --seed and --num_images"),
+        (["--outdir=x", "--seed=4294967290", "--num=9"], "up to 4294967295"),
         (["--outdir=x", "--weights=1,2"], "--grid"),
         (["--grid=x.png", "--weights=1,2", "--classes=3"], "one guide"),
         (["--grid=x.png", "--weights=1,2"], "one guide"),
         (["--grid=x.png", "--classes=11"], "classes 0 to 9"),
         (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
         (["--outdir=x", "--gnet=@fewer-classes.pkl", "--guidance=2"], "4 classes"),
+        (["--outdir=x", "--gnet=@weak.pkl"], "a guide needs a weight"),
+        (["--grid=x.png", "--gnet=@weak.pkl"], "a guide needs a weight"),
         (["--outdir=x", "--figs=fig5"], "leave out --outdir"),
         (["--figs=fig5"], "one guide"),
         (["--figs=fig5", "--gnet=@uncond.pkl", "--guidance=2"], "leave out --guidance"),

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from generate_zip import main
-from sampling.generation import Generation
+from sampling.generation import GeneratedImages, Generation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,6 +69,23 @@ def test_defaults_of_the_interval_repository(tiny_networks, tmp_path):
     )
     assert everywhere.exit_code == 0, everywhere.output
     assert list(tmp_path.glob("*-g1.20-cfg-*.zip"))
+
+
+def test_an_interrupt_tells_what_is_kept(run, tmp_path, monkeypatch):
+    make = GeneratedImages._make
+
+    def interrupted(self, seeds):
+        if 4 in seeds:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return make(self, seeds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratedImages, "_make", interrupted)
+        ended = run("--num=10", f"--out={tmp_path}/a.zip")
+    assert ended.exit_code == 143
+    assert f"Error: terminated: 1 of 3 shards are kept in {tmp_path}/a.zip.shards; the same command" in ended.stderr
+    assert run("--num=10", f"--out={tmp_path}/a.zip").exit_code == 0
 
 
 def test_run_again_does_nothing_and_says_so(run, tmp_path):
@@ -152,7 +169,16 @@ def test_names_that_are_taken_are_refused_before_any_network_opens(tmp_path):
 
 
 def test_another_schedule_keeps_the_default_interval_in_noise_levels(tiny_networks, tmp_path):
-    args = [f"--net={tiny_networks['cond']}", f"--gnet={tiny_networks['uncond']}", "--num_images=1", "--steps=16"]
-    result = CliRunner().invoke(main, [*args, f"--zip_dir={tmp_path}"])
+    args = [f"--cond_pkl={tiny_networks['cond']}", f"--uncond_pkl={tiny_networks['uncond']}", "--num_images=1"]
+    result = CliRunner().invoke(main, [*args, "--steps=16", f"--zip_dir={tmp_path}"])
     assert result.exit_code == 0, result.stderr
     assert "steps 17-22 of 32 are taken as sigma in (0.1886, 1.609]" in result.stderr
+
+
+def test_the_same_words_guide_everywhere_as_in_the_other_scripts(run, tmp_path, tiny_networks):
+    result = run("--num_images=1", f"--gnet={tiny_networks['uncond']}", "--guidance=1.5")
+    assert result.exit_code == 0, result.stderr
+    assert "w = 1.5, at all steps" in result.stderr
+    unsaid = run("--num_images=1", f"--gnet={tiny_networks['uncond']}")
+    assert unsaid.exit_code == 2
+    assert "a guide needs a weight; give it as --guidance=W" in unsaid.stderr

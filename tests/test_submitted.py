@@ -65,8 +65,7 @@ def test_jobs(invoke, name):
     said = invoke(command, *args, "--submit=slurm", "--jobs=2", "--steal").stdout
     assert said.startswith("sent 2 jobs: 0, 1\n")
     assert f"reproduce.py {watch}\n" in said
-    more = ["--resume"] if name == "images" else []
-    commands = [[*args, "--steal", f"--worker={n}/2", "--offline", *more] for n in (0, 1)]
+    commands = [[*args, "--steal", f"--worker={n}/2", "--offline"] for n in (0, 1)]
     assert [list(job.command[2:]) for job in invoke.sent] == commands
     assert [path.name for path in Path().iterdir()] == ["results"]
 
@@ -89,12 +88,11 @@ def test_kept_images_need_room_too(invoke, monkeypatch):
     invoke(command, *args, "--blocks=4", "--submit=slurm")
 
 
-def test_images_that_are_there_are_noticed_before(invoke):
+def test_jobs_keep_the_images_that_are_there(invoke):
     command, args, _, _ = COMMANDS["images"]
     invoke(command, *args, "--seeds=16")
-    assert "1 of the 4 images are in out already" in invoke(command, *args, "--submit=slurm", code=2).stderr
-    invoke(command, *args, "--resume", "--submit=slurm")
-    assert list(invoke.sent.pop().command[-3:]) == ["--resume", "--worker=0/1", "--offline"]
+    invoke(command, *args, "--submit=slurm")
+    assert list(invoke.sent.pop().command[-2:]) == ["--worker=0/1", "--offline"]
     assert "empty the folder" in invoke(command, *args, "--overwrite", "--submit=slurm", code=2).stderr
 
 

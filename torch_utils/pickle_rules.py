@@ -15,10 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torch_utils.pickle_records import ELEMENT_BYTES, ModuleRecord, PersistentRecord, StoredTensor
-from torch_utils.pickle_tree import Budget, Call, GlobalName, UnsafePickleError, read_tree
+from torch_utils.pickle_tree import (
+    ENCODE,
+    MAX_TEXT_BYTES,
+    Budget,
+    Call,
+    GlobalName,
+    LongText,
+    UnsafePickleError,
+    read_tree,
+)
 
 MAX_NESTING = 128  # a network's tensors lie some 50 levels deep
 MAX_NODES = 2_000_000  # with every reference followed, also repeated ones
+MAX_REPEATED_BYTES = 16 * 2**20  # of texts and arrays beyond the file's own size, counted per reference
 MAX_DIMENSIONS = 32
 
 PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -57,11 +67,15 @@ class Made(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """An evaluated node that has others in it, with its size and height as a tree."""
+    """An evaluated node, with its size as a tree: what whoever walks through it, or converts it, comes across.
+
+    num_bytes: of texts and arrays.
+    """
 
     value: Any
-    nodes: int
-    height: int
+    nodes: int = 1
+    height: int = 0
+    num_bytes: int = 0
 
 
 class Evaluator:
@@ -75,16 +89,20 @@ class Evaluator:
         self.budget = budget
         self.rules = RULES if rules is None else rules
         self.bytes_left = file_size + 2**20  # for arrays and tensors: no byte of a file is needed twice
+        self.max_repeated = file_size + MAX_REPEATED_BYTES
         self._done: dict[int, _Value] = {}
         self._open: set[int] = set()
         self._source_hashes: dict[str, str] = {}
 
     def evaluate(self, root: Any) -> Any:
         """Value of the root node; every node must stay alive meanwhile. Raises UnsafePickleError."""
-        values, _, _ = self._visit_all([root], 0)
-        return values[0]
+        return self._visit(root, 1).value
 
     def _visit(self, node: Any, depth: int) -> _Value:
+        if isinstance(node, LongText):
+            raise UnsafePickleError(f"a text of {len(node)} bytes: at most {MAX_TEXT_BYTES} are read")
+        if not isinstance(node, list | tuple | dict | Call):
+            return _Value(node, num_bytes=len(node) if isinstance(node, str | memoryview) else 0)
         if id(node) in self._done:
             return self._done[id(node)]
         if id(node) in self._open:
@@ -92,43 +110,43 @@ class Evaluator:
         if depth > MAX_NESTING:
             raise UnsafePickleError(f"data nested more than {MAX_NESTING} levels deep")
         self._open.add(id(node))
-        result = self._enter(node, depth)
+        result = self._done[id(node)] = self._enter(node, depth)
         self._open.remove(id(node))
-        if result.nodes > MAX_NODES or result.height > MAX_NESTING:
-            raise UnsafePickleError(
-                f"data nested {result.height} levels deep, of {result.nodes} values with repetitions: "
-                f"at most {MAX_NESTING} and {MAX_NODES} are read"
-            )
-        self._done[id(node)] = result
         return result
 
     def _enter(self, node: Any, depth: int) -> _Value:
-        value: Any
         if isinstance(node, Call):
             make = _maker_of(node, self.rules)
-            values, nodes, height = self._visit_all((node.args, node.state, node.items), depth)
-            value = make(self, Made(str(node.function), *values))
-        elif isinstance(node, dict):
-            values, nodes, height = self._visit_all(node.values(), depth)
-            value = dict(zip(node, values, strict=True))
-        else:
-            values, nodes, height = self._visit_all(node, depth)
-            value = values if isinstance(node, list) else tuple(values)
-        return _Value(value, nodes + 1, height + 1)
+            values, inner = self._visit_all((node.args, node.state, node.items), depth)
+            return _made(make(self, Made(str(node.function), *values)), inner)
+        values, inner = self._visit_all(node.values() if isinstance(node, dict) else node, depth)
+        if isinstance(node, dict):
+            keys = sum(len(key) for key in node if isinstance(key, str))
+            return inner._replace(value=dict(zip(node, values, strict=True)), num_bytes=inner.num_bytes + keys)
+        return inner._replace(value=values if isinstance(node, list) else tuple(values))
 
-    def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], int, int]:
-        """Values of some nodes, their sizes added up, and the largest of their heights."""
-        values, total, height = [], 0, 0
+    def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], _Value]:
+        """Values of some nodes, and the size of the tree that has them as its branches; refuses one that is too large.
+
+        At once, not when it is complete: every one of many references would be worked on before.
+        """
+        values, total, height, num_bytes = [], 1, 1, 0
         for node in nodes:
-            if isinstance(node, list | tuple | dict | Call):
-                result = self._visit(node, depth + 1)
-                values.append(result.value)
-                total += result.nodes
-                height = max(height, result.height)
-            else:
-                values.append(node)
-                total += 1
-        return values, total, height
+            result = self._visit(node, depth + 1)
+            values.append(result.value)
+            total += result.nodes
+            height = max(height, result.height + 1)
+            num_bytes += result.num_bytes
+            if total > MAX_NODES or height > MAX_NESTING:
+                raise UnsafePickleError(
+                    f"data nested {height} levels deep, of {total} values with repetitions: "
+                    f"at most {MAX_NESTING} and {MAX_NODES} are read"
+                )
+            if num_bytes > self.max_repeated:
+                raise UnsafePickleError(
+                    f"texts and arrays of {num_bytes} bytes with repetitions, more than the file has: a memory bomb"
+                )
+        return values, _Value(None, total, height, num_bytes)
 
     def spend_bytes(self, size: int) -> None:
         """Count memory that an array or tensor takes against the size of the file."""
@@ -141,6 +159,19 @@ class Evaluator:
         if source not in self._source_hashes:
             self._source_hashes[source] = sha256_of_text(source)
         return self._source_hashes[source]
+
+
+def _made(value: Any, parts: _Value) -> _Value:
+    """What a call made of its parts, with its size: that of the parts, but for what nobody walks through.
+
+    That are the bytes of tensors, and the source text of persistent objects, the same for hundreds of them.
+    """
+    num_bytes = parts.num_bytes
+    if isinstance(value, _Storage | StoredTensor):
+        num_bytes = 0
+    elif isinstance(value, PersistentRecord):
+        num_bytes -= len(value.module_src)
+    return parts._replace(value=value, num_bytes=num_bytes)
 
 
 def _maker_of(call: Call, rules: Mapping[str, Rule]) -> "Callable[[Evaluator, Made], Any]":
@@ -222,8 +253,13 @@ def _make_persistent(evaluator: Evaluator, made: Made) -> PersistentRecord:
     made.expect(_same(meta["type"], "class"), f"an object of type {reprlib.repr(meta['type'])}")
     made.expect(type(version) is int, f"version {reprlib.repr(version)}")
     made.expect(isinstance(source, str), "the source is not a text")
-    made.expect(isinstance(name, str) and name.isidentifier() and len(name) < 100, "no class name")
+    made.expect(isinstance(name, str) and len(name) < 100 and name.isidentifier(), "no class name")
     return PersistentRecord(name, version, _checked_state(made, meta["state"]), source, evaluator.source_hash(source))
+
+
+def _make_no_bytes(evaluator: Evaluator, made: Made) -> memoryview:
+    made.expect(made.args == (), "constructor arguments are not expected")
+    return memoryview(b"")
 
 
 def _checked_state(made: Made, state: Any) -> dict[str, Any]:
@@ -408,10 +444,18 @@ def _make_parameter(evaluator: Evaluator, made: Made) -> StoredTensor:
 # ----------------------------------------------------------------------------
 # The names. Nothing outside this table gets past the reader.
 
-_NUMPY_RULES = {
+_NUMPY_CORE = {
     "multiarray._reconstruct": Rule("arrays: encoders, statistics", _make_array, takes_state=True),
     "multiarray.scalar": Rule("numpy numbers among statistics and options", _make_scalar),
     "numeric._frombuffer": Rule("arrays in pickles of protocol 5", _make_array_from_buffer),
+}
+NUMPY_RULES: dict[str, Rule] = {
+    "numpy.ndarray": Rule("mentioned by every array"),
+    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
+    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 1
+    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 2
+    str(ENCODE): Rule("byte strings in pickles of protocol 2, which `read_tree` makes"),
+    "__builtin__.bytes": Rule("empty byte strings in pickles of protocol 2", _make_no_bytes),
 }
 _CONTAINER = Rule("layers of a network", _make_container, is_new=True, takes_state=True)
 _SET = Rule("bookkeeping of torch modules in pickles of protocols 2 and 3", _make_set)
@@ -428,10 +472,7 @@ RULES: dict[str, Rule] = {
     "dnnlib.util.EasyDict": Rule(
         "the outermost dictionary, options", _make_dict, is_new=True, takes_state=True, takes_items=True
     ),
-    "numpy.ndarray": Rule("mentioned by every array"),
-    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
-    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 1
-    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 2
+    **NUMPY_RULES,
     "builtins.set": _SET,
     "__builtin__.set": _SET,
 }

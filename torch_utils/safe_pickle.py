@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from dnnlib.stand_ins import stand_in
 from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
 from torch_utils.pickle_rules import (
     PERSISTENT_OBJECT,
@@ -39,6 +40,7 @@ __all__ = [
     "DamagedPickleError",
     "GlobalName",
     "ModuleRecord",
+    "OtherFormatError",
     "PersistentRecord",
     "PickleScan",
     "ScannedClass",
@@ -48,6 +50,11 @@ __all__ = [
     "loads",
     "scan",
 ]
+
+
+class OtherFormatError(DamagedPickleError):
+    """A file that is whole, perhaps, but no pickle at all."""
+
 
 MAX_FILE_BYTES = 16 * 2**30  # the largest published network would have 6 GiB in float32
 
@@ -62,6 +69,11 @@ def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
     kinds, and OSError if the file cannot be read.
     """
     return loads(bytes_of(file))
+
+
+def check_is_pickle(file: str | os.PathLike[str]) -> None:
+    """OtherFormatError, saying what it is, if a file is of another kind. OSError if it cannot be read."""
+    refuse_other_formats(bytes_of(file))
 
 
 def loads(data: bytes | memoryview) -> Any:
@@ -185,22 +197,30 @@ def _only_argument(call: Call) -> Any:
 # ----------------------------------------------------------------------------
 # Files.
 
+_TRAINING_STATE = (
+    "written by torch.save: a training state, or weights alone. Give the network file that its trainer wrote beside it "
+    "(network-snapshot-KIMG-LENGTH.pkl)"
+)
+# The first that fits: how a file begins, and what must follow soon.
 _OTHER_FORMATS = {
-    b"PK\x03\x04": "a zip archive (of torch.save, .npz, or images)",
-    b"\x1f\x8b": "compressed by gzip; decompress it first",
-    b"\x93NUMPY": "a numpy .npy file",
-    b"\x89HDF": "an HDF5 file",
-    b"<": "an HTML or XML page; was the download redirected?",
-    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
+    (b"PK\x03\x04", b"/data.pkl"): _TRAINING_STATE,
+    (b"PK\x03\x04", b".npy"): "an .npz of arrays: statistics, or images",
+    (b"PK\x03\x04", b""): "a zip archive",
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b""): _TRAINING_STATE,  # torch.save before 1.6
+    (b"\x1f\x8b", b""): "compressed by gzip; decompress it first",
+    (b"\x93NUMPY", b""): "a numpy .npy file",
+    (b"\x89HDF", b""): "an HDF5 file",
 }
 
 
 def refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
         raise DamagedPickleError("the file is empty")
-    for magic, what in _OTHER_FORMATS.items():
-        if bytes(view[: len(magic)]) == magic:
-            raise DamagedPickleError(f"no pickle: the file is {what}")
+    start = bytes(view[:512])
+    fitting = (what for (magic, more), what in _OTHER_FORMATS.items() if start.startswith(magic) and more in start)
+    what = stand_in(start) or next(fitting, None)
+    if what is not None:
+        raise OtherFormatError(f"no pickle: the file is {what}")
 
 
 def bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:

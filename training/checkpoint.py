@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.util import atomic_path
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 from torch_utils.tensor_file import read_tensors
@@ -42,6 +43,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises UnsoundCheckpointError if it is damaged or holds values that are not finite; ValueError, saying what it is,
     if another program or a newer version wrote it; OSError if it cannot be read.
     """
+    refuse_stand_in(path)
     state = _read(path)
     known = isinstance(state, dict) and "images_seen" in state and isinstance(state.get("format"), int)
     if not known:

@@ -28,7 +28,7 @@ def test_the_documented_range_has_49_lengths():
     ("text", "message"),
     [
         ("", "is not a number"),
-        ("0.1,x", "'x' in '0.1,x' is not a number"),
+        ("0.1,x", "'x' is not a number; give numbers such as 1,1.5,2"),
         ("nan", "is not a number"),
         ("0.1,0.1", "more than once"),
         ("0.1,...,0.2", "two numbers before the dots and one after"),

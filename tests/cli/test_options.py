@@ -62,6 +62,43 @@ def test_both_vocabularies_say_the_same(describe):
     assert ours.guides[0].interval == StepInterval(17, 22)
 
 
+@pytest.mark.parametrize(
+    ("line", "weight", "interval", "note"),
+    [
+        ("", 2.0, StepInterval(17, 22), "w = 2 (--guidance_scale=W for another) and steps 17-22 (--guidance_interval="),
+        ("--guidance_scale=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
+        ("--guidance=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
+        ("--guidance_interval=None", 2.0, None, "interval paper, w = 2"),
+        ("--guidance-sigma=0.1,5", 2.0, SigmaInterval(0.1, 5), "interval paper, w = 2"),
+        ("--guidance_scale=1.2 --guidance_interval=[3,4]", 1.2, StepInterval(3, 4), None),
+    ],
+)
+def test_the_interval_papers_words_take_its_defaults(describe, line, weight, interval, note):
+    recipe, code, err = describe(f"--cond_pkl=@a.pkl --uncond-pkl @b.pkl {line}")
+    assert code == 0
+    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (weight, interval)
+    assert note in err if note else not err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--net=@a.pkl --gnet=@b.pkl",
+        "--cond_pkl=@a.pkl --gnet=@b.pkl",
+        "--net=@a.pkl --uncond_pkl=@b.pkl",
+        "--preset=mnist16 --uncond_pkl=@b.pkl",
+    ],
+)
+def test_other_words_guide_everywhere_and_need_a_weight(describe, words):
+    recipe, code, err = describe(f"{words} --guidance=1.5")
+    assert (code, err) == (0, "")
+    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (1.5, None)
+    for more in ("", "--guidance_interval=17,22", "--guidance-sigma=1,3"):
+        recipe, code, err = describe(f"{words} {more}")
+        assert (recipe, code) == (None, 2)
+        assert "a guide needs a weight; give it as --guidance=W" in err
+
+
 def test_several_guides_in_step(describe):
     recipe, *_ = describe(
         "--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=1.5 --guidance=2.5 --guidance-sigma=0.1,5 "
@@ -79,6 +116,8 @@ def test_presets_fill_in_and_options_override(describe):
     assert (preset.guides[0].weight, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
     changed, *_ = describe("--preset=edm2-img512-xxl-interval-fid --guidance=1.5 --guidance_interval=None --steps=64")
     assert (changed.guides[0].weight, changed.guides[0].interval, changed.sampler.num_steps) == (1.5, None, 64)
+    other, *_ = describe("--preset=edm2-img512-s-guid-fid --gnet=@b.pkl")
+    assert (other.guides[0].weight, other.guides[0].net.name) == (1.4, "b")
     off, *_ = describe("--preset=edm2-img512-s-guid-fid --guidance=1 --class=0")
     assert off.guides[0].off
     assert off.labels == 0
@@ -140,9 +179,9 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--preset=edm2-img512-s-gid-fid", "edm2-img512-s-guid-fid"),
         ("--preset=mnist16 --preset=mnist16-cfg", "--grid"),
         ("--net=@a.pkl --guidance=2", "--gnet"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "not a finite number"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "not a finite number"),
-        ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "not a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "--guidance=two: give a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "give a finite number"),
+        ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "give a finite number"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=22,17", "FIRST <= LAST"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=0.2,1.6", "--guidance-sigma"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance_interval=17,40", "32 steps"),
@@ -151,10 +190,11 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=1,3 --guidance_interval=1,3", "one of them"),
         ("--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=2", "once per guide"),
         ("--net=@a.pkl --guidance-sigma=1,3", "needs a guiding network"),
-        ("--net=@a.pkl --class=-1", "class"),
+        ("--net=@a.pkl --class=-1", "--class=-1: give a class number of 0 or more, or leave it out"),
         ("--preset=edm2-img512-s-fid --class=1000", "classes 0 to 999"),
         ("--preset=edm2-img512-s-uncond-autog-fid --class=0", "unconditional"),
         ("--preset=mnist16 --class=10", "classes 0 to 9"),
+        ("--class=cat --preset=mnist16", "--class=cat: give a class number from 0 to 9, or leave it out for random"),
         ("--net=@a.pkl --class=3 --labels=balanced", "--labels"),
         ("--net=@a.pkl --steps=0", "steps"),
         ("--net=@a.pkl --sigma_min=5 --sigma_max=1", "min <= max"),
@@ -188,11 +228,39 @@ def test_long_seed_lists_are_checked_quickly():
 
 @pytest.mark.parametrize(
     "text",
-    ["5-2", "", "a", "1,,2", "-3", "1-2-3", "1,2,1", "0-3,2", "1.5", "0-99999999999", "4294967296", "0-10000000"],
+    ["", "a", "1,,2", "-3", "1-2-3", "1.5", "0:9"],
 )
-def test_bad_seed_lists(text):
-    with pytest.raises(click.BadParameter):
+def test_what_is_no_seed_list(text):
+    with pytest.raises(click.BadParameter, match=r"^give whole numbers and ranges, such as 0,5,10-19$"):
         IntList().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("5-2", "write 2-5"),
+        ("1,2,1", "1 stands there more than once"),
+        ("0-3,2", "2 stands there more than once"),
+        ("0-99999999999", "too large"),
+        ("4294967296", "too large"),
+        ("0-10000000", "more than 10000000"),
+        ("0..9", "here 0-9"),
+        ("0...9,12", "here 0-9,12"),
+        ("0\u20139", "here 0-9"),
+        ("0 to 9", "here 0-9"),
+        ("[1, 2]", "here 1,2"),
+        ("1 2 3", "here 1,2,3"),
+        ("1;2;", "here 1,2"),
+        ("0-9,", "here 0-9"),
+        ("50k", "the first 50000 are 0-49999"),
+        ("50,000", "the first 50000 are 0-49999"),
+        ("1e4", "the first 10000 are 0-9999"),
+    ],
+)
+def test_bad_seed_lists(text, says):
+    with pytest.raises(click.BadParameter) as error:
+        IntList().convert(text, None, None)
+    assert says in error.value.message
 
 
 def test_names_are_unique_and_known():

@@ -159,10 +159,10 @@ def sending(fetch=lambda offline: ["a file"], writes=None):
         (["--no-requeue"], "--requeue is for jobs"),
         (["--submit=slurm", "--worker=0/2"], "leave it out, and say --jobs=N"),
         (["--submit=slurm", "--wait"], "--wait is for --submit=local"),
-        (["--submit=slurm", "--time=soon"], "'soon' is neither minutes nor a time"),
+        (["--submit=slurm", "--time=soon"], "--time=soon: give minutes, or a time such as"),
         (["--submit=slurm", "--slurm=time=3"], "time has an option of its own"),
-        (["--submit=slurm", "--slurm=a b=3"], "is not KEY=VALUE of sbatch"),
-        (["--submit=slurm", "--jobs=0"], "0 is not in the range"),
+        (["--submit=slurm", "--slurm=a b=3"], "--slurm=a b=3: give KEY=VALUE of sbatch"),
+        (["--submit=slurm", "--jobs=0"], "--jobs=0: give a whole number of at least 1"),
     ],
 )
 def test_contradictions_are_usage_errors(invoke, args, message):

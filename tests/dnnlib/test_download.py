@@ -1,6 +1,7 @@
 """Downloads against a server that cuts, lies, stalls and changes its mind; and the cache they fill."""
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -10,15 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from requests.exceptions import InvalidSchema
 
+from dnnlib import answers
 from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
 from dnnlib.filelock import exclusive
 from dnnlib.transfer import PartialFile
+from tests.dnnlib.conftest import send
 
 CONTENT = random.Random(1).randbytes(10_000)
 OTHER = random.Random(2).randbytes(10_000)
@@ -204,11 +209,155 @@ def test_redirect_is_followed(server, url, get):
     assert [path for path, _ in server.requests] == ["/models/net.bin", "/elsewhere"]
 
 
-def test_redirect_to_another_protocol_is_refused_at_once(server, url, get):
-    server.script = [server.answer(302, {"Location": "file:///etc/passwd"})]
-    with pytest.raises(DownloadError):
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("file:///etc/passwd", "no http or https URL"),
+        ("ftp://127.0.0.1/x", "no http or https URL"),
+        ("http://[", "no URL"),
+        ("http://127.0.0.1:x/", "no URL"),
+    ],
+)
+def test_redirects_that_lead_to_no_web_server(server, url, get, target, words):
+    server.script = [server.answer(302, {"Location": target})]
+    with pytest.raises(DownloadError, match=words):
         get(url)
     assert len(server.requests) == 1
+
+
+def test_redirects_without_end(server, url, get):
+    server.script = [server.answer(302, {"Location": "again"})]
+    with pytest.raises(DownloadError, match="more than 10 redirects"):
+        get(url)
+    assert len(server.requests) == 11
+
+
+def test_redirects_never_leave_https():
+    """Whatever the server of the first URL says; the other way round it is allowed."""
+    assert answers._redirected("http://a/x", "https://b/y") == "https://b/y"
+    assert answers._redirected("https://a/x", "//b/y") == "https://b/y"
+    for target in ("http://b/y", "http://a/x", "HTTP://a/x"):
+        with pytest.raises(DownloadError, match="from https to http"):
+            answers._redirected("https://a/x", target)
+
+
+def test_passwords_go_to_their_own_server_only(server, url, get):
+    """127.0.0.1 and localhost are one machine, and two names."""
+    with_user = url.replace("//", "//user:secret@")
+    elsewhere = server.root.replace("127.0.0.1", "localhost") + "/there"
+    hops = [server.answer(302, {"Location": location}) for location in ("/here", elsewhere)]
+    server.script = [*hops, server.proper()]
+    assert get(with_user).read_bytes() == CONTENT
+    sent = [(path, "Authorization" in headers) for path, headers in server.requests]
+    assert sent == [("/models/net.bin", True), ("/here", True), ("/there", False)]
+
+
+def test_bodies_of_redirects_are_not_read(server, url, get):
+    """They may be compressed, and without end."""
+    bomb = gzip.compress(bytes(10**6))
+
+    def redirect(handler):
+        send(handler, 302, {"Location": "/there", "Content-Encoding": "gzip", "Transfer-Encoding": "chunked"})
+        with suppress(OSError):
+            while not server.over.is_set():
+                handler.wfile.write(b"%x\r\n" % len(bomb) + bomb + b"\r\n")
+
+    server.script = [redirect, server.proper()]
+    assert get(url).read_bytes() == CONTENT
+
+
+# --- too much and too slow ---------------------------------------------------------------------------------
+
+
+def chunks_without_end(server, piece, wait):
+    def act(handler):
+        send(handler, 200, {**server.headers, "Transfer-Encoding": "chunked"})
+        with suppress(OSError):
+            while not server.over.wait(wait):
+                handler.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
+                server.sent += len(piece)
+
+    return act
+
+
+def test_bodies_without_end_are_cut_off_and_removed(server, url, get, policy):
+    server.script = [chunks_without_end(server, b"x" * 10_000, 0.001)]
+    with pytest.raises(DownloadError, match="does not say how long the file is, and has sent 200,000 bytes"):
+        get(url, policy=replace(policy, max_unannounced_bytes=200_000))
+    assert len(server.requests) == 1
+    assert not beside(url, "part").exists()
+    assert nothing_usable(url)
+
+
+def test_files_larger_than_any_that_is_read_are_not_begun(server, url, get, policy):
+    with pytest.raises(DownloadError, match="the file has 10,000 bytes, more than any that is read here"):
+        get(url, policy=replace(policy, max_bytes=9_999))
+    assert len(server.requests) == 1
+    assert not beside(url, "part").exists()
+
+
+def test_the_disk_is_looked_at_while_a_file_of_unknown_length_grows(server, url, get, policy, monkeypatch):
+    monkeypatch.setattr("dnnlib.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=700_000 - server.sent))
+    server.script = [chunks_without_end(server, b"x" * 10_000, 0.001)]
+    with pytest.raises(OSError, match="do not fit on the disk"):
+        get(url, policy=replace(policy, disk_reserve=200_000))
+    assert not beside(url, "part").exists()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_servers_that_drip_are_left(server, url, get, policy, chunked):
+    """Every byte begins a socket's time limit anew."""
+
+    def drip(handler):
+        send(handler, 200, server.headers | {"Content-Length": len(CONTENT)})
+        with suppress(OSError):
+            while not server.over.wait(0.02):
+                handler.wfile.write(b"x")
+
+    server.script = [chunks_without_end(server, b"x", 0.02) if chunked else drip]
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match="sends less than 2,000 bytes per second"):
+        get(url, policy=replace(policy, chunk_timeout=0.5))
+    assert time.monotonic() - began < 10
+    assert len(server.requests) == 1
+
+
+def test_servers_that_drip_headers_are_left(server, url, get, policy):
+    def drip(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with suppress(OSError):
+            while not server.over.wait(0.02):
+                handler.wfile.write(b"x")
+
+    server.script = [drip]
+    with pytest.raises(DownloadError, match=r"2 tries.*no whole answer"):
+        get(url, policy=replace(policy, chunk_timeout=0.3, attempts=2))
+
+
+def test_what_a_server_says_is_shown_without_control_characters(server, url, get):
+    server.script = [lambda handler: handler.wfile.write(b"HTTP/1.1 404 No \x1b]0;x\x07" + b"y" * 1000 + b"\r\n\r\n")]
+    with pytest.raises(DownloadError, match="the server answered 404 No") as caught:
+        get(url)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_validators_that_no_honest_server_sends_are_not_kept(server, url, get):
+    server.headers = {"ETag": '"' + "v" * 50_000 + '"'}
+    server.script = [server.cut(5000), server.proper()]
+    assert get(url).read_bytes() == CONTENT
+    assert [headers.get("If-Range") for _, headers in server.requests] == [None, None]
+
+
+def test_a_link_in_place_of_a_partial_file_is_not_followed(server, url, get, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    part = beside(url, "part")
+    part.parent.mkdir(parents=True)
+    part.symlink_to(victim)
+    beside(url, "part.json").symlink_to(victim)
+    assert get(url).read_bytes() == CONTENT
+    assert victim.read_bytes() == b"precious"
 
 
 # --- cutting and stalling --------------------------------------------------------------------------------
@@ -649,11 +798,14 @@ def test_read_only_cache_is_used(server, url, get, monkeypatch, number):
     assert len(server.requests) == 1
 
 
-def test_full_disk_is_said_before_it_is_full(server, url, get):
-    server.script = [server.answer(200, {"Content-Length": 10**17}, b"x")]
+@pytest.mark.parametrize("free", [9_999, 10_000 + 499])
+def test_full_disk_is_said_before_it_is_full(server, url, get, policy, free, monkeypatch):
+    """The file's own bytes, and those that are to stay free."""
+    monkeypatch.setattr("dnnlib.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(OSError, match="do not fit on the disk"):
-        get(url)
+        get(url, policy=replace(policy, disk_reserve=500))
     assert len(server.requests) == 1
+    assert not beside(url, "part").exists()
 
 
 # --- several processes -----------------------------------------------------------------------------------
@@ -800,3 +952,55 @@ def test_without_locks_every_process_has_its_own_partial_file(server, url, get, 
         get(url + "2")
     leftovers = [path for path in cache_path(url).parent.iterdir() if ".part" in path.name]
     assert leftovers == [foreign]
+
+
+def test_secrets_of_urls_are_sent_and_neither_stored_nor_shown(url, server, get, capsys):
+    """A link that is signed anew is the same file, also half-way through."""
+    link = url.replace("http://", "http://me:secret@") + "?id=7&X-Amz-Signature=secret"
+    server.script = [server.cut(4000), server.answer(404)]
+    with pytest.raises(DownloadError, match="could not fetch") as caught:
+        get(link)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in beside(link, "part.json").read_text()
+    server.script = [server.proper()]
+    path = get(link.replace("Signature=secret", "Signature=another"), progress=True)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges()[-1] == "bytes=4000-", "it went on where it was cut"
+    asked, headers = server.requests[0]
+    assert asked.endswith("?id=7&X-Amz-Signature=secret")
+    assert headers["Authorization"].startswith("Basic ")
+    assert get(link) == path == cache_path(url + "?id=7")
+    everything = b"".join(file.read_bytes() for file in path.parent.iterdir() if file != path)
+    assert b"secret" not in everything
+    assert b"another" not in everything
+    assert "secret" not in "".join(capsys.readouterr())
+    assert recorded_sha256(link) == SHA
+
+
+def test_a_socks_proxy_says_what_it_needs(url, get, monkeypatch):
+    def manager(*args, **kwargs):  # what requests has in its place where PySocks is not installed
+        raise InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", manager)
+    with pytest.raises(DownloadError, match=r"SOCKS, which needs `pip install requests\[socks\]`") as caught:
+        get(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(url, get, tmp_path, monkeypatch):
+    """As where the home folder is missing or belongs to somebody else."""
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.delenv("DNNLIB_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(OSError, match=r"home/\.cache/dnnlib/downloads cannot be made .*: set DNNLIB_CACHE_DIR"):
+        get(url)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "safetensors", "npz", "pt", "csv"])
+def test_a_pointer_is_named_whatever_its_suffix(tmp_path, suffix):
+    path = tmp_path / f"file.{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match="is a Git LFS pointer"):
+        fetch(path)

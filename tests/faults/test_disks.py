@@ -85,7 +85,7 @@ def test_a_full_disk_under_a_folder_of_images(disk):
     assert 1 <= len(there) < 128
     assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in there)
     disk.change("size=4m")
-    run(generate_images.main, *args, "--resume")
+    run(generate_images.main, *args)
     assert len(list((disk.path / "out").iterdir())) == 129
 
 

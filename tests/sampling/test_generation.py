@@ -10,8 +10,10 @@ import torch
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from sampling import seeds as seeding
 from sampling.generation import open_recipe, opener, sample
+from sampling.heun import Churn, heun
+from sampling.schedule import edm_sigmas
 from training.encoders import StabilityVAEEncoder
-from training.network_io import save_network
+from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
 
 
@@ -100,14 +102,52 @@ def test_blend_of_two_guides_is_neither_alone(recipe, tiny_networks):
     ("main", "name", "says"),
     [
         ("cond", "larger", "resolution 16"),
-        ("cond", "fewer-classes", "4 classes"),
-        ("uncond", "weak", "10 classes"),
+        ("cond", "fewer-classes", r"has 10 classes, .*fewer-classes\.pkl 4: take networks with the same"),
     ],
 )
 def test_guides_that_do_not_fit(tiny_networks, main, name, says):
     misfit = Recipe(NetworkRef(str(tiny_networks[main])), (guide(tiny_networks, name),))
     with pytest.raises(ValueError, match=says):
         open_recipe(misfit, "cpu")
+
+
+def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
+    """As in EDM2: no label is drawn, so the guide runs without one. A class that is asked for is the guide's."""
+    main, weak = (load_network(tiny_networks[name]).net for name in ("uncond", "weak"))
+    base = Recipe(
+        NetworkRef(str(tiny_networks["uncond"])), (guide(tiny_networks, "weak"),), SamplerSpec(3, S_churn=2),
+        noise_device="cpu",
+    )  # fmt: skip
+    found = []
+    expected = {"random": None, 0: 0, 7: 7, "balanced": 3}
+    for labels, index in expected.items():
+        generation = open_recipe(replace(base, labels=labels), "cpu")
+        assert generation.recipe.labels == ("none" if labels == "random" else labels)
+        assert any("the main network is unconditional" in note for note in generation.notes)
+        made, classes = sample(generation, [13])
+        streams = seeding.SeededStreams([13])
+        noise = streams.randn([3, 8, 8])
+        if index is not None:
+            streams.randint(10)
+        onehot = None if index is None else torch.eye(10)[[index]]
+
+        def denoise(x, sigma, onehot=onehot):
+            return 2 * main(x, sigma) - weak(x, sigma, onehot)
+
+        *_, last = heun(lambda step, f=denoise: f, noise, edm_sigmas(3), Churn(2), streams.randn_like)
+        assert (made - last.x).abs().max() < 0.01
+        assert all((made - other).abs().max() > 0.1 for other in found)
+        found.append(made)
+        assert classes is None
+
+
+def test_classes_of_guides_beside_an_unconditional_network(tiny_networks):
+    base = Recipe(NetworkRef(str(tiny_networks["uncond"])), (guide(tiny_networks, "weak"),))
+    with pytest.raises(ValueError, match=r"weak\.pkl has classes 0 to 9"):
+        open_recipe(replace(base, labels=10), "cpu")
+    two = (*base.guides, guide(tiny_networks, "fewer-classes"))
+    with pytest.raises(ValueError, match=r"weak\.pkl has 10 classes, .*fewer-classes\.pkl 4"):
+        open_recipe(replace(base, guides=two), "cpu")
 
 
 def test_classes_out_of_range(recipe, tiny_networks):

@@ -1,0 +1,190 @@
+"""What the user typed, and errors of options that quote it as it was typed and say what to give instead.
+
+One place for every option of every script: whatever its type refuses is told by `in_words`. Numbers are written in
+digits; 50k, 1e4, 50,000 and 3.0 are answered with the digits to write.
+"""
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import click
+
+_ARGUMENTS = f"{__name__}.arguments"  # key in click's Context.meta
+_LONGEST = 100  # characters of a value that are shown
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "ki": 2**10, "mi": 2**20}
+_NUMBER = re.compile(
+    r"([+-]?(?:\d[\d_',]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?)\s*(k|m|ki|mi|)", re.IGNORECASE | re.ASCII
+)
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[,_']\d{3})+(?:\.\d*)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def either_spelling(token: str) -> str:
+    """--sigma_max and --sigma-max are the same option, as are the choices fd_dinov2 and fd-dinov2."""
+    return token.replace("_", "-")
+
+
+def remember(ctx: click.Context, arguments: Sequence[str]) -> None:
+    """Keep the command line of this context, before click parses it."""
+    ctx.meta[_ARGUMENTS] = tuple(arguments)
+
+
+def occurrences(command: click.Command, arguments: Sequence[str]) -> Iterator[tuple[click.Option | None, list[str]]]:
+    """Every option of a command line with its words, ["--a=1"] or ["--a", "1"]; every other word with None."""
+    options = {
+        either_spelling(name): each
+        for each in command.params
+        if isinstance(each, click.Option)
+        for name in (*each.opts, *each.secondary_opts)
+    }
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            yield from ((None, [each]) for each in (word, *rest))
+            return
+        name, equals, _ = word.partition("=")
+        option = options.get(either_spelling(name))
+        takes = option is not None and not option.is_flag and not equals
+        yield option, [word, *itertools.islice(rest, 1 if takes else 0)]
+
+
+def typed(name: str, ctx: click.Context | None = None) -> list[list[str]]:
+    """The words of every occurrence of a parameter on the (current) command's line; none if it was not given."""
+    ctx = ctx or click.get_current_context(silent=True)
+    if ctx is None:
+        return []
+    return [
+        words
+        for option, words in occurrences(ctx.command, ctx.meta.get(_ARGUMENTS, ()))
+        if option is not None and option.name == name
+    ]
+
+
+def spellings(name: str) -> set[str]:
+    """By which of its names a parameter was given, in dashes: {"--uncond-pkl"} or {"--gnet"}."""
+    return {either_spelling(words[0].partition("=")[0]) for words in typed(name)}
+
+
+def values(name: str, ctx: click.Context | None = None) -> list[str]:
+    """The texts that were given for a parameter."""
+    return [words[-1] if len(words) > 1 else words[0].partition("=")[2] for words in typed(name, ctx)]
+
+
+def check_finite(ctx: click.Context) -> None:
+    """click.BadParameter for nan, and for an infinity where the default is none: click takes both for numbers."""
+    for option in ctx.command.params:
+        if not _is_float(option.type) or not typed(option.name or "", ctx):
+            continue
+        given = ctx.params.get(option.name or "")
+        for number in given if isinstance(given, tuple) else (given,):
+            if number is not None and not math.isfinite(number) and number != option.get_default(ctx):
+                raise click.BadParameter("give a finite number", ctx, option)
+
+
+def in_words(error: click.ClickException) -> str:
+    """An error of the command line as one sentence. It begins with what was typed, if that is the trouble."""
+    ctx = getattr(error, "ctx", None)
+    if ctx is None or isinstance(error, click.MissingParameter):
+        return error.format_message()
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
+        return _wrong_value(error, error.param, ctx) or error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        near = f"; near it: {', '.join(error.possibilities)}" if error.possibilities else "; --help lists them"
+        return f"{_as_typed(error.option_name, ctx)}: there is no such option{near}"
+    if isinstance(error, click.BadOptionUsage):
+        return _wrong_usage(error, ctx)
+    return error.format_message()
+
+
+def _as_typed(name: str, ctx: click.Context) -> str:
+    """An option's name as it stands on the command line, which click has in dashes."""
+    names = (word.partition("=")[0] for word in ctx.meta.get(_ARGUMENTS, ()))
+    return next((each for each in names if either_spelling(each) == either_spelling(name)), name)
+
+
+def _wrong_usage(error: click.BadOptionUsage, ctx: click.Context) -> str:
+    """A switch with a value, or an option without one."""
+    for option, words in occurrences(ctx.command, ctx.meta.get(_ARGUMENTS, ())):
+        name, equals, _ = words[0].partition("=")
+        if option is None or either_spelling(name) != either_spelling(error.option_name):
+            continue
+        if equals and option.is_flag:
+            return f"{words[0]}: this is a switch: write {name}, or leave it out"
+        if len(words) == 1 and not option.is_flag:
+            return f"{name}: give a value, {name}={option.metavar or option.type.name.upper()}"
+    return error.format_message()
+
+
+def _wrong_value(error: click.BadParameter, option: click.Option, ctx: click.Context) -> str | None:
+    for words, text in zip(typed(option.name or "", ctx), values(option.name or "", ctx), strict=True):
+        if _converts(option, text, ctx) and not (_is_float(option.type) and not math.isfinite(float(text))):
+            continue
+        shown = words[0] if len(words) == 1 else " ".join(words)
+        if len(shown) > _LONGEST:
+            shown = f"{shown[:_LONGEST]}..."
+        return f"{shown}: {_advice(option, text, ctx) or error.message}"
+    return None
+
+
+def _converts(option: click.Option, text: str, ctx: click.Context) -> bool:
+    try:
+        option.type.convert(text, option, ctx)
+    except click.BadParameter:
+        return False
+    return True
+
+
+def _advice(option: click.Option, text: str, ctx: click.Context) -> str | None:
+    """What to give for an option of one of click's types, which know no more than that a text is wrong; else None."""
+    kind: Any = option.type
+    if isinstance(kind, click.Choice):
+        near = difflib.get_close_matches(text, kind.choices, n=1)
+        return f"give one of {', '.join(kind.choices)}" + (f"; nearest is {near[0]}" if near else "")
+    if kind is click.BOOL:
+        return "give true or false"
+    whole = kind is click.INT or isinstance(kind, click.IntRange)
+    if not whole and not _is_float(kind):
+        return None
+    quality = "whole " if whole else "" if any(map(str.isdigit, text)) else "finite "
+    advice = f"give a {quality}number{_range(kind)}"
+    digits = plain_number(text)
+    meant = digits is not None and digits != text and _converts(option, digits, ctx)
+    return f"{advice}, in digits: {digits}" if meant else advice
+
+
+def _is_float(kind: Any) -> bool:
+    return kind is click.FLOAT or isinstance(kind, click.FloatRange)
+
+
+def _range(kind: Any) -> str:
+    """The range of a click.IntRange or FloatRange in words."""
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is None and high is None:
+        return ""
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if high is not None:
+        return f" of at most {high}"
+    return f" above {low}" if kind.min_open else f" of at least {low}"
+
+
+def plain_number(text: str) -> str | None:
+    """The digits of a number that is written in another way: 50k, 8Mi, 1e4, 50,000, 50_000, 3.0 or 1,5; else None."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        return None
+    number = match[1]
+    if _DECIMAL_COMMA.fullmatch(number) and not _THOUSANDS.fullmatch(number):
+        number = number.replace(",", ".")
+    elif re.search("[,_']", number):
+        if not _THOUSANDS.fullmatch(number):
+            return None
+        number = re.sub("[,_']", "", number)
+    value = Decimal(number) * _SUFFIXES[match[2].lower()]
+    plain = f"{value:f}"
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain

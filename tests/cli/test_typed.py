@@ -1,0 +1,155 @@
+"""Errors of options quote what was typed, as it was typed, and say what to give: every option of every script."""
+
+import importlib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.command import Command, Group
+from cli.options import sampler_options
+from cli.typed import occurrences, plain_number, spellings, typed, values
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands():
+    for script in sorted(path.stem for path in ROOT.glob("*.py")):
+        main = importlib.import_module(script).main
+        yield script, [], main
+        for name, command in getattr(main, "commands", {}).items():
+            yield script, [name], command
+
+
+def number_options():
+    """(script, main, words before, option) of everything that is a number, a list or a choice."""
+    for script, before, command in commands():
+        main = importlib.import_module(script).main
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag and option.type.name not in ("text", "path"):
+                yield pytest.param(main, before, option, id=f"{script} {' '.join(before)} {option.opts[0]}")
+
+
+@pytest.mark.parametrize(("main", "before", "option"), list(number_options()))
+def test_every_option_says_what_to_give(main, before, option):
+    for name in option.opts:
+        for words, shown in (([f"{name}=cat.x"], f"{name}=cat.x"), ([name, "cat.x"], f"{name} cat.x")):
+            result = CliRunner().invoke(main, [*before, *words])
+            assert result.exit_code == 2
+            assert result.stderr.startswith(f"Error: {shown}: ")
+            said = result.stderr.removeprefix(f"Error: {shown}: ")
+            assert any(word in said for word in ("give ", "is not one of "))
+            assert said.count("\n") == 1
+            assert "valid" not in said
+
+
+@pytest.fixture
+def refuse():
+    @click.group(cls=Group)
+    def group():
+        pass
+
+    @group.command()
+    @click.option("--num", "--num_images", type=click.IntRange(2, 10**6))
+    @click.option("--share", type=click.FloatRange(0, 1))
+    @click.option("--times", type=float, multiple=True)
+    @click.option("--kind", type=click.Choice(["random", "balanced"]))
+    @click.option("--loud", is_flag=True)
+    @click.option("--out", metavar="FILE")
+    @sampler_options
+    def work(**params):
+        click.echo(params["S_max"])
+
+    def run(*words):
+        result = CliRunner().invoke(group, ["work", *words])
+        assert result.exit_code == 2, result.output
+        return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+    run.group = group
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--num=50k"], "--num=50k: give a whole number from 2 to 1000000, in digits: 50000"),
+        (["--num", "50k"], "--num 50k: give a whole number from 2 to 1000000, in digits: 50000"),
+        (["--num=3.0"], "--num=3.0: give a whole number from 2 to 1000000, in digits: 3"),
+        (["--num_images=1e4"], "--num_images=1e4: give a whole number from 2 to 1000000, in digits: 10000"),
+        (["--num-images=50,000"], "--num-images=50,000: give a whole number from 2 to 1000000, in digits: 50000"),
+        (["--num=9m"], "--num=9m: give a whole number from 2 to 1000000"),
+        (["--num=2.5"], "--num=2.5: give a whole number from 2 to 1000000"),
+        (["--num=1"], "--num=1: give a whole number from 2 to 1000000"),
+        (["--num="], "--num=: give a whole number from 2 to 1000000"),
+        (["--share=0,5"], "--share=0,5: give a number from 0 to 1, in digits: 0.5"),
+        (["--share=half"], "--share=half: give a finite number from 0 to 1"),
+        (["--times=1", "--times=two", "--times=3"], "--times=two: give a finite number"),
+        (["--times=nan"], "--times=nan: give a finite number"),
+        (["--times=1", "--times=inf"], "--times=inf: give a finite number"),
+        (["--rho=nan"], "--rho=nan: give a finite number above 0"),
+        (["--sigma_max=inf"], "--sigma_max=inf: give a finite number above 0"),
+        (["--S_max=nan"], "--S_max=nan: give a finite number of at least 0"),
+        (["--kind=randm"], "--kind=randm: give one of random, balanced; nearest is random"),
+        (["--loud=true"], "--loud=true: this is a switch: write --loud, or leave it out"),
+        (["--out"], "--out: give a value, --out=FILE"),
+        (["--num_image=3"], "--num_image: there is no such option; near it: --num-images, --num"),
+        (["--xyz=1"], "--xyz: there is no such option; --help lists them"),
+        ([f"--num={'9' * 500}x"], f"--num={'9' * 94}...: give a whole number from 2 to 1000000"),
+    ],
+)
+def test_what_was_typed_is_quoted(refuse, words, said):
+    assert refuse(*words) == said
+
+
+def test_an_infinite_default_may_be_typed(refuse):
+    assert CliRunner().invoke(refuse.group, ["work", "--S_max=inf"]).stdout == "inf\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "digits"),
+    [
+        ("50k", "50000"),
+        ("1.5K", "1500"),
+        ("8Mi", "8388608"),
+        ("1e4", "10000"),
+        ("1e-2", "0.01"),
+        ("50,000", "50000"),
+        ("1_000_000", "1000000"),
+        ("3.0", "3"),
+        (".5", "0.5"),
+        ("1,5", "1.5"),
+        (" 7 ", "7"),
+        ("-2", "-2"),
+        ("1,2,3", None),
+        ("cat", None),
+        ("", None),
+        ("nan", None),
+        ("1e400", None),
+    ],
+)
+def test_numbers_in_other_writings(text, digits):
+    assert plain_number(text) == digits
+
+
+def test_options_are_found_by_any_of_their_names():
+    seen = {}
+
+    @click.command(cls=Command)
+    @click.option("--gnet", "--uncond_pkl", multiple=True)
+    @click.option("--quiet", is_flag=True)
+    @click.argument("rest", nargs=-1)
+    def command(**params):
+        seen.update(names=spellings("gnet"), texts=values("gnet"), quiet=typed("quiet"), absent=typed("rest"))
+
+    arguments = ["--uncond_pkl", "--quiet", "--quiet", "--gnet=b=c", "x", "--", "--gnet=d"]
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    assert seen == {
+        "names": {"--uncond-pkl", "--gnet"},
+        "texts": ["--quiet", "b=c"],
+        "quiet": [["--quiet"]],
+        "absent": [],
+    }
+    assert [words for _, words in occurrences(command, arguments)] == [
+        ["--uncond_pkl", "--quiet"], ["--quiet"], ["--gnet=b=c"], ["x"], ["--"], ["--gnet=d"]
+    ]  # fmt: skip
