@@ -1,8 +1,10 @@
 """The ledger: one JSON line per result, with everything needed to say what it may be compared with."""
 
+import codecs
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,8 @@ SCHEMA = 1
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
+_CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
+_TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 
 
@@ -75,11 +79,13 @@ def _append(path: Path, data: bytes) -> None:
 def check_writable(path: str | Path) -> None:
     """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot.
 
-    ValueError: it is no plain file, but a pipe or a device.
+    ValueError: it is no plain file, but a pipe or a device, or UTF-16 text, which lines of UTF-8 would spoil.
     """
     check_destination(path)
     if Path(path).exists():
-        open_regular(path).close()
+        with open_regular(path) as file:
+            if _is_utf16(file.read(2)):
+                raise ValueError(f"{path} is UTF-16 text: {_TO_UTF8}")
         with open(path, "ab"):
             return
 
@@ -107,13 +113,36 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     with open_regular(path) as file:
         lines = file.read().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if line.strip() == b"":
+        if line.removeprefix(codecs.BOM_UTF8).strip() == b"":
             continue
+        if line.startswith(codecs.BOM_UTF8):
+            warnings.warn(
+                f"{path}, line {number}, begins with a byte-order mark, which is skipped here; save the file as UTF-8 "
+                "without it, or other programs may stumble",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         try:
             records.append(_record(line))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}, {error}: mend or delete that line") from error
+            raise ValueError(f"{path}, line {number}, {_diagnosis(line, str(error))}") from error
     return records
+
+
+def _diagnosis(line: bytes, error: str) -> str:
+    """What is wrong with a line that is no record, and what to do so that nothing good is lost."""
+    if _is_utf16(line):
+        return f"is UTF-16 text, as PowerShell's > writes it: {_TO_UTF8}"
+    if line.startswith(_CONFLICT_MARKS):
+        return (
+            "is a conflict mark of git: the lines between the marks are results of both sides; take out the marks "
+            "(<<<<<<<, |||||||, =======, >>>>>>>) alone"
+        )
+    return f"{error}: mend that line, or move it to another file"
+
+
+def _is_utf16(start: bytes) -> bool:
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:2]
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -121,13 +150,16 @@ def _record(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"has {len(line)} bytes, more than the {MAX_LINE_BYTES} allowed")
     try:
-        record = parse_json(line.decode())
+        record = parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
     if not isinstance(record, dict) or "metric" not in record or "value" not in record:
         raise ValueError("is not a result: it lacks 'metric' or 'value'")
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"has schema {_short(record.get('schema'))}, this version reads {SCHEMA}")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        by = " (a newer version of this program wrote it: read the ledger with that one)" if newer else ""
+        raise ValueError(f"has schema {_short(schema)}, this version reads {SCHEMA}{by}")
     if not _is_number(record["value"]):
         raise ValueError(f"has {_short(record['value'])} for 'value', not a finite number")
     for key in _OBJECTS:

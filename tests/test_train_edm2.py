@@ -22,7 +22,10 @@ from cli.train_options import ImageCount, image_count_text
 from images.zips import ZipWriter, json_bytes
 from papers.train_presets import all_train_presets
 from train_edm2 import main
+from training import training_loop
+from training.checkpoint import find_checkpoints, load_checkpoint
 from training.config import TrainingConfig
+from training.training_loop import Trainer
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -211,14 +214,11 @@ def uninterrupted(pixels_zip, tmp_path_factory):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_interrupted_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted, kind):
+def test_killed_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted):
     process = start(pixels_zip, tmp_path, "4Ki")
-    process.send_signal(kind)
-    assert process.wait(timeout=60) == (-kind if kind == signal.SIGKILL else 128 + kind)
+    process.kill()
+    process.wait(timeout=60)
     assert not list(tmp_path.glob("network-snapshot-0000004-*"))  # it was not done yet
-    if kind == signal.SIGTERM:
-        assert "ended by" not in (tmp_path / "log.txt").read_text()
     (tmp_path / ".training-state-0000001.0123456789ab.tmp.pt").write_bytes(b"half")  # a kill may leave such a file
     assert run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki").exit_code == 0
     assert "resumed at" in (tmp_path / "log.txt").read_text()
@@ -226,6 +226,42 @@ def test_interrupted_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterr
     assert len(uninterrupted) == 4
     assert not list(tmp_path.glob("*.tmp*"))
     assert not list(tmp_path.glob(".*.tmp*"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_run_that_is_told_to_stop_keeps_what_it_has(pixels_zip, tmp_path, uninterrupted, monkeypatch, name):
+    plain, number = Trainer.step, signal.Signals[name]
+
+    def step(trainer):
+        if trainer.state.images_seen == 640:
+            os.kill(os.getpid(), number)
+        return plain(trainer)
+
+    args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        result = run(*args)
+    assert result.exit_code == 128 + number
+    assert result.stdout.endswith("stopped as told; the same command goes on from the checkpoint\n")
+    assert "ended by" not in (tmp_path / "log.txt").read_text()
+    assert load_checkpoint(find_checkpoints(tmp_path)[-1])["images_seen"] == 704
+    assert run(*args).exit_code == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("network-snapshot-*")} == uninterrupted
+
+
+def test_a_signal_after_the_last_step_changes_nothing(pixels_zip, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_loop, "_write_snapshots", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--snapshot=1Ki", "--duration=1Ki"]
+    assert run(*args).exit_code == 0
+    assert find_checkpoints(tmp_path)[-1].name == "training-state-0000001.pt"
+
+
+def test_nan_ends_a_run_with_one_line(pixels_zip, tmp_path):
+    result = run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki", "--ls=1e300")
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: training stopped at 0.2 kimg: 3 steps in a row with no finite gradient")
+    assert not list(tmp_path.glob("*.p*t*")) + list(tmp_path.glob("*.pkl"))
 
 
 def test_help_needs_no_torch():

@@ -72,8 +72,7 @@ def _agree(run: Run, start: Start, failure: Exception | None, device: torch.devi
     """Raise on all workers what failed on one, or ValueError if they would not begin alike."""
     content = "" if start.state is None else start.state["sha256"]
     digest = hashlib.sha256(json_bytes({**run.identity, "checkpoint": content})).digest()
-    images = _ANEW if start.state is None else start.state["images_seen"]
-    rows = distributed.gather([int(failure is not None), images, int.from_bytes(digest[:7])], device)
+    rows = distributed.gather([int(failure is not None), int.from_bytes(digest[:7])], device)
     if failure is not None:
         raise failure
     failed = [rank for rank, row in enumerate(rows) if row[0]]
@@ -81,8 +80,7 @@ def _agree(run: Run, start: Start, failure: Exception | None, device: torch.devi
         raise ValueError(f"worker {failed[0]} cannot begin: see its message")
     other = [rank for rank, row in enumerate(rows) if row != rows[0]]
     if other:
-        seen = "no checkpoint" if rows[other[0]][1] == _ANEW else f"a checkpoint at {rows[other[0]][1]} images"
         raise ValueError(
-            f"worker {other[0]} has other options, data or another checkpoint ({seen}) than worker 0: all workers need "
-            "the same --outdir and --data, on disks that all of them see"
+            f"worker {other[0]} has other options, data or another checkpoint than worker 0: give all workers the same "
+            "options, with --outdir and --data on disks that all of them see"
         )

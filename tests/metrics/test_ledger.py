@@ -129,6 +129,44 @@ def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> Non
         ledger.read(path)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (json.dumps(record(schema=2)).encode(), "line 1, has schema 2.*newer version of this program wrote it"),
+        (
+            json.dumps(record()).encode("utf-16"),
+            "line 1, is UTF-16 text, as PowerShell's > writes it: save it as UTF-8",
+        ),
+        (json.dumps(record()).encode("utf-16-le"), "line 1, is UTF-16 text"),
+        (b"\n<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> branch\n", "line 2, is a conflict mark of git.*take out the marks"),
+        (b"\n=======\n", "line 2, is a conflict mark of git"),
+        (b'{"metric": "f', "line 1, is not valid JSON.*: mend that line, or move it to another file"),
+    ],
+)
+def test_what_may_be_good_is_not_to_be_deleted(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message) as caught:
+        ledger.read(path)
+    assert "delete" not in str(caught.value)
+    assert path.read_bytes() == data
+
+
+def test_a_byte_order_mark_is_skipped_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(record()).encode())
+    ledger.append(path, record(value=3.0))
+    with pytest.warns(RuntimeWarning, match=r"ledger\.jsonl, line 1, begins with a byte-order mark"):
+        assert ledger.read(path) == [record(), record(value=3.0)]
+
+
+def test_utf16_is_noticed_before_hours_of_work(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(json.dumps(record()).encode("utf-16"))
+    with pytest.raises(ValueError, match=r"ledger\.jsonl is UTF-16 text: save it as UTF-8"):
+        ledger.check_writable(path)
+
+
 def test_missing_ledger_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl yet: reproduce.py run, .* calc and gen start one"):
         ledger.read(tmp_path / "none.jsonl")

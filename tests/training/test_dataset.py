@@ -1,9 +1,11 @@
 import io
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from images import archive
 from images.archive import select_subset
 from images.zips import ZipWriter, json_bytes
 from training.dataset import ImageFolderDataset, ShuffledOrder
@@ -137,3 +139,37 @@ def test_order_is_a_function_of_seed_and_position():
 def test_order_of_nothing():
     with pytest.raises(ValueError, match="0 items"):
         ShuffledOrder(0, 0)
+
+
+def test_fingerprint_tells_images_labels_and_their_order(tmp_path, tiny_pixels, tiny_labels, tiny_zip):
+    """The same wherever the set lies and whatever it is called; another one when a pixel, name or label changes."""
+    one = ImageFolderDataset(tiny_zip).fingerprint()
+    assert ImageFolderDataset(write_set(tmp_path / "again.zip", tiny_pixels, tiny_labels)).fingerprint() == one
+    shutil.unpack_archive(tiny_zip, tmp_path / "folder")
+    assert ImageFolderDataset(tmp_path / "folder").fingerprint() == one
+    other = tiny_pixels.copy()
+    other[-1, 3, 3, 1] ^= 1
+    images = ImageFolderDataset(write_set(tmp_path / "images.zip", other, tiny_labels)).fingerprint()
+    labels = ImageFolderDataset(write_set(tmp_path / "labels.zip", tiny_pixels, tiny_labels[::-1])).fingerprint()
+    first, last = (tmp_path / "folder" / "00000" / f"img{i:08d}.png" for i in (0, 49))
+    first.rename(tmp_path / "kept"), last.rename(first), (tmp_path / "kept").rename(last)
+    swapped = ImageFolderDataset(tmp_path / "folder").fingerprint()
+    for found, changed in ((images, "images (hash)"), (labels, "labels (hash)"), (swapped, "images (hash)")):
+        assert [name for name in one if found[name] != one[name]] == [changed]
+    assert ImageFolderDataset(tiny_zip, use_labels=False).fingerprint()["labels (hash)"] is None
+
+
+def test_of_a_large_folder_some_files_are_read_and_all_are_counted(tmp_path, tiny_zip, monkeypatch):
+    shutil.unpack_archive(tiny_zip, tmp_path)
+    monkeypatch.setattr(archive, "HASHED_BYTES", 1000)
+    monkeypatch.setattr(archive, "HASHED_FILES", 10)
+    folder = archive.open_archive(tmp_path)
+    whole, files = folder.content_hash(folder.names), [tmp_path / name for name in folder.names]
+    unread = files[4].read_bytes()
+    files[4].write_bytes(bytes(len(unread)))  # of this one only the size counts
+    assert folder.content_hash(folder.names) == whole
+    files[4].write_bytes(unread + b"\0")
+    assert folder.content_hash(folder.names) != whole
+    files[4].write_bytes(unread)
+    files[5].write_bytes(bytes(files[5].stat().st_size))
+    assert folder.content_hash(folder.names) != whole

@@ -693,3 +693,13 @@ def test_a_report_for_people_is_no_longer_than_they_read():
     assert len("".join(lines)) < 100_000
     assert all(line.isprintable() for line in lines)
     assert "960 more" in lines[2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 7e4])
+def test_a_network_that_float16_cannot_hold_is_not_written(tmp_path, value):
+    torch.manual_seed(0)
+    net = Precond(4, 3, 2, model_channels=8, channel_mult=[1], num_blocks=0, channels_per_head=8)
+    net.unet.out_gain.data.fill_(value)
+    with pytest.raises(ValueError, match=r"net\.pkl is not written: .* unet\.out_gain is not finite, or not in"):
+        save_network(tmp_path / "net.pkl", net)
+    assert not list(tmp_path.iterdir())

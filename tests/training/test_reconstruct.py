@@ -235,3 +235,31 @@ def test_outputs_that_cannot_be(run, tmp_path):
         plan_reconstructions(snapshots, [0.1, 0.3], tmp_path)
     with pytest.raises(ValueError, match="is one of the snapshots"):
         plan_reconstructions(snapshots, [0.1], run.folder, "network-snapshot")
+
+
+# ----------------------------------------------------------------------------
+# What is not averaged.
+
+
+def test_a_snapshot_that_is_not_finite_is_named(tmp_path):
+    net = tiny_net()
+    save_network(tmp_path / "a-0000001-0.050.pkl", net)
+    bad = tiny_net().to(torch.float16)
+    bad.unet.out_conv.weight.data[0, 0, 0, 0] = torch.nan
+    save_safetensors(tmp_path / "a-0000002-0.050.safetensors", bad)
+    plan = plan_reconstructions(find_snapshots(str(tmp_path)), [0.06], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a-0000002-0\.050\.safetensors .* unet\.out_conv\.weight is not finite"):
+        reconstruct.reconstruct(plan.snapshots, plan.outputs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_snapshots_of_two_runs_are_not_mixed(tmp_path):
+    for time, run in ((1, None), (2, "first"), (3, "first"), (4, "second")):
+        kwargs = {"path": "tiny.zip"} if run is None else {"training_run": run}
+        save_network(tmp_path / f"a-000000{time}-0.050.pkl", tiny_net(), dataset_kwargs=kwargs)
+    snapshots = find_snapshots(str(tmp_path))
+    plan = plan_reconstructions(snapshots[:3], [0.06], tmp_path / "out")
+    reconstruct.reconstruct(plan.snapshots, plan.outputs)  # files of other trainers do not say
+    plan = plan_reconstructions(snapshots, [0.06], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a-0000004-0\.050\.pkl is another network: training_run is second"):
+        reconstruct.reconstruct(plan.snapshots, plan.outputs)

@@ -9,11 +9,12 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.training.conftest import write_set
 from tests.training.tiny_run import tiny_config
 from training.checkpoint import CheckpointFolder, content_hash, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
+
+from .conftest import write_set
 
 CPU = torch.device("cpu")
 SHORT = {"batch": 256, "checkpoint": 256, "duration": 1024}

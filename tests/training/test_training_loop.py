@@ -1,8 +1,10 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -272,46 +274,80 @@ def test_bfloat16_stays_close(make_trainer):
 
 
 WORKER = """
-import sys, torch
+import os, sys, torch
+from dataclasses import replace
 torch.set_num_threads(1)
 from pathlib import Path
 from tests.training.tiny_run import tiny_config
 from training.dataset import ImageFolderDataset
-from training.training_loop import train
+from training import training_loop
+rank, data, folder, ports = int(sys.argv[1]), ImageFolderDataset(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 config = tiny_config(duration=1024, status=256)
-train(config, ImageFolderDataset(sys.argv[1]), Path(sys.argv[2]), device=torch.device("cpu"))
+
+def train(outdir=folder, **changes):
+    os.environ["MASTER_PORT"] = ports.pop()
+    try:
+        training_loop.train(replace(config, **changes), data, outdir, device=torch.device("cpu"))
+    except (ValueError, ArithmeticError, OSError) as error:
+        print("refused:", error)
+
+train()
+train(folder / "elsewhere" if rank == 1 else folder)
+loss = training_loop.EDM2Loss.__call__
+if rank == 1:
+    training_loop.EDM2Loss.__call__ = lambda *args: loss(*args) * float("nan")
+train(duration=2048)
+train(lr=0.02 if rank == 1 else config.lr)
 """
 
 
 def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
-    """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process."""
+    """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process.
+
+    Then, in the same two processes: worker 1 does not see the checkpoint; its loss alone is not finite; it has
+    another learning rate than worker 0.
+    """
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "MASTER_ADDR": "127.0.0.1",
     }
-    env |= {"WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-c", WORKER, str(tiny_zip), str(tmp_path / "two")]
+    env["WORLD_SIZE"] = "2"
+    ports = free_ports(4)
+    command = [sys.executable, "-c", WORKER]
     workers = [
-        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(r), str(tiny_zip), str(tmp_path / "two"), *ports],
+            env={**env, "RANK": str(r), "LOCAL_RANK": str(r)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for r in range(2)
     ]
-    output = [worker.communicate(timeout=120)[0] for worker in workers]
+    output = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     assert "2 workers x 1 rounds x 32 images" in output[0]
-    assert output[1] == ""  # one voice
+    said = [[line for line in text.splitlines() if line.startswith("refused:")] for text in output]
+    assert output[1].splitlines() == said[1]  # one voice
+    assert said[0][0] == "refused: worker 1 cannot begin: see its message"
+    assert "elsewhere/training-state-0000001.pt" in said[1][0]
+    assert "training stopped at 1.2 kimg: 3 steps in a row with a loss that is not finite" in said[0][1]
+    assert said[1][1].endswith("see the message of worker 0")
+    assert said[0][2] == said[1][2]
+    assert "worker 1 has other options, data or another checkpoint than worker 0" in said[0][2]
     train(tiny_config(duration=1024, status=256), dataset, tmp_path / "one", device=CPU)
     one, two = (load_checkpoint(checkpoint_path(tmp_path / d, 1024)) for d in ("one", "two"))
     for name, expected in one["net"].items():
         torch.testing.assert_close(two["net"][name], expected, rtol=0.02, atol=0.02, msg=lambda m, n=name: f"{n}: {m}")
     losses = [[json.loads(x)["loss"] for x in (tmp_path / d / "stats.jsonl").open()] for d in ("one", "two")]
+    assert losses[1].pop() is None  # of the steps that were lost
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_ports(count):
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [str(listener.getsockname()[1]) for listener in listeners]
