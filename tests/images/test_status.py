@@ -184,3 +184,10 @@ def test_a_status_needs_no_torch():
     root = Path(__file__).parents[2]
     code = "import sys, images.status; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["plan.json", "recipe.json"])
+def test_a_pipe_in_place_of_a_plan_is_said_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (found,) = find_work(tmp_path)
+    assert "is a pipe" in found.waits
