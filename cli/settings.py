@@ -19,6 +19,8 @@ def configure() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # PIL takes memory in blocks; of those above 32 MB malloc keeps none when they are freed, for every thread its own.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
