@@ -8,7 +8,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from generate_images import main
+from images import grid
 from sampling.generation import GeneratedImages
+from tests.digits_network import save_digits_network
 
 
 @pytest.fixture
@@ -182,6 +184,26 @@ def test_grids_are_pictures(run, tmp_path, columns):
     again = run(f"--grid={picture}", "--steps=2", "--seeds=0-1", *columns)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("where", ["network", "file"])
+def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
+    """Columns of classes, and rows of them beside weights; by the network's names, or by those of a file."""
+    names = [f"digit {i}" for i in range(10)]
+    network = save_digits_network(tmp_path / "net.pkl", **({"class_names": names} if where == "network" else {}))
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    drawn = []
+    draw = grid.compose_grid
+    monkeypatch.setattr(grid, "compose_grid", lambda cells, *captions: drawn.append(captions) or draw(cells, *captions))
+    args = [f"--net={network}", "--classes=digit-3,0", f"--grid={tmp_path}/grid.png", "--steps=1", "--overwrite"]
+    args += [f"--class-names={tmp_path}/names.txt"] if where == "file" else []
+    for more in ([], [f"--gnet={network}", "--weights=1,2"]):
+        result = CliRunner().invoke(main, [*args, "--seeds=0", *more])
+        assert result.exit_code == 0, result.output
+    assert drawn == [
+        (["unguided"], ["class 3, digit 3", "class 0, digit 0"]),
+        (["guided, class 3, digit 3", "guided, class 0, digit 0"], ["w = 1", "w = 2"]),
+    ]
 
 
 @pytest.mark.parametrize(
