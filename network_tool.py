@@ -70,7 +70,7 @@ def convert(source: str, form: str, out: str | None, force: bool, offline: bool)
         file = load_network(source, offline=offline)
     kwargs = file.dataset_kwargs
     if form == "pkl":
-        save_network(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs)
+        save_network(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, loss_fn=file.loss_fn)
     else:
         save_safetensors(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, source_sha256=file.sha256)
     click.echo(target)
