@@ -195,12 +195,12 @@ def _through_model_root(url: str) -> str | Path:
 
 def _cached_file(request: _Request, *, offline: bool, progress: bool, verify: bool, policy: Policy) -> Path:
     """The checked file of the cache, fetched if it is missing or bad."""
-    if not verify and (path := _untouched(request)) is not None:
-        return path
     folder = request.target.parent
-    if offline and not folder.is_dir():
+    if offline and not os.path.isdir(folder):
         raise FileNotFoundError(f"{request.url} is not in the cache, and offline was asked for. {_by_hand(request)}")
     _make_folder(folder)
+    if not verify and (path := _untouched(request)) is not None:
+        return path
 
     def waiting() -> None:
         if progress:

@@ -95,7 +95,7 @@ def _open_to_others(file: Path) -> None:
     """Some writers (safetensors) make files that only their owner can read: give such a file the mode of a new one."""
     if file.stat().st_mode & 0o077:
         return
-    probe = file.with_name(f"{file.name}.mode")
+    probe = file.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
     with probe.open("xb") as opened:
         mode = os.fstat(opened.fileno()).st_mode & 0o777
     probe.unlink()

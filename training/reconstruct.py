@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.urls import without_secrets
 from dnnlib.util import check_destination, is_url
 from training.config import SNAPSHOT_UNIT
 from training.network_io import NetworkFile, load_network, save_network
@@ -188,7 +189,8 @@ def describe(plan: Plan, wanted: Sequence[Reconstruction], passes: int) -> str:
     first, last = plan.snapshots[0], plan.snapshots[-1]
     lengths = _listed(sorted({snapshot.sigma_rel for snapshot in plan.snapshots}))
     lines = [
-        f"snapshots: {len(plan.snapshots)} of lengths {lengths}, {first.source} to {Path(last.source).name}",
+        f"snapshots: {len(plan.snapshots)} of lengths {lengths}, {without_secrets(first.source)} to "
+        f"{Path(without_secrets(last.source)).name}",
         f"to make: {len(wanted)} of {len(plan.outputs)}; passes over the snapshots: {passes}",
     ]
     for output in wanted:

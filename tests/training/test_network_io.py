@@ -16,7 +16,7 @@ import torch
 
 from dnnlib.util import EasyDict, sha256_of
 from torch_utils import persistence
-from torch_utils.safe_pickle import DamagedPickleError, PersistentRecord, load
+from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, PersistentRecord, load
 from training import encoders, loss, networks_edm2
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.loss import EDM2Loss
@@ -605,3 +605,35 @@ def test_inspection_of_an_attack(tmp_path):
     assert any(name.endswith(".system") for name in report["names"])
     assert [found["class_name"] for found in report["classes"]] == ["StandardRGBEncoder"]
     assert report["network"] is None
+
+
+# ----------------------------------------------------------------------------
+# Files of other kinds.
+
+
+def saved_state(path, **options):
+    torch.save({"net": {"weight": torch.ones(3)}, "optimizer_state": {}}, path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "named"),
+    [
+        ("training-state-0000128.pt", saved_state, "training state.*network-snapshot-KIMG-LENGTH.pkl"),
+        ("old.pkl", lambda path: saved_state(path, _use_new_zipfile_serialization=False), "training state"),
+        ("stats.npz", lambda path: np.savez(path, mu=np.ones(3)), "an .npz of arrays"),
+    ],
+)
+@pytest.mark.parametrize("trust_pickle", [False, True])
+def test_files_of_other_kinds_are_named_without_false_hopes(tmp_path, name, make, named, trust_pickle, capsys):
+    make(tmp_path / name)
+    with pytest.raises(OtherFormatError, match=named) as caught:
+        load_network(tmp_path / name, trust_pickle=trust_pickle)
+    assert "trust" not in str(caught.value)
+    assert "again" not in str(caught.value)
+    assert capsys.readouterr().err == "", "nothing was executed"
+
+
+def test_a_pickled_training_state_is_told(tmp_path):
+    (tmp_path / "state.pkl").write_bytes(pickle.dumps({"net": {}, "optimizer_state": {}}))
+    with pytest.raises(ValueError, match=r"'net', 'optimizer_state'\); for a training state give the network file"):
+        load_network(tmp_path / "state.pkl")
