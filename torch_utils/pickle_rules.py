@@ -444,10 +444,18 @@ def _make_parameter(evaluator: Evaluator, made: Made) -> StoredTensor:
 # ----------------------------------------------------------------------------
 # The names. Nothing outside this table gets past the reader.
 
-_NUMPY_RULES = {
+_NUMPY_CORE = {
     "multiarray._reconstruct": Rule("arrays: encoders, statistics", _make_array, takes_state=True),
     "multiarray.scalar": Rule("numpy numbers among statistics and options", _make_scalar),
     "numeric._frombuffer": Rule("arrays in pickles of protocol 5", _make_array_from_buffer),
+}
+NUMPY_RULES: dict[str, Rule] = {
+    "numpy.ndarray": Rule("mentioned by every array"),
+    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
+    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 1
+    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 2
+    str(ENCODE): Rule("byte strings in pickles of protocol 2, which `read_tree` makes"),
+    "__builtin__.bytes": Rule("empty byte strings in pickles of protocol 2", _make_no_bytes),
 }
 _CONTAINER = Rule("layers of a network", _make_container, is_new=True, takes_state=True)
 _SET = Rule("bookkeeping of torch modules in pickles of protocols 2 and 3", _make_set)
@@ -464,12 +472,7 @@ RULES: dict[str, Rule] = {
     "dnnlib.util.EasyDict": Rule(
         "the outermost dictionary, options", _make_dict, is_new=True, takes_state=True, takes_items=True
     ),
-    "numpy.ndarray": Rule("mentioned by every array"),
-    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
-    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 1
-    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 2
-    str(ENCODE): Rule("byte strings in pickles of protocol 2, which `read_tree` makes"),
-    "__builtin__.bytes": Rule("empty byte strings in pickles of protocol 2", _make_no_bytes),
+    **NUMPY_RULES,
     "builtins.set": _SET,
     "__builtin__.set": _SET,
 }

@@ -10,14 +10,14 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dnnlib.stand_ins import stand_in
-from torch_utils.pickle_rules import Evaluator, Made, Rule, is_count, is_shape
+from torch_utils.pickle_rules import NUMPY_RULES, Evaluator, Made, Rule, is_count, is_shape
 from torch_utils.pickle_tree import Budget, DamagedPickleError, GlobalName, UnsafePickleError, read_tree
 from torch_utils.safe_pickle import OtherFormatError, bytes_of
 
@@ -29,12 +29,14 @@ _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the mag
 _ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, ValueError, OverflowError, RuntimeError)
 
 
-def read_tensors(path: str | os.PathLike[str]) -> Any:
+def read_tensors(path: str | os.PathLike[str], *, arrays: bool = False) -> Any:
     """Content of a file that `torch.save` wrote (of torch 1.6 or later), without running anything.
 
     Returns dict (for every kind of dictionary), list, tuple (also for `torch.Size`), str, int, float, bool, None and
     tensors: on the CPU, in the types of the file, without gradient; parameters are tensors too. Tensors that share
     memory in the file share it here. Keys of dictionaries are texts and integers.
+
+    arrays: take numpy's arrays and numbers too, as they are; torch-fidelity keeps statistics in them.
 
     Raises UnsafePickleError (a ValueError) for anything else, and DamagedPickleError, a kind of it, for files that are
     incomplete or altered; both name the file and say what it is instead. OSError if it cannot be read.
@@ -43,13 +45,13 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         view = bytes_of(path).toreadonly()
         _refuse_other_files(view)
         archive = _Archive(path, view)
-        budget = Budget()
+        budget, rules = Budget(), RULES | NUMPY_RULES if arrays else RULES
         pickle = archive.member("data.pkl")
-        root, end = read_tree(pickle, 0, budget, on_global=_check_name, on_persistent_id=archive.storage)
+        root, end = read_tree(pickle, 0, budget, on_global=_only(rules), on_persistent_id=archive.storage)
         if end != len(pickle):
             raise UnsafePickleError(f"{len(pickle) - end} bytes follow the end of its pickle")
-        content = Evaluator(MAX_SHARING * len(view), budget, RULES).evaluate(root)
-        _check_plain(content)
+        content = Evaluator(MAX_SHARING * len(view), budget, rules).evaluate(root)
+        _check_plain(content, np.ndarray | np.generic if arrays else None)
     except UnsafePickleError as error:
         raise type(error)(f"{path}: {error}") from error
     return content
@@ -173,8 +175,8 @@ def _top_folder(names: Iterable[str]) -> str:
 _KINDS = {memoryview: "a byte string", _Storage: "a storage without a tensor"}
 
 
-def _check_plain(root: Any) -> None:
-    """UnsafePickleError for what a pickle may hold but a file of tensors and plain data does not."""
+def _check_plain(root: Any, more: Any) -> None:
+    """UnsafePickleError for what a pickle may hold but a file of tensors and plain data does not. more: other types."""
     waiting, seen = [root], set()
     while waiting:
         value = waiting.pop()
@@ -182,7 +184,7 @@ def _check_plain(root: Any) -> None:
             if id(value) not in seen:
                 seen.add(id(value))
                 waiting.extend(value.values() if isinstance(value, dict) else value)
-        elif not isinstance(value, torch.Tensor | str | int | float | None):
+        elif not isinstance(value, torch.Tensor | str | int | float | None | more):
             found = f"the name {value}" if isinstance(value, GlobalName) else _KINDS.get(type(value), "a set")
             raise UnsafePickleError(f"it holds {found}: only tensors, numbers, texts and containers of them are read")
 
@@ -241,9 +243,12 @@ def _view(
         raise UnsafePickleError(f"{what} is beyond what torch can count") from error
 
 
-def _check_name(found: GlobalName) -> None:
-    if str(found) not in RULES:
-        raise UnsafePickleError(f"it names {found}, which is neither a tensor nor plain data: give a state dict")
+def _only(rules: Mapping[str, Rule]) -> Callable[[GlobalName], None]:
+    def check(found: GlobalName) -> None:
+        if str(found) not in rules:
+            raise UnsafePickleError(f"it names {found}, which is neither a tensor nor plain data: give a state dict")
+
+    return check
 
 
 def _is_empty(value: Any) -> bool:
