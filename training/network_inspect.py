@@ -17,6 +17,7 @@ from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.network_records import (
     ENCODER_CLASSES,
+    LOSS_CLASSES,
     NETWORK_CLASSES,
     build_encoder,
     match_network,
@@ -102,7 +103,7 @@ def _shown_object(record: Any) -> dict[str, Any]:
     if not isinstance(record, PersistentRecord):
         return {"class": type(record).__name__, "arguments": {}}
     args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
-    known: type = {**NETWORK_CLASSES, **ENCODER_CLASSES}.get(record.class_name, _AnyKeywords)
+    known: type = {**NETWORK_CLASSES, **ENCODER_CLASSES, **LOSS_CLASSES}.get(record.class_name, _AnyKeywords)
     try:
         arguments = named_arguments(known, args, kwargs, record.class_name, defaults=False)
     except ValueError:
@@ -165,6 +166,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if network is not None and "parameters" in network:
         tensors = ", ".join(f"{count} {dtype}" for dtype, count in network["tensors"].items())
         lines.append(f"          {network['parameters']:,} parameters; tensors: {tensors}")
+    if network is not None and "parameters" in network and "encoder" in report:
         encoder = report["encoder"]
         lines.append(f"encoder   {'none in the file: plain RGB' if encoder is None else _call(encoder)}")
     if report.get("loss_fn") is not None:
@@ -178,7 +180,9 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"class     {what}, sha256 {found['source_sha256']}")
     lines.extend(f"name      {name}" for name in report.get("names", ()))
     refusal = report["refusal"]
-    lines.append("reading   yes: rebuilt with our own classes" if refusal is None else f"reading   refused: {refusal}")
+    by = f", by {report['reader']}" if "reader" in report else ""
+    answer = f"yes{by}: rebuilt with our own classes" if refusal is None else f"refused{by}: {refusal}"
+    lines.append(f"reading   {answer}")
     return [printable(line) for line in lines]
 
 

@@ -218,7 +218,7 @@ def reconstruct(
 ) -> None:
     """Read every snapshot once and write all `outputs`: sums in float32, stored in float16.
 
-    Buffers, encoder and data set are those of the last snapshot. progress: told 1 for every snapshot.
+    Buffers, encoder, data set and loss are those of the last snapshot. progress: told 1 for every snapshot.
 
     Raises ValueError if the snapshots are not of one network and run, or one is not finite, and as `load_network` and
     `save_network`.
@@ -239,7 +239,8 @@ def reconstruct(
         for parameter, value in zip(file.net.parameters(), total, strict=True):
             parameter.data = value.to(torch.float16)
         total.clear()
-        save_network(output.path, file.net, encoder=file.encoder, dataset_kwargs=file.dataset_kwargs)
+        parts = {"encoder": file.encoder, "dataset_kwargs": file.dataset_kwargs, "loss_fn": file.loss_fn}
+        save_network(output.path, file.net, **parts)
 
 
 def _add(total: list[Tensor], file: NetworkFile, coefficient: float) -> None:
