@@ -143,10 +143,10 @@ def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
 
 def test_classes_of_guides_beside_an_unconditional_network(tiny_networks):
     base = Recipe(NetworkRef(str(tiny_networks["uncond"])), (guide(tiny_networks, "weak"),))
-    with pytest.raises(ValueError, match="weak.pkl has classes 0 to 9"):
+    with pytest.raises(ValueError, match=r"weak\.pkl has classes 0 to 9"):
         open_recipe(replace(base, labels=10), "cpu")
     two = (*base.guides, guide(tiny_networks, "fewer-classes"))
-    with pytest.raises(ValueError, match="weak.pkl has 10 classes, .*fewer-classes.pkl 4"):
+    with pytest.raises(ValueError, match=r"weak\.pkl has 10 classes, .*fewer-classes\.pkl 4"):
         open_recipe(replace(base, guides=two), "cpu")
 
 
