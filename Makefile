@@ -1,11 +1,11 @@
-# make demo | test | test-slurm | lint | bench     everything is installed into .venv on first use
+# make demo | test | test-all | test-slurm | lint | bench     everything is installed into .venv on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: demo test test-slurm lint bench clean
+.PHONY: demo test test-all test-slurm lint bench clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,7 +36,11 @@ demo: .venv/.run
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+# With what takes minutes: storms of signals over thousands of images, compiled networks, interrupted training.
+test-all: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm" $(TESTS)
 
 # Real jobs, through a Slurm of one node that is started for them: needs root and Debian's packages (a container will do).
 test-slurm: .venv/.dev

@@ -1,10 +1,17 @@
 #!/usr/bin/env python3
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
@@ -15,18 +22,22 @@ from cli.options import (
     batch_option,
     label_options,
     network_options,
+    only_preset,
     recipe_from,
     run_options,
     run_options_from,
     sampler_options,
 )
 from cli.progress import progress_bar
-from cli.report import announce, kept, others
+from cli.report import announce, kept, others, say_notes
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
+from dnnlib.places import find_file
 from dnnlib.workers import ALONE, launched, restarted
 from metrics.ledger import STANDARD_NUM_IMAGES
 from papers.costs import FEATURES
+from papers.presets import Preset
+from papers.references import REFERENCES
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -38,12 +49,13 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     The options below belong to the form without a command, that of the interval-guidance repository.
 
     \b
-    python calculate_metrics.py calc --images=out --ref=URL/dataset-refs/img512.pkl
-    python calculate_metrics.py gen --preset=mnist16-autog --num=1000 --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz
+    python calculate_metrics.py calc out/samples.zip img512
+    python calculate_metrics.py calc --images=out/samples --ref=datasets/img512.zip --metrics=fid
+    python calculate_metrics.py gen --preset=mnist16-autog --num=1000
     python calculate_metrics.py ref --data=datasets/img512.zip --dest=img512.npz
     python calculate_metrics.py table
     python calculate_metrics.py --gen_zip=images.zip --ref_path=img512.pkl --metric=fd_dinov2
-    """  # noqa: E501
+    """
     if ctx.invoked_subcommand is not None:
         given = [name for name in params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
         if given:
@@ -55,10 +67,10 @@ def main(ctx: click.Context, /, **params: Any) -> None:
     else:
         score_stored(
             images=params["gen_zip"],
-            ref=params["ref_path"],
+            ref=opt.reference_from(params["ref_path"]),
             metrics=[params["metric"]],
             num=None,
-            default_num=None,
+            most=None,
             seed=0,
             batch=params["batch_size"],
             ledger=str(Path(params["results_dir"]) / Path(opt.LEDGER).name),
@@ -67,27 +79,31 @@ def main(ctx: click.Context, /, **params: Any) -> None:
 
 
 @main.command()
-@click.option("--images", metavar="PATH", required=True, help="ZIP, folder or .npz of images; or a statistics file")
-@opt.ref_option
-@opt.metrics_option
-@opt.num_option(STANDARD_NUM_IMAGES)
+@click.argument("samples", metavar="[SAMPLES", required=False)
+@click.argument("reference", metavar="REFERENCE]", required=False)
+@click.option("--images", metavar="PATH", help="SAMPLES, in EDM2's words: ZIP, folder or .npz of images; or statistics")
+@click.option("--ref", metavar="PATH|URL|NAME", help=f"REFERENCE, in EDM2's words: {opt.REFERENCE}")
+@opt.scored_metrics_option
+@opt.num_option(f"{STANDARD_NUM_IMAGES} if there are more, else all")
 @opt.stored_options
 @opt.detector_options
 @opt.ledger_options
 @opt.device_options
-def calc(**params: Any) -> None:
-    """Score stored images.
+def calc(samples: str | None, reference: str | None, images: str | None, ref: str | None, **params: Any) -> None:
+    """Score stored images: the distance of SAMPLES to REFERENCE, each a folder, ZIP or .npz of images, or statistics.
 
-    PATH may also be statistics made by `ref`, to compare sets of which the images are gone.
+    Of a reference given as images all count, and its statistics are computed in the same run; `ref` writes such
+    statistics to a file, which saves the time when it is used again.
     """
-    score_stored(**params, default_num=STANDARD_NUM_IMAGES)
+    images, ref = opt.sides_from(samples, reference, images, ref)
+    score_stored(images, ref, **{**params, "metrics": opt.asked_metrics(params["metrics"])}, most=STANDARD_NUM_IMAGES)
 
 
 @main.command()
 @network_options()
-@opt.ref_option
-@opt.metrics_option
-@opt.num_option(STANDARD_NUM_IMAGES)
+@click.option("--ref", metavar="PATH|URL|NAME", help=f"{opt.REFERENCE}  [default: the preset's]")
+@opt.scored_metrics_option
+@opt.num_option(str(STANDARD_NUM_IMAGES))
 @click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
 @batch_option(32)
 @sampler_options
@@ -98,23 +114,27 @@ def calc(**params: Any) -> None:
 @run_options
 @worker_options
 @submit_options
-def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
+def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: int, **params: Any) -> None:
     """Score networks: sample, decode and score in one go. No image is stored.
 
     Features are kept shard by shard until the result is in the ledger: after an interruption, of whatever kind, the
     same command goes on. Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers
     share the shards, and the last one writes the result, unless it is in the ledger already.
     """
-    recipe = recipe_from(params)
+    preset = only_preset(params["preset"]) if params["preset"] else None
+    recipe = recipe_from(params, preset)
+    source = opt.reference_from(ref, preset)
+    metrics = opt.asked_metrics(metrics) or opt.known_metrics(source) or metrics_of(source, preset, params)
     choices = opt.detector_choices(metrics, params)
     seeds = range(seed, seed + (STANDARD_NUM_IMAGES if num is None else num))
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
     if elsewhere(params):
-        return send_jobs(params, recipe, ref, choices, len(seeds))
+        return send_jobs(params, recipe, source, choices, len(seeds))
     from images.shards import ShardPlan
-    from metrics import evaluation, provenance
+    from metrics import evaluation, ledger, provenance
     from metrics.feature_shards import FeatureShards
+    from metrics.sides import open_reference_side, open_side
     from sampling.generation import open_recipe
     from torch_utils.distributed import device_identity
 
@@ -124,10 +144,13 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
-        reference = prepare(ref, metrics, params)
+        ledger.check_writable(params["ledger"])
+        theirs = open_reference_side(open_side(source, metrics, reference=True, offline=params["offline"]), metrics)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(choices, params)
+    reference = measured_reference(theirs, detectors, quiet=not workers.speaks)
+    with bad_input():
         recipe = generation.recipe
         folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
         shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors, generation.numerics)
@@ -141,6 +164,7 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
             return shards.sweep()
     if workers.speaks:
         announce(generation)
+        tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
     num_images, there = shards.progress()
     bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
@@ -159,11 +183,21 @@ def gen(ref: str, metrics: list[str], num: int | None, seed: int, batch: int, **
     return shards.remove()
 
 
+def metrics_of(source: str, preset: Preset | None, params: Mapping[str, Any]) -> list[str]:
+    """What `gen` scores against this reference when nobody says: what it has; of images, what the preset's has."""
+    from metrics.sides import common_metrics, open_side
+
+    with bad_input():
+        found = common_metrics(open_side(source, reference=True, offline=params["offline"]))
+    return found or list(opt.STANDARD_METRICS if preset is None else REFERENCES[preset.data].metrics)
+
+
 def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[str, Any], num: int) -> None:
     """Fetch what `gen` needs, or send the jobs that do it. choices: by `opt.detector_choices`."""
     from reproduction.files import fetch_all
 
-    fetch = partial(fetch_all, [recipe], [ref], choices, trust_pickle=params["trust_pickle"])
+    files = [] if find_file(ref).is_dir() else [ref]
+    fetch = partial(fetch_all, [recipe], files, choices, trust_pickle=params["trust_pickle"])
     size = 4 * num * sum(FEATURES[metric] for metric in choices)
     writes = {Path(params["workdir"], "plan.json"): size, params["ledger"]: 0}
     return send(params, fetch, writes, f"python reproduce.py status {params['workdir']}")
@@ -198,6 +232,7 @@ def ref(
         reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
         detectors = open_detectors(choices, params)
+    say_notes(stored.source.notes)
     with progress_bar(stored.source.num_images, "images") as progress:
         moments = evaluation.measure(stored.source, detectors, stored.names, progress).moments
     described = {**stored.description, "path": Path(data).name}
@@ -220,34 +255,80 @@ def table(path: str, last: int | None) -> None:
 def score_stored(
     images: str,
     ref: str,
-    metrics: list[str],
+    metrics: list[str] | None,
     num: int | None,
-    default_num: int | None,
+    most: int | None,
     seed: int,
     batch: int,
     **params: Any,
 ) -> None:
-    """Score image files, or statistics of images. num: as asked for; default_num: else, with None for all there are."""
-    choices = opt.detector_choices(metrics, params)
+    """Score image files, or statistics of images. num: as asked for; None takes all there are, or `most` of them."""
+    if metrics is not None:
+        opt.detector_choices(metrics, params)  # refused before anything opens
     if left_to_the_first():
-        return
-    from metrics import evaluation, provenance
-    from metrics.reference import holds_statistics, open_statistics
+        return None
+    from metrics import evaluation, ledger, provenance
+    from metrics.detectors import find_spec
+    from metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
+
+    def side(name: str) -> Any:
+        return open_side(name, metrics, reference=name is ref, offline=params["offline"])
 
     with bad_input():
-        reference = prepare(ref, metrics, params)
-        if holds_statistics(images):
-            theirs = open_statistics(images)
-            moments = {metric: theirs.of(metric, reference.dim(metric), num) for metric in metrics}
-            report(reference, moments, theirs.detectors, provenance.describe_statistics(theirs), params)
-            return
-        wanted = default_num if num is None else num
-        stored = evaluation.open_stored(images, metrics, num=wanted, seed=seed, batch=batch)
-        detectors = open_detectors(choices, params)
-    with progress_bar(stored.source.num_images, "images") as progress:
+        ledger.check_writable(params["ledger"])
+        metrics = metrics or common_metrics(side(ref), side(images)) or opt.STANDARD_METRICS
+        theirs, ours = open_reference_side(side(ref), metrics, batch=batch), side(images)
+        there = ours.statistics
+        if there is None:
+            stored = evaluation.open_stored(ours.path, metrics, num=num, most=most, seed=seed, batch=batch)
+        else:
+            moments = {metric: there.of(metric, find_spec(metric).feature_dim, num) for metric in metrics}
+        needed = there is None or isinstance(theirs, ReferenceImages)
+        detectors = open_detectors(opt.detector_choices(metrics, params), params) if needed else []
+    reference = measured_reference(theirs, detectors)
+    if there is None:
+        return score_images(images, stored, reference, detectors, {"num": num, "seed": seed, "batch": batch, **params})
+    tell_sides(images, there.moments[metrics[0]].num_images, reference)
+    return report(reference, moments, there.detectors, provenance.describe_statistics(there), params)
+
+
+def score_images(name: str, stored: Any, reference: Any, detectors: Sequence[Any], params: Mapping[str, Any]) -> None:
+    """Measure and score the images of a `metrics.evaluation.StoredSet`. name: as the user named them."""
+    from metrics import evaluation
+    from metrics.scoring import fewer_than_published
+
+    total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
+    tell_sides(name, count, reference)
+    if params["num"] is None and count < total:
+        chosen = f"{count:,} of the {total:,} samples are scored, chosen by --seed={params['seed']}"
+        click.echo(f"note: {chosen}; --num={total} takes all", err=True)
+    say_notes(stored.source.notes)
+    with progress_bar(count, "images") as progress:
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
-    identities, run_record = {d.name: d.identity for d in detectors}, {"batch": batch, "reduced": measured.reduced}
-    report(reference, measured.moments, identities, stored.description, params, **run_record)
+    notes = [fewer_than_published(count)] if params["num"] is None and count < STANDARD_NUM_IMAGES else []
+    described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
+    report(reference, measured.moments, {d.name: d.identity for d in detectors}, described, params, notes, **run_record)
+
+
+def measured_reference(theirs: Any, detectors: Sequence[Any], *, quiet: bool = False) -> Any:
+    """The `metrics.scoring.Reference` of a reference as it was opened: measured now if it is images."""
+    from metrics.sides import ReferenceImages
+
+    if not isinstance(theirs, ReferenceImages):
+        return theirs
+    if not quiet:
+        how = f"calculate_metrics.py ref --data={theirs.name} --dest=NAME.npz keeps them"
+        click.echo(f"note: the statistics of {theirs.name} are computed now; {how}", err=True)
+    with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
+        return theirs.measure(detectors, progress)
+
+
+def tell_sides(samples: str, count: int | None, reference: Any) -> None:
+    """Say on stderr which side is which, and how many images stand behind it."""
+    statistics = reference.statistics
+    numbers = [count, next(iter(statistics.moments.values())).num_images]
+    known = ["an unknown number of images" if number is None else f"{number:,} images" for number in numbers]
+    click.echo(f"samples:   {samples}, {known[0]}\nreference: {statistics.source}, {known[1]}", err=True)
 
 
 def left_to_the_first() -> bool:
@@ -257,15 +338,6 @@ def left_to_the_first() -> bool:
     if workers.rank > 0:
         click.echo(f"{workers.prefix}nothing to do: worker 0 reads all stored images", err=True)
     return workers.rank > 0
-
-
-def prepare(ref: str, metrics: Sequence[str], params: dict[str, Any]) -> Any:
-    """The reference, checked, once it is clear that the result can be written down."""
-    from metrics import ledger
-    from metrics.scoring import open_reference
-
-    ledger.check_writable(params["ledger"])
-    return open_reference(ref, metrics, offline=params["offline"])
 
 
 def open_detectors(choices: Mapping[str, Mapping[str, str]], params: dict[str, Any]) -> list[Any]:
@@ -282,22 +354,24 @@ def report(
     moments: Mapping[str, Any],
     identities: Mapping[str, Any],
     images: Mapping[str, Any],
-    params: dict[str, Any],
+    params: Mapping[str, Any],
+    notes: Sequence[str] = (),
     **run_record: Any,
 ) -> None:
-    """Prints the distances, says on stderr what to mind, and appends them to the ledger."""
+    """Prints the distances, says on stderr what to mind, once each, and appends them to the ledger."""
     from metrics import ledger, provenance, scoring
     from metrics.environment import environment
     from torch_utils.distributed import pick_device
 
     around = environment(pick_device(params["device"]), vae=provenance.vae_ran(images))
-    for score in scoring.score(reference, moments, identities, images):
+    run_record["note"] = params["note"]
+    scores = scoring.score(reference, moments, identities, images, notes)
+    for score in scores:
         click.echo(f"{score.name:<16}{score.value:.4f}")
-        for flag in score.flags:
-            click.echo(f"warning: {flag}", err=True)
-        run_record["note"] = params["note"]
         record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run_record)
         ledger.append(params["ledger"], record)
+    for flag in dict.fromkeys(flag for score in scores for flag in score.flags):
+        click.echo(f"warning: {flag}", err=True)
 
 
 if __name__ == "__main__":

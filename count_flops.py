@@ -3,13 +3,22 @@
 
 import difflib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import click
 
 from cli.command import Command, bad_input
+from dnnlib.places import find_file
+from dnnlib.urls import without_secrets
 from dnnlib.util import is_url
 from papers.presets import all_presets
 from papers.train_presets import all_train_presets, network_arguments
@@ -36,14 +45,14 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     with bad_input():
         from training.flops import file_cost, network_cost
 
-        if is_url(source) or Path(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
+        if is_url(source) or find_file(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
             cost = file_cost(source, offline=offline)
         else:
             cost = network_cost(arguments_of(source))
     if as_json:
-        click.echo(json.dumps({"net": source, "gflops": cost.gflops} | asdict(cost), indent=2))
+        click.echo(json.dumps({"net": without_secrets(source), "gflops": cost.gflops} | asdict(cost), indent=2))
         return
-    click.echo(f"net         {source}")
+    click.echo(f"net         {without_secrets(source)}")
     click.echo(f"input       {' x '.join(map(str, cost.input_shape))}")
     click.echo(f"parameters  {cost.parameters:,}")
     click.echo(f"Gflops      {cost.gflops:.4g}")

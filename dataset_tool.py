@@ -2,14 +2,22 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
 from cli.command import Group, bad_input
 from cli.options import stack
 from cli.progress import progress_bar
+from cli.report import say_notes
 from images.transforms import TRANSFORMS
 
 
@@ -93,12 +101,10 @@ def convert(
     with bad_input():
         require_one_process("dataset_tool.py")
         conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
-    if conversion.note is not None:
-        click.echo(f"note: {conversion.note}", err=True)
+    say_notes(conversion.notes)
     with progress_bar(conversion.num_images, Path(dest).name) as progress:
         conversion.run(progress)
-    for loss in conversion.losses:
-        click.echo(f"note: {loss}", err=True)
+    say_notes(conversion.losses)
     click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {dest}")
 
 
@@ -148,6 +154,7 @@ def recode(direction: Any, params: dict[str, Any]) -> None:
                 raise
             text = f"--model-url={params['model_url']}: {error}. --model-url=DIR takes a folder with"
             raise FileNotFoundError(f"{text} {' and '.join(VAE_FILES)}") from error
+    say_notes(recoding.notes)
     with progress_bar(recoding.num_images, Path(dest).name) as progress:
         recoding.run(device, progress)
     click.echo(f"wrote {recoding.num_images} images to {dest}")

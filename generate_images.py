@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+import sys
 from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import click
 
 from cli.command import Command, bad_input, keeps
 from cli.figures import check_classes, figure_options, figure_recipe, figure_recipes, stand_in_caption, wanted_pictures
-from cli.grid import check_grid, grid_columns, grid_options, grid_rows
+from cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows
 from cli.options import (
     MAX_IMAGES,
     IntList,
@@ -171,12 +178,14 @@ def draw_grid(params: dict[str, Any]) -> None:
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:
         made = sample_cells(generations, params["seeds"], params["batch"], progress)
-    captions = [caption for caption, _ in columns]
+    names = params["class_names"]
+    captions = [caption_of(columns[j][0], recipes[0][j], generations[0][j], names) for j in range(len(columns))]
+    row_captions = [caption_of(rows[i][0], recipes[i][0], generations[i][0], names) for i in range(len(rows))]
     if all(params[name] is None for name in ("weights", "classes", "alphas")):
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in params["seeds"]]
     cells = [[block(images) for images in line] for line in made]
     with atomic_path(picture) as temporary:
-        compose_grid(cells, [caption for caption, _ in rows], captions).save(temporary, format="PNG")
+        compose_grid(cells, row_captions, captions).save(temporary, format="PNG")
     click.echo(f"{picture}")
 
 

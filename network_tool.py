@@ -2,12 +2,20 @@
 """Look into network files, convert them, fetch them. Nothing in a file is executed."""
 
 import json
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
 from cli.command import Group, bad_input
+from dnnlib.places import find_file
 from dnnlib.util import check_destination, is_url
 from papers.presets import all_presets, find_preset
 
@@ -97,7 +105,7 @@ def fetch(sources: tuple[str, ...], encoders: bool, offline: bool) -> None:
 
 
 def _files_of(source: str) -> list[str]:
-    if is_url(source) or Path(source).exists():
+    if is_url(source) or find_file(source).exists():
         return [source]
     return all_presets()[source].sources if source in all_presets() else find_preset(source).sources
 

@@ -1,7 +1,15 @@
 #!/usr/bin/env python3
 """Networks of other EMA lengths from the snapshots of a training run (post-hoc EMA)."""
 
+import sys
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

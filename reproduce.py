@@ -1,25 +1,47 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
+import itertools
+import shlex
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import click
 
 from cli import reproduce_options as opt
+from cli.agenda import Agenda
 from cli.command import Group, bad_input
 from cli.metric_options import LEDGER
-from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options
-from cli.progress import progress_bar
-from cli.search_options import missing_files, recipe_at, search_options, stages_from, start_of, valid, varied
+from cli.options import label_options, network_options, only_preset, recipe_from, sampler_options, threads_for
+from cli.recipe_flags import recipe_flags
+from cli.search_options import (
+    SearchTeller,
+    missing_files,
+    recipe_at,
+    search_options,
+    search_text,
+    stages_from,
+    start_of,
+    valid,
+    varied,
+)
 from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers, launched
 from papers import listing, plan, report
-from papers.costs import cost
+from papers.costs import cost, tflop_per_image
+from papers.search import expected_points
 from papers.tables import Row, all_rows, find, how_to_make, select
 
 ledger_option = click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
@@ -114,14 +136,16 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         if elsewhere(params):
             return send_rows(asked, params)
         workers = workers_from(params)
-        runner = runner_from(params, workers)
+        agenda = Agenda(0, quiet=not workers.speaks)
+        runner = runner_from(params, workers, agenda)
         rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
+        threads_for([file for row in rows for file in row.sources(params["networks"])])
         runner.prepare(rows)
     announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0
-    for block in (block for row in rows for block in runner.run(row)):
+    for block in made_blocks(runner, rows, agenda, workers.speaks):
         unfinished += block.record is None
         if block.record is not None:
             seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
@@ -132,6 +156,21 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         if unfinished
         else None
     )
+
+
+def made_blocks(runner: Any, rows: list[Row], agenda: Agenda, speaks: bool) -> Iterator[Any]:
+    """Every block of the rows as it is finished; says on stderr which of how many is at work, and what time is left."""
+    parts = {row.name: runner.parts(row) for row in rows}
+    weights = {row.name: tflop_per_image(row) or 0 for row in rows}
+    agenda.total = sum(weights[name] * len(seeds) for name, blocks in parts.items() for seeds in blocks)
+    for at, row in enumerate(rows, start=1):
+        blocks = runner.run(row)
+        for number, seeds in enumerate(parts[row.name], start=1):
+            agenda.begin(len(seeds), weights[row.name])
+            if speaks:
+                where = f"row {at} of {len(rows)}, block {number} of {len(parts[row.name])}: {row.name}"
+                click.echo(f"{where}{agenda.left_of_all()}", err=True)
+            yield from itertools.islice(blocks, 1)
 
 
 def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
@@ -164,8 +203,8 @@ def can_run(runner: Any, row: Row) -> bool:
     return reason is None
 
 
-def runner_from(params: dict[str, Any], workers: Workers) -> Any:
-    """A reproduction.rows.Runner with these options; makes nothing yet."""
+def runner_from(params: dict[str, Any], workers: Workers, agenda: Agenda) -> Any:
+    """A reproduction.rows.Runner with these options, which tells the agenda of its progress; makes nothing yet."""
     from metrics.ledger import check_writable, read
     from reproduction.rows import Runner, Settings
     from torch_utils.distributed import pick_device
@@ -179,10 +218,7 @@ def runner_from(params: dict[str, Any], workers: Workers) -> Any:
     folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
     plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
 
-    def bar(total: int, what: str, done: int) -> Any:
-        return progress_bar(total, what, initial=done, quiet=not workers.speaks)
-
-    return Runner(Settings(**{**plain, **folders}, workers=workers), bar)
+    return Runner(Settings(**{**plain, **folders}, workers=workers), agenda.bar)
 
 
 @main.command("search")
@@ -210,26 +246,29 @@ def search_best(**params: Any) -> None:
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
-        runner = runner_from({**params, "blocks": None, "labels": None}, workers)
+        expected = expected_points(start, stages, stride=params["stride"], valid=valid)
+        final, blocks = params["final_num"] or params["num"], params["blocks"]
+        agenda = Agenda(expected * params["num"] + blocks * final, quiet=not workers.speaks)
+        runner = runner_from({**params, "blocks": None, "labels": None}, workers, agenda)
         runner.scorer(metric, reference)
         runner.open(recipe)
     from reproduction.sweeps import Sweep, find_best, repeat
 
-    def tell(text: str) -> None:
-        if workers.speaks:  # every process of a launch comes to the same end
-            click.echo(text)
-
-    def say(point: Any, value: float) -> None:
-        tell("  ".join(f"{key} {number:g}" for key, number in point.items()) + f"  {metric} {value:.4f}")
-
+    tell = SearchTeller(metric, params["num"], expected, agenda, workers.speaks)
+    tell.plan([f"{metric} against {reference}, {params['num']:,} images a point, from seed {params['seed']} on",
+               *search_text(recipe, stages, params["stride"]),
+               f"to come: about {expected} points, then the best in {blocks} blocks of {final:,} images"])  # fmt: skip
     sweep = Sweep(name, recipe, recipe_at, metric, reference, params["num"], params["seed"])
-    found = find_best(runner, sweep, start, stages, params["stride"], valid, say)
-    tell("best:")
-    say(found.point, found.score)
-    num = params["final_num"] or params["num"]
-    records = repeat(runner, sweep, found.point, num, params["blocks"])
+    found = find_best(runner, sweep, start, stages, params["stride"], valid, tell.score, tell.begin)
+    tell.result("best:")
+    tell.score(found.point, found.score)
+    records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
-    tell(f"in {len(values)} blocks of {num}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
+    tell.result(f"in {len(values)} blocks of {final}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
+    flags = recipe_flags(recipe_at(recipe, found.point).without_idle_guides())
+    tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
+    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num=50000"
+    tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
 
 
 @main.command("plot")

@@ -2,8 +2,15 @@
 """The 2D toy of the autoguidance paper: train its networks, draw its figures, put numbers on them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 

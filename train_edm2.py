@@ -1,13 +1,21 @@
 """Train an EDM2 network on a ZIP or folder of images or latents."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
 
 import click
 
 from cli.command import Command, bad_input
 from cli.progress import progress_bar
+from cli.report import say_notes
 from cli.signals import stop_signals
 from cli.train_options import ImageCount, Numbers, apply_preset
 
@@ -99,6 +107,8 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
         device = distributed.pick_device(run["device"])
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
+    if distributed.rank() == 0:
+        say_notes(dataset.notes)
     if run["dry_run"]:
         distributed.print0(plan)
         return 0

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How far the pixels of the same seeds lie apart across batch sizes on this device: `python benchmarks/batch_sizes.py`.
+"""How far samples of the same seeds lie apart across batch sizes on this device: `python benchmarks/batch_sizes.py`.
 
 Noise and labels are the same bits; what differs is the order in which a device adds up. Prints, per method and pair
-of batch sizes, the largest difference in levels of 8 bits and the share of values (of 3 per pixel) that differ.
+of batch sizes, the largest difference of the samples (float32 in [-1, 1]), then of the pixels, in levels of 8 bits,
+and the share of pixel values (3 per pixel) that differ.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
 from papers.presets import PRETRAINED
-from sampling.generation import Generation, open_recipe
+from sampling.generation import Generation, open_recipe, sample
 
 SIZES = (1, 3, 64)
 
@@ -33,14 +34,17 @@ def recipes() -> dict[str, Recipe]:
 
 
 def made(generation: Generation, num: int, batch: int) -> Tensor:
-    """Seeds 0 to num - 1, int16 [num, 3, H, W]."""
-    return torch.cat([part.images for part in generation.images(range(num), batch)]).to(torch.int16)
+    """Samples of seeds 0 to num - 1, float32 [num, 3, H, W] in about [-1, 1], before they are rounded to levels."""
+    batches = [range(start, min(start + batch, num)) for start in range(0, num, batch)]
+    return torch.cat([sample(generation, seeds)[0].cpu() for seeds in batches])
 
 
-def difference(a: Tensor, b: Tensor) -> tuple[int, float]:
-    """The largest difference in levels, and the share of values that differ."""
-    apart = (a - b).abs()
-    return int(apart.max()), float((apart > 0).double().mean())
+def difference(generation: Generation, a: Tensor, b: Tensor) -> str:
+    """The largest difference of two sets of samples and of their pixels, and the share of pixel values that differ."""
+    first, second = (generation.decode(each.to(generation.device))[0].int() for each in (a, b))
+    levels = (first - second).abs()
+    share = float((levels > 0).double().mean())
+    return f"at most {float((a - b).abs().max()):.1e}; {int(levels.max())} of 255, {share:.5%} of values"
 
 
 def main() -> None:
@@ -53,10 +57,10 @@ def main() -> None:
         generation = open_recipe(recipe, options.device)
         images = {size: made(generation, options.num, size) for size in SIZES}
         for first, second in itertools.combinations(SIZES, 2):
-            levels, share = difference(images[first], images[second])
-            print(f"{name:24} batch {first:2} and {second:2}: at most {levels} of 255, {share:.5%} of values differ")
-        levels, _ = difference(images[SIZES[-1]], made(generation, options.num, SIZES[-1]))
-        print(f"{name:24} batch {SIZES[-1]} twice: {'the same bytes' if levels == 0 else f'{levels} apart'}")
+            print(f"{name:24} batch {first:2} and {second:2}: {difference(generation, images[first], images[second])}")
+        again = made(generation, options.num, SIZES[-1])
+        same = torch.equal(images[SIZES[-1]], again)
+        print(f"{name:24} batch {SIZES[-1]} twice: {'the same bits' if same else 'other bits'}")
 
 
 if __name__ == "__main__":

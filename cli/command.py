@@ -5,6 +5,8 @@ Exit codes 130 and 143: SIGINT or SIGTERM ended it, in order, before the work wa
 """
 
 import errno
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +17,25 @@ import click
 
 from cli import settings, test_cuts, typed
 from cli.signals import Terminated, termination
+from cli.start import cure
+from dnnlib.urls import without_secrets
 from dnnlib.util import DownloadError, Refused, printable
+
+_FROM_HOME = re.compile(r"((?:--?[\w-]+=)?(?:[\w-]+=)?)(~.*)", re.DOTALL)  # [--option=][METRIC=]~...
+
+
+def _at_home(argument: str) -> str:
+    """~/x and ~user/x as a shell would give them: it leaves those in --option=~/x alone.
+
+    A usage error where nobody knows where home is: a folder named "~" is never what was meant.
+    """
+    found = _FROM_HOME.fullmatch(argument)
+    if found is None or argument.startswith("--note="):
+        return argument
+    path = os.path.expanduser(found[2])
+    if path.split("/")[0] == "~":
+        raise click.UsageError(f"'{argument}': there is no home folder here; set HOME, or write the path out")
+    return found[1] + path
 
 
 @contextmanager
@@ -35,6 +55,8 @@ def bad_input() -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     text = "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
     text = text.replace(":;", ":")
+    if isinstance(error, ModuleNotFoundError):
+        return cure(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -55,7 +77,7 @@ class _OneLineErrors(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         typed.remember(ctx, args)
         try:
-            rest = super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
             typed.check_finite(ctx)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
@@ -128,7 +150,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
+    click.echo(f"Error: {printable(without_secrets(' '.join(message.split())))}", err=True)
     return exit_code
 
 

@@ -1,5 +1,6 @@
 """The grid of generate_images.py: its options, rows and columns. No torch here."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,14 +9,34 @@ from typing import Any
 
 import click
 
+from cli.class_names import Class, index_of, known_names
 from cli.command import bad_input
 from cli.options import FloatList, GuideDefaults, IntList, recipe_from, stack, with_weight
 from cli.search_options import recipe_at
 from dnnlib.util import check_destination
+from images.class_names import ClassName, class_text
 from images.recipe import NetworkRef, Recipe
 from papers.presets import all_presets, find_preset
 
 ChangeRecipe = Callable[[Recipe], Recipe]
+
+
+class Classes(click.ParamType):
+    """Classes such as 0,5,10-19 or cat,dog, as a list that holds none twice."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int | ClassName]:
+        if isinstance(value, list):
+            return value
+        found: dict[int | ClassName, None] = {}
+        for part in str(value).split(","):
+            numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
+            items = IntList().convert(part, param, ctx) if numbers else [Class().convert(part, param, ctx)]
+            if twice := [item for item in items if item in found]:
+                self.fail(f"{twice[0]} stands there more than once", param, ctx)
+            found |= dict.fromkeys(items)
+        return list(found)
 
 
 def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -32,7 +53,7 @@ grid_options = stack(
         ),
         click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights"),
         click.option(
-            "--classes", metavar="LIST", type=IntList(), help="Columns of the grid: classes; with --weights, rows"
+            "--classes", metavar="LIST", type=Classes(), help="Columns of the grid: classes; with --weights, rows"
         ),
         click.option(
             "--alphas",
@@ -81,8 +102,8 @@ def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
         return rows
     _check_labels(params)
     return [
-        (f"{caption}, class {index}", replace(recipe, labels=index))
-        for index in params["classes"]
+        (f"{caption}, {class_text(item, None)}", _of_class(recipe, item, params["class_names"]))
+        for item in params["classes"]
         for caption, recipe in rows
     ]
 
@@ -97,8 +118,25 @@ def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
         return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
     if classes is not None:
         _check_labels(params)
-        return [(f"class {index}", partial(replace, labels=index)) for index in classes]
+        file = params["class_names"]
+        return [(class_text(item, None), partial(_of_class, item=item, file=file)) for item in classes]
     return [("", replace)]
+
+
+def caption_of(caption: str, asked: Recipe, generation: Any, file: str | None) -> str:
+    """The caption of a row or column once its network is open (a Generation): a class with its name, if it has one.
+
+    asked: the recipe before; file: of --class-names.
+    """
+    asked_text = "" if isinstance(asked.labels, str) else class_text(asked.labels, None)
+    if not asked_text or not caption.endswith(asked_text):
+        return caption
+    names = known_names(asked.net.source, file) or generation.main.class_names
+    return caption.removesuffix(asked_text) + class_text(generation.recipe.labels, names)
+
+
+def _of_class(recipe: Recipe, item: int | ClassName, file: str | None) -> Recipe:
+    return replace(recipe, labels=index_of(item, recipe.net.source, file))
 
 
 def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:

@@ -6,8 +6,12 @@ from typing import Any
 
 import click
 
-from cli.options import Names, batch_option, deterministic_option, stack
+from cli.command import bad_input
+from cli.options import Names, batch_option, deterministic_option, given, stack
+from dnnlib.places import find_file, short_name
 from dnnlib.util import is_url
+from papers.presets import Preset
+from papers.references import REFERENCES, find_reference
 
 METRICS = ("fid", "fd_dinov2", "fd_mnist")
 LEDGER = "results/ledger.jsonl"
@@ -25,26 +29,36 @@ class Weights(click.ParamType):
         metric = metric.strip().replace("-", "_")
         if metric not in METRICS or path == "":
             self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
-        if not is_url(path) and not Path(path).expanduser().is_file():
+        if not is_url(path) and not find_file(path).is_file():
             self.fail(f"there is no file {path}", param, ctx)
         return metric, path
 
 
-ref_option = click.option("--ref", metavar="PKL|NPZ|URL", required=True, help="Reference statistics")
+REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), or one of {', '.join(REFERENCES)}"
+STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
 metrics_option = click.option(
     "--metrics",
     "--metric",
     metavar="LIST",
     type=Names(METRICS),
-    default="fid,fd_dinov2",
+    default=",".join(STANDARD_METRICS),
     show_default=True,
     help=", ".join(METRICS),
 )
 
+scored_metrics_option = click.option(
+    "--metrics",
+    "--metric",
+    metavar="LIST",
+    type=Names(METRICS),
+    default=",".join(STANDARD_METRICS),
+    help=f"{', '.join(METRICS)}  [default: what the reference has; of images, {','.join(STANDARD_METRICS)}]",
+)
 
-def num_option(default: int) -> Callable[[Any], Any]:
-    """--num, None if it is not given; default: what the command then takes."""
+
+def num_option(default: str) -> Callable[[Any], Any]:
+    """--num, None if it is not given; default: in words, what the command then takes."""
     text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
     return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
 
@@ -101,7 +115,7 @@ device_options = stack(
 plain_options = stack(
     [
         click.option("--gen_zip", metavar="ZIP|DIR|NPZ", help="Images to score, all of them"),
-        click.option("--ref_path", metavar="PKL|NPZ|URL", help="Reference statistics"),
+        click.option("--ref_path", metavar="PATH|URL|NAME", help="Reference, as --ref of calc"),
         click.option(
             "--results_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ledger"
         ),
@@ -127,6 +141,43 @@ plain_options = stack(
 
 #: What that form cannot say: the defaults of `calc`.
 PLAIN_DEFAULTS = {"weights": (), "dinov2_resize": "torch", "device": "auto", "offline": False, "note": None}
+
+
+def sides_from(samples: str | None, reference: str | None, images: str | None, ref: str | None) -> tuple[str, str]:
+    """(samples, reference) of `calc`, given as arguments or as --images and --ref. Usage errors."""
+    named = {"SAMPLES": samples, "REFERENCE": reference, "--images": images, "--ref": ref}
+    found = [f"{name}={text}" for name, text in named.items() if text is not None]
+    if samples is not None and (images is not None or ref is not None):
+        raise click.UsageError(f"give SAMPLES REFERENCE or --images and --ref, not a mixture: {', '.join(found)}")
+    first, second = (samples, reference) if samples is not None else (images, ref)
+    if first is None or second is None:
+        what = "no samples" if first is None else "no reference"
+        raise click.UsageError(f"{what}: write calc SAMPLES REFERENCE (see calc --help)")
+    if first in REFERENCES and not find_file(first).exists():
+        raise click.UsageError(f"'{first}' names a reference, and samples come first: write calc SAMPLES {first}")
+    return first, reference_from(second)
+
+
+def reference_from(text: str | None, preset: Preset | None = None) -> str:
+    """The file, URL or folder of a reference: as named, else the preset's own. Usage errors."""
+    if text is None and preset is None:
+        raise click.UsageError("which reference? Give --ref (a --preset brings its own)")
+    with bad_input():
+        source = find_reference(preset.data if text is None and preset is not None else str(text))
+    if text in REFERENCES and find_file(text).exists():
+        click.echo(f"note: {text} is taken for {source}; for what is in this folder write ./{text}", err=True)
+    return source
+
+
+def asked_metrics(metrics: list[str]) -> list[str] | None:
+    """The metrics of `scored_metrics_option`; None if nobody gave them, so that the reference decides."""
+    return metrics if given("metrics") else None
+
+
+def known_metrics(source: str) -> list[str] | None:
+    """The metrics of a published reference, by its URL or path; None for any other, which must be opened to say."""
+    named = {short_name(reference.source): list(reference.metrics) for reference in REFERENCES.values()}
+    return named.get(source)
 
 
 def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:

@@ -8,16 +8,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cli import typed
+from cli import settings, typed
+from cli.class_names import Class, class_names_option, with_index
 from cli.command import bad_input
 from cli.typed import plain_number
+from dnnlib.places import find_file
+from images.class_names import ClassName
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from papers.presets import Preset, all_presets, find_preset
+from papers.presets import Preset, find_preset
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
@@ -66,27 +68,6 @@ def _about_list(text: str) -> str:
     if count is not None and count.isdigit() and int(count) > 0 and count != text:
         return f"{advice}; the first {count} are 0-{int(count) - 1}"
     return advice
-
-
-class ClassNumber(click.ParamType):
-    """A class by its number, from 0."""
-
-    name = "int"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip()
-        if re.fullmatch(r"\d{1,9}", text) is None:
-            self.fail(f"give a class number{self._known(ctx)}, or leave it out for random classes", param, ctx)
-        return int(text)
-
-    def _known(self, ctx: click.Context | None) -> str:
-        """Which numbers there are, by the presets that were typed."""
-        numbers = " of 0 or more"
-        presets = all_presets()
-        for name in typed.values("preset", ctx):
-            if name in presets and presets[name].num_classes > 0:
-                numbers = f" from 0 to {presets[name].num_classes - 1}"
-        return numbers
 
 
 class FloatList(click.ParamType):
@@ -296,8 +277,9 @@ sampler_options = stack(
 label_options = stack(
     [
         click.option(
-            "--class", "class_idx", metavar="INT", type=ClassNumber(), help="One class for all images; 0 counts"
+            "--class", "class_idx", metavar="INT|NAME", type=Class(), help="One class for all images; 0 counts"
         ),
+        class_names_option,
         click.option(
             "--labels",
             type=click.Choice(["random", "balanced"]),
@@ -347,10 +329,11 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
     `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
     context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
     paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
-    usage error, before any network opens.
+    usage error, before any network opens. The command gets as many threads as these networks are worth.
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
+    params = with_index(params, params["net"] or (preset.net if preset is not None else None))
     if preset is not None and params["net"] is None and not params["gnet"]:
         _check_class(params["class_idx"], preset)
     with bad_input():
@@ -358,17 +341,26 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
         sampler = _sampler(params, preset)
-        return Recipe(
+        recipe = Recipe(
             net=NetworkRef(_existing(net)),
             guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
             sampler=sampler,
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
+    threads_for([recipe.net.source, *(guide.net.source for guide in recipe.guides)])
+    return recipe
 
 
-def _check_class(class_idx: int | None, preset: Preset) -> None:
-    if class_idx is not None and class_idx >= preset.num_classes:
+def threads_for(sources: Sequence[str]) -> None:
+    """As many threads as these networks are worth (`settings.threads_for`), until the current command ends."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(settings.threads_for(sources))
+
+
+def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
+    if isinstance(class_idx, int) and class_idx >= preset.num_classes:
         known = f"has classes 0 to {preset.num_classes - 1}" if preset.num_classes else "is unconditional"
         raise click.UsageError(f"--class={class_idx}: {preset.name} {known}")
 
@@ -409,7 +401,7 @@ def _labels(params: dict[str, Any]) -> Any:
 
 
 def _existing(source: str) -> str:
-    if "://" not in source and not Path(source).is_file():
+    if "://" not in source and not find_file(source).is_file():
         raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
     return source
 

@@ -6,20 +6,30 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from dnnlib.terminal import unguarded
+from dnnlib.util import printable
+
 
 @contextmanager
 def progress_bar(
-    total: int, description: str, unit: str = "img", initial: int = 0, *, quiet: bool = False
+    total: int,
+    description: str,
+    unit: str = "img",
+    initial: int = 0,
+    *,
+    quiet: bool = False,
+    beside: Callable[[], str] | None = None,
 ) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished.
 
-    quiet: show nothing, as all workers of a launch but the first do.
+    quiet: show nothing, as all workers of a launch but the first do. beside: gives words to show beside the bar.
     """
     seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
     with tqdm(
+        file=unguarded(sys.stderr),
         total=total,
         initial=initial,
-        desc=description,
+        desc=printable(description),
         unit=unit,
         dynamic_ncols=True,
         smoothing=0.1,
@@ -28,6 +38,8 @@ def progress_bar(
     ) as bar:
 
         def advance(count: int) -> None:
+            if beside is not None:
+                bar.set_postfix_str(beside(), refresh=False)
             bar.update(count)
 
         yield advance

@@ -1,10 +1,11 @@
 """What the sampling scripts say about a run, in the same words everywhere."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
+from dnnlib.util import printable
 from images.recipe import Recipe, StepInterval
 
 
@@ -27,14 +28,19 @@ def describe(recipe: Recipe) -> str:
 def announce(generation: Any) -> None:
     """Say on stderr what is about to be sampled (a sampling.generation.Generation) and what it costs."""
     click.echo(describe(generation.recipe), err=True)
-    for note in generation.notes:
-        click.echo(f"note: {note}", err=True)
+    say_notes(generation.notes)
     for guide in generation.recipe.guides:
         if guide.weight < 1:
             click.echo(f"note: w = {guide.weight:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
     costs = counts(generation.evaluations_per_image())
     click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
                err=True)  # fmt: skip
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Say on stderr what the user should know, a line each."""
+    for note in notes:
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def others(shards: Any) -> str:

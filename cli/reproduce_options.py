@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from cli.command import keeps
-from cli.metric_options import METRICS
+from cli.metric_options import METRICS, REFERENCE, reference_from
 from cli.options import batch_option, run_options, stack
 from papers.presets import Preset
-from papers.tables import NETWORKS, find
+from papers.tables import NETWORKS
 
 _count = click.IntRange(min=1)
 _images = click.IntRange(min=2)
@@ -48,7 +48,7 @@ block_options = stack(
 target_options = stack(
     [
         click.option("--metric", "--metrics", "metric", type=click.Choice(METRICS), help="[default: the preset's]"),
-        click.option("--ref", metavar="PKL|NPZ|URL", help="Reference statistics  [default: of the preset's data]"),
+        click.option("--ref", metavar="PATH|URL|NAME", help=f"{REFERENCE}  [default: the preset's]"),
         click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
         click.option(
             "--num", "--num_images", metavar="INT", type=_images, default=5000, show_default=True, help="Images a point"
@@ -93,8 +93,8 @@ def target_from(params: dict[str, Any], preset: Preset | None) -> tuple[str, str
     """(name, metric, reference) of a search, given or of its preset. Usage errors."""
     name = params["name"] or (preset.name if preset is not None else "")
     metric = params["metric"] or (preset.metric if preset is not None else "")
-    reference = params["ref"] or (find(preset.name)[0].reference if preset is not None else "")
-    missing = [option for option, value in (("--name", name), ("--metric", metric), ("--ref", reference)) if not value]
+    needed = {"--name": name, "--metric": metric, "--ref": params["ref"] or preset}
+    missing = [option for option, value in needed.items() if not value]
     if missing:
         raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
-    return name, metric, reference
+    return name, metric, reference_from(params["ref"], preset)

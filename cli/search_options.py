@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
+from cli.agenda import Agenda
 from cli.options import EVERYWHERE, FloatList, GuideDefaults, stack
+from dnnlib.places import find_file
 from images.recipe import NetworkRef, Recipe, StepInterval
 from papers.search import Axis
 
@@ -75,6 +76,32 @@ def stages_from(params: Mapping[str, Any], recipe: Recipe) -> list[list[Axis]]:
     return stages
 
 
+def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[str]:
+    """What stays as it is, and what is tried, in the order in which it is; a line each."""
+    axes = [axis for stage in stages for axis in stage]
+    names = {axis.name for axis in axes}
+    fixed = [recipe.net.name]
+    for guide in recipe.guides:
+        parts = [f"guided by {guide.net.name}"]
+        if "weight" not in names and "alpha" not in names:
+            parts.append(f"w = {guide.weight:g}")
+        if "first" not in names:
+            parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
+        fixed.append(", ".join(parts))
+    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
+    fixed += [f"{recipe.sampler.num_steps} steps", f"labels: {labels}"]
+    if "ema" in names:
+        fixed.append("the EMA lengths in these names are what is tried")
+    tried = [f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({len(axis.values)} values)" for axis in axes]
+    first = "all of them" if stride == 1 else f"every {_ordinal(stride)} first, then finer around the best"
+    return [f"fixed: {'; '.join(fixed)}", f"tried: {', then '.join(tried)}; {first}"]
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{ending}"
+
+
 def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     """The recipe's own values of the parameters that are searched; an interval is searched from all steps on."""
     extra = [other.weight - 1 for other in recipe.guides]
@@ -90,6 +117,52 @@ def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     if "alpha" in names:
         names.add("weight")
     return {name: values[name]() for name in values if name in names}
+
+
+@dataclass
+class SearchTeller:
+    """What a search says as it goes: its plan and progress on stderr, its results on stdout; all by one process only.
+
+    expected: points to come, about.
+    """
+
+    metric: str
+    num: int
+    expected: int
+    agenda: Agenda
+    speaks: bool
+    points: int = 0
+
+    def plan(self, lines: list[str]) -> None:
+        if self.speaks:
+            click.echo("\n".join(lines), err=True)
+
+    def begin(self, point: Mapping[str, float]) -> None:
+        """The next point is at work."""
+        self.points += 1
+        if self.points > self.expected:
+            self.agenda.total += self.num
+        self.agenda.begin(self.num)
+        most = max(self.points, self.expected)
+        self.plan([f"point {self.points} of about {most}: {_point_text(point)}{self.agenda.left_of_all()}"])
+
+    def block(self, number: int, blocks: int, num: int) -> None:
+        """The best point is at work in block `number`, from 0, of `blocks`."""
+        if number == 0:
+            self.agenda.total += min(0, self.points - self.expected) * self.num
+        self.agenda.begin(num)
+        self.plan([f"block {number + 1} of {blocks} at the best point{self.agenda.left_of_all()}"])
+
+    def score(self, point: Mapping[str, float], value: float) -> None:
+        self.result(f"{_point_text(point)}  {self.metric} {value:.4f}")
+
+    def result(self, text: str) -> None:
+        if self.speaks:  # every process of a launch comes to the same end
+            click.echo(text)
+
+
+def _point_text(point: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {number:g}" for key, number in point.items())
 
 
 def valid(point: Mapping[str, float]) -> bool:
@@ -144,4 +217,4 @@ def missing_files(recipe: Recipe, stages: list[list[Axis]]) -> list[str]:
     nets = {"ema": [recipe.net], "guide_ema": [guide.net for guide in recipe.guides]}
     for axis in (axis for axes in stages for axis in axes if axis.name in nets):
         files += [with_ema(net, value).source for net in nets[axis.name] for value in axis.values]
-    return [file for file in dict.fromkeys(files) if "://" not in file and not Path(file).is_file()]
+    return [file for file in dict.fromkeys(files) if "://" not in file and not find_file(file).is_file()]

@@ -4,25 +4,74 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from dnnlib.terminal import guard
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_FIXED = (":4096:8", ":16:8")  # the workspaces with which cuBLAS repeats its results
 _with_place = warnings.formatwarning
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's threads wait
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SMALL_FILE = 4 << 20  # bytes of a network whose operations are over before a second thread has begun
+
+
 def configure() -> None:
-    """Unbuffered text for logs, no progress-bar monitor thread, and no warnings that users can do nothing about."""
+    """Streams that can be written to, line by line, without control characters from files; threads that wait without
+    spinning; no warnings that users can do nothing about."""
+    _open_closed_streams()
+    if not any(name in os.environ for name in _WAITING):
+        # Threads that spin hold up whoever has the core that they wait for. Read when OpenMP is loaded, with torch.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
+    sys.stdout, sys.stderr = guard(sys.stdout), guard(sys.stderr)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
     warnings.formatwarning = _for_users
+
+
+def _open_closed_streams() -> None:
+    """What was closed (`2>&-`, services without a console) goes nowhere, rather than into the next file opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(opened := os.open(os.devnull, os.O_RDWR), number)
+            if opened != number:
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+@contextmanager
+def threads_for(sources: Iterable[str]) -> Iterator[None]:
+    """Inside: one thread if these network files are all so small that more would only wait for each other.
+
+    sources: paths and URLs; what is not here counts as large. OMP_NUM_THREADS in the environment is stronger.
+    """
+    if any(name in os.environ for name in _THREADS) or not all(map(_is_small, sources)):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_small(source: str) -> bool:
+    return os.path.isfile(source) and os.path.getsize(source) <= SMALL_FILE
 
 
 def _for_users(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
@@ -42,7 +91,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    import torch  # the one place here that needs it, and only then
+    import torch  # here and below: only where it is needed
 
     cublas, before = os.environ.get(_CUBLAS), torch.get_deterministic_debug_mode()
     cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from cli.start import interrupted
+
 
 class Terminated(BaseException):
     """SIGTERM came: leave everything in order and end."""
@@ -33,7 +35,7 @@ def termination() -> Iterator[Callable[[], int | None]]:
         yield first
         return
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, interrupted):
         numbers.append(signal.SIGINT)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:

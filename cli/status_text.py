@@ -5,9 +5,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from dnnlib.util import printable
+
 
 def status_lines(work: Any) -> list[str]:
     """One line on the work (an images.status.WorkStatus), and one on each part that is not simply done or waiting."""
+    return list(map(printable, _lines(work)))
+
+
+def _lines(work: Any) -> list[str]:
     total = f" of {work.total}" if work.total else ""
     share = f" ({100 * work.done / work.total:.1f} %)" if work.total else ""
     counts = [f"{len(getattr(work, kind))} {kind}" for kind in ("running", "stale", "failed")]

@@ -2,8 +2,9 @@
 
 The cache is the folder `downloads` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib`. The file of a URL is named
 `<md5 of the URL>_<last part of its path>`, every character outside `[0-9a-zA-Z-._]` replaced by `_`: where
-EDM2's own tools keep theirs, so files already there are used. What else we keep beside it starts with a dot,
-because those tools take whatever matches `<md5>_*` for the file:
+EDM2's own tools keep theirs, so files already there are used. Passwords and signatures of links do not count as part
+of the URL, and are neither stored nor shown. What else we keep beside the file starts with a dot, because those tools
+take whatever matches `<md5>_*` for the file:
 
     .<name>.json         the record: SHA-256, size, times and origin of the file
     .<name>.part[.json]  a transfer under way or interrupted; continued by the next run
@@ -40,8 +41,12 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from dnnlib.filelock import exclusive
+from dnnlib.places import find_file
+from dnnlib.stand_ins import refuse_stand_in, stand_in
+from dnnlib.terminal import unguarded
 from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
-from dnnlib.util import atomic_path, is_url, make_cache_dir_path, replace_synced, sha256_of
+from dnnlib.urls import identity_of, without_secrets
+from dnnlib.util import atomic_path, is_url, make_cache_dir_path, printable, replace_synced, sha256_of
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
 
@@ -76,7 +81,7 @@ class _Record:
 class _Request:
     """A wanted URL: where from, what it must hash to, where it is kept."""
 
-    url: str  # the published URL, which names the cached file
+    url: str  # the published URL, as it may be shown
     origins: tuple[str, ...]  # URLs to ask, in this order
     sha256: str | None  # the published hash
     target: Path
@@ -97,8 +102,8 @@ def fetch(
 ) -> Path:
     """A file on this machine for `source`: the file itself if it is a path, the cached copy if it is a URL.
 
-    source: path, or http(s) URL. A URL under `MODEL_ROOT` is looked for under `$EDM2_MODEL_ROOT` instead, if
-        that is set: a URL (a mirror) or a folder of the same layout.
+    source: path (found by `dnnlib.places.find_file`), or http(s) URL. A URL under `MODEL_ROOT` is looked for under
+        `$EDM2_MODEL_ROOT` instead, if that is set: a URL (a mirror) or a folder of the same layout.
     sha256: published hash of the file, 64 hex digits. None: see the head of this module.
     offline: ask no server; what is not here is an error that says where to put it.
     mirrors: further URLs of the same file, asked in turn when `source` fails.
@@ -114,15 +119,15 @@ def fetch(
     text = os.fspath(source)
     if not is_url(text):
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-            raise ValueError(f"{text}: only http and https URLs are fetched; give one, or a path")
-        return _local_file(Path(text).expanduser(), wanted, "")
+            raise ValueError(f"{without_secrets(text)}: only http and https URLs are fetched; give one, or a path")
+        return _local_file(find_file(text), wanted, "")
     for mirror in mirrors:
         if not is_url(mirror):
             raise ValueError(f"mirror {mirror!r} is not an http or https URL")
     origin = _through_model_root(text)
     if isinstance(origin, Path):
         return _local_file(origin, wanted, f" (it stands for {text}, because {MODEL_ROOT_VARIABLE} is set)")
-    request = _Request(text, (origin, *mirrors), wanted, cache_path(text))
+    request = _Request(without_secrets(text), (origin, *mirrors), wanted, cache_path(text))
     return _cached_file(request, offline=offline, progress=progress, verify=verify, policy=policy)
 
 
@@ -130,7 +135,7 @@ def cache_path(url: str) -> Path:
     """Where the cached copy of `url` belongs, whether it is there or not."""
     name = urlsplit(url).path.rpartition("/")[2] or "download"
     name = re.sub(r"[^0-9a-zA-Z\-._]", "_", name)[-_MAX_NAME:]
-    digest = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.md5(identity_of(url).encode(), usedforsecurity=False).hexdigest()
     return Path(make_cache_dir_path("downloads", f"{digest}_{name}"))
 
 
@@ -158,6 +163,7 @@ def _local_file(path: Path, wanted: str | None, why: str) -> Path:
         raise IsADirectoryError(f"{path} is a folder, not a file{why}")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}{why}")
+    refuse_stand_in(path)
     if wanted is not None and (found := sha256_of(path)) != wanted:
         raise ValueError(f"{path} is not the expected file: its SHA-256 is {found}, not {wanted}{why}")
     return path
@@ -173,7 +179,9 @@ def _through_model_root(url: str) -> str | Path:
         return root.rstrip("/") + rest
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{MODEL_ROOT_VARIABLE}={root} is neither an http(s) URL nor a folder here")
+        raise FileNotFoundError(
+            f"{MODEL_ROOT_VARIABLE}={without_secrets(root)} is neither an http(s) URL nor a folder here"
+        )
     parts = unquote(urlsplit(rest).path).strip("/").split("/")
     if ".." in parts:
         raise ValueError(f"{url} leads out of {MODEL_ROOT}; give the plain URL")
@@ -186,12 +194,12 @@ def _through_model_root(url: str) -> str | Path:
 
 def _cached_file(request: _Request, *, offline: bool, progress: bool, verify: bool, policy: Policy) -> Path:
     """The checked file of the cache, fetched if it is missing or bad."""
+    folder = request.target.parent
+    if offline and not os.path.isdir(folder):
+        raise FileNotFoundError(f"{request.url} is not in the cache, and offline was asked for. {_by_hand(request)}")
+    _make_folder(folder)
     if not verify and (path := _untouched(request)) is not None:
         return path
-    folder = request.target.parent
-    if offline and not folder.is_dir():
-        raise FileNotFoundError(f"{request.url} is not in the cache, and offline was asked for. {_by_hand(request)}")
-    folder.mkdir(parents=True, exist_ok=True)
 
     def waiting() -> None:
         if progress:
@@ -208,6 +216,17 @@ def _cached_file(request: _Request, *, offline: bool, progress: bool, verify: bo
                 f"{request.url} is not in the cache, and offline was asked for. {_by_hand(request)}"
             )
         return _download(request, locked=locked, progress=progress, policy=policy)
+
+
+def _make_folder(folder: Path) -> None:
+    """The cache's folder; an OSError that names the variable for another place if it cannot be made (no home, say)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
+            raise
+        cure = "set DNNLIB_CACHE_DIR to a folder to keep downloads in"
+        raise type(error)(f"the cache {folder} cannot be made ({error.strerror}): {cure}") from error
 
 
 def _by_hand(request: _Request) -> str:
@@ -312,11 +331,12 @@ def _implausible(file: Path, name: str) -> str | None:
     if size == 0:
         return "is empty"
     with open(file, "rb") as stream:
-        head = stream.read(512).lstrip().lower()
+        head = stream.read(512)
         stream.seek(size - 1)
         last = stream.read(1)
-    if head.startswith((b"<!doctype html", b"<html")) and not name.endswith((".html", ".htm")):
-        return "is a web page"
+    what = stand_in(head)
+    if what is not None and not name.endswith((".html", ".htm")):
+        return f"is {what}"
     if name.endswith(".pkl") and last != b".":  # the opcode that ends every pickle
         return "does not end as a pickle does, so it was cut short or is something else"
     if name.endswith((".npz", ".zip")) and not zipfile.is_zipfile(file):
@@ -335,7 +355,7 @@ def _download(request: _Request, *, locked: bool, progress: bool, policy: Policy
             if found is not None:
                 replace_synced(part.path, request.target)
                 part.discard()
-                _write_record(request, request.target, found, origin)
+                _write_record(request, request.target, found, without_secrets(origin))
                 return request.target
     finally:
         if not locked:
@@ -357,14 +377,14 @@ def _from_origin(
             with _ProgressBar(request.target.name[33:], progress) as bar:
                 transfer(origin, part, policy=policy, hash_known=hash_known, report=bar.report)
         except DownloadError as error:
-            problems.append(f"{origin}: {error}")
+            problems.append(without_secrets(f"{origin}: {error}"))
             return None
         found, problem = _check(request, part.path, record)
         if problem is None:
             return found
         os.replace(part.path, request.beside("quarantine"))
         part.discard()
-        problems.append(f"{origin}: the file {problem}")
+        problems.append(f"{without_secrets(origin)}: the file {problem}")
     return None
 
 
@@ -390,7 +410,15 @@ class _ProgressBar:
         bar = self._bar
         if bar is None:
             name = self._name
-            bar = tqdm(desc=name, initial=done, total=total, unit="B", unit_scale=True, unit_divisor=1024)
+            bar = tqdm(
+                file=unguarded(sys.stderr),
+                desc=printable(name),
+                initial=done,
+                total=total,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+            )
             self._bar = bar
         bar.total = total
         bar.update(done - bar.n)

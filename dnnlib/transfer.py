@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dnnlib.urls import without_secrets
 from dnnlib.util import DownloadError, atomic_path
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -55,7 +56,7 @@ class Policy:
 class _Version:
     """What the server said about the file when the partial file was begun."""
 
-    url: str
+    url: str  # as it may be stored: the link to the same file may be signed anew
     etag: str | None
     last_modified: str | None
     total: int | None  # bytes of the whole file; None: not said
@@ -117,7 +118,7 @@ class PartialFile:
             return None
         fits = version.total is None or self.size() <= version.total
         same = version.validator is not None or hash_known
-        if version.url == url and self.size() > 0 and fits and same:
+        if version.url == without_secrets(url) and self.size() > 0 and fits and same:
             return version
         self.discard()
         return None
@@ -210,7 +211,7 @@ def _begin(response: requests.Response, url: str, part: PartialFile, hash_known:
     if total is not None and total > shutil.disk_usage(part.path.parent).free:
         raise OSError(errno.ENOSPC, f"{total:,} bytes do not fit on the disk of {part.path.parent}")
     etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    version = _Version(url=url, etag=etag, last_modified=last_modified, total=total)
+    version = _Version(url=without_secrets(url), etag=etag, last_modified=last_modified, total=total)
     part.begin(version)
     return version
 
@@ -254,4 +255,6 @@ def _reason(error: Exception) -> str:
         return "the connection stalled (nothing arrived within the time limit)"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke before the end of the file"
+    if "SOCKS" in str(error):
+        return "the proxy speaks SOCKS, which needs `pip install requests[socks]`"
     return " ".join(str(error).split()) or type(error).__name__

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dnnlib.regular import open_regular
+
 
 class EasyDict(dict[str, Any]):
     """A `dict` whose string keys can also be read, written and deleted as attributes.
@@ -63,8 +65,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it becomes `path` in one step.
 
     The temporary file stands in the same folder (made if missing) and keeps the suffix of `path`, so writers
-    that look at it (`numpy.savez`) behave. On success it is synced to disk and renamed over `path`; on any
-    error or interrupt it is removed and `path` stays as it was. A symbolic link is followed, not replaced.
+    that look at it (`numpy.savez`) behave. On success it is synced to disk and renamed over `path`, with the mode that
+    `open` gives a new file there; on any error or interrupt it is removed and `path` stays as it was. A symbolic link
+    is followed, not replaced.
 
     Raises FileNotFoundError if the block ends without having written the file, IsADirectoryError if `path` is
     a folder, and the operating system's OSError if the folder cannot be written to.
@@ -79,10 +82,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
+        _open_to_others(temporary)
         replace_synced(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _open_to_others(file: Path) -> None:
+    """Some writers (safetensors) make files that only their owner can read: give such a file the mode of a new one."""
+    if file.stat().st_mode & 0o077:
+        return
+    probe = file.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
+    with probe.open("xb") as opened:
+        mode = os.fstat(opened.fileno()).st_mode & 0o777
+    probe.unlink()
+    file.chmod(mode)
 
 
 class Refused(ValueError):
@@ -130,14 +145,21 @@ def replace_synced(temporary: Path, target: Path) -> None:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces; OSError if unreadable."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces.
+
+    OSError if unreadable; ValueError if it is no plain file.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def printable(text: str) -> str:
-    """A line for a terminal, whatever it quotes: control characters, escape sequences among them, are written out."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    """One line for a terminal, whatever it quotes: what has no shape is written out, as `\\x1b` or `\\u202e`.
+
+    That are line ends and other control characters, escape sequences among them, those that turn the direction of
+    writing, and lone surrogates.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def is_url(source: str | os.PathLike[str]) -> bool:

@@ -1,34 +1,36 @@
 """One way to read an image set: a ZIP file or a folder tree, members sorted, labels in `dataset.json`.
 
-Only bytes are handed out; decoding is the caller's. Names use forward slashes and are relative to the set,
-so a folder and a ZIP of it look the same. Hidden names (`.name`, `__MACOSX`) are no part of a set: they are
-what file managers and unfinished writers leave behind. Torch-free.
+Only bytes are handed out; decoding is the caller's. Names use forward slashes and are relative to the set, so a folder
+and a ZIP of it look the same. Which names are images, and which are what file managers and unfinished writers leave
+behind, `images.members` says. Torch-free.
 """
 
 import errno
-import json
 import os
 import struct
 import sys
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-#: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy"})
-
-#: Name of the optional member that holds the labels.
-LABELS_NAME = "dataset.json"
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import open_regular, read_regular
+from dnnlib.stand_ins import refuse_stand_in, stand_in
+from images.class_names import checked_names
+from images.members import IMAGE_SUFFIXES, LABELS_NAME, clean_name, has_image_suffix, is_junk, shortened, sort_out
 
 #: No member of an image set is larger than this; what claims to be is not read.
-MAX_MEMBER_BYTES = 1 << 30
+MAX_MEMBER_BYTES = 1 << 28
+
+#: The same for JSON beyond the size of the whole ZIP: as objects it takes up to 35 times as much.
+_MAX_JSON_BYTES = 1 << 24
 
 #: Longest name of a member, in characters: what file systems take for a path is hardly longer.
 _MAX_NAME = 1024
@@ -39,8 +41,12 @@ _MAX_REASON = 300
 #: Deflate cannot shrink by more than about 1032.
 _MAX_EXPANSION = 1100
 
+_LOCAL_BYTES = 30  # of the record before a member's bytes, apart from names
 _END_BYTES = 22  # the record at the end of a ZIP, apart from its comment
 _END64_BYTES = 56 + 20  # what comes before it in one of more than 65,535 members or 4 GiB: a record and where it is
+
+_COUNTED_MODULO = 1 << 16  # what the number of members is modulo, in a ZIP without ZIP64 that has more
+_PLACED_MODULO = 1 << 32  # the same of places
 
 _ZIP_DAMAGE = (
     zipfile.BadZipFile,
@@ -66,14 +72,25 @@ class Archive(ABC):
     Attributes:
         path: Where the set is, as given.
         names: Names of the image and `.npy` members, sorted by code point.
+        root: The top of the set: the folder that everything lies in, such as "pets/"; "" if there is none.
+        folders: Names of the folders in the root, sorted, also of those without images.
+        notes: What of the set is not read, as a sentence each, for the user.
     """
 
-    path: Path
-    names: tuple[str, ...]
+    def __init__(self, path: Path, files: Iterable[tuple[str, str]], folders: Iterable[str]) -> None:
+        """files: (name, name under which it is stored) of all; folders: all that are known, also empty ones."""
+        try:
+            members = sort_out(files, folders)
+        except ValueError as error:
+            raise ValueError(f"{path} holds {error}; rename one of them, or write the ZIP again") from None
+        self.path = path
+        self._stored = members.stored
+        self.names, self.root, self.folders = members.images, members.root, members.folders
+        self.notes = tuple(f"{path}: {note}" for note in members.notes)
 
-    @abstractmethod
     def __contains__(self, name: object) -> bool:
         """Whether there is a member (an image or any other file) of this name."""
+        return name in self._stored
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -102,20 +119,52 @@ class Archive(ABC):
         Raises ValueError if the file is malformed, names an image that is not there or twice, leaves one
         out, or mixes kinds of labels.
         """
-        if LABELS_NAME not in self:
-            return None
-        where = f"{LABELS_NAME} of {self.path}"
-        listed = _parse_labels(self.read(LABELS_NAME), where)
+        content = self._label_file()
+        listed = None if content is None else _parse_labels(content, self._labels_where, self.root, self.names)
         if listed is None:
             return None
         known = set(self.names)
-        for name in listed:
-            if name not in known:
-                raise ValueError(f"{where} has a label for {name!r}, which is not in the image set")
-        for name in self.names:
-            if name not in listed:
-                raise ValueError(f'{where} has no label for {name!r}; add it, or write {{"labels": null}}')
+        strange = [name for name in listed if name not in known]
+        missing = [name for name in self.names if name not in listed]
+        if strange:
+            names = shortened(map(repr, strange))
+            raise ValueError(f"{self._labels_where} has a label for {names}, which is not in the image set")
+        if missing:
+            names = shortened(map(repr, missing))
+            raise ValueError(f'{self._labels_where} has no label for {names}; add it, or write {{"labels": null}}')
         return listed
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of classes 0, 1, ... from `class_names` in `dataset.json`, if it has them; None otherwise.
+
+        Raises ValueError if `dataset.json` is malformed.
+        """
+        content = self._label_file()
+        return None if content is None else checked_names(content.get("class_names"))
+
+    @property
+    def has_labels_file(self) -> bool:
+        """Whether there is a `dataset.json`, be it to say that there are no labels."""
+        return LABELS_NAME in self
+
+    @property
+    def _labels_where(self) -> str:
+        return f"{LABELS_NAME} of {self.path}"
+
+    def _label_file(self) -> dict[str, Any] | None:
+        """Content of `dataset.json`, which has an entry `labels`; None if there is no such file."""
+        if LABELS_NAME not in self:
+            return None
+        data = self.read(LABELS_NAME)
+        try:
+            content = parse_json(data)
+        except ValueError as error:
+            raise ValueError(f"{self._labels_where} {error}") from error
+        if not isinstance(content, dict) or "labels" not in content:
+            raise ValueError(
+                f'{self._labels_where} has no "labels"; expected {{"labels": [[name, label], ...]}} or null'
+            )
+        return content
 
 
 def open_archive(path: str | os.PathLike[str]) -> Archive:
@@ -135,7 +184,8 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     if not archive.names:
         archive.close()
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise ValueError(f"{path} holds no images; looked for names ending in {kinds}")
+        instead = "".join(f" ({note.removeprefix(f'{path}: ')})" for note in archive.notes)
+        raise ValueError(f"{path} holds no images; looked for names ending in {kinds}{instead}")
     return archive
 
 
@@ -143,24 +193,22 @@ class ZipArchive(Archive):
     """Members of a ZIP file; see `Archive`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._opened: tuple[int, zipfile.ZipFile] | None = None
         with open_zip(path) as file:
-            members = check_zip(path, file)
-            for name in members:
-                if not is_image_name(name):  # nobody may ever read it, and its name may be that of a damaged image
-                    _check_local_header(path, file, name)
-        self._members = frozenset(name for name in members if not name.endswith("/"))
-        self.names = tuple(sorted(name for name in self._members if is_image_name(name)))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
+            check_zip(path, file)
+            for info in file.infolist():
+                if not is_image_name(info.filename):  # nobody may read it, and its name may be that of a damaged image
+                    _check_local_header(path, file, info.filename)
+            found = [(_true_name(info), info.filename) for info in file.infolist()]
+        files = [(name, stored) for name, stored in found if not name.endswith(("/", "\\"))]
+        folders = [name for name, _ in found if name.endswith(("/", "\\"))]
+        super().__init__(path, files, folders)
 
     def read(self, name: str) -> bytes:
         """See `Archive.read`."""
-        if name not in self._members:
+        if name not in self._stored:
             raise ValueError(f"{self.path} holds no member {name!r}")
-        return read_zip_member(self.path, self._file(), name)
+        return _itself(read_zip_member(self.path, self._file(), self._stored[name]), name, self.path)
 
     def close(self) -> None:
         """Close this process's file handle; the next `read` opens it again."""
@@ -182,22 +230,23 @@ class FolderArchive(Archive):
     """Files below a folder, through symbolic links too; see `Archive`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._members = frozenset(_walk(path, "", ()))
-        self.names = tuple(sorted(name for name in self._members if is_image_name(name)))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._members
+        names = list(_walk(path, "", ()))
+        files = [(name, name) for name in names if not name.endswith("/")]
+        super().__init__(path, files, [name for name in names if name.endswith("/")])
 
     def read(self, name: str) -> bytes:
-        """See `Archive.read`."""
-        if name not in self._members:
+        """See `Archive.read`. Devices, pipes and the like are refused as damaged files are."""
+        if name not in self._stored:
             raise ValueError(f"{self.path} holds no file {name!r}")
-        with open(self.path / name, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_MEMBER_BYTES:
-                raise ValueError(f"{name!r} in {self.path} has {size} bytes: no image is that large")
-            return file.read()
+        return _itself(read_regular(self.path / self._stored[name], MAX_MEMBER_BYTES), name, self.path)
+
+
+def _itself(data: bytes, name: str, path: Path) -> bytes:
+    """The bytes of a member, unless they are a pointer to it or a page about it."""
+    what = stand_in(data)
+    if what is not None:
+        raise ValueError(f"{name!r} in {path} is {what}")
+    return data
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -205,7 +254,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
     Raises ValueError if it is no ZIP, cut off, or lacks members that its end announces, OSError if it cannot be opened.
     """
-    with open(path, "rb") as file:
+    refuse_stand_in(path)
+    with open_regular(path) as file:
         start = file.read(4)
     if start == b"PK\x03\x04":
         problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
@@ -224,7 +274,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def _check_count(archive: zipfile.ZipFile) -> None:
     """BadZipFile unless the directory has as many members as the end of the file says, which `zipfile` does not ask.
 
-    One flipped bit in the directory can make a member's comment swallow all that follow.
+    One flipped bit in the directory can make a member's comment swallow all that follow. macOS writes no ZIP64 record:
+    there the number is one modulo 65,536, and places are modulo 4 GiB.
     """
     assert archive.fp is not None
     end = -_END_BYTES - len(archive.comment)
@@ -232,14 +283,32 @@ def _check_count(archive: zipfile.ZipFile) -> None:
     record = archive.fp.read(_END_BYTES)
     if not record.startswith(b"PK\5\6"):
         raise zipfile.BadZipFile("other bytes follow its end")
-    announced = int.from_bytes(record[10:12], "little")
-    if announced == 0xFFFF:
-        archive.fp.seek(end - _END64_BYTES, os.SEEK_END)
-        record = archive.fp.read(_END64_BYTES)
-        if record.startswith(b"PK\6\6"):
-            announced = int.from_bytes(record[32:40], "little")
-    if announced != len(archive.filelist):
+    announced, modulo = int.from_bytes(record[10:12], "little"), _COUNTED_MODULO
+    archive.fp.seek(max(archive.start_dir, archive.fp.tell() - _END_BYTES - _END64_BYTES))
+    record64 = archive.fp.read(_END64_BYTES)
+    if record64.startswith(b"PK\6\6"):
+        announced, modulo = int.from_bytes(record64[32:40], "little"), 1 << 64
+    if announced != len(archive.filelist) % modulo:
         raise zipfile.BadZipFile(f"{announced} members are announced, {len(archive.filelist)} are listed")
+    if modulo == _COUNTED_MODULO:
+        _unwrap_places(archive, int.from_bytes(record[16:20], "little"))
+
+
+def _unwrap_places(archive: zipfile.ZipFile, directory: int) -> None:
+    """Mend the places of members in a ZIP of 4 GiB or more without ZIP64, whose directory is announced at `directory`.
+
+    `zipfile` takes the bytes before the announced place for something in front of the ZIP. Members are listed in the
+    order in which they lie, so every step back is another 4 GiB. What is read there is checked as always.
+    """
+    shift = archive.start_dir - directory
+    if shift <= 0 or shift % _PLACED_MODULO:
+        return
+    before = wraps = 0
+    for info in archive.filelist:
+        place = info.header_offset - shift
+        wraps += place < before
+        before = place
+        info.header_offset = place + wraps * _PLACED_MODULO
 
 
 def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
@@ -251,8 +320,8 @@ def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     with damage_means(_damaged_member(path, name)):
         info = file.getinfo(name)
     check_zip_member(path, file, info)
-    with damage_means(_damaged_member(path, name)):
-        return file.read(info)
+    with damage_means(_damaged_member(path, name)), file.open(info) as stream:
+        return stream.read(info.file_size + 1)  # not all there is: `zipfile` unpacks it before it looks at the size
 
 
 def _damaged_member(path: Path, name: str) -> str:
@@ -279,14 +348,27 @@ def damage_means(message: str) -> Iterator[None]:
 
 
 def check_zip(path: Path, file: zipfile.ZipFile, max_bytes: int | None = MAX_MEMBER_BYTES) -> list[str]:
-    """The names of all members, in order, each checked by `check_zip_member`. ValueError if a name comes twice."""
+    """The names of all members, in order, each checked by `check_zip_member`.
+
+    ValueError if a name comes twice, or if members overlap.
+    """
     names: dict[str, None] = {}
     for info in file.infolist():
         check_zip_member(path, file, info, max_bytes)
         if info.filename in names:
             raise ValueError(f"{path} holds two members named {info.filename!r}; write the ZIP again")
         names[info.filename] = None
+    _check_no_overlap(path, file)
     return list(names)
+
+
+def _check_no_overlap(path: Path, file: zipfile.ZipFile) -> None:
+    """ValueError if members share bytes: so a small file can claim to be one that fills every disk."""
+    end, last = 0, ""
+    for info in sorted(file.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ValueError(f"{last!r} and {info.filename!r} in {path} share bytes: the ZIP is damaged or hostile")
+        end, last = info.header_offset + _LOCAL_BYTES + info.compress_size, info.filename
 
 
 def check_zip_member(
@@ -305,6 +387,8 @@ def check_zip_member(
         )
     stored = info.compress_type == zipfile.ZIP_STORED
     possible = info.compress_size * (1 if stored else _MAX_EXPANSION)
+    if name.lower().endswith(".json"):
+        max_bytes = _MAX_JSON_BYTES + file.start_dir
     if info.file_size > (possible if max_bytes is None else min(possible, max_bytes)):
         raise ValueError(
             f"{name!r} in {path} claims {info.file_size} bytes in {info.compress_size} compressed ones: "
@@ -329,10 +413,18 @@ def check_member_name(path: Path, name: str) -> None:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a member name is that of an image or `.npy` array: known ending (any case), nothing hidden."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+    """Whether a member name, as it is stored, is that of an image or `.npy` array."""
+    cleaned = clean_name(name)
+    return has_image_suffix(cleaned) and not is_junk(cleaned) and not name.endswith(("/", "\\"))
+
+
+def _true_name(info: zipfile.ZipInfo) -> str:
+    """The member's name; macOS writes UTF-8 without saying so, which `zipfile` then takes for the DOS code page."""
+    name = info.filename
+    if not name.isascii() and not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            return name.encode("cp437").decode("utf-8")
+    return name
 
 
 def select_subset(n: int, max_size: int | None, seed: int) -> list[int]:
@@ -361,7 +453,10 @@ def select_subset(n: int, max_size: int | None, seed: int) -> list[int]:
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Relative names of all files below `folder`; `above` identifies the folders on the way down to it."""
+    """Relative names of all files below `folder`, and of all folders, which end with a slash.
+
+    `above` identifies the folders on the way down to it.
+    """
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above and here != (0, 0):
@@ -369,31 +464,32 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
+                yield f"{prefix}{entry.name}/"
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
-            elif entry.is_file() or entry.is_symlink():  # a broken link must fail when read, not vanish
+            else:  # broken links, pipes and the like too: they must fail when read, not vanish
                 yield prefix + entry.name
 
 
-def _parse_labels(data: bytes, where: str) -> dict[str, Label] | None:
-    """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null."""
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or "labels" not in content:
-        raise ValueError(f'{where} has no "labels"; expected {{"labels": [[name, label], ...]}} or null')
+def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterable[str]) -> dict[str, Label] | None:
+    """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null.
+
+    root: the folder that everything lies in, which the names may begin with or not. names: of the images.
+    """
     pairs = content["labels"]
     if pairs is None:
         return None
     if not isinstance(pairs, list):
         raise ValueError(f'"labels" in {where} is a {type(pairs).__name__}; expected a list or null')
+    known = frozenset(names)
     labels: dict[str, Label] = {}
     for index, pair in enumerate(pairs):
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
-        name = pair[0].replace("\\", "/")  # some data sets were packed on Windows
-        if len(name) > _MAX_NAME:
-            raise ValueError(f"entry {index} of the labels in {where} has a name of {len(name)} characters")
+        if len(pair[0]) > _MAX_NAME:
+            raise ValueError(f"entry {index} of the labels in {where} has a name of {len(pair[0])} characters")
+        name = clean_name(pair[0])
+        if name not in known and root + name in known:
+            name = root + name
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)

@@ -24,6 +24,7 @@ from functools import cache
 from glob import escape
 from pathlib import Path
 
+from dnnlib.regular import read_regular
 from dnnlib.util import naming
 
 #: How often a living process touches its claims.
@@ -34,6 +35,7 @@ STALE_SECONDS = 300.0
 WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
+_MAX_CLAIM = 1 << 16  # bytes
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -146,7 +148,7 @@ class Claim:
         """What is to be seen of the claim that counts; None if it is free."""
         for path in reversed(self.files()):
             with suppress(FileNotFoundError):
-                return Sign(path, path.read_text(), path.stat().st_mtime)
+                return Sign(path, read_claim(path), path.stat().st_mtime)
         return None
 
     def files(self) -> list[Path]:
@@ -154,11 +156,16 @@ class Claim:
         return sorted(self._folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
 
 
+def read_claim(path: Path) -> str:
+    """What a claim says. OSError as `open`; ValueError for what is no plain file, or far larger than any claim."""
+    return read_regular(path, 1 << 12).decode("utf-8", "replace")
+
+
 def sweep(folder: Path) -> None:
     """Remove all claims of processes that are known to be gone."""
     for path in folder.glob("*.claim"):
         with suppress(FileNotFoundError):
-            if is_gone(path.read_text()):
+            if is_gone(read_claim(path)):
                 path.unlink()
 
 
@@ -307,7 +314,7 @@ def _is_ours(holder: str) -> bool:
 def _owns(path: Path) -> bool:
     """Whether the claim at `path` is there and this process'; one that was lost may have been made anew by another."""
     try:
-        return _is_ours(path.read_text())
+        return _is_ours(read_claim(path))
     except OSError:
         return False
 

@@ -3,7 +3,6 @@
 Its bytes depend on the source's pixels, names and labels alone (and on the PNG encoder's version).
 """
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,28 @@ import numpy as np
 from PIL import Image
 
 from images.archive import Archive, Label, open_archive
+from images.class_folders import class_folders
+from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image
+from images.members import shortened
 from images.pool import OrderedPool
 from images.set_writer import check_set_destination, image_set, pixels_name
 from images.sinks import png_bytes
 from images.transforms import TRANSFORMS, Pixels, stretch, to_rgb
 
+#: After so many images that cannot be used, the rest is not looked at: an option is missing, or the source is no set.
+MAX_BAD = 1000
+
 #: PIL's names of what can be brought to 8-bit RGB, and of the 16 bits of grey of which the upper 8 are taken.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
 
-_DEEP = "16 bits per channel, of which the upper 8 are kept"
-_TRANSPARENT = "transparent pixels, which show as if they were opaque"
+_DEEP = "have 16 bits per channel, of which the upper 8 are kept"
+_TRANSPARENT = "have transparent pixels, which show as if they were opaque"
+_FRAMES = "hold several frames or pages, of which the first is kept"
+_INKS = "are CMYK, and become RGB by PIL's rule, without a colour profile"
+_TURNED = "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"
+
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Conversion:
     Attributes:
         num_images: How many images will be written.
         label_text: What labels the set gets, in a few words.
-        note: Why it gets none although there are class folders; None if that is not so.
+        notes: What of the source is left out or taken in a way that its maker may not have meant, a sentence each.
         losses: What of the files went lost, as a sentence each; filled by `run`.
     """
 
@@ -58,7 +68,7 @@ class Conversion:
         Raises:
             FileNotFoundError: Nothing is at `source`.
             FileExistsError: Something is at `dest`.
-            ValueError: No images, bad labels, or options that do not go together.
+            ValueError: No images, bad labels, class folders without images, or options that do not go together.
         """
         self._transform = _transform(transform, resolution)
         if max_images is not None and max_images < 1:
@@ -69,9 +79,8 @@ class Conversion:
         names = self._archive.names
         if any(name.lower().endswith(".npy") for name in names):
             raise ValueError(f"{source} holds .npy arrays: convert reads images only")
-        listed = self._archive.labels()
-        labels = listed if listed is not None else _folder_labels(names)
-        self.note = _outside_folders(names) if labels is None else None
+        labels, self._class_names, notes = _labels_of(self._archive)
+        self.notes = [*self._archive.notes, *notes]
         self._names = names[:max_images]
         self._labels = None if labels is None else [labels[name] for name in self._names]
         self.num_images = len(self._names)
@@ -81,39 +90,87 @@ class Conversion:
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Write the set; `progress` is told each image. Nothing is at the destination until all is done.
 
-        Raises ValueError, naming the file, for an image that cannot be read or, without a resolution, is unlike the
-        first in size; OSError if the disk is full or the like.
+        Raises ValueError for images that cannot be read or, without a resolution, are unlike the first in size: all are
+        looked at, up to `MAX_BAD` bad ones, and the first ten named. OSError if the disk is full or the like.
         """
-        first: tuple[int, ...] | None = None
         lossy: dict[str, list[str]] = {}
-        with self._archive, image_set(self._dest, pixels_name, self._labels) as add:
-            for name, (data, shape, losses) in zip(self._names, self._converted(), strict=True):
-                first = shape if first is None else first
-                if shape != first:
-                    raise ValueError(
-                        f"{name!r} is {shape[1]}x{shape[0]}, {self._names[0]!r} {first[1]}x{first[0]}: "
-                        "give --resolution and --transform to bring all images to one size"
-                    )
-                add(data)
-                for loss in losses:
+        bad: list[str] = []
+        seen = 0
+        with self._archive, image_set(self._dest, pixels_name, self._labels, self._class_names) as add:
+            for name, made in zip(self._names, self._converted(), strict=True):
+                seen += 1
+                if isinstance(made, ValueError):
+                    bad.append(str(made))
+                elif not bad:  # else nothing will be written
+                    add(made.png)
+                for loss in () if isinstance(made, ValueError) else made.losses:
                     lossy.setdefault(loss, []).append(name)
                 if progress is not None:
                     progress(1)
-        self.losses = [f"{len(names)} images, such as {names[0]!r}, have {loss}" for loss, names in lossy.items()]
+                if len(bad) == MAX_BAD:
+                    break
+            if bad:
+                raise ValueError(_bad_text(bad, seen, self.num_images))
+        self.losses = [f"{len(names)} images, such as {names[0]!r}, {loss}" for loss, names in lossy.items()]
 
-    def _converted(self) -> Iterator[tuple[bytes, tuple[int, ...], tuple[str, ...]]]:
-        """PNG, shape and losses of every image in order, worked on a few images ahead in threads."""
+    def _converted(self) -> Iterator["_Made | ValueError"]:
+        """What becomes of every image in order, or why it cannot be used; worked on ahead in threads."""
         waiting = iter(self._names)
-        with OrderedPool[tuple[bytes, tuple[int, ...], tuple[str, ...]]]() as pool:
-            for _ in self._names:
-                while len(pool) < 2 * pool.threads and (name := next(waiting, None)) is not None:
-                    pool.submit(self._convert, name)
-                yield pool.pop()
+        first: tuple[str, tuple[int, ...]] | None = None
+        with OrderedPool[_Made | ValueError]() as pool:
+            for name in self._names:
+                while len(pool) < 2 * pool.threads and (ahead := next(waiting, None)) is not None:
+                    pool.submit(self._convert, ahead, pool.reserve)
+                made = pool.pop()
+                if isinstance(made, _Made):
+                    first = first or (name, made.shape)
+                    made = made if made.shape == first[1] else _other_size(name, made.shape, *first)
+                yield made
 
-    def _convert(self, name: str) -> tuple[bytes, tuple[int, ...], tuple[str, ...]]:
-        decoded = read_pixels(self._archive, name)
+    def _convert(self, name: str, reserve: Callable[[int], None]) -> "_Made | ValueError":
+        try:
+            decoded = read_pixels(self._archive, name, reserve)
+        except ValueError as error:
+            return error
+        except (FileNotFoundError, PermissionError) as error:  # of this file: what else a disk does ends the work
+            return ValueError(f"{name!r} in {self._archive.path}: {error.strerror}")
         pixels = self._transform(decoded.pixels)
-        return png_bytes(pixels), pixels.shape, decoded.losses
+        return _Made(png_bytes(pixels), pixels.shape, decoded.losses)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A finished image: PNG file, shape [H, W, 3], and what went lost."""
+
+    png: bytes
+    shape: tuple[int, ...]
+    losses: tuple[str, ...]
+
+
+def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, list[str]]:
+    """Labels, names of classes, and notes: from `dataset.json` if there is one, else from the top-level folders."""
+    listed = archive.labels()
+    if listed is not None:
+        return listed, archive.class_names(), []
+    if archive.has_labels_file:
+        return None, None, []
+    found = class_folders(archive.names, archive.folders, archive.root, str(archive.path))
+    return found.labels, found.names, found.notes
+
+
+def _other_size(name: str, shape: tuple[int, ...], first: str, first_shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"{name!r} is {shape[1]}x{shape[0]}, {first!r} {first_shape[1]}x{first_shape[0]}: "
+        "give --resolution and --transform to bring all images to one size"
+    )
+
+
+def _bad_text(bad: Sequence[str], seen: int, total: int) -> str:
+    """What is wrong with the bad ones among the images seen; one alone is said as it is."""
+    if len(bad) == 1:
+        return f"{bad[0]}; nothing was written"
+    stopped = f", and the other {total - seen} were not looked at" if seen < total else ""
+    return f"{len(bad)} of {seen} images cannot be used{stopped}; nothing was written: {shortened(bad, '; ')}"
 
 
 def _transform(name: str | None, resolution: tuple[int, int] | None) -> Callable[[Pixels], Pixels]:
@@ -132,29 +189,54 @@ def _transform(name: str | None, resolution: tuple[int, int] | None) -> Callable
     return lambda image: function(image, width, height)
 
 
-def read_pixels(archive: Archive, name: str) -> Decoded:
+def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = lambda num_bytes: None) -> Decoded:
     """Decode an image file; CMYK and palettes become RGB. No rotation that its EXIF data ask for is applied.
 
-    Raises ValueError, naming the file, if it is damaged or no image.
+    reserve: told how many bytes the pixels will take, before they are decoded. Raises ValueError, naming the file, if
+    it is damaged, no image, or too large.
     """
     data = archive.read(name)
-    where = f"{name!r} in {archive.path}"
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+    with opened_image(data, f"{name!r} in {archive.path}") as image:
+        losses = [_FRAMES] if has_more_frames(image) else []
+        if image.mode not in _MODES + _DEEP_MODES:
+            raise ImageRefused(f"has mode {image.mode}: convert it to 8-bit RGB first")
+        reserve(decoded_bytes(image))
         image.load()
-    except Exception as error:  # on damaged bytes PIL raises nearly anything
-        raise ValueError(f"{where} is no readable image ({error})") from error
-    losses = []
-    if image.mode in _DEEP_MODES or (data[:4] == b"\x89PNG" and data[24] == 16):  # PIL keeps the upper 8 of colours
-        losses.append(_DEEP)
+        if image.mode in _DEEP_MODES or is_deep(image, data):  # PIL keeps the upper 8 of colours
+            losses.append(_DEEP)
+        if _is_turned(image):
+            losses.append(_TURNED)
+        if image.mode == "CMYK":
+            losses.append(_INKS)
+        if _shows_through(image):
+            losses.append(_TRANSPARENT)
+        return Decoded(_rgb_or_grey(image), tuple(losses))
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF data ask for a rotation or a mirror image; damaged ones ask for nothing."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    except Exception:  # as of damaged pixels, nearly anything
+        return False
+
+
+def _shows_through(image: Image.Image) -> bool:
+    """Whether any pixel is not opaque."""
     if image.mode in _DEEP_MODES:
-        return Decoded((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8), tuple(losses))
-    if image.mode not in _MODES:
-        raise ValueError(f"{where} has mode {image.mode}: convert it to 8-bit RGB first")
-    has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-    if has_alpha and np.asarray(image.convert("RGBA"))[:, :, 3].min() < 255:
-        losses.append(_TRANSPARENT)
-    return Decoded(np.asarray(image if image.mode == "L" else image.convert("RGB")), tuple(losses))
+        return False
+    if image.mode not in ("LA", "PA", "RGBA"):
+        if "transparency" not in image.info:
+            return False
+        image = image.convert("RGBA")
+    return image.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+
+
+def _rgb_or_grey(image: Image.Image) -> Pixels:
+    """uint8 [H, W] of a grey image, else [H, W, 3]."""
+    if image.mode in _DEEP_MODES:
+        return (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def _label_text(labels: Sequence[Label] | None) -> str:
@@ -165,26 +247,3 @@ def _label_text(labels: Sequence[Label] | None) -> str:
         return f"label vectors of {len(labels[0])} numbers"
     count = len({label for label in labels if isinstance(label, int)})
     return f"{count} {'class' if count == 1 else 'classes'}"
-
-
-def _outside_folders(names: Sequence[str]) -> str | None:
-    """That images beside folders keep the folders from being classes; None if there are no folders, or no others."""
-    outside = [name for name in names if "/" not in name]
-    if len(outside) in (0, len(names)):
-        return None
-    return (
-        f"folders are no classes here, as {len(outside)} of {len(names)} images lie in none, such as {outside[0]!r}: "
-        "the set gets no labels"
-    )
-
-
-def _folder_labels(names: Sequence[str]) -> dict[str, Label] | None:
-    """Classes 0, 1, ... from the sorted names of the top-level folders; None if there are not at least two.
-
-    Images outside of any folder have no class, hence none has.
-    """
-    folders = [name.split("/")[0] if "/" in name else None for name in names]
-    classes = {folder: index for index, folder in enumerate(sorted({f for f in folders if f is not None}))}
-    if None in folders or len(classes) < 2:
-        return None
-    return {name: classes[folder] for name, folder in zip(names, folders, strict=True) if folder is not None}

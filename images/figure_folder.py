@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dnnlib.util import atomic_path, check_destination
+from images.decode import text_in_png
 
 _KEY = "recipe"  # of the PNG's text chunk
 
@@ -30,11 +31,7 @@ class FigureFolder:
         path = self.folder / name
         if self.overwrite or not path.exists():
             return False
-        try:
-            with Image.open(path) as picture:
-                found = picture.info.get(_KEY)
-        except (UnidentifiedImageError, OSError):
-            found = None
+        found = text_in_png(path, _KEY)
         if found == _text(content):
             return True
         origin = "of unknown origin" if found is None else "of other networks or settings"

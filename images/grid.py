@@ -3,11 +3,12 @@
 Torch-free.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 
 from PIL import Image, ImageDraw, ImageFont
+
+from images.fonts import typeface_for
 
 Tile = Image.Image
 #: What stands at one place of the grid: one tile, or a small block of them, row by row.
@@ -18,21 +19,6 @@ MIN_TILE = 64
 
 _PAPER = "white"
 _INK = (40, 40, 40)
-
-#: What the built-in font cannot draw and captions are likely to hold; accents are dropped.
-_SPELLED = str.maketrans(
-    {
-        "\N{GREEK SMALL LETTER SIGMA}": "sigma",
-        "\N{MULTIPLICATION SIGN}": "x",
-        "\N{EN DASH}": "-",
-        "\N{EM DASH}": "-",
-        "\N{MINUS SIGN}": "-",
-        "\N{LESS-THAN OR EQUAL TO}": "<=",
-        "\N{GREATER-THAN OR EQUAL TO}": ">=",
-        "\N{ELEMENT OF}": "in",
-        "\N{INFINITY}": "inf",
-    }
-)
 
 
 def compose_grid(
@@ -57,6 +43,7 @@ def compose_grid(
     Returns:
         An RGB image.
 
+    Captions may be of any script that a font on this machine has; what none has is told in a RuntimeWarning.
     Raises ValueError if rows, cells, tiles or captions do not match, naming the place.
     """
     if tile_size is not None and tile_size < 1:
@@ -84,13 +71,16 @@ class _Layout:
         grid_width = columns * (self.width + self.gap) - self.gap
         size = min(max(grid_width // 45, 15), 48)
         self.margin = size
-        self.font = _font(size)
-        self.title_font = _font(size * 4 // 3)
-        self.rows = [_wrap(text, self.font, 13 * size) for text in row_captions]
-        self.columns = [_wrap(text, self.font, self.width) for text in column_captions]
+        face = typeface_for([*row_captions, *column_captions, title or ""])
+        self.font = face.at(size)
+        self.title_font = face.at(size * 4 // 3)
+        self.rows = [_wrap(face.spell(text), self.font, 13 * size) for text in row_captions]
+        self.columns = [_wrap(face.spell(text), self.font, self.width) for text in column_captions]
         self.left = self.margin + (_width(self.rows, self.font) + self.margin if self.rows else 0)
         self.total_width = self.left + grid_width + self.margin
-        self.title = _wrap(title or "", self.title_font, self.total_width - 2 * self.margin) if title else ""
+        self.title = (
+            _wrap(face.spell(title or ""), self.title_font, self.total_width - 2 * self.margin) if title else ""
+        )
         self.below_title = self.margin + (_height(self.title, self.title_font) + self.margin if title else 0)
         captions = max((_height(text, self.font) for text in self.columns), default=0)
         self.top = self.below_title + (captions + self.margin // 2 if self.columns else 0)
@@ -171,17 +161,10 @@ def _scaled(tile: Tile, tile_size: int | None) -> Image.Image:
     return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
 
 
-def _plain(text: str) -> str:
-    """The text in what the built-in font can draw."""
-    spelled = unicodedata.normalize("NFKD", text.translate(_SPELLED))
-    kept = "".join(char for char in spelled if not unicodedata.combining(char))
-    return kept.encode("ascii", "replace").decode("ascii")
-
-
 def _wrap(text: str, font: ImageFont.FreeTypeFont, limit: int) -> str:
     """Break the text into lines no wider than `limit` pixels: between words where possible, else inside them."""
     lines = []
-    for paragraph in _plain(text).splitlines():
+    for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             joined = f"{line} {word}" if line else word
@@ -218,11 +201,3 @@ def _draw_text(
 def _spacing(font: ImageFont.FreeTypeFont) -> int:
     """Pixels between lines, beyond PIL's own, which sits them tight."""
     return int(font.size) // 3
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow."""
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("captions need a Pillow with FreeType support; install the wheel from PyPI")
-    return font

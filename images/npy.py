@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY"
-_MAX_HEADER = 1 << 14  # the headers of plain arrays have some 100 bytes
+MAX_HEADER = 1 << 14  # bytes; the headers of plain arrays have some 100 bytes
 _ITEM = r"""['"](descr|fortran_order|shape)['"]\s*:\s*(['"][<>|=][biufcU]\d{1,9}['"]|True|False|\([\dL,\s]*\))"""
 _HEADER = re.compile(rf"\{{\s*{_ITEM}\s*,\s*{_ITEM}\s*,\s*{_ITEM}\s*,?\s*\}}\s*", re.ASCII)
 _SHAPE = re.compile(r"\(\s*(?:\d{1,18}L?\s*,\s*)*(?:\d{1,18}L?\s*)?\)", re.ASCII)  # L: Python 2
@@ -40,7 +40,7 @@ def read_header(stream: IO[bytes]) -> Header:
     if size is None:
         raise ValueError("it is no .npy file")
     length = int.from_bytes(stream.read(size), "little")
-    text = stream.read(min(length, _MAX_HEADER)).decode("latin1")
+    text = stream.read(min(length, MAX_HEADER)).decode("latin1")
     found = _HEADER.fullmatch(text)
     entries = {} if found is None else dict(zip(found.groups()[::2], found.groups()[1::2], strict=True))
     shape = _SHAPE.fullmatch(entries.get("shape", ""))

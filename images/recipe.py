@@ -8,9 +8,12 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from images.class_names import ClassName
 
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
@@ -83,8 +86,9 @@ class NetworkRef:
 
     @property
     def name(self) -> str:
-        """File name without folder and suffix."""
-        return self.source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        """File name without folder and suffix; of a URL without what follows `?`."""
+        source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
+        return source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class SamplerSpec:
         return [(top + i / last * (bottom - top)) ** self.rho for i in range(self.num_steps)]
 
 
-LabelRule = Literal["random", "balanced", "none"] | int
+LabelRule = Literal["random", "balanced", "none"] | int | ClassName
 SeedRule = Literal["edm2", "figure"]
 
 
@@ -166,13 +170,16 @@ class Recipe:
     net: NetworkRef
     guides: tuple[GuideSpec, ...] = ()
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
-    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class
+    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class, or its name
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
 
     def __post_init__(self) -> None:
-        known = self.labels in ("random", "balanced", "none") if isinstance(self.labels, str) else self.labels >= 0
+        if isinstance(self.labels, str):
+            known = self.labels in ("random", "balanced", "none")
+        else:
+            known = isinstance(self.labels, ClassName) or self.labels >= 0
         if not known:
             raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
         for guide in self.guides:

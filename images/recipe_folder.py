@@ -14,7 +14,7 @@ from images.claims import Claim, in_line, in_turn, sweep
 from images.recipe import Recipe
 from images.shards import differences, format_seeds, join_workers
 from images.sinks import PNGFolder, seeds_of_batch
-from images.zips import RECIPE_NAME, json_bytes, parse_object
+from images.zips import RECIPE_NAME, json_bytes, read_object
 
 if TYPE_CHECKING:
     from images.batch import ImageBatch
@@ -146,7 +146,7 @@ class RecipeFolder:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
         path = self.folder / RECIPE_NAME
         try:
-            return parse_object(path.read_bytes(), str(path))
+            return read_object(path)
         except FileNotFoundError:
             return None
         except ValueError as error:

@@ -49,13 +49,19 @@ def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def image_set(dest: Path, name_of: Callable[[int], str], labels: Sequence[Label] | None) -> Iterator[Add]:
+def image_set(
+    dest: Path,
+    name_of: Callable[[int], str],
+    labels: Sequence[Label] | None,
+    class_names: Sequence[str] | None = None,
+) -> Iterator[Add]:
     """Give a function that appends the bytes of the next item; all of it appears at `dest` when the block ends well.
 
     Args:
         dest: A name ending in .zip, or a folder.
         name_of: From the item's number to its name.
         labels: One per item, in order; None for a set without.
+        class_names: Of classes 0, 1, ..., kept beside the labels, where other readers do not look; None if unknown.
     """
     with _members(dest) as write:
         count = 0
@@ -69,7 +75,8 @@ def image_set(dest: Path, name_of: Callable[[int], str], labels: Sequence[Label]
         if labels is not None and len(labels) != count:
             raise RuntimeError(f"{len(labels)} labels for {count} items")
         pairs = None if labels is None else [[name_of(i), label] for i, label in enumerate(labels)]
-        write(LABELS_NAME, json_bytes({"labels": pairs}, indent=None))
+        names = {} if class_names is None else {"class_names": list(class_names)}
+        write(LABELS_NAME, json_bytes({"labels": pairs, **names}, indent=None))
 
 
 @contextmanager

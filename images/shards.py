@@ -33,8 +33,8 @@ from typing import Any, NoReturn, TypeVar
 from dnnlib.util import Refused, naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
-from images.claims import Claim, in_turn, is_gone, owner
-from images.zips import json_bytes, parse_object, read_json
+from images.claims import Claim, in_turn, is_gone, owner, read_claim
+from images.zips import json_bytes, read_json, read_object
 
 Result = TypeVar("Result")
 
@@ -349,7 +349,7 @@ class ShardStore:
         """Remove what work whose result is there has left, unless it is another's, or somebody is at it."""
         with suppress(ValueError, FileNotFoundError):
             self._check_plan()
-            signs = [path.read_text() for path in self.folder.glob("*.claim")]
+            signs = [read_claim(path) for path in self.folder.glob("*.claim")]
             if all(is_gone(sign) or sign.partition(" ")[0] == owner() for sign in signs):
                 self.remove()
 
@@ -406,6 +406,8 @@ class ShardStore:
         path = self.shard_path(index)
         if SHARD_JSON not in file.NameToInfo:
             raise ValueError(f"{path} is not a shard")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()):
+            raise ValueError(f"{path} is not a shard: those are not compressed")
         head = read_json(path, file, SHARD_JSON)
         if head.get("plan") != self._plan_id or head.get("index") != index:
             raise ValueError(f"{path} belongs to another run")
@@ -431,7 +433,7 @@ class ShardStore:
         """Compare with the folder's plan, if there is one, and take over its spelling of the recipe."""
         path = self.folder / PLAN_NAME
         try:
-            found = parse_object(path.read_bytes(), str(path))
+            found = read_object(path)
         except FileNotFoundError:
             return
         except ValueError as error:
@@ -506,10 +508,15 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
     cure = "give another name, or remove it to start over"
-    ours = {key: value for key, value in wanted.items() if key not in ("batch", "shard_size")}
+    threads = found.get("threads")
+    to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
+    ours = {key: value for key, value in wanted.items() if key not in to_choose}
     if all(found.get(key) == value for key, value in ours.items()):
         batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
-        cure = f"--batch={batch} --shard-size={size} goes on with it, or {cure}"
+        options = f"--batch={batch} --shard-size={size}"
+        if "threads" in to_choose and threads != wanted.get("threads"):
+            options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
+        cure = f"{options} goes on with it, or {cure}"
     raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
 
 

@@ -4,22 +4,19 @@ Whatever is not an 8-bit RGB image of the same size as the others is an error th
 over silently converted images is not comparable with anything.
 """
 
-import io
 import itertools
 import math
 import os
 import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from images import npy
 from images.archive import (
@@ -32,6 +29,7 @@ from images.archive import (
     select_subset,
 )
 from images.batch import ImageBatch
+from images.decode import MAX_PIXELS, ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image
 from images.pool import OrderedPool
 
 Pixels = NDArray[np.uint8]
@@ -39,11 +37,9 @@ Pixels = NDArray[np.uint8]
 #: An `.npz` of more images than this is refused: what is known of each takes memory before the first is read.
 MAX_IMAGES = 10**7
 
-#: An image with more pixels than this (8192 x 8192) is refused before it is decoded.
-MAX_PIXELS = 1 << 26
+#: A batch takes no more than this, or is one image: fewer images than asked for are in it where they are that large.
+MAX_BATCH_BYTES = 1 << 29
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS = {
     "1": "a black-and-white image",
     "L": "a grey image",
@@ -67,6 +63,8 @@ class StoredImages:
         path: Where the images are.
         num_images: How many one pass gives.
         image_size: (height, width) of every image, in pixels.
+        batch: Images per batch: as asked, or as many as `MAX_BATCH_BYTES` hold.
+        notes: What of the set is not read, as a sentence each, for the user.
     """
 
     def __init__(
@@ -91,19 +89,19 @@ class StoredImages:
         self.path = Path(path)
         self._set: _ImageSet = _NpzSet(self.path) if self.path.suffix.lower() == ".npz" else _FileSet(self.path)
         self._indices = select_subset(self._set.count, max_images, seed)
-        self._batch = batch
         self.num_images = len(self._indices)
         self.image_size: tuple[int, int] = self._set.first_size(self._indices[0])
+        self.batch = min(batch, max(1, MAX_BATCH_BYTES // (3 * math.prod(self.image_size))))
+        self.notes: tuple[str, ...] = self._set.notes
 
     def __len__(self) -> int:
-        return -(-self.num_images // self._batch)
+        return -(-self.num_images // self.batch)
 
     def __iter__(self) -> Iterator[ImageBatch]:
         done = 0
-        for pixels in _stacked(self._set.read(self._indices, self._batch), self._batch):
-            chosen = self._indices[done : done + len(pixels)]
-            done += len(pixels)
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        for images in _stacked(self._set.read(self._indices, self.batch), self.batch):
+            chosen = self._indices[done : done + len(images)]
+            done += len(images)
             yield ImageBatch(images, _pick(self._set.seeds, chosen), _pick(self._set.labels, chosen))
 
 
@@ -113,6 +111,7 @@ class _ImageSet(Protocol):
     count: int
     seeds: Sequence[int] | None
     labels: Sequence[int] | None
+    notes: tuple[str, ...]
 
     def first_size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image, which all others share."""
@@ -128,6 +127,7 @@ class _FileSet:
         with open_archive(path) as archive:
             self._archive: Archive = archive
             self._names = archive.names
+            self.notes = archive.notes
             self.count = len(self._names)
             self.seeds: Sequence[int] | None = seeds_of(self._names)
             listed = archive.labels()
@@ -147,25 +147,26 @@ class _FileSet:
         with self._archive, OrderedPool[Pixels]() as pool:
             for index in indices:
                 while len(pool) < ahead + pool.threads and (ready := next(waiting, None)) is not None:
-                    pool.submit(self._decode, ready)
+                    pool.submit(self._decode, ready, pool.reserve)
                 pixels = pool.pop()
                 first = (self._names[index], pixels.shape) if first is None else first
                 if pixels.shape != first[1]:
                     _refuse_sizes(self._archive.path, first[0], first[1], self._names[index], pixels.shape)
                 yield pixels
 
-    def _decode(self, index: int) -> Pixels:
+    def _decode(self, index: int, reserve: Callable[[int], None] = lambda num_bytes: None) -> Pixels:
         name = self._names[index]
         where = f"{name!r} in {self._archive.path}"
         if name.lower().endswith(".npy"):
             raise ValueError(f"{where} is an array (latents?), no image; give the set that holds the pixels")
-        return decode_rgb(self._archive.read(name), where)
+        return decode_rgb(self._archive.read(name), where, reserve)
 
 
 class _NpzSet:
     """The array `arr_0` of an `.npz`, read as a stream: such files are larger than memory."""
 
     seeds: Sequence[int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -216,12 +217,13 @@ class _NpzSet:
         return bytes(pieces)
 
 
-def decode_rgb(data: bytes, where: str) -> Pixels:
+def decode_rgb(data: bytes, where: str, reserve: Callable[[int], None] = lambda num_bytes: None) -> Pixels:
     """Decode an image file that must hold 8-bit RGB.
 
     Args:
-        data: Content of a PNG, JPEG, WebP or BMP file.
+        data: Content of a PNG, JPEG, WebP, BMP, GIF or TIFF file.
         where: Name of the file for error messages.
+        reserve: Told how many bytes the pixels will take, before they are decoded.
 
     Returns:
         uint8 [H, W, 3].
@@ -229,56 +231,23 @@ def decode_rgb(data: bytes, where: str) -> Pixels:
     Raises ValueError if it is no such file, is truncated or damaged, has more than `MAX_PIXELS` pixels, or is
     grey, palette, transparent, animated or deeper than 8 bits per channel.
     """
-    try:
-        if data.startswith(_PNG_SIGNATURE):
-            _check_png(data)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_image(image)
-            return np.array(image)
-    except _Refused as error:
-        raise ValueError(f"{where} {error}") from None
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{where} is not a PNG, JPEG, WebP or BMP image; remove or replace it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # on damaged bytes PIL raises nearly anything
-        raise ValueError(f"{where} is truncated or damaged ({error}); copy or make it again") from error
+    with opened_image(data, where) as image:
+        _check_image(image, data)
+        reserve(decoded_bytes(image))
+        return np.array(image)
 
 
-class _Refused(Exception):
-    """A readable file that holds no usable image; the text continues "NAME ..."."""
-
-
-def _check_image(image: Image.Image) -> None:
-    """Refuse what is too large or would need a conversion. Only the header has been read so far."""
-    if image.width * image.height > MAX_PIXELS:
-        raise _Refused(f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed")
+def _check_image(image: Image.Image, data: bytes) -> None:
+    """Refuse what would need a conversion. Only the header has been read so far."""
+    if is_deep(image, data):
+        raise ImageRefused("has 16 bits per channel, and only 8-bit RGB is read: convert the image set first")
     transparent = image.mode == "RGB" and "transparency" in image.info
     mode = "RGBA" if transparent else image.mode
     if mode != "RGB":
         kind = _KINDS.get(mode, f"an image of mode {mode}")
-        raise _Refused(f"is {kind}, and only 8-bit RGB is read: convert the image set first")
-    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) != 1:
-        raise _Refused("is an animation; keep one frame of it")
-
-
-def _check_png(data: bytes) -> None:
-    """Compare every chunk's CRC, which PIL skips for pixels, and refuse 16 bits, which PIL reduces silently."""
-    position = len(_PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise _Refused("is truncated: it ends before the image does; copy or make it again")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if data[end : end + 4] != zlib.crc32(data[position + 4 : end]).to_bytes(4):
-            cut = end + 4 > len(data)
-            raise _Refused(f"is {'truncated' if cut else 'damaged (CRC of a PNG chunk)'}; copy or make it again")
-        if kind == b"IHDR" and data[position + 16 : position + 17] == b"\x10":
-            raise _Refused("has 16 bits per channel, and only 8-bit RGB is read: convert the image set first")
-        position = end + 4
+        raise ImageRefused(f"is {kind}, and only 8-bit RGB is read: convert the image set first")
+    if has_more_frames(image) and image.format != "MPO":  # a camera's second picture, beside the whole first one
+        raise ImageRefused("is an animation; keep one frame of it")
 
 
 def seeds_of(names: Sequence[str]) -> list[int] | None:
@@ -291,10 +260,15 @@ def seeds_of(names: Sequence[str]) -> list[int] | None:
     return seeds if len(seeds) == len(names) == len(set(seeds)) else None
 
 
-def _stacked(images: Iterator[Pixels], batch: int) -> Iterator[Pixels]:
-    """Stack images [H, W, 3] to [N, H, W, 3] with N = `batch`, less in the last."""
-    while chunk := list(itertools.islice(images, batch)):
-        yield np.stack(chunk)
+def _stacked(images: Iterator[Pixels], batch: int) -> Iterator[torch.Tensor]:
+    """Stack images [H, W, 3] to uint8 [N, 3, H, W] with N = `batch`, less in the last; no image is kept beside them."""
+    for first in images:
+        stacked = np.empty([batch, 3, *first.shape[:2]], dtype=np.uint8)
+        count = 0
+        for image in itertools.chain([first], itertools.islice(images, batch - 1)):
+            stacked[count] = image.transpose(2, 0, 1)
+            count += 1
+        yield torch.from_numpy(stacked[:count])
 
 
 def _pick(values: Sequence[int] | None, indices: Sequence[int]) -> tuple[int, ...] | None:

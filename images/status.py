@@ -1,6 +1,5 @@
 """How far work in a folder is, from any machine that sees the folder, without disturbing it. Torch-free."""
 
-import json
 import os
 import tempfile
 import time
@@ -14,7 +13,7 @@ from typing import Any
 from images.archive import open_zip
 from images.claims import STALE_SECONDS, Claim, Sign, is_gone
 from images.shards import PLAN_NAME, SHARD_JSON, seed_runs
-from images.zips import RECIPE_NAME, read_json
+from images.zips import RECIPE_NAME, read_json, read_object
 
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
 _PACE_SECONDS = 600.0  # the same for folders of images
@@ -72,7 +71,7 @@ def find_work(root: str | os.PathLike[str]) -> Iterator[WorkStatus]:
             names.clear()
         try:
             status = find(path) if find else None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             status = WorkStatus(path, 0, 0, waits=str(error))
         if status is not None:
             yield status
@@ -196,21 +195,17 @@ def _touched(path: Path) -> float | None:
 def _content(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
     """None if the file is gone; `broken` in place of what is not a JSON object, or a ValueError."""
     try:
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict):
-            return content
-        reason = "no object"
+        return read_object(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        reason = str(error)
-    if broken is ValueError:
-        raise ValueError(f"{path} is unreadable ({reason})")
+        if broken is ValueError:
+            raise ValueError(f"{path} is unreadable ({error})") from error
     return dict(broken)
 
 
 def _number(plan: Mapping[str, Any], key: str, folder: Path) -> int:
     value = plan.get(key)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ValueError(f"{folder / PLAN_NAME} names no {key}: this is no folder of shards")
     return value

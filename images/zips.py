@@ -5,6 +5,7 @@ and permissions. ZIP64 fields appear only where sizes or counts need them. Torch
 """
 
 import json
+import os
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,11 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import read_regular
 from images.archive import check_member_name, open_zip, read_zip_member
 
 #: Name of the member that says how the images of a ZIP were made.
 RECIPE_NAME = "recipe.json"
 
+_MAX_FILE_BYTES = 1 << 28  # a plan or recipe that lists ten million seeds one by one has a third of that
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows
 _UNIX = 3
 _MODE = 0o100644 << 16  # a plain file, -rw-r--r--
@@ -97,13 +101,17 @@ def read_json(path: Path, file: zipfile.ZipFile, name: str) -> dict[str, Any]:
     return parse_object(read_zip_member(path, file, name), f"{name} in {path}")
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """A JSON object that is a file of its own. OSError as `open`; ValueError as `open_regular` and `parse_object`."""
+    return parse_object(read_regular(path, _MAX_FILE_BYTES), os.fspath(path))
+
+
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object that `json_bytes` could have written. ValueError for anything else; `where` begins its message."""
+    """A JSON object, as strict as `parse_json`. ValueError for anything else; `where` begins its message."""
     try:
-        content = json.loads(data)
-        json_bytes(content)  # no NaN, no infinity
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
+        content = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}; expected a JSON object")
     return content

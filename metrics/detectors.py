@@ -6,7 +6,6 @@ same file somewhere else, or other weights under the same parameter names, which
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,15 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dnnlib import test_cuts
 from dnnlib.download import fetch
-from dnnlib.util import sha256_of
+from dnnlib.util import printable, sha256_of
 from metrics import dinov2, inception, mnist, tiny_features
 from torch_utils.memory import Batches
+from torch_utils.tensor_file import read_tensors
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -195,7 +194,7 @@ def load_detector(
         digest = sha256_of(path)
         with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
             net = spec.build(resize)
-        _load_strictly(net, _read_state(path), path)
+        _load_strictly(net, _read_state(path, trusted=digest == spec.sha256), path)
     net = net.to(device).eval().requires_grad_(False)
     identity = {
         "metric": metric,
@@ -222,14 +221,19 @@ def _pinned_sha256(spec: DetectorSpec) -> str | None:
     return sha256_of(spec.source) if Path(spec.source).is_file() else None
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors or a torch file, without running code. ValueError for anything else."""
+def _read_state(path: Path, *, trusted: bool) -> dict[str, Tensor]:
+    """A state dict from .safetensors or a torch file, without running code. ValueError for anything else.
+
+    trusted: the file is a published one, so torch itself may read it, in whichever of its forms it is.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        state = torch.load(path, map_location="cpu", weights_only=True) if trusted else read_tensors(path)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the libraries raise on bytes that they were not made for
+        first_line = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise ValueError(f"{path} is not a weight file of tensors (.pth or .safetensors): {first_line}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict: expected a dict of tensors, found {type(state).__name__}")
@@ -240,11 +244,16 @@ def _load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None
     """Puts the tensors into a network on the meta device; names and shapes must be exactly the network's."""
     expected = net.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{key} is not known" for key in state if key not in expected]
+    problems += [f"{printable(str(key)[:100])} is not known" for key in state if key not in expected]
     problems += [
         f"{key} has shape {list(state[key].shape)}, expected {list(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
+    ]
+    problems += [
+        f"{key} is of type {state[key].dtype}, expected {value.dtype}"
+        for key, value in expected.items()
+        if key in state and state[key].is_floating_point() != value.is_floating_point()
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")

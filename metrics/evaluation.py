@@ -27,16 +27,22 @@ class StoredSet:
 
 
 def open_stored(
-    path: str | Path, metrics: Sequence[str], *, num: int | None = None, seed: int = 0, batch: int = 64
+    path: str | Path,
+    metrics: Sequence[str],
+    *,
+    num: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
 ) -> StoredSet:
     """Opens a ZIP, folder or .npz of images for the metrics named.
 
-    num: this many images, chosen by `seed` if there are more; None takes all. batch: images at a time.
+    num: this many images, chosen by `seed` if there are more; None takes all, or `most`. batch: images at a time.
     OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a
     metric does not take.
     """
     total = StoredImages(path).num_images
-    wanted = total if num is None else num
+    wanted = min(total, total if most is None else most) if num is None else num
     if total < 2:
         raise ValueError(f"{path} holds {total} image: statistics need at least 2")
     if total < wanted:

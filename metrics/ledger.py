@@ -8,10 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import check_destination, naming
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import open_regular
+from dnnlib.stand_ins import refuse_stand_in
+from dnnlib.util import check_destination, naming, printable
 from images.claims import in_line
 
 SCHEMA = 1
+MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
@@ -28,21 +32,30 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
     """Appends one record as one line, on disk when this returns; makes folders as needed.
 
     One process after the other, under a claim beside the ledger: not every file system that machines share appends in
-    one step. ValueError: the record holds NaN, infinity, or anything JSON has no word for. OSError: the file cannot be
-    written; then it is as it was.
+    one step. ValueError as `to_line`. OSError: the file cannot be written; then it is as it was.
     """
-    try:
-        line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"a ledger record must be plain finite JSON data: {error}") from error
+    line = to_line(record)
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_line(path.parent, path.name), naming(path):
-        _append(path, line.encode())
+        _append(path, line)
+
+
+def to_line(record: Mapping[str, Any]) -> bytes:
+    """A record as its line in the ledger. ValueError: it holds NaN, infinity, or anything else that `read` refuses."""
+    try:
+        line = json.dumps(record, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"a ledger record must be plain finite JSON data: {error}") from error
+    try:
+        _record(line)  # one line that cannot be read back would spoil all the others
+    except ValueError as error:
+        raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
+    return line + b"\n"
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if not _ends_with_newline(descriptor):  # somebody's editor left it so
@@ -60,9 +73,13 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot."""
+    """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot.
+
+    ValueError: it is no plain file, but a pipe or a device.
+    """
     check_destination(path)
     if Path(path).exists():
+        open_regular(path).close()
         with open(path, "ab"):
             return
 
@@ -85,8 +102,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"there is no ledger {path} yet: reproduce.py run, calculate_metrics.py calc and gen start one, "
             "or name another file"
         )
+    refuse_stand_in(path)
     records = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+    with open_regular(path) as file:
+        lines = file.read().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         if line.strip() == b"":
             continue
         try:
@@ -98,14 +118,12 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 def _record(line: bytes) -> dict[str, Any]:
     """One line's record, so far checked that readers may rely on its types; ValueError says what it is instead."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"has {len(line)} bytes, more than the {MAX_LINE_BYTES} allowed")
     try:
-        record = json.loads(line.decode(), parse_constant=_refuse_constant)
+        record = parse_json(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
     if not isinstance(record, dict) or "metric" not in record or "value" not in record:
         raise ValueError("is not a result: it lacks 'metric' or 'value'")
     if record.get("schema") != SCHEMA:
@@ -134,10 +152,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"holds {name}, which is no JSON")
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
@@ -157,7 +171,7 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
     if not records:
         return ""
     header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
-    rows = [header, *(_row(record) for record in records)]
+    rows = [header, *(tuple(map(printable, _row(record))) for record in records)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
@@ -166,8 +180,17 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    flags = [f"! row {n}: {flag}" for n, record in enumerate(records, 1) for flag in record.get("flags") or []]
-    return "\n".join([*lines, *flags, *(f"! {note}" for note in mixtures(records))])
+    notes = [*_flag_lines(records), *(f"! {note}" for note in mixtures(records))]
+    return "\n".join([*lines, *map(printable, notes)])
+
+
+def _flag_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every flag once, with the rows that have it: "! rows 1, 3: ..."."""
+    rows: dict[str, list[str]] = {}
+    for number, record in enumerate(records, start=1):
+        for flag in dict.fromkeys(map(str, record.get("flags") or [])):
+            rows.setdefault(flag, []).append(str(number))
+    return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:

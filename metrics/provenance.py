@@ -1,6 +1,7 @@
 """What a result says about the images it was computed from."""
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from images.archive import is_image_name, open_archive, open_zip, select_subset
 from images.recipe import Recipe
 from images.sources import StoredImages
 from images.zips import RECIPE_NAME, parse_object
+from metrics import ledger
 from metrics.reference import Statistics
 
 # How each decoder makes 8 bits of its output: part of what a score depends on.
@@ -38,11 +40,12 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
     """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
 
     `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart
-    without reading them; None for folders. ValueError: a recipe.json that is no JSON object.
+    without reading them; None for folders. ValueError: a recipe.json that is no JSON object. What such a file says in
+    a form that no ledger takes is left out, and `recipe_problem` says so.
     """
     path = Path(path)
     stored = stored_recipe(path)
-    return {
+    images = {
         "path": str(path),
         "kind": "folder" if path.is_dir() else path.suffix.lower().lstrip(".") or "file",
         "num_images": source.num_images,
@@ -50,15 +53,41 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         "subset_seed": seed if source.num_images < total else None,
         "size": list(source.image_size),
         "content_sha256": None if path.is_dir() else content_sha256(path),
-        "seeds": stored.get("seeds"),
-        "recipe": stored.get("recipe"),
-        "recipe_hash": stored.get("recipe_hash"),
     }
+    return _with(images, {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
 
 
 def describe_statistics(statistics: Statistics) -> dict[str, Any]:
     """Images of which only the statistics are there: the file, and what it says of its images."""
-    return {**statistics.images, "path": statistics.source, "kind": "statistics", "sha256": statistics.sha256}
+    images = {"path": statistics.source, "kind": "statistics", "sha256": statistics.sha256}
+    return _with(images, statistics.images, "provenance")
+
+
+def _with(images: dict[str, Any], claimed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A description of images with what a file claims of them, unless the ledger could not be read with that in it."""
+    described = {**claimed, **images}
+    sample = {"schema": ledger.SCHEMA, "metric": "", "value": 0, **recipe_fields(described)}
+    try:
+        if len(ledger.to_line(sample)) > ledger.MAX_LINE_BYTES // 4:  # the same may be said of the reference
+            raise ValueError("is longer than a ledger takes")
+    except ValueError as error:
+        return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: {str(error)[:200]}"}
+    return described
+
+
+def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ledger line that come from the description of images. ValueError: the recipe is no object."""
+    recipe = images.get("recipe") or {}
+    if not isinstance(recipe, Mapping):
+        raise ValueError("its recipe is not an object")
+    return {
+        "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
+        "recipe": images.get("recipe"),
+        "recipe_hash": images.get("recipe_hash"),
+        "labels": recipe.get("labels"),
+        "encoder": recipe.get("encoder"),
+        "quantiser": quantiser(recipe.get("encoder")),
+    }
 
 
 def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
@@ -99,9 +128,17 @@ def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | No
 
 
 def content_sha256(path: Path) -> str:
-    """Hash of the sorted names, sizes and checksums of a ZIP's images. ValueError if it is no ZIP."""
-    with open_zip(path) as file:
-        members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
+    """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
+
+    A folder and a ZIP of it have the same one. ValueError for anything else.
+    """
+    if path.is_dir():
+        with open_archive(path) as archive:
+            read = ((name, archive.read(name)) for name in archive.names)
+            members = [(name, zlib.crc32(data), len(data)) for name, data in read]
+    else:
+        with open_zip(path) as file:
+            members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
     digest = hashlib.sha256()
     for name, checksum, size in members:
         digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))

@@ -5,9 +5,12 @@ Read:
 * `.npz` of this project: `mu`, `sigma` for "fid" (so that other tools find them), `<metric>.mu`, `<metric>.sigma` for
   every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them;
 * `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid"; other arrays are left alone;
-* EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code.
+* EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code;
+* features [N, D], of which mean and covariance are taken: `feats` of clean-fid's `_kid.npz`, `pool_3`, `reps` of
+  dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does);
+* torch-fidelity's `.pt` caches: {"mu", "sigma"}, or features [N, D]; D names the metric.
 
-Written: the first and the last. A pickle names its arrays as numpy 1 did, so that numpy of any version reads it, and
+Written: the first and the third. A pickle names its arrays as numpy 1 did, so that numpy of any version reads it, and
 has no place for provenance.
 """
 
@@ -16,25 +19,37 @@ import pickle
 import reprlib
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dnnlib.download import fetch
+from dnnlib.regular import open_regular
+from dnnlib.urls import without_secrets
 from dnnlib.util import atomic_path, check_destination, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
 from images.zips import ZipWriter, parse_object
+from metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from metrics.moments import Moments
 from torch_utils import safe_pickle
+from torch_utils.safe_pickle import UnsafePickleError
+from torch_utils.tensor_file import read_tensors
 
+_T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
+MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
+MAX_METRICS = 8  # read at once
+_MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
+_NPY_MAGIC = b"\x93NUMPY"
+_DGM_EVAL_MODELS = {"inception": "fid", "dinov2": "fd_dinov2"}  # its names of detectors -> metrics here
 ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
 
 
@@ -42,8 +57,10 @@ ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances 
 class Statistics:
     """What a statistics file holds.
 
-    moments: per metric. source, sha256: the file as asked for, and its hash. detectors: the identity of the detector
-    per metric; a metric is missing where the file does not say. images: what it says of the images, empty if nothing.
+    moments: per metric. source, sha256: the file as asked for (of a URL, no secrets), and its hash. detectors: the
+    identity of the detector per metric; a metric is missing where the file does not say. images: what it says of the
+    images, empty if nothing.
+    resize_known: whether it is settled how images were resized, by `detectors` or by the tool that writes such files.
     """
 
     moments: Mapping[str, Moments]
@@ -51,12 +68,12 @@ class Statistics:
     sha256: str
     detectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Mapping[str, Any] = field(default_factory=dict)
+    resize_known: bool = True
 
     def of(self, metric: str, dim: int, num_images: int | None = None) -> Moments:
         """The moments of one metric. ValueError if they are not there (naming those there are) or of another size."""
         if metric not in self.moments:
-            known = ", ".join(self.moments)
-            raise ValueError(f"{self.source} has no statistics for {metric}, only for {known}: use --metrics={known}")
+            raise ValueError(_not_there(metric, self.moments, self.source))
         moments = self.moments[metric]
         if moments.dim != dim:
             raise ValueError(
@@ -70,29 +87,79 @@ class Statistics:
         return moments
 
 
-def open_statistics(source: str | Path, *, offline: bool = False) -> Statistics:
+def open_statistics(source: str | Path, metrics: Collection[str] | None = None, *, offline: bool = False) -> Statistics:
     """Reads a statistics file of any known format, by path or URL; the format is told by the content.
 
-    OSError: no such file, or it cannot be fetched. ValueError: not statistics, or damaged: arrays missing, of wrong
-    shapes, not floating point, not finite, not symmetric, or with negative variances.
+    metrics: which to read, the others are left alone; None reads all, up to `MAX_METRICS`.
+
+    OSError: no such file, or it cannot be fetched. ValueError: not statistics, none of one of `metrics`, of more than
+    `MAX_FEATURES` features, or damaged: arrays missing, of wrong shapes, not floating point, not finite, not
+    symmetric, or with negative variances.
     """
-    path = fetch(source, offline=offline)
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    provenance: dict[str, Any] = {}
-    if magic[:2] == b"PK":
-        moments, provenance = _read_npz(path, str(source))
-    elif magic[:1] == b"\x80":
-        moments = _read_pickle(path, str(source))
-    else:
-        raise ValueError(f"{source} is neither .npz nor EDM2 .pkl statistics")
+    path, source = fetch(source, offline=offline), without_secrets(str(source))
+    found = _read(path, source, metrics)
     return Statistics(
-        moments=moments,
-        source=str(source),
+        moments=found.moments,
+        source=source,
         sha256=sha256_of(path),
-        detectors=_detectors(provenance, source),
-        images=_images(provenance, source),
+        detectors=_detectors(found.provenance, source),
+        images=_images(found.provenance, source),
+        resize_known=found.resize_known,
     )
+
+
+class _Content(NamedTuple):
+    """What a file was found to hold."""
+
+    moments: dict[str, Moments]
+    provenance: Mapping[str, Any] = MappingProxyType({})
+    resize_known: bool = False
+
+
+def _read(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
+    magic = _magic(path)
+    if _is_tensor_file(path):
+        return _read_tensor_file(path, source)
+    if magic.startswith(b"PK"):
+        return _read_npz(path, source, metrics)
+    if magic.startswith(b"\x80"):
+        return _Content(_read_pickle(path, source, metrics), resize_known=True)
+    if magic.startswith(_NPY_MAGIC):
+        with damage_means(f"{source} cannot be read as features"), open_regular(path) as file:
+            found = moments_of_array(file)
+            return _Content({metric_of_dim(found.dim): found})
+    raise ValueError(f"{source} is no statistics: neither .npz, EDM2 .pkl, .npy nor .pt")
+
+
+def _is_tensor_file(path: Path) -> bool:
+    """Whether it is a file of `torch.save`: a ZIP with a pickle in its one folder."""
+    if not _magic(path).startswith(b"PK") or not zipfile.is_zipfile(path):
+        return False
+    with open_zip(path) as file:
+        return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in file.namelist())
+
+
+def _read_tensor_file(path: Path, source: str) -> _Content:
+    """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
+    try:
+        content = read_tensors(path, arrays=True)
+    except UnsafePickleError as error:
+        raise type(error)(f"{source}: {error}") from error
+    if isinstance(content, torch.Tensor):
+        with damage_means(f"{source} cannot be read as features"):
+            moments = moments_of_rows(content)
+            return _Content({metric_of_dim(moments.dim): moments})
+    if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
+        raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
+    mu, sigma = (part.numpy() if isinstance(part, torch.Tensor) else part for part in (content["mu"], content["sigma"]))
+    with damage_means(f"{source} cannot be read as statistics"):
+        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray) and mu.ndim == 1 else 0)
+    return _Content({metric: _checked(metric, mu, sigma, None, source)})
+
+
+def _magic(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(len(_NPY_MAGIC))
 
 
 def _detectors(provenance: Mapping[str, Any], source: str | Path) -> dict[str, dict[str, Any]]:
@@ -116,19 +183,24 @@ def _refuse_provenance(source: str | Path) -> NoReturn:
     raise ValueError(f"{source}: its provenance is not what this program writes; make the file again")
 
 
-def holds_statistics(path: str | Path) -> bool:
-    """Whether a local file is statistics rather than images: a pickle, or an .npz with `sigma` and without `arr_0`.
+def holds_statistics(path: str | Path, *, reference: bool = False) -> bool:
+    """Whether a local file is statistics or features rather than images.
 
-    ValueError: a damaged .npz.
+    reference: whether it stands on that side. guided-diffusion's files hold both, the statistics of all images and
+    some of the images: the former are the reference, the latter the samples. ValueError: a damaged ZIP.
     """
     path = Path(path)
-    if path.suffix.lower() == ".pkl":
+    if not path.is_file():
+        return path.suffix.lower() in (".pkl", ".pt", ".npy")
+    if _is_tensor_file(path):
         return True
-    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+    if not _magic(path).startswith(b"PK"):
+        return path.suffix.lower() == ".pkl" or _magic(path).startswith((b"\x80", _NPY_MAGIC))
+    if not zipfile.is_zipfile(path):
         return False
     with open_zip(path) as file:
-        names = set(file.namelist())
-    return any(name.endswith("sigma.npy") for name in names) and "arr_0.npy" not in names
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+    return bool(_npz_pairs(names) or _feature_key(names)) and (reference or "arr_0" not in names)
 
 
 def save_statistics(
@@ -181,22 +253,72 @@ def check_name(path: str | Path) -> str:
     return suffix
 
 
-def _read_npz(path: Path, source: str) -> tuple[dict[str, Moments], dict[str, Any]]:
-    with damage_means(f"{source} cannot be read as statistics"), open_zip(path) as file:
+def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
+    damaged = f"{source} cannot be read as statistics"
+    with damage_means(damaged), open_zip(path) as file:
         names = [name.removesuffix(".npy") for name in check_zip(path, file, max_bytes=None)]
-        pairs = _npz_pairs(names)
+        pairs, features = _npz_pairs(names), _feature_key(names)
+        if not pairs and features:
+            return _Content(_of_features(path, file, features, names))
         if not pairs:
             raise ValueError(_no_statistics(names))
-        count = _npz_array(path, file, "num_images") if "num_images" in names else None
-        text = _npz_array(path, file, "provenance") if "provenance" in names else "{}"
+        count = _npz_array(path, file, "num_images", 8) if "num_images" in names else None
+        text = _npz_array(path, file, "provenance", _MAX_TEXT_BYTES) if "provenance" in names else "{}"
         provenance = parse_object(str(text).encode(), "provenance")
-        arrays = {m: (_npz_array(path, file, mu), _npz_array(path, file, sigma)) for m, (mu, sigma) in pairs.items()}
+    wanted = _wanted(pairs, metrics, source)
+    with damage_means(damaged), open_zip(path) as file:
+        arrays = {
+            metric: (
+                _npz_array(path, file, mu, 8 * MAX_FEATURES),
+                _npz_array(path, file, sigma, 8 * MAX_FEATURES**2),
+            )
+            for metric, (mu, sigma) in wanted.items()
+        }
     num_images = _checked_count(None if count is None else count.tolist(), source)
-    return {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}, provenance
+    moments = {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}
+    return _Content(moments, provenance, resize_known="provenance" in names or "mu_s" in names)
 
 
-def _npz_array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _of_features(path: Path, file: zipfile.ZipFile, key: str, names: list[str]) -> dict[str, Moments]:
+    """Moments of the features in one array of an .npz, by metric. ValueError for features of no metric here."""
+    model = str(_npz_array(path, file, "model", _MAX_TEXT_BYTES)) if key == "reps" and "model" in names else None
+    if model is not None and model not in _DGM_EVAL_MODELS:
+        known = ", ".join(_DGM_EVAL_MODELS)
+        raise ValueError(f"its features are of the model {model[:40]!r}, which no metric here uses; known: {known}")
+    with file.open(f"{key}.npy") as stream:
+        moments = moments_of_array(stream)
+    return {metric_of_dim(moments.dim) if model is None else _DGM_EVAL_MODELS[model]: moments}
+
+
+def _feature_key(names: list[str]) -> str | None:
+    """The array of an .npz that holds features, by the names that other tools give it."""
+    return next((name for name in ("feats", "pool_3", "reps") if name in names), None)
+
+
+def _npz_array(path: Path, file: zipfile.ZipFile, name: str, max_bytes: int) -> NDArray[Any]:
+    size = file.getinfo(f"{name}.npy").file_size
+    if size > max_bytes + npy.MAX_HEADER:
+        raise ValueError(f"{name} has {size} bytes: at most {max_bytes} are read, of {MAX_FEATURES} features")
     return npy.from_bytes(read_zip_member(path, file, f"{name}.npy"))
+
+
+def _wanted(
+    pairs: Mapping[str, tuple[_T, _T]], metrics: Collection[str] | None, source: str
+) -> dict[str, tuple[_T, _T]]:
+    """The arrays of the metrics that were asked for. ValueError if one is not there, or for too many."""
+    if metrics is None and len(pairs) > MAX_METRICS:
+        raise ValueError(f"{source} has statistics for {len(pairs)} metrics: at most {MAX_METRICS} are read at once")
+    for metric in metrics or ():
+        if metric not in pairs:
+            raise ValueError(_not_there(metric, pairs, source))
+    return {metric: pair for metric, pair in pairs.items() if metrics is None or metric in metrics}
+
+
+def _not_there(metric: str, known: Iterable[str], source: str) -> str:
+    names = list(known)
+    shown = ", ".join(name[:80] for name in names[:MAX_METRICS])
+    more = f" and {len(names) - MAX_METRICS} more" if len(names) > MAX_METRICS else ""
+    return f"{source} has no statistics for {metric}, only for {shown}{more}: use --metrics={names[0][:80]}"
 
 
 def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
@@ -215,21 +337,21 @@ def _no_statistics(names: list[str]) -> str:
     return f"it has no mu and sigma, only {', '.join(names[:5])[:200] or 'nothing'}"
 
 
-def _read_pickle(path: Path, source: str) -> dict[str, Moments]:
+def _read_pickle(path: Path, source: str, metrics: Collection[str] | None) -> dict[str, Moments]:
     try:
         content = safe_pickle.load(path)
     except safe_pickle.UnsafePickleError as error:
         raise type(error)(f"{source}: {error}") from error
     entries = content if isinstance(content, dict) else {}
     pairs = {
-        metric: (entry["mu"], entry["sigma"])
+        str(metric): (entry["mu"], entry["sigma"])
         for metric, entry in entries.items()
         if isinstance(entry, dict) and {"mu", "sigma"} <= entry.keys()
     }
     if not pairs:
         raise ValueError(f"{source} is a pickle, but not of statistics: expected metrics with 'mu' and 'sigma'")
     num_images = _checked_count(entries.get("num_images"), source)
-    return {str(m): _checked(str(m), mu, sigma, num_images, source) for m, (mu, sigma) in pairs.items()}
+    return {m: _checked(m, *pair, num_images, source) for m, pair in _wanted(pairs, metrics, source).items()}
 
 
 def _checked_count(count: object, source: str) -> int | None:
@@ -252,6 +374,8 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
         raise ValueError(f"{where}: mu is {mu.dtype} and sigma {sigma.dtype}, expected floating point")
     if mu.ndim != 1 or mu.size < 1 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
+    if mu.size > MAX_FEATURES:
+        raise ValueError(f"{where}: {mu.size} features: at most {MAX_FEATURES} are read")
     with np.errstate(over="ignore"):  # wider types
         mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
     if not ((np.abs(mean) < _ABSURD).all() and (np.abs(cov) < _ABSURD).all()):

@@ -11,7 +11,7 @@ from metrics import ledger
 from metrics.detectors import find_spec
 from metrics.frechet import FactoredMoments, factorize, frechet_distance
 from metrics.moments import Moments
-from metrics.provenance import quantiser
+from metrics.provenance import recipe_fields
 from metrics.reference import Statistics, open_statistics
 
 SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
@@ -33,22 +33,29 @@ class Reference:
 def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool = False) -> Reference:
     """Opens reference statistics and does everything with them that can fail, before any image is made or read.
 
-    The distance of each metric's statistics to themselves is computed: it runs the code that the score will need,
-    and is zero for sound statistics. Errors as `open_statistics` and `factorize`, and ValueError for a metric that
-    is missing or of other dimensions than its detector.
+    Errors as `open_statistics` and `prepare_reference`.
     """
-    statistics = open_statistics(source, offline=offline)
+    return prepare_reference(open_statistics(source, metrics, offline=offline), metrics)
+
+
+def prepare_reference(statistics: Statistics, metrics: Sequence[str]) -> Reference:
+    """Does everything with reference statistics that can fail.
+
+    The distance of each metric's statistics to themselves is computed: it runs the code that the score will need,
+    and is zero for sound statistics. Errors as `factorize`, and ValueError for a metric that is missing or of other
+    dimensions than its detector.
+    """
     moments = {metric: statistics.of(metric, find_spec(metric).feature_dim) for metric in metrics}
     factored = {}
     for metric, each in moments.items():
         try:
             factored[metric] = factorize(each)
         except ValueError as error:
-            raise ValueError(f"{source}: {metric}: {error}") from error
+            raise ValueError(f"{statistics.source}: {metric}: {error}") from error
         distance = frechet_distance(factored[metric], factored[metric])
         if not distance <= SELF_DISTANCE_TOLERANCE * (1 + factored[metric].trace):
             raise ValueError(
-                f"{source}: {metric} is at distance {distance:.3g} from itself: damaged, or a faulty LAPACK"
+                f"{statistics.source}: {metric} is at distance {distance:.3g} from itself: damaged, or a faulty LAPACK"
             )
     return Reference(statistics, factored)
 
@@ -73,14 +80,15 @@ def score(
     moments: Mapping[str, Moments],
     detectors: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> list[Score]:
     """Distances of a set of images to the reference, one per metric of `moments`.
 
     detectors: identity per metric of the detector that made `moments`, missing where unknown. images: what is known
-    of the images (`describe_images`). RuntimeError if a distance is not a finite number.
+    of the images (`metrics.provenance`). notes: further flags. RuntimeError if a distance is not a finite number.
     """
     scores = []
-    size_flags = _size_flags(images, reference.statistics.images)
+    image_flags = [*_size_flags(images, reference.statistics.images), *_swap_flags(images, reference.statistics)]
     for metric, each in moments.items():
         value = frechet_distance(each, reference.factored[metric])
         if not math.isfinite(value):
@@ -88,10 +96,12 @@ def score(
         notice = test_cuts.notice()
         flags = [
             *([] if notice is None else [notice]),
+            *notes,
             *_count_flags(metric, each, "images"),
             *_count_flags(metric, reference.statistics.moments[metric], "reference images"),
-            *_detector_flags(metric, detectors.get(metric), reference.statistics.detectors.get(metric)),
-            *size_flags,
+            *_detector_flags(metric, detectors.get(metric), reference.statistics),
+            *image_flags,
+            *([images["recipe_problem"]] if "recipe_problem" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
         scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256))
@@ -107,14 +117,20 @@ def _count_flags(metric: str, moments: Moments, what: str) -> list[str]:
     ]
 
 
-def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> list[str]:
+def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Statistics) -> list[str]:
     if used is None:
         return [f"it is not known which detector made the {metric} statistics of the images"]
-    if reference is not None:
+    theirs = reference.detectors.get(metric)
+    if theirs is not None:
         return [
-            f"the detector's {key} is {used.get(key)} for the images, {reference.get(key)} for the reference"
+            f"the detector's {key} is {used.get(key)} for the images, {theirs.get(key)} for the reference"
             for key in IDENTITY_KEYS
-            if used.get(key) != reference.get(key)
+            if used.get(key) != theirs.get(key)
+        ]
+    if not reference.resize_known:
+        return [
+            "the reference does not say how its images were resized, and tools differ in it: compare the value only "
+            "with others against this very file"
         ]
     if not used.get("published", False):
         return ["the detector's weights are not the published ones, and the reference does not name its own"]
@@ -129,6 +145,24 @@ def _size_flags(images: Mapping[str, Any], reference: Mapping[str, Any]) -> list
     if ours is None or theirs is None or list(ours) == list(theirs):
         return []
     return [f"the images are {ours[1]}x{ours[0]}, those of the reference {theirs[1]}x{theirs[0]}"]
+
+
+def _swap_flags(images: Mapping[str, Any], reference: Statistics) -> list[str]:
+    """A reference that was generated, and samples that were not: most likely the sides are swapped."""
+    if not reference.images.get("generated") or images.get("recipe") is not None:
+        return []
+    return [
+        f"the reference, {reference.source}, holds generated images (there is a recipe.json), the samples do not: "
+        "are they swapped? The samples come first"
+    ]
+
+
+def fewer_than_published(num_images: int) -> str:
+    """What to mind of a score of all images there are, if these are fewer than published scores are made of."""
+    return (
+        f"{num_images:,} images, where published scores have {ledger.STANDARD_NUM_IMAGES:,}: fewer give higher values, "
+        "so compare only at the same number"
+    )
 
 
 def is_score_of(record: Mapping[str, Any], detector: Mapping[str, Any], reference: Reference, metric: str) -> bool:
@@ -168,7 +202,6 @@ def ledger_record(
     reduced: how many at a time memory held of what it did not hold; then last bits may differ from another run's.
     note: the user's own words for the row.
     """
-    recipe = images.get("recipe") or {}
     metric, theirs = score.metric, reference.statistics
     return {
         "schema": ledger.SCHEMA,
@@ -188,12 +221,7 @@ def ledger_record(
             "images": dict(theirs.images) or None,
         },
         "detector": None if detector is None else dict(detector),
-        "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
-        "recipe": images.get("recipe"),
-        "recipe_hash": images.get("recipe_hash"),
-        "labels": recipe.get("labels"),
-        "encoder": recipe.get("encoder"),
-        "quantiser": quantiser(recipe.get("encoder")),
+        **recipe_fields(images),
         "run": {"batch": batch, **({"reduced": dict(reduced)} if reduced else {})},
         **environment,
     }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dnnlib.util import printable
 from papers.tables import TABLES, Row, parsed, published_runs
 
 Cells = Sequence[Sequence[object]]  # rows of cells, the first row the header
@@ -13,33 +14,67 @@ Cells = Sequence[Sequence[object]]  # rows of cells, the first row the header
 
 def as_text(rows: Cells) -> str:
     """Aligned columns under a rule."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def as_markdown(rows: Cells) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    lines = ["| " + " | ".join(str(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
+    """A Markdown table, whose cells are shown as the texts that they are."""
+    lines = ["| " + " | ".join(_markdown_text(str(cell)) for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
+_MARKDOWN = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": r"\\", "|": r"\|", "`": r"\`", "*": r"\*", "[": r"\[", "]": r"\]"}
+)
+
+
+def _markdown_text(text: str) -> str:
+    """A text that ends no cell, and makes no code, link, picture or HTML."""
+    return printable(text).translate(_MARKDOWN).replace("://", r":\//")
+
+
 def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records of the same keys as CSV with a header; None is an empty cell, a list is joined by semicolons."""
+    """Records of the same keys as CSV with a header; None is an empty cell, a list is joined by semicolons.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     if not records:
         return ""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(records[0])
     for record in records:
-        writer.writerow(";".join(map(str, v)) if isinstance(v, list) else v for v in record.values())
+        cells = map(_csv_cell, record.values())
+        writer.writerow(";".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
     return file.getvalue().rstrip("\n")
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: full width
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_csv_cell(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(_FORMULA) and not _is_number(value) else "") + printable(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def as_json(data: object) -> str:
-    """Plain data as indented JSON."""
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    """Plain data as indented JSON; in ASCII where it holds control characters, which JSON lets pass."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return text if text.replace("\n", "").isprintable() else json.dumps(data, indent=2)
 
 
 def record_of(row: Row) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib.extras import need
+from dnnlib.extras import matplotlib_figure
 from dnnlib.util import atomic_path
 
 Curve = Mapping[float, Sequence[float]]  # x -> scores of the seed blocks
@@ -34,8 +34,7 @@ def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, title: str = ""
     for panel in panels:
         if not any(panel.curves.values()):
             raise ValueError(f"nothing to draw against {panel.xlabel}: no scores in the ledger")
-    figure_class = need("matplotlib.figure", "pip install matplotlib").Figure
-    figure = figure_class(figsize=(1 + 4.2 * len(panels), 3.4), layout="constrained")
+    figure = matplotlib_figure()(figsize=(1 + 4.2 * len(panels), 3.4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, panel)
     figure.axes[0].set_ylabel(ylabel)

@@ -12,7 +12,8 @@ from typing import Any
 
 from images.recipe import StepInterval
 
-POSTHOC = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/"
+MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"
+POSTHOC = f"{MODEL_ROOT}/posthoc-reconstructions/"
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 
 
@@ -29,6 +30,7 @@ class Preset:
     published: float | None = None  # score in the paper, 50,000 images
     num_steps: int = 32
     num_classes: int = 1000  # 0 = unconditional
+    data: str = "img512"  # img512 | img64 | mnist16: what the networks make, and the name of the reference
     caption: str = ""
 
     @property
@@ -64,6 +66,7 @@ def _published() -> list[Preset]:
                 metric=row["metric"],
                 published=float(row["published"]),
                 num_classes=0 if "-uncond-" in row["net"] else 1000,
+                data="img64" if "-img64-" in row["net"] else "img512",
             )
         )
     return presets
@@ -75,8 +78,8 @@ def _embedded() -> list[Preset]:
     def preset(
         name: str, caption: str, net: str, gnet: str | None = None, guidance: float = 1.0, **rest: Any
     ) -> Preset:
-        common: dict[str, Any] = {"metric": "fd_mnist", "num_steps": 16, "num_classes": 10, "caption": caption}
-        return Preset(name, net, gnet, guidance, **{**common, **rest})
+        common: dict[str, Any] = {"metric": "fd_mnist", "num_steps": 16, "num_classes": 10, "data": "mnist16"}
+        return Preset(name, net, gnet, guidance, caption=caption, **{**common, **rest})
 
     return [
         preset("mnist16", "unguided", main),

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from dnnlib.places import find_file
 from images.recipe import GuideSpec, LabelRule, NetworkRef, Recipe, SamplerSpec, StepInterval
-from papers.presets import POSTHOC, PRETRAINED, Preset, all_presets
+from papers.presets import MODEL_ROOT, Preset, all_presets
+from papers.references import REFERENCES
 
-MODEL_ROOT = POSTHOC.removesuffix("/posthoc-reconstructions/")
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
 NETWORK_NAME = re.compile(r"(?P<run>edm2-img\d+-\w+(?:-uncond)?)-(?P<kimg>\d{7})-(?P<ema>\d\.\d{3})\.pkl")
@@ -103,8 +104,7 @@ class Row:
     @property
     def reference(self) -> str:
         """URL or path of the reference statistics."""
-        embedded = PRETRAINED / f"{self.data}-refs.npz"
-        return str(embedded) if self.data == "mnist16" else f"{MODEL_ROOT}/dataset-refs/{self.data}.pkl"
+        return REFERENCES[self.data].source
 
     @property
     def runnable(self) -> str | None:
@@ -124,7 +124,7 @@ class Row:
 
     def missing(self, networks: str | Path = NETWORKS) -> tuple[str, ...]:
         """Those of `files` that are neither published nor in the folder `networks`."""
-        return tuple(f for f in self.files if f not in _published() and not (Path(networks) / f).is_file())
+        return tuple(f for f in self.files if f not in _published() and not find_file(Path(networks, f)).is_file())
 
     def recipe(self, networks: str | Path = NETWORKS) -> Recipe:
         """How its images are made. ValueError if no network of this code base makes them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.download import fetch
+from dnnlib.places import short_name
 from dnnlib.workers import ALONE, Workers
 from images.batch import drain
 from images.recipe import LabelRule, Recipe
@@ -17,7 +18,7 @@ from metrics.blocks import Bar, BlockScorer, Record
 from metrics.detectors import load_detector
 from metrics.environment import environment
 from metrics.reference import open_statistics
-from metrics.scoring import open_reference
+from metrics.sides import ReferenceImages, open_reference_side, open_side
 from papers.presets import PRETRAINED
 from papers.tables import Row
 from sampling.generation import Generation, opener
@@ -96,7 +97,7 @@ class Runner:
                 fetch(file, offline=self.settings.offline)
             if row.real is not None:
                 for _, path in self._floors(row):
-                    open_statistics(path)
+                    open_statistics(path, [row.metric])
             else:
                 self._recipe(row)
 
@@ -116,8 +117,12 @@ class Runner:
             record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
+    def parts(self, row: Row) -> list[range]:
+        """The seeds of each block that `run` gives; none for a set of real images."""
+        return self.blocks(row) if row.real is None else [range(0) for _ in self._floors(row)]
+
     def blocks(self, row: Row) -> list[range]:
-        """The seeds of each block."""
+        """The seeds of each block of a row that is sampled."""
         num = self.settings.num or row.num_images
         count = self.settings.blocks or row.repeats or 1
         first = self.settings.seed
@@ -164,7 +169,7 @@ class Runner:
             return
         scorer = self.scorer(row.metric, row.reference)
         for number, path in self._floors(row):
-            statistics = open_statistics(_from_here(path))
+            statistics = open_statistics(short_name(path), [row.metric])
             found = scorer.find_statistics(statistics.sha256)
             tags = {"row": {"name": row.name, "block": number}}
             record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)
@@ -183,9 +188,12 @@ class Runner:
 
     def _scorer(self, metric: str, reference: str) -> BlockScorer:
         settings = self.settings
+        side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
+        theirs = open_reference_side(side, [metric])
+        detector = load_detector(metric, self._device, offline=settings.offline)
         return BlockScorer(
-            open_reference(_from_here(reference), [metric], offline=settings.offline),
-            load_detector(metric, self._device, offline=settings.offline),
+            theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs,
+            detector,
             settings.ledger,
             settings.results / "work",
             environment(self._device),
@@ -201,9 +209,3 @@ def _real_statistics(row: Row, num: int, number: int) -> Path:
     assert row.real is not None
     path = PRETRAINED / row.real.format(num=num)
     return path if number == 0 else path.with_stem(f"{path.stem}-{number}")
-
-
-def _from_here(source: str | Path) -> str:
-    """A path below the current folder without that folder, so that ledgers do not depend on where projects lie."""
-    path = Path(source)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(source)

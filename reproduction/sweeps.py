@@ -40,10 +40,15 @@ def find_best(
     stride: int,
     valid: Callable[[Point], bool],
     say: Callable[[Point, float], None],
+    begin: Callable[[Point], None] = lambda point: None,
 ) -> Found:
-    """The best point of a sweep by one block of images each. say: called with each point and score as it comes."""
+    """The best point of a sweep by one block of images each.
+
+    begin: called with each point before it is scored. say: with the point and its score.
+    """
 
     def score(point: Point) -> float:
+        begin(point)
         value: float = _score(runner, sweep, point, range(sweep.seed, sweep.seed + sweep.num))["value"]
         say(point, value)
         return value
@@ -51,10 +56,24 @@ def find_best(
     return search(score, start, stages, stride=stride, valid=valid)
 
 
-def repeat(runner: Runner, sweep: Sweep, point: Point, num: int, blocks: int) -> list[Record]:
-    """Scores of one point in `blocks` blocks of `num` images, as the papers re-evaluate the optimum."""
-    first = [sweep.seed + k * num for k in range(blocks)]
-    return [_score(runner, sweep, point, range(seed, seed + num)) for seed in first]
+def repeat(
+    runner: Runner,
+    sweep: Sweep,
+    point: Point,
+    num: int,
+    blocks: int,
+    begin: Callable[[int], None] = lambda number: None,
+) -> list[Record]:
+    """Scores of one point in `blocks` blocks of `num` images, as the papers re-evaluate the optimum.
+
+    begin: called with the number of each block, from 0, before it is scored.
+    """
+    records = []
+    for number in range(blocks):
+        begin(number)
+        first = sweep.seed + number * num
+        records.append(_score(runner, sweep, point, range(first, first + num)))
+    return records
 
 
 def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:

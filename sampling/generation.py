@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from images.batch import ImageBatch
+from images.class_names import ClassName, find_class
 from images.recipe import NetworkRef, Recipe, StepInterval
 from sampling import seeds as seeding
 from sampling.guidance import Counted, Guide, bind, guided
@@ -75,7 +76,11 @@ class Generation:
     def numerics(self) -> dict[str, Any]:
         """What may change last bits beside the recipe, the batch and the device."""
         decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
-        return {"decoder_batch": decoder, "deterministic": torch.are_deterministic_algorithms_enabled()}
+        return {
+            "decoder_batch": decoder,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+        }
 
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
@@ -129,9 +134,9 @@ def open_recipe(
     for guide in guides:
         check_guide(main, guide)
     labelled = _labelled(main, guides)
-    recipe = _with_checked_labels(recipe, main, labelled)
+    recipe = _with_checked_labels(recipe, labelled, notes)
     if labelled is not main:
-        notes.append(_about_unlabelled(recipe))
+        recipe = _for_guides_alone(recipe, notes)
     if isinstance(main.encoder, Encoder):
         main.encoder.init(target, offline=offline)
     else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
@@ -232,7 +237,7 @@ def sample(
     )
     onehot = None
     if labels is not None:
-        onehot = torch.eye(num_classes, device=device)[torch.tensor(labels, device=device)]
+        onehot = nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
     counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
     guides = [
         Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
@@ -275,25 +280,42 @@ def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
     return known[0] if known else main
 
 
-def _with_checked_labels(recipe: Recipe, main: NetworkFile, labelled: NetworkFile) -> Recipe:
-    """The recipe, its label rule 'none' without classes. ValueError for a class that no network has.
+def _with_checked_labels(recipe: Recipe, labelled: NetworkFile, notes: list[str]) -> Recipe:
+    """The recipe, its label rule 'none' if there are no classes, a class given by name as its index.
 
-    As in EDM2, no labels are drawn for an unconditional main network, and a conditional guide then runs without one;
-    a class, or balanced ones, reach it where they are asked for.
+    ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
     """
     classes = labelled.net.label_dim
-    if isinstance(recipe.labels, int) and not 0 <= recipe.labels < classes:
+    names = None if labelled.class_names is None else labelled.class_names[:classes]
+    if isinstance(recipe.labels, ClassName) and classes > 0:
+        index = find_class(recipe.labels.text, names, labelled.source, classes)
+        notes.append(f"--class={recipe.labels} is class {index}")
+        return replace(recipe, labels=index)
+    if isinstance(recipe.labels, int | ClassName) and not _is_index(recipe.labels, classes):
         hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
         raise ValueError(f"class {recipe.labels}: {labelled.source} {hint}")
-    unasked = main.net.label_dim == 0 and recipe.labels == "random"
-    return recipe if classes > 0 and not unasked else replace(recipe, labels="none")
+    if isinstance(recipe.labels, int) and names and str(recipe.labels) in names:
+        named = names.index(str(recipe.labels))
+        if named != recipe.labels:
+            notes.append(f"class {recipe.labels} is the one of this index; the one named {recipe.labels} is {named}")
+    return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _about_unlabelled(recipe: Recipe) -> str:
-    """What to know of an unconditional main network with a guide that has classes."""
-    if recipe.labels == "none":
-        return "the main network is unconditional: its guide runs without a class, as in EDM2; --class=N gives it one"
-    return "the main network is unconditional: the class is its guide's, not that of the images"
+def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
+    """The recipe of an unconditional main network with a conditional guide, and a note.
+
+    As in EDM2, no labels are drawn, and the guide runs without one; a class, or balanced ones, that are asked for
+    are the guide's.
+    """
+    if recipe.labels == "random":
+        notes.append("the main network is unconditional: its guide runs without a class, as in EDM2, unless --class=N")
+        return replace(recipe, labels="none")
+    notes.append("the main network is unconditional: the class is its guide's, not that of the images")
+    return recipe
+
+
+def _is_index(label: int | ClassName, classes: int) -> bool:
+    return isinstance(label, int) and 0 <= label < classes
 
 
 def _check_encoder(main: NetworkFile) -> None:

@@ -1,6 +1,7 @@
 """Shared by all tests: CUDA tests are skipped without a device, and no test touches the user's caches."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 # All tests see what they write at once.
 shards.APPEARS_SECONDS, shards._POLL_SECONDS = 0.1, 0.02
+# Signals as a terminal has them, also where the tests run in the background or under nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# EDM2_TEST_ONEDNN=0 runs the tests with the kernels that processors without oneDNN's take.
+torch.backends.mkldnn.enabled = os.environ.get("EDM2_TEST_ONEDNN", "1") != "0"
 
 
 def pytest_collection_modifyitems(config, items):

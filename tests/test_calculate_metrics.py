@@ -266,6 +266,102 @@ def test_documented_command_lines_of_the_interval_repository_parse() -> None:
     assert context.params == {**expected, "batch_size": 128}
 
 
+# The two sides: SAMPLES REFERENCE
+
+
+def last_record() -> dict[str, Any]:
+    return ledger.read("results/ledger.jsonl")[-1]
+
+
+def test_every_kind_of_reference_gives_the_distance_of_its_statistics(
+    make_zip: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Images, in whatever they come, count as the statistics that `ref` makes of them."""
+    samples, images = make_zip(80), make_zip(100, name="real.zip")
+    with zipfile.ZipFile(images) as file:
+        file.extractall(tmp_path / "real")
+    run("ref", f"--data={images}", "--dest=real-stats.npz", "--metrics=fd_mnist")
+    for reference in ("real-stats.npz", "real.zip", "real"):
+        run("calc", samples, reference, "--metrics=fd_mnist")
+    records = ledger.read("results/ledger.jsonl")
+    assert records[0]["value"] == records[1]["value"] == records[2]["value"]
+    for record in records[1:]:
+        assert record["reference"]["num_images"] == 100
+        assert record["reference"]["detector"] == record["detector"]
+        assert record["reference"]["images"]["generated"] is False
+        assert record["num_images"] == 80
+    assert [record["reference"]["source"] for record in records] == ["real-stats.npz", "real.zip", "real"]
+    assert records[1]["reference"]["sha256"] == records[2]["reference"]["sha256"], "by content, not by place"
+    (tmp_path / "real" / "000099.png").unlink()
+    run("calc", samples, "real", "--metrics=fd_mnist")
+    assert last_record()["reference"]["sha256"] != records[2]["reference"]["sha256"]
+
+
+def test_statistics_may_be_on_either_side(make_zip: Callable[..., Path]) -> None:
+    """The distance is symmetric; metrics follow whichever side has statistics."""
+    images = make_zip(80)
+    run("calc", FLOOR, images)
+    run("calc", images, FLOOR)
+    first, second = ledger.read("results/ledger.jsonl")
+    assert first["metric"] == second["metric"] == "fd_mnist"
+    assert first["value"] == pytest.approx(second["value"], rel=1e-9)
+    assert (first["num_images"], second["num_images"]) == (1000, 80)
+    assert first["reference"]["num_images"] == 80
+
+
+def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callable[..., Path]) -> None:
+    images = make_zip(80)
+    result = run("calc", images, "mnist16")
+    assert f"samples:   {images}, 80 images\nreference: pretrained/mnist16-refs.npz, 60,000 images\n" in result.stderr
+    assert run("calc", f"--images={images}", "--ref=mnist16").stdout == result.stdout
+    run(f"--gen_zip={images}", "--ref_path=mnist16", "--metric=fd_mnist", "--batch_size=64", "--results_dir=results")
+    values = [record["value"] for record in ledger.read("results/ledger.jsonl")]
+    assert values == [values[0]] * 3
+    assert last_record()["reference"]["source"] == "pretrained/mnist16-refs.npz"
+
+
+def test_a_file_of_the_project_is_found_from_any_folder_by_its_short_name() -> None:
+    run("calc", "pretrained/mnist16-test-500.npz", "pretrained/mnist16-refs.npz")
+    assert last_record()["images"]["path"] == "pretrained/mnist16-test-500.npz"
+    assert last_record()["reference"]["source"] == "pretrained/mnist16-refs.npz"
+
+
+def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """50,000 of more, said; all of fewer, flagged in the ledger."""
+    images = make_zip(80)
+    result = calc(f"--images={images}")
+    assert "warning: 80 images, where published scores have 50,000" in result.stderr
+    assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
+    monkeypatch.setattr("calculate_metrics.STANDARD_NUM_IMAGES", 70)
+    result = calc(f"--images={images}")
+    assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num=80 takes all" in result.stderr
+    assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])
+    calc(f"--images={images}", "--num=80")
+    assert (last_record()["num_images"], last_record()["flags"]) == (80, [])
+
+
+def test_a_reference_of_generated_images_is_taken_for_swapped_sides(make_zip: Callable[..., Path]) -> None:
+    made = make_zip(80, {"recipe.json": b'{"recipe": {}, "seeds": "0-79"}'}, "made.zip")
+    assert "are they swapped? The samples come first" in run("calc", FLOOR, made).stderr
+    assert "swapped" in last_record()["flags"][0]
+    assert "swapped" not in run("calc", made, FLOOR).stderr
+    assert "swapped" not in run("calc", made, made, "--metrics=fd_mnist").stderr
+
+
+def test_gen_takes_the_reference_of_its_preset_and_images(
+    make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reference in ([], [f"--ref={make_zip(100)}"]):
+        run("gen", "--preset=mnist16", "--num=66", "--steps=2", "--batch=66", "--device=cpu", *reference)
+    own, images = ledger.read("results/ledger.jsonl")
+    assert own["reference"]["source"] == "pretrained/mnist16-refs.npz"
+    assert own["metric"] == images["metric"] == "fd_mnist"
+    assert own["moments_sha256"] == images["moments_sha256"]
+    assert own["value"] != images["value"]
+    assert images["reference"]["num_images"] == 100
+    assert str(ROOT) not in json.dumps(own)
+
+
 # What it refuses, before any work: exit code 2 and one line
 
 
@@ -278,8 +374,7 @@ def refused(*arguments: object) -> str:
 
 def test_too_few_images_say_what_to_do() -> None:
     arguments = ["calc", f"--images={DIGITS}", f"--ref={REFERENCE}", "--metrics=fd_mnist"]
-    assert "holds 200 images, fewer than the 50000 to score: give --num=200" in refused(*arguments)
-    assert "fewer than the 201" in refused(*arguments, "--num=201")
+    assert "holds 200 images, fewer than the 201 to score: give --num=200" in refused(*arguments, "--num=201")
     assert "--num=1: give a whole number of at least 2" in refused(*arguments, "--num=1")
 
 
@@ -287,13 +382,16 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
     """Neither images nor networks nor weights are looked at: they do not even exist here."""
     np.savez("fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez("odd.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.savez("1.npz", arr_0=np.zeros((1, 16, 16, 3), dtype=np.uint8))
+    np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     for command in (["calc", "--images=nowhere"], ["gen", f"--net={DIGITS}"]):
-        line = refused(*command, f"--ref={REFERENCE}")
+        line = refused(*command, f"--ref={REFERENCE}", "--metrics=fid")
         assert "no statistics for fid, only for fd_mnist: use --metrics=fd_mnist" in line
-        assert "fid.npz has no statistics for fd_dinov2" in refused(*command, "--ref=fid.npz")
+        assert "fid.npz has no statistics for fd_dinov2" in refused(*command, "--ref=fid.npz", "--metrics=fd_dinov2")
         assert "5 features, its detector 2048" in refused(*command, "--ref=odd.npz", "--metrics=fid")
         assert "nowhere.npz" in refused(*command, "--ref=nowhere.npz", "--metrics=fid")
-        assert "holds images" in refused(*command, f"--ref={DIGITS}", "--metrics=fd_mnist")
+        assert "1.npz holds 1 image" in refused(*command, "--ref=1.npz", "--metrics=fd_mnist")
+        assert "16x16, these are 32x32" in refused(*command, "--ref=32.npz", "--metrics=fd_mnist")
 
 
 @pytest.mark.parametrize(
@@ -340,11 +438,21 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
             "seeds up to 4294967296: they go up to 4294967295",
         ),
         ([f"--gen_zip={DIGITS}"], "--ref_path"),
+        (["calc", DIGITS, "--ref=mnist16"], "not a mixture: SAMPLES=" + str(DIGITS) + ", --ref=mnist16"),
+        (["calc", DIGITS, REFERENCE, "--images=x"], "--images=x"),
+        (["calc", DIGITS], "no reference: write calc SAMPLES REFERENCE"),
+        (["calc", f"--ref={REFERENCE}"], "no samples: write calc SAMPLES REFERENCE"),
+        (["calc", "mnist16", DIGITS], "'mnist16' names a reference, and samples come first"),
+        (["calc", DIGITS, "img-512"], "there is no reference 'img-512' (did you mean img512?)"),
+        (["calc", DIGITS, "list"], "img64: ImageNet at 64x64"),
+        (["calc", FLOOR, "fid.npz"], "no metric of this program is in the statistics of both sides"),
+        (["gen", f"--net={DIGITS}"], "which reference? Give --ref"),
         ([f"--gen_zip={DIGITS}", "calc", f"--images={DIGITS}", f"--ref={REFERENCE}"], "--gen_zip belongs to the form"),
         (["--metric=fd_mnist", "table"], "--metric belongs to the form"),
     ],
 )
 def test_other_commands_refuse_too(arguments: list[str], words: str) -> None:
+    np.savez("fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     assert words in refused(*arguments)
 
 

@@ -281,7 +281,7 @@ def of_another_size(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncated, "no readable image"),
+        (truncated, "is truncated"),
         (of_another_size, "is 32x32"),
     ],
 )

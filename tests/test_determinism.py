@@ -1,6 +1,7 @@
 """What is promised of the same seeds: noise and labels to the bit in any batches, pixels to a stated tolerance."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
 from metrics import ledger
 from papers.presets import PRETRAINED
 from sampling import seeds as seeding
-from sampling.generation import open_recipe
+from sampling.generation import open_recipe, sample
 
-LEVELS, SHARE = 1, 1e-3  # across batch sizes: of 255, and of the values of all pixels
+SAMPLE = 1e-3  # across batch sizes, of float32 samples in [-1, 1]; docs/reliability.md derives it
 
 
 def draws(batches, labels, rule):
@@ -48,31 +49,43 @@ def test_noise_labels_and_churn_are_exact_in_any_batches_and_order(labels, rule)
             assert all(map(torch.equal, churn, alone[seed][2:]))
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """The shipped networks under autoguidance."""
+    main, weak = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
+    return open_recipe(Recipe(main, (GuideSpec(weak, 1.5),), SamplerSpec(16)), "cpu")
+
+
+def test_samples_across_batch_sizes_are_within_the_stated_tolerance(digits):
+    """And a pixel differs by one level at most, only where the sample lies that close to the edge of a level.
+
+    `python benchmarks/batch_sizes.py` measures it on whatever device is there.
+    """
+    seeds = range(8)
+    whole, _ = sample(digits, seeds)
+    levels = whole.double() * 127.5 + 128
+    to_the_edge = (levels - levels.round()).abs()
+    assert float((levels - levels.mean()).abs().mean()) > 1, "there is something to compare"
+    apart = torch.cat([sample(digits, part)[0] for part in ([0], [1, 2, 3], [4, 5, 6, 7])])
+    assert float((apart - whole).abs().max()) <= SAMPLE
+    pixels = [digits.decode(each)[0].int() for each in (apart, whole)]
+    differs = pixels[0] != pixels[1]
+    assert int((pixels[0] - pixels[1]).abs().max()) <= 1
+    assert not differs.any() or float(to_the_edge[differs].max()) <= 127.5 * SAMPLE
+
+
 def pixels(generation, seeds, batch):
-    return torch.cat([part.images for part in generation.images(seeds, batch)]).int()
+    return torch.cat([part.images for part in generation.images(seeds, batch)])
 
 
 @pytest.fixture(scope="module")
-def digits():
-    """The shipped networks under autoguidance, in few steps."""
-    main, weak = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
-    return open_recipe(Recipe(main, (GuideSpec(weak, 1.5),), SamplerSpec(3)), "cpu")
+def few_steps(digits):
+    return replace(digits, recipe=replace(digits.recipe, sampler=SamplerSpec(2)))
 
 
-def test_pixels_across_batch_sizes_are_within_the_stated_tolerance(digits):
-    """`python benchmarks/batch_sizes.py` measures it in 16 steps on whatever device is there."""
-    seeds = range(4)
-    whole = pixels(digits, seeds, 4)
-    assert len(whole.unique()) > 100, "there is something to compare"
-    for batch in (1, 3):
-        apart = (pixels(digits, seeds, batch) - whole).abs()
-        assert int(apart.max()) <= LEVELS
-        assert float((apart > 0).double().mean()) <= SHARE
-
-
-def test_equal_batches_give_equal_bytes_in_any_order(digits):
-    first, second = (pixels(digits, seeds, 2) for seeds in ([4, 5], [6, 7]))
-    assert torch.equal(pixels(digits, [6, 7, 4, 5], 2), torch.cat([second, first]))
+def test_equal_batches_give_equal_bytes_in_any_order(few_steps):
+    first, second = (pixels(few_steps, seeds, 2) for seeds in ([4, 5], [6, 7]))
+    assert torch.equal(pixels(few_steps, [6, 7, 4, 5], 2), torch.cat([second, first]))
 
 
 @pytest.fixture

@@ -72,6 +72,16 @@ def test_commands_parse(document, words):
 
 
 COUNTS = re.compile(r"^(--(?:final-)?num(?:_images)?)=\d+$")
+RANGES = re.compile(r"^(--seeds|--classes)=(\d+)-\d+$")
+
+
+def cut(words):
+    """The same command for few images: four of those that are counted, one column of a grid."""
+    if words[1] == "toy_example.py":
+        return words[2:]
+    columns = any(word.startswith("--grid=") for word in words)
+    small = [COUNTS.sub(r"\1=4", word) for word in words[2:]]
+    return [RANGES.sub(r"\1=\2", word) for word in small] if columns else small
 
 
 def test_offline_commands_run(tmp_path, monkeypatch):
@@ -83,8 +93,7 @@ def test_offline_commands_run(tmp_path, monkeypatch):
     assert len(RUNNABLE) >= 20
     for words in RUNNABLE:
         main = importlib.import_module(words[1].removesuffix(".py")).main
-        small = [word if words[1] == "toy_example.py" else COUNTS.sub(r"\1=4", word) for word in words[2:]]
-        done = CliRunner().invoke(main, small)
+        done = CliRunner().invoke(main, cut(words))
         assert done.exit_code == 0, f"{' '.join(words)}\n{done.stderr[-2000:]}"
     assert len((tmp_path / "results" / "ledger.jsonl").read_text().splitlines()) >= 5 * 3
     made = {str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.*")}

@@ -37,6 +37,9 @@ def test_run_then_report_then_run_again(invoke):
     assert done.stdout.count("mnist16-autog") == 2
     assert "seeds 0-5" in done.stdout
     assert "seeds 6-11" in done.stdout
+    assert "row 1 of 1, block 1 of 2: mnist16-autog\n" in done.stderr
+    assert "row 1 of 1, block 2 of 2: mnist16-autog (about " in done.stderr
+    assert "left in all" in done.stderr
     again = invoke(*words)
     assert again.stdout.count("(in the ledger)") == 2
     assert len(lines()) == 2
@@ -73,8 +76,20 @@ def test_search_and_plot(invoke, monkeypatch):
     words = ("search", "--preset=mnist16-autog", "--over=weight", "--weights=1,1.5,...,3", "--stride=2", "--num=4")
     done = invoke(*words, "--steps=2", "--blocks=2", "--device=cpu")
     assert done.exit_code == 0, done.output
+    assert "fixed: mnist16-cond; guided by mnist16-weak, at all steps; 2 steps; labels: random" in done.stderr
+    assert "tried: weight 1 to 3 (5 values); every 2nd first" in done.stderr
+    assert "to come: about 5 points, then the best in 2 blocks of 4 images" in done.stderr
+    assert "point 1 of about 5: weight 1\n" in done.stderr
+    assert "point 2 of about 5: weight 2 (about " in done.stderr
+    assert "block 2 of 2 at the best point (about " in done.stderr
     assert "best:" in done.stdout
     assert "in 2 blocks of 4: min" in done.stdout
+    *_, sample, score = done.stdout.splitlines()
+    best = float(done.stdout.split("best:\nweight ")[1].split()[0])
+    guide = "" if best == 1 else f" --gnet=pretrained/mnist16-weak.pkl --guidance={best:g}"
+    flags = f"--net=pretrained/mnist16-cond.pkl{guide} --steps=2"
+    assert sample == f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63"
+    assert score.endswith(f"gen {flags} --ref=pretrained/mnist16-refs.npz --metrics=fd_mnist --num=50000")
     count = len(lines())
     assert 4 <= count <= 6
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout
@@ -104,6 +119,8 @@ def test_search_and_plot(invoke, monkeypatch):
         (["--preset=mnist16-cfg", "--over=ema"], "no EMA length in the name"),
         ([f"--net={PRETRAINED}/mnist16-cond.pkl", "--over=ema"], "without a --preset"),
         (["--preset=mnist16-cfg", "--over=weight", "--weights=2,1,3"], "rise or fall"),
+        (["--preset=mnist16-uncond", "--over=weight"], "has no guide"),
+        (["--preset=mnist16-cfg", "--over=weight", "--ref=img-512"], "did you mean img512"),
     ],
 )
 def test_searches_that_cannot_be(invoke, words, message):

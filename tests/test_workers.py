@@ -79,20 +79,13 @@ def made(monkeypatch):
     return batches
 
 
-def environment(**changes):
-    kept = {key: value for key, value in os.environ.items() if key not in LAYOUT}
-    return {**kept, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in changes.items()}}
+def environment():
+    return {**{key: value for key, value in os.environ.items() if key not in LAYOUT}, "OMP_NUM_THREADS": "1"}
 
 
-def start(script, *args, **changes):
+def start(script, *args):
     command = [sys.executable, str(ROOT / script), *map(str, args)]
-    return subprocess.Popen(
-        command, env=environment(**changes), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def start_two(script, *args):
-    return [start(script, *args, RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank) for rank in range(2)]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 # generate_zip.py
@@ -121,26 +114,15 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
     assert sorted(path.name for path in Path().iterdir()) == ["many.zip", "one.zip"]
 
 
-def test_a_zip_by_two_processes(run, network, tmp_path):
-    workers = start_two("generate_zip.py", *zip_args(network, tmp_path / "two.zip"))
-    outputs = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+def test_a_zip_by_two_terminals(run, network, tmp_path):
+    """The scripts themselves; tests/faults has every layout, faster, by processes that are forked."""
+    started = [start("generate_zip.py", *zip_args(network, tmp_path / "two.zip"), f"--worker={i}/2") for i in range(2)]
+    outputs = [worker.communicate(timeout=120) for worker in started]
+    assert [worker.returncode for worker in started] == [0, 0], outputs
     run(generate_zip.main, *zip_args(network, "one.zip"))
     assert Path("two.zip").read_bytes() == Path("one.zip").read_bytes()
-    assert sum("two.zip: 11 images" in stdout for stdout, _ in outputs) >= 1
     assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "two.zip"]
-
-
-@pytest.mark.parametrize("more", ["--worker={}/3", "--steal"])
-def test_a_zip_by_three_terminals(run, network, more, tmp_path):
-    started = [start("generate_zip.py", *zip_args(network, tmp_path / "three.zip"), more.format(i)) for i in range(3)]
-    outputs = [worker.communicate(timeout=120) for worker in started]
-    assert [worker.returncode for worker in started] == [0, 0, 0], outputs
-    run(generate_zip.main, *zip_args(network, "one.zip"))
-    assert Path("three.zip").read_bytes() == Path("one.zip").read_bytes()
-    assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "three.zip"]
-    told = "one worker (stealing); 4 shards of 3 images" if more == "--steal" else "of 3 (launch "
-    assert any(told in stderr for _, stderr in outputs)
+    assert any("of 2 (launch " in stderr for _, stderr in outputs)
 
 
 def test_launches_of_several_processes_add_up(run, network, made):
@@ -443,10 +425,8 @@ def test_a_score_by_workers_is_written_once(run, network, score, made, order):
     assert not list(Path("results/work").iterdir())
 
 
-def test_a_score_by_workers_that_steal(run, network, score, tmp_path):
-    started = [start("calculate_metrics.py", *gen_args(network), "--steal") for _ in range(2)]
-    outputs = [worker.communicate(timeout=120) for worker in started]
-    assert [worker.returncode for worker in started] == [0, 0], outputs
+def test_a_score_that_a_stealing_worker_comes_late_to(run, network, score):
+    run(calculate_metrics.main, *gen_args(network), "--steal")
     (record,) = ledger.read("results/ledger.jsonl")
     assert bits(record) == score
     late = run(calculate_metrics.main, *gen_args(network), "--steal")

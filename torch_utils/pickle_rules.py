@@ -9,16 +9,26 @@ import hashlib
 import math
 import reprlib
 import struct
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from torch_utils.pickle_records import ELEMENT_BYTES, ModuleRecord, PersistentRecord, StoredTensor
-from torch_utils.pickle_tree import Budget, Call, GlobalName, UnsafePickleError, read_tree
+from torch_utils.pickle_tree import (
+    ENCODE,
+    MAX_TEXT_BYTES,
+    Budget,
+    Call,
+    GlobalName,
+    LongText,
+    UnsafePickleError,
+    read_tree,
+)
 
 MAX_NESTING = 128  # a network's tensors lie some 50 levels deep
 MAX_NODES = 2_000_000  # with every reference followed, also repeated ones
+MAX_REPEATED_BYTES = 16 * 2**20  # of texts and arrays beyond the file's own size, counted per reference
 MAX_DIMENSIONS = 32
 
 PERSISTENT_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -57,32 +67,42 @@ class Made(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """An evaluated node that has others in it, with its size and height as a tree."""
+    """An evaluated node, with its size as a tree: what whoever walks through it, or converts it, comes across.
+
+    num_bytes: of texts and arrays.
+    """
 
     value: Any
-    nodes: int
-    height: int
+    nodes: int = 1
+    height: int = 0
+    num_bytes: int = 0
 
 
 class Evaluator:
-    """Applies `RULES` to the nodes of one file, to each node once.
+    """Applies rules to the nodes of one file, to each node once.
 
-    file_size: bytes of the file. budget: what reading it has left over, for the streams inside.
+    file_size: bytes of the file. budget: what reading it has left over, for the streams inside. rules: by name; the
+    nodes name nothing else (see `only_names_in`). None: `RULES`.
     """
 
-    def __init__(self, file_size: int, budget: Budget) -> None:
+    def __init__(self, file_size: int, budget: Budget, rules: Mapping[str, Rule] | None = None) -> None:
         self.budget = budget
+        self.rules = RULES if rules is None else rules
         self.bytes_left = file_size + 2**20  # for arrays and tensors: no byte of a file is needed twice
+        self.max_repeated = file_size + MAX_REPEATED_BYTES
         self._done: dict[int, _Value] = {}
         self._open: set[int] = set()
         self._source_hashes: dict[str, str] = {}
 
     def evaluate(self, root: Any) -> Any:
         """Value of the root node; every node must stay alive meanwhile. Raises UnsafePickleError."""
-        values, _, _ = self._visit_all([root], 0)
-        return values[0]
+        return self._visit(root, 1).value
 
     def _visit(self, node: Any, depth: int) -> _Value:
+        if isinstance(node, LongText):
+            raise UnsafePickleError(f"a text of {len(node)} bytes: at most {MAX_TEXT_BYTES} are read")
+        if not isinstance(node, list | tuple | dict | Call):
+            return _Value(node, num_bytes=len(node) if isinstance(node, str | memoryview) else 0)
         if id(node) in self._done:
             return self._done[id(node)]
         if id(node) in self._open:
@@ -90,43 +110,43 @@ class Evaluator:
         if depth > MAX_NESTING:
             raise UnsafePickleError(f"data nested more than {MAX_NESTING} levels deep")
         self._open.add(id(node))
-        result = self._enter(node, depth)
+        result = self._done[id(node)] = self._enter(node, depth)
         self._open.remove(id(node))
-        if result.nodes > MAX_NODES or result.height > MAX_NESTING:
-            raise UnsafePickleError(
-                f"data nested {result.height} levels deep, of {result.nodes} values with repetitions: "
-                f"at most {MAX_NESTING} and {MAX_NODES} are read"
-            )
-        self._done[id(node)] = result
         return result
 
     def _enter(self, node: Any, depth: int) -> _Value:
-        value: Any
         if isinstance(node, Call):
-            make = _maker_of(node)
-            values, nodes, height = self._visit_all((node.args, node.state, node.items), depth)
-            value = make(self, Made(str(node.function), *values))
-        elif isinstance(node, dict):
-            values, nodes, height = self._visit_all(node.values(), depth)
-            value = dict(zip(node, values, strict=True))
-        else:
-            values, nodes, height = self._visit_all(node, depth)
-            value = values if isinstance(node, list) else tuple(values)
-        return _Value(value, nodes + 1, height + 1)
+            make = _maker_of(node, self.rules)
+            values, inner = self._visit_all((node.args, node.state, node.items), depth)
+            return _made(make(self, Made(str(node.function), *values)), inner)
+        values, inner = self._visit_all(node.values() if isinstance(node, dict) else node, depth)
+        if isinstance(node, dict):
+            keys = sum(len(key) for key in node if isinstance(key, str))
+            return inner._replace(value=dict(zip(node, values, strict=True)), num_bytes=inner.num_bytes + keys)
+        return inner._replace(value=values if isinstance(node, list) else tuple(values))
 
-    def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], int, int]:
-        """Values of some nodes, their sizes added up, and the largest of their heights."""
-        values, total, height = [], 0, 0
+    def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], _Value]:
+        """Values of some nodes, and the size of the tree that has them as its branches; refuses one that is too large.
+
+        At once, not when it is complete: every one of many references would be worked on before.
+        """
+        values, total, height, num_bytes = [], 1, 1, 0
         for node in nodes:
-            if isinstance(node, list | tuple | dict | Call):
-                result = self._visit(node, depth + 1)
-                values.append(result.value)
-                total += result.nodes
-                height = max(height, result.height)
-            else:
-                values.append(node)
-                total += 1
-        return values, total, height
+            result = self._visit(node, depth + 1)
+            values.append(result.value)
+            total += result.nodes
+            height = max(height, result.height + 1)
+            num_bytes += result.num_bytes
+            if total > MAX_NODES or height > MAX_NESTING:
+                raise UnsafePickleError(
+                    f"data nested {height} levels deep, of {total} values with repetitions: "
+                    f"at most {MAX_NESTING} and {MAX_NODES} are read"
+                )
+            if num_bytes > self.max_repeated:
+                raise UnsafePickleError(
+                    f"texts and arrays of {num_bytes} bytes with repetitions, more than the file has: a memory bomb"
+                )
+        return values, _Value(None, total, height, num_bytes)
 
     def spend_bytes(self, size: int) -> None:
         """Count memory that an array or tensor takes against the size of the file."""
@@ -141,10 +161,23 @@ class Evaluator:
         return self._source_hashes[source]
 
 
-def _maker_of(call: Call) -> "Callable[[Evaluator, Made], Any]":
+def _made(value: Any, parts: _Value) -> _Value:
+    """What a call made of its parts, with its size: that of the parts, but for what nobody walks through.
+
+    That are the bytes of tensors, and the source text of persistent objects, the same for hundreds of them.
+    """
+    num_bytes = parts.num_bytes
+    if isinstance(value, _Storage | StoredTensor):
+        num_bytes = 0
+    elif isinstance(value, PersistentRecord):
+        num_bytes -= len(value.module_src)
+    return parts._replace(value=value, num_bytes=num_bytes)
+
+
+def _maker_of(call: Call, rules: Mapping[str, Rule]) -> "Callable[[Evaluator, Made], Any]":
     if not isinstance(call.function, GlobalName):
         raise UnsafePickleError("a call of what another call returned: no data needs that")
-    rule = RULES[str(call.function)]  # the tree was read with only_names_in(RULES)
+    rule = rules[str(call.function)]  # the tree was read with only_names_in(rules)
     if rule.make is None or rule.is_new is not call.is_new:
         raise UnsafePickleError(f"{call.function} is called in a way that no file of this kind uses")
     if call.given_state and not rule.takes_state:
@@ -180,12 +213,14 @@ def _same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer that can number elements: 0 or more, below 2^62."""
     return type(value) is int and 0 <= value < 2**62
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_count, value))
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of counts, of no more dimensions than arrays have."""
+    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(is_count, value))
 
 
 # ----------------------------------------------------------------------------
@@ -218,8 +253,13 @@ def _make_persistent(evaluator: Evaluator, made: Made) -> PersistentRecord:
     made.expect(_same(meta["type"], "class"), f"an object of type {reprlib.repr(meta['type'])}")
     made.expect(type(version) is int, f"version {reprlib.repr(version)}")
     made.expect(isinstance(source, str), "the source is not a text")
-    made.expect(isinstance(name, str) and name.isidentifier() and len(name) < 100, "no class name")
+    made.expect(isinstance(name, str) and len(name) < 100 and name.isidentifier(), "no class name")
     return PersistentRecord(name, version, _checked_state(made, meta["state"]), source, evaluator.source_hash(source))
+
+
+def _make_no_bytes(evaluator: Evaluator, made: Made) -> memoryview:
+    made.expect(made.args == (), "constructor arguments are not expected")
+    return memoryview(b"")
 
 
 def _checked_state(made: Made, state: Any) -> dict[str, Any]:
@@ -270,7 +310,7 @@ def _make_scalar(evaluator: Evaluator, made: Made) -> Any:
 
 
 def _array(evaluator: Evaluator, made: Made, data: Any, dtype: Any, shape: Any, order: Any) -> "np.ndarray[Any, Any]":
-    if not isinstance(dtype, np.dtype) or not _is_shape(shape):
+    if not isinstance(dtype, np.dtype) or not is_shape(shape):
         raise UnsafePickleError(f"{made.name}: no number type, or no shape")
     made.expect(isinstance(data, memoryview), "the content is not a byte string (an array of objects?)")
     needed = math.prod(shape) * dtype.itemsize
@@ -357,7 +397,7 @@ def _storage_header(reference: Any) -> _StorageHeader:
     dtype = _STORAGE_TYPES.get(str(kind)) if isinstance(kind, GlobalName) else None
     if dtype is None:
         raise UnsafePickleError(f"storage of unknown type {reprlib.repr(kind)}")
-    if not isinstance(key, str) or not isinstance(device, str) or not _is_count(numel) or view is not None:
+    if not isinstance(key, str) or not isinstance(device, str) or not is_count(numel) or view is not None:
         raise UnsafePickleError("a storage with an unknown description")
     return _StorageHeader(dtype, key, numel)
 
@@ -367,7 +407,7 @@ def _make_tensor(evaluator: Evaluator, made: Made) -> StoredTensor:
     made.expect(len(made.args) in (6, 7), "unknown arguments")
     storage, offset, shape, strides, wants_gradient, hooks = made.args[:6]
     made.expect(isinstance(storage, _Storage) and type(wants_gradient) is bool, "unknown arguments")
-    made.expect(_is_count(offset) and _is_shape(shape) and _is_shape(strides), "no shape, strides or offset")
+    made.expect(is_count(offset) and is_shape(shape) and is_shape(strides), "no shape, strides or offset")
     made.expect(len(shape) == len(strides), f"shape {shape} with strides {strides}")
     metadata = made.args[6] if len(made.args) == 7 else None
     plain = _same(hooks, {}) and (metadata is None or _same(metadata, {}))
@@ -404,10 +444,18 @@ def _make_parameter(evaluator: Evaluator, made: Made) -> StoredTensor:
 # ----------------------------------------------------------------------------
 # The names. Nothing outside this table gets past the reader.
 
-_NUMPY_RULES = {
+_NUMPY_CORE = {
     "multiarray._reconstruct": Rule("arrays: encoders, statistics", _make_array, takes_state=True),
     "multiarray.scalar": Rule("numpy numbers among statistics and options", _make_scalar),
     "numeric._frombuffer": Rule("arrays in pickles of protocol 5", _make_array_from_buffer),
+}
+NUMPY_RULES: dict[str, Rule] = {
+    "numpy.ndarray": Rule("mentioned by every array"),
+    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
+    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 1
+    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_CORE.items()},  # numpy 2
+    str(ENCODE): Rule("byte strings in pickles of protocol 2, which `read_tree` makes"),
+    "__builtin__.bytes": Rule("empty byte strings in pickles of protocol 2", _make_no_bytes),
 }
 _CONTAINER = Rule("layers of a network", _make_container, is_new=True, takes_state=True)
 _SET = Rule("bookkeeping of torch modules in pickles of protocols 2 and 3", _make_set)
@@ -424,10 +472,7 @@ RULES: dict[str, Rule] = {
     "dnnlib.util.EasyDict": Rule(
         "the outermost dictionary, options", _make_dict, is_new=True, takes_state=True, takes_items=True
     ),
-    "numpy.ndarray": Rule("mentioned by every array"),
-    "numpy.dtype": Rule("types of arrays and numbers", _make_dtype, takes_state=True),
-    **{f"numpy.core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 1
-    **{f"numpy._core.{name}": rule for name, rule in _NUMPY_RULES.items()},  # numpy 2
+    **NUMPY_RULES,
     "builtins.set": _SET,
     "__builtin__.set": _SET,
 }

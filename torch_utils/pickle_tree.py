@@ -6,19 +6,22 @@ meaning is given to them, or refused, by `torch_utils.safe_pickle`. So there is 
 `__setstate__`, `__reduce__`, `__setitem__` or constructor of any class runs while a file is read.
 
 What a hostile file could make large is bounded: a declared length must lie inside the file, the number
-of opcodes and the length of texts and integers have limits, and dictionary keys are texts and small
-integers only (other types allow collisions by design).
+of opcodes and the length of texts and integers have limits, and dictionary keys are short texts and small
+integers only (other types allow collisions by design). Equal texts become one object, so that comparing
+them costs nothing, however long they are.
 """
 
 import pickletools
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_OPCODES = 500_000  # published networks need 40,000, whatever their width, the streams of their tensors included
-MAX_TEXT_BYTES = 16 * 2**20  # source texts have some 20 to 50 kB
+MAX_TEXT_BYTES = 2**20  # source texts have some 20 to 50 kB
+MAX_ALL_TEXTS_BYTES = 64 * 2**20  # some 500 layers, each with the source text once more, have half of that
+MAX_KEY_CHARACTERS = 1024
 MAX_NAME_BYTES = 512
 MAX_INT_BYTES = 16
 
@@ -60,16 +63,37 @@ class Call:
         self.items: dict[Any, Any] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class LongText:
+    """A text of more than MAX_TEXT_BYTES, not decoded: how protocol 2 stores byte strings. raw: in UTF-8."""
+
+    raw: memoryview = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+ENCODE = GlobalName("_codecs", "encode")
+
+
 class Budget:
     """What may still be spent on one file, over all the pickle streams inside it."""
 
-    def __init__(self, opcodes: int = MAX_OPCODES) -> None:
-        self.opcodes = opcodes
+    def __init__(self) -> None:
+        self.opcodes = MAX_OPCODES
+        self.text_bytes = MAX_ALL_TEXTS_BYTES
 
     def spend_opcode(self) -> None:
         self.opcodes -= 1
         if self.opcodes < 0:
             raise UnsafePickleError(f"more than {MAX_OPCODES} pickle opcodes: no file of this kind needs that many")
+
+    def spend_text(self, size: int) -> None:
+        self.text_bytes -= size
+        if self.text_bytes < 0:
+            raise UnsafePickleError(
+                f"more than {MAX_ALL_TEXTS_BYTES} bytes of texts: no file of this kind has that many"
+            )
 
 
 def read_tree(
@@ -87,8 +111,8 @@ def read_tree(
     it. on_persistent_id turns the stream's own references into nodes; None refuses them. on_call is told
     every call once its arguments are known (items and state may still follow).
 
-    Nodes are None, bool, int, float, str, memoryview (byte strings, views of `data`), list, tuple, dict
-    with str or int keys, set of str or int, GlobalName and Call. Raises UnsafePickleError.
+    Nodes are None, bool, int, float, str, LongText, memoryview (byte strings, views of `data`), list, tuple,
+    dict with str or int keys, set of str or int, GlobalName and Call. Raises UnsafePickleError.
     """
     reader = _TreeReader(data, start, budget)
     reader.on_global, reader.on_persistent_id, reader.on_call = on_global, on_persistent_id, on_call
@@ -107,6 +131,8 @@ class _TreeReader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.texts: dict[str, str] = {}
+        self.bytes_of_text: dict[str | LongText, memoryview] = {}
 
     def run(self) -> tuple[Any, int]:
         while True:
@@ -209,8 +235,11 @@ class _TreeReader:
         length = self.number(length_layout)
         raw = self.take(length)
         if length > MAX_TEXT_BYTES:
-            raise self.refuse(f"a text of {length} bytes: at most {MAX_TEXT_BYTES} are read")
-        self.push(self.decoded(bytes(raw)))
+            self.push(LongText(raw))
+            return
+        self.budget.spend_text(length)
+        text = self.decoded(bytes(raw))
+        self.push(self.texts.setdefault(text, text))
 
     def byte_string(self, length_layout: struct.Struct) -> None:
         self.push(self.take(self.number(length_layout)))
@@ -254,11 +283,13 @@ class _TreeReader:
     def check_key(self, key: Any) -> None:
         if not isinstance(key, str) and not (type(key) is int and abs(key) < 2**63):
             raise self.refuse(f"{_kind(key)} as dictionary key or set member: only texts and 64-bit integers are")
+        if isinstance(key, str) and len(key) > MAX_KEY_CHARACTERS:
+            raise self.refuse(f"a dictionary key or set member of {len(key)} characters: at most {MAX_KEY_CHARACTERS}")
 
     def refer(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise self.damaged("a name that is not a text")
-        if len(module + name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
+        if len(module) + len(name) > MAX_NAME_BYTES or not _NAME.fullmatch(f"{module}.{name}"):
             raise self.refuse(f"the odd name {module[:60]!r} . {name[:60]!r}")
         found = GlobalName(module, name)
         self.on_global(found)
@@ -275,7 +306,20 @@ class _TreeReader:
         made = Call(function, args, is_new)
         if self.on_call is not None:
             self.on_call(made)
-        self.push(made)
+        self.push(self.encoded(args) if function == ENCODE else made)
+
+    def encoded(self, args: tuple[Any, ...]) -> memoryview:
+        """The byte string that protocol 2 stores as `encode(text, "latin1")`; one per text, however often it comes."""
+        text, encoding = args if len(args) == 2 else (None, None)
+        if not isinstance(text, str | LongText) or encoding != "latin1":
+            raise self.refuse(f"{ENCODE} of something else than a text in Latin-1")
+        if text not in self.bytes_of_text:
+            plain = text if isinstance(text, str) else self.decoded(bytes(text.raw))
+            try:
+                self.bytes_of_text[text] = memoryview(plain.encode("latin-1"))
+            except UnicodeEncodeError:
+                raise self.refuse(f"{ENCODE} of a text with other characters than those of Latin-1") from None
+        return self.bytes_of_text[text]
 
     def build(self) -> None:
         state, target = self.pop(), self.top()

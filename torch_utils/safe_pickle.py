@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from dnnlib.stand_ins import stand_in
 from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
 from torch_utils.pickle_rules import (
     PERSISTENT_OBJECT,
@@ -39,6 +40,7 @@ __all__ = [
     "DamagedPickleError",
     "GlobalName",
     "ModuleRecord",
+    "OtherFormatError",
     "PersistentRecord",
     "PickleScan",
     "ScannedClass",
@@ -48,6 +50,11 @@ __all__ = [
     "loads",
     "scan",
 ]
+
+
+class OtherFormatError(DamagedPickleError):
+    """A file that is whole, perhaps, but no pickle at all."""
+
 
 MAX_FILE_BYTES = 16 * 2**30  # the largest published network would have 6 GiB in float32
 
@@ -61,13 +68,18 @@ def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
     Raises UnsafePickleError (a ValueError), saying what was found and where, for anything but data of the known
     kinds, and OSError if the file cannot be read.
     """
-    return loads(_bytes_of(file))
+    return loads(bytes_of(file))
+
+
+def check_is_pickle(file: str | os.PathLike[str]) -> None:
+    """OtherFormatError, saying what it is, if a file is of another kind. OSError if it cannot be read."""
+    refuse_other_formats(bytes_of(file))
 
 
 def loads(data: bytes | memoryview) -> Any:
     """As `load`, from the bytes of a pickle."""
     view = memoryview(data).toreadonly().cast("B")
-    _refuse_other_formats(view)
+    refuse_other_formats(view)
     budget = Budget()
     root, end = read_tree(view, 0, budget, on_global=only_names_in(RULES))
     _check_end(view, end)
@@ -114,7 +126,7 @@ def scan(file: str | os.PathLike[str] | BinaryIO) -> PickleScan:
     Like `load` it imports and executes nothing. Raises OSError if the file cannot be read, and UnsafePickleError
     only where there is nothing to look at: an empty file or no plain file.
     """
-    view = _bytes_of(file).toreadonly()
+    view = bytes_of(file).toreadonly()
     names = _Names()
     calls: list[Call] = []
     content = refusal = None
@@ -151,7 +163,7 @@ class _Names:
 
 def _content(view: memoryview, names: _Names, on_call: Callable[[Call], None]) -> Any:
     """As `loads`, but a name that is refused stops the reading only at its end."""
-    _refuse_other_formats(view)
+    refuse_other_formats(view)
     budget = Budget()
     try:
         root, end = read_tree(view, 0, budget, on_global=names.check, on_call=on_call)
@@ -185,25 +197,33 @@ def _only_argument(call: Call) -> Any:
 # ----------------------------------------------------------------------------
 # Files.
 
+_TRAINING_STATE = (
+    "written by torch.save: a training state, or weights alone. Give the network file that its trainer wrote beside it "
+    "(network-snapshot-KIMG-LENGTH.pkl)"
+)
+# The first that fits: how a file begins, and what must follow soon.
 _OTHER_FORMATS = {
-    b"PK\x03\x04": "a zip archive (of torch.save, .npz, or images)",
-    b"\x1f\x8b": "compressed by gzip; decompress it first",
-    b"\x93NUMPY": "a numpy .npy file",
-    b"\x89HDF": "an HDF5 file",
-    b"<": "an HTML or XML page; was the download redirected?",
-    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
+    (b"PK\x03\x04", b"/data.pkl"): _TRAINING_STATE,
+    (b"PK\x03\x04", b".npy"): "an .npz of arrays: statistics, or images",
+    (b"PK\x03\x04", b""): "a zip archive",
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b""): _TRAINING_STATE,  # torch.save before 1.6
+    (b"\x1f\x8b", b""): "compressed by gzip; decompress it first",
+    (b"\x93NUMPY", b""): "a numpy .npy file",
+    (b"\x89HDF", b""): "an HDF5 file",
 }
 
 
-def _refuse_other_formats(view: memoryview) -> None:
+def refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
         raise DamagedPickleError("the file is empty")
-    for magic, what in _OTHER_FORMATS.items():
-        if bytes(view[: len(magic)]) == magic:
-            raise DamagedPickleError(f"no pickle: the file is {what}")
+    start = bytes(view[:512])
+    fitting = (what for (magic, more), what in _OTHER_FORMATS.items() if start.startswith(magic) and more in start)
+    what = stand_in(start) or next(fitting, None)
+    if what is not None:
+        raise OtherFormatError(f"no pickle: the file is {what}")
 
 
-def _bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
+def bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:
     if not isinstance(file, str | os.PathLike):
         data = file.read(MAX_FILE_BYTES + 1)
         _check_size(len(data))

@@ -29,7 +29,7 @@ class MPSiLU(nn.Module):
     """SiLU divided by the root-mean-square of its output on unit normal input (arXiv 2312.02696, Eq. 81)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C] -> [N, C]."""
+        """[..., C] -> [..., C]."""
         return functional.silu(x) / 0.596
 
 
@@ -47,7 +47,7 @@ class MPLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in_dim] -> [N, out_dim]."""
+        """[..., in_dim] -> [..., out_dim]."""
         width = self.weight.shape[1]
         if self.training:
             with torch.no_grad():
@@ -76,24 +76,38 @@ class ToyModel(nn.Module):
         self.gain = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """ln p(x; sigma) but for a constant that depends on sigma alone: x [N, in_dim], sigma number or [N] -> [N].
+        """ln p(x; sigma) but for a constant that depends on sigma alone.
 
+        x [..., in_dim], sigma number or [...] -> [...]:
         mean(features^2) * gain / sigma - |x*|^2 / 2 with x* = x / sqrt(sigma^2 + sigma_data^2); the features are
         those of (x*, ln(sigma) / 4, 1).
         """
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1).expand(x.shape[0], 1)
-        x = x / (sigma**2 + self.sigma_data**2).sqrt()
-        features = self.layers(torch.cat([x, sigma.log() / 4, torch.ones_like(sigma)], dim=1))
-        return (features**2).mean(1) * self.gain / sigma[:, 0] - (x**2).sum(1) / 2
+        level = _levels(x, sigma)
+        x = x / (level**2 + self.sigma_data**2).sqrt()
+        features = self.layers(torch.cat([x, level.log() / 4, torch.ones_like(level)], dim=-1))
+        return (features**2).mean(-1) * self.gain / level[..., 0] - (x**2).sum(-1) / 2
 
-    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
-        """Gradient of `forward` with respect to x, [N, in_dim]; with `create_graph` it can be trained on."""
+    def logp(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """`forward` under the name that EDM2's own toy example calls."""
+        return self(x, sigma)
+
+    def pdf(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Density, divided by the largest at these points: x [..., in_dim], sigma number or [...] -> [...]."""
+        logp = self.logp(x, sigma)
+        return (logp - logp.max()).exp()
+
+    def score(self, x: Tensor, sigma: Tensor | float, graph: bool = False) -> Tensor:
+        """Gradient of `forward` with respect to x, [..., in_dim]; with `graph` it can be trained on."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self(x, sigma).sum(), [x], create_graph=create_graph)
+            (gradient,) = torch.autograd.grad(self(x, sigma).sum(), [x], create_graph=graph)
         return gradient
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """D(x; sigma) = x + sigma^2 score (EDM, arXiv 2206.00364, Eq. 3), [N, in_dim]."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1)
-        return x + level**2 * self.score(x, sigma)
+        """D(x; sigma) = x + sigma^2 score (EDM, arXiv 2206.00364, Eq. 3), [..., in_dim]."""
+        return x + _levels(x, sigma) ** 2 * self.score(x, sigma)
+
+
+def _levels(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """The noise level of every point: x [..., in_dim], sigma number or [...] -> [..., 1]."""
+    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1]).unsqueeze(-1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
-from dnnlib.extras import need
+from dnnlib.extras import matplotlib_figure, need
 from dnnlib.util import atomic_path, check_destination
 from sampling.guidance import DenoiserAt, Guide, guided
 from toy import methods, one_dim
@@ -82,7 +82,7 @@ def new_figure(inches: tuple[float, float], window: bool = False) -> Figure:
     Raises ImportError without matplotlib, ValueError where no window can be opened.
     """
     if not window:
-        figure: Figure = need("matplotlib.figure", INSTALL).Figure(figsize=inches, layout="constrained")
+        figure: Figure = matplotlib_figure()(figsize=inches, layout="constrained")
         return figure
     pyplot: Any = need("matplotlib.pyplot", INSTALL)
     if pyplot.get_backend().lower() == "agg":

@@ -96,5 +96,5 @@ def score_matching_loss(net: ToyModel, truth: Mixture, x: Tensor, sigma: Tensor)
 
     x [N, 2]: noisy points. sigma [N]: their levels. The true score being known, no noise of single samples enters.
     """
-    error = net.score(x, sigma, create_graph=True) - truth.score(x, sigma)
+    error = net.score(x, sigma, graph=True) - truth.score(x, sigma)
     return (sigma[:, None] ** 2 * error**2).mean()

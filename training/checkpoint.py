@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.util import atomic_path
 
 FORMAT = 1
@@ -43,6 +44,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device) -> dict[
 
     Raises ValueError if the file is damaged or was written in another format.
     """
+    refuse_stand_in(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         version = state.get("format")

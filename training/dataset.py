@@ -15,7 +15,7 @@ from images.sources import decode_rgb
 Float32 = NDArray[np.float32]
 
 #: More classes than this are taken for a mistake (an id in place of a class index).
-MAX_CLASSES = 1 << 20
+MAX_CLASSES = 1 << 17
 
 
 class ImageFolderDataset:
@@ -28,6 +28,8 @@ class ImageFolderDataset:
         path: Where the set is.
         image_shape: [C, H, W] of every item.
         label_dim: Number of classes, or length of the label vectors; 0 without labels.
+        class_names: Names of classes 0, 1, ...; None without labels, for label vectors, or if the set does not say.
+        notes: What of the set is not read, as a sentence each, for the user.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class ImageFolderDataset:
         self._labels = _load_labels(self._archive, self._names) if use_labels else None
         if use_labels and self._labels is None:
             raise ValueError(f"{path} has no labels (dataset.json): give --cond=False to train without classes")
+        self.class_names = self._archive.class_names() if self._has_classes else None
+        self.notes = self._archive.notes
         self.image_shape: tuple[int, ...] = _decode(self._archive, self._names[0], self._latents).shape
         _, height, width = self.image_shape
         if height != width:
@@ -62,6 +66,10 @@ class ImageFolderDataset:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def _has_classes(self) -> bool:
+        return self._labels is not None and self._labels.ndim == 1
 
     @property
     def label_dim(self) -> int:

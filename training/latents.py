@@ -32,6 +32,7 @@ class _Recoding:
 
     Attributes:
         num_images: How many items will be written, the first ones in sorted order.
+        notes: What of the source is not read, as a sentence each.
     """
 
     _name_of: Callable[[int], str]
@@ -57,7 +58,8 @@ class _Recoding:
         self._dest, self._encoder = Path(dest), encoder
         self._memory = Batches(type(self).__name__.lower())
         with open_archive(source) as archive:
-            names, listed = archive.names, archive.labels()
+            names, listed, self._class_names = archive.names, archive.labels(), archive.class_names()
+            self.notes = archive.notes
         latents = sum(name.lower().endswith(".npy") for name in names)
         self._open_source(source, latents, len(names))
         self.num_images = min(len(names), max_images or len(names))
@@ -70,7 +72,7 @@ class _Recoding:
         be read or is unlike the first; OSError if the disk is full or the like; RuntimeError if not one item fits.
         """
         done = 0
-        with torch.no_grad(), image_set(self._dest, self._name_of, self._labels) as add:
+        with torch.no_grad(), image_set(self._dest, self._name_of, self._labels, self._class_names) as add:
             for batch in self._batches():
                 batch = batch[: self.num_images - done]
                 for item in self._in_parts(batch, device):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.download import fetch
+from dnnlib.urls import without_secrets
 from dnnlib.util import printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
@@ -42,7 +43,11 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
     Raises OSError if the file cannot be had, UnsafePickleError for an empty one.
     """
     path = fetch(source, offline=offline)
-    report: dict[str, Any] = {"file": os.fspath(source), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    report: dict[str, Any] = {
+        "file": without_secrets(os.fspath(source)),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+    }
     if is_safetensors(path):
         return report | {"format": "safetensors"} | inspect_safetensors(path)
     return report | {"format": "pickle"} | _inspect_pickle(path)
@@ -152,7 +157,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if report.get("loss_fn") is not None:
         lines.append(f"loss      {_call(report['loss_fn'])}")
     if report["dataset_kwargs"]:
-        lines.append(f"dataset   {_listed(report['dataset_kwargs'])}")
+        lines.append(f"dataset   {_listed(_in_short(report['dataset_kwargs']))}")
     if report.get("source_sha256") is not None:
         lines.append(f"made of   a file with sha256 {report['source_sha256']}")
     for found in report.get("classes", ()):
@@ -162,6 +167,14 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     refusal = report["refusal"]
     lines.append("reading   yes: rebuilt with our own classes" if refusal is None else f"reading   refused: {refusal}")
     return [printable(line) for line in lines]
+
+
+def _in_short(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the names of many classes."""
+    names = values.get("class_names")
+    if not isinstance(names, list) or len(names) <= 10:
+        return values
+    return {**values, "class_names": [*names[:10], f"and {len(names) - 10} more"]}
 
 
 def _call(shown: dict[str, Any]) -> str:

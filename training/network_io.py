@@ -24,8 +24,9 @@ from torch import nn
 
 from dnnlib.download import fetch
 from dnnlib.util import EasyDict, atomic_path, sha256_of
+from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
-from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
+from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_inspect import inspect_network
 from training.network_records import (
@@ -61,6 +62,11 @@ class NetworkFile:
     sha256: str
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of classes 0, 1, ..., as the training set had them; None if the file does not say."""
+        return checked_names(self.dataset_kwargs.get("class_names"))
+
 
 # ----------------------------------------------------------------------------
 # Reading.
@@ -86,6 +92,8 @@ def load_network(
     read = read_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
     try:
         net, encoder, dataset_kwargs = read(path)
+    except OtherFormatError as error:
+        raise OtherFormatError(f"{os.fspath(source)}: {error}") from error
     except (DamagedPickleError, DamagedFileError) as error:
         raise type(error)(f"{os.fspath(source)}: {error}. {DAMAGE_HINT}") from error
     except ValueError as error:
@@ -106,6 +114,7 @@ def _from_pickle(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:
 
 
 def _from_trusted_pickle(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    safe_pickle.check_is_pickle(path)
     print(_announcement(path), file=sys.stderr)
     try:
         with persistence.trusting(), open(path, "rb") as file:

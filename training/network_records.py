@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_utils.persistence import FORMAT_VERSION
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
+from training.dataset import MAX_CLASSES
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
 from training.networks_edm2 import Precond
 
@@ -29,6 +30,7 @@ ENCODER_CLASSES: dict[str, type[Encoder]] = {
     "StandardRGBEncoder": StandardRGBEncoder,
     "StabilityVAEEncoder": StabilityVAEEncoder,
 }
+_MAX_PLAIN_ARRAY = 10_000
 FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 # ----------------------------------------------------------------------------
@@ -61,7 +63,7 @@ _ARGUMENT_CHECKS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "Precond": {
         "img_resolution": _integer(1, 2**16),
         "img_channels": _integer(1, 2**12),
-        "label_dim": _integer(0, 2**24),
+        "label_dim": _integer(0, MAX_CLASSES),
         "use_fp16": lambda value: type(value) is bool,
         "sigma_data": _number(1e-6, 1e6),
         "logvar_channels": _integer(1, 2**16),
@@ -129,7 +131,12 @@ def named_arguments(cls: type, args: Any, kwargs: Any, where: str, *, defaults: 
 
 
 def plain_value(value: Any) -> Any:
-    """numpy scalars and arrays as Python numbers and lists, at any depth; other values as they are."""
+    """numpy scalars and arrays as Python numbers and lists, at any depth; other values as they are.
+
+    ValueError for an array of more than `_MAX_PLAIN_ARRAY` numbers: as a list it takes up to 40 times as much memory.
+    """
+    if isinstance(value, np.ndarray) and value.size > _MAX_PLAIN_ARRAY:
+        raise ValueError(f"an array of {value.size} numbers, where at most {_MAX_PLAIN_ARRAY} are expected")
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
@@ -313,9 +320,16 @@ def _entries(record: PersistentRecord | ModuleRecord, key: str, where: str) -> d
 def _compare_names(stored: Mapping[str, Any], expected: set[str], what: str, where: str) -> None:
     missing, extra = sorted(expected - stored.keys()), sorted(stored.keys() - expected)
     if missing:
-        raise ValueError(f"{where}: the file lacks the {what} {', '.join(missing)}")
+        raise ValueError(f"{where}: the file lacks the {what} {_few(missing)}")
     if extra:
-        raise ValueError(f"{where}: the file has {what} that its constructor arguments do not make: {extra}")
+        raise ValueError(
+            f"{where}: the file has {what} that its constructor arguments do not make: {_few([*map(repr, extra)])}"
+        )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def _checked_tensor(stored: Any, own: torch.Tensor | None, where: str) -> StoredTensor:
@@ -403,7 +417,8 @@ def network_parts(content: Any) -> NetworkParts:
         raise ValueError(f"no network file: it holds {describe(content)}, not a dictionary with 'ema'")
     if content.get("ema") is None:
         keys = ", ".join(map(repr, list(content)[:8]))
-        raise ValueError(f"no network file: 'ema' is not among its entries ({keys or 'none'})")
+        hint = "; for a training state give the network file that its trainer wrote beside it" if content else ""
+        raise ValueError(f"no network file: 'ema' is not among its entries ({keys or 'none'}){hint}")
     dataset_kwargs = content.get("dataset_kwargs")
     if dataset_kwargs is not None and not isinstance(dataset_kwargs, dict):
         raise ValueError(f"dataset_kwargs is {describe(dataset_kwargs)}, not a dictionary")

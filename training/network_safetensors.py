@@ -20,6 +20,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from dnnlib.regular import open_regular
 from dnnlib.util import atomic_path
 from images.zips import parse_object
 from training.encoders import Encoder, StandardRGBEncoder
@@ -85,7 +86,7 @@ def _class_and_arguments(obj: Any) -> dict[str, Any]:
 
 def is_safetensors(path: Path) -> bool:
     """By the name's ending, or the content: length of the header (uint64), then the header's brace."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
     header = int.from_bytes(start[:8], "little")
     return path.suffix == ".safetensors" or (start[8:] == b"{" and header <= path.stat().st_size)

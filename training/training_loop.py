@@ -216,11 +216,13 @@ class Trainer:
 
     def save_snapshots(self, outdir: Path) -> list[Path]:
         """Write one network file per EMA length; returns their paths."""
-        kwargs = {
+        kwargs: dict[str, Any] = {
             "class_name": "training.dataset.ImageFolderDataset",
             "path": Path(self.dataset.path).name,
             "use_labels": self.config.cond,
         }
+        if self.dataset.class_names is not None:
+            kwargs["class_names"] = list(self.dataset.class_names)
         paths = self.snapshot_paths(outdir)
         for path, (_, net) in zip(paths, self.state.ema.snapshots(self.state.net), strict=True):
             save_network(path, net, encoder=self.encoder, dataset_kwargs=kwargs, loss_fn=self.loss_fn)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import generate_zip
+from cli import settings
 from cli.settings import configure, deterministic
 from generate_images import main
 
@@ -86,3 +88,56 @@ def test_warnings_for_users_are_one_line_without_code(monkeypatch):
     assert "place.py:7" in warnings.formatwarning("old", DeprecationWarning, "place.py", 7, None)
     monkeypatch.setenv("EDM2_TRACEBACK", "1")
     assert "place.py:7" in warnings.formatwarning("memory", RuntimeWarning, "place.py", 7, None)
+
+
+@pytest.mark.parametrize("chosen", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(chosen, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "1")
+        if name != chosen:
+            monkeypatch.delenv(name)
+    configure()
+    expected = {None: "PASSIVE", "OMP_WAIT_POLICY": "1"}.get(chosen)
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_small_networks_get_one_thread(two_threads, tmp_path, monkeypatch):
+    small, large = tmp_path / "small.pkl", tmp_path / "large.pkl"
+    small.write_bytes(b"x")
+    with open(large, "wb") as file:
+        file.truncate(5 << 20)
+
+    def threads(*sources):
+        with settings.threads_for(map(str, sources)):
+            return torch.get_num_threads()
+
+    assert threads(small, small) == 1
+    assert torch.get_num_threads() == 2, "until the block ends"
+    assert threads(small, large) == threads("https://host/net.pkl") == threads(tmp_path / "gone.pkl") == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads(small) == 2, "the user's own number is stronger"
+
+
+def test_commands_sample_small_networks_by_one_thread(two_threads, tiny_networks, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "images.shards_zip.ShardFolder.open", lambda folder, *_: seen.append(folder._content["threads"])
+    )
+    monkeypatch.setattr(generate_zip, "fill", lambda *_: True)
+    args = [f"--net={tiny_networks['cond']}", "--num_images=2", "--device=cpu", f"--out={tmp_path / 'a.zip'}"]
+    for expected in (1, 2):
+        done = CliRunner().invoke(generate_zip.main, args)
+        assert done.exit_code == 0, done.output
+        assert seen.pop() == expected, "and it is what all workers must have alike"
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(settings, "SMALL_FILE", 0)

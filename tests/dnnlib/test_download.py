@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from requests.exceptions import InvalidSchema
 
 from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
 from dnnlib.filelock import exclusive
@@ -800,3 +801,55 @@ def test_without_locks_every_process_has_its_own_partial_file(server, url, get, 
         get(url + "2")
     leftovers = [path for path in cache_path(url).parent.iterdir() if ".part" in path.name]
     assert leftovers == [foreign]
+
+
+def test_secrets_of_urls_are_sent_and_neither_stored_nor_shown(url, server, get, capsys):
+    """A link that is signed anew is the same file, also half-way through."""
+    link = url.replace("http://", "http://me:secret@") + "?id=7&X-Amz-Signature=secret"
+    server.script = [server.cut(4000), server.answer(404)]
+    with pytest.raises(DownloadError, match="could not fetch") as caught:
+        get(link)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in beside(link, "part.json").read_text()
+    server.script = [server.proper()]
+    path = get(link.replace("Signature=secret", "Signature=another"), progress=True)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges()[-1] == "bytes=4000-", "it went on where it was cut"
+    asked, headers = server.requests[0]
+    assert asked.endswith("?id=7&X-Amz-Signature=secret")
+    assert headers["Authorization"].startswith("Basic ")
+    assert get(link) == path == cache_path(url + "?id=7")
+    everything = b"".join(file.read_bytes() for file in path.parent.iterdir() if file != path)
+    assert b"secret" not in everything
+    assert b"another" not in everything
+    assert "secret" not in "".join(capsys.readouterr())
+    assert recorded_sha256(link) == SHA
+
+
+def test_a_socks_proxy_says_what_it_needs(url, get, monkeypatch):
+    def manager(*args, **kwargs):  # what requests has in its place where PySocks is not installed
+        raise InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", manager)
+    with pytest.raises(DownloadError, match=r"SOCKS, which needs `pip install requests\[socks\]`") as caught:
+        get(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(url, get, tmp_path, monkeypatch):
+    """As where the home folder is missing or belongs to somebody else."""
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.delenv("DNNLIB_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(OSError, match=r"home/\.cache/dnnlib/downloads cannot be made .*: set DNNLIB_CACHE_DIR"):
+        get(url)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "safetensors", "npz", "pt", "csv"])
+def test_a_pointer_is_named_whatever_its_suffix(tmp_path, suffix):
+    path = tmp_path / f"file.{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match="is a Git LFS pointer"):
+        fetch(path)

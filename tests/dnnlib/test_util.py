@@ -74,6 +74,19 @@ def test_atomic_path_keeps_the_suffix_for_writers_that_add_it(tmp_path):
     assert np.load(tmp_path / "a.npz")["x"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_atomic_path_gives_the_mode_of_a_new_file(tmp_path, umask):
+    """Also where a writer, as that of safetensors, makes a file that only its owner can read."""
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.touch(0o600)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    finally:
+        os.umask(before)
+
+
 def test_atomic_path_follows_links_and_names_mistakes(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "file.txt")

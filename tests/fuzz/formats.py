@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from metrics.moments import Moments
 from metrics.provenance import describe_stored
 from metrics.reference import holds_statistics, open_statistics, save_statistics
 from tests.fuzz.mutations import Member, build_zip
+from torch_utils.tensor_file import read_tensors
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.network_inspect import inspect_network, report_lines
@@ -65,6 +67,7 @@ def all_formats(folder: Path) -> dict[str, Format]:
         ),
         "statistics pickle": Format("refs.pkl", "pickle", _statistics_pickles(folder), _read_statistics),
         "statistics npz": Format("refs.npz", "zip", _statistics_npz(folder), _read_statistics),
+        "tensor file": Format("x.pt", "zip", _tensor_files(), _read_tensor_file, sealed=True),
         "image zip": Format("set.zip", "zip", _image_zips(), _read_images("set.zip"), sealed=True),
         "image npz": Format("set.npz", "zip", _image_npz(), _read_images("set.npz"), sealed=True),
         "png": Format("set/000000.png", "png", _pngs(), _read_images("set"), _beside("PNG"), sealed=True),
@@ -182,6 +185,41 @@ def _read_statistics(folder: Path) -> None:
     path = next(folder.glob("refs.*"))
     if holds_statistics(path):
         open_statistics(path)
+
+
+# ----------------------------------------------------------------------------
+# Files of torch.save.
+
+
+def _tensor_files() -> list[bytes]:
+    tensor = torch.arange(12.0).reshape(3, 4)
+    state = {
+        "weights": OrderedDict(a=tensor, b=torch.nn.Parameter(tensor.t()), c=tensor[0].expand(2, 4).bfloat16()),
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "lr": 0.1}}, "betas": (0.9, 0.99), "fused": None},
+        "types": [tensor.bool(), tensor.to(torch.uint16), tensor.to(torch.complex64), torch.empty(0, 3)],
+    }
+    files = []
+    for content in (state, tensor):
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _read_tensor_file(folder: Path) -> str:
+    return _described(read_tensors(folder / "x.pt"))
+
+
+def _described(value: object) -> str:
+    """Everything about what was read, copies of the tensors included, as programs make them."""
+    if isinstance(value, torch.Tensor):
+        data = value.detach().contiguous().reshape(-1).view(torch.uint8) if value.numel() > 0 else value
+        return f"{value.dtype} {list(value.shape)} {hashlib.sha256(data.numpy().tobytes()).hexdigest()}"
+    if isinstance(value, dict):
+        return "{" + " ".join(f"{key!r} {_described(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({' '.join(map(_described, value))})"
+    return repr(value)
 
 
 # ----------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def zip_content(data: bytes, rng: random.Random) -> bytes:
     members = zip_members(data)
     at = rng.randrange(len(members))
     name, content = members[at]
-    kind = {"png": "png", "npy": "npy", "json": "json"}.get(name.rpartition(".")[2], "")
+    kind = {"png": "png", "npy": "npy", "json": "json", "pkl": "pickle"}.get(name.rpartition(".")[2], "")
     return build_zip([*members[:at], Member(name, mutate(content, kind, rng).data), *members[at + 1 :]])
 
 

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -202,8 +203,8 @@ def test_labels_are_classes_or_vectors(make_zip: Any, tmp_path: Path) -> None:
         ([["0.png", True], ["1.png", 1]], "is True"),
         ([["0.png", 1.5], ["1.png", 1]], "is 1.5"),
         ([["0.png", []], ["1.png", []]], r"is \[\]"),
-        ([["0.png", [float("nan")]], ["1.png", [1]]], "nan"),
-        ([["0.png", [10**400]], ["1.png", [1]]], "finite numbers"),
+        ([["0.png", [float("nan")]], ["1.png", [1]]], "NaN is no number"),
+        ([["0.png", [10**400]], ["1.png", [1]]], "401 digits"),
         ([["0.png"], ["1.png", 1]], "entry 0"),
         ({"0.png": 1}, "is a dict"),
     ],
@@ -299,10 +300,41 @@ def test_sizes_beyond_the_file_are_refused_before_they_are_allocated(make_zip: A
     path = make_zip({"0.png": b"x" * 10})
     for offset in (20, 24):
         patch_directory(path, offset, "<I", archive.MAX_MEMBER_BYTES)
-    with pytest.raises(ValueError, match=r"0\.png.*claims 1073741824 bytes, which are not there"):
+    with pytest.raises(ValueError, match=rf"0\.png.*claims {archive.MAX_MEMBER_BYTES} bytes, which are not there"):
         open_archive(path)
     with open_zip(path) as file, pytest.raises(ValueError, match="which are not there"):
         read_zip_member(path, file, "0.png")
+
+
+def test_json_that_unpacks_to_far_more_than_its_zip_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """As objects it would take twenty times as much again."""
+    for name in ("dataset.json", "recipe.json", "more/of.JSON"):
+        with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("0.png", b"x")
+            file.writestr(name, b'{"labels": [' + b"[]," * 7_000_000 + b"[]]}")
+        with pytest.raises(ValueError, match=f"{name}.*claims 210000.* compressed ones"):
+            open_archive(tmp_path / "set.zip")
+
+
+def test_a_member_larger_than_it_says_is_not_unpacked_whole(make_zip: Any) -> None:
+    path = make_zip({"0.png": bytes(1 << 26)}, compression=zipfile.ZIP_DEFLATED)
+    patch_directory(path, 24, "<I", 10)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"0\.png.* is damaged"):
+        open_archive(path).read("0.png")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_members_that_share_bytes_are_refused(make_zip: Any) -> None:
+    path = make_zip({"0.png": b"x" * 100, "1.png": b"y" * 100})
+    data = bytearray(path.read_bytes())
+    first = data.index(b"PK\x01\x02")
+    second = data.index(b"PK\x01\x02", first + 4)
+    struct.pack_into("<I", data, second + 42, 40)  # where its bytes begin
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"'0\.png' and '1\.png' in .* share bytes"):
+        open_archive(path)
 
 
 def test_endless_names_are_refused_in_short(make_zip: Any) -> None:
@@ -322,6 +354,127 @@ def test_members_do_not_vanish_in_a_comment(make_zip: Any) -> None:
         assert file.namelist() == ["0.png"]
     with pytest.raises(ValueError, match=r"set\.zip is a damaged .*6 members are announced, 1 are listed"):
         open_archive(path)
+
+
+def test_a_zip_of_macos_with_more_members_than_it_can_count(make_zip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes no ZIP64 record: 70,000 members are announced as 4,464. Here, 70 are as 6."""
+    path = make_zip({f"{i:02d}.png": b"%d" % i for i in range(70)})
+    announce(path, 70 % 64)
+    monkeypatch.setattr(archive, "_COUNTED_MODULO", 64)
+    images = open_archive(path)
+    assert len(images.names) == 70
+    assert images.read("69.png") == b"69"
+    announce(path, 7)
+    with pytest.raises(ValueError, match="7 members are announced, 70 are listed"):
+        open_archive(path)
+
+
+def announce(path: Path, number: int) -> None:
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<HH", data, data.rindex(b"PK\x05\x06") + 8, number, number)
+    path.write_bytes(data)
+
+
+def test_a_zip_of_macos_beyond_4_gib(make_zip: Any) -> None:
+    """Two holes of 3 GiB each, which take no disk: places run past 4 GiB without a ZIP64 record."""
+    path = make_zip({f"{i}.png": bytes([i]) * 50 for i in range(4)})
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        starts = [info.header_offset for info in file.filelist]
+        directory = bytearray(data[file.start_dir : data.rindex(b"PK\x05\x06")])
+        ends = [*starts[1:], file.start_dir]
+    shifts = [0, 3 << 30, 3 << 30, 6 << 30]
+    with open(path, "wb") as raw:
+        for start, end, shift in zip(starts, ends, shifts, strict=True):
+            raw.seek(start + shift)
+            raw.write(data[start:end])
+        position = 0
+        for start, shift in zip(starts, shifts, strict=True):
+            position = directory.index(b"PK\x01\x02", position)
+            struct.pack_into("<I", directory, position + 42, (start + shift) % (1 << 32))
+            position += 4
+        where = raw.tell()
+        raw.write(directory)
+        raw.write(b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 4, 4, len(directory), where % (1 << 32), 0))
+    images = open_archive(path)
+    assert [images.read(name) for name in images.names] == [bytes([i]) * 50 for i in range(4)]
+
+
+def test_names_with_backslashes_and_labels_that_repeat_them(make_zip: Any, tmp_path: Path) -> None:
+    """As PowerShell 5 packs, and as bad tools unpack."""
+    path = make_zip({"cat\\0.png": b"x", "dog\\1.png": b"y"}, labels=[["cat\\0.png", 0], ["dog/1.png", 1]])
+    (tmp_path / "set").mkdir()
+    for name, data in (("cat\\0.png", b"x"), ("dog\\1.png", b"y")):
+        (tmp_path / "set" / name).write_bytes(data)
+    (tmp_path / "set" / "dataset.json").write_text('{"labels": [["cat/0.png", 0], ["dog\\\\1.png", 1]]}')
+    for images in (open_archive(path), open_archive(tmp_path / "set")):
+        assert images.names == ("cat/0.png", "dog/1.png")
+        assert images.read("cat/0.png") == b"x"
+        assert images.labels() == {"cat/0.png": 0, "dog/1.png": 1}
+        assert images.folders == ("cat", "dog")
+
+
+@pytest.mark.parametrize("prefix", ["", "pets/"])
+def test_labels_inside_the_folder_that_was_zipped(make_zip: Any, prefix: str) -> None:
+    labels = json.dumps({"labels": [[f"{prefix}0.png", 0], [f"{prefix}1.png", 1]], "class_names": ["cat", "dog"]})
+    images = open_archive(make_zip({"pets/0.png": b"x", "pets/1.png": b"y", "pets/dataset.json": labels.encode()}))
+    assert images.labels() == {"pets/0.png": 0, "pets/1.png": 1}
+    assert images.class_names() == ("cat", "dog")
+
+
+def test_utf8_names_that_do_not_say_so(make_zip: Any) -> None:
+    """macOS leaves the flag out; in the DOS code page the name would be another one than in dataset.json."""
+    path = make_zip({"caf\N{LATIN SMALL LETTER E WITH ACUTE}.png": b"x"})
+    data = path.read_bytes()
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        where = data.index(magic) + place
+        flags = struct.unpack_from("<H", data, where)[0] & ~0x800
+        data = data[:where] + struct.pack("<H", flags) + data[where + 2 :]
+    path.write_bytes(data)
+    images = open_archive(path)
+    assert images.names == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}.png",)
+    assert images.read(images.names[0]) == b"x"
+
+
+@pytest.mark.parametrize("value", [None, {}, "cat", [], ["cat", 1], [""], ["x" * 201]])
+def test_class_names_of_another_form_are_none(make_zip: Any, value: Any) -> None:
+    content = json.dumps({"labels": [["0.png", 0]], "class_names": value}).encode()
+    images = open_archive(make_zip({"0.png": b"x", "dataset.json": content}))
+    assert images.class_names() is None
+    assert images.labels() == {"0.png": 0}
+
+
+def test_all_names_that_do_not_match_are_counted(make_zip: Any) -> None:
+    members = {f"{i:02d}.png": b"x" for i in range(20)}
+    with pytest.raises(ValueError, match=r"a label for 'x00', .*'x09' and 3 more, which is not in"):
+        open_archive(make_zip(members, labels=[[f"x{i:02d}", 0] for i in range(13)])).labels()
+    with pytest.raises(ValueError, match=r"no label for '02\.png', .* and 8 more; add it"):
+        open_archive(make_zip(members, labels=[["00.png", 0], ["01.png", 1]])).labels()
+
+
+def link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["0.png", "dataset.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, link_to_zeros])
+def test_devices_and_pipes_in_a_folder_are_refused_at_once(tmp_path: Path, make: Any, name: str) -> None:
+    make_folder(tmp_path / "set", {"1.png": b"x"})
+    make(tmp_path / "set" / name)
+    images = open_archive(tmp_path / "set")
+    with pytest.raises(ValueError, match=f"{name} is a .*, not a file"):
+        [*map(images.read, images.names), images.labels()]
+
+
+def test_a_pipe_in_place_of_a_set_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.zip")
+    with pytest.raises(ValueError, match=r"set\.zip is a pipe"):
+        open_archive(tmp_path / "set.zip")
+
+
+def test_no_images_says_what_is_there_instead(make_zip: Any) -> None:
+    with pytest.raises(ValueError, match=r"holds no images; .*\(2 files are not read, .*: 1 \.avif, 1 \.heic\)"):
+        open_archive(make_zip({"0.heic": b"x", "a/1.avif": b"x"}))
 
 
 def test_bytes_behind_the_end_are_refused(make_zip: Any) -> None:

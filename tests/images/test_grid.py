@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from images import grid
+from images.fonts import Typeface
 from images.grid import compose_grid
 
 
@@ -125,7 +126,7 @@ def test_blocks_of_tiles_in_one_cell() -> None:
 
 @pytest.mark.parametrize("size", [15, 30])
 def test_long_captions_are_wrapped(size: int) -> None:
-    font = grid._font(size)
+    font = Typeface().at(size)
     text = "Guidance in the limited interval (0.28, 5.42], supercalifragilisticexpialidocious and then some"
     for limit in (60, 150, 400):
         lines = grid._wrap(text, font, limit).splitlines()
@@ -139,8 +140,8 @@ def test_long_captions_are_wrapped(size: int) -> None:
 
 def test_captions_keep_to_what_the_font_can_draw() -> None:
     drawn = "\N{GREEK SMALL LETTER SIGMA} \N{MULTIPLICATION SIGN} \N{EM DASH} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
-    assert grid._plain(drawn) == "sigma x - cafe"
-    assert grid._plain("\N{SNOWMAN}") == "?"
+    assert Typeface().spell(drawn) == "sigma x - cafe"
+    assert Typeface().spell("\N{SNOWMAN}") == "?"
 
 
 @pytest.mark.parametrize(

@@ -831,6 +831,20 @@ def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed
     assert run(path) == undisturbed
 
 
+def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path):
+    plan = ShardPlan(tuple(range(4)), 2)
+
+    def folder(name, **numerics):
+        return ShardFolder(tmp_path / name, plan, {}, "hash", 1, numerics)
+
+    folder("a.zip", threads=1).open()
+    with pytest.raises(ValueError, match=r"OMP_NUM_THREADS=1 in the environment with --batch=1.*\n  threads: 1 \| 2"):
+        folder("a.zip", threads=2).open()
+    folder("b.zip").open()  # of a version that did not write them down
+    with pytest.raises(ValueError, match="run: give another name"):
+        folder("b.zip", threads=2).open()
+
+
 def test_another_batch_is_told_how_to_go_on(tmp_path):
     plan = ShardPlan(tuple(range(4)), 2)
     ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()

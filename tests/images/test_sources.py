@@ -160,9 +160,9 @@ def bad_images(make_picture: Callable[..., Image.Image]) -> dict[str, tuple[byte
         "bomb": (bomb, "more than the 67108864"),
         "large": (large, "10000x7000"),
         "animation": (animation, "animation"),
-        "text": (b"hello", "not a PNG, JPEG, WebP or BMP"),
-        "empty": (b"", "not a PNG, JPEG, WebP or BMP"),
-        "GIF": (save(picture, "GIF"), "not a PNG, JPEG, WebP or BMP"),
+        "text": (b"hello", "not a PNG, JPEG, WebP, BMP, GIF or TIFF"),
+        "empty": (b"", "not a PNG, JPEG, WebP, BMP, GIF or TIFF"),
+        "GIF": (save(picture, "GIF"), "palette image"),
     }
 
 
@@ -322,9 +322,9 @@ def test_few_images_are_held_at_a_time(make_zip: Any, make_png: Any, monkeypatch
     path = make_zip({f"{i:06d}.png": make_png(i) for i in range(300)})
     decoded: list[str] = []
 
-    def counting(data: bytes, where: str) -> sources.Pixels:
+    def counting(data: bytes, where: str, *reserve: Callable[[int], None]) -> sources.Pixels:
         decoded.append(where)
-        return decode_rgb(data, where)
+        return decode_rgb(data, where, *reserve)
 
     monkeypatch.setattr(sources, "decode_rgb", counting)
     images = StoredImages(path, batch=4)

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import pickle
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,8 @@ def broken(state: dict[str, torch.Tensor], kind: str) -> Any:
         return {**state, "extra": torch.zeros(1)}
     if kind == "shape":
         return {**state, "hidden.weight": torch.zeros(10, 10)}
+    if kind == "type":
+        return {**state, "hidden.weight": torch.zeros(64, 768, dtype=torch.int8)}
     return [1, 2, 3]
 
 
@@ -129,6 +133,7 @@ def broken(state: dict[str, torch.Tensor], kind: str) -> Any:
         ("missing", r"does not fit DigitClassifier: hidden\.weight is missing"),
         ("unknown", "extra is not known"),
         ("shape", r"hidden\.weight has shape \[10, 10\], expected \[64, 768\]"),
+        ("type", r"hidden\.weight is of type torch\.int8, expected torch\.float32"),
         ("list", "not a state dict"),
     ],
 )
@@ -147,6 +152,36 @@ def test_files_that_are_no_weights(name: str, tmp_path: Path) -> None:
         load_detector("fd_mnist", weights=tmp_path / name)
     with pytest.raises(FileNotFoundError):
         load_detector("fd_mnist", weights=tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), RecursionError(), AssertionError("x"), struct.error("x\ny"), IndexError()]
+)
+def test_whatever_a_library_raises_is_an_error_of_ours(
+    error: Exception, digit_state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(digit_state, path)
+    monkeypatch.setattr("metrics.detectors.load_file", fail)
+    with pytest.raises(ValueError, match=r"w\.safetensors is not a weight file") as caught:
+        load_detector("fd_mnist", weights=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_a_published_file_is_read_by_torch_itself(
+    digit_state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one in the form that torch had before 1.6; of any other file the project's own reader says what it is."""
+    path = tmp_path / "w.pth"
+    torch.save(digit_state, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"w\.pth is not a weight file .*before torch 1\.6"):
+        load_detector("fd_mnist", weights=path)
+    spec = replace(DETECTORS["fd_mnist"], sha256=sha256(path))
+    monkeypatch.setattr("metrics.detectors.DETECTORS", {"fd_mnist": spec})
+    assert load_detector("fd_mnist", weights=path).identity["published"] is True
 
 
 class Hostile:

@@ -44,7 +44,7 @@ def test_a_torn_line_does_not_swallow_the_next_record(tmp_path: Path) -> None:
     path.write_text('{"schema": 1, "metr')
     ledger.append(path, record())
     assert json.loads(path.read_text().splitlines()[1]) == record()
-    with pytest.raises(ValueError, match="line 1, is not JSON"):
+    with pytest.raises(ValueError, match="line 1, is not valid JSON"):
         ledger.read(path)
 
 
@@ -98,15 +98,15 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json}", "line 2, is not JSON"),
+        ("{not json}", "line 2, is not valid JSON"),
         ("[1, 2]", "line 2, is not a result"),
         ('{"schema": 1}', "line 2, is not a result"),
         (json.dumps(record(schema=99)), "line 2, has schema 99, this version reads 1"),
         (json.dumps(record(value="x")), "line 2, has \"x\" for 'value', not a finite number"),
         (json.dumps(record(value=True)), "line 2, has true for 'value'"),
-        (json.dumps(record()).replace("1.98766", "1e999"), "line 2, has Infinity for 'value'"),
-        (json.dumps(record(value=float("nan"))), "line 2, holds NaN"),
-        (json.dumps(record(value=float("-inf"))), "line 2, holds -Infinity"),
+        (json.dumps(record()).replace("1.98766", "1e999"), "line 2, is not valid JSON: the number 1e999"),
+        (json.dumps(record(value=float("nan"))), "line 2, is not valid JSON: NaN"),
+        (json.dumps(record(value=float("-inf"))), "line 2, is not valid JSON: -Infinity"),
         (json.dumps(record(row=3)), "line 2, has 3 for 'row', not an object"),
         (json.dumps(record(search=3)), "line 2, has 3 for 'search', not an object"),
         (json.dumps(record(search={"name": "a"})), "line 2, has a 'search' without a name and a point"),
@@ -117,8 +117,8 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         (json.dumps(record(num_images=True)), "line 2, has true for 'num_images'"),
         (json.dumps(record(flags=3)), "line 2, has 3 for 'flags', not a list"),
         ("\udcff\udc80\x00", "line 2, is not UTF-8"),
-        ("[" * 100_000 + "]" * 100_000, "line 2, is nested too deeply"),
-        (json.dumps(record()).replace("1.98766", "9" * 400), "line 2, has 9{77}... for 'value', not a finite number"),
+        ("[" * 100_000 + "]" * 100_000, "line 2, is not valid JSON: nested too deeply"),
+        (json.dumps(record()).replace("1.98766", "9" * 400), "line 2, is not valid JSON: an integer of 400 digits"),
         (json.dumps(record(row="x" * 10_000)), "line 2, has \"x{76}... for 'row'"),
     ],
 )
@@ -224,7 +224,7 @@ def test_recipes_of_others_are_unknown(recipe: dict[str, Any]) -> None:
 
 def test_a_folder_that_takes_no_claim_is_noticed_beforehand(tmp_path, monkeypatch):
     """The ledger itself may be written, but a line is added under a claim beside it."""
-    ledger.append(tmp_path / "l.jsonl", {"value": 1.0})
+    ledger.append(tmp_path / "l.jsonl", record())
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match="not writable"):
         ledger.check_writable(tmp_path / "l.jsonl")

@@ -185,7 +185,8 @@ def test_damaged_statistics_are_refused(suffix: str, content: dict[str, Any], me
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("text.npz", b"<html>404</html>", "neither"),
+        ("page.npz", b"<html>404</html>", "a web page"),
+        ("text.npz", b"not found", "neither"),
         ("empty.pkl", b"", "neither"),
         ("short.npz", b"PK\x03\x04 and then nothing", "cannot be read as statistics"),
         ("short.pkl", pickle.dumps({"fid": 1}, 4)[:-2], "pickle|byte"),

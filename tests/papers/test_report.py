@@ -4,15 +4,19 @@ import copy
 import csv
 import io
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from images.recipe import GuideSpec, NetworkRef, SamplerSpec
-from papers.report import RESIZES, collect, differences, report
+from papers.listing import as_csv
+from papers.report import RESIZES, collect, compare_shipped, differences, report
 from papers.tables import all_rows, find
 
 AUTOG = "edm2-img512-s-autog-fid"
+ROOT = Path(__file__).parents[2]
 
 
 def row(name):
@@ -42,6 +46,43 @@ def record(name, value, seeds=None, tagged=True, **changes):
 def blocks(name, values, tagged=True):
     count = row(name).num_images
     return [record(name, value, f"{k * count}-{(k + 1) * count - 1}", tagged) for k, value in enumerate(values)]
+
+
+def test_texts_of_a_ledger_are_no_formulas_and_no_markup():
+    evil = [
+        '=HYPERLINK("http://evil/")',
+        "@SUM(A1)",
+        "+1+cmd",
+        "-2+3",
+        "\t=1",
+        "\uff1d1",
+        "a |\n\n# Head\n<script>x</script>",
+        "`code` ![x](http://evil/p.png) *b*",
+        "\x1b[2J\u202e\r",
+        "\udcff",
+    ]
+    records = [record(AUTOG, 1.0 + i) | {"flags": [text]} for i, text in enumerate(evil)]
+    for r, text in zip(records, evil, strict=True):
+        r["recipe"] = r["recipe"] | {"labels": text}
+    made = report([row(AUTOG)], records, "csv")
+    assert made.replace("\n", "").isprintable()
+    cells = [cell for line in csv.reader(io.StringIO(made)) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\uff1d"))]
+    assert [float(cell) for cell in cells if cell.startswith("-")] == []
+    assert "'=HYPERLINK" in made
+    text = report([row(AUTOG)], records, "markdown")
+    assert text.replace("\n", "").isprintable()
+    unescaped = re.sub(r"\\.", "", text)
+    assert not any(mark in unescaped for mark in ("<", "[", "]", "\n#", "://", "`", "*b"))
+    assert len({line.count("|") for line in unescaped.splitlines() if line.startswith("|")}) == 1
+    data = report([row(AUTOG)], records, "json")
+    assert data.replace("\n", "").isprintable()
+    assert {r["labels"] for r in json.loads(data)["results"]} == set(evil)
+
+
+def test_numbers_stay_numbers_in_csv():
+    records = [{"a": -0.5, "b": "-0.5", "c": ["-1e-3", -2, "=1"], "d": "+3", "e": None, "f": "-x"}]
+    assert as_csv(records).splitlines()[1] == "-0.5,-0.5,-1e-3;-2;'=1,+3,,'-x"
 
 
 def only(results):
@@ -217,7 +258,7 @@ def test_markdown(golden_lines):
     ) in lines
     assert "| 36.5 | 36.5 | 36.5 | -0.5 % | not stated | 1 of 3 | 50,000 | random |" in text
     assert "| edm2-img512-s-fid | fid | labels balanced, not random | 2.4 | 2.4 | 2.4 | 50,000 | balanced |" in lines
-    assert lines[-1] == "Not run: 30 of 33 rows."
+    assert "**Not run: 30 of 33 rows**" in lines
 
 
 @pytest.fixture
@@ -251,9 +292,76 @@ def test_a_row_of_two_tables_is_reported_in_both():
 
 
 def test_nothing_scored():
-    assert report(find("gi1"), [], "markdown") == "Not run: 12 of 12 rows."
+    lines = report(find("gi1"), [], "markdown").splitlines()
+    assert lines[0] == "**Not run: 12 of 12 rows**"
+    names = [name for line in lines[2:] for name in line.split(": ")[-1].replace("python reproduce.py run ", "")
+             .replace(",", "").split()]  # fmt: skip
+    assert sorted(names) == sorted(row.name for row in find("gi1"))
     assert report(find("gi1"), [], "csv") == ""
     assert json.loads(report(find("gi1"), [], "json"))["results"] == []
+
+
+def test_rows_that_did_not_run_are_named_with_the_command_or_the_reason():
+    names = ["edm2-img512-s-fid", "rin-img64-fid", "edm2-img512-s-uncond-fid", "edm2-img512-s-dino"]
+    rows = [row(name) for name in names]
+    lines = report(rows, [], "markdown").splitlines()[2:]
+    assert lines[0] == "- not run yet: python reproduce.py run edm2-img512-s-fid edm2-img512-s-dino"
+    assert lines[1].startswith("- a number copied from another paper: ")
+    assert lines[1].endswith(": rin-img64-fid")
+    assert "not published at these EMA lengths (the commands that make it: python reproduce.py plan ROW)" in lines[2]
+    data = json.loads(report(rows, [], "json"))
+    assert data["not_run"] == names
+    assert data["not_run_why"]["edm2-img512-s-fid"] == "not run yet"
+
+
+def test_a_difference_of_several_rows_is_said_once():
+    lines = [record(name, 1.0) | {"num_images": 500} for name in ("mnist16-cfg", "mnist16-autog")]
+    lines[1]["flags"] = ["500 images, where published scores have 50,000: fewer give higher values", "another"]
+    text = report(find("mnist16"), lines, "markdown")
+    assert text.count("500 images, not 5,000") == 1
+    assert "(1) 500 images, not 5,000, in 2 rows" in text
+    assert "| mnist16-cfg | fd_mnist | (1) | 1 |" in text
+    assert "| mnist16-autog | fd_mnist | (1); another | 1 |" in text
+
+
+def digits(name, value, seeds, **changes):
+    line = record(name, value, seeds, noise_device="cpu")
+    return line | {"num_images": 500} | changes
+
+
+def test_digits_are_compared_with_the_scores_that_ship():
+    lines = [digits("mnist16-cfg", 1.104267 * 1.002, "0-499"), digits("mnist16-autog", 0.836676, "500-999")]
+    (found,) = compare_shipped(find("mnist16"), lines)
+    assert (found.row.name, found.images) == ("mnist16-cfg", "0-499")
+    assert found.difference == pytest.approx(0.2, abs=1e-3)
+    text = report(find("mnist16"), lines, "markdown")
+    assert "| mnist16-cfg | 0-499 | 1.1065 | 1.1043 | +0.20 % |" in text
+    assert "All are within 1 %" in text
+    far = report(find("mnist16"), [digits("mnist16-cfg", 1.2, "0-499")], "markdown")
+    assert "1 of 1 are more than 1 % off" in far
+    assert json.loads(report(find("mnist16"), lines, "json"))["shipped"][0]["shipped"] == 1.104267
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reference": {"source": "mine.npz"}},
+        {"detector": {"published": False, "resize": "none"}},
+        {"recipe": {**digits("mnist16-cfg", 1, "0-499")["recipe"], "noise_device": "cuda"}},
+        {"recipe": {**digits("mnist16-cfg", 1, "0-499")["recipe"], "labels": "balanced"}},
+    ],
+)
+def test_only_what_was_made_by_the_same_rules_is_compared_with_what_ships(changes):
+    assert compare_shipped(find("mnist16"), [digits("mnist16-cfg", 1, "0-499")])
+    assert not compare_shipped(find("mnist16"), [digits("mnist16-cfg", 1, "0-499", **changes)])
+
+
+def test_scores_that_ship_are_those_of_the_documentation():
+    lines = (ROOT / "docs" / "digits.jsonl").read_text().splitlines()
+    compared = compare_shipped(find("mnist16"), [json.loads(line) for line in lines])
+    assert len(compared) > 25
+    assert all(abs(c.difference) < 1e-3 for c in compared)
+    assert {c.row.name for c in compared} == {row.name for row in find("mnist16")}
 
 
 def test_resizes_are_the_detectors_defaults():

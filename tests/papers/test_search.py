@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from papers.search import Axis, search
+from papers.search import Axis, expected_points, search
 
 W = Axis("w", tuple(round(1 + 0.05 * i, 2) for i in range(51)))
 FIRST = Axis("first", tuple(range(32)))
@@ -68,3 +68,16 @@ def test_refused():
         search(lambda p: 0, {}, [[W]], stride=0)
     with pytest.raises(ValueError, match=r"no value of first goes with"):
         search(lambda p: 0, {"last": -1}, [[FIRST]], valid=lambda p: p["first"] <= p["last"])
+
+
+@pytest.mark.parametrize(
+    ("stages", "stride", "count"),
+    [
+        ([[Axis("a", (0, 1, 2)), Axis("b", (5, 6))]], 1, 6),  # the full grid
+        ([[Axis("a", tuple(range(9)))]], 8, 7),  # 0 8, then 4, which is the best, then 2 6 and 3 5
+        ([[Axis("a", (0, 1, 2))], [Axis("b", (5, 6))]], 1, 4),  # the best of a is shared
+    ],
+)
+def test_how_many_points_are_to_come(stages, stride, count):
+    start = {axis.name: axis.values[0] for axes in stages for axis in axes}
+    assert expected_points(start, stages, stride=stride) == count

@@ -42,6 +42,12 @@ def test_dictionaries_of_all_kinds_become_dict(protocol):
     assert read == {"a": {"b": 1, "c": {}}, "d": {}}
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("data", [b"", b"abc\x00\xff", bytes(range(256)) * 10_000])
+def test_byte_strings_of_every_protocol(protocol, data):
+    assert bytes(loads(pickle.dumps({"a": [data]}, protocol))["a"][0]) == data
+
+
 def statistics():
     """Like EDM2's reference statistics, smaller."""
     random = np.random.RandomState(0)
@@ -49,7 +55,7 @@ def statistics():
     return {**parts, "num_images": 50000}
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("core", ["_core", "core"])
 def test_statistics_of_both_generations_of_numpy(protocol, core):
     data = pickle.dumps(statistics(), protocol)
@@ -171,6 +177,20 @@ def test_shared_parts_stay_shared():
     part = [1, 2]
     first, second = loads(pickle.dumps([part, part], 4))
     assert first is second
+
+
+def test_equal_texts_become_one_object():
+    """So that dictionaries and comparisons of long texts take no time, however many of them a file has."""
+    long = pickle.BINUNICODE + (10**6).to_bytes(4, "little") + b"a" * 10**6
+    first, second = loads(b"\x80\x04(" + long * 2 + b"t.")
+    assert first is second
+    assert first == "a" * 10**6
+
+
+def test_an_array_and_a_text_may_be_referred_to_more_than_once():
+    shared = np.arange(1000.0)
+    data = {"arrays": [shared] * 100, "texts": ["x" * 1000] * 1000}
+    assert [len(part) for part in loads(pickle.dumps(data, 4)).values()] == [100, 1000]
 
 
 def test_files_by_path_by_text_and_open(tmp_path):

@@ -37,6 +37,32 @@ def test_a_level_per_point_is_each_point_at_its_level(golden_net):
         assert torch.allclose(together[i], golden_net.denoise(points[i : i + 1], sigma[i])[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("leading", [(), (1,), (3, 4), (2, 1, 3)])
+def test_points_may_have_any_leading_dimensions(golden_net, leading):
+    points = torch.from_numpy(np.resize(GOLDEN["points"], (*leading, 2)))
+    levels = torch.linspace(0.1, 0.4, max(points[..., 0].numel(), 1)).reshape(leading)
+    for sigma in (0.3, levels):
+        one_by_one = zip(points.reshape(-1, 2), levels.reshape(-1), strict=True)
+        single = [golden_net(x[None], s if torch.is_tensor(sigma) else sigma) for x, s in one_by_one]
+        expected = torch.cat(single).reshape(leading)
+        assert torch.allclose(golden_net.logp(points, sigma), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(golden_net.pdf(points, sigma), (expected - expected.max()).exp(), rtol=1e-3, atol=1e-5)
+        assert golden_net.score(points, sigma).shape == points.shape
+        assert golden_net.denoise(points, sigma).shape == points.shape
+
+
+def test_what_edm2s_own_toy_example_calls(golden_net):
+    """Names and arguments of its script, on a grid of points."""
+    grid = torch.from_numpy(GOLDEN["points"][:12]).reshape(3, 4, 2)
+    logp = golden_net.logp(grid, sigma=0.3).detach()
+    assert torch.equal(logp, golden_net(grid, 0.3))
+    assert golden_net.pdf(grid, sigma=0.3).max() == 1
+    score = golden_net.score(grid, sigma=0.3, graph=True)
+    assert torch.allclose(score.reshape(-1, 2), golden_net.score(grid.reshape(-1, 2), 0.3))
+    assert score.requires_grad
+    assert not golden_net.score(grid, sigma=0.3).requires_grad
+
+
 def test_an_untrained_network_is_the_gaussian_of_the_data():
     """Gain 0: the score of N(0, sigma^2 + sigma_data^2), so the denoiser shrinks towards 0."""
     points, sigma = torch.randn(10, 2), 0.7

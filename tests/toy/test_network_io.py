@@ -2,14 +2,18 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.util import sha256_of
-from torch_utils import persistence
+from torch_utils import persistence, safe_pickle
+from toy import network
 from toy.network import ToyModel
 from toy.network_io import load_model, save_model
+
+PRETRAINED = Path(__file__).parents[2] / "pretrained" / "toy"
 
 
 @pytest.fixture
@@ -47,6 +51,13 @@ def test_other_readers_of_the_format_get_a_network(net, path):
     with open(path, "rb") as file:
         read = pickle.load(file)
     assert torch.equal(read.score(torch.ones(1, 2), 0.3), net.score(torch.ones(1, 2), 0.3))
+
+
+def test_shipped_files_bring_the_text_of_today():
+    """So that they work where only their text is looked at."""
+    for name in ("main", "weak", "unconditional"):
+        scan = safe_pickle.scan(PRETRAINED / f"{name}.pkl")
+        assert {each.source_sha256 for each in scan.classes} == {sha256_of(network.__file__)}
 
 
 def test_a_file_with_another_source_is_read_by_our_class(net, path, monkeypatch):

@@ -50,7 +50,7 @@ def test_the_loss_is_zero_for_the_truth_itself():
     """A network whose score is the true one: stand in for it with the mixture."""
 
     class Exact:
-        def score(self, x, sigma, create_graph):
+        def score(self, x, sigma, graph):
             return fractal("A").score(x, sigma)
 
     x, sigma = torch.randn(20, 2), torch.rand(20) + 0.1

@@ -451,6 +451,12 @@ def break_other_class(folder):
     (folder / "config.json").write_text('{"_class_name": "UNet2DModel", "block_out_channels": "wide"}')
 
 
+def break_no_blocks(folder):
+    """An IndexError inside diffusers."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "block_out_channels": []}))
+
+
 def break_truncated(folder):
     file = folder / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -465,7 +471,9 @@ def break_missing_tensor(folder):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("damage", [break_json, break_other_class, break_truncated, break_missing_tensor])
+@pytest.mark.parametrize(
+    "damage", [break_json, break_other_class, break_no_blocks, break_truncated, break_missing_tensor]
+)
 def test_broken_folder(tmp_path, tiny, damage):
     folder = tmp_path / "vae"
     shutil.copytree(tiny[0], folder)

@@ -364,7 +364,7 @@ TAMPERED = {
     "missing layer": (lambda c: unet_of(c)["_modules"].pop("out_conv"), "lacks the layers out_conv"),
     "surplus layer": (
         lambda c: c.ema.state["_modules"].update(extra=c.ema.state["_modules"]["logvar_linear"]),
-        "layers that its constructor arguments do not make: .'extra'",
+        "layers that its constructor arguments do not make: 'extra'",
     ),
     "missing parameter": (lambda c: block_of(c)["_parameters"].clear(), "lacks the tensors emb_gain"),
     "parameter None": (lambda c: block_of(c)["_parameters"].update(emb_gain=None), "lacks the tensors emb_gain"),

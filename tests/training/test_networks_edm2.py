@@ -128,6 +128,7 @@ def test_compiles_to_one_graph(name):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.slow
 def test_compiles_with_inductor():
     net = tiny().eval().requires_grad_(False)
     for name, parameter in net.named_parameters():

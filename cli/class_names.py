@@ -1,0 +1,95 @@
+"""Classes by name on the command line: --class=goldfish, --class-names=FILE. No torch here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.command import bad_input
+from dnnlib.regular import read_regular
+from images.class_names import ClassName, checked_names, find_class
+from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
+
+MAX_FILE_BYTES = 1 << 26
+
+
+class Class(click.ParamType):
+    """A class: its index as an int, or its name as a ClassName."""
+
+    name = "class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | ClassName:
+        if isinstance(value, int | ClassName):
+            return value
+        text = str(value).strip()
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+            return int(text)
+        if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
+            self.fail("give a class number of 0 or more, or a name, or leave it out for random classes", param, ctx)
+        return ClassName(text)
+
+
+class_names_option = click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
+)
+
+
+def known_names(source: str, file: str | None) -> tuple[str, ...] | None:
+    """Class names that are known before a network is opened: of --class-names, else those of a published network.
+
+    source: path or URL of the network. Raises OSError or ValueError if the file cannot be read.
+    """
+    if file is not None:
+        return read_names(file)
+    return imagenet_classes() if is_published(source) else None
+
+
+def read_names(file: str) -> tuple[str, ...]:
+    """Names of classes 0, 1, ... from a text of one per line, or JSON: a list, or an object with `class_names`.
+
+    Raises OSError if there is no such file, ValueError if it holds no names.
+    """
+    path = Path(file).expanduser()
+    try:
+        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8-sig")
+        content: Any = json.loads(text) if text.lstrip()[:1] in ("{", "[") else text.rstrip("\n").splitlines()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--class-names={file} cannot be read: {error}") from error
+    names = checked_names(content.get("class_names") if isinstance(content, dict) else content)
+    if names is None:
+        raise ValueError(f"--class-names={file}: need one name per line, or JSON with a list class_names")
+    return tuple(name.strip() for name in names)
+
+
+def with_index(params: dict[str, Any], source: str | None) -> dict[str, Any]:
+    """The parameters with the index in place of a --class that is a name, if names are known by now.
+
+    source: the main network. Else the name stays, for the network to resolve when it is opened. A usage error for a
+    name that is not among them.
+    """
+    named, file = params.get("class_idx"), params.get("class_names")
+    if file is not None:
+        with bad_input():
+            read_names(file)  # of use for captions at least: nobody gives it to be ignored
+    if source is None or not isinstance(named, ClassName):
+        return params
+    index = index_of(named, source, file)
+    if isinstance(index, int):
+        click.echo(f"note: --class={named} is class {index}", err=True)
+    return {**params, "class_idx": index}
+
+
+def index_of(named: int | ClassName, source: str, file: str | None) -> int | ClassName:
+    """The index of a class; its name as it is, where no names are known before the network is opened."""
+    with bad_input():
+        names = known_names(source, file)
+        if isinstance(named, int) or names is None:
+            return named
+        if file is None and (shared := SHARED_WORDS.get(named.text.casefold())):
+            both = " and ".join(f"{names[index]} ({index})" for index in shared)
+            raise ValueError(f"--class={named}: ImageNet has {both}; give the index")
+        return find_class(named.text, names, "ImageNet" if file is None else file)

@@ -1,0 +1,35 @@
+"""Where a file lies that a command line names: in the current folder, else in the project's.
+
+So commands such as those of the README, which name `pretrained/mnist16-refs.npz`, work from any folder. What is kept
+of a name (in recipes, ledgers, notes) is what was typed, never where it was found.
+"""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def find_file(name: str | os.PathLike[str]) -> Path:
+    """The path that a name on this machine stands for, whether anything is there or not. `~` is the home folder.
+
+    A relative name of nothing in the current folder stands for the file of that name in the project's folder, if there
+    is one. Folders are not looked for there: those of the project hold code.
+    """
+    path = Path(os.path.expanduser(name))
+    if path.is_absolute() or path.exists():
+        return path
+    in_project = PROJECT / path
+    return in_project if in_project.is_file() else path
+
+
+def short_name(path: str | os.PathLike[str]) -> str:
+    """The name of a file relative to the project's folder or the current one, if `find_file` finds that file by it.
+
+    Else the path as it is. Ledgers with such names do not depend on where the project lies.
+    """
+    for folder in (PROJECT, Path.cwd()):
+        name = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else None
+        if name is not None and find_file(name).absolute() == Path(path):
+            return name.as_posix()
+    return os.fspath(path)

@@ -1,0 +1,48 @@
+"""Opening files that anybody may have put there: plain files only, so that nothing waits for ever or never ends."""
+
+import os
+import stat
+from typing import IO
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file for reading bytes, through symbolic links, if it is a plain one.
+
+    Raises ValueError, saying what it is, for a pipe, device, socket or folder, none of which is waited for or read;
+    OSError as `open` does.
+    """
+    _check_kind(path, os.stat(path).st_mode)  # before it is opened: that alone can make a device act
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        _check_kind(path, os.fstat(descriptor).st_mode)  # it may have been replaced meanwhile
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """All bytes of a plain file; ValueError if there are more than `limit`, or than it says, and as `open_regular`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{os.fspath(path)} has {size} bytes, more than the {limit} allowed")
+        data = file.read(size + 1)
+    if len(data) > size:  # files of /proc say 0 and may not end
+        raise ValueError(f"{os.fspath(path)} has more bytes than it says: it is being written, or is no plain file")
+    return data
+
+
+def _check_kind(path: str | os.PathLike[str], mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no plain file")
+        raise ValueError(f"{os.fspath(path)} is {kind}, not a file: give a file, or remove it")

@@ -1,0 +1,112 @@
+"""The one door through which image files come in: which formats are read, and how large a picture may be. Torch-free.
+
+Formats are a list of what needs no other program and no other file: PIL also knows some that start an interpreter
+(EPS) or follow names inside the file.
+"""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, UnidentifiedImageError
+
+from dnnlib.regular import open_regular
+
+#: PIL's names of the formats that are read, whatever a file's ending says.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_FORMATS_TEXT = "PNG, JPEG, WebP, BMP, GIF or TIFF"
+
+#: An image with more pixels than this (8192 x 8192) is refused before it is decoded.
+MAX_PIXELS = 1 << 26
+
+#: PNG chunks of which nothing is used, and which unpack to any size: texts and colour profiles.
+_UNUSED_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class ImageRefused(Exception):
+    """A readable file that holds no usable image; the text continues "NAME ..."."""
+
+
+@contextmanager
+def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
+    """An image file, its header read; pixels are decoded when they are asked for.
+
+    Args:
+        data: Content of a PNG, JPEG, WebP, BMP, GIF or TIFF file.
+        where: Name of the file for error messages.
+
+    Raises ValueError, here and for whatever PIL raises inside the block: it is no such file, is truncated or damaged,
+    has more than `MAX_PIXELS` pixels, or an `ImageRefused` was raised inside. Every chunk of a PNG is compared with its
+    CRC, which PIL skips for pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(_checked_png(data)), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageRefused(
+                    f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed; make it smaller"
+                )
+            yield image
+    except ImageRefused as error:
+        raise ValueError(f"{where} {error}") from None
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert, remove or replace it") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed; make it smaller") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes PIL raises nearly anything
+        raise ValueError(f"{where} is truncated or damaged ({error}); copy or make it again") from error
+
+
+def text_in_png(path: str | os.PathLike[str], key: str) -> str | None:
+    """A text that a PNG file carries under `key`; None without it, or if it is no readable PNG."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=("PNG",)) as picture:
+            found = picture.info.get(key)
+    except (UnidentifiedImageError, OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """About what PIL takes for the pixels of an image once decoded."""
+    return 4 * image.width * image.height
+
+
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether the file holds more pictures than the one that is read: an animation, pages, or a camera's second."""
+    return bool(getattr(image, "is_animated", False))
+
+
+def is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether a file has more than 8 bits per channel, of which PIL keeps the upper 8 without a word."""
+    if data.startswith(_PNG_SIGNATURE):
+        return data[24] == 16
+    depths = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)  # type: ignore[attr-defined]
+    return max(depths) > 8
+
+
+def _checked_png(data: bytes) -> bytes:
+    """A PNG without its texts and profiles, every chunk compared with its CRC; other data as they are."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    position, kept = len(_PNG_SIGNATURE), [data[: len(_PNG_SIGNATURE)]]
+    kind, start = b"", position
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise ImageRefused("is truncated: it ends before the image does; copy or make it again")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if data[end : end + 4] != zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4):
+            cut = end + 4 > len(data)
+            raise ImageRefused(f"is {'truncated' if cut else 'damaged (CRC of a PNG chunk)'}; copy or make it again")
+        if kind in _UNUSED_CHUNKS:
+            kept.append(data[start:position])
+            start = end + 4
+        position = end + 4
+    return data if start == len(_PNG_SIGNATURE) else b"".join([*kept, data[start:position]])

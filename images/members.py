@@ -1,0 +1,149 @@
+"""Which files of an image set are its images, which are known junk, and which are neither: by their names alone.
+
+A set is read as its maker meant it: backslashes separate folders, and the top is the folder that everything lies in.
+Whatever is left out is counted, so that somebody can be told. Torch-free.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+#: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy"}
+)
+
+#: Name of the optional member that holds the labels.
+LABELS_NAME = "dataset.json"
+
+#: Members of sets that are read by name; anything else that is no image is left out.
+_BY_NAME = frozenset({LABELS_NAME, "recipe.json"})
+
+_JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Members:
+    """The files of a set, sorted out.
+
+    Attributes:
+        stored: From every member's name to the name under which it is stored. Junk is not in it; files that are read by
+            name are in it by that name alone too, without the folder that everything lies in.
+        images: Names of the images and `.npy` arrays, sorted by code point.
+        root: The top: the folder that everything lies in, such as "pets/"; "" if there is none.
+        folders: Names of the folders in the root, sorted, also of those that hold no image.
+        notes: What is not read, as a sentence each.
+    """
+
+    stored: Mapping[str, str]
+    images: tuple[str, ...]
+    root: str
+    folders: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def sort_out(files: Iterable[tuple[str, str]], folders: Iterable[str]) -> Members:
+    """Sort out the files of a set.
+
+    Args:
+        files: (name, name under which it is stored) of every file, in any order.
+        folders: Names of all folders, as far as they are known, also of empty ones.
+
+    Raises ValueError if two files have one name.
+    """
+    found: dict[str, str] = {}
+    hidden = 0
+    for raw, stored in files:
+        name = clean_name(raw)
+        if is_junk(name):
+            hidden += is_hidden_image(name)
+        elif name in found:
+            raise ValueError(f"two members named {name!r}")
+        else:
+            found[name] = stored
+    known = {name + "/" for name in map(clean_name, folders) if not is_junk(name)}
+    root = _common_folder(found, known)
+    images = tuple(sorted(name for name in found if has_image_suffix(name)))
+    below = (name[len(root) :] for name in (*found, *known) if name.startswith(root))
+    top = {name.partition("/")[0] for name in below if "/" in name}
+    notes = tuple(_notes(found, root, hidden))
+    found |= {name: found[root + name] for name in _BY_NAME if root + name in found}
+    return Members(found, images, root, tuple(sorted(top)), notes)
+
+
+def clean_name(name: str) -> str:
+    """A member's name with slashes between its parts, and none of the parts empty or `.`."""
+    if "\\" in name or "./" in name or "//" in name or name.endswith("/"):
+        return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    return name
+
+
+def has_image_suffix(name: str) -> bool:
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def is_junk(name: str) -> bool:
+    """Whether a clean name is hidden, or of a file or folder that file managers leave behind."""
+    parts = name.split("/")
+    return any(part.startswith(".") or part in _JUNK_FOLDERS for part in parts) or parts[-1].lower() in _JUNK_FILES
+
+
+def is_hidden_image(name: str) -> bool:
+    """Whether a junk name may be that of an image, whose owner should know: not macOS's `._name` beside an image."""
+    parts = name.split("/")
+    own = parts[-1].startswith(".") and not parts[-1].startswith("._")
+    return own and has_image_suffix(name) and not any(part in _JUNK_FOLDERS for part in parts)
+
+
+def shortened(items: Iterable[str], separator: str = ", ") -> str:
+    """The first ten of some texts, and how many more there are."""
+    listed = list(items)
+    more = "" if len(listed) <= _SHOWN else f" and {len(listed) - _SHOWN} more"
+    return separator.join(listed[:_SHOWN]) + more
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _suffix(name: str) -> str:
+    """The ending of a name in lower case, with its dot; "" for none."""
+    stem, dot, ending = _base(name).rpartition(".")
+    return dot + ending.lower() if stem else ""
+
+
+def _common_folder(files: Collection[str], folders: Collection[str]) -> str:
+    """The longest "a/b/" that all images, files read by name and folders lie in; "" if there is none.
+
+    Other files may lie beside it: somebody's notes, say. Another folder, even an empty one, makes it one of several.
+    """
+    kept = [name for name in files if has_image_suffix(name) or _base(name) in _BY_NAME]
+    root = ""
+    while kept:
+        first, slash, _ = kept[0][len(root) :].partition("/")
+        longer = f"{root}{first}/"
+        below = (name for name in files if "/" in name[len(root) :])
+        alone = all(name.startswith(longer) or longer.startswith(name) for name in folders)
+        if not (slash and alone and all(name.startswith(longer) for name in itertools.chain(kept, below))):
+            break
+        root = longer
+    return root
+
+
+def _notes(found: Iterable[str], root: str, hidden: int) -> Iterator[str]:
+    """What of the members is not read, and how many images are hidden."""
+    strays = [name for name in found if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
+    by_name = {root + name for name in _BY_NAME}.union(strays)
+    others = Counter(_suffix(n) or "without ending" for n in found if not has_image_suffix(n) and n not in by_name)
+    if others:
+        kinds = shortened(f"{count} {ending}" for ending, count in sorted(others.items()))
+        subject = "1 file is" if others.total() == 1 else f"{others.total()} files are"
+        yield f"{subject} not read, as no images of a known kind: {kinds}"
+    if hidden:
+        yield f"{hidden} images are not read, as their names begin with a dot"
+    if strays:
+        yield f"{shortened(map(repr, strays))} is not read: labels are in {LABELS_NAME} at the top of the set"

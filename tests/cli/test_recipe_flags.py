@@ -1,0 +1,41 @@
+"""The options that a recipe is pasted as give that recipe."""
+
+import shlex
+
+import pytest
+
+import calculate_metrics
+import generate_images
+from cli.options import recipe_from
+from cli.recipe_flags import recipe_flags
+from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from papers.presets import PRETRAINED
+
+MAIN, UNCOND, WEAK = (NetworkRef(f"pretrained/mnist16-{name}.pkl") for name in ("cond", "uncond", "weak"))
+
+RECIPES = [
+    Recipe(MAIN, noise_device="device"),
+    Recipe(MAIN, (GuideSpec(UNCOND, 1.5, StepInterval(4, 7)),), SamplerSpec(16), noise_device="cpu"),
+    Recipe(MAIN, (GuideSpec(UNCOND, 0.1 + 0.2, SigmaInterval(0.28, float("inf"))),), labels=0, noise_device="device"),
+    Recipe(
+        MAIN,
+        (GuideSpec(UNCOND, 1.125), GuideSpec(WEAK, 1.375, StepInterval(0, 3))),
+        SamplerSpec(7, 0.01, 70, 5, 4, 0.05, 50, 1.003, "float64"),
+        labels="balanced",
+        noise_device="device",
+    ),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("command", "more"), [(generate_images.main, ["--outdir=out"]), ("gen", ["--ref=mnist16"])])
+def test_round_trip(recipe, command, more):
+    command = calculate_metrics.main.commands[command] if isinstance(command, str) else command
+    with command.make_context("x", [*shlex.split(recipe_flags(recipe)), *more]) as context:
+        assert recipe_from(context.params) == recipe
+
+
+def test_defaults_are_left_out_and_files_that_ship_have_short_names():
+    recipe = Recipe(NetworkRef(str(PRETRAINED / "mnist16-cond.pkl")), noise_device="device")
+    assert recipe_flags(recipe) == "--net=pretrained/mnist16-cond.pkl"
+    assert recipe_flags(Recipe(NetworkRef("a b.pkl"), noise_device="device")) == "'--net=a b.pkl'"

@@ -1,0 +1,83 @@
+"""What comes before a command: packages that are missing, Ctrl-C while modules are imported, closed streams."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import start
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+
+
+def python(*args, **more):
+    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, timeout=60, **more)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_in_one_line_what_is_missing(script, tmp_path):
+    """-S hides all installed packages, -I the folder of the script."""
+    done = python("-I", "-S", ROOT / script, "--help", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: No module named ")
+    assert "activate" in line or "pip install -r" in line
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_cure_is_the_environment_that_is_there(project, monkeypatch):
+    error = ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+    assert start.cure(error).startswith("No module named 'tqdm': run `")
+    assert start.cure(error).endswith("-m pip install -r requirements.txt` first")
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "bin" / "activate").touch()
+    assert start.cure(error).startswith("No module named 'tqdm': run `source .venv/bin/activate` first")
+    monkeypatch.chdir("/")
+    assert f"source {project}/.venv/bin/activate" in start.cure(error)
+    monkeypatch.setattr(sys, "prefix", str(project / ".venv"))  # it is active, and lacks the package
+    assert f"-m pip install -r {project}/requirements.txt" in start.cure(error)
+
+
+def test_what_pip_cannot_install_is_told_apart(project):
+    (project / "images").mkdir()
+    assert "fetch it again" in start.cure(ModuleNotFoundError("No module named 'images.x'", name="images.x"))
+    assert "built without it" in start.cure(ModuleNotFoundError("No module named '_lzma'", name="_lzma"))
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path):
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n")
+    done = python(ROOT / "reproduce.py", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (130, "Error: interrupted\n")
+
+
+def test_other_errors_keep_their_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("1 / 0\n")
+    done = python(ROOT / "reproduce.py", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_closed_streams_lead_nowhere(closed, tmp_path):
+    """What goes to a closed stream is lost, and never lands in a file that was opened in its place."""
+    code = (
+        "import os, sys; from cli.settings import configure; configure(); made = open('made', 'w'); "
+        "print('out'); print('err', file=sys.stderr); os.write(2, b'err'); sys.stdin.read(); "
+        "sys.exit(made.fileno() < 3)"
+    )
+    command = ["bash", "-c", f'exec "$@" {closed}', "-", sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made").read_bytes() == b""
+    assert ("out" in done.stdout) == (closed[0] != "1")
+    assert ("err" in done.stderr) == (closed[0] != "2")

@@ -1,0 +1,62 @@
+"""Names on a command line: the current folder first, then the project's, and what a ledger keeps of them."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.options import recipe_from
+from dnnlib.download import fetch
+from dnnlib.places import PROJECT, find_file, short_name
+from images.recipe import NetworkRef, Recipe
+
+NAME = "pretrained/mnist16-cond.pkl"
+
+
+def test_the_current_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_file(NAME) == fetch(NAME) == PROJECT / NAME
+    Path("pretrained").mkdir()
+    Path(NAME).write_bytes(b"mine")
+    assert find_file(NAME) == fetch(NAME) == Path(NAME)
+
+
+def test_what_is_nowhere_stays_as_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("nowhere.pkl", "/nowhere.pkl", "images"):  # the last is a folder of code in the project
+        assert find_file(name) == Path(name)
+    with pytest.raises(FileNotFoundError, match=r"there is no file nowhere\.pkl"):
+        fetch("nowhere.pkl")
+    assert not find_file("").is_file()
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_file("~/net.pkl") == tmp_path / "net.pkl"
+
+
+def test_short_names_find_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_name(PROJECT / NAME) == NAME
+    assert short_name(tmp_path / "sub" / "net.pkl") == "sub/net.pkl"
+    assert short_name("/elsewhere/net.pkl") == "/elsewhere/net.pkl"
+    assert short_name("https://host/net.pkl") == "https://host/net.pkl"
+    Path("pretrained").mkdir()
+    Path(NAME).write_bytes(b"mine")
+    assert short_name(PROJECT / NAME) == str(PROJECT / NAME), "the short name is another file here"
+
+
+def test_a_recipe_does_not_depend_on_the_folder_it_was_typed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    import generate_images
+
+    recipes = []
+    monkeypatch.setattr("generate_images.recipe_from", lambda *args: recipes.append(recipe_from(*args)) or 1 / 0)
+    for folder in (PROJECT, tmp_path):
+        monkeypatch.chdir(folder)
+        CliRunner().invoke(generate_images.main, [f"--net={NAME}", "--outdir=out", "--seeds=0"])
+    assert recipes == [recipes[0]] * 2
+    assert recipes[0].net.source == NAME
+    assert recipes[0].hash == Recipe(NetworkRef(NAME), noise_device="device").hash

@@ -1,0 +1,74 @@
+"""What reaches a terminal: texts and line ends, and of progress bars all they need."""
+
+import io
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.command import Command
+from cli.progress import progress_bar
+from dnnlib.terminal import guard, unguarded
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
+SHOWN = r"\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
+
+
+def test_a_guarded_stream_shows_control_characters() -> None:
+    stream = io.StringIO()
+    guarded = guard(stream)
+    assert guarded.write(f"a\tb\n{HOSTILE}\n") > 0
+    guarded.writelines(["x\r", "y\n"])
+    print("é µ", HOSTILE, file=guarded)
+    assert stream.getvalue() == f"a\tb\n{SHOWN}\nx\\ry\né µ {SHOWN}\n"
+    assert guard(guarded) is guarded
+    assert unguarded(guarded) is unguarded(stream) is stream
+    assert guard(None) is None
+    with pytest.raises(TypeError):
+        guarded.write(b"bytes")
+
+
+def test_a_stream_of_ascii_neither_fails_nor_is_gone_past() -> None:
+    buffer = io.BytesIO()
+    stream = guard(io.TextIOWrapper(buffer, encoding="ascii"))
+    sys.stdout, before = stream, sys.stdout
+    try:
+        click.echo(f"é {HOSTILE}")
+    finally:
+        sys.stdout = before
+    assert buffer.getvalue().decode() == f"é {SHOWN}\n".replace(r"\x1b[2J", "")  # click's doing, without a terminal
+
+
+@click.command(cls=Command)
+@click.argument("way")
+def show(way: str) -> None:
+    if way == "echo":
+        click.echo(HOSTILE)
+        click.echo(HOSTILE, err=True)
+    elif way == "print":
+        print(HOSTILE)
+        print(HOSTILE, file=sys.stderr)
+    elif way == "raise":
+        raise ValueError(HOSTILE)
+    elif way == "usage":
+        raise click.UsageError(HOSTILE)
+
+
+@pytest.mark.parametrize("way", ["echo", "print", "raise", "usage", HOSTILE])
+@pytest.mark.parametrize("color", [False, True])
+def test_no_way_out_of_a_command_lets_control_characters_pass(way: str, color: bool) -> None:
+    done = CliRunner().invoke(show, [way], color=color)
+    assert all(line.isprintable() for line in done.output.splitlines()), done.output
+    assert "\r" not in done.output
+    assert ("title" in done.output) is (way != HOSTILE)
+
+
+def test_bars_are_drawn_past_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go back to the line's start; what they quote is still written out."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", guard(stream))
+    with progress_bar(3, f"name{HOSTILE}") as advance:
+        advance(3)
+    assert stream.getvalue().startswith("\r")
+    assert set(stream.getvalue()) & set("\x1b\x9b\u202e\x00\udcff") == set()

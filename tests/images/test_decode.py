@@ -1,0 +1,150 @@
+"""The one door for image files: which formats come through, what they may cost, and that there is no other."""
+
+import ast
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, PngImagePlugin
+
+from images import convert
+from images.archive import open_archive
+from images.decode import MAX_PIXELS, has_more_frames, opened_image
+from images.sources import decode_rgb
+
+ROOT = Path(__file__).parents[2]
+
+
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_no_other_file_of_the_product_opens_images() -> None:
+    """PIL's own `open` tries every plugin, also those that start a program: only images/decode.py may call it."""
+    found = []
+    folders = [path.parent for path in ROOT.glob("*/__init__.py")]
+    for path in [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]:
+        if "tests" in path.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
+                limited = any(keyword.arg == "formats" for keyword in node.keywords)
+                if path != ROOT / "images/decode.py" or not limited:
+                    found.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
+                found += [f"{path.name}:{node.lineno}" for alias in node.names if alias.name == "open"]
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("ImageFile.Parser", "Image.Image.open"):
+                found.append(f"{path.name}:{node.lineno}")
+    assert not found
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of Ghostscript's names on PATH, which leaves a file when it is started."""
+    sign = tmp_path / "started"
+    for name in ("gs", "gswin32c", "gswin64c"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\necho 10.0\ntouch {sign}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # not looked for yet
+    return sign
+
+
+def test_postscript_in_disguise_starts_nothing(canary: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "0.png").write_bytes(EPS)
+    with pytest.raises(OSError, match=r"."), Image.open(io.BytesIO(EPS)) as image:  # PIL alone would start it
+        image.load()
+    assert canary.exists()
+    canary.unlink()
+    with pytest.raises(ValueError, match=r"'0\.png' .* is not a PNG, JPEG, WebP, BMP, GIF or TIFF image"):
+        convert.read_pixels(open_archive(tmp_path / "set"), "0.png")
+    with pytest.raises(ValueError, match="is not a PNG"):
+        decode_rgb(EPS, "0.png")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000", "AVIF"])
+def test_formats_that_are_not_listed_stay_outside(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    with pytest.raises(ValueError, match=r"^x is not a PNG, JPEG, WebP, BMP, GIF or TIFF image"):
+        decode_rgb(save(Image.new("RGB", (16, 16)), kind), "x")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
+def test_listed_formats_keep_their_pixels(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, [9, 7, 3], dtype=np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(decode_rgb(save(Image.fromarray(pixels), kind, **options), "x"), pixels)
+
+
+def with_chunks(png: bytes, *chunks: bytes) -> bytes:
+    """The chunks behind the header of a PNG."""
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt"])
+def test_texts_and_profiles_of_any_size_are_not_unpacked(kind: bytes) -> None:
+    """Each would unpack to 64 MiB, which PIL refuses; the pixels are whole, and all that is wanted."""
+    pixels = np.random.default_rng(1).integers(0, 256, [8, 8, 3], dtype=np.uint8)
+    packed = zlib.compress(bytes(1 << 26), 1)
+    body = {b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0", b"iCCP": b"p\0\0", b"tEXt": b"k\0"}[kind] + packed
+    png = with_chunks(save(Image.fromarray(pixels), "PNG"), chunk(kind, body), chunk(b"tEXt", b"more\0text"))
+    if kind != b"tEXt":
+        assert len(packed) > PngImagePlugin.MAX_TEXT_CHUNK // 16
+    tracemalloc.start()
+    try:
+        assert np.array_equal(decode_rgb(png, "x"), pixels)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+    damaged = bytearray(png)
+    damaged[60] ^= 1
+    with pytest.raises(ValueError, match="damaged"):
+        decode_rgb(bytes(damaged), "x")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(1 << 13, (1 << 13) + 1), (13_300, 13_300), (60_000, 60_000)])
+def test_too_many_pixels_are_refused_before_they_are_decoded(size: tuple[int, int], tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    (tmp_path / "0.png").write_bytes(png)
+    for read in (lambda: convert.read_pixels(open_archive(tmp_path), "0.png"), lambda: decode_rgb(png, "x")):
+        with pytest.raises(ValueError, match=f"more than the {MAX_PIXELS}"):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
+def test_frames_and_pages_are_noticed(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), (v, v, v)) for v in (0, 120, 240)]
+    for more in ([], frames[1:]):
+        with opened_image(save(frames[0], kind, save_all=True, append_images=more), "x") as image:
+            assert has_more_frames(image) == bool(more)
+            image.load()
+            assert np.asarray(image.convert("RGB")).max() == 0
+
+
+def test_truncated_images_stay_refused() -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        decode_rgb(save(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:-200], "x")
