@@ -34,7 +34,7 @@ class Classes(click.ParamType):
             numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
             items = IntList().convert(part, param, ctx) if numbers else [Class().convert(part, param, ctx)]
             if twice := [item for item in items if item in found]:
-                self.fail(f"{twice[0]} stands in '{value}' more than once", param, ctx)
+                self.fail(f"{twice[0]} stands there more than once", param, ctx)
             found |= dict.fromkeys(items)
         return list(found)
 
