@@ -39,7 +39,6 @@ def find_class(name: str, names: Sequence[str] | None, where: str, count: int = 
     Raises ValueError if there is no such class, or more than one: it names those near, or all of them.
     """
     if names is None:
-        numbers = "" if num_classes is None else f" from 0 to {num_classes - 1}"
         raise ValueError(
             f"--class={name}: give a class number from 0 to {count - 1}, or leave it out for random classes; {where} "
             "has no class names (--class-names=FILE gives them, one per line)"
