@@ -100,17 +100,24 @@ def in_words(error: click.ClickException) -> str:
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
         return _wrong_value(error, error.param, ctx) or error.format_message()
     if isinstance(error, click.NoSuchOption):
-        near = f"; near it: {', '.join(error.possibilities)}" if error.possibilities else "; --help lists them"
-        return f"{_as_typed(error.option_name, ctx)}: there is no such option{near}"
+        name = _as_typed(error.option_name, ctx)
+        near = [f"-{name}"] if _is_option(f"-{name}", ctx) else error.possibilities
+        return f"{name}: there is no such option; " + (f"near it: {', '.join(near)}" if near else "--help lists them")
     if isinstance(error, click.BadOptionUsage):
         return _wrong_usage(error, ctx)
     return error.format_message()
 
 
 def _as_typed(name: str, ctx: click.Context) -> str:
-    """An option's name as it stands on the command line, which click has in dashes."""
-    names = (word.partition("=")[0] for word in ctx.meta.get(_ARGUMENTS, ()))
-    return next((each for each in names if either_spelling(each) == either_spelling(name)), name)
+    """An option's name as it stands on the command line: click has it in dashes, and of -seeds the first letter."""
+    for each in (word.partition("=")[0] for word in ctx.meta.get(_ARGUMENTS, ())):
+        if either_spelling(each) == either_spelling(name) or (len(name) == 2 and each.startswith(name)):
+            return each
+    return name
+
+
+def _is_option(name: str, ctx: click.Context) -> bool:
+    return any(either_spelling(name) in map(either_spelling, option.opts) for option in ctx.command.params)
 
 
 def _wrong_usage(error: click.BadOptionUsage, ctx: click.Context) -> str:
