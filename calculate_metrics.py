@@ -179,7 +179,7 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
     moments = {name: measured.moments[name] for name in left}
     described = provenance.describe_generated(recipe, seeds, measured.image_size)
     run_record = {"batch": batch, "reduced": measured.reduced}
-    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, **run_record)
+    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, (), **run_record)
     return shards.remove()
 
 

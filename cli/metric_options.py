@@ -164,7 +164,7 @@ def reference_from(text: str | None, preset: Preset | None = None) -> str:
         raise click.UsageError("which reference? Give --ref (a --preset brings its own)")
     with bad_input():
         source = find_reference(preset.data if text is None and preset is not None else str(text))
-    if text in REFERENCES and find_file(text).exists():
+    if text is not None and text in REFERENCES and find_file(text).exists():
         click.echo(f"note: {text} is taken for {source}; for what is in this folder write ./{text}", err=True)
     return source
 

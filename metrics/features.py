@@ -1,7 +1,7 @@
 """Features of images as other tools store them, [N, D], to mean and covariance; read in pieces, never all at once."""
 
 import io
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -40,14 +40,15 @@ def moments_of_array(stream: IO[bytes]) -> Moments:
     running = RunningMoments(shape[0])
     total, row_bytes = header.shape[0], shape[0] * header.dtype.itemsize
     rows = total if header.fortran_order else max(1, _PIECE_BYTES // row_bytes)
-    reader = io.BufferedReader(stream)  # type: ignore[arg-type]  # whose read gives all that is asked for
+    reader = io.BufferedReader(cast(io.RawIOBase, stream))  # whose read gives all that is asked for
     for start in range(0, total, max(rows, 1)):
         count = min(rows, total - start)
         data = reader.read(count * row_bytes)
         if len(data) < count * row_bytes:
             raise ValueError("it ends before its last row: the file is cut short")
-        order = "F" if header.fortran_order else "C"
-        piece = np.frombuffer(data, header.dtype).reshape((count, shape[0]), order=order).astype(np.float64)
+        numbers = np.frombuffer(data, header.dtype)
+        piece = numbers.reshape(shape[0], count).T if header.fortran_order else numbers.reshape(count, shape[0])
+        piece = piece.astype(np.float64)
         _append(running, torch.from_numpy(piece), start)
     if reader.read(1) != b"":
         raise ValueError("it goes on after its last row: the file is damaged")

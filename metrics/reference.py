@@ -119,7 +119,7 @@ class _Content(NamedTuple):
 
 def _read(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
     magic = _magic(path)
-    if _is_tensor_file(path):
+    if _is_tensor_file(_members(path)):
         return _read_tensor_file(path, source)
     if magic.startswith(b"PK"):
         return _read_npz(path, source, metrics)
@@ -132,12 +132,17 @@ def _read(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
     raise ValueError(f"{source} is no statistics: neither .npz, EDM2 .pkl, .npy nor .pt")
 
 
-def _is_tensor_file(path: Path) -> bool:
-    """Whether it is a file of `torch.save`: a ZIP with a pickle in its one folder."""
+def _is_tensor_file(members: set[str]) -> bool:
+    """Whether members are those of `torch.save`: a pickle, and the version of the format, in one folder."""
+    return any(name.endswith("/data.pkl") and f"{name.split('/')[0]}/version" in members for name in members)
+
+
+def _members(path: Path) -> set[str]:
+    """Names in a ZIP; none if it is no ZIP. ValueError if damaged."""
     if not _magic(path).startswith(b"PK") or not zipfile.is_zipfile(path):
-        return False
+        return set()
     with open_zip(path) as file:
-        return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in file.namelist())
+        return set(file.namelist())
 
 
 def _read_tensor_file(path: Path, source: str) -> _Content:
@@ -191,17 +196,16 @@ def holds_statistics(path: str | Path, *, reference: bool = False) -> bool:
     some of the images: the former are the reference, the latter the samples. ValueError: a damaged ZIP.
     """
     path = Path(path)
+    if path.suffix.lower() == ".zip":
+        return False  # whose list of members may be long
     if not path.is_file():
         return path.suffix.lower() in (".pkl", ".pt", ".npy")
-    if _is_tensor_file(path):
-        return True
-    if not _magic(path).startswith(b"PK"):
+    members = _members(path)
+    if not members:
         return path.suffix.lower() == ".pkl" or _magic(path).startswith((b"\x80", _NPY_MAGIC))
-    if not zipfile.is_zipfile(path):
-        return False
-    with open_zip(path) as file:
-        names = [name.removesuffix(".npy") for name in file.namelist()]
-    return bool(_npz_pairs(names) or _feature_key(names)) and (reference or "arr_0" not in names)
+    names = [name.removesuffix(".npy") for name in members]
+    found = _npz_pairs(names) or _feature_key(names)
+    return _is_tensor_file(members) or (bool(found) and (reference or "arr_0" not in names))
 
 
 def save_statistics(

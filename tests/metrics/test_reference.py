@@ -310,6 +310,8 @@ def test_statistics_and_images_are_told_apart(tmp_path: Path, make_digit_zip: Ca
     assert holds_statistics(tmp_path / "b.pkl")
     for path in (tmp_path / "c.npz", tmp_path / "d.npz", tmp_path / "e.npz", make_digit_zip(2), tmp_path):
         assert not holds_statistics(path)
+    assert holds_statistics(tmp_path / "d.npz", reference=True), "guided-diffusion's: statistics of all, images of some"
+    assert not holds_statistics(tmp_path / "c.npz", reference=True)
 
 
 def test_provenance_is_readable_without_this_program(tmp_path: Path) -> None:
