@@ -84,8 +84,9 @@ def convert(
     """Repack images as a training set: RGB PNG files of one size, in sorted order, with their labels.
 
     Labels come from the dataset.json of the source; without one, from the names of its top-level folders, if there
-    are two or more of them: classes count from 0 in sorted order. Grey, palette and CMYK images become RGB.
-    Without --resolution all images must have one size already; without --transform they are stretched to it.
+    are two or more of them: classes count from 0 in sorted order. Grey, palette and CMYK images become RGB, of
+    animations the first frame is kept. Without --resolution all images must have one size already; without --transform
+    they are stretched to it. What is left out or changed is said. Formats, labels, class names: docs/datasets.md.
 
     \b
     Transforms:
