@@ -4,7 +4,6 @@ import os
 import stat
 from io import BufferedReader
 
-
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
