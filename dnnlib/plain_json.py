@@ -19,7 +19,8 @@ def parse_json(data: bytes | str) -> Any:
     Takes at most some 35 times the memory of `data`: whoever unpacks it first says how much that may be.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_finite)
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+        value = _DECODER.decode(text)
         _check_depth(value)
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8 text") from error
@@ -57,3 +58,6 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"the number {text[:20]} is too large")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer, parse_float=_finite)

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import IO
+from io import BufferedReader
 
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -13,7 +13,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file for reading bytes, through symbolic links, if it is a plain one.
 
     Raises ValueError, saying what it is, for a pipe, device, socket or folder, none of which is waited for or read;
@@ -31,14 +31,14 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a plain file; ValueError if there are more than `limit`, or than it says, and as `open_regular`."""
+    """All bytes of a plain file; ValueError if there are more than `limit`, and as `open_regular`."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{os.fspath(path)} has {size} bytes, more than the {limit} allowed")
+        size = min(os.fstat(file.fileno()).st_size, limit)
         data = file.read(size + 1)
-    if len(data) > size:  # files of /proc say 0 and may not end
-        raise ValueError(f"{os.fspath(path)} has more bytes than it says: it is being written, or is no plain file")
+        if len(data) > size:  # more than it said: it is being written, or one of /proc, or too large
+            data += file.read(limit + 1 - len(data))
+    if len(data) > limit:
+        raise ValueError(f"{os.fspath(path)} has more than the {limit} bytes allowed")
     return data
 
 

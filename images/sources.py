@@ -291,6 +291,9 @@ def _image_shape(header: npy.Header) -> tuple[int, ...]:
 
 def _npz_labels(path: Path, file: zipfile.ZipFile, count: int) -> list[int]:
     """`arr_1`: one class index per image."""
+    size = file.getinfo("arr_1.npy").file_size
+    if size > 8 * count + npy.MAX_HEADER:
+        raise ValueError(f"arr_1 in {path} has {size} bytes; need one class index per image, [{count}]")
     data = read_zip_member(path, file, "arr_1.npy")
     with damage_means(f"arr_1 in {path} is no readable array"):
         labels = npy.from_bytes(data)
