@@ -43,10 +43,10 @@ def inspect(source: str, as_json: bool, offline: bool) -> None:
     Also for networks of the 2D toy, and for files that would be refused, as far as they can be followed.
     """
     with bad_input():
-        from toy.network_io import inspect_model
-        from training.network_inspect import report_lines
+        from toy.network_io import complete_report
+        from training.network_inspect import inspect_network, report_lines
 
-        report = inspect_model(source, offline=offline)
+        report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
 
 
