@@ -1,16 +1,18 @@
-# make demo | test | test-all | test-slurm | lint | bench     everything is installed into .venv on first use
+# make install | demo | test | test-all | test-slurm | lint | bench     everything is installed into .venv on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: demo test test-all test-slurm lint bench clean
+.PHONY: install demo test test-all test-slurm lint bench clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
 	touch $@
+
+install: .venv/.run
 
 .venv/.dev: requirements-dev.txt .venv/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
@@ -19,8 +21,6 @@ DEMO := out/demo
 SCORE = $(BIN)/python calculate_metrics.py
 SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=500 --ledger=$(DEMO)/scores.jsonl
 
-# Networks this small gain nothing from more threads (the value must have no space behind it).
-demo: export OMP_NUM_THREADS = 1
 demo: .venv/.run
 	rm -rf $(DEMO)
 	$(BIN)/python generate_images.py --preset=mnist16,mnist16-cfg,mnist16-interval,mnist16-autog \

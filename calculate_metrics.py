@@ -271,13 +271,13 @@ def score_stored(
     from metrics.detectors import find_spec
     from metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
 
-    def side(name: str) -> Any:
-        return open_side(name, metrics, reference=name is ref, offline=params["offline"])
-
     with bad_input():
         ledger.check_writable(params["ledger"])
-        metrics = metrics or common_metrics(side(ref), side(images)) or opt.STANDARD_METRICS
-        theirs, ours = open_reference_side(side(ref), metrics, batch=batch), side(images)
+        other = open_side(ref, metrics, reference=True, offline=params["offline"])
+        ours = open_side(images, offline=params["offline"]) if metrics is None else None
+        metrics = metrics or common_metrics(ours, other) or opt.STANDARD_METRICS
+        theirs = open_reference_side(other, metrics, batch=batch)  # what is wrong with it is said first
+        ours = ours or open_side(images, metrics, offline=params["offline"])
         there = ours.statistics
         if there is None:
             stored = evaluation.open_stored(ours.path, metrics, num=num, most=most, seed=seed, batch=batch)

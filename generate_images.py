@@ -18,7 +18,7 @@ import click
 
 from cli.command import Command, bad_input, keeps
 from cli.figures import check_classes, figure_options, figure_recipe, figure_recipes, stand_in_caption, wanted_pictures
-from cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows
+from cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows, of_known_class
 from cli.options import (
     MAX_IMAGES,
     IntList,
@@ -169,18 +169,24 @@ def draw_grid(params: dict[str, Any]) -> None:
             raise ValueError("--grid draws one picture: leave out --worker and --steal")
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        generations = [[open_(recipe) for recipe in line] for line in recipes]
+        names = params["class_names"]
+        generations = [[open_(of_known_class(recipe, names)) for recipe in line] for line in recipes]
         if params["alphas"] is not None:
             check_blend(generations[0][0])
-    for (caption, _), line in zip(rows, generations, strict=True):
+    row_captions = [
+        caption_of(caption, asked[0], line[0], names)
+        for (caption, _), asked, line in zip(rows, recipes, generations, strict=True)
+    ]
+    captions = [
+        caption_of(caption, asked, generation, names)
+        for (caption, _), asked, generation in zip(columns, recipes[0], generations[0], strict=True)
+    ]
+    for caption, line in zip(row_captions, generations, strict=True):
         click.echo(f"{caption}:" if len(line) == 1 else f"{caption}, the costliest of {len(line)} columns:", err=True)
         announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
     num_images = len(params["seeds"]) * len(rows) * len(columns)
     with progress_bar(num_images, "images") as progress:
         made = sample_cells(generations, params["seeds"], params["batch"], progress)
-    names = params["class_names"]
-    captions = [caption_of(columns[j][0], recipes[0][j], generations[0][j], names) for j in range(len(columns))]
-    row_captions = [caption_of(rows[i][0], recipes[i][0], generations[i][0], names) for i in range(len(rows))]
     if all(params[name] is None for name in ("weights", "classes", "alphas")):
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in params["seeds"]]
     cells = [[block(images) for images in line] for line in made]

@@ -40,12 +40,13 @@ def main() -> None:
 def inspect(source: str, as_json: bool, offline: bool) -> None:
     """Say what a file holds: classes, arguments, parameters, encoder, hashes, and whether it would be read.
 
-    Also for files that would be refused, as far as they can be followed.
+    Also for networks of the 2D toy, and for files that would be refused, as far as they can be followed.
     """
     with bad_input():
-        from training.network_inspect import inspect_network, report_lines
+        from toy.network_io import inspect_model
+        from training.network_inspect import report_lines
 
-        report = inspect_network(source, offline=offline)
+        report = inspect_model(source, offline=offline)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
 
 
@@ -71,7 +72,7 @@ def convert(source: str, form: str, out: str | None, force: bool, offline: bool)
         file = load_network(source, offline=offline)
     kwargs = file.dataset_kwargs
     if form == "pkl":
-        save_network(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs)
+        save_network(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, loss_fn=file.loss_fn)
     else:
         save_safetensors(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, source_sha256=file.sha256)
     click.echo(target)

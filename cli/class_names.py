@@ -29,7 +29,9 @@ class Class(click.ParamType):
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             return int(text)
         if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
-            self.fail(f"give a class number{self._known(ctx)}, a name, or leave it out for random classes", param, ctx)
+            self.fail(
+                f"give a class number{self._known(ctx)}, or a name, or leave it out for random classes", param, ctx
+            )
         return ClassName(text)
 
     def _known(self, ctx: click.Context | None) -> str:

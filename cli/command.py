@@ -128,6 +128,7 @@ def _kept(error: BaseException | None) -> str:
     return ""
 
 
+_MAX_MESSAGE = 4000  # characters
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
 
@@ -152,7 +153,9 @@ def _end(error: BaseException, signalled: int | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"Error: {printable(without_secrets(' '.join(message.split())))}", err=True)
+    line = without_secrets(" ".join(message.split()))
+    shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
+    click.echo(f"Error: {printable(shown)}", err=True)
     return exit_code
 
 

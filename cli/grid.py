@@ -34,7 +34,7 @@ class Classes(click.ParamType):
             numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
             items = IntList().convert(part, param, ctx) if numbers else [Class().convert(part, param, ctx)]
             if twice := [item for item in items if item in found]:
-                self.fail(f"{twice[0]} stands in '{value}' more than once", param, ctx)
+                self.fail(f"{twice[0]} stands there more than once", param, ctx)
             found |= dict.fromkeys(items)
         return list(found)
 
@@ -102,7 +102,7 @@ def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
         return rows
     _check_labels(params)
     return [
-        (f"{caption}, {class_text(item, None)}", _of_class(recipe, item, params["class_names"]))
+        (f"{caption}, {class_text(item, None)}", replace(recipe, labels=item))
         for item in params["classes"]
         for caption, recipe in rows
     ]
@@ -118,25 +118,30 @@ def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
         return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
     if classes is not None:
         _check_labels(params)
-        file = params["class_names"]
-        return [(class_text(item, None), partial(_of_class, item=item, file=file)) for item in classes]
+        return [(class_text(item, None), partial(replace, labels=item)) for item in classes]
     return [("", replace)]
 
 
-def caption_of(caption: str, asked: Recipe, generation: Any, file: str | None) -> str:
-    """The caption of a row or column once its network is open (a Generation): a class with its name, if it has one.
+def of_known_class(recipe: Recipe, file: str | None) -> Recipe:
+    """The recipe with the index for a class's name, if names are known before the network is open.
 
-    asked: the recipe before; file: of --class-names.
+    file: of --class-names.
     """
-    asked_text = "" if isinstance(asked.labels, str) else class_text(asked.labels, None)
-    if not asked_text or not caption.endswith(asked_text):
+    if isinstance(recipe.labels, str):
+        return recipe
+    return replace(recipe, labels=index_of(recipe.labels, recipe.net.source, file))
+
+
+def caption_of(caption: str, asked: Recipe, generation: Any, file: str | None) -> str:
+    """The caption of a row or column once its network is open (a Generation): a class with index and name.
+
+    asked: the recipe as `grid_rows` and `grid_columns` say it. file: of --class-names.
+    """
+    typed = "" if isinstance(asked.labels, str) else class_text(asked.labels, None)
+    if not typed or not caption.endswith(typed):
         return caption
     names = known_names(asked.net.source, file) or generation.main.class_names
-    return caption.removesuffix(asked_text) + class_text(generation.recipe.labels, names)
-
-
-def _of_class(recipe: Recipe, item: int | ClassName, file: str | None) -> Recipe:
-    return replace(recipe, labels=index_of(item, recipe.net.source, file))
+    return caption.removesuffix(typed) + class_text(generation.recipe.labels, names)
 
 
 def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:

@@ -49,6 +49,7 @@ metrics_option = click.option(
 
 scored_metrics_option = click.option(
     "--metrics",
+    "--metric",
     metavar="LIST",
     type=Names(METRICS),
     default=",".join(STANDARD_METRICS),

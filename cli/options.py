@@ -418,9 +418,10 @@ def _guides(
         intervals = intervals or [on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
     if not nets:
         if any(weight != 1 for weight in weights):
-            raise ValueError(f"guidance weight {weights[0]:g} needs a guiding network: give --gnet=PATH|URL")
+            raise ValueError(f"{typed.quoted('guidance')}: a weight needs a guiding network; give --gnet=PATH|URL")
         if intervals and intervals != [EVERYWHERE]:
-            raise ValueError("a guidance interval needs a guiding network: give --gnet=PATH|URL and --guidance=W")
+            shown = typed.quoted("guidance_interval" if params["guidance_interval"] else "guidance_sigma")
+            raise ValueError(f"{shown}: an interval needs a guiding network; give --gnet=PATH|URL and --guidance=W")
         return ()
     defaults = _of_the_interval_paper(defaults, weights, intervals)
     if not weights and defaults.weight is None:

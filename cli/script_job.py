@@ -4,6 +4,7 @@ Jobs get this module by value, wherever they start: it imports the standard libr
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,7 +49,8 @@ class ScriptJob:
         put_back: Any = signal.getsignal(_WARNING)  # submitit's handler: has the job start again, and ends this process
         for number in (signal.SIGTERM, signal.SIGINT, _WARNING):
             signal.signal(number, lambda number, frame: told.append(number))
-        print(f"running: {' '.join(self.command)}", file=sys.stderr)
+        shown = (re.sub(r"://.*", "://...", word) for word in self.command)  # URLs may hold passwords and signatures
+        print(f"running: {' '.join(shown)}", file=sys.stderr)
         code = self._run(told)
         if code == 0:
             return

@@ -32,6 +32,8 @@ def configure() -> None:
             stream.reconfigure(line_buffering=True)
     sys.stdout, sys.stderr = guard(sys.stdout), guard(sys.stderr)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # PIL takes memory in blocks; of those above 32 MB malloc keeps none when they are freed, for every thread its own.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)

@@ -75,6 +75,12 @@ def values(name: str, ctx: click.Context | None = None) -> list[str]:
     return [words[-1] if len(words) > 1 else words[0].partition("=")[2] for words in typed(name, ctx)]
 
 
+def quoted(name: str) -> str:
+    """A parameter as it was typed first; its name if it was not."""
+    found = typed(name)
+    return " ".join(found[0]) if found else f"--{either_spelling(name)}"
+
+
 def check_finite(ctx: click.Context) -> None:
     """click.BadParameter for nan, and for an infinity where the default is none: click takes both for numbers."""
     for option in ctx.command.params:

@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from dnnlib.filelock import exclusive
 from dnnlib.places import find_file
+from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.terminal import unguarded
 from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
@@ -163,6 +164,8 @@ def _local_file(path: Path, wanted: str | None, why: str) -> Path:
         raise IsADirectoryError(f"{path} is a folder, not a file{why}")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}{why}")
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, not a file{why}")
     refuse_stand_in(path)
     if wanted is not None and (found := sha256_of(path)) != wanted:
         raise ValueError(f"{path} is not the expected file: its SHA-256 is {found}, not {wanted}{why}")
@@ -221,7 +224,7 @@ def _cached_file(request: _Request, *, offline: bool, progress: bool, verify: bo
 def _make_folder(folder: Path) -> None:
     """The cache's folder; an OSError that names the variable for another place if it cannot be made (no home, say)."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own(folder)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
             raise

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dnnlib.regular import open_regular
+from dnnlib.shared_places import check_own
 
 
 class EasyDict(dict[str, Any]):
@@ -49,15 +50,17 @@ class DownloadError(OSError):
 def make_cache_dir_path(*parts: str) -> str:
     """Path inside the cache folder: `$DNNLIB_CACHE_DIR`, else `~/.cache/dnnlib`. Creates nothing.
 
-    Where there is no home folder (some batch systems), the machine's folder for temporary files stands in.
+    Where there is no home folder (some batch systems), one of this user's in the machine's folder for temporary files
+    stands in. PermissionError if the cache lies in a place that all users share and others could have filled it.
     """
-    root = os.environ.get("DNNLIB_CACHE_DIR", "")
-    if root:
-        return os.path.join(os.path.expanduser(root), *parts)
-    home = os.path.expanduser("~")
-    if home == "~":
-        return os.path.join(tempfile.gettempdir(), ".cache", "dnnlib", *parts)
-    return os.path.join(home, ".cache", "dnnlib", *parts)
+    root = os.path.expanduser(os.environ.get("DNNLIB_CACHE_DIR", ""))
+    if root == "":
+        home = os.path.expanduser("~")
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        own = os.path.join(tempfile.gettempdir(), f"dnnlib-cache-{user}")
+        root = own if home == "~" else os.path.join(home, ".cache", "dnnlib")
+    check_own(root)
+    return os.path.join(root, *parts)
 
 
 @contextmanager
@@ -113,6 +116,22 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = os.fspath(path)
         raise
+
+
+@contextmanager
+def odd_files_are_value_errors(where: str = "the file") -> Iterator[None]:
+    """Inside, whatever a file of anybody makes its readers raise is a ValueError, `where` named; OSError passes.
+
+    Readers refuse what they know to be wrong. This is for what nobody thought of.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except MemoryError as error:
+        raise ValueError(f"{where} needs more memory than there is") from error
+    except Exception as error:
+        raise ValueError(f"{where} is odd in a way that no reader knows ({type(error).__name__}: {error})") from error
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:

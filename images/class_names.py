@@ -31,18 +31,17 @@ def checked_names(value: object) -> tuple[str, ...] | None:
     return tuple(name.encode("utf-8", "backslashreplace").decode("utf-8") for name in value)
 
 
-def find_class(name: str, names: Sequence[str] | None, where: str, num_classes: int | None = None) -> int:
+def find_class(name: str, names: Sequence[str] | None, where: str, count: int = 1) -> int:
     """The index of the class of this name; case does not count, and `_`, `-` and blanks are the same.
 
-    names: of classes 0, 1, ...; None if they are unknown. where: whose classes they are, for error messages, and
-    num_classes: how many there are, if that is known.
+    names: of classes 0, 1, ...; None if they are unknown. where: whose classes they are, for error messages; count: how
+    many.
     Raises ValueError if there is no such class, or more than one: it names those near, or all of them.
     """
     if names is None:
-        numbers = "" if num_classes is None else f" from 0 to {num_classes - 1}"
         raise ValueError(
-            f"--class={name}: {where} has no names of classes; give a class number{numbers}, leave it out for random "
-            "classes, or give --class-names=FILE with one name per line"
+            f"--class={name}: give a class number from 0 to {count - 1}, or leave it out for random classes; {where} "
+            "has no class names (--class-names=FILE gives them, one per line)"
         )
     found = [index for index, known in enumerate(names) if _key(known) == _key(name)]
     if len(found) == 1:

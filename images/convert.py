@@ -13,7 +13,7 @@ from PIL import Image
 
 from images.archive import Archive, Label, open_archive
 from images.class_folders import class_folders
-from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image
+from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
 from images.members import shortened
 from images.pool import OrderedPool
 from images.set_writer import check_set_destination, image_set, pixels_name
@@ -223,20 +223,18 @@ def _is_turned(image: Image.Image) -> bool:
 
 def _shows_through(image: Image.Image) -> bool:
     """Whether any pixel is not opaque."""
-    if image.mode in _DEEP_MODES:
+    if image.mode in _DEEP_MODES or not (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
         return False
-    if image.mode not in ("LA", "PA", "RGBA"):
-        if "transparency" not in image.info:
-            return False
-        image = image.convert("RGBA")
-    return image.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+    if image.mode in ("LA", "RGBA"):
+        return bool(to_array(image.getchannel("A"), "L").min() < 255)
+    return bool(to_array(image, "RGBA")[:, :, 3].min() < 255)
 
 
 def _rgb_or_grey(image: Image.Image) -> Pixels:
     """uint8 [H, W] of a grey image, else [H, W, 3]."""
     if image.mode in _DEEP_MODES:
-        return (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-    return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        return (to_array(image, image.mode) >> 8).clip(0, 255).astype(np.uint8)
+    return to_array(image, "L" if image.mode == "L" else "RGB")
 
 
 def _label_text(labels: Sequence[Label] | None) -> str:

@@ -10,7 +10,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dnnlib.regular import open_regular
@@ -24,6 +27,8 @@ MAX_PIXELS = 1 << 26
 
 #: PNG chunks of which nothing is used, and which unpack to any size: texts and colour profiles.
 _UNUSED_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+_STRIP_PIXELS = 1 << 20
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -71,6 +76,23 @@ def text_in_png(path: str | os.PathLike[str], key: str) -> str | None:
     except (UnidentifiedImageError, OSError, ValueError):
         return None
     return found if isinstance(found, str) else None
+
+
+def to_array(image: Image.Image, mode: str) -> NDArray[Any]:
+    """The pixels in a mode of PIL's, as numpy has them: [H, W] or [H, W, channels].
+
+    In strips, as PIL makes two more copies of what it hands to numpy, and one of what it converts.
+    """
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return np.array(image if image.mode == mode else image.convert(mode))
+    strips = (image.crop((0, top, image.width, min(top + rows, image.height))) for top in range(0, image.height, rows))
+    first = np.asarray(next(strips).convert(mode))
+    pixels = np.empty([image.height, *first.shape[1:]], dtype=first.dtype)
+    pixels[:rows] = first
+    for number, strip in enumerate(strips, start=1):
+        pixels[number * rows : (number + 1) * rows] = np.asarray(strip.convert(mode))
+    return pixels
 
 
 def decoded_bytes(image: Image.Image) -> int:

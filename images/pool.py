@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
@@ -39,7 +40,7 @@ class OrderedPool(Generic[R]):
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Start a call, or queue it if all threads are busy."""
         number, self._submitted = self._submitted, self._submitted + 1
-        self._futures.append(self._executor.submit(self._run, number, function, *args, **kwargs))
+        self._futures.append(self._executor.submit(self._run, number, partial(function, *args, **kwargs)))
 
     def reserve(self, num_bytes: int) -> None:
         """Called inside a submitted call, once, before it takes memory: waits until there is room for so many bytes.
@@ -66,10 +67,10 @@ class OrderedPool(Generic[R]):
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._futures.clear()
 
-    def _run(self, number: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _run(self, number: int, call: Callable[[], R]) -> R:
         self._room.caller.number = number
         try:
-            return function(*args, **kwargs)
+            return call()
         finally:
             self._room.pass_by(number)
 

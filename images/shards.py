@@ -30,6 +30,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from dnnlib.urls import without_secrets
 from dnnlib.util import Refused, naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from images.archive import open_zip
@@ -308,7 +309,9 @@ class ShardStore:
             failure.unlink(missing_ok=True)
         except Exception as error:
             with suppress(OSError):
-                failure.write_bytes(json_bytes({"owner": owner(), "error": f"{type(error).__name__}: {error}"}))
+                failure.write_bytes(
+                    json_bytes({"owner": owner(), "error": without_secrets(f"{type(error).__name__}: {error}")})
+                )
             raise
         if not self._is_done(index) and not self.is_over():
             raise RuntimeError(f"shard {index} was not made, or was gone at once: is {self.folder} on a healthy disk?")

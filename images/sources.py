@@ -29,7 +29,7 @@ from images.archive import (
     select_subset,
 )
 from images.batch import ImageBatch
-from images.decode import MAX_PIXELS, ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image
+from images.decode import MAX_PIXELS, ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
 from images.pool import OrderedPool
 
 Pixels = NDArray[np.uint8]
@@ -234,7 +234,7 @@ def decode_rgb(data: bytes, where: str, reserve: Callable[[int], None] = lambda 
     with opened_image(data, where) as image:
         _check_image(image, data)
         reserve(decoded_bytes(image))
-        return np.array(image)
+        return to_array(image, "RGB")
 
 
 def _check_image(image: Image.Image, data: bytes) -> None:

@@ -36,25 +36,25 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
     """Appends one record as one line, on disk when this returns; makes folders as needed.
 
     One process after the other, under a claim beside the ledger: not every file system that machines share appends in
-    one step. ValueError as `to_line`. OSError: the file cannot be written; then it is as it was.
+    one step. ValueError: `read` would refuse the record. OSError: the file cannot be written; then it is as it was.
     """
-    line = to_line(record)
+    try:
+        line = checked_line(record)  # one that cannot be read back would spoil all the others
+    except ValueError as error:
+        raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_line(path.parent, path.name), naming(path):
         _append(path, line)
 
 
-def to_line(record: Mapping[str, Any]) -> bytes:
-    """A record as its line in the ledger. ValueError: it holds NaN, infinity, or anything else that `read` refuses."""
+def checked_line(record: Mapping[str, Any]) -> bytes:
+    """A record as its line in the ledger. ValueError, whose text continues "which ...", for what `read` refuses."""
     try:
         line = json.dumps(record, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"a ledger record must be plain finite JSON data: {error}") from error
-    try:
-        _record(line)  # one line that cannot be read back would spoil all the others
-    except ValueError as error:
-        raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
+        raise ValueError(f"is no plain finite JSON data: {error}") from error
+    _record(line)
     return line + b"\n"
 
 

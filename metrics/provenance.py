@@ -66,12 +66,12 @@ def describe_statistics(statistics: Statistics) -> dict[str, Any]:
 def _with(images: dict[str, Any], claimed: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A description of images with what a file claims of them, unless the ledger could not be read with that in it."""
     described = {**claimed, **images}
-    sample = {"schema": ledger.SCHEMA, "metric": "", "value": 0, **recipe_fields(described)}
     try:
-        if len(ledger.to_line(sample)) > ledger.MAX_LINE_BYTES // 4:  # the same may be said of the reference
+        sample = {"schema": ledger.SCHEMA, "metric": "", "value": 0, **recipe_fields(described)}
+        if len(ledger.checked_line(sample)) > ledger.MAX_LINE_BYTES // 4:  # the same may be said of the reference
             raise ValueError("is longer than a ledger takes")
     except ValueError as error:
-        return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: {str(error)[:200]}"}
+        return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: it {str(error)[:200]}"}
     return described
 
 
@@ -79,7 +79,7 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a ledger line that come from the description of images. ValueError: the recipe is no object."""
     recipe = images.get("recipe") or {}
     if not isinstance(recipe, Mapping):
-        raise ValueError("its recipe is not an object")
+        raise ValueError("has a recipe that is no object")
     return {
         "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
         "recipe": images.get("recipe"),

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from dnnlib.download import fetch
 from dnnlib.regular import open_regular
 from dnnlib.urls import without_secrets
-from dnnlib.util import atomic_path, check_destination, sha256_of
+from dnnlib.util import atomic_path, check_destination, odd_files_are_value_errors, sha256_of
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
 from images.zips import ZipWriter, parse_object
@@ -97,7 +97,8 @@ def open_statistics(source: str | Path, metrics: Collection[str] | None = None, 
     symmetric, or with negative variances.
     """
     path, source = fetch(source, offline=offline), without_secrets(str(source))
-    found = _read(path, source, metrics)
+    with odd_files_are_value_errors(source):
+        found = _read(path, source, metrics)
     return Statistics(
         moments=found.moments,
         source=source,

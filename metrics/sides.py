@@ -45,13 +45,13 @@ def open_side(
     return Side(name, path, None)
 
 
-def common_metrics(*sides: Side) -> list[str]:
+def common_metrics(*sides: Side | None) -> list[str]:
     """The metrics that all of the sides have that are statistics; none if all are images. ValueError if none is."""
-    held = [side for side in sides if side.statistics is not None]
+    held = [side for side in sides if side is not None and side.statistics is not None]
     metrics = [name for name in DETECTORS if all(name in side.metrics for side in held)] if held else []
     if held and not metrics:
         found = "; ".join(f"{side.name} has {', '.join(sorted(side.metrics))[:200]}" for side in held)
-        raise ValueError(f"no metric of this program is in the statistics of both sides: {found}")
+        raise ValueError(f"no metric of this program is in all of the statistics: {found}")
     return metrics
 
 

@@ -134,9 +134,9 @@ def open_recipe(
     for guide in guides:
         check_guide(main, guide)
     labelled = _labelled(main, guides)
-    recipe = _with_checked_labels(recipe, main, labelled, notes)
+    recipe = _with_checked_labels(recipe, labelled, notes)
     if labelled is not main:
-        notes.append(_about_unlabelled(recipe))
+        recipe = _for_guides_alone(recipe, notes)
     if isinstance(main.encoder, Encoder):
         main.encoder.init(target, offline=offline)
     else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
@@ -280,43 +280,42 @@ def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
     return known[0] if known else main
 
 
-def _with_checked_labels(recipe: Recipe, main: NetworkFile, labelled: NetworkFile, notes: list[str]) -> Recipe:
-    """The recipe, its label rule 'none' without classes, a class given by name as its index.
+def _with_checked_labels(recipe: Recipe, labelled: NetworkFile, notes: list[str]) -> Recipe:
+    """The recipe, its label rule 'none' if there are no classes, a class given by name as its index.
 
-    As in EDM2, no labels are drawn for an unconditional main network, and a conditional guide then runs without one;
-    a class, or balanced ones, reach it where they are asked for. ValueError for a class that no network has. Adds to
-    `notes` what may be taken for another class.
+    ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
     """
     classes = labelled.net.label_dim
-    if isinstance(recipe.labels, int | ClassName):
-        return replace(recipe, labels=_class_index(recipe.labels, labelled, notes))
-    unasked = main.net.label_dim == 0 and recipe.labels == "random"
-    return recipe if classes > 0 and not unasked else replace(recipe, labels="none")
-
-
-def _class_index(label: int | ClassName, labelled: NetworkFile, notes: list[str]) -> int:
-    """The index of a class of this network. ValueError if it has none such. Adds to `notes` what it was taken for."""
-    classes, source = labelled.net.label_dim, labelled.source
-    if classes == 0:
-        raise ValueError(f"class {label}: {source} is unconditional: leave out --class")
     names = None if labelled.class_names is None else labelled.class_names[:classes]
-    if isinstance(label, ClassName):
-        index = find_class(label.text, names, source, classes)
-        notes.append(f"--class={label} is class {index}")
-        return index
-    if not 0 <= label < classes:
-        raise ValueError(f"class {label}: {source} has classes 0 to {classes - 1}")
-    if names and str(label) in names and names.index(str(label)) != label:
-        named = names.index(str(label))
-        notes.append(f"class {label} is the one of this index; the one named {label} is {named}")
-    return label
+    if isinstance(recipe.labels, ClassName) and classes > 0:
+        index = find_class(recipe.labels.text, names, labelled.source, classes)
+        notes.append(f"--class={recipe.labels} is class {index}")
+        return replace(recipe, labels=index)
+    if isinstance(recipe.labels, int | ClassName) and not _is_index(recipe.labels, classes):
+        hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
+        raise ValueError(f"class {recipe.labels}: {labelled.source} {hint}")
+    if isinstance(recipe.labels, int) and names and str(recipe.labels) in names:
+        named = names.index(str(recipe.labels))
+        if named != recipe.labels:
+            notes.append(f"class {recipe.labels} is the one of this index; the one named {recipe.labels} is {named}")
+    return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _about_unlabelled(recipe: Recipe) -> str:
-    """What to know of an unconditional main network with a guide that has classes."""
-    if recipe.labels == "none":
-        return "the main network is unconditional: its guide runs without a class, as in EDM2; --class=N gives it one"
-    return "the main network is unconditional: the class is its guide's, not that of the images"
+def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
+    """The recipe of an unconditional main network with a conditional guide, and a note.
+
+    As in EDM2, no labels are drawn, and the guide runs without one; a class, or balanced ones, that are asked for
+    are the guide's.
+    """
+    if recipe.labels == "random":
+        notes.append("the main network is unconditional: its guide runs without a class, as in EDM2, unless --class=N")
+        return replace(recipe, labels="none")
+    notes.append("the main network is unconditional: the class is its guide's, not that of the images")
+    return recipe
+
+
+def _is_index(label: int | ClassName, classes: int) -> bool:
+    return isinstance(label, int) and 0 <= label < classes
 
 
 def _check_encoder(main: NetworkFile) -> None:

@@ -445,7 +445,7 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
         (["calc", "mnist16", DIGITS], "'mnist16' names a reference, and samples come first"),
         (["calc", DIGITS, "img-512"], "there is no reference 'img-512' (did you mean img512?)"),
         (["calc", DIGITS, "list"], "img64: ImageNet at 64x64"),
-        (["calc", FLOOR, "fid.npz"], "no metric of this program is in the statistics of both sides"),
+        (["calc", FLOOR, "fid.npz"], "no metric of this program is in all of the statistics"),
         (["gen", f"--net={DIGITS}"], "which reference? Give --ref"),
         ([f"--gen_zip={DIGITS}", "calc", f"--images={DIGITS}", f"--ref={REFERENCE}"], "--gen_zip belongs to the form"),
         (["--metric=fd_mnist", "table"], "--metric belongs to the form"),

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -169,12 +171,39 @@ def sixteen_bits(path):
     save(path, np.full([4, 4], 0x07FF, np.uint16))
 
 
+def two_frames(path):
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(path, save_all=True, append_images=[Image.new("RGB", (4, 4))], duration=9)
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(path, exif=exif)
+
+
+def inks(path):
+    Image.new("CMYK", (4, 4), (0, 0, 0, 248)).save(path, format="TIFF")
+
+
+def deep_tiff(path):
+    """16 bits per colour, which PIL reads and does not write: little-endian, one strip."""
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 140),
+            (277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 1, 96)]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8) + directory
+    path.write_bytes(data + bytes(134 - len(data)) + struct.pack("<3H", 16, 16, 16) + b"\xff\x07" * 48)
+
+
 @pytest.mark.parametrize(
     ("write", "note"),
     [
-        (half_transparent, "transparent pixels"),
-        (transparent_colour, "transparent pixels"),
-        (sixteen_bits, "16 bits per channel, of which the upper 8 are kept"),
+        (two_frames, "hold several frames or pages, of which the first is kept"),
+        (turned, "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"),
+        (inks, "are CMYK, and become RGB by PIL's rule, without a colour profile"),
+        (deep_tiff, "have 16 bits per channel"),
+        (half_transparent, "have transparent pixels"),
+        (transparent_colour, "have transparent pixels"),
+        (sixteen_bits, "have 16 bits per channel, of which the upper 8 are kept"),
     ],
 )
 def test_what_8_bit_rgb_cannot_hold_is_said(tmp_path, write, note):
@@ -183,7 +212,7 @@ def test_what_8_bit_rgb_cannot_hold_is_said(tmp_path, write, note):
     result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out")
     assert result.exit_code == 0, result.output
     assert np.unique(np.asarray(Image.open(tmp_path / "out" / "00000/img00000001.png"))).tolist() == [7]
-    assert f"note: 1 images, such as 'b.png', have {note}" in result.stderr
+    assert f"note: 1 images, such as 'b.png', {note}" in result.stderr
 
 
 def test_jpeg_tree_as_imagenet_is_laid_out(tmp_path):
@@ -293,6 +322,69 @@ def test_unusable_image_is_named_and_nothing_is_left(digits, tmp_path, spoil, me
     assert "'b/2.png'" in result.stderr
     assert message in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits"]
+
+
+def test_all_bad_images_are_named_at_the_end(tmp_path):
+    """Fourteen bad ones among twenty-one: ten are named with what is wrong, and nothing is written."""
+    save(tmp_path / "in" / "00.png", random_grey(0))
+    for i in range(1, 20):
+        path = tmp_path / "in" / f"{i:02d}.png"
+        spoil = [of_another_size, truncated, None][(i - 1) % 3]
+        save(path, random_grey(i)) if spoil is None else spoil(path)
+    os.symlink("nowhere", tmp_path / "in" / "20.png")
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
+    assert result.exit_code == 1
+    line = result.stderr.strip().splitlines()[-1]
+    assert "Error: 14 of 21 images cannot be used; nothing was written: '01.png' is 32x32" in line
+    assert "'02.png' in" in line
+    assert line.endswith("and 4 more")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_missing_resolution_is_said_before_a_million_images_were_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("images.convert.MAX_BAD", 3)
+    for i in range(9):
+        save(tmp_path / "in" / f"{i}.png", random_grey(i, 8 + i))
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
+    assert result.exit_code == 1
+    assert "3 of 4 images cannot be used, and the other 5 were not looked at; nothing was written" in result.stderr
+    assert "give --resolution and --transform" in result.stderr
+
+
+def test_a_class_of_files_that_are_not_read_ends_the_work_before_it_begins(tmp_path):
+    for name in ("a/0.png", "c/0.png"):
+        save(tmp_path / "in" / name, random_grey(0))
+    (tmp_path / "in" / "b").mkdir()
+    (tmp_path / "in" / "b" / "0.heic").write_bytes(b"x")
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
+    assert result.exit_code == 2
+    assert "folders without an image that is read, 'b'" in result.stderr
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps({"labels": [["a/0.png", 0], ["c/0.png", 2]]}))
+    result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")
+    assert result.exit_code == 0
+    assert "note:" in result.stderr
+    assert "1 file is not read, as no images of a known kind: 1 .heic" in result.stderr
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_class_names_go_along(tmp_path, pack):
+    """From folders, below a folder that was zipped as a whole too; then from set to set, and into training."""
+    for name in ("pets/tiger cat/0.tif", "pets/tiger cat/1.gif", "pets/dog/0.jfif"):
+        save(tmp_path / "in" / name, random_grey(0, 16))
+    source = tmp_path / "in"
+    if pack:
+        source = tmp_path / "in.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in (tmp_path / "in").rglob("*.*"):
+                archive.write(path, str(path.relative_to(tmp_path / "in")).replace("/", "\\"))
+    result = convert(f"--source={source}", f"--dest={tmp_path}/first.zip")
+    assert "note: everything lies in 'pets/': the 2 folders in it are the classes" in result.stderr
+    assert convert(f"--source={tmp_path}/first.zip", f"--dest={tmp_path}/second").exit_code == 0
+    for made in ("first.zip", "second"):
+        dataset = ImageFolderDataset(tmp_path / made)
+        assert dataset.class_names == ("dog", "tiger cat")
+        assert dataset.labels([0, 1, 2]).argmax(axis=1).tolist() == [0, 1, 1]
+    assert ImageFolderDataset(tmp_path / "second", use_labels=False).class_names is None
 
 
 def test_help_needs_no_torch():

@@ -8,7 +8,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from generate_images import main
+from images import grid
 from sampling.generation import GeneratedImages
+from tests.digits_network import save_digits_network
 
 
 @pytest.fixture
@@ -184,6 +186,26 @@ def test_grids_are_pictures(run, tmp_path, columns):
     assert "--overwrite" in again.stderr
 
 
+@pytest.mark.parametrize("where", ["network", "file"])
+def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
+    """Columns of classes, and rows of them beside weights; by the network's names, or by those of a file."""
+    names = [f"digit {i}" for i in range(10)]
+    network = save_digits_network(tmp_path / "net.pkl", **({"class_names": names} if where == "network" else {}))
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    drawn = []
+    draw = grid.compose_grid
+    monkeypatch.setattr(grid, "compose_grid", lambda cells, *captions: drawn.append(captions) or draw(cells, *captions))
+    args = [f"--net={network}", "--classes=digit-3,0", f"--grid={tmp_path}/grid.png", "--steps=1", "--overwrite"]
+    args += [f"--class-names={tmp_path}/names.txt"] if where == "file" else []
+    for more in ([], [f"--gnet={network}", "--weights=1,2"]):
+        result = CliRunner().invoke(main, [*args, "--seeds=0", *more])
+        assert result.exit_code == 0, result.output
+    assert drawn == [
+        (["unguided"], ["class 3, digit 3", "class 0, digit 0"]),
+        (["guided, class 3, digit 3", "guided, class 0, digit 0"], ["w = 1", "w = 2"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -196,7 +218,10 @@ def test_grids_are_pictures(run, tmp_path, columns):
         (["--grid=x.png", "--weights=1,2"], "one guide"),
         (["--grid=x.png", "--classes=11"], "classes 0 to 9"),
         (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
-        (["--outdir=x", "--gnet=@fewer-classes.pkl", "--guidance=2"], "4 classes"),
+        (
+            ["--outdir=x", "--gnet=@fewer-classes.pkl", "--guidance=2"],
+            "fewer-classes.pkl 4: take networks",
+        ),
         (["--outdir=x", "--gnet=@weak.pkl"], "a guide needs a weight"),
         (["--grid=x.png", "--gnet=@weak.pkl"], "a guide needs a weight"),
         (["--outdir=x", "--figs=fig5"], "leave out --outdir"),
@@ -215,6 +240,8 @@ def test_grids_are_pictures(run, tmp_path, columns):
         (["--grid=x.png", "--alphas=0,1", "--weights=2", "--gnet=@weak.pkl", "--gnet=@uncond.pkl"], "before"),
         (["--grid=x.png", "--alphas=0,1", "--weights=2", "--classes=0"], "--class"),
         (["--outdir=x", "--grid=x.png"], "--outdir"),
+        (["--outdir=x", "--class=cat"], "--class=cat: give a class number from 0 to 9, or leave it out for random"),
+        (["--outdir=x", "--class=1e2"], "--class=1e2: give a class number of 0 or more"),
         (["--grid=x.jpg"], ".png"),
         (["--grid=dirx/"], ".png"),
         (["--grid=x.png", "--classes=0-2", "--class=7"], "--class"),

@@ -17,6 +17,8 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib.util import sha256_of
+from toy.network import ToyModel
+from toy.network_io import save_model
 from training.network_io import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +81,28 @@ def test_inspect_of_an_attack_says_why_and_executes_nothing(run, attack):
     assert result.exit_code == 0
     assert "reading   refused: the file names" in result.stdout
     assert f"name      {os.name}.system" in result.stdout
+
+
+def test_inspect_knows_networks_of_the_toy(run, tmp_path):
+    path = ROOT / "pretrained" / "toy" / "weak.pkl"
+    result = run("inspect", path)
+    assert "network   ToyModel(in_dim=2, num_layers=4, hidden_dim=32, sigma_data=0.5)" in result.stdout
+    assert "4,225 parameters" in result.stdout
+    assert "reading   yes, by toy_example.py" in result.stdout
+    assert "encoder" not in result.stdout
+    assert json.loads(run("inspect", path, "--json").stdout)["refusal"] is None
+    broken = ToyModel(num_layers=1, hidden_dim=4)
+    broken.sigma_data = -1.0
+    save_model(tmp_path / "net.pkl", broken)
+    assert "reading   refused, by toy_example.py: " in run("inspect", tmp_path / "net.pkl").stdout
+
+
+def test_conversion_keeps_the_loss(run, tmp_path):
+    source = ROOT / "pretrained" / "mnist16-weak.pkl"
+    assert run("convert", source, "--to=pkl", f"--out={tmp_path / 'net.pkl'}").exit_code == 0
+    kept, expected = (vars(load_network(path).loss_fn) for path in (tmp_path / "net.pkl", source))
+    assert [kept[name] for name in ("P_mean", "P_std", "sigma_data")] == [-0.8, 1.6, 0.5]
+    assert kept == expected
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["convert", "--to=pkl"]])

@@ -32,7 +32,7 @@ def commands(document):
     text = (ROOT / document).read_text()
     for fence in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
         for line in fence.replace("\\\n", " ").splitlines():
-            if line.strip() and not line.startswith(("#", "head=$(", "pip install ", "mkdir ")):
+            if line.strip() and not line.startswith(("#", "head=$(", "pip install ", "mkdir ", "source ")):
                 yield shlex.split(line.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/32"), comments=True)
 
 

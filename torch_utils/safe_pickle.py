@@ -73,13 +73,13 @@ def load(file: str | os.PathLike[str] | BinaryIO) -> Any:
 
 def check_is_pickle(file: str | os.PathLike[str]) -> None:
     """OtherFormatError, saying what it is, if a file is of another kind. OSError if it cannot be read."""
-    refuse_other_formats(bytes_of(file))
+    _refuse_other_formats(bytes_of(file))
 
 
 def loads(data: bytes | memoryview) -> Any:
     """As `load`, from the bytes of a pickle."""
     view = memoryview(data).toreadonly().cast("B")
-    refuse_other_formats(view)
+    _refuse_other_formats(view)
     budget = Budget()
     root, end = read_tree(view, 0, budget, on_global=only_names_in(RULES))
     _check_end(view, end)
@@ -163,7 +163,7 @@ class _Names:
 
 def _content(view: memoryview, names: _Names, on_call: Callable[[Call], None]) -> Any:
     """As `loads`, but a name that is refused stops the reading only at its end."""
-    refuse_other_formats(view)
+    _refuse_other_formats(view)
     budget = Budget()
     try:
         root, end = read_tree(view, 0, budget, on_global=names.check, on_call=on_call)
@@ -213,7 +213,7 @@ _OTHER_FORMATS = {
 }
 
 
-def refuse_other_formats(view: memoryview) -> None:
+def _refuse_other_formats(view: memoryview) -> None:
     if len(view) == 0:
         raise DamagedPickleError("the file is empty")
     start = bytes(view[:512])

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dnnlib.stand_ins import stand_in
 from torch_utils.pickle_rules import NUMPY_RULES, Evaluator, Made, Rule, is_count, is_shape
 from torch_utils.pickle_tree import Budget, DamagedPickleError, GlobalName, UnsafePickleError, read_tree
-from torch_utils.safe_pickle import bytes_of, refuse_other_formats
+from torch_utils.safe_pickle import OtherFormatError, bytes_of
 
 MAX_SHARING = 4  # bytes of all tensors per byte of the file: views of one storage may share it, but not without end
 _HEAD = struct.Struct(
@@ -69,7 +70,9 @@ def _refuse_other_files(view: memoryview) -> None:
         raise UnsafePickleError("a plain pickle, not a file of torch.save")
     if start[8:9] == b"{":
         raise UnsafePickleError("a safetensors file under another name: give it the ending .safetensors")
-    refuse_other_formats(view)
+    what = stand_in(bytes(view[:512]))
+    if what is not None:
+        raise OtherFormatError(f"it is {what}")
     raise DamagedPickleError("not a file of torch.save, or a damaged one: it does not begin as a ZIP does")
 
 

@@ -15,6 +15,7 @@ from torch_utils.finite import first_not_finite
 from torch_utils.persistence import FORMAT_VERSION
 from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
 from toy.network import ToyModel
+from training.network_inspect import inspect_network
 
 # Published files have 4 layers of 32 or 64.
 _MOST_LAYERS, _WIDEST = 64, 4096
@@ -42,6 +43,22 @@ def load_model(source: str | os.PathLike[str], *, offline: bool = False) -> ToyM
         return _build(safe_pickle.load(fetch(source, offline=offline)))
     except ValueError as error:
         raise ValueError(f"{os.fspath(source)}: {error}") from error
+
+
+def inspect_model(source: str | os.PathLike[str], *, offline: bool = False) -> dict[str, Any]:
+    """What `training.network_inspect.inspect_network` says of a file, also where it holds a network of the toy.
+
+    Of one of these, `reader` is the script that reads it, and `refusal` why `load_model` does not, or None.
+    """
+    report = inspect_network(source, offline=offline)
+    if report["network"] is None or report["network"]["class"] != ToyModel.__name__:
+        return report
+    del report["encoder"]
+    try:
+        load_model(source, offline=offline)
+    except ValueError as error:
+        return report | {"refusal": str(error), "reader": "toy_example.py"}
+    return report | {"refusal": None, "reader": "toy_example.py"}
 
 
 def _build(record: Any) -> ToyModel:

@@ -12,11 +12,12 @@ import numpy as np
 
 from dnnlib.download import fetch
 from dnnlib.urls import without_secrets
-from dnnlib.util import printable, sha256_of
+from dnnlib.util import odd_files_are_value_errors, printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.network_records import (
     ENCODER_CLASSES,
+    LOSS_CLASSES,
     NETWORK_CLASSES,
     build_encoder,
     match_network,
@@ -54,7 +55,8 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
 
 
 def _inspect_pickle(path: Path) -> dict[str, Any]:
-    scan = safe_pickle.scan(path)
+    with odd_files_are_value_errors():
+        scan = safe_pickle.scan(path)
     report: dict[str, Any] = {
         "refusal": scan.refusal,
         "names": list(scan.names),
@@ -67,17 +69,25 @@ def _inspect_pickle(path: Path) -> dict[str, Any]:
     if scan.refusal is not None:
         return report
     try:
-        parts = network_parts(scan.content)
+        with odd_files_are_value_errors():
+            return report | _inspect_content(scan.content)
     except ValueError as error:
         return report | {"refusal": str(error)}
+
+
+def _inspect_content(content: Any) -> dict[str, Any]:
+    """What a pickle that was read holds, for `inspect_network`. ValueError if it is no network file."""
+    parts = network_parts(content)
+    report: dict[str, Any] = {"refusal": None}
     report["network"] = _shown_object(parts.ema) | _tensor_counts(parts.ema)
     report["encoder"] = None if parts.encoder is None else _shown_object(parts.encoder)
     report["loss_fn"] = None if parts.loss_fn is None else _shown_object(parts.loss_fn)
     report["dataset_kwargs"] = _shown(parts.dataset_kwargs)
     try:
-        match_network(parts.ema)
-        if parts.encoder is not None:
-            build_encoder(parts.encoder)
+        with odd_files_are_value_errors():
+            match_network(parts.ema)
+            if parts.encoder is not None:
+                build_encoder(parts.encoder)
     except ValueError as error:
         report["refusal"] = str(error)
     return report
@@ -93,7 +103,7 @@ def _shown_object(record: Any) -> dict[str, Any]:
     if not isinstance(record, PersistentRecord):
         return {"class": type(record).__name__, "arguments": {}}
     args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
-    known: type = {**NETWORK_CLASSES, **ENCODER_CLASSES}.get(record.class_name, _AnyKeywords)
+    known: type = {**NETWORK_CLASSES, **ENCODER_CLASSES, **LOSS_CLASSES}.get(record.class_name, _AnyKeywords)
     try:
         arguments = named_arguments(known, args, kwargs, record.class_name, defaults=False)
     except ValueError:
@@ -140,6 +150,10 @@ def _stored_tensors(record: Any) -> Iterator[tuple[str, StoredTensor]]:
 # For people.
 
 
+_SHOWN = 400  # characters of a name or value
+_LISTED = 40  # names and values
+
+
 def report_lines(report: dict[str, Any]) -> list[str]:
     """A report of `inspect_network` as aligned lines of text."""
     lines = [
@@ -152,6 +166,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if network is not None and "parameters" in network:
         tensors = ", ".join(f"{count} {dtype}" for dtype, count in network["tensors"].items())
         lines.append(f"          {network['parameters']:,} parameters; tensors: {tensors}")
+    if network is not None and "parameters" in network and "encoder" in report:
         encoder = report["encoder"]
         lines.append(f"encoder   {'none in the file: plain RGB' if encoder is None else _call(encoder)}")
     if report.get("loss_fn") is not None:
@@ -165,7 +180,9 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"class     {what}, sha256 {found['source_sha256']}")
     lines.extend(f"name      {name}" for name in report.get("names", ()))
     refusal = report["refusal"]
-    lines.append("reading   yes: rebuilt with our own classes" if refusal is None else f"reading   refused: {refusal}")
+    by = f", by {report['reader']}" if "reader" in report else ""
+    answer = f"yes{by}: rebuilt with our own classes" if refusal is None else f"refused{by}: {refusal}"
+    lines.append(f"reading   {answer}")
     return [printable(line) for line in lines]
 
 
@@ -182,4 +199,10 @@ def _call(shown: dict[str, Any]) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    """Names and values, as much of them as a reader takes in; JSON has all."""
+    shown = [f"{name[:_SHOWN]}={_cut(repr(value))}" for name, value in list(values.items())[:_LISTED]]
+    return ", ".join([*shown, f"{len(values) - _LISTED} more"] if len(values) > _LISTED else shown)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from dnnlib.download import fetch
-from dnnlib.util import EasyDict, atomic_path, sha256_of
+from dnnlib.util import EasyDict, atomic_path, odd_files_are_value_errors, sha256_of
 from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.finite import first_not_finite
@@ -33,6 +33,7 @@ from training.network_inspect import inspect_network
 from training.network_records import (
     NETWORK_CLASSES,
     build_encoder,
+    build_loss,
     build_network,
     check_unchanged,
     describe,
@@ -54,7 +55,8 @@ class NetworkFile:
 
     net: denoiser in evaluation mode, without gradients, tensors in the file's types. encoder: plain RGB where the
     file names none. source: path or URL as given. sha256: of the file, 64 hex digits. dataset_kwargs: how the
-    training set was opened, plain data; empty if the file does not say.
+    training set was opened, plain data; empty if the file does not say. loss_fn: what it was trained by; None if the
+    file does not say, or by what is not known here.
     """
 
     net: Precond
@@ -62,6 +64,7 @@ class NetworkFile:
     source: str
     sha256: str
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
+    loss_fn: Any = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -90,9 +93,10 @@ def load_network(
     """
     path = fetch(source, offline=offline)
     digest = sha256_of(path)
-    read = read_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
+    read = _from_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
     try:
-        net, encoder, dataset_kwargs = read(path)
+        with odd_files_are_value_errors():
+            net, encoder, dataset_kwargs, loss_fn = read(path)
     except OtherFormatError as error:
         raise OtherFormatError(f"{os.fspath(source)}: {error}") from error
     except (DamagedPickleError, DamagedFileError) as error:
@@ -101,20 +105,24 @@ def load_network(
         kind = UnsafePickleError if isinstance(error, UnsafePickleError) else ValueError
         hint = f". {TRUST_HINT}" if read is _from_pickle else ""
         raise kind(f"{os.fspath(source)}: {error}{hint}") from error
-    return NetworkFile(net.to(device), encoder, os.fspath(source), digest, dataset_kwargs)
+    return NetworkFile(net.to(device), encoder, os.fspath(source), digest, dataset_kwargs, loss_fn)
 
 
-def _from_pickle(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:
+def _from_safetensors(path: Path) -> tuple[Precond, Encoder, dict[str, Any], None]:
+    return (*read_safetensors(path), None)
+
+
+def _from_pickle(path: Path) -> tuple[Precond, Encoder, dict[str, Any], Any]:
     parts = network_parts(safe_pickle.load(path))
     encoder = StandardRGBEncoder() if parts.encoder is None else build_encoder(parts.encoder)
-    return build_network(parts.ema), encoder, parts.dataset_kwargs
+    return build_network(parts.ema), encoder, parts.dataset_kwargs, build_loss(parts.loss_fn)
 
 
 # ----------------------------------------------------------------------------
 # Reading with trust: the one place where a file's own code runs.
 
 
-def _from_trusted_pickle(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+def _from_trusted_pickle(path: Path) -> tuple[Any, Any, dict[str, Any], Any]:
     safe_pickle.check_is_pickle(path)
     print(_announcement(path), file=sys.stderr)
     try:
@@ -126,7 +134,7 @@ def _from_trusted_pickle(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     if not isinstance(parts.ema, nn.Module) or missing:
         raise ValueError(f"'ema' is no denoising network: {describe(parts.ema)} without {', '.join(missing)}")
     encoder = StandardRGBEncoder() if parts.encoder is None else parts.encoder
-    return parts.ema.eval().requires_grad_(False), encoder, parts.dataset_kwargs
+    return parts.ema.eval().requires_grad_(False), encoder, parts.dataset_kwargs, parts.loss_fn
 
 
 def _announcement(path: Path) -> str:

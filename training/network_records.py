@@ -23,6 +23,7 @@ from torch_utils.persistence import FORMAT_VERSION
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.dataset import MAX_CLASSES
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
+from training.loss import EDM2Loss
 from training.networks_edm2 import Precond
 
 NETWORK_CLASSES: dict[str, type[Precond]] = {"Precond": Precond}
@@ -31,6 +32,7 @@ ENCODER_CLASSES: dict[str, type[Encoder]] = {
     "StabilityVAEEncoder": StabilityVAEEncoder,
 }
 _MAX_PLAIN_ARRAY = 10_000
+LOSS_CLASSES: dict[str, type[EDM2Loss]] = {"EDM2Loss": EDM2Loss}
 FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 # ----------------------------------------------------------------------------
@@ -91,7 +93,33 @@ _ARGUMENT_CHECKS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "final_std": _one_or_more(_number(1e-6, 1e6)),
         "batch_size": _integer(1, 2**16),
     },
+    "EDM2Loss": {
+        "P_mean": _number(-1e6, 1e6),
+        "P_std": _number(0, 1e6),
+        "sigma_data": _number(1e-6, 1e6),
+    },
 }
+
+# What older preconditioning classes had, constructor argument and attribute: the noise levels that they were made for.
+# At these values it is any level, as here; samplers do not ask for it.
+_NEUTRAL: dict[str, dict[str, float]] = {"Precond": {"sigma_min": 0, "sigma_max": math.inf}}
+
+
+def _is_neutral(class_name: str, name: str, value: Any, where: str) -> bool:
+    """Whether it is an entry of `_NEUTRAL`; ValueError if it is one with another value."""
+    if name not in _NEUTRAL.get(class_name, {}):
+        return False
+    neutral, found = _NEUTRAL[class_name][name], plain_value(value)
+    if type(found) not in (int, float) or found != neutral:
+        raise ValueError(
+            f"{where}: {name} = {reprlib.repr(value)}: this network is for some noise levels only, our {class_name} "
+            f"for all ({name} = {neutral:g})"
+        )
+    return True
+
+
+def _without_neutral(class_name: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if not _is_neutral(class_name, name, value, where)}
 
 
 def checked_arguments(class_name: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -101,7 +129,10 @@ def checked_arguments(class_name: str, arguments: Mapping[str, Any], where: str)
     for name, value in arguments.items():
         if name not in checks:
             raise ValueError(f"{where}: {class_name} has no constructor argument {name!r}")
-        checked[name] = plain_value(value)
+        try:
+            checked[name] = plain_value(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: constructor argument {name} is {error}") from None
         if not checks[name](checked[name]):
             raise ValueError(f"{where}: constructor argument {name} = {reprlib.repr(value)} is not possible")
     return checked
@@ -149,7 +180,7 @@ def plain_copy(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Plain data by way of JSON; ValueError for anything else."""
     try:
         copied: dict[str, Any] = json.loads(json.dumps(plain_value(dict(values)), allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} is not plain data (numbers, texts, lists, dictionaries): {error}") from None
     return copied
 
@@ -159,7 +190,7 @@ def _arguments_in(record: PersistentRecord, cls: type, where: str) -> dict[str, 
         raise ValueError(f"{where}: persistence format {record.version}; only {FORMAT_VERSION} is known")
     args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
     named = named_arguments(cls, args, kwargs, where, defaults=False)
-    return checked_arguments(cls.__name__, named, where)
+    return checked_arguments(cls.__name__, _without_neutral(cls.__name__, named, where), where)
 
 
 # ----------------------------------------------------------------------------
@@ -259,6 +290,19 @@ def new_encoder(cls: type[Encoder], arguments: Mapping[str, Any], where: str) ->
         raise ValueError(f"{where}: {cls.__name__} cannot be constructed so: {error}") from error
 
 
+def build_loss(record: Any, where: str = "loss_fn") -> EDM2Loss | None:
+    """The loss that a file's record describes; None if our classes do not reproduce it, which no sampling needs."""
+    if not isinstance(record, PersistentRecord) or record.class_name not in LOSS_CLASSES:
+        return None
+    values = {name: value for name, value in record.state.items() if name not in ("_init_args", "_init_kwargs")}
+    try:
+        arguments = checked_arguments(record.class_name, values, where)
+    except ValueError:
+        return None
+    is_whole = arguments.keys() == _ARGUMENT_CHECKS[record.class_name].keys()
+    return LOSS_CLASSES[record.class_name](**arguments) if is_whole else None
+
+
 def _known_class(record: PersistentRecord, known: Mapping[str, type], where: str) -> Any:
     if record.class_name not in known:
         raise ValueError(f"{where}: class {record.class_name} is not known here (only {', '.join(known)})")
@@ -344,11 +388,11 @@ def _checked_tensor(stored: Any, own: torch.Tensor | None, where: str) -> Stored
 def _compare_arguments(record: PersistentRecord, module: nn.Module, where: str) -> None:
     cls = type(module)
     args, kwargs = record.state.get("_init_args"), record.state.get("_init_kwargs")
-    stored = named_arguments(cls, args, kwargs, where, defaults=True)
+    stored = _without_neutral(cls.__name__, named_arguments(cls, args, kwargs, where, defaults=True), where)
     own_args, own_kwargs = module.__dict__["_init_args"], module.__dict__["_init_kwargs"]
     own = named_arguments(cls, own_args, own_kwargs, where, defaults=True)
     for name in sorted(stored.keys() | own.keys()):
-        if name not in own or name not in stored or not _equal(stored[name], own[name]):
+        if name not in own or name not in stored or not _equal(plain_value(stored[name]), plain_value(own[name])):
             there, here = reprlib.repr(stored.get(name)), reprlib.repr(own.get(name))
             raise ValueError(f"{where}: constructor argument {name} is {there} in the file, {here} as built here")
 
@@ -370,6 +414,8 @@ def _is_bookkeeping(name: str, value: Any, where: str) -> bool:
 
 def _compare_attribute(name: str, value: Any, owner: object, where: str) -> None:
     own = getattr(owner, name, inspect.Parameter.empty)
+    if own is inspect.Parameter.empty and _is_neutral(type(owner).__name__, name, value, where):
+        return
     if own is inspect.Parameter.empty:
         raise ValueError(f"{where}: attribute {name} = {reprlib.repr(value)} is unknown to our {type(owner).__name__}")
     if not _equal(value, own):
@@ -381,9 +427,12 @@ def _compare_attribute(name: str, value: Any, owner: object, where: str) -> None
 
 
 def _equal(stored: Any, own: Any) -> bool:
-    """Whether a value of the file is ours: numbers by value, sequences by members, arrays but for rounding."""
-    if isinstance(stored, np.ndarray) or isinstance(own, np.ndarray):
-        same_kind = isinstance(stored, np.ndarray) and isinstance(own, np.ndarray) and stored.shape == own.shape
+    """Whether a value of the file is ours: numbers by value, sequences by members, arrays but for rounding.
+
+    An array where we have a list is compared as a list.
+    """
+    if isinstance(own, np.ndarray):
+        same_kind = isinstance(stored, np.ndarray) and stored.shape == own.shape
         return same_kind and bool(np.allclose(stored, own, rtol=1e-6, atol=1e-7))
     stored, own = plain_value(stored), plain_value(own)
     if isinstance(stored, list | tuple) and isinstance(own, list | tuple):

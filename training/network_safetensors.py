@@ -21,7 +21,7 @@ import safetensors
 import safetensors.torch
 
 from dnnlib.regular import open_regular
-from dnnlib.util import atomic_path
+from dnnlib.util import atomic_path, odd_files_are_value_errors
 from images.zips import parse_object
 from torch_utils.finite import first_not_finite
 from training.encoders import Encoder, StandardRGBEncoder
@@ -109,7 +109,7 @@ def inspect_safetensors(path: Path) -> dict[str, Any]:
     """Content of a file for `network_inspect.inspect_network`, with the reason why it is refused, if it is."""
     report: dict[str, Any] = {"refusal": None, "network": None, "encoder": None, "dataset_kwargs": {}}
     try:
-        with _opened(path) as file:
+        with odd_files_are_value_errors(), _opened(path) as file:
             config = _checked_config(file.metadata())
             report |= {key: config[key] for key in ("network", "encoder", "dataset_kwargs", "source_sha256")}
             _, net = _checked_header(file)
@@ -147,7 +147,8 @@ def _checked_header(file: Any) -> tuple[dict[str, Any], Precond]:
     for name in sorted(expected.keys() | stored.keys()):
         if expected.get(name) != shapes.get(name):
             there, here = shapes.get(name, "missing"), expected.get(name, "unknown")
-            raise ValueError(f"tensor {name} is {there} in the file, {here} in the network of these arguments")
+            shown = name[:_MAX_REASON]
+            raise ValueError(f"tensor {shown} is {there} in the file, {here} in the network of these arguments")
         if stored[name].get_dtype() not in _TYPES:
             raise ValueError(f"tensor {name} is of type {stored[name].get_dtype()}, not of {', '.join(_TYPES)}")
     return config, net

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.urls import without_secrets
 from dnnlib.util import check_destination, is_url
 from torch_utils.finite import first_not_finite
 from training.config import SNAPSHOT_UNIT
@@ -189,7 +190,8 @@ def describe(plan: Plan, wanted: Sequence[Reconstruction], passes: int) -> str:
     first, last = plan.snapshots[0], plan.snapshots[-1]
     lengths = _listed(sorted({snapshot.sigma_rel for snapshot in plan.snapshots}))
     lines = [
-        f"snapshots: {len(plan.snapshots)} of lengths {lengths}, {first.source} to {Path(last.source).name}",
+        f"snapshots: {len(plan.snapshots)} of lengths {lengths}, {without_secrets(first.source)} to "
+        f"{Path(without_secrets(last.source)).name}",
         f"to make: {len(wanted)} of {len(plan.outputs)}; passes over the snapshots: {passes}",
     ]
     for output in wanted:
@@ -216,7 +218,7 @@ def reconstruct(
 ) -> None:
     """Read every snapshot once and write all `outputs`: sums in float32, stored in float16.
 
-    Buffers, encoder and data set are those of the last snapshot. progress: told 1 for every snapshot.
+    Buffers, encoder, data set and loss are those of the last snapshot. progress: told 1 for every snapshot.
 
     Raises ValueError if the snapshots are not of one network and run, or one is not finite, and as `load_network` and
     `save_network`.
@@ -237,7 +239,8 @@ def reconstruct(
         for parameter, value in zip(file.net.parameters(), total, strict=True):
             parameter.data = value.to(torch.float16)
         total.clear()
-        save_network(output.path, file.net, encoder=file.encoder, dataset_kwargs=file.dataset_kwargs)
+        parts = {"encoder": file.encoder, "dataset_kwargs": file.dataset_kwargs, "loss_fn": file.loss_fn}
+        save_network(output.path, file.net, **parts)
 
 
 def _add(total: list[Tensor], file: NetworkFile, coefficient: float) -> None:

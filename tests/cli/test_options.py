@@ -22,6 +22,7 @@ from cli.options import (
     run_options,
     sampler_options,
 )
+from cli.reproduce_options import goes_on
 from cli.signals import stop_signals
 from dnnlib.util import DownloadError
 from images.recipe import SamplerSpec, SigmaInterval, StepInterval
@@ -178,7 +179,7 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--net=@missing.pkl", "no network file"),
         ("--preset=edm2-img512-s-gid-fid", "edm2-img512-s-guid-fid"),
         ("--preset=mnist16 --preset=mnist16-cfg", "--grid"),
-        ("--net=@a.pkl --guidance=2", "--gnet"),
+        ("--net=@a.pkl --guidance_scale 2.0", "--guidance_scale 2.0: a weight needs a guiding network; give --gnet"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=two", "--guidance=two: give a finite number"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=nan", "give a finite number"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=inf", "give a finite number"),
@@ -189,12 +190,11 @@ def test_the_published_presets_are_those_of_the_papers():
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=3", "LO,HI"),
         ("--net=@a.pkl --gnet=@b.pkl --guidance=2 --guidance-sigma=1,3 --guidance_interval=1,3", "one of them"),
         ("--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=2", "once per guide"),
-        ("--net=@a.pkl --guidance-sigma=1,3", "needs a guiding network"),
-        ("--net=@a.pkl --class=-1", "--class=-1: give a class number of 0 or more, or leave it out"),
+        ("--net=@a.pkl --guidance-sigma=1,3", "--guidance-sigma=1,3: an interval needs a guiding network"),
+        ("--net=@a.pkl --class=-1", "--class=-1: give a class number of 0 or more, or a name"),
         ("--preset=edm2-img512-s-fid --class=1000", "classes 0 to 999"),
         ("--preset=edm2-img512-s-uncond-autog-fid --class=0", "unconditional"),
         ("--preset=mnist16 --class=10", "classes 0 to 9"),
-        ("--class=cat --preset=mnist16", "--class=cat: give a class number from 0 to 9, or leave it out for random"),
         ("--net=@a.pkl --class=3 --labels=balanced", "--labels"),
         ("--net=@a.pkl --steps=0", "steps"),
         ("--net=@a.pkl --sigma_min=5 --sigma_max=1", "min <= max"),
@@ -346,6 +346,22 @@ def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
     monkeypatch.setattr(module, "_fail", slow)
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
+def test_an_interrupt_tells_what_is_kept_whatever_libraries_make_of_it():
+    @click.command(cls=Command)
+    @click.option("--ledger", default="a.jsonl")
+    @click.option("--results", default="b")
+    @goes_on
+    def command(**params):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except BaseException as error:
+            raise ValueError("could not determine the shape of an object") from error
+
+    said = CliRunner().invoke(command, []).stderr
+    assert said == "Error: interrupted: what was scored is in a.jsonl, unfinished work in b; the same command goes on\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])

@@ -3,8 +3,8 @@
 import click
 import pytest
 
-from cli.options import FloatList
-from cli.search_options import missing_files, recipe_at, stages_from, start_of, valid
+from cli.options import EVERYWHERE, FloatList, GuideDefaults
+from cli.search_options import missing_files, recipe_at, stages_from, start_of, valid, varied
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
@@ -36,6 +36,12 @@ def test_lists_of_numbers(text, numbers):
 def test_lists_that_are_none(text):
     with pytest.raises(click.BadParameter, match=r"number|steps of"):
         FloatList().convert(text, None, None)
+
+
+def test_what_is_searched_need_not_be_given():
+    assert varied({"over": "weight, interval"}) == GuideDefaults(1.0, EVERYWHERE)
+    assert varied({"over": "interval"}) == GuideDefaults(None, EVERYWHERE)
+    assert varied({"over": "ema,alpha"}) == GuideDefaults()
 
 
 def test_order_of_the_stages():

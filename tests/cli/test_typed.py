@@ -34,7 +34,7 @@ def number_options():
 @pytest.mark.parametrize(("main", "before", "option"), list(number_options()))
 def test_every_option_says_what_to_give(main, before, option):
     for name in option.opts:
-        for words, shown in (([f"{name}=cat.x"], f"{name}=cat.x"), ([name, "cat.x"], f"{name} cat.x")):
+        for words, shown in (([f"{name}=1..e"], f"{name}=1..e"), ([name, "1..e"], f"{name} 1..e")):
             result = CliRunner().invoke(main, [*before, *words])
             assert result.exit_code == 2
             assert result.stderr.startswith(f"Error: {shown}: ")

@@ -9,7 +9,7 @@ NAMES = ("tench", "Golden_Retriever", "tiger cat", "cardigan", "Cardigan")
 
 @pytest.mark.parametrize(
     ("typed", "index"),
-    [("tench", 0), ("TENCH", 0), ("golden retriever", 1), ("golden-retriever", 1), ("tiger  cat", 2)],
+    [("tench", 0), ("TENCH", 0), ("golden retriever", 1), ("golden-retriever", 1)],
 )
 def test_case_and_separators_do_not_count(typed: str, index: int) -> None:
     assert find_class(typed, NAMES, "net.pkl") == index
@@ -22,7 +22,11 @@ def test_case_and_separators_do_not_count(typed: str, index: int) -> None:
         ("tensh", NAMES, r"near it: tench \(0\)"),
         ("zzz", NAMES, r"its first is 'tench', its last 'Cardigan'"),
         ("cardigan", NAMES, r"several of that name, cardigan \(3\), Cardigan \(4\); give the index"),
-        ("cat", None, r"net\.pkl has no class names; give an index, such as --class=0, or --class-names=FILE"),
+        (
+            "cat",
+            None,
+            r"=cat: give a class number from 0 to 0, .*; net\.pkl has no class names \(--class-names=FILE",
+        ),
     ],
 )
 def test_what_is_no_one_class_is_refused(typed: str, names: tuple[str, ...] | None, message: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from images import convert
 from images.archive import open_archive
-from images.decode import MAX_PIXELS, has_more_frames, opened_image
+from images.decode import MAX_PIXELS, has_more_frames, opened_image, to_array
 from images.sources import decode_rgb
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +148,15 @@ def test_truncated_images_stay_refused() -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     with pytest.raises(ValueError, match="truncated or damaged"):
         decode_rgb(save(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:-200], "x")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "CMYK", "1"])
+@pytest.mark.parametrize("strip", [1, 30, 63, 1 << 20])
+def test_strips_of_an_image_are_its_pixels(monkeypatch: pytest.MonkeyPatch, mode: str, strip: int) -> None:
+    monkeypatch.setattr("images.decode._STRIP_PIXELS", strip)
+    pixels = np.random.default_rng(2).integers(0, 256, [11, 9, 3], dtype=np.uint8)
+    if mode == "I;16":
+        image, target = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257), mode
+    else:
+        image, target = Image.fromarray(pixels).convert(mode), "RGB"
+    assert np.array_equal(to_array(image, target), np.asarray(image.convert(target)))

@@ -1,7 +1,10 @@
 """Finished pictures are kept; others under their names are never taken for them."""
 
+import os
+
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from images.figure_folder import FigureFolder
 
@@ -38,3 +41,13 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="is a file"):
         FigureFolder(tmp_path / "file")
+
+
+def test_a_text_of_any_size_or_another_file_is_of_unknown_origin(tmp_path):
+    info = PngInfo()
+    info.add_text("recipe", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    os.mkfifo(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(ValueError, match="of unknown origin"):
+            FigureFolder(tmp_path).has(name, {})

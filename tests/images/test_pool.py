@@ -56,3 +56,74 @@ def test_threads_by_default() -> None:
     with OrderedPool[None]() as pool:
         assert pool.threads == usable_cores()
     assert 1 <= usable_cores() <= 8
+
+
+class Gauge:
+    """Reserves bytes in calls of a pool, and knows the most that were held at once."""
+
+    def __init__(self, pool: OrderedPool[int]) -> None:
+        self.pool, self.held, self.most, self.lock = pool, 0, 0, threading.Lock()
+
+    def call(self, num_bytes: int, seconds: float = 0.0) -> int:
+        time.sleep(seconds)
+        self.pool.reserve(num_bytes)
+        with self.lock:
+            self.held += num_bytes
+            self.most = max(self.most, self.held)
+        return num_bytes
+
+    def pop(self) -> int:
+        taken = self.pool.pop()
+        with self.lock:
+            self.held -= taken
+        return taken
+
+
+def test_bytes_ahead_are_bounded_and_order_stays() -> None:
+    """Sizes from nothing to more than the bound: what is too large goes alone, and nobody waits for ever."""
+    sizes = [[10, 40, 0, 250, 90, 5][i % 6] for i in range(120)]
+    with OrderedPool[int](4, max_bytes=100) as pool:
+        gauge = Gauge(pool)
+        for index, size in enumerate(sizes):
+            pool.submit(gauge.call, size, 0.001 if index % 5 == 0 else 0)
+        assert [gauge.pop() for _ in sizes] == sizes
+    # A popped result is counted here until after the pool let the next ones in: the two largest that fit, and it.
+    assert 250 <= gauge.most <= 250 + 250
+
+
+def test_with_a_slow_reader_the_bound_is_exact() -> None:
+    with OrderedPool[int](4, max_bytes=100) as pool:
+        gauge = Gauge(pool)
+        for _ in range(12):
+            pool.submit(gauge.call, 40)
+        time.sleep(0.1)
+        assert gauge.most == 80
+        assert [gauge.pop() for _ in range(12)] == [40] * 12
+
+
+def test_calls_that_fail_or_ask_for_nothing_hold_up_no_one() -> None:
+    def call(number: int) -> int:
+        if number % 3 == 1:
+            raise ValueError(str(number))
+        if number % 3 == 2:
+            pool.reserve(90)
+        return number
+
+    with OrderedPool[int](3, max_bytes=100) as pool:
+        for number in range(30):
+            pool.submit(call, number)
+        for number in range(30):
+            if number % 3 == 1:
+                with pytest.raises(ValueError, match=f"^{number}$"):
+                    pool.pop()
+            else:
+                assert pool.pop() == number
+
+
+def test_leaving_frees_those_who_wait_for_room() -> None:
+    with OrderedPool[int](3, max_bytes=100) as pool:
+        gauge = Gauge(pool)
+        for _ in range(3):
+            pool.submit(gauge.call, 100)
+        assert gauge.pop() == 100
+    assert len(pool) == 0

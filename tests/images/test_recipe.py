@@ -20,6 +20,15 @@ def test_names_and_places_of_files_do_not_matter_but_their_content_does():
     assert replace(RECIPE, net=replace(MAIN, sha256="c" * 64)).hash != RECIPE.hash
 
 
+def test_neither_hash_nor_text_holds_secrets_of_a_url():
+    link = NetworkRef("https://me:secret@host/a.b/main.pkl?X-Amz-Signature=se/cret.x#secret", None)
+    assert link.name == "main"
+    recipe, plain = (Recipe(ref) for ref in (link, NetworkRef("https://host/a.b/main.pkl")))
+    assert "secret" not in json.dumps(recipe.to_json())
+    assert recipe.hash == plain.hash
+    assert NetworkRef("/a/what?#.pkl").name == "what?#", "a path is no URL"
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -341,3 +341,19 @@ def test_arguments(generated: Path, tmp_path: Path) -> None:
         StoredImages(generated, max_images=0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         StoredImages(tmp_path / "nowhere")
+
+
+def test_batches_of_large_images_are_bounded_in_bytes(make_zip: Any, make_png: Any, make_picture: Any,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    path = make_zip({f"{i}.png": make_png(i) for i in range(10)})
+    monkeypatch.setattr(sources, "MAX_BATCH_BYTES", 3 * 8 * 8 * 3 + 5)
+    images = StoredImages(path, batch=64)
+    assert (images.batch, len(images)) == (3, 4)
+    assert torch.equal(everything(images)[0], expected(make_picture, list(range(10))))
+    monkeypatch.setattr(sources, "MAX_BATCH_BYTES", 1)
+    assert StoredImages(path, batch=64).batch == 1
+
+
+def test_what_is_not_read_is_in_the_notes(make_zip: Any, make_png: Any) -> None:
+    path = make_zip({"0.png": make_png(0), "1.heic": b"x"})
+    assert StoredImages(path).notes == (f"{path}: 1 file is not read, as no images of a known kind: 1 .heic",)

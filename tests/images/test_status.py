@@ -184,3 +184,31 @@ def test_a_status_needs_no_torch():
     root = Path(__file__).parents[2]
     code = "import sys, images.status; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_pipes_devices_and_hostile_texts_are_said_without_waiting(tmp_path):
+    """Each in the place of a file that is read; a name that would clear a screen, and one that would add a line."""
+    evil = "\x1b[2J\u202eevil\nresults/x: done"
+    for name in ("plan.json", "recipe.json"):
+        (tmp_path / name).mkdir()
+        os.mkfifo(tmp_path / name / name)
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "plan.json").symlink_to("/dev/zero")
+    (tmp_path / "not a plan").mkdir()
+    (tmp_path / "not a plan" / "plan.json").write_text('{"num_images": true, "shard_size": 1e9}')
+    work = tmp_path / evil.replace("/", "")
+    work.mkdir()
+    (work / "plan.json").write_text(json.dumps({"num_images": 100, "shard_size": 10}))
+    (work / "shard-00001.failed").write_text(json.dumps({"error": evil}))
+    (work / "shard-00002.0.claim").write_bytes(b"\xff\x1b host.1.0")
+    os.mkfifo(work / "shard-00003.zip")
+    os.mkfifo(work / "shard-00004.failed")
+    lines = status(tmp_path).splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert sum("is a pipe (FIFO)" in line for line in lines) == 2
+    assert sum("is a device" in line for line in lines) == 1
+    assert sum("names no num_images" in line for line in lines) == 1
+    assert sum(line.startswith("results") for line in lines) == 0
+    assert any(line.startswith("    shard-00001") and r"\x1b[2J\u202eevil\n" in line for line in lines)
+    os.mkfifo(work / "shard-00005.0.claim")
+    assert "is a pipe (FIFO)" in status(work)

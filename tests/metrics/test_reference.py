@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import pickle
 import pickletools
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,50 @@ def test_round_trip_keeps_every_bit(suffix: str, tmp_path: Path) -> None:
         assert loaded.images == {"size": [16, 16]}
     else:
         assert loaded.detectors == loaded.images == {}
+
+
+def test_only_the_metrics_asked_for_are_read(tmp_path: Path) -> None:
+    """The others may be damaged, or the same array again and again."""
+    odd = np.zeros((3, 4))
+    path = tmp_path / "many.npz"
+    np.savez(path, **arrays(), **{f"m{i}.{part}": odd for i in range(100) for part in ("mu", "sigma")})
+    assert list(open_statistics(path, ["fid"]).moments) == ["fid"]
+    with pytest.raises(ValueError, match="statistics for 101 metrics: at most 8"):
+        open_statistics(path)
+    with pytest.raises(ValueError, match=r"no statistics for fd_x, only for fid, m0, .* and 93 more") as caught:
+        open_statistics(path, ["fid", "fd_x"])
+    assert len(str(caught.value)) < 1000
+    (tmp_path / "many.pkl").write_bytes(
+        pickle.dumps({"fid": arrays(), "num_images": 30, "bad": {"mu": odd, "sigma": odd}})
+    )
+    assert list(open_statistics(tmp_path / "many.pkl", ["fid"]).moments) == ["fid"]
+    with pytest.raises(ValueError, match="bad"):
+        open_statistics(tmp_path / "many.pkl")
+
+
+def test_arrays_of_absurd_size_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    """A megabyte of deflated zeros can be a gigabyte: a covariance, or what stands in the place of a short text."""
+    huge = np.zeros(8 * (1 << 20) * 20, np.uint8)  # 160 MB
+    plain = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    wide = np.zeros((4097, 4097))
+    for name, hostile in [("sigma", wide), ("mu", huge), ("provenance", huge), ("num_images", huge)]:
+        np.savez_compressed(tmp_path / "bomb.npz", **{**plain, name: hostile})
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"bomb\.npz cannot be read as statistics \({name} has \d+ bytes"):
+            open_statistics(tmp_path / "bomb.npz", ["fid"])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        tracemalloc.stop()
+    (tmp_path / "bomb.pkl").write_bytes(
+        pickle.dumps({"fid": {"mu": np.zeros(4097, np.float16), "sigma": np.zeros((4097, 4097), np.float16)}})
+    )
+    with pytest.raises(ValueError, match="4097 features: at most 4096"):
+        open_statistics(tmp_path / "bomb.pkl")
+
+
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "refs.npz")
+    with pytest.raises(ValueError, match=r"refs\.npz is a pipe"):
+        open_statistics(tmp_path / "refs.npz")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pkl"])

@@ -1,6 +1,7 @@
 """Scores: reference checked beforehand, names with counts, warnings, and what a ledger record says."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,21 @@ import pytest
 import torch
 
 from images.recipe import GuideSpec, NetworkRef, Recipe
-from metrics import scoring
+from metrics import ledger, scoring
 from metrics.environment import environment
 from metrics.evaluation import measure, open_stored
 from metrics.frechet import frechet_distance
 from metrics.moments import Moments, RunningMoments
-from metrics.provenance import content_sha256, describe_generated, describe_stored, image_names, quantiser, vae_ran
-from metrics.reference import save_statistics
+from metrics.provenance import (
+    content_sha256,
+    describe_generated,
+    describe_statistics,
+    describe_stored,
+    image_names,
+    quantiser,
+    vae_ran,
+)
+from metrics.reference import open_statistics, save_statistics
 from metrics.scoring import open_reference, score
 from training.encoders import StandardRGBEncoder
 
@@ -133,6 +142,43 @@ def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[.
     assert made["schema"] == 1
     assert made["note"] == "a test"
     assert {"software", "hardware", "time", "run", "flags"} <= made.keys()
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "reason"),
+    [
+        ({"recipe": {"net": {"source": "x"}}, "recipe_hash": 5}, "it has 5 for 'recipe_hash', not a text"),
+        ({"recipe": {"a": "x" * 300_000}}, "it is longer than a ledger takes"),
+        ({"recipe": {"labels": ["x" * 150_000]}}, "it is longer than a ledger takes"),
+        ({"recipe": {"a": list(range(300_000))}}, "longer than a ledger takes|more than the"),
+    ],
+)
+def test_an_odd_recipe_is_said_and_poisons_no_ledger(
+    sidecar: dict[str, Any], reason: str, reference_file: Path, tmp_path: Path, make_digit_zip: Callable[..., Path]
+) -> None:
+    path = make_digit_zip(4, extra={"recipe.json": json.dumps(sidecar).encode()})
+    images = open_stored(path, ["fd_mnist"]).description
+    reference = open_reference(reference_file, ["fd_mnist"])
+    (result,) = score(reference, {"fd_mnist": moments(150, seed=1)}, {"fd_mnist": MNIST}, images)
+    assert re.search(rf"recipe\.json of .* is not recorded: .*({reason})", "; ".join(result.flags))
+    ledger.append(tmp_path / "l.jsonl", scoring.ledger_record(result, reference, MNIST, images, {}))
+    (line,) = ledger.read(tmp_path / "l.jsonl")
+    assert (line["value"], line["recipe"]) == (result.value, None)
+    assert ledger.format_table([line])
+
+
+@pytest.mark.parametrize("claimed", [{"recipe": "x"}, {"recipe": [1]}, {"recipe_hash": {}}, {"recipe": {"encoder": 3}}])
+def test_statistics_that_claim_an_odd_recipe_are_scored(
+    claimed: dict[str, Any], reference_file: Path, tmp_path: Path
+) -> None:
+    save_statistics(tmp_path / "odd.npz", {"fd_mnist": moments(seed=1)}, images=claimed)
+    statistics = open_statistics(tmp_path / "odd.npz")
+    images = describe_statistics(statistics)
+    assert vae_ran(images) is False
+    reference = open_reference(tmp_path / "odd.npz", ["fd_mnist"])
+    (result,) = score(reference, statistics.moments, {"fd_mnist": MNIST}, images)
+    ledger.append(tmp_path / "l.jsonl", scoring.ledger_record(result, reference, MNIST, images, {}))
+    assert len(ledger.read(tmp_path / "l.jsonl")) == 1
 
 
 def test_quantisers_follow_the_encoder() -> None:

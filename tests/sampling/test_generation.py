@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from images.class_names import ClassName
 from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 from sampling import seeds as seeding
 from sampling.generation import open_recipe, opener, sample
 from sampling.heun import Churn, heun
 from sampling.schedule import edm_sigmas
+from tests.digits_network import save_digits_network
 from training.encoders import StabilityVAEEncoder
 from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
@@ -155,6 +157,28 @@ def test_classes_out_of_range(recipe, tiny_networks):
         open_recipe(replace(recipe, labels=10), "cpu")
     with pytest.raises(ValueError, match="unconditional"):
         open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), labels=0), "cpu")
+
+
+def test_classes_by_the_names_in_the_network(recipe, tmp_path):
+    """Eleven names, of which the network has ten; digits in an odd order, so that an index is no name."""
+    names = ["zero", "one", "Two", "3", "3", "1", "six", "seven", "eight", "nine", "ten"]
+    path = save_digits_network(tmp_path / "net.pkl", class_names=names)
+    named = replace(recipe, net=NetworkRef(str(path)))
+    generation = open_recipe(replace(named, labels=ClassName("two")), "cpu")
+    assert generation.recipe.labels == 2
+    assert generation.notes == ("--class=two is class 2",)
+    assert generation.recipe.hash == open_recipe(replace(named, labels=2), "cpu").recipe.hash
+    (note,) = open_recipe(replace(named, labels=1), "cpu").notes
+    assert note == "class 1 is the one of this index; the one named 1 is 5"
+    for name, says in (
+        ("3", "3 .3., 3 .4.; give the index"),
+        ("ten", "no class of that name"),
+        ("tow", "near it: Two"),
+    ):
+        with pytest.raises(ValueError, match=f"--class={name}: .*{says}"):
+            open_recipe(replace(named, labels=ClassName(name)), "cpu")
+    with pytest.raises(ValueError, match="has no class names; give an index"):
+        open_recipe(replace(recipe, labels=ClassName("two")), "cpu")
 
 
 def test_unconditional_networks_give_no_labels(tiny_networks):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
+from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from torch_utils.tensor_file import read_tensors
 
 
@@ -225,8 +225,8 @@ def other_files(folder):
         ("legacy.pt", "before torch 1.6", UnsafePickleError), ("tar.pt", "(tar)", UnsafePickleError),
         ("script.pt", "TorchScript", UnsafePickleError), ("plain.pt", "a plain pickle", UnsafePickleError),
         ("stats.npz", "a numpy .npz", UnsafePickleError), ("images.pt", "a ZIP of images", UnsafePickleError),
-        ("empty.pt", "empty", DamagedPickleError), ("page.pt", "page", DamagedPickleError),
-        ("lfs.pt", "git lfs pull", DamagedPickleError), ("safetensors.pt", "safetensors", UnsafePickleError),
+        ("empty.pt", "empty", DamagedPickleError), ("page.pt", "page", OtherFormatError),
+        ("lfs.pt", "git lfs pull", OtherFormatError), ("safetensors.pt", "safetensors", UnsafePickleError),
         ("noise.pt", "not a file of torch.save", DamagedPickleError),
     ]  # fmt: skip
 

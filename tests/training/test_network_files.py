@@ -19,6 +19,7 @@ import torch
 from dnnlib.util import EasyDict, sha256_of
 from torch_utils import persistence
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
+from training.loss import EDM2Loss
 from training.network_io import inspect_network, load_network
 from training.network_records import plain_value
 from training.networks_edm2 import Precond
@@ -277,6 +278,83 @@ def test_positional_arguments_are_understood(tmp_path):
     conv = unet.state["_modules"]["emb_noise"]
     conv.state["_init_args"] += (conv.state["_init_kwargs"].pop("kernel"),)
     assert_golden(load_network(write(content, tmp_path / "net.pkl")).net, np.load(DATA / "precond_uncond.npz"))
+
+
+def test_pickles_of_protocol_2_load(tmp_path):
+    """Their byte strings are texts, of arrays and of tensors."""
+    for kind in ("latent", "uncond"):
+        file = load_network(write(Writer(kind).content(), tmp_path / "net.pkl", protocol=2))
+        assert_golden(file.net, np.load(DATA / f"precond_{kind}.npz"))
+
+
+def test_arguments_may_be_arrays(tmp_path):
+    content = Writer("uncond").content()
+    for record in (content.ema, content.ema.state["_modules"]["unet"]):
+        kwargs = record.state["_init_kwargs"]
+        kwargs["channel_mult"] = np.array(kwargs["channel_mult"])
+        kwargs["attn_resolutions"] = np.array(kwargs["attn_resolutions"], dtype=np.int32)
+        kwargs["resample_filter"] = np.array([1.0, 1.0], dtype=np.float32)
+        kwargs["label_balance"] = np.float64(0.5)
+    file = load_network(write(content, tmp_path / "net.pkl"))
+    assert_golden(file.net, np.load(DATA / "precond_uncond.npz"))
+    assert type(file.net.init_kwargs["channel_mult"]) is list
+
+
+@pytest.mark.parametrize("as_argument", [False, True])
+@pytest.mark.parametrize("infinity", [float("inf"), np.float32("inf")])
+def test_limits_of_noise_levels_that_are_none_are_left_out(tmp_path, as_argument, infinity):
+    """What older preconditioning classes had."""
+    content = Writer("uncond").content()
+    limits = {"sigma_min": 0, "sigma_max": infinity}
+    content.ema.state |= limits
+    if as_argument:
+        content.ema.state["_init_kwargs"] |= limits
+    net = load_network(write(content, tmp_path / "net.pkl")).net
+    assert_golden(net, np.load(DATA / "precond_uncond.npz"))
+    assert not hasattr(net, "sigma_min")
+    assert "sigma_min" not in net.init_kwargs
+
+
+@pytest.mark.parametrize("as_argument", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sigma_min", 0.002),
+        ("sigma_max", 80),
+        ("sigma_min", False),
+        ("sigma_max", "inf"),
+        ("sigma_max", np.array([np.inf])),
+    ],
+)
+def test_limits_of_noise_levels_that_are_some_are_refused(tmp_path, as_argument, name, value):
+    content = Writer("uncond").content()
+    (content.ema.state["_init_kwargs"] if as_argument else content.ema.state)[name] = value
+    with pytest.raises(ValueError, match=f"{name} = .*: this network is for some noise levels only"):
+        load_network(write(content, tmp_path / "net.pkl"))
+
+
+def test_a_layer_has_no_limits(tmp_path):
+    content = Writer("uncond").content()
+    content.ema.state["_modules"]["unet"].state["sigma_min"] = 0
+    with pytest.raises(ValueError, match="attribute sigma_min = 0 is unknown to our UNet"):
+        load_network(write(content, tmp_path / "net.pkl"))
+
+
+def test_the_loss_is_kept_if_it_is_one_of_ours(tmp_path):
+    content = Writer("uncond").content()
+    loss = load_network(write(content, tmp_path / "net.pkl")).loss_fn
+    assert type(loss) is EDM2Loss
+    assert vars(loss).items() >= {"P_mean": -0.8, "P_std": 1.6, "sigma_data": 0.5}.items()
+    others = [
+        Stored("Loss", {}),
+        Stored("EDM2Loss", {"P_mean": -0.8, "P_std": 1.6}),
+        Stored("EDM2Loss", {"P_mean": -0.8, "P_std": 1.6, "sigma_data": 0.5, "extra": 1}),
+        Stored("EDM2Loss", {"P_mean": -0.8, "P_std": -1.6, "sigma_data": 0.5}),
+        "a text",
+    ]
+    for other in others:
+        content.loss_fn = other
+        assert load_network(write(content, tmp_path / "net.pkl")).loss_fn is None
 
 
 def test_a_tensor_in_a_larger_storage_loads(tmp_path):

@@ -5,8 +5,11 @@ import copy
 import json
 import os
 import pickle
+import re
+import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,14 @@ import torch
 
 from dnnlib.util import EasyDict, sha256_of
 from torch_utils import persistence
-from torch_utils.safe_pickle import DamagedPickleError, PersistentRecord, load
+from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, PersistentRecord, load
 from training import encoders, loss, networks_edm2
+from training.dataset import MAX_CLASSES
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.loss import EDM2Loss
 from training.network_inspect import report_lines
 from training.network_io import inspect_network, load_network, save_network, save_safetensors
+from training.network_records import checked_arguments, plain_copy
 from training.network_safetensors import DamagedFileError
 from training.networks_edm2 import Precond
 
@@ -605,6 +610,89 @@ def test_inspection_of_an_attack(tmp_path):
     assert any(name.endswith(".system") for name in report["names"])
     assert [found["class_name"] for found in report["classes"]] == ["StandardRGBEncoder"]
     assert report["network"] is None
+
+
+# ----------------------------------------------------------------------------
+# Files of other kinds.
+
+
+def saved_state(path, **options):
+    torch.save({"net": {"weight": torch.ones(3)}, "optimizer_state": {}}, path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "named"),
+    [
+        ("training-state-0000128.pt", saved_state, "training state.*network-snapshot-KIMG-LENGTH.pkl"),
+        ("old.pkl", lambda path: saved_state(path, _use_new_zipfile_serialization=False), "training state"),
+        ("stats.npz", lambda path: np.savez(path, mu=np.ones(3)), "an .npz of arrays"),
+    ],
+)
+@pytest.mark.parametrize("trust_pickle", [False, True])
+def test_files_of_other_kinds_are_named_without_false_hopes(tmp_path, name, make, named, trust_pickle, capsys):
+    make(tmp_path / name)
+    with pytest.raises(OtherFormatError, match=named) as caught:
+        load_network(tmp_path / name, trust_pickle=trust_pickle)
+    assert "trust" not in str(caught.value)
+    assert "again" not in str(caught.value)
+    assert capsys.readouterr().err == "", "nothing was executed"
+
+
+def test_a_pickled_training_state_is_told(tmp_path):
+    (tmp_path / "state.pkl").write_bytes(pickle.dumps({"net": {}, "optimizer_state": {}}))
+    with pytest.raises(ValueError, match=r"'net', 'optimizer_state'\); for a training state give the network file"):
+        load_network(tmp_path / "state.pkl")
+
+
+UNFORESEEN = [
+    RecursionError("deep"), OverflowError("far"), MemoryError(), KeyError("key"), struct.error("short"), IndexError(3),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd"), AttributeError("none"), ZeroDivisionError(), TypeError("kind"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+def test_whatever_a_reader_raises_is_an_error_of_ours_that_names_the_file(tmp_path, monkeypatch, error):
+    """What nobody thought of, in either form: no traceback, and a file that can be inspected all the same."""
+
+    def fails(*args, **kwargs):
+        raise error
+
+    net = Precond(4, 3, 0, model_channels=4, channel_mult=[1], num_blocks=0, channels_per_head=4, logvar_channels=4)
+    save_network(tmp_path / "net.pkl", net)
+    save_safetensors(tmp_path / "net.safetensors", net)
+    monkeypatch.setattr("training.network_io.network_parts", fails)
+    monkeypatch.setattr("training.network_inspect.network_parts", fails)
+    monkeypatch.setattr("training.network_safetensors._checked_header", fails)
+    for file in ("net.pkl", "net.safetensors"):
+        with pytest.raises(ValueError, match=rf"{re.escape(file)}: "):
+            load_network(tmp_path / file)
+        assert inspect_network(tmp_path / file)["refusal"]
+
+
+def test_a_label_count_that_would_need_absurd_memory_is_refused():
+    with pytest.raises(ValueError, match="label_dim"):
+        checked_arguments("Precond", {"label_dim": MAX_CLASSES + 1}, "ema")
+    assert checked_arguments("Precond", {"label_dim": 21_841}, "ema") == {"label_dim": 21_841}
+
+
+def test_arrays_are_looked_at_before_they_become_lists():
+    huge = np.zeros(10**7, np.uint8)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="10000000 numbers"):
+        checked_arguments("Precond", {"channel_mult": huge}, "ema")
+    with pytest.raises(ValueError, match="10000000 numbers"):
+        plain_copy({"a": [{"b": huge}]}, "dataset_kwargs")
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_a_report_for_people_is_no_longer_than_they_read():
+    report = {"file": "x", "format": "pickle", "bytes": 1, "sha256": "ab", "refusal": None, "encoder": None}
+    options = {f"{i:0900d}": "\x1b" * 10**6 for i in range(1000)}
+    lines = report_lines(report | {"network": {"class": "X", "arguments": options}, "dataset_kwargs": options})
+    assert len("".join(lines)) < 100_000
+    assert all(line.isprintable() for line in lines)
+    assert "960 more" in lines[2]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 7e4])

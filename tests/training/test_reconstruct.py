@@ -33,7 +33,7 @@ def flat(net):
 def run(tmp_path_factory):
     """A network in training: its snapshots, its parameters after every step [T, P], its averages at the end [P]."""
     folder = tmp_path_factory.mktemp("run")
-    net, loss_fn = tiny_net().train(), EDM2Loss(-0.4, 1.0, 0.5)
+    net, loss_fn = tiny_net().train(), EDM2Loss(-0.8, 1.6, 0.4)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01, betas=(0.9, 0.99))
     ema, path = PowerFunctionEMA(net, TRACKED), []
     images, labels = torch.randn(4, 3, 4, 4).clip(-1, 1), torch.eye(3)[[0, 1, 2, 0]]
@@ -46,7 +46,8 @@ def run(tmp_path_factory):
         if step % STEPS == 0:
             for length, average in ema.snapshots(net)[:2]:
                 name = f"network-snapshot-{step * BATCH // 1000:07d}-{length:.3f}.pkl"
-                save_network(folder / name, average, encoder=StabilityVAEEncoder(), dataset_kwargs={"path": "tiny.zip"})
+                parts = {"encoder": StabilityVAEEncoder(), "dataset_kwargs": {"path": "tiny.zip"}, "loss_fn": loss_fn}
+                save_network(folder / name, average, **parts)
     averages = {length: flat(average) for length, average in ema.snapshots(net)}
     return SimpleNamespace(folder=folder, path=torch.stack(path), averages=averages, net=net)
 
@@ -93,6 +94,7 @@ def test_everything_else_is_that_of_the_last_snapshot(run, tmp_path):
     assert plan.snapshots[-1].sigma_rel == 0.10
     assert isinstance(file.encoder, StabilityVAEEncoder)
     assert file.dataset_kwargs == {"path": "tiny.zip"}
+    assert (file.loss_fn.P_mean, file.loss_fn.P_std, file.loss_fn.sigma_data) == (-0.8, 1.6, 0.4)
     for (name, ours), theirs in zip(file.net.named_buffers(), last.net.buffers(), strict=True):
         assert torch.equal(ours, theirs), name
     assert {p.dtype for p in file.net.parameters()} == {torch.float16}

@@ -134,12 +134,14 @@ def test_training_learns(dataset, tmp_path):
 
 def test_snapshots_are_network_files(dataset, tmp_path):
     config = tiny_config(P_mean=-0.7)
+    dataset.class_names = ("cat", "dog", "owl")
     train(config, dataset, tmp_path, device=CPU)
     names = sorted(path.name for path in tmp_path.glob("network-snapshot-*"))
     assert names == [f"network-snapshot-{k:07d}-{e}.pkl" for k in (1, 2) for e in ("0.050", "0.100")]
     loaded = load_network(tmp_path / "network-snapshot-0000002-0.100.pkl")
     assert loaded.net.label_dim == 3
     assert loaded.dataset_kwargs["path"] == "tiny.zip"  # no folder of this machine
+    assert loaded.class_names == ("cat", "dog", "owl")
     assert str(tmp_path) not in (tmp_path / names[0]).read_bytes().decode("latin-1")
     checkpoint = load_checkpoint(find_checkpoints(tmp_path)[-1])
     for name, stored in loaded.net.state_dict().items():
