@@ -11,6 +11,7 @@ from torch import Tensor
 from dnnlib.download import fetch
 from dnnlib.util import atomic_path
 from torch_utils import pickle_writer, safe_pickle
+from torch_utils.finite import first_not_finite
 from torch_utils.persistence import FORMAT_VERSION
 from torch_utils.pickle_records import ModuleRecord, PersistentRecord, StoredTensor
 from toy.network import ToyModel
@@ -20,7 +21,13 @@ _MOST_LAYERS, _WIDEST = 64, 4096
 
 
 def save_model(path: str | os.PathLike[str], net: ToyModel) -> None:
-    """Write a network in the form of the published files, atomically; parameters as they are (float32)."""
+    """Write a network in the form of the published files, atomically; parameters as they are (float32).
+
+    Raises ValueError if one of them is not finite.
+    """
+    bad = first_not_finite(net.state_dict())
+    if bad is not None:
+        raise ValueError(f"{os.fspath(path)} is not written: the network's {bad} is not finite; did training diverge?")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle_writer.dump(copy.deepcopy(net).eval().requires_grad_(False).cpu(), file)
 

@@ -11,9 +11,9 @@ import torch
 
 from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.util import atomic_path
+from torch_utils.finite import first_not_finite
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 from torch_utils.tensor_file import read_tensors
-from training.finite import first_not_finite
 
 FORMAT = 2  # 1 had no checksum
 _NAME = re.compile(r"training-state-(\d{7,})\.pt")

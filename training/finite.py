@@ -1,11 +1,10 @@
-"""Numbers that are not finite: noticed in every step of a training run, and kept out of what it writes.
+"""Losses, gradients and weights that are not finite: noticed in every step of a training run.
 
 A gradient that is not finite counts as 0, so a single step that overflows does no harm. Many of them mean that nothing
 is learned any more, without any other sign.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -40,23 +39,6 @@ def not_finite_flag(tensors: Iterable[Tensor]) -> Tensor:
 def _largest(tensors: list[Tensor]) -> Tensor:
     """Largest magnitude in each tensor, NaN where there is one; float32 [number of tensors]."""
     return torch.stack(torch._foreach_norm(tensors, float("inf"))).float()
-
-
-def first_not_finite(state: Any) -> str | None:
-    """Where in nested dictionaries and lists the first tensor stands that is not finite; None if all are."""
-    for name, tensor in _tensors(state, ""):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return None
-
-
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _tensors(item, f"{name}.{key}" if name else str(key))
 
 
 class StepWatch:

@@ -26,9 +26,9 @@ from dnnlib.download import fetch
 from dnnlib.util import EasyDict, atomic_path, odd_files_are_value_errors, sha256_of
 from images.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
+from torch_utils.finite import first_not_finite
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
-from training.finite import first_not_finite
 from training.network_inspect import inspect_network
 from training.network_records import (
     NETWORK_CLASSES,

@@ -23,6 +23,7 @@ import safetensors.torch
 from dnnlib.regular import open_regular
 from dnnlib.util import atomic_path, odd_files_are_value_errors
 from images.zips import parse_object
+from torch_utils.finite import first_not_finite
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_records import (
     ENCODER_CLASSES,
@@ -55,7 +56,8 @@ def save_safetensors(
 
     source_sha256: of the file that the network came from, if it came from one.
 
-    Raises ValueError for what reading would refuse, OSError if the file cannot be written.
+    Raises ValueError for what reading would refuse, and for values that are not finite; OSError if the file cannot be
+    written.
     """
     if type(net) not in NETWORK_CLASSES.values() or type(encoder) not in {type(None), *ENCODER_CLASSES.values()}:
         raise ValueError(
@@ -70,6 +72,9 @@ def save_safetensors(
         "source_sha256": source_sha256,
     }
     check_unchanged(net)
+    bad = first_not_finite(net.state_dict())
+    if bad is not None:
+        raise ValueError(f"{os.fspath(path)} is not written: the network's {bad} is not finite")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     with atomic_path(path) as temporary:
         try:

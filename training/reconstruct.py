@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dnnlib.urls import without_secrets
 from dnnlib.util import check_destination, is_url
+from torch_utils.finite import first_not_finite
 from training.config import SNAPSHOT_UNIT
-from training.finite import first_not_finite
 from training.network_io import NetworkFile, load_network, save_network
 from training.network_records import named_arguments
 from training.phema import MAX_SIGMA_REL, posthoc_error, solve_posthoc_coefficients

@@ -71,7 +71,7 @@ def _choose(outdir: Path, run: Run, checkpoints: CheckpointFolder) -> Start:
 def _agree(run: Run, start: Start, failure: Exception | None, device: torch.device) -> None:
     """Raise on all workers what failed on one, or ValueError if they would not begin alike."""
     content = "" if start.state is None else start.state["sha256"]
-    digest = hashlib.sha256(json_bytes({**run.identity, "checkpoint": content})).digest()
+    digest = hashlib.sha256(json_bytes({**run.identity, **run.free, "checkpoint": content})).digest()
     rows = distributed.gather([int(failure is not None), int.from_bytes(digest[:7])], device)
     if failure is not None:
         raise failure

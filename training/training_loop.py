@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from dnnlib.filelock import exclusive
 from dnnlib.util import sha256_of
 from torch_utils import distributed
+from torch_utils.finite import first_not_finite
 from training.checkpoint import CheckpointFolder
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset, ShuffledOrder
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
-from training.finite import NotFiniteError, StepWatch, explain, first_not_finite, gradient_flags, not_finite_flag
+from training.finite import NotFiniteError, StepWatch, explain, gradient_flags, not_finite_flag
 from training.loss import EDM2Loss
 from training.network_io import save_network
 from training.networks_edm2 import Precond

@@ -118,3 +118,10 @@ def test_an_impossible_sigma_data_is_refused(net, path):
 def test_other_networks_are_refused(tiny_networks):
     with pytest.raises(ValueError, match="ToyModel of a toy network expected, found dict"):
         load_model(tiny_networks["cond"])
+
+
+def test_a_network_that_diverged_is_not_written(tmp_path, net):
+    net.layers[2].weight.data[1, 2] = torch.inf
+    with pytest.raises(ValueError, match=r"net\.pkl is not written: the network's layers\.2\.weight is not finite"):
+        save_model(tmp_path / "net.pkl", net)
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import torch
 from tests.training.tiny_run import tiny_config
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
-from training.finite import LOST_STEPS, OVERFLOW_STEPS, NotFiniteError, StepWatch, first_not_finite, gradient_flags
+from training.finite import LOST_STEPS, OVERFLOW_STEPS, NotFiniteError, StepWatch, gradient_flags
 from training.loss import EDM2Loss
 from training.training_loop import Trainer, train
 
@@ -24,14 +24,6 @@ def test_gradients_that_can_be_learned_from():
     for bad in (nan, inf, large):  # Adam's square of the last is infinite
         assert gradient_flags([fine, bad]).tolist() == [1, 0]
         assert gradient_flags([zero, bad]).tolist() == [1, 1]
-
-
-def test_where_the_first_value_is_that_is_not_finite():
-    state = {"a": [torch.ones(2), {3: torch.tensor([1.0, math.inf])}], "b": torch.tensor(math.nan), "n": 1}
-    assert first_not_finite(state) == "a.1.3"
-    state["a"][1][3] = torch.tensor([1, 2])
-    assert first_not_finite(state) == "b"
-    assert first_not_finite({"a": torch.ones(2), "f": "nan"}) is None
 
 
 @pytest.mark.parametrize("bad", [{"loss": True}, {"nothing": True, "overflow": True}, {"nothing": True}])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import reconstruct
+from training import network_safetensors, reconstruct
 from training.encoders import StabilityVAEEncoder
 from training.loss import EDM2Loss
 from training.network_io import load_network, save_network, save_safetensors
@@ -243,12 +243,16 @@ def test_outputs_that_cannot_be(run, tmp_path):
 # What is not averaged.
 
 
-def test_a_snapshot_that_is_not_finite_is_named(tmp_path):
+def test_a_snapshot_that_is_not_finite_is_named(tmp_path, monkeypatch):
     net = tiny_net()
     save_network(tmp_path / "a-0000001-0.050.pkl", net)
     bad = tiny_net().to(torch.float16)
     bad.unet.out_conv.weight.data[0, 0, 0, 0] = torch.nan
-    save_safetensors(tmp_path / "a-0000002-0.050.safetensors", bad)
+    with pytest.raises(ValueError, match=r"is not written: the network's unet\.out_conv\.weight is not finite"):
+        save_safetensors(tmp_path / "a-0000002-0.050.safetensors", bad)
+    with monkeypatch.context() as patch:  # others write such files
+        patch.setattr(network_safetensors, "first_not_finite", lambda state: None)
+        save_safetensors(tmp_path / "a-0000002-0.050.safetensors", bad)
     plan = plan_reconstructions(find_snapshots(str(tmp_path)), [0.06], tmp_path / "out")
     with pytest.raises(ValueError, match=r"a-0000002-0\.050\.safetensors .* unet\.out_conv\.weight is not finite"):
         reconstruct.reconstruct(plan.snapshots, plan.outputs)

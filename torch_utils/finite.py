@@ -1,0 +1,23 @@
+"""Which values are not finite: asked before anything is written, gone on from or averaged."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+def first_not_finite(state: Any) -> str | None:
+    """Where in nested dictionaries and lists the first tensor stands that is not finite; None if all are."""
+    for name, tensor in _tensors(state, ""):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return name
+    return None
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
