@@ -5,6 +5,7 @@ from __future__ import annotations  # an older Python must come as far as the li
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -23,7 +24,8 @@ def start() -> None:
 
 def interrupted(number: int, frame: FrameType | None) -> None:
     """Handler of SIGINT while nothing is there to be put in order: before a command begins, and after it."""
-    os.write(2, b"Error: interrupted\n")
+    with suppress(OSError):  # stderr may be closed
+        os.write(2, b"Error: interrupted\n")
     os._exit(128 + number)
 
 
