@@ -34,6 +34,7 @@ from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.places import find_file
 from dnnlib.workers import ALONE, launched, restarted
+from images.recipe import Recipe
 from metrics.ledger import STANDARD_NUM_IMAGES
 from papers.costs import FEATURES
 from papers.presets import Preset
@@ -131,6 +132,13 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
     if elsewhere(params):
         return send_jobs(params, recipe, source, choices, len(seeds))
+    return score_networks(recipe, source, choices, seeds, batch, params)
+
+
+def score_networks(
+    recipe: Recipe, source: str, choices: Mapping[str, Any], seeds: range, batch: int, params: dict[str, Any]
+) -> None:
+    """What `gen` does in this process. source: of `opt.reference_from`; choices: of `opt.detector_choices`."""
     from images.shards import ShardPlan
     from metrics import evaluation, ledger, provenance
     from metrics.feature_shards import FeatureShards
@@ -138,7 +146,7 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
     from sampling.generation import open_recipe
     from torch_utils.distributed import device_identity
 
-    run = run_options_from(params)
+    run, metrics = run_options_from(params), list(choices)
     with bad_input():
         workers = workers_from(params)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
