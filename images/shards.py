@@ -132,8 +132,16 @@ def format_seeds(seeds: tuple[int, ...]) -> str:
 
 def seed_runs(text: str) -> list[range]:
     """The runs of seeds that a text of `format_seeds` stands for; none for any other text."""
-    runs = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", run) for run in text.split(",")]
-    return [range(int(run[1]), int(run[2] or run[1]) + 1) for run in runs if run] if all(runs) else []
+    runs, end = [], 0
+    for run in _RUN.finditer(text):  # one after the other: texts may have millions
+        if run.start() != end:
+            return []
+        runs.append(range(int(run[1]), int(run[2] or run[1]) + 1))
+        end = run.end()
+    return runs if end == len(text) and not text.endswith(",") else []
+
+
+_RUN = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?(?:,|\Z)", re.ASCII)
 
 
 class ShardStore:

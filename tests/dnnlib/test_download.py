@@ -792,7 +792,12 @@ def test_read_only_cache_is_used(server, url, get, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, "read-only")
 
-    monkeypatch.setattr("dnnlib.filelock.os.open", refuse)
+    opened = os.open
+
+    def open_for_reading(path, flags, *mode):
+        return refuse() if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else opened(path, flags, *mode)
+
+    monkeypatch.setattr("dnnlib.filelock.os.open", open_for_reading)
     monkeypatch.setattr("dnnlib.download.atomic_path", refuse)
     assert get(url) == get(url, sha256=SHA) == path
     assert len(server.requests) == 1

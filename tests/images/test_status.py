@@ -170,7 +170,7 @@ def test_seeds_are_read_from_their_text(seeds):
     assert tuple(chain(*seed_runs(format_seeds(seeds)))) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "-3", "9" * 40])
+@pytest.mark.parametrize("text", ["", "a", "1-", "1,,2", "1,", ",1", "1;2", "1,x", "-3", "9" * 40])
 def test_any_other_text_is_none(text):
     assert seed_runs(text) == []
 
