@@ -46,9 +46,11 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.dup2(opened := os.open(os.devnull, os.O_RDWR), number)
+            opened = os.open(os.devnull, os.O_RDWR)
             if opened != number:
+                os.dup2(opened, number)
                 os.close(opened)
+            os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
@@ -59,7 +61,8 @@ def threads_for(sources: Iterable[str]) -> Iterator[None]:
 
     sources: paths and URLs; what is not here counts as large. OMP_NUM_THREADS in the environment is stronger.
     """
-    if any(name in os.environ for name in _THREADS) or not all(map(_is_small, sources)):
+    small = [_is_small(source) for source in sources]
+    if any(name in os.environ for name in _THREADS) or not small or not all(small):
         yield
         return
     import torch
