@@ -82,6 +82,10 @@ class Archive(ABC):
         notes: What of the set is not read, as a sentence each, for the user.
     """
 
+    root: str = ""
+    folders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path, files: Iterable[tuple[str, str]], folders: Iterable[str]) -> None:
         """files: (name, name under which it is stored) of all; folders: all that are known, also empty ones."""
         try:
@@ -525,9 +529,10 @@ def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterabl
             raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
         if len(pair[0]) > _MAX_NAME:
             raise ValueError(f"entry {index} of the labels in {where} has a name of {len(pair[0])} characters")
-        name = clean_name(pair[0])
-        if name not in known and root + name in known:
-            name = root + name
+        name = pair[0]
+        if name not in known:
+            name = clean_name(name)  # some data sets were packed on Windows
+            name = root + name if root + name in known else name
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)
