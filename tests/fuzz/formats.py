@@ -154,7 +154,7 @@ def _statistics_pickles(folder: Path) -> list[bytes]:
     )
     content = {"fid": _arrays(3), "fd_dinov2": _arrays(2, np.float32), "num_images": 50000}
     scalar = {**content, "num_images": np.int64(50000)}
-    return [own, *(pickle.dumps(content, protocol) for protocol in (3, 4, 5)), pickle.dumps(scalar, 4)]
+    return [own, *(pickle.dumps(content, protocol) for protocol in (2, 3, 4, 5)), pickle.dumps(scalar, 4)]
 
 
 def _npz(save: Callable[..., None], **arrays: np.ndarray) -> bytes:
