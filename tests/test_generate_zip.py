@@ -84,7 +84,9 @@ def test_an_interrupt_tells_what_is_kept(run, tmp_path, monkeypatch):
         patch.setattr(GeneratedImages, "_make", interrupted)
         ended = run("--num=10", f"--out={tmp_path}/a.zip")
     assert ended.exit_code == 143
-    assert f"Error: terminated: 1 of 3 shards are kept in {tmp_path}/a.zip.shards; the same command" in ended.stderr
+    assert (
+        f"Error: ended by SIGTERM: 1 of 3 shards are kept in {tmp_path}/a.zip.shards; the same command" in ended.stderr
+    )
     assert run("--num=10", f"--out={tmp_path}/a.zip").exit_code == 0
 
 

@@ -47,15 +47,15 @@ def test_a_class_is_an_index_or_a_name(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "3.0", "1e3", "+2", "1,2", "9999999999"])
-def test_what_is_neither_is_quoted(text: str) -> None:
-    with pytest.raises(click.BadParameter, match=f"'{text.replace('+', '.')}' is neither the index of a class"):
+def test_what_is_neither_is_told_what_to_give(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="give a class number of 0 or more, or a name, or leave it out"):
         Class().convert(text, None, None)
 
 
 def test_lists_mix_indices_and_names() -> None:
     assert Classes().convert("2-4,cat, 7", None, None) == [2, 3, 4, ClassName("cat"), 7]
     for text in ("1,0-3", "cat,cat"):
-        with pytest.raises(click.BadParameter, match=f"stands in '{text}' more than once"):
+        with pytest.raises(click.BadParameter, match=f"{text[0]}.* stands there more than once"):
             Classes().convert(text, None, None)
 
 

@@ -75,12 +75,6 @@ def resized(width: int, height: int) -> bytes:
     return build_png([(kind, struct.pack(">II", width, height) + header[8:]), *rest])
 
 
-def inflating(kind: bytes, start: bytes = b"") -> bytes:
-    """A PNG with one chunk more, of 100 MB when inflated."""
-    first, *rest = png_chunks(png(1))
-    return build_png([first, (kind, start + zlib.compress(b"\0" * 100_000_000, 9)), *rest])
-
-
 def deflated_bomb() -> bytes:
     """An image of 1 kB that says that it takes 2 GB when inflated."""
     data = build_zip([*MEMBERS, Member("000009.png", b"\0" * 1_000_000)], zipfile.ZIP_DEFLATED)
@@ -96,7 +90,7 @@ SETS: dict[str, tuple[Callable[[], bytes], str]] = {
     "escape sequence": (lambda: with_member("\x1b[2J.png"), r"unsafe name '\x1b[2J.png'"),
     "escape sequence in a label": (lambda: labelled(*ALL, ["\x1b[2J", 1]), r"a label for '\x1b[2J', which is not in"),
     "twice": (twice, "two members named '000001.png'"),
-    "overlapping": (overlapping, "'000003.png' in {path} is damaged"),
+    "overlapping": (overlapping, "'000002.png' and '000003.png' in {path} share bytes"),
     "size beyond the file": (
         lambda: patched(patched(build_zip(MEMBERS), b"PK\1\2", 20, 10**9), b"PK\1\2", 24, 10**9),
         "'000003.png' in {path} claims 1000000000 bytes",
@@ -112,10 +106,6 @@ SETS: dict[str, tuple[Callable[[], bytes], str]] = {
         "'000001.png' in {path} has more than the 67108864 pixels allowed",
     ),
     "few pixels": (lambda: with_member("000001.png", resized(8000, 8000)), "'000001.png' in {path} is truncated"),
-    "text that inflates": (
-        lambda: with_member("000001.png", inflating(b"zTXt", b"a\0\0")),
-        "'000001.png' in {path} is truncated or damaged",
-    ),
     "one label too few": (lambda: labelled(*ALL[:3]), "dataset.json of {path} has no label for '000003.png'"),
     "one label too many": (lambda: labelled(*ALL, ["000004.png", 1]), "a label for '000004.png', which is not in"),
     "two labels": (lambda: labelled(*ALL, ALL[2]), "two labels for '000002.png'"),

@@ -11,8 +11,8 @@ def test_one_process_opens_no_group():
     distributed.init(torch.device("cpu"))
     assert not torch.distributed.is_initialized()
     assert distributed.sum_over_ranks([1.5, 2.0], torch.device("cpu")) == [1.5, 2.0]
-    assert distributed.any_rank(True, torch.device("cpu"))
-    assert not distributed.any_rank(False, torch.device("cpu"))
+    assert distributed.any_rank([1, 0], torch.device("cpu")) == [True, False]
+    assert distributed.gather([3, 4], torch.device("cpu")) == [[3, 4]]
 
 
 def test_several_workers_need_an_address(monkeypatch):
