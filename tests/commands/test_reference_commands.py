@@ -106,7 +106,18 @@ class Line:
         return sorted(str(path.relative_to(self.place.path / folder)) for path in found if path.is_file())
 
 
-@pytest.mark.parametrize("text", LINES, ids=range(1, len(LINES) + 1))
+def in_make_test(text):
+    """All but forty-nine reconstructions, and the second and third line that start generate_images.py by torchrun."""
+    return not any(words in text for words in ("0.010,0.015,...", "edm2-img64-s-fid", "edm2-img512-xxl-guid-fid"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=str(number), marks=() if in_make_test(text) else pytest.mark.slow)
+        for number, text in enumerate(LINES, start=1)
+    ],
+)
 def test_documented_line_runs(text, place, published, monkeypatch):
     monkeypatch.setattr(plots, "NUM_SAMPLES", 200)  # what no option sets
     monkeypatch.setattr(plots, "NUM_STARTS", 200)
