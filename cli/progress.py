@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from cli.signals import raise_if_told
 from dnnlib.terminal import unguarded
 from dnnlib.util import printable
 
@@ -21,6 +22,8 @@ def progress_bar(
     beside: Callable[[], str] | None = None,
 ) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished.
+
+    The call ends the work if a signal has told the command to, and what it raised was swallowed.
 
     quiet: show nothing, as all workers of a launch but the first do. beside: gives words to show beside the bar.
     """
@@ -38,6 +41,7 @@ def progress_bar(
     ) as bar:
 
         def advance(count: int) -> None:
+            raise_if_told()
             if beside is not None:
                 bar.set_postfix_str(beside(), refresh=False)
             bar.update(count)

@@ -26,6 +26,24 @@ class Terminated(BaseException):
         self.number = number
 
 
+_first: Callable[[], int | None] | None = None  # tells which signal came to the command that is at work
+
+
+def raise_if_told() -> None:
+    """Raise again what a signal raised, for long work to ask between its pieces.
+
+    Whatever runs when a signal comes may swallow the exception: a destructor, a callback of the garbage collector, a
+    library that tries something else instead.
+    """
+    number = None if _first is None else _first()
+    if number is not None:
+        raise _exception(number)
+
+
+def _exception(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
 @contextmanager
 def termination() -> Iterator[Callable[[], int | None]]:
     """Inside, the signals in `ENDING` raise Terminated and SIGINT KeyboardInterrupt, so that nothing half-made stays.
@@ -41,7 +59,7 @@ def termination() -> Iterator[Callable[[], int | None]]:
         received.append(number)
         for ending in previous.keys() - {signal.SIGINT}:
             signal.signal(ending, signal.SIG_IGN)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+        raise _exception(number)
 
     def first() -> int | None:
         return received[0] if received else None
@@ -52,8 +70,13 @@ def termination() -> Iterator[Callable[[], int | None]]:
     numbers = list(ENDING)
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, interrupted):
         numbers.append(signal.SIGINT)
-    with _handled(numbers, handle, previous):
-        yield first
+    global _first
+    outer, _first = _first, first
+    try:
+        with _handled(numbers, handle, previous):
+            yield first
+    finally:
+        _first = outer
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import hashlib
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import click
@@ -22,6 +22,7 @@ from cli.options import (
     run_options,
     sampler_options,
 )
+from cli.progress import progress_bar
 from cli.reproduce_options import goes_on
 from cli.signals import stop_signals
 from dnnlib.util import DownloadError
@@ -346,6 +347,26 @@ def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
     monkeypatch.setattr(module, "_fail", slow)
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_somebody_swallows_ends_the_work_all_the_same(number, code):
+    """As destructors and callbacks of the garbage collector do."""
+    done = []
+
+    @click.command(cls=Command)
+    def command():
+        with progress_bar(3, "pieces") as progress:
+            for piece in range(3):
+                with suppress(BaseException):
+                    if piece == 1:
+                        os.kill(os.getpid(), number)
+                        time.sleep(10)
+                progress(1)
+                done.append(piece)
+
+    assert CliRunner().invoke(command, []).exit_code == code
+    assert done == [0]
 
 
 def test_an_interrupt_tells_what_is_kept_whatever_libraries_make_of_it():
