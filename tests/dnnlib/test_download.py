@@ -25,6 +25,7 @@ from dnnlib.filelock import exclusive
 from dnnlib.transfer import PartialFile
 from tests.dnnlib.conftest import send
 
+PATIENCE = 60  # seconds that a busy machine may take for what an idle one does in less than one
 CONTENT = random.Random(1).randbytes(10_000)
 OTHER = random.Random(2).randbytes(10_000)
 LARGE = random.Random(3).randbytes(300_000)
@@ -318,7 +319,7 @@ def test_servers_that_drip_are_left(server, url, get, policy, chunked):
     began = time.monotonic()
     with pytest.raises(DownloadError, match="sends less than 2,000 bytes per second"):
         get(url, policy=replace(policy, chunk_timeout=0.5))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE
     assert len(server.requests) == 1
 
 
@@ -611,7 +612,7 @@ def test_waits_as_long_as_the_server_asks_up_to_a_limit(server, url, get, policy
     server.script = [server.answer(503, {"Retry-After": "3600"}), server.proper()]
     began = time.monotonic()
     get(url, policy=replace(policy, backoff=0.0, backoff_max=0.5))
-    assert 0.5 <= time.monotonic() - began < 8
+    assert 0.5 <= time.monotonic() - began < PATIENCE
 
 
 def test_mirror_takes_over(server, url, get):
