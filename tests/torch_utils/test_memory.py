@@ -73,14 +73,13 @@ class Holding:
         return list(range(part.start, part.stop))
 
 
-@pytest.mark.parametrize("fail", OUT_OF_MEMORY)
 @pytest.mark.parametrize(
-    ("size", "tried", "limit"),
+    ("fail", "size", "tried", "limit"),
     [
-        (13, [13], None),
-        (7, [13, 7, 6], 7),
-        (6, [13, 7, 4, 4, 4, 1], 4),
-        (1, [13, 7, 4, 2, *[1] * 13], 1),
+        *((fail, 7, [13, 7, 6], 7) for fail in OUT_OF_MEMORY),
+        (cuda_allocator, 13, [13], None),
+        (cuda_allocator, 6, [13, 7, 4, 4, 4, 1], 4),
+        (cuda_allocator, 1, [13, 7, 4, 2, *[1] * 13], 1),
     ],
 )
 def test_batches_are_halved_until_they_fit(fail, size, tried, limit):
