@@ -303,6 +303,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         start = file.read(4)
     if start == b"PK\x03\x04":
         problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
+    elif start == b"":
+        raise ValueError(f"{path} is empty: copy or make it again")
     else:
         problem = f"{path} is not a ZIP file; give a ZIP or a folder of images"
     with damage_means(problem):

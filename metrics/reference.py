@@ -149,18 +149,25 @@ def _read_tensor_file(path: Path, source: str) -> _Content:
     """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
     try:
         content = read_tensors(path, arrays=True)
-    except UnsafePickleError as error:
-        raise type(error)(f"{source}: {error}") from error
+    except UnsafePickleError as error:  # names the copy, of a URL
+        raise type(error)(f"{source}: {str(error).removeprefix(f'{path}: ')}") from error
     if isinstance(content, torch.Tensor):
         with damage_means(f"{source} cannot be read as features"):
             moments = moments_of_rows(content)
             return _Content({metric_of_dim(moments.dim): moments})
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
         raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
-    mu, sigma = (part.numpy() if isinstance(part, torch.Tensor) else part for part in (content["mu"], content["sigma"]))
+    mu, sigma = content["mu"], content["sigma"]
     with damage_means(f"{source} cannot be read as statistics"):
-        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray) and mu.ndim == 1 else 0)
-    return _Content({metric: _checked(metric, mu, sigma, None, source)})
+        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray | torch.Tensor) and mu.ndim == 1 else 0)
+    return _Content({metric: _checked(metric, _as_array(mu), _as_array(sigma), None, source)})
+
+
+def _as_array(part: object) -> object:
+    """A tensor as an array; floating point wide enough for numpy, which has no bfloat16."""
+    if not isinstance(part, torch.Tensor):
+        return part
+    return part.float().numpy() if part.is_floating_point() and part.itemsize < 4 else part.numpy()
 
 
 def _magic(path: Path) -> bytes:
