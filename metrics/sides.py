@@ -35,7 +35,7 @@ def open_side(
 ) -> Side:
     """Looks at what was named: a statistics file, by path or URL, or a folder, ZIP or .npz of images.
 
-    metrics: which to read of statistics; None reads all.
+    metrics: which to read of statistics; None reads all that this program has.
 
     OSError: nothing there. ValueError: neither of these, or damaged.
     """
