@@ -91,6 +91,6 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
         **{key: stored.description[key] for key in known},
         "path": side.name,
         "content_sha256": content_sha256(side.path),
-        "generated": stored.description["recipe"] is not None,
+        "generated": stored.description.get("recipe") is not None,
     }
     return ReferenceImages(side.name, replace(stored, description=description))
