@@ -376,7 +376,7 @@ def report(
     run_record["note"] = params["note"]
     scores = scoring.score(reference, moments, identities, images, notes)
     for score in scores:
-        click.echo(f"{score.name:<16}{score.value:.4f}")
+        click.echo(f"{score.name:<15} {score.value:.4f}")
         record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run_record)
         ledger.append(params["ledger"], record)
     for flag in dict.fromkeys(flag for score in scores for flag in score.flags):

@@ -309,6 +309,11 @@ def test_statistics_may_be_on_either_side(make_zip: Callable[..., Path]) -> None
     assert first["reference"]["num_images"] == 80
 
 
+def test_the_value_stands_apart_from_a_long_name() -> None:
+    np.savez("d.npz", **{"fd_dinov2.mu": np.zeros(1024), "fd_dinov2.sigma": np.zeros((1024, 1024))})
+    assert run("calc", "d.npz", "d.npz").stdout == "fd_dinov2@unknown 0.0000\n"
+
+
 def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callable[..., Path]) -> None:
     images = make_zip(80)
     result = run("calc", images, "mnist16")
