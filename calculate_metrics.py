@@ -295,13 +295,14 @@ def score_stored(
         detectors = open_detectors(opt.detector_choices(metrics, params), params) if needed else []
     reference = measured_reference(theirs, detectors)
     if there is None:
-        return score_images(images, stored, reference, detectors, {"num": num, "seed": seed, "batch": batch, **params})
-    tell_sides(images, there.moments[metrics[0]].num_images, reference)
+        params = {"num": num, "seed": seed, "batch": batch, **params}
+        return score_images(ours.name, stored, reference, detectors, params)
+    tell_sides(ours.name, there.moments[metrics[0]].num_images, reference)
     return report(reference, moments, there.detectors, provenance.describe_statistics(there), params)
 
 
 def score_images(name: str, stored: Any, reference: Any, detectors: Sequence[Any], params: Mapping[str, Any]) -> None:
-    """Measure and score the images of a `metrics.evaluation.StoredSet`. name: as the user named them."""
+    """Measure and score the images of a `metrics.evaluation.StoredSet`. name: of their `Side`."""
     from metrics import evaluation
     from metrics.scoring import fewer_than_published
 
@@ -325,7 +326,7 @@ def measured_reference(theirs: Any, detectors: Sequence[Any], *, quiet: bool = F
     if not isinstance(theirs, ReferenceImages):
         return theirs
     if not quiet:
-        how = f"calculate_metrics.py ref --data={theirs.name} --dest=NAME.npz keeps them"
+        how = f"calculate_metrics.py ref --data={theirs.stored.source.path} --dest=NAME.npz keeps them"
         click.echo(f"note: the statistics of {theirs.name} are computed now; {how}", err=True)
     with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
         return theirs.measure(detectors, progress)
@@ -375,7 +376,7 @@ def report(
     run_record["note"] = params["note"]
     scores = scoring.score(reference, moments, identities, images, notes)
     for score in scores:
-        click.echo(f"{score.name:<16}{score.value:.4f}")
+        click.echo(f"{score.name:<15} {score.value:.4f}")
         record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run_record)
         ledger.append(params["ledger"], record)
     for flag in dict.fromkeys(flag for score in scores for flag in score.flags):

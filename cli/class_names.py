@@ -1,6 +1,5 @@
 """Classes by name on the command line: --class=goldfish, --class-names=FILE. No torch here."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ import click
 
 from cli import typed
 from cli.command import bad_input
+from dnnlib.plain_json import parse_json
 from dnnlib.regular import read_regular
-from images.class_names import ClassName, checked_names, find_class
+from dnnlib.stand_ins import stand_in
+from images.class_names import MAX_NAME, ClassName, checked_names, find_class
 from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from papers.presets import all_presets
 
@@ -66,16 +67,47 @@ def read_names(file: str) -> tuple[str, ...]:
 
     Raises OSError if there is no such file, ValueError if it holds no names.
     """
-    path = Path(file).expanduser()
     try:
-        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8-sig")
-        content: Any = json.loads(text) if text.lstrip()[:1] in ("{", "[") else text.rstrip("\n").splitlines()
-    except (ValueError, RecursionError) as error:
+        data = read_regular(Path(file).expanduser(), MAX_FILE_BYTES)
+    except ValueError as error:
         raise ValueError(f"--class-names={file} cannot be read: {error}") from error
+    try:
+        names = _names_in(data)
+    except ValueError as error:
+        raise ValueError(f"--class-names={file} {error}") from error
+    return tuple(name.strip() for name in names)
+
+
+def _names_in(data: bytes) -> tuple[str, ...]:
+    """ValueError, whose text continues "FILE ...", where there are none."""
+    what = stand_in(data)
+    if what is not None:
+        raise ValueError(f"is {what}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text: save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 without its mark
+        raise ValueError("is not UTF-8 text: save it as UTF-8")
+    content: Any
+    if text.lstrip()[:1] in ("{", "["):
+        content = parse_json(text)
+    else:
+        content = text.rstrip().splitlines()
+        _check_lines(content)
     names = checked_names(content.get("class_names") if isinstance(content, dict) else content)
     if names is None:
-        raise ValueError(f"--class-names={file}: need one name per line, or JSON with a list class_names")
-    return tuple(name.strip() for name in names)
+        raise ValueError("has no list of names: need one name per line, or JSON with a list class_names")
+    return names
+
+
+def _check_lines(lines: list[str]) -> None:
+    """ValueError naming the first line that is no name: the classes after it would move."""
+    for number, line in enumerate(lines, 1):
+        if line.strip() == "":
+            raise ValueError(f"has no name in line {number}: need one per line, for classes 0, 1, ...")
+        if len(line) > MAX_NAME:
+            raise ValueError(f"has {len(line):,} characters in line {number}: a name has at most {MAX_NAME}")
 
 
 def with_index(params: dict[str, Any], source: str | None) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def _one_line(error: BaseException) -> str:
     text = text.replace(":;", ":")
     if isinstance(error, ModuleNotFoundError):
         return cure(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         text += "; what was finished is kept: make room, then run the same command again"
     return text or type(error).__name__

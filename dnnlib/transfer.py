@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -22,7 +23,7 @@ import requests
 
 from dnnlib.answers import TooSlow, ask
 from dnnlib.urls import without_secrets
-from dnnlib.util import DownloadError, atomic_path, printable
+from dnnlib.util import DownloadError, atomic_path, naming, printable
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HOPELESS = (
@@ -270,7 +271,7 @@ def _check_size(done: int, total: int | None, path: Path, policy: Policy) -> Non
         raise _Interrupted(f"the server sends more than the {total:,} bytes that it announced")
     missing = 0 if total is None else total - done
     if missing + policy.disk_reserve > shutil.disk_usage(path.parent).free:
-        raise OSError(errno.ENOSPC, f"{total or done:,} bytes do not fit on the disk of {path.parent}")
+        raise OSError(errno.ENOSPC, f"{total or done:,} bytes do not fit on its disk", os.fspath(path))
 
 
 class _Pace:
@@ -297,10 +298,13 @@ def _write_body(
     policy: Policy,
     report: Callable[[int, int | None], None],
 ) -> None:
-    """Append the body to the partial file as it arrives; one that is larger than it may be is removed."""
+    """Append the body to the partial file as it arrives; one that is larger than it may be is removed.
+
+    Where the disk is full it stays, for the next run.
+    """
     pace = _Pace(policy)
     try:
-        with open(part.path, "ab") as file:
+        with naming(part.path), open(part.path, "ab") as file:
             done = file.tell()
             report(done, version.total)
             for chunk in chunks:
@@ -317,7 +321,7 @@ def _write_body(
 def _check_growth(done: int, version: _Version, part: PartialFile, policy: Policy) -> None:
     try:
         _check_size(done, version.total, part.path, policy)
-    except (OSError, _Interrupted):
+    except (DownloadError, _Interrupted):
         part.discard()
         raise
 

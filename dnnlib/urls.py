@@ -1,12 +1,15 @@
 """URLs without what must not be seen: passwords, and the signatures and tokens of links."""
 
+import os
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-_USER = re.compile(r"(?<=://)[^\s/'\"]*@")
+_HTTP = r"https?:/"  # what `Path` leaves of https://
+_USER = re.compile(rf"(://|\b{_HTTP})[^\s/'\"]*@", re.IGNORECASE)
 _QUERY = re.compile(
-    r"(?<=://)([^\s?#'\"]*)[?#][^\s'\"<>()]+"  # of a URL
-    r"|(?<=/)([^\s?#'\"]*)\?[^\s'\"<>()]*=[^\s'\"<>()]*"  # of a path on a server, as errors of connections quote it
+    r"(?:(?<=://)|(?<=\bhttp:/)|(?<=\bhttps:/))([^\s?#'\"]*)[?#][^\s'\"<>()]+"  # of a URL
+    r"|(?<=/)([^\s?#'\"]*)\?[^\s'\"<>()]*=[^\s'\"<>()]*",  # of a path on a server, as errors of connections quote it
+    re.IGNORECASE,
 )
 # What S3, Google, CloudFront and Azure put into a link beside the file's own parameters, by the name of the signature.
 _SIGNED_BY = {
@@ -19,7 +22,13 @@ _SIGNED_BY = {
 
 def without_secrets(text: str) -> str:
     """A text as it may be shown and stored: no user and password in its URLs, and `?...` in place of a query."""
-    return _QUERY.sub(lambda found: f"{found[1] or found[2] or ''}?...", _USER.sub("", text))
+    return _QUERY.sub(lambda found: f"{found[1] or found[2] or ''}?...", _USER.sub(r"\1", text))
+
+
+def refuse_url(path: str | os.PathLike[str]) -> None:
+    """ValueError if a URL was given where a path on this machine is asked for."""
+    if re.match(_HTTP, os.fspath(path), re.IGNORECASE):
+        raise ValueError(f"{without_secrets(os.fspath(path))} is a URL: download it, and give the file or folder here")
 
 
 def identity_of(url: str) -> str:

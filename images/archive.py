@@ -25,6 +25,7 @@ import numpy as np
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular, read_regular
 from dnnlib.stand_ins import refuse_stand_in, stand_in
+from dnnlib.urls import refuse_url
 from images.class_names import checked_names
 from images.members import IMAGE_SUFFIXES, LABELS_NAME, clean_name, has_image_suffix, is_junk, shortened, sort_out
 
@@ -192,13 +193,14 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: It is neither a ZIP nor a folder, is truncated, holds no images, or has members that no
+        ValueError: It is a URL, neither a ZIP nor a folder, is truncated, holds no images, or has members that no
             honest image ZIP has: absolute or climbing (`..`) names, one name twice, encryption, a compression
             other than deflate, a declared size beyond `MAX_MEMBER_BYTES` or beyond what its compressed bytes
             can hold.
     """
     path = Path(path)
     if not path.exists():
+        refuse_url(path)
         raise FileNotFoundError(f"{path} does not exist; give a ZIP file or a folder of images")
     archive: Archive = FolderArchive(path) if path.is_dir() else ZipArchive(path)
     if not archive.names:
@@ -301,6 +303,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         start = file.read(4)
     if start == b"PK\x03\x04":
         problem = f"{path} is a damaged or truncated ZIP: copy or make it again"
+    elif start == b"":
+        raise ValueError(f"{path} is empty: copy or make it again")
     else:
         problem = f"{path} is not a ZIP file; give a ZIP or a folder of images"
     with damage_means(problem):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_CLASSES = 1 << 20
-_MAX_NAME = 200  # characters
+MAX_NAME = 200  # characters
 _NEAR = 5
 
 
@@ -26,7 +26,7 @@ def checked_names(value: object) -> tuple[str, ...] | None:
     """
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
         return None
-    if not all(isinstance(name, str) and 0 < len(name) <= _MAX_NAME for name in value):
+    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in value):
         return None
     return tuple(name.encode("utf-8", "backslashreplace").decode("utf-8") for name in value)
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dnnlib.urls import refuse_url
 from images import npy
 from images.archive import (
     Archive,
@@ -170,6 +171,7 @@ class _NpzSet:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
+            refuse_url(path)
             raise FileNotFoundError(f"{path} does not exist; give an .npz, a ZIP or a folder of images")
         self._path = path
         self._damage = f"arr_0 in {path} is damaged: copy or make the file again"

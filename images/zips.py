@@ -23,6 +23,7 @@ RECIPE_NAME = "recipe.json"
 _MAX_FILE_BYTES = 1 << 28  # a plan or recipe that lists ten million seeds one by one has a third of that
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows
 _UNIX = 3
+_KINDS = {type(None): "null", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
 _MODE = 0o100644 << 16  # a plain file, -rw-r--r--
 
 
@@ -113,5 +114,5 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{where} {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{where} holds a {type(content).__name__}; expected a JSON object")
+        raise ValueError(f"{where} holds {_KINDS[type(content)]}; expected a JSON object")
     return content

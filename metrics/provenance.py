@@ -40,11 +40,11 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
     """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
 
     `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart
-    without reading them; None for folders. ValueError: a recipe.json that is no JSON object. What such a file says in
-    a form that no ledger takes is left out, and `recipe_problem` says so.
+    without reading them; None for folders. A recipe.json that is no recipe, or says something in a form that no ledger
+    takes, is left out, and `recipe_problem` says so. ValueError: it cannot be read at all.
     """
     path = Path(path)
-    stored = stored_recipe(path)
+    data = _stored_recipe(path)
     images = {
         "path": str(path),
         "kind": "folder" if path.is_dir() else path.suffix.lower().lstrip(".") or "file",
@@ -54,6 +54,10 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         "size": list(source.image_size),
         "content_sha256": None if path.is_dir() else content_sha256(path),
     }
+    try:
+        stored = parse_object(data, "it")
+    except ValueError as error:
+        return _without(images, RECIPE_NAME, str(error))
     return _with(images, {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
 
 
@@ -71,13 +75,17 @@ def _with(images: dict[str, Any], claimed: Mapping[str, Any], where: str) -> dic
         if len(ledger.checked_line(sample)) > ledger.MAX_LINE_BYTES // 4:  # the same may be said of the reference
             raise ValueError("is longer than a ledger takes")
     except ValueError as error:
-        return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: it {str(error)[:200]}"}
+        return _without(images, where, f"it {error}")
     return described
+
+
+def _without(images: dict[str, Any], where: str, why: str) -> dict[str, Any]:
+    return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: {why[:200]}"}
 
 
 def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a ledger line that come from the description of images. ValueError: the recipe is no object."""
-    recipe = images.get("recipe") or {}
+    recipe = {} if images.get("recipe") is None else images["recipe"]
     if not isinstance(recipe, Mapping):
         raise ValueError("has a recipe that is no object")
     return {
@@ -105,18 +113,12 @@ def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]
     }
 
 
-def stored_recipe(path: Path) -> Mapping[str, Any]:
-    """Content of the recipe.json in a ZIP or folder of images; empty if there is none. ValueError if damaged."""
+def _stored_recipe(path: Path) -> bytes:
+    """The recipe.json in a ZIP or folder of images; an empty object if there is none. ValueError if damaged."""
     if path.suffix.lower() == ".npz":
-        return {}
+        return b"{}"
     with open_archive(path) as archive:
-        if RECIPE_NAME not in archive:
-            return {}
-        data = archive.read(RECIPE_NAME)
-    content = parse_object(data, f"{RECIPE_NAME} in {path}")
-    if not isinstance(content.get("recipe", {}), dict):
-        raise ValueError(f"{RECIPE_NAME} in {path} is not a recipe: mend or delete it")
-    return content
+        return archive.read(RECIPE_NAME) if RECIPE_NAME in archive else b"{}"
 
 
 def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | None:

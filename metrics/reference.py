@@ -36,6 +36,7 @@ from dnnlib.util import atomic_path, check_destination, odd_files_are_value_erro
 from images import npy
 from images.archive import check_zip, damage_means, open_zip, read_zip_member
 from images.zips import ZipWriter, parse_object
+from metrics.detectors import DETECTORS
 from metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from metrics.moments import Moments
 from torch_utils import safe_pickle
@@ -45,7 +46,7 @@ from torch_utils.tensor_file import read_tensors
 _T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
 MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
-MAX_METRICS = 8  # read at once
+_SHOWN = 8  # names of metrics in an error
 _MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
 _NPY_MAGIC = b"\x93NUMPY"
@@ -76,10 +77,7 @@ class Statistics:
             raise ValueError(_not_there(metric, self.moments, self.source))
         moments = self.moments[metric]
         if moments.dim != dim:
-            raise ValueError(
-                f"{self.source}: {metric} has {moments.dim} features, its detector {dim}: "
-                "these statistics are of another detector"
-            )
+            raise ValueError(_of_another_detector(metric, moments.dim, dim, self.source))
         if num_images is not None and moments.num_images != num_images:
             raise ValueError(
                 f"{self.source} is made of {moments.num_images} images, not of {num_images}: leave out --num"
@@ -90,11 +88,11 @@ class Statistics:
 def open_statistics(source: str | Path, metrics: Collection[str] | None = None, *, offline: bool = False) -> Statistics:
     """Reads a statistics file of any known format, by path or URL; the format is told by the content.
 
-    metrics: which to read, the others are left alone; None reads all, up to `MAX_METRICS`.
+    metrics: which to read, the others are left alone; None reads all those in `DETECTORS`.
 
-    OSError: no such file, or it cannot be fetched. ValueError: not statistics, none of one of `metrics`, of more than
-    `MAX_FEATURES` features, or damaged: arrays missing, of wrong shapes, not floating point, not finite, not
-    symmetric, or with negative variances.
+    OSError: no such file, or it cannot be fetched. ValueError: not statistics, none of one of `metrics` or of any, of
+    more features than the metric's detector has (`MAX_FEATURES` if it has none here), or damaged: arrays missing, of
+    wrong shapes, not floating point, not finite, not symmetric, or with negative variances.
     """
     path, source = fetch(source, offline=offline), without_secrets(str(source))
     with odd_files_are_value_errors(source):
@@ -149,18 +147,25 @@ def _read_tensor_file(path: Path, source: str) -> _Content:
     """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
     try:
         content = read_tensors(path, arrays=True)
-    except UnsafePickleError as error:
-        raise type(error)(f"{source}: {error}") from error
+    except UnsafePickleError as error:  # names the copy, of a URL
+        raise type(error)(f"{source}: {str(error).removeprefix(f'{path}: ')}") from error
     if isinstance(content, torch.Tensor):
         with damage_means(f"{source} cannot be read as features"):
             moments = moments_of_rows(content)
             return _Content({metric_of_dim(moments.dim): moments})
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
         raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
-    mu, sigma = (part.numpy() if isinstance(part, torch.Tensor) else part for part in (content["mu"], content["sigma"]))
+    mu, sigma = content["mu"], content["sigma"]
     with damage_means(f"{source} cannot be read as statistics"):
-        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray) and mu.ndim == 1 else 0)
-    return _Content({metric: _checked(metric, mu, sigma, None, source)})
+        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray | torch.Tensor) and mu.ndim == 1 else 0)
+    return _Content({metric: _checked(metric, _as_array(mu), _as_array(sigma), None, source)})
+
+
+def _as_array(part: object) -> object:
+    """A tensor as an array; floating point wide enough for numpy, which has no bfloat16."""
+    if not isinstance(part, torch.Tensor):
+        return part
+    return part.float().numpy() if part.is_floating_point() and part.itemsize < 4 else part.numpy()
 
 
 def _magic(path: Path) -> bytes:
@@ -271,17 +276,23 @@ def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> _Cont
         text = _npz_array(path, file, "provenance", _MAX_TEXT_BYTES) if "provenance" in names else "{}"
         provenance = parse_object(str(text).encode(), "provenance")
     wanted = _wanted(pairs, metrics, source)
-    with damage_means(damaged), open_zip(path) as file:
-        arrays = {
-            metric: (
-                _npz_array(path, file, mu, 8 * MAX_FEATURES),
-                _npz_array(path, file, sigma, 8 * MAX_FEATURES**2),
-            )
-            for metric, (mu, sigma) in wanted.items()
-        }
     num_images = _checked_count(None if count is None else count.tolist(), source)
-    moments = {m: _checked(m, *pair, num_images, source) for m, pair in arrays.items()}
+    with open_zip(path) as file:
+        moments = {m: _npz_moments(path, file, m, pair, num_images, source) for m, pair in wanted.items()}
     return _Content(moments, provenance, resize_known="provenance" in names or "mu_s" in names)
+
+
+def _npz_moments(
+    path: Path, file: zipfile.ZipFile, metric: str, names: tuple[str, str], num_images: int | None, source: str
+) -> Moments:
+    """One metric, from the two arrays named. The mean says how large a covariance is worth unpacking."""
+    damaged = f"{source} cannot be read as statistics"
+    with damage_means(damaged):
+        mu = _npz_array(path, file, names[0], 8 * MAX_FEATURES)
+    _check_features(metric, mu.size, source)
+    with damage_means(damaged):
+        sigma = _npz_array(path, file, names[1], 16 * mu.size**2)
+    return _checked(metric, mu, sigma, num_images, source)
 
 
 def _of_features(path: Path, file: zipfile.ZipFile, key: str, names: list[str]) -> dict[str, Moments]:
@@ -303,27 +314,32 @@ def _feature_key(names: list[str]) -> str | None:
 def _npz_array(path: Path, file: zipfile.ZipFile, name: str, max_bytes: int) -> NDArray[Any]:
     size = file.getinfo(f"{name}.npy").file_size
     if size > max_bytes + npy.MAX_HEADER:
-        raise ValueError(f"{name} has {size} bytes: at most {max_bytes} are read, of {MAX_FEATURES} features")
+        raise ValueError(f"{name} has {size} bytes: at most {max_bytes} are read")
     return npy.from_bytes(read_zip_member(path, file, f"{name}.npy"))
 
 
 def _wanted(
     pairs: Mapping[str, tuple[_T, _T]], metrics: Collection[str] | None, source: str
 ) -> dict[str, tuple[_T, _T]]:
-    """The arrays of the metrics that were asked for. ValueError if one is not there, or for too many."""
-    if metrics is None and len(pairs) > MAX_METRICS:
-        raise ValueError(f"{source} has statistics for {len(pairs)} metrics: at most {MAX_METRICS} are read at once")
+    """The arrays of `metrics`, or of all that this program has. ValueError if one is not there, or none is."""
     for metric in metrics or ():
         if metric not in pairs:
             raise ValueError(_not_there(metric, pairs, source))
-    return {metric: pair for metric, pair in pairs.items() if metrics is None or metric in metrics}
+    found = {metric: pair for metric, pair in pairs.items() if metric in (DETECTORS if metrics is None else metrics)}
+    if metrics is None and not found:
+        raise ValueError(f"{source} has statistics for no metric of this program, only for {_shown(pairs)}")
+    return found
 
 
 def _not_there(metric: str, known: Iterable[str], source: str) -> str:
     names = list(known)
-    shown = ", ".join(name[:80] for name in names[:MAX_METRICS])
-    more = f" and {len(names) - MAX_METRICS} more" if len(names) > MAX_METRICS else ""
-    return f"{source} has no statistics for {metric}, only for {shown}{more}: use --metrics={names[0][:80]}"
+    return f"{source} has no statistics for {metric}, only for {_shown(names)}: use --metrics={names[0][:80]}"
+
+
+def _shown(metrics: Iterable[str]) -> str:
+    names = list(metrics)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:80] for name in names[:_SHOWN]) + more
 
 
 def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
@@ -379,8 +395,7 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
         raise ValueError(f"{where}: mu is {mu.dtype} and sigma {sigma.dtype}, expected floating point")
     if mu.ndim != 1 or mu.size < 1 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
-    if mu.size > MAX_FEATURES:
-        raise ValueError(f"{where}: {mu.size} features: at most {MAX_FEATURES} are read")
+    _check_features(metric, mu.size, source)
     with np.errstate(over="ignore"):  # wider types
         mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
     if not ((np.abs(mean) < _ABSURD).all() and (np.abs(cov) < _ABSURD).all()):
@@ -390,6 +405,20 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
     if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * np.abs(cov).max():
         raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
     return Moments(torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2), num_images)
+
+
+def _check_features(metric: str, count: int, source: str) -> None:
+    """ValueError for more features than a metric can have here: covariances grow with their square."""
+    most = DETECTORS[metric].feature_dim if metric in DETECTORS else MAX_FEATURES
+    if count > most and metric in DETECTORS:
+        raise ValueError(_of_another_detector(metric, count, most, source))
+    if count > most:
+        raise ValueError(f"{source}: {metric[:80]}: {count} features: at most {most} are read")
+
+
+def _of_another_detector(metric: str, found: int, expected: int, source: str) -> str:
+    what = f"{metric} has {found} features, its detector {expected}"
+    return f"{source}: {what}: these statistics are of another detector"
 
 
 def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, provenance: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dnnlib.download import fetch
 from dnnlib.places import find_file
+from dnnlib.urls import without_secrets
 from dnnlib.util import is_url
 from images.sources import StoredImages
 from metrics.detectors import DETECTORS, Detector
@@ -17,7 +18,7 @@ from metrics.scoring import Reference, prepare_reference
 
 @dataclass(frozen=True)
 class Side:
-    """What was named. name: as it was typed. path: where it is. statistics: None for images."""
+    """What was named. name: as it was typed, of a URL no secrets. path: where it is. statistics: None for images."""
 
     name: str
     path: Path
@@ -34,15 +35,16 @@ def open_side(
 ) -> Side:
     """Looks at what was named: a statistics file, by path or URL, or a folder, ZIP or .npz of images.
 
-    metrics: which to read of statistics; None reads all.
+    metrics: which to read of statistics; None reads all that this program has.
 
     OSError: nothing there. ValueError: neither of these, or damaged.
     """
     path = Path(fetch(name, offline=offline)) if is_url(name) else find_file(name)
+    shown = without_secrets(name) if is_url(name) else name
     if holds_statistics(path, reference=reference):
-        return Side(name, path, open_statistics(name, metrics, offline=offline))
+        return Side(shown, path, open_statistics(name, metrics, offline=offline))
     StoredImages(path)  # there are some
-    return Side(name, path, None)
+    return Side(shown, path, None)
 
 
 def common_metrics(*sides: Side | None) -> list[str]:
@@ -89,6 +91,6 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
         **{key: stored.description[key] for key in known},
         "path": side.name,
         "content_sha256": content_sha256(side.path),
-        "generated": stored.description["recipe"] is not None,
+        "generated": stored.description.get("recipe") is not None,
     }
     return ReferenceImages(side.name, replace(stored, description=description))

@@ -309,6 +309,11 @@ def test_statistics_may_be_on_either_side(make_zip: Callable[..., Path]) -> None
     assert first["reference"]["num_images"] == 80
 
 
+def test_the_value_stands_apart_from_a_long_name() -> None:
+    np.savez("d.npz", **{"fd_dinov2.mu": np.zeros(1024), "fd_dinov2.sigma": np.zeros((1024, 1024))})
+    assert run("calc", "d.npz", "d.npz").stdout == "fd_dinov2@unknown 0.0000\n"
+
+
 def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callable[..., Path]) -> None:
     images = make_zip(80)
     result = run("calc", images, "mnist16")
@@ -324,6 +329,21 @@ def test_a_file_of_the_project_is_found_from_any_folder_by_its_short_name() -> N
     run("calc", "pretrained/mnist16-test-500.npz", "pretrained/mnist16-refs.npz")
     assert last_record()["images"]["path"] == "pretrained/mnist16-test-500.npz"
     assert last_record()["reference"]["source"] == "pretrained/mnist16-refs.npz"
+
+
+def test_passwords_and_signatures_of_urls_are_neither_said_nor_stored(
+    make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_zip(80)
+    monkeypatch.setattr("metrics.sides.fetch", lambda source, offline: images)
+    url, shown = "https://me:s3cret@host/a.zip?X-Amz-Signature=SIGNED", "https://host/a.zip?..."
+    result = run("calc", url, url, "--metrics=fd_mnist")
+    assert f"samples:   {shown}, 80 images\nreference: {shown}, 80 images\n" in result.stderr
+    assert f"statistics of {shown} are computed now; calculate_metrics.py ref --data={images} " in result.stderr
+    for text in (result.output, Path("results/ledger.jsonl").read_text()):
+        assert "s3cret" not in text
+        assert "SIGNED" not in text
+    assert last_record()["images"]["path"] == last_record()["reference"]["source"] == shown
 
 
 def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +457,8 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
             ["gen", f"--ref={REFERENCE}", "--metrics=fd_mnist", f"--net={DIGITS}", "--seed=4294967200", "--num=97"],
             "seeds up to 4294967296: they go up to 4294967295",
         ),
+        (["ref", "--data=https://me:pw@host/a.zip", "--dest=a.npz"], "https:/host/a.zip is a URL: download it, and"),
+        (["ref", "--data=https://me:pw@host/a.npz", "--dest=a.npz"], "https:/host/a.npz is a URL: download it, and"),
         ([f"--gen_zip={DIGITS}"], "--ref_path"),
         (["calc", DIGITS, "--ref=mnist16"], "not a mixture: SAMPLES=" + str(DIGITS) + ", --ref=mnist16"),
         (["calc", DIGITS, REFERENCE, "--images=x"], "--images=x"),

@@ -79,9 +79,27 @@ def test_names_from_a_file(tmp_path: Path) -> None:
         assert index_of(ClassName("DOG"), XS, str(path)) == 1
     with pytest.raises(click.UsageError, match=r"names\.txt has no class of that name"):
         index_of(ClassName("goldfish"), XS, str(lines))
-    for content in ('{"labels": null}', "[1]", "", "cat\n\ndog\n", "{"):
-        lines.write_text(content)
-        with pytest.raises(ValueError, match=r"--class-names=.*names\.txt"):
-            read_names(str(lines))
     with pytest.raises(click.UsageError, match="No such file"):
         with_index({"class_idx": 3, "class_names": str(tmp_path / "none")}, XS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"labels": null}', "has no list of names: need one name per line, or JSON"),
+        (b"[1]", "has no list of names"),
+        (b"", "has no list of names"),
+        (b"{", "is not valid JSON"),
+        (b"[" * 2000, "nested too deeply"),
+        (b"cat\n \ndog\n", "has no name in line 2"),
+        (b"cat\n" + b"x" * 201, "has 201 characters in line 2: a name has at most 200"),
+        ("cat\ndog".encode("utf-16"), "is not UTF-8 text: save it as UTF-8"),
+        ("cat\ndog".encode("utf-16-le"), "is not UTF-8 text: save it as UTF-8"),
+        (b"<!DOCTYPE html>\n<p>Sign in</p>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_files_without_names_say_what_they_are(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"--class-names=.*names\.txt .*{words}"):
+        read_names(str(tmp_path / "names.txt"))

@@ -1,5 +1,7 @@
 """What all command lines share: ~ in any path, and errors without secrets."""
 
+import errno
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -72,3 +74,14 @@ def test_a_missing_package_found_late_is_told_with_its_cure():
     assert done.exit_code == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("Error: No module named 'no_such_package': run `")
+
+
+@pytest.mark.parametrize("file", [None, "a.part"])
+def test_a_full_disk_is_told_without_its_number(file):
+    @click.command(cls=Command)
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+
+    said = CliRunner().invoke(fail, []).stderr
+    where = "" if file is None else f"{file}: "
+    assert said.startswith(f"Error: {where}No space left on device; what was finished is kept: make room, then run ")

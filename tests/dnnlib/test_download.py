@@ -300,9 +300,10 @@ def test_files_larger_than_any_that_is_read_are_not_begun(server, url, get, poli
 def test_the_disk_is_looked_at_while_a_file_of_unknown_length_grows(server, url, get, policy, monkeypatch):
     monkeypatch.setattr("dnnlib.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=700_000 - server.sent))
     server.script = [chunks_without_end(server, b"x" * 10_000, 0.001)]
-    with pytest.raises(OSError, match="do not fit on the disk"):
+    with pytest.raises(OSError, match="do not fit on its disk") as error:
         get(url, policy=replace(policy, disk_reserve=200_000))
-    assert not beside(url, "part").exists()
+    assert error.value.filename == str(beside(url, "part"))
+    assert beside(url, "part").stat().st_size > 0
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -808,10 +809,22 @@ def test_read_only_cache_is_used(server, url, get, monkeypatch, number):
 def test_full_disk_is_said_before_it_is_full(server, url, get, policy, free, monkeypatch):
     """The file's own bytes, and those that are to stay free."""
     monkeypatch.setattr("dnnlib.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
-    with pytest.raises(OSError, match="do not fit on the disk"):
+    with pytest.raises(OSError, match="do not fit on its disk"):
         get(url, policy=replace(policy, disk_reserve=500))
     assert len(server.requests) == 1
     assert not beside(url, "part").exists()
+
+
+def test_a_disk_that_others_fill_keeps_what_came(server, url, get, policy, monkeypatch):
+    """Made room, the same command goes on."""
+    with monkeypatch.context() as patched:
+        free = iter([10**6] * 3)
+        patched.setattr("dnnlib.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=next(free, 0)))
+        with pytest.raises(OSError, match="10,000 bytes do not fit on its disk"):
+            get(url, policy=replace(policy, disk_reserve=500, chunk_bytes=1000))
+    assert beside(url, "part").read_bytes() == CONTENT[:2000]
+    assert get(url).read_bytes() == CONTENT
+    assert server.requests[-1][1]["Range"] == "bytes=2000-"
 
 
 # --- several processes -----------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """What is shown and stored of URLs, and what tells files apart."""
 
+from pathlib import Path
+
 import pytest
 
-from dnnlib.urls import identity_of, without_secrets
+from dnnlib.urls import identity_of, refuse_url, without_secrets
 
 PLAIN = "https://host:8080/a/net.pkl"
 
@@ -20,6 +22,8 @@ PLAIN = "https://host:8080/a/net.pkl"
         (f"no file at '{PLAIN}?sig=a%2Fb'; try", f"no file at '{PLAIN}?...'; try"),
         ("Max retries with url: /a/net.pkl?sig=abc (by X)", "Max retries with url: /a/net.pkl?... (by X)"),
         ("socks5h://me:pw@proxy:1 and https://a:b@c/d", "socks5h://proxy:1 and https://c/d"),
+        ("http:/me:pw@host/a.zip?token is a URL", "http:/host/a.zip?... is a URL"),
+        ("notes:/a/b#1 data:/x@y", "notes:/a/b#1 data:/x@y"),
         ("which network? Give --net=PATH|URL", "which network? Give --net=PATH|URL"),
         ("me@example.org, a/b@c, what? 3/4?", "me@example.org, a/b@c, what? 3/4?"),
     ],
@@ -47,3 +51,11 @@ def test_links_to_one_file_are_one_file(link):
 def test_what_may_tell_files_apart_stays_as_it_is(query):
     assert identity_of(f"{PLAIN}?{query}") == f"{PLAIN}?{query}"
     assert identity_of(f"{PLAIN}?id=7&sig=S&se=1") == f"{PLAIN}?id=7"
+
+
+@pytest.mark.parametrize("given", ["https://me:pw@host/a.zip?sig=S", Path("http://me:pw@host/a.zip?sig=S")])
+def test_where_a_path_is_asked_for_a_url_is_said_to_be_one(given):
+    with pytest.raises(ValueError, match=r"https?:/+host/a\.zip\?\.\.\. is a URL: download it") as error:
+        refuse_url(given)
+    assert "pw" not in str(error.value)
+    refuse_url("httpdata/a.zip")

@@ -130,6 +130,9 @@ def test_what_is_no_image_set_is_refused(make_zip: Any, tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"text\.zip is not a ZIP file"):
         open_archive(tmp_path / "text.zip")
+    (tmp_path / "text.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"text\.zip is empty: copy or make it again"):
+        open_archive(tmp_path / "text.zip")
     with pytest.raises(ValueError, match="holds no images"):
         open_archive(make_zip({"readme.txt": b""}))
     (tmp_path / "empty").mkdir()

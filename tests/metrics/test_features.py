@@ -139,6 +139,16 @@ def test_torch_fidelitys_statistics(as_tensors: bool, tmp_path: Path) -> None:
     assert not found.resize_known
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    """numpy has no bfloat16."""
+    mu, sigma = torch.from_numpy(ROWS.mean(0)).to(dtype), torch.from_numpy(np.cov(ROWS.T)).to(dtype)
+    torch.save({"mu": mu, "sigma": sigma}, tmp_path / "s.pt")
+    found = open_statistics(tmp_path / "s.pt").moments["fd_mnist"]
+    assert torch.equal(found.mean, mu.double())
+    assert torch.equal(found.cov, sigma.double())
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -155,4 +165,4 @@ def test_other_torch_files_are_refused(content: Any, words: str, tmp_path: Path)
     torch.save(content, tmp_path / "s.pt")
     with pytest.raises(ValueError, match=words) as error:
         open_statistics(tmp_path / "s.pt")
-    assert "s.pt" in str(error.value)
+    assert str(error.value).count("s.pt") == 1
