@@ -442,14 +442,15 @@ def check_member_name(path: Path, name: str) -> None:
     """Refuse a member name that is empty, absolute, or climbs out of the folder it is unpacked to, on any system.
 
     Windows takes `C:x` for a place on another drive, and `.. ` or `...` for `..`. Names of files that are no text,
-    which Python shows as lone surrogates, no ZIP can hold.
+    which Python shows as lone surrogates, no ZIP can hold. The characters of junk are nobody's concern: macOS ends the
+    name of a folder's icon with a carriage return.
     """
     if len(name) > _MAX_NAME:
         raise ValueError(f"{path} holds a member with a name of {len(name)} characters; write the ZIP again without it")
     parts = name.replace("\\", "/").split("/")
     drive = parts[0][1:2] == ":"
     climbs = any(part.strip(". ") == "" and part not in ("", ".") for part in parts)
-    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name)
+    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name) and not is_junk(clean_name(name))
     if name == "" or parts[0] == "" or drive or climbs or odd:
         raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
 

@@ -81,6 +81,14 @@ def test_unsafe_names_are_refused(make_zip: Any, name: str) -> None:
         open_archive(make_zip({"ok.png": b"x", name: b"y"}))
 
 
+def test_junk_may_have_odd_names(make_zip: Any) -> None:
+    junk = {"Icon\r": b"", "cat/Icon\r": b"", "__MACOSX/cat/._Icon\r": b"x", ".a\tb": b""}
+    images = open_archive(make_zip({"cat/0.png": b"x", **junk}))
+    assert (images.names, images.notes) == (("cat/0.png",), ())
+    with pytest.raises(ValueError, match="unsafe name"):
+        open_archive(make_zip({"0.png": b"x", "__MACOSX/../../.x\r": b"y"}))
+
+
 def test_duplicate_members_are_refused(make_zip: Any, tmp_path: Path) -> None:
     path = make_zip({"0.png": b"x"})
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
