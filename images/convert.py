@@ -198,12 +198,12 @@ def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = la
     data = archive.read(name)
     with opened_image(data, f"{name!r} in {archive.path}") as image:
         losses = [_FRAMES] if has_more_frames(image) else []
+        if is_deep(image, data):
+            losses.append(_DEEP)
         if image.mode not in _MODES + _DEEP_MODES:
             raise ImageRefused(f"has mode {image.mode}: convert it to 8-bit RGB first")
         reserve(decoded_bytes(image))
         image.load()
-        if image.mode in _DEEP_MODES or is_deep(image, data):  # PIL keeps the upper 8 of colours
-            losses.append(_DEEP)
         if _is_turned(image):
             losses.append(_TURNED)
         if image.mode == "CMYK":

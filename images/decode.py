@@ -30,6 +30,10 @@ _UNUSED_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _STRIP_PIXELS = 1 << 20
 
+# Tags of TIFF; sample format 1 is unsigned, 4 undefined.
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_UNSIGNED = frozenset({1, 4})
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -106,11 +110,22 @@ def has_more_frames(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a file has more than 8 bits per channel, of which PIL keeps the upper 8 without a word."""
+    """Whether a file has 16 bits per channel, of which PIL keeps the upper 8 of colours without a word.
+
+    Raises ImageRefused for a TIFF of another depth beyond 8, or of numbers with a sign or a fraction: which of them are
+    black and white, no file says. PIL must not have loaded the pixels yet.
+    """
     if data.startswith(_PNG_SIGNATURE):
         return data[24] == 16
-    depths = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)  # type: ignore[attr-defined]
-    return max(depths) > 8
+    if image.format != "TIFF":
+        return False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    depth = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+    signed = not _UNSIGNED.issuperset(tags.get(_SAMPLE_FORMAT, (1,)))
+    if signed or (depth > 8 and depth != 16):
+        numbers = f"{depth} bits per channel" + (", with a sign or a fraction" if signed else "")
+        raise ImageRefused(f"has {numbers}: only 8 and 16 bits without a sign can be read; scale it to these first")
+    return depth == 16
 
 
 def _checked_png(data: bytes) -> bytes:
