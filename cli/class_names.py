@@ -10,7 +10,7 @@ import click
 from cli import typed
 from cli.command import bad_input
 from dnnlib.regular import read_regular
-from images.class_names import ClassName, checked_names, find_class
+from images.class_names import ClassName, checked_names, find_class, why_no_names
 from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from papers.presets import all_presets
 
@@ -72,9 +72,11 @@ def read_names(file: str) -> tuple[str, ...]:
         content: Any = json.loads(text) if text.lstrip()[:1] in ("{", "[") else text.rstrip("\n").splitlines()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--class-names={file} cannot be read: {error}") from error
-    names = checked_names(content.get("class_names") if isinstance(content, dict) else content)
+    value = content.get("class_names") if isinstance(content, dict) else content
+    names = checked_names(value)
     if names is None:
-        raise ValueError(f"--class-names={file}: need one name per line, or JSON with a list class_names")
+        form = "need one name per line, or JSON with a list class_names"
+        raise ValueError(f"--class-names={file}: {form}" + ("" if value is None else f"; {why_no_names(value)}"))
     return tuple(name.strip() for name in names)
 
 

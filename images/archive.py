@@ -25,7 +25,7 @@ import numpy as np
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular, read_regular
 from dnnlib.stand_ins import refuse_stand_in, stand_in
-from images.class_names import checked_names
+from images.class_names import checked_names, why_no_names
 from images.members import IMAGE_SUFFIXES, LABELS_NAME, clean_name, has_image_suffix, is_junk, shortened, sort_out
 
 #: No member of an image set is larger than this; what claims to be is not read.
@@ -154,13 +154,18 @@ class Archive(ABC):
             raise ValueError(f'{self._labels_where} has no label for {names}; add it, or write {{"labels": null}}')
         return listed
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of classes 0, 1, ... from `class_names` in `dataset.json`, if it has them; None otherwise.
+    def class_names(self, num_classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+        """The names of classes 0, 1, ... from `class_names` in `dataset.json`, or None; and notes, as in `notes`.
 
+        num_classes: how many the labels have; names may be fewer, which is noted as what keeps them from being read is.
         Raises ValueError if `dataset.json` is malformed.
         """
-        content = self._label_file()
-        return None if content is None else checked_names(content.get("class_names"))
+        value = (self._label_file() or {}).get("class_names")
+        problem = None if value is None else why_no_names(value, num_classes)
+        names = checked_names(value)
+        text = "some classes have no names" if names else "classes have no names"
+        notes = () if problem is None else (f"{text}; class_names in {self._labels_where}: {problem}",)
+        return names, notes
 
     @property
     def has_labels_file(self) -> bool:
@@ -468,6 +473,11 @@ def _true_name(info: zipfile.ZipInfo) -> str:
         with suppress(UnicodeError):
             return name.encode("cp437").decode("utf-8")
     return name
+
+
+def count_classes(labels: Iterable[Label]) -> int:
+    """The largest class index + 1; 0 without labels, or for vectors."""
+    return 1 + max((label for label in labels if isinstance(label, int)), default=-1)
 
 
 def select_subset(n: int, max_size: int | None, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from images.archive import Archive, Label, open_archive
+from images.archive import Archive, Label, count_classes, open_archive
 from images.class_folders import class_folders
 from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
 from images.members import shortened
@@ -147,11 +147,11 @@ class _Made:
     losses: tuple[str, ...]
 
 
-def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, list[str]]:
+def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, Sequence[str]]:
     """Labels, names of classes, and notes: from `dataset.json` if there is one, else from the top-level folders."""
     listed = archive.labels()
     if listed is not None:
-        return listed, archive.class_names(), []
+        return listed, *archive.class_names(count_classes(listed.values()))
     if archive.has_labels_file:
         return None, None, []
     found = class_folders(archive.names, archive.folders, archive.root, str(archive.path))
