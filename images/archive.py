@@ -11,10 +11,12 @@ import json
 import os
 import struct
 import sys
+import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -523,7 +525,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
                 yield prefix + entry.name
 
 
-def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterable[str]) -> dict[str, Label] | None:
+def _parse_labels(content: dict[str, Any], where: str, root: str, names: Sequence[str]) -> dict[str, Label] | None:
     """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null.
 
     root: the folder that everything lies in, which the names may begin with or not. names: of the images.
@@ -533,22 +535,46 @@ def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterabl
         return None
     if not isinstance(pairs, list):
         raise ValueError(f'"labels" in {where} is a {type(pairs).__name__}; expected a list or null')
-    known = frozenset(names)
+    image_of = _name_finder(root, names)
     labels: dict[str, Label] = {}
     for index, pair in enumerate(pairs):
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
         if len(pair[0]) > _MAX_NAME:
             raise ValueError(f"entry {index} of the labels in {where} has a name of {len(pair[0])} characters")
-        name = pair[0]
-        if name not in known:
-            name = clean_name(name)  # some data sets were packed on Windows
-            name = root + name if root + name in known else name
+        name = image_of(pair[0])
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)
     _check_same_kind(labels, where)
     return labels
+
+
+def _name_finder(root: str, names: Sequence[str]) -> Callable[[str], str]:
+    """A function from a name in `dataset.json` to that of the image it means; other names come back clean."""
+    known = frozenset(names)
+    by_form: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        if name in known:
+            return name
+        name = clean_name(name)  # some data sets were packed on Windows
+        for meant in (root + name, name):
+            if meant in known:
+                return meant
+        if not by_form:
+            by_form.update(_by_form(names))
+        forms = (unicodedata.normalize("NFC", meant) for meant in (root + name, name))
+        return next((by_form[form] for form in forms if form in by_form), name)
+
+    return find
+
+
+def _by_form(names: Sequence[str]) -> dict[str, str]:
+    """Names by their composed Unicode form, where only one has it: macOS takes letters and their accents apart."""
+    forms = [unicodedata.normalize("NFC", name) for name in names]
+    counts = Counter(forms)
+    return {form: name for form, name in zip(forms, names, strict=True) if counts[form] == 1}
 
 
 def _parse_label(value: object, name: str, where: str) -> Label:

@@ -1,5 +1,6 @@
 """Classes by folders: every folder at the top of an image set is one, numbered from 0 in sorted order. Torch-free."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -68,11 +69,18 @@ def _notes(folders: Sequence[str], root: str) -> list[str]:
     long = [folder for folder in folders if len(_readable(folder)) > MAX_NAME]
     if long:
         notes.append(f"names of classes are cut to {MAX_NAME} characters: {shortened(map(repr, long))}")
-    alike = Counter(folder.casefold() for folder in folders)
-    twice = [folder for folder in folders if alike[folder.casefold()] > 1]
+    alike = Counter(map(_key, folders))
+    twice = [folder for folder in folders if alike[_key(folder)] > 1]
     if twice:
-        notes.append(f"folders that differ by case alone are classes of their own: {shortened(map(repr, twice))}")
+        show = repr if all(unicodedata.is_normalized("NFC", folder) for folder in twice) else ascii
+        alone = "case or by how letters with accents are written (Unicode form) alone"
+        notes.append(f"folders that differ by {alone} are classes of their own: {shortened(map(show, twice))}")
     return notes
+
+
+def _key(folder: str) -> str:
+    """The same for names that a person takes for the same."""
+    return unicodedata.normalize("NFC", folder).casefold()
 
 
 def _readable(folder: str) -> str:

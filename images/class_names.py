@@ -1,6 +1,7 @@
 """Names of classes: how they are read, and how a name that somebody typed becomes an index. Torch-free."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ def why_no_names(value: object, num_classes: int = 0) -> str | None:
 def find_class(name: str, names: Sequence[str] | None, where: str, count: int = 1) -> int:
     """The index of the class of this name; case does not count, and `_`, `-` and blanks are the same.
 
+    Nor does it count whether letters are composed with their accents, as keyboards write them, or not, as macOS does.
+
     names: of classes 0, 1, ...; None if they are unknown. where: whose classes they are, for error messages; count: how
     many.
     Raises ValueError if there is no such class, or more than one: it names those near, or all of them.
@@ -72,7 +75,8 @@ def class_text(item: int | ClassName, names: Sequence[str] | None) -> str:
 
 
 def _key(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    composed = unicodedata.normalize("NFC", name)
+    return " ".join(composed.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _near(name: str, names: Sequence[str]) -> list[int]:

@@ -430,6 +430,20 @@ def test_labels_inside_the_folder_that_was_zipped(make_zip: Any, prefix: str) ->
     assert images.class_names(2) == (("cat", "dog"), ())
 
 
+def test_labels_match_names_of_another_unicode_form(make_zip: Any) -> None:
+    """The set was packed on macOS, its labels written elsewhere; a form that two images share matches none."""
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for written in (composed, f"a/{composed}"):
+        labels = json.dumps({"labels": [[written, 0], ["1.png", 1]]}).encode()
+        images = open_archive(make_zip({f"a/{apart}": b"x", "a/1.png": b"y", "a/dataset.json": labels}))
+        assert images.labels() == {f"a/{apart}": 0, "a/1.png": 1}
+    images = open_archive(make_zip({apart: b"x", composed: b"y"}, labels=[[composed, 0], [apart, 1]]))
+    assert images.labels() == {apart: 1, composed: 0}
+    images = open_archive(make_zip({"\u00c5.png": b"x", "A\u030a.png": b"y"}, labels=[["\u212b.png", 0]]))
+    with pytest.raises(ValueError, match="which is not in the image set"):
+        images.labels()
+
+
 def test_utf8_names_that_do_not_say_so(make_zip: Any) -> None:
     """macOS leaves the flag out; in the DOS code page the name would be another one than in dataset.json."""
     path = make_zip({"caf\N{LATIN SMALL LETTER E WITH ACUTE}.png": b"x"})

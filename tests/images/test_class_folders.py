@@ -50,7 +50,8 @@ def test_images_beside_folders_are_said() -> None:
         (["1/x.png", "2/x.png"], "", "numbered anew, .*: '1' is 0, '2' is 1"),
         ([f"{'x' * 201}/x.png", "y/x.png"], "", "names of classes are cut to 200 characters: 'xxx"),
         (["train/x.png", "val/x.png"], "", "taken for classes: 'train', 'val'; for one of them, give its path"),
-        (["Cat/x.png", "cat/y.png", "dog/x.png"], "", "by case alone are classes of their own: 'Cat', 'cat'"),
+        (["Cat/x.png", "cat/y.png", "dog/x.png"], "", r"by case or .* alone are classes of their own: 'Cat', 'cat'"),
+        (["caf\u00e9/x.png", "cafe\u0301/y.png"], "", r"of their own: 'cafe\\u0301', 'caf\\xe9'"),
     ],
 )
 def test_names_that_may_mean_something_else_are_said(names: list[str], root: str, note: str) -> None:
