@@ -13,6 +13,7 @@ from PIL import Image
 
 from images.archive import Archive, Label, count_classes, open_archive
 from images.class_folders import class_folders
+from images.colour_profiles import has_other_colours
 from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
 from images.members import shortened
 from images.pool import OrderedPool
@@ -31,6 +32,7 @@ _DEEP = "have 16 bits per channel, of which the upper 8 are kept"
 _TRANSPARENT = "have transparent pixels, which show as if they were opaque"
 _FRAMES = "hold several frames or pages, of which the first is kept"
 _INKS = "are CMYK, and become RGB by PIL's rule, without a colour profile"
+_PROFILE = "have a colour profile that is not applied: their numbers are taken for sRGB"
 _TURNED = "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"
 
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -208,6 +210,8 @@ def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = la
             losses.append(_TURNED)
         if image.mode == "CMYK":
             losses.append(_INKS)
+        elif has_other_colours(image, data):
+            losses.append(_PROFILE)
         if _shows_through(image):
             losses.append(_TRANSPARENT)
         return Decoded(_rgb_or_grey(image), tuple(losses))
