@@ -35,6 +35,8 @@ _INKS = "are CMYK, and become RGB by PIL's rule, without a colour profile"
 _PROFILE = "have a colour profile that is not applied: their numbers are taken for sRGB"
 _TURNED = "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"
 
+_TURNED_TIFF = "are TIFFs that ask to be shown turned or mirrored (EXIF), and are kept as they are shown"
+
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
@@ -192,7 +194,7 @@ def _transform(name: str | None, resolution: tuple[int, int] | None) -> Callable
 
 
 def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = lambda num_bytes: None) -> Decoded:
-    """Decode an image file; CMYK and palettes become RGB. No rotation that its EXIF data ask for is applied.
+    """Decode an image file; CMYK and palettes become RGB. A rotation that EXIF data ask for is applied to TIFF alone.
 
     reserve: told how many bytes the pixels will take, before they are decoded. Raises ValueError, naming the file, if
     it is damaged, no image, or too large.
@@ -205,8 +207,10 @@ def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = la
         if image.mode not in _MODES + _DEEP_MODES:
             raise ImageRefused(f"has mode {image.mode}: convert it to 8-bit RGB first")
         reserve(decoded_bytes(image))
+        if image.format == "TIFF" and _is_turned(image):  # PIL turns it, and forgets that it did
+            losses.append(_TURNED_TIFF)
         image.load()
-        if _is_turned(image):
+        if image.format != "TIFF" and _is_turned(image):
             losses.append(_TURNED)
         if image.mode == "CMYK":
             losses.append(_INKS)

@@ -36,6 +36,9 @@ _UNSIGNED = frozenset({1, 4})
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+#: How files begin that are of a listed format, though PIL may not make an image of them.
+_SIGNATURES = (_PNG_SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+
 
 class ImageRefused(Exception):
     """A readable file that holds no usable image; the text continues "NAME ..."."""
@@ -63,6 +66,9 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
     except ImageRefused as error:
         raise ValueError(f"{where} {error}") from None
     except UnidentifiedImageError as error:
+        if data.startswith(_SIGNATURES):
+            text = "is truncated, damaged or of a variety of its format that is not read; convert it or copy it again"
+            raise ValueError(f"{where} {text}") from error
         raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert, remove or replace it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed; make it smaller") from error

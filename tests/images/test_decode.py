@@ -179,6 +179,17 @@ def test_sixteen_bits_of_grey_are_read(tmp_path: Path) -> None:
         assert convert.read_pixels(open_archive(tmp_path), "0.png").pixels.tolist() == [[0, 0, 1, 255]]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cut_files_are_no_other_format(kind: str) -> None:
+    """A TIFF's directory may be at its end, so that nothing is known of a cut one but how it begins."""
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    data = save(Image.effect_noise((64, 64), 50).convert("RGB"), kind, **options)
+    for length in (8, 20, len(data) // 2):
+        with pytest.raises(ValueError, match="is truncated"):
+            decode_rgb(data[:length], "x")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "CMYK", "1"])
 @pytest.mark.parametrize("strip", [1, 30, 63, 1 << 20])
 def test_strips_of_an_image_are_its_pixels(monkeypatch: pytest.MonkeyPatch, mode: str, strip: int) -> None:
