@@ -11,7 +11,7 @@ from cli.command import bad_input
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import read_regular
 from dnnlib.stand_ins import stand_in
-from images.class_names import MAX_NAME, ClassName, checked_names, find_class
+from images.class_names import MAX_NAME, ClassName, checked_names, find_class, why_no_names
 from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from papers.presets import all_presets
 
@@ -95,9 +95,11 @@ def _names_in(data: bytes) -> tuple[str, ...]:
     else:
         content = text.rstrip().splitlines()
         _check_lines(content)
-    names = checked_names(content.get("class_names") if isinstance(content, dict) else content)
+    value = content.get("class_names") if isinstance(content, dict) else content
+    names = checked_names(value)
     if names is None:
-        raise ValueError("has no list of names: need one name per line, or JSON with a list class_names")
+        why = "" if value is None else f"; {why_no_names(value)}"
+        raise ValueError(f"has no list of names: need one name per line, or JSON with a list class_names{why}")
     return names
 
 

@@ -11,10 +11,12 @@ import json
 import os
 import struct
 import sys
+import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +28,7 @@ from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular, read_regular
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.urls import refuse_url
-from images.class_names import checked_names
+from images.class_names import checked_names, why_no_names
 from images.members import IMAGE_SUFFIXES, LABELS_NAME, clean_name, has_image_suffix, is_junk, shortened, sort_out
 
 #: No member of an image set is larger than this; what claims to be is not read.
@@ -155,13 +157,18 @@ class Archive(ABC):
             raise ValueError(f'{self._labels_where} has no label for {names}; add it, or write {{"labels": null}}')
         return listed
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of classes 0, 1, ... from `class_names` in `dataset.json`, if it has them; None otherwise.
+    def class_names(self, num_classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+        """The names of classes 0, 1, ... from `class_names` in `dataset.json`, or None; and notes, as in `notes`.
 
+        num_classes: how many the labels have; names may be fewer, which is noted as what keeps them from being read is.
         Raises ValueError if `dataset.json` is malformed.
         """
-        content = self._label_file()
-        return None if content is None else checked_names(content.get("class_names"))
+        value = (self._label_file() or {}).get("class_names")
+        problem = None if value is None else why_no_names(value, num_classes)
+        names = checked_names(value)
+        text = "some classes have no names" if names else "classes have no names"
+        notes = () if problem is None else (f"{text}; class_names in {self._labels_where}: {problem}",)
+        return names, notes
 
     @property
     def has_labels_file(self) -> bool:
@@ -446,14 +453,15 @@ def check_member_name(path: Path, name: str) -> None:
     """Refuse a member name that is empty, absolute, or climbs out of the folder it is unpacked to, on any system.
 
     Windows takes `C:x` for a place on another drive, and `.. ` or `...` for `..`. Names of files that are no text,
-    which Python shows as lone surrogates, no ZIP can hold.
+    which Python shows as lone surrogates, no ZIP can hold. The characters of junk are nobody's concern: macOS ends the
+    name of a folder's icon with a carriage return.
     """
     if len(name) > _MAX_NAME:
         raise ValueError(f"{path} holds a member with a name of {len(name)} characters; write the ZIP again without it")
     parts = name.replace("\\", "/").split("/")
     drive = parts[0][1:2] == ":"
     climbs = any(part.strip(". ") == "" and part not in ("", ".") for part in parts)
-    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name)
+    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name) and not is_junk(clean_name(name))
     if name == "" or parts[0] == "" or drive or climbs or odd:
         raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
 
@@ -471,6 +479,11 @@ def _true_name(info: zipfile.ZipInfo) -> str:
         with suppress(UnicodeError):
             return name.encode("cp437").decode("utf-8")
     return name
+
+
+def count_classes(labels: Iterable[Label]) -> int:
+    """The largest class index + 1; 0 without labels, or for vectors."""
+    return 1 + max((label for label in labels if isinstance(label, int)), default=-1)
 
 
 def select_subset(n: int, max_size: int | None, seed: int) -> list[int]:
@@ -516,7 +529,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
                 yield prefix + entry.name
 
 
-def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterable[str]) -> dict[str, Label] | None:
+def _parse_labels(content: dict[str, Any], where: str, root: str, names: Sequence[str]) -> dict[str, Label] | None:
     """The pairs of `{"labels": [[name, label], ...]}`, checked for shape and kind; None for null.
 
     root: the folder that everything lies in, which the names may begin with or not. names: of the images.
@@ -526,22 +539,46 @@ def _parse_labels(content: dict[str, Any], where: str, root: str, names: Iterabl
         return None
     if not isinstance(pairs, list):
         raise ValueError(f'"labels" in {where} is a {type(pairs).__name__}; expected a list or null')
-    known = frozenset(names)
+    image_of = _name_finder(root, names)
     labels: dict[str, Label] = {}
     for index, pair in enumerate(pairs):
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ValueError(f"entry {index} of the labels in {where} is not [name, label]: {str(pair)[:80]}")
         if len(pair[0]) > _MAX_NAME:
             raise ValueError(f"entry {index} of the labels in {where} has a name of {len(pair[0])} characters")
-        name = pair[0]
-        if name not in known:
-            name = clean_name(name)  # some data sets were packed on Windows
-            name = root + name if root + name in known else name
+        name = image_of(pair[0])
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)
     _check_same_kind(labels, where)
     return labels
+
+
+def _name_finder(root: str, names: Sequence[str]) -> Callable[[str], str]:
+    """A function from a name in `dataset.json` to that of the image it means; other names come back clean."""
+    known = frozenset(names)
+    by_form: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        if name in known:
+            return name
+        name = clean_name(name)  # some data sets were packed on Windows
+        for meant in (root + name, name):
+            if meant in known:
+                return meant
+        if not by_form:
+            by_form.update(_by_form(names))
+        forms = (unicodedata.normalize("NFC", meant) for meant in (root + name, name))
+        return next((by_form[form] for form in forms if form in by_form), name)
+
+    return find
+
+
+def _by_form(names: Sequence[str]) -> dict[str, str]:
+    """Names by their composed Unicode form, where only one has it: macOS takes letters and their accents apart."""
+    forms = [unicodedata.normalize("NFC", name) for name in names]
+    counts = Counter(forms)
+    return {form: name for form, name in zip(forms, names, strict=True) if counts[form] == 1}
 
 
 def _parse_label(value: object, name: str, where: str) -> Label:

@@ -1,10 +1,12 @@
 """Classes by folders: every folder at the top of an image set is one, numbered from 0 in sorted order. Torch-free."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from images.archive import Label
+from images.class_names import MAX_NAME
 from images.members import shortened
 
 #: Folders of these names hold parts of a set, not classes of it.
@@ -50,7 +52,7 @@ def class_folders(names: Sequence[str], folders: Sequence[str], root: str, where
         )
     index = {folder: number for number, folder in enumerate(folders)}
     labels: dict[str, Label] = {name: index[top] for name, (top, _, _) in zip(names, tops, strict=True)}
-    return ClassFolders(labels, tuple(map(_readable, folders)), _notes(folders, root))
+    return ClassFolders(labels, tuple(_readable(folder)[:MAX_NAME] for folder in folders), _notes(folders, root))
 
 
 def _notes(folders: Sequence[str], root: str) -> list[str]:
@@ -64,11 +66,21 @@ def _notes(folders: Sequence[str], root: str) -> list[str]:
         notes.append(f"folders named by numbers are numbered anew, in the order of their names as texts: {shown}")
     if {folder.lower() for folder in folders} <= _PARTS:
         notes.append(f"folders are taken for classes: {shortened(map(repr, folders))}; for one of them, give its path")
-    alike = Counter(folder.casefold() for folder in folders)
-    twice = [folder for folder in folders if alike[folder.casefold()] > 1]
+    long = [folder for folder in folders if len(_readable(folder)) > MAX_NAME]
+    if long:
+        notes.append(f"names of classes are cut to {MAX_NAME} characters: {shortened(map(repr, long))}")
+    alike = Counter(map(_key, folders))
+    twice = [folder for folder in folders if alike[_key(folder)] > 1]
     if twice:
-        notes.append(f"folders that differ by case alone are classes of their own: {shortened(map(repr, twice))}")
+        show = repr if all(unicodedata.is_normalized("NFC", folder) for folder in twice) else ascii
+        alone = "case or by how letters with accents are written (Unicode form) alone"
+        notes.append(f"folders that differ by {alone} are classes of their own: {shortened(map(show, twice))}")
     return notes
+
+
+def _key(folder: str) -> str:
+    """The same for names that a person takes for the same."""
+    return unicodedata.normalize("NFC", folder).casefold()
 
 
 def _readable(folder: str) -> str:

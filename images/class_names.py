@@ -1,6 +1,7 @@
 """Names of classes: how they are read, and how a name that somebody typed becomes an index. Torch-free."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,15 +25,29 @@ def checked_names(value: object) -> tuple[str, ...] | None:
 
     What no file or terminal can show, lone surrogates, is written out.
     """
-    if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
-        return None
-    if not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in value):
+    if not isinstance(value, list | tuple) or why_no_names(value) is not None:
         return None
     return tuple(name.encode("utf-8", "backslashreplace").decode("utf-8") for name in value)
 
 
+def why_no_names(value: object, num_classes: int = 0) -> str | None:
+    """What is wrong with names of so many classes, in a few words about them; None if nothing is."""
+    if not isinstance(value, list | tuple):
+        return f"they are a {type(value).__name__}, not a list"
+    if not 0 < len(value) <= MAX_CLASSES:
+        return f"there are {len(value)} of them"
+    for index, name in enumerate(value):
+        if not isinstance(name, str):
+            return f"that of class {index} is a {type(name).__name__}, not a text"
+        if not 0 < len(name) <= MAX_NAME:
+            return f"that of class {index} has {len(name)} characters, not 1 to {MAX_NAME}"
+    return f"there are {len(value)} of them for {num_classes} classes" if len(value) < num_classes else None
+
+
 def find_class(name: str, names: Sequence[str] | None, where: str, count: int = 1) -> int:
     """The index of the class of this name; case does not count, and `_`, `-` and blanks are the same.
+
+    Nor does it count whether letters are composed with their accents, as keyboards write them, or not, as macOS does.
 
     names: of classes 0, 1, ...; None if they are unknown. where: whose classes they are, for error messages; count: how
     many.
@@ -60,7 +75,8 @@ def class_text(item: int | ClassName, names: Sequence[str] | None) -> str:
 
 
 def _key(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    composed = unicodedata.normalize("NFC", name)
+    return " ".join(composed.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _near(name: str, names: Sequence[str]) -> list[int]:

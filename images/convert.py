@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from images.archive import Archive, Label, open_archive
+from images.archive import Archive, Label, count_classes, open_archive
 from images.class_folders import class_folders
+from images.colour_profiles import has_other_colours
 from images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
 from images.members import shortened
 from images.pool import OrderedPool
@@ -31,7 +32,10 @@ _DEEP = "have 16 bits per channel, of which the upper 8 are kept"
 _TRANSPARENT = "have transparent pixels, which show as if they were opaque"
 _FRAMES = "hold several frames or pages, of which the first is kept"
 _INKS = "are CMYK, and become RGB by PIL's rule, without a colour profile"
+_PROFILE = "have a colour profile that is not applied: their numbers are taken for sRGB"
 _TURNED = "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"
+
+_TURNED_TIFF = "are TIFFs that ask to be shown turned or mirrored (EXIF), and are kept as they are shown"
 
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
@@ -147,11 +151,11 @@ class _Made:
     losses: tuple[str, ...]
 
 
-def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, list[str]]:
+def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, Sequence[str]]:
     """Labels, names of classes, and notes: from `dataset.json` if there is one, else from the top-level folders."""
     listed = archive.labels()
     if listed is not None:
-        return listed, archive.class_names(), []
+        return listed, *archive.class_names(count_classes(listed.values()))
     if archive.has_labels_file:
         return None, None, []
     found = class_folders(archive.names, archive.folders, archive.root, str(archive.path))
@@ -190,7 +194,7 @@ def _transform(name: str | None, resolution: tuple[int, int] | None) -> Callable
 
 
 def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = lambda num_bytes: None) -> Decoded:
-    """Decode an image file; CMYK and palettes become RGB. No rotation that its EXIF data ask for is applied.
+    """Decode an image file; CMYK and palettes become RGB. A rotation that EXIF data ask for is applied to TIFF alone.
 
     reserve: told how many bytes the pixels will take, before they are decoded. Raises ValueError, naming the file, if
     it is damaged, no image, or too large.
@@ -198,16 +202,20 @@ def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = la
     data = archive.read(name)
     with opened_image(data, f"{name!r} in {archive.path}") as image:
         losses = [_FRAMES] if has_more_frames(image) else []
+        if is_deep(image, data):
+            losses.append(_DEEP)
         if image.mode not in _MODES + _DEEP_MODES:
             raise ImageRefused(f"has mode {image.mode}: convert it to 8-bit RGB first")
         reserve(decoded_bytes(image))
+        if image.format == "TIFF" and _is_turned(image):  # PIL turns it, and forgets that it did
+            losses.append(_TURNED_TIFF)
         image.load()
-        if image.mode in _DEEP_MODES or is_deep(image, data):  # PIL keeps the upper 8 of colours
-            losses.append(_DEEP)
-        if _is_turned(image):
+        if image.format != "TIFF" and _is_turned(image):
             losses.append(_TURNED)
         if image.mode == "CMYK":
             losses.append(_INKS)
+        elif has_other_colours(image, data):
+            losses.append(_PROFILE)
         if _shows_through(image):
             losses.append(_TRANSPARENT)
         return Decoded(_rgb_or_grey(image), tuple(losses))

@@ -30,7 +30,14 @@ _UNUSED_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _STRIP_PIXELS = 1 << 20
 
+# Tags of TIFF; sample format 1 is unsigned, 4 undefined.
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_UNSIGNED = frozenset({1, 4})
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+#: How files begin that are of a listed format, though PIL may not make an image of them.
+_SIGNATURES = (_PNG_SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 
 
 class ImageRefused(Exception):
@@ -59,6 +66,9 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
     except ImageRefused as error:
         raise ValueError(f"{where} {error}") from None
     except UnidentifiedImageError as error:
+        if data.startswith(_SIGNATURES):
+            text = "is truncated, damaged or of a variety of its format that is not read; convert it or copy it again"
+            raise ValueError(f"{where} {text}") from error
         raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert, remove or replace it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed; make it smaller") from error
@@ -106,11 +116,22 @@ def has_more_frames(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a file has more than 8 bits per channel, of which PIL keeps the upper 8 without a word."""
+    """Whether a file has 16 bits per channel, of which PIL keeps the upper 8 of colours without a word.
+
+    Raises ImageRefused for a TIFF of another depth beyond 8, or of numbers with a sign or a fraction: which of them are
+    black and white, no file says. PIL must not have loaded the pixels yet.
+    """
     if data.startswith(_PNG_SIGNATURE):
         return data[24] == 16
-    depths = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)  # type: ignore[attr-defined]
-    return max(depths) > 8
+    if image.format != "TIFF":
+        return False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    depth = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+    signed = not _UNSIGNED.issuperset(tags.get(_SAMPLE_FORMAT, (1,)))
+    if signed or (depth > 8 and depth != 16):
+        numbers = f"{depth} bits per channel" + (", with a sign or a fraction" if signed else "")
+        raise ImageRefused(f"has {numbers}: only 8 and 16 bits without a sign can be read; scale it to these first")
+    return depth == 16
 
 
 def _checked_png(data: bytes) -> bytes:

@@ -20,8 +20,11 @@ LABELS_NAME = "dataset.json"
 #: Members of sets that are read by name; anything else that is no image is left out.
 _BY_NAME = frozenset({LABELS_NAME, "recipe.json"})
 
-_JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+_THUMBNAILS = "@eaDir"  # of small copies that a Synology disk keeps beside images
+_JUNK_FOLDERS = frozenset(
+    {"__MACOSX", _THUMBNAILS, "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 
 _SHOWN = 10
 
@@ -56,11 +59,12 @@ def sort_out(files: Iterable[tuple[str, str]], folders: Iterable[str]) -> Member
     Raises ValueError if two files have one name.
     """
     found: dict[str, str] = {}
-    hidden = 0
+    hidden: Counter[str] = Counter()  # images by the folder that hides them, "" for their own names
     for raw, stored in files:
         name = clean_name(raw)
         if is_junk(name):
-            hidden += is_hidden_image(name)
+            if _is_hidden_image(name):
+                hidden[_hiding_folder(name)] += 1
         elif name in found:
             raise ValueError(f"two members named {name!r}")
         else:
@@ -89,14 +93,7 @@ def has_image_suffix(name: str) -> bool:
 def is_junk(name: str) -> bool:
     """Whether a clean name is hidden, or of a file or folder that file managers leave behind."""
     parts = name.split("/")
-    return any(part.startswith(".") or part in _JUNK_FOLDERS for part in parts) or parts[-1].lower() in _JUNK_FILES
-
-
-def is_hidden_image(name: str) -> bool:
-    """Whether a junk name may be that of an image, whose owner should know: not macOS's `._name` beside an image."""
-    parts = name.split("/")
-    own = parts[-1].startswith(".") and not parts[-1].startswith("._")
-    return own and has_image_suffix(name) and not any(part in _JUNK_FOLDERS for part in parts)
+    return any(map(_hides, parts)) or parts[-1].lower() in _JUNK_FILES
 
 
 def shortened(items: Iterable[str], separator: str = ", ") -> str:
@@ -104,6 +101,22 @@ def shortened(items: Iterable[str], separator: str = ", ") -> str:
     listed = list(items)
     more = "" if len(listed) <= _SHOWN else f" and {len(listed) - _SHOWN} more"
     return separator.join(listed[:_SHOWN]) + more
+
+
+def _hides(part: str) -> bool:
+    return part.startswith(".") or part in _JUNK_FOLDERS
+
+
+def _is_hidden_image(name: str) -> bool:
+    """Whether a junk name may be that of an image, whose owner should know: no thumbnail, nor macOS's `._name`."""
+    return has_image_suffix(name) and not _base(name).startswith("._") and _THUMBNAILS not in name.split("/")
+
+
+def _hiding_folder(name: str) -> str:
+    """The folder for which a junk name is hidden, such as "a/.b"; "" if it is hidden for the file's own name."""
+    folders = name.split("/")[:-1]
+    depth = next((depth for depth, part in enumerate(folders, start=1) if _hides(part)), 0)
+    return "/".join(folders[:depth])
 
 
 def _base(name: str) -> str:
@@ -134,8 +147,8 @@ def _common_folder(files: Collection[str], folders: Collection[str]) -> str:
     return root
 
 
-def _notes(found: Iterable[str], root: str, hidden: int) -> Iterator[str]:
-    """What of the members is not read, and how many images are hidden."""
+def _notes(found: Iterable[str], root: str, hidden: Counter[str]) -> Iterator[str]:
+    """What of the members is not read, and how many images are hidden, by which folders."""
     strays = [name for name in found if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
     by_name = {root + name for name in _BY_NAME}.union(strays)
     others = Counter(_suffix(n) or "without ending" for n in found if not has_image_suffix(n) and n not in by_name)
@@ -143,7 +156,13 @@ def _notes(found: Iterable[str], root: str, hidden: int) -> Iterator[str]:
         kinds = shortened(f"{count} {ending}" for ending, count in sorted(others.items()))
         subject = "1 file is" if others.total() == 1 else f"{others.total()} files are"
         yield f"{subject} not read, as no images of a known kind: {kinds}"
+    if by_themselves := hidden.pop("", 0):
+        yield f"{by_themselves} images are not read, as their names begin with a dot"
     if hidden:
-        yield f"{hidden} images are not read, as their names begin with a dot"
+        folders = shortened(map(repr, sorted(hidden)))
+        yield (
+            f"{hidden.total()} images are not read, as they lie in folders that are hidden or of the system: "
+            f"{folders}; rename those that are meant, or delete them"
+        )
     if strays:
         yield f"{shortened(map(repr, strays))} is not read: labels are in {LABELS_NAME} at the top of the set"

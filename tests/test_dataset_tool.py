@@ -181,6 +181,12 @@ def turned(path):
     Image.new("RGB", (4, 4), (7, 7, 7)).save(path, exif=exif)
 
 
+def turned_tiff(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(path, format="TIFF", exif=exif)
+
+
 def inks(path):
     Image.new("CMYK", (4, 4), (0, 0, 0, 248)).save(path, format="TIFF")
 
@@ -199,6 +205,7 @@ def deep_tiff(path):
     [
         (two_frames, "hold several frames or pages, of which the first is kept"),
         (turned, "ask to be shown turned or mirrored (EXIF), and are kept as they are stored"),
+        (turned_tiff, "are TIFFs that ask to be shown turned or mirrored (EXIF), and are kept as they are shown"),
         (inks, "are CMYK, and become RGB by PIL's rule, without a colour profile"),
         (deep_tiff, "have 16 bits per channel"),
         (half_transparent, "have transparent pixels"),

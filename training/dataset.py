@@ -57,8 +57,8 @@ class ImageFolderDataset:
         self._labels = _load_labels(self._archive, self._names) if use_labels else None
         if use_labels and self._labels is None:
             raise ValueError(f"{path} has no labels (dataset.json): give --cond=False to train without classes")
-        self.class_names = self._archive.class_names() if self._has_classes else None
-        self.notes = self._archive.notes
+        self.class_names, notes = self._archive.class_names(self.label_dim) if self._has_classes else (None, ())
+        self.notes = (*self._archive.notes, *notes)
         self.image_shape: tuple[int, ...] = _decode(self._archive, self._names[0], self._latents).shape
         _, height, width = self.image_shape
         if height != width:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.archive import Label, open_archive
+from images.archive import Label, count_classes, open_archive
 from images.set_writer import check_set_destination, image_set, latents_name, pixels_name
 from images.sinks import png_bytes
 from images.sources import StoredImages
@@ -58,8 +58,9 @@ class _Recoding:
         self._dest, self._encoder = Path(dest), encoder
         self._memory = Batches(type(self).__name__.lower())
         with open_archive(source) as archive:
-            names, listed, self._class_names = archive.names, archive.labels(), archive.class_names()
-            self.notes = archive.notes
+            names, listed = archive.names, archive.labels()
+            self._class_names, notes = archive.class_names(count_classes((listed or {}).values()))
+            self.notes = (*archive.notes, *notes)
         latents = sum(name.lower().endswith(".npy") for name in names)
         self._open_source(source, latents, len(names))
         self.num_images = min(len(names), max_images or len(names))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from images import archive
-from images.archive import damage_means, open_archive, open_zip, read_zip_member, select_subset
+from images.archive import count_classes, damage_means, open_archive, open_zip, read_zip_member, select_subset
 
 MEMBERS = {
     "b/2.PNG": b"two",
@@ -79,6 +79,14 @@ def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
 def test_unsafe_names_are_refused(make_zip: Any, name: str) -> None:
     with pytest.raises(ValueError, match="unsafe name"):
         open_archive(make_zip({"ok.png": b"x", name: b"y"}))
+
+
+def test_junk_may_have_odd_names(make_zip: Any) -> None:
+    junk = {"Icon\r": b"", "cat/Icon\r": b"", "__MACOSX/cat/._Icon\r": b"x", ".a\tb": b""}
+    images = open_archive(make_zip({"cat/0.png": b"x", **junk}))
+    assert (images.names, images.notes) == (("cat/0.png",), ())
+    with pytest.raises(ValueError, match="unsafe name"):
+        open_archive(make_zip({"0.png": b"x", "__MACOSX/../../.x\r": b"y"}))
 
 
 def test_duplicate_members_are_refused(make_zip: Any, tmp_path: Path) -> None:
@@ -422,7 +430,21 @@ def test_labels_inside_the_folder_that_was_zipped(make_zip: Any, prefix: str) ->
     labels = json.dumps({"labels": [[f"{prefix}0.png", 0], [f"{prefix}1.png", 1]], "class_names": ["cat", "dog"]})
     images = open_archive(make_zip({"pets/0.png": b"x", "pets/1.png": b"y", "pets/dataset.json": labels.encode()}))
     assert images.labels() == {"pets/0.png": 0, "pets/1.png": 1}
-    assert images.class_names() == ("cat", "dog")
+    assert images.class_names(2) == (("cat", "dog"), ())
+
+
+def test_labels_match_names_of_another_unicode_form(make_zip: Any) -> None:
+    """The set was packed on macOS, its labels written elsewhere; a form that two images share matches none."""
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for written in (composed, f"a/{composed}"):
+        labels = json.dumps({"labels": [[written, 0], ["1.png", 1]]}).encode()
+        images = open_archive(make_zip({f"a/{apart}": b"x", "a/1.png": b"y", "a/dataset.json": labels}))
+        assert images.labels() == {f"a/{apart}": 0, "a/1.png": 1}
+    images = open_archive(make_zip({apart: b"x", composed: b"y"}, labels=[[composed, 0], [apart, 1]]))
+    assert images.labels() == {apart: 1, composed: 0}
+    images = open_archive(make_zip({"\u00c5.png": b"x", "A\u030a.png": b"y"}, labels=[["\u212b.png", 0]]))
+    with pytest.raises(ValueError, match="which is not in the image set"):
+        images.labels()
 
 
 def test_utf8_names_that_do_not_say_so(make_zip: Any) -> None:
@@ -439,12 +461,33 @@ def test_utf8_names_that_do_not_say_so(make_zip: Any) -> None:
     assert images.read(images.names[0]) == b"x"
 
 
-@pytest.mark.parametrize("value", [None, {}, "cat", [], ["cat", 1], [""], ["x" * 201]])
-def test_class_names_of_another_form_are_none(make_zip: Any, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, None),
+        ({"0": "cat"}, "they are a dict, not a list"),
+        ("cat", "they are a str, not a list"),
+        ([], "there are 0 of them"),
+        (["cat", 1], "that of class 1 is a int, not a text"),
+        ([""], "that of class 0 has 0 characters, not 1 to 200"),
+        (["x" * 201], "that of class 0 has 201 characters, not 1 to 200"),
+    ],
+)
+def test_class_names_of_another_form_are_none_and_said(make_zip: Any, value: Any, problem: str | None) -> None:
     content = json.dumps({"labels": [["0.png", 0]], "class_names": value}).encode()
     images = open_archive(make_zip({"0.png": b"x", "dataset.json": content}))
-    assert images.class_names() is None
+    note = f"classes have no names; class_names in dataset.json of {images.path}: {problem}"
+    assert images.class_names(1) == (None, () if problem is None else (note,))
     assert images.labels() == {"0.png": 0}
+
+
+def test_fewer_names_than_classes_are_said(make_zip: Any) -> None:
+    content = json.dumps({"labels": [["0.png", 2]], "class_names": ["cat", "dog"]}).encode()
+    images = open_archive(make_zip({"0.png": b"x", "dataset.json": content}))
+    names, notes = images.class_names(count_classes((images.labels() or {}).values()))
+    assert names == ("cat", "dog")
+    assert [note.endswith("there are 2 of them for 3 classes") for note in notes] == [True]
+    assert images.class_names(count_classes([[0.5]])) == (names, ())
 
 
 def test_all_names_that_do_not_match_are_counted(make_zip: Any) -> None:

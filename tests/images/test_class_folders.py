@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from images.class_folders import ClassFolders, class_folders
+from images.class_names import checked_names
 
 
 def classes(names: Sequence[str], folders: Sequence[str] = (), root: str = "") -> ClassFolders:
@@ -47,8 +48,10 @@ def test_images_beside_folders_are_said() -> None:
         (["pets/cat/1.png", "pets/dog/1.png"], "pets/", "everything lies in 'pets/': the 2 folders in it are"),
         ([f"{i}/x.png" for i in range(11)], "", "numbered anew, .*'1' is 1, '10' is 2, '2' is 3"),
         (["1/x.png", "2/x.png"], "", "numbered anew, .*: '1' is 0, '2' is 1"),
+        ([f"{'x' * 201}/x.png", "y/x.png"], "", "names of classes are cut to 200 characters: 'xxx"),
         (["train/x.png", "val/x.png"], "", "taken for classes: 'train', 'val'; for one of them, give its path"),
-        (["Cat/x.png", "cat/y.png", "dog/x.png"], "", "by case alone are classes of their own: 'Cat', 'cat'"),
+        (["Cat/x.png", "cat/y.png", "dog/x.png"], "", r"by case or .* alone are classes of their own: 'Cat', 'cat'"),
+        (["caf\u00e9/x.png", "cafe\u0301/y.png"], "", r"of their own: 'cafe\\u0301', 'caf\\xe9'"),
     ],
 )
 def test_names_that_may_mean_something_else_are_said(names: list[str], root: str, note: str) -> None:
@@ -66,4 +69,6 @@ def test_numbers_that_stay_need_no_word(names: list[str]) -> None:
 
 
 def test_bytes_that_are_no_text_become_a_readable_name() -> None:
+    names = classes(["caf\udce9" * 60 + "/x.png", "dog/x.png"]).names
+    assert names == checked_names(names)
     assert classes(["caf\udce9/x.png", "dog/x.png"]).names == ("caf\\xe9", "dog")

@@ -34,6 +34,12 @@ def test_what_is_no_one_class_is_refused(typed: str, names: tuple[str, ...] | No
         find_class(typed, names, "net.pkl")
 
 
+def test_accents_match_however_they_are_written() -> None:
+    """macOS takes them apart in names of files; keyboards do not."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert find_class(composed, ("cat", apart), "net.pkl") == find_class(apart, ("cat", composed), "net.pkl") == 1
+
+
 def test_captions() -> None:
     assert class_text(2, NAMES) == "class 2, tiger cat"
     assert class_text(2, None) == class_text(2, NAMES[:2]) == "class 2"

@@ -150,6 +150,46 @@ def test_truncated_images_stay_refused() -> None:
         decode_rgb(save(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:-200], "x")
 
 
+@pytest.mark.parametrize(
+    ("values", "tags", "text"),
+    [
+        (np.full([4, 4], 70_000, np.int32), {339: 1}, "32 bits per channel: only"),
+        (np.full([4, 4], 700, np.int32), {}, "32 bits per channel, with a sign or a fraction: only"),
+        (np.full([4, 4], 0.5, np.float32), {}, "32 bits per channel, with a sign or a fraction: only"),
+        (np.full([4, 4], 700, np.uint16), {339: 2}, "16 bits per channel, with a sign or a fraction: only"),
+        (np.full([4, 4], 700, np.uint16), {258: 12}, "12 bits per channel: only"),
+        (np.full([4, 4], 7, np.uint8), {339: 2}, "8 bits per channel, with a sign or a fraction: only"),
+    ],
+)
+def test_numbers_that_have_no_white_are_refused(tmp_path: Path, values: Any, tags: Any, text: str) -> None:
+    """By both readers in the same words: neither sends people to the other."""
+    data = save(Image.fromarray(values), "TIFF", tiffinfo={339: 1})
+    for tag, value in tags.items():  # PIL writes its own
+        place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+        data = data[:place] + struct.pack("<H", value) + data[place + 2 :]
+    (tmp_path / "0.tif").write_bytes(data)
+    for read in (lambda: convert.read_pixels(open_archive(tmp_path), "0.tif"), lambda: decode_rgb(data, "x")):
+        with pytest.raises(ValueError, match=text):
+            read()
+
+
+def test_sixteen_bits_of_grey_are_read(tmp_path: Path) -> None:
+    for kind in ("PNG", "TIFF"):
+        Image.fromarray(np.array([[0, 255, 256, 65_535]], np.uint16)).save(tmp_path / "0.png", format=kind)
+        assert convert.read_pixels(open_archive(tmp_path), "0.png").pixels.tolist() == [[0, 0, 1, 255]]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cut_files_are_no_other_format(kind: str) -> None:
+    """A TIFF's directory may be at its end, so that nothing is known of a cut one but how it begins."""
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    data = save(Image.effect_noise((64, 64), 50).convert("RGB"), kind, **options)
+    for length in (8, 20, len(data) // 2):
+        with pytest.raises(ValueError, match="is truncated"):
+            decode_rgb(data[:length], "x")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "CMYK", "1"])
 @pytest.mark.parametrize("strip", [1, 30, 63, 1 << 20])
 def test_strips_of_an_image_are_its_pixels(monkeypatch: pytest.MonkeyPatch, mode: str, strip: int) -> None:

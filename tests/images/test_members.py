@@ -22,8 +22,8 @@ def test_endings_of_any_case_and_files_without() -> None:
 @pytest.mark.parametrize(
     "junk",
     [
-        "Thumbs.db", "a/desktop.ini", ".DS_Store", "a/._x.png", "__MACOSX/x.png", "a/@eaDir/x.png/THUMB.jpg",
-        ".git/x.png", "$RECYCLE.BIN/x.png", "dataset.json", "recipe.json",
+        "Thumbs.db", "a/desktop.ini", ".DS_Store", "a/._x.png", "__MACOSX/._x.png", "a/@eaDir/x.png/THUMB.jpg",
+        ".git/index", "$RECYCLE.BIN/desktop.ini", "dataset.json", "recipe.json", "Icon\r", "a/Icon\r",
     ],
 )  # fmt: skip
 def test_known_junk_is_left_out_in_silence(junk: str) -> None:
@@ -36,6 +36,16 @@ def test_hidden_images_are_said() -> None:
     assert members("x.png", ".y.png", "a/.z.jpg", "._x.png").notes == (
         "2 images are not read, as their names begin with a dot",
     )
+
+
+@pytest.mark.parametrize("folder", [".NET", "lost+found", "#recycle", "__MACOSX", "$RECYCLE.BIN", "a/.thumbnails"])
+def test_images_in_hidden_folders_are_said(folder: str) -> None:
+    """As classes they would vanish, and others take their numbers."""
+    found = members("a/x.png", "b/x.png", f"{folder}/1.png", f"{folder}/deep/.2.jpg", f"{folder}/._1.png")
+    assert found.folders == ("a", "b")
+    assert [note.partition(";")[0] for note in found.notes] == [
+        f"2 images are not read, as they lie in folders that are hidden or of the system: '{folder}'"
+    ]
 
 
 def test_backslashes_dots_and_doubled_slashes_separate_folders() -> None:
