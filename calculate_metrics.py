@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+import os
 import sys
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 

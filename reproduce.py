@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import itertools
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 
