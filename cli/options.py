@@ -368,7 +368,10 @@ def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
 def only_preset(names: Sequence[str]) -> Preset:
     """The one preset that was named; a usage error for none that is known, or for several."""
     if len(names) > 1 or "," in names[0]:
-        raise click.UsageError("several presets make rows of a grid: add --grid=FILE.png, or name one preset")
+        ctx = click.get_current_context(silent=True)
+        draws = ctx is not None and any(option.name == "grid" for option in ctx.command.params)
+        grid = "add --grid=FILE.png" if draws else "use generate_images.py --grid=FILE.png"
+        raise click.UsageError(f"several presets make rows of a grid: name one preset, or {grid}")
     with bad_input():
         return find_preset(names[0])
 
@@ -425,7 +428,7 @@ def _guides(
         return ()
     defaults = _of_the_interval_paper(defaults, weights, intervals)
     if not weights and defaults.weight is None:
-        raise ValueError(f"--gnet={nets[0]}: a guide needs a weight; give it as --guidance=W (1 = off)")
+        raise ValueError(f"{typed.quoted('gnet')}: a guide needs a weight; give it as --guidance=W (1 = off)")
     weights = weights or [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:
