@@ -45,4 +45,4 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 def _check_kind(path: str | os.PathLike[str], mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no plain file")
-        raise ValueError(f"{os.fspath(path)} is {kind}, not a file: give a file, or remove it")
+        raise ValueError(f"{os.fspath(path)} is {kind}, not a file: give a file, or move it away")

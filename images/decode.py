@@ -59,7 +59,7 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
     except ImageRefused as error:
         raise ValueError(f"{where} {error}") from None
     except UnidentifiedImageError as error:
-        raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert, remove or replace it") from error
+        raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert or replace it, or move it away") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed; make it smaller") from error
     except MemoryError:

@@ -448,7 +448,7 @@ class ShardStore:
         except FileNotFoundError:
             return
         except ValueError as error:
-            raise ValueError(f"{error}: remove {self.folder} to start over") from error
+            raise ValueError(f"{error}: move {self.folder} away to start over") from error
         if any(found.get(key) != self._content[key] for key in self._identity):
             refuse(self.folder, found, self._content)
         self._content = {**self._content, "recipe": found.get("recipe", self._content["recipe"])}
@@ -518,7 +518,7 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
 
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
-    cure = "give another name, or remove it to start over"
+    cure = "give another name, or move it away to start over"
     threads = found.get("threads")
     to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
     ours = {key: value for key, value in wanted.items() if key not in to_choose}

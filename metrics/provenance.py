@@ -115,7 +115,7 @@ def stored_recipe(path: Path) -> Mapping[str, Any]:
         data = archive.read(RECIPE_NAME)
     content = parse_object(data, f"{RECIPE_NAME} in {path}")
     if not isinstance(content.get("recipe", {}), dict):
-        raise ValueError(f"{RECIPE_NAME} in {path} is not a recipe: mend or delete it")
+        raise ValueError(f"{RECIPE_NAME} in {path} is not a recipe: mend it, or move it away")
     return content
 
 

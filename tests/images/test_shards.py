@@ -408,7 +408,7 @@ def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
     for index in (0, 2):
         make(folder, index)
     make(folder, 3, labels=False)
-    with pytest.raises(ValueError, match="some have none: remove it"):
+    with pytest.raises(ValueError, match="some have none: move it away"):
         folder.merge()
     assert not folder.path.exists()
     assert list(tmp_path.glob("*.tmp")) == []
