@@ -137,6 +137,7 @@ def test_overwriting_some_images_by_another_recipe_is_refused(run, tmp_path):
     some = run(*args, "--seeds=0-1", "--class=0", "--overwrite")
     assert some.exit_code == 2
     assert "another recipe" in some.stderr
+    assert "asked:" not in some.stderr
     assert (pixels(tmp_path / "000000.png") == before).all()
     assert run(*args, "--seeds=0-3", "--class=0", "--overwrite").exit_code == 0
     assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["labels"] == 0
