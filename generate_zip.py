@@ -35,6 +35,7 @@ from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers
+from images.members import IMAGE_SUFFIXES
 from images.recipe import Recipe
 from papers.costs import png_bytes
 
@@ -152,6 +153,8 @@ def check_zip(path: str, seeds: list[int]) -> None:
     from images.shards import format_seeds
     from images.zips import read_recipe
 
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"--out={path}: that is the name of an image; give a name that ends in .zip")
     check_destination(path)
     if not Path(path).exists():
         return
