@@ -269,7 +269,9 @@ def search_best(**params: Any) -> None:
     tell.result(f"in {len(values)} blocks of {final}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
     flags = recipe_flags(recipe_at(recipe, found.point).without_idle_guides())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
-    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num=50000"
+    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
+    if params["ledger"] != LEDGER:
+        score += f" --ledger={shlex.quote(params['ledger'])}"
     tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
 
 
