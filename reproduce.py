@@ -143,7 +143,7 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
-        threads_for([file for row in rows for file in row.sources(params["networks"])])
+        threads_for([file for row in rows for file in row.sources(params["networks"])], {row.metric for row in rows})
         runner.prepare(rows)
     announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0
@@ -239,9 +239,10 @@ def search_best(**params: Any) -> None:
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    recipe = recipe_from(params, defaults=varied(params))
+    recipe = recipe_from(params, defaults=varied(params), scored=True)
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
+    threads_for(recipe.sources, [metric])
     workers = replace(launched(), steal=True, share_device=params["share_device"])
     with bad_input():
         stages = stages_from(params, recipe)
