@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 
@@ -27,6 +29,7 @@ from cli.options import (
     run_options,
     run_options_from,
     sampler_options,
+    threads_for,
 )
 from cli.progress import progress_bar
 from cli.report import announce, kept, others, say_notes
@@ -123,10 +126,11 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
     share the shards, and the last one writes the result, unless it is in the ledger already.
     """
     preset = only_preset(params["preset"]) if params["preset"] else None
-    recipe = recipe_from(params, preset)
+    recipe = recipe_from(params, preset, scored=True)
     source = opt.reference_from(ref, preset)
     metrics = opt.asked_metrics(metrics) or opt.known_metrics(source) or metrics_of(source, preset, params)
     choices = opt.detector_choices(metrics, params)
+    threads_for(recipe.sources, choices)
     seeds = range(seed, seed + (STANDARD_NUM_IMAGES if num is None else num))
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")

@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Count the operations of a network's evaluation. Nothing is computed, so it takes neither a GPU nor memory."""
 
-import difflib
-import json
+import os
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+import difflib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import click
 

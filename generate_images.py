@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+import os
 import sys
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,6 +35,7 @@ from cli.submit import elsewhere, send, submit_options
 from cli.worker_options import announce_workers, worker_options, workers_from
 from dnnlib.util import check_destination
 from dnnlib.workers import Workers
+from images.members import IMAGE_SUFFIXES
 from images.recipe import Recipe
 from papers.costs import png_bytes
 
@@ -150,6 +153,8 @@ def check_zip(path: str, seeds: list[int]) -> None:
     from images.shards import format_seeds
     from images.zips import read_recipe
 
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"--out={path}: that is the name of an image; give a name that ends in .zip")
     check_destination(path)
     if not Path(path).exists():
         return

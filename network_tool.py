@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Look into network files, convert them, fetch them. Nothing in a file is executed."""
 
-import json
+import os
 import sys
-from pathlib import Path
-from urllib.parse import urlsplit
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 

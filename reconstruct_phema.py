@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Networks of other EMA lengths from the snapshots of a training run (post-hoc EMA)."""
 
+import os
 import sys
-from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+from typing import Any
 
 import click
 

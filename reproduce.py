@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 import itertools
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 
@@ -141,7 +143,7 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         rows = [row for row in asked if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
-        threads_for([file for row in rows for file in row.sources(params["networks"])])
+        threads_for([file for row in rows for file in row.sources(params["networks"])], {row.metric for row in rows})
         runner.prepare(rows)
     announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0
@@ -237,9 +239,10 @@ def search_best(**params: Any) -> None:
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    recipe = recipe_from(params, defaults=varied(params))
+    recipe = recipe_from(params, defaults=varied(params), scored=True)
     preset = only_preset(params["preset"]) if params["preset"] else None
     name, metric, reference = opt.target_from(params, preset)
+    threads_for(recipe.sources, [metric])
     workers = replace(launched(), steal=True, share_device=params["share_device"])
     with bad_input():
         stages = stages_from(params, recipe)
@@ -267,7 +270,9 @@ def search_best(**params: Any) -> None:
     tell.result(f"in {len(values)} blocks of {final}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
     flags = recipe_flags(recipe_at(recipe, found.point).without_idle_guides())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
-    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num=50000"
+    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
+    if params["ledger"] != LEDGER:
+        score += f" --ledger={shlex.quote(params['ledger'])}"
     tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
 
 

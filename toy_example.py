@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """The 2D toy of the autoguidance paper: train its networks, draw its figures, put numbers on them."""
 
-import json
+import os
 import sys
-from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
     from cli.start import start
 
     start()
+
+import json
+from pathlib import Path
+from typing import Any
 
 import click
 

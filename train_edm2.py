@@ -1,16 +1,18 @@
 """Train an EDM2 network on a ZIP or folder of images or latents."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before all imports that take time
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P and -I leave it out
+    from cli.start import start
+
+    start()
+
 from contextlib import nullcontext
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P and -I leave it out
-    from cli.start import start
-
-    start()
 
 import click
 

@@ -5,7 +5,7 @@ Both reference vocabularies parse: --net or --cond_pkl, --gnet or --uncond_pkl, 
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -24,6 +24,7 @@ from papers.presets import Preset, find_preset
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
+_SMALL_DETECTORS = frozenset({"fd_mnist"})  # of these metrics: for them, too, one thread is best
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 
 
@@ -323,13 +324,20 @@ class GuideDefaults:
 _INTERVAL_PAPER = GuideDefaults(2.0, StepInterval(17, 22))
 
 
-def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: GuideDefaults | None = None) -> Recipe:
+def recipe_from(
+    params: dict[str, Any],
+    preset: Preset | None = None,
+    defaults: GuideDefaults | None = None,
+    *,
+    scored: bool = False,
+) -> Recipe:
     """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
 
     `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
     context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
     paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
-    usage error, before any network opens. The command gets as many threads as these networks are worth.
+    usage error, before any network opens. The command gets as many threads as these networks are worth, unless its
+    images are `scored` as well: then it calls `threads_for` itself, once it knows by what.
     """
     if preset is None and params.get("preset"):
         preset = only_preset(params["preset"])
@@ -348,14 +356,18 @@ def recipe_from(params: dict[str, Any], preset: Preset | None = None, defaults: 
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
-    threads_for([recipe.net.source, *(guide.net.source for guide in recipe.guides)])
+    if not scored:
+        threads_for(recipe.sources)
     return recipe
 
 
-def threads_for(sources: Sequence[str]) -> None:
-    """As many threads as these networks are worth (`settings.threads_for`), until the current command ends."""
+def threads_for(sources: Sequence[str], metrics: Iterable[str] = ()) -> None:
+    """As many threads as these networks, and the detectors of these metrics, are worth, until the current command ends.
+
+    More on this in `settings.threads_for`.
+    """
     context = click.get_current_context(silent=True)
-    if context is not None:
+    if context is not None and _SMALL_DETECTORS.issuperset(metrics):
         context.with_resource(settings.threads_for(sources))
 
 
@@ -368,7 +380,10 @@ def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
 def only_preset(names: Sequence[str]) -> Preset:
     """The one preset that was named; a usage error for none that is known, or for several."""
     if len(names) > 1 or "," in names[0]:
-        raise click.UsageError("several presets make rows of a grid: add --grid=FILE.png, or name one preset")
+        ctx = click.get_current_context(silent=True)
+        draws = ctx is not None and any(option.name == "grid" for option in ctx.command.params)
+        grid = "add --grid=FILE.png" if draws else "use generate_images.py --grid=FILE.png"
+        raise click.UsageError(f"several presets make rows of a grid: name one preset, or {grid}")
     with bad_input():
         return find_preset(names[0])
 
@@ -425,7 +440,7 @@ def _guides(
         return ()
     defaults = _of_the_interval_paper(defaults, weights, intervals)
     if not weights and defaults.weight is None:
-        raise ValueError(f"--gnet={nets[0]}: a guide needs a weight; give it as --guidance=W (1 = off)")
+        raise ValueError(f"{typed.quoted('gnet')}: a guide needs a weight; give it as --guidance=W (1 = off)")
     weights = weights or [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
     if len(intervals) == 1:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations  # an older Python must come as far as the line that says so
 
-import os
+import os  # none of the modules below takes time: until `start` has run, Ctrl-C ends in a traceback
 import signal
 import sys
-from contextlib import suppress
-from pathlib import Path
 from types import FrameType, TracebackType
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 PYTHON = (3, 11)
 
 
@@ -24,27 +22,41 @@ def start() -> None:
 
 def interrupted(number: int, frame: FrameType | None) -> None:
     """Handler of SIGINT while nothing is there to be put in order: before a command begins, and after it."""
-    with suppress(OSError):  # stderr may be closed
+    try:
         os.write(2, b"Error: interrupted\n")
-    os._exit(128 + number)
+    finally:  # stderr may be closed
+        os._exit(128 + number)
 
 
 def cure(error: ImportError) -> str:
     """What an import failed for, and what to do about it, in one line."""
     what = " ".join(str(error).split())
     top = (error.name or "").split(".")[0]
-    if (ROOT / top).is_dir() or (ROOT / f"{top}.py").is_file():
+    if os.path.isdir(os.path.join(ROOT, top)) or os.path.isfile(os.path.join(ROOT, f"{top}.py")):
         return f"{what}: files of this project are missing in {ROOT}; fetch it again"
     if top in sys.stdlib_module_names:
         return f"{what}: this Python ({sys.executable}) was built without it; take another"
-    if (ROOT / ".venv" / "bin" / "activate").is_file() and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
-        return f"{what}: run `source {_from_here('.venv/bin/activate')}` first, where everything is installed"
-    return f"{what}: run `{Path(sys.executable).name} -m pip install -r {_from_here('requirements.txt')}` first"
+    venv = os.path.join(ROOT, ".venv")
+    if os.path.isdir(venv) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
+        if os.path.isfile(os.path.join(venv, "bin", "activate")):
+            return f"{what}: run `source {_from_here('.venv/bin/activate')}` first, where everything is installed"
+        return f"{what}: run `make install` in {ROOT} first"
+    return f"{what}: run `{_this_python()} -m pip install -r {_from_here('requirements.txt')}` first"
+
+
+def _this_python() -> str:
+    """The running Python as one would type it: its name, unless that starts another one, or none."""
+    import shlex
+    import shutil
+
+    name = os.path.basename(sys.executable)
+    return name if shutil.which(name) == sys.executable else shlex.quote(sys.executable)
 
 
 def _from_here(name: str) -> str:
     """A file of the project as one would type it."""
-    return os.path.relpath(ROOT / name) if Path.cwd().resolve().is_relative_to(ROOT) else str(ROOT / name)
+    path, here = os.path.join(ROOT, name), os.path.realpath(os.curdir)
+    return os.path.relpath(path, here) if f"{here}{os.sep}".startswith(f"{ROOT}{os.sep}") else path
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

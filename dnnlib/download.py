@@ -260,7 +260,7 @@ def _read_record(request: _Request) -> _Record | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError) as error:
-        raise DownloadError(f"{path} is damaged ({error}); delete it if you trust the file it stands for") from error
+        raise DownloadError(f"{path} is damaged ({error}); move it away if you trust the file it stands for") from error
 
 
 def _write_record(request: _Request, file: Path, sha256: str, origin: str) -> None:
@@ -321,7 +321,7 @@ def _check(request: _Request, file: Path, record: _Record | None) -> tuple[str, 
         if found != record.sha256:
             return found, (
                 f"has SHA-256 {found}, not {record.sha256} as on {record.recorded[:10]}"
-                f" (if it was republished, delete {request.beside('json')})"
+                f" (if it was republished, move {request.beside('json')} away)"
             )
     else:
         return found, _implausible(file, request.target.name)

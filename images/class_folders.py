@@ -47,7 +47,7 @@ def class_folders(names: Sequence[str], folders: Sequence[str], root: str, where
     if empty:
         raise ValueError(
             f"{where} has folders without an image that is read, {shortened(map(repr, empty))}: as classes they would "
-            "vanish, and others take their numbers. Put images of a known kind in, remove the folders, or say the "
+            "vanish, and others take their numbers. Put images of a known kind in, move the folders away, or say the "
             "labels in dataset.json"
         )
     index = {folder: number for number, folder in enumerate(folders)}

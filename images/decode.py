@@ -69,7 +69,7 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
         if data.startswith(_SIGNATURES):
             text = "is truncated, damaged or of a variety of its format that is not read; convert it or copy it again"
             raise ValueError(f"{where} {text}") from error
-        raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert, remove or replace it") from error
+        raise ValueError(f"{where} is not a {_FORMATS_TEXT} image; convert or replace it, or move it away") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{where} has more than the {MAX_PIXELS} pixels allowed; make it smaller") from error
     except MemoryError:

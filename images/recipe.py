@@ -193,6 +193,11 @@ class Recipe:
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
 
+    @property
+    def sources(self) -> list[str]:
+        """Where its networks are read from."""
+        return [self.net.source, *(guide.net.source for guide in self.guides)]
+
     def resolved(self) -> tuple["Recipe", list[str]]:
         """This recipe with every interval as steps (what is stored and compared), and notes on snapped ends."""
         notes: list[str] = []

@@ -153,7 +153,8 @@ class RecipeFolder:
             raise ValueError(f"{error}: take another folder") from error
 
     def _refuse(self, found: dict[str, Any]) -> NoReturn:
-        lines = "\n".join(differences(found, self._content or {}))
+        wanted = self._content or {}
+        lines = "\n".join(differences({key: found[key] for key in wanted if key in found}, wanted))
         raise Refused(f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}")
 
     def _others(self, seeds: Sequence[int]) -> list[Path]:

@@ -448,7 +448,7 @@ class ShardStore:
         except FileNotFoundError:
             return
         except ValueError as error:
-            raise ValueError(f"{error}: remove {self.folder} to start over") from error
+            raise ValueError(f"{error}: move {self.folder} away to start over") from error
         if any(found.get(key) != self._content[key] for key in self._identity):
             refuse(self.folder, found, self._content)
         self._content = {**self._content, "recipe": found.get("recipe", self._content["recipe"])}
@@ -518,7 +518,7 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
 
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
-    cure = "give another name, or remove it to start over"
+    cure = "give another name, or move it away to start over"
     threads = found.get("threads")
     to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
     ours = {key: value for key, value in wanted.items() if key not in to_choose}
@@ -535,22 +535,23 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int 
     """Readable lines, at most `limit` + 1, on where two records of a run differ.
 
     With equal recipe hashes the recipes are equal, whatever their files are called; with others, the hash itself
-    is told only if nothing else is there to tell.
+    is told only if nothing else is there to tell, and so is that of a file if it has another name.
     """
     if found.get("recipe_hash") == wanted.get("recipe_hash"):
         found, wanted = ({k: v for k, v in record.items() if k != "recipe"} for record in (found, wanted))
     old, new = dict(_flatten("", found)), dict(_flatten("", wanted))
-    names = [name for name in {**new, **old} if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
-    names = [name for name in names if name != "recipe_hash"] or names
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    obvious = {"recipe_hash", *(f"{name.removesuffix('source')}sha256" for name in names if name.endswith("source"))}
+    names = [name for name in names if name not in obvious] or names
     lines = [f"{name}: {_short(old.get(name, _ABSENT))} | {_short(new.get(name, _ABSENT))}" for name in names]
     return lines if len(lines) <= limit else [*lines[:limit], f"... and {len(lines) - limit} more"]
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of everything in nested dicts, and in lists of dicts."""
+    """Dotted names and values of everything in nested dicts, and in lists of dicts. An empty list has nothing in it."""
     if isinstance(value, Mapping):
         items: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+    elif isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
         items = enumerate(value)
     else:
         yield name, value

@@ -147,7 +147,7 @@ class ShardFolder(ShardStore):
             raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(damaged))}", damaged)
         known = [pair for pair in labels if pair is not None]
         if known and len(known) != len(labels):
-            raise ValueError(f"some shards in {self.folder} have labels and some have none: remove it to start over")
+            raise ValueError(f"some shards in {self.folder} have labels and some have none: move it away to start over")
         target.add("dataset.json", dataset_json(known or None))
         reduced = merged_reductions(reductions)
         target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))

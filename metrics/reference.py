@@ -4,7 +4,8 @@ Read:
 
 * `.npz` of this project: `mu`, `sigma` for "fid" (so that other tools find them), `<metric>.mu`, `<metric>.sigma` for
   every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them;
-* `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid"; other arrays are left alone;
+* `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid", or of another metric if these
+  have as many features as its detector; other arrays are left alone;
 * EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code;
 * features [N, D], of which mean and covariance are taken: `feats` of clean-fid's `_kid.npz`, `pool_3`, `reps` of
   dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does);
@@ -272,6 +273,8 @@ def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> _Cont
             return _Content(_of_features(path, file, features, names))
         if not pairs:
             raise ValueError(_no_statistics(names))
+        if pairs.get("fid") == ("mu", "sigma") and "provenance" not in names:
+            pairs = {_plain_metric(file): pairs.pop("fid")} | pairs
         count = _npz_array(path, file, "num_images", 8) if "num_images" in names else None
         text = _npz_array(path, file, "provenance", _MAX_TEXT_BYTES) if "provenance" in names else "{}"
         provenance = parse_object(str(text).encode(), "provenance")
@@ -293,6 +296,16 @@ def _npz_moments(
     with damage_means(damaged):
         sigma = _npz_array(path, file, names[1], 16 * mu.size**2)
     return _checked(metric, mu, sigma, num_images, source)
+
+
+def _plain_metric(file: zipfile.ZipFile) -> str:
+    """The metric of an .npz of `mu` and `sigma` alone, told by their dimension; "fid" for that of no detector."""
+    with file.open("mu.npy") as stream:
+        shape = npy.read_header(stream).shape
+    try:
+        return metric_of_dim(shape[0] if len(shape) == 1 else 0)
+    except ValueError:
+        return "fid"
 
 
 def _of_features(path: Path, file: zipfile.ZipFile, key: str, names: list[str]) -> dict[str, Moments]:

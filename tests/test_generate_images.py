@@ -137,6 +137,7 @@ def test_overwriting_some_images_by_another_recipe_is_refused(run, tmp_path):
     some = run(*args, "--seeds=0-1", "--class=0", "--overwrite")
     assert some.exit_code == 2
     assert "another recipe" in some.stderr
+    assert "asked:" not in some.stderr
     assert (pixels(tmp_path / "000000.png") == before).all()
     assert run(*args, "--seeds=0-3", "--class=0", "--overwrite").exit_code == 0
     assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["labels"] == 0
@@ -233,6 +234,7 @@ def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
         (["--figs=fig5", "--net=@uncond.pkl", "--gnet=@uncond.pkl"], "unconditional"),
         (["--figs=fig5", "--preset=mnist16-autog,mnist16-cfg"], "one preset"),
         (["--figs=fig5", "--preset=edm2-img512-xxl-fid"], "one guide"),
+        (["--outdir=x", "--preset=mnist16,mnist16-cfg"], "name one preset, or add --grid=FILE.png"),
         (["--alphas=0,1", "--outdir=x"], "--grid"),
         (["--grid=x.png", "--alphas=0,1", "--weights=2", "--gnet=@uncond.pkl"], "--gnet twice"),
         (["--grid=x.png", "--alphas=0,2", "--weights=2", "--gnet=@uncond.pkl", "--gnet=@weak.pkl"], "from 0 to 1"),

@@ -184,3 +184,16 @@ def test_the_same_words_guide_everywhere_as_in_the_other_scripts(run, tmp_path, 
     unsaid = run("--num_images=1", f"--gnet={tiny_networks['uncond']}")
     assert unsaid.exit_code == 2
     assert "a guide needs a weight; give it as --guidance=W" in unsaid.stderr
+
+
+def test_a_zip_under_the_name_of_an_image_is_refused(run, tmp_path):
+    result = run("--num_images=1", f"--out={tmp_path / 'a.PNG'}")
+    assert result.exit_code == 2
+    assert "give a name that ends in .zip" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_presets_belong_to_another_script(tmp_path):
+    result = CliRunner().invoke(main, ["--preset=mnist16,mnist16-cfg", f"--out={tmp_path / 'a.zip'}"])
+    assert result.exit_code == 2
+    assert "name one preset, or use generate_images.py --grid=FILE.png" in result.stderr

@@ -89,10 +89,12 @@ def test_search_and_plot(invoke, monkeypatch):
     guide = "" if best == 1 else f" --gnet=pretrained/mnist16-weak.pkl --guidance={best:g}"
     flags = f"--net=pretrained/mnist16-cond.pkl{guide} --steps=2"
     assert sample == f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63"
-    assert score.endswith(f"gen {flags} --ref=pretrained/mnist16-refs.npz --metrics=fd_mnist --num=50000")
+    assert score.endswith(f"gen {flags} --ref=pretrained/mnist16-refs.npz --metrics=fd_mnist --num=4")
     count = len(lines())
     assert 4 <= count <= 6
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout
+    more = ("--weights=1.5", "--final-num=5", "--blocks=1", "--steps=2", "--device=cpu", "--ledger=my scores.jsonl")
+    assert invoke(*words, *more).stdout.splitlines()[-1].endswith(" --num=5 --ledger='my scores.jsonl'")
     assert len(lines()) == count
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")

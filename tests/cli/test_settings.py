@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import calculate_metrics
 import generate_zip
 from cli import settings
 from cli.settings import configure, deterministic
@@ -126,6 +127,15 @@ def test_small_networks_get_one_thread(two_threads, tmp_path, monkeypatch):
     assert threads(small, large) == threads("https://host/net.pkl") == threads(tmp_path / "gone.pkl") == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert threads(small) == 2, "the user's own number is stronger"
+
+
+@pytest.mark.parametrize(("metrics", "expected"), [("fd_mnist", 1), ("fd_mnist,fid", 2), ("fd_dinov2", 2)])
+def test_large_detectors_get_their_threads_beside_a_small_network(two_threads, monkeypatch, metrics, expected):
+    seen = []
+    monkeypatch.setattr(calculate_metrics, "score_networks", lambda *_: seen.append(torch.get_num_threads()))
+    done = CliRunner().invoke(calculate_metrics.main, ["gen", "--preset=mnist16", f"--metrics={metrics}"])
+    assert (done.exit_code, seen) == (0, [expected]), done.output
+    assert torch.get_num_threads() == 2
 
 
 def test_commands_sample_small_networks_by_one_thread(two_threads, tiny_networks, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What comes before a command: packages that are missing, Ctrl-C while modules are imported, closed streams."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def test_every_script_says_in_one_line_what_is_missing(script, tmp_path):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.setattr(start, "ROOT", tmp_path)
+    monkeypatch.setattr(start, "ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,12 +40,27 @@ def test_the_cure_is_the_environment_that_is_there(project, monkeypatch):
     assert start.cure(error).startswith("No module named 'tqdm': run `")
     assert start.cure(error).endswith("-m pip install -r requirements.txt` first")
     (project / ".venv" / "bin").mkdir(parents=True)
+    assert start.cure(error).endswith(f"run `make install` in {project} first")
     (project / ".venv" / "bin" / "activate").touch()
     assert start.cure(error).startswith("No module named 'tqdm': run `source .venv/bin/activate` first")
     monkeypatch.chdir("/")
     assert f"source {project}/.venv/bin/activate" in start.cure(error)
     monkeypatch.setattr(sys, "prefix", str(project / ".venv"))  # it is active, and lacks the package
     assert f"-m pip install -r {project}/requirements.txt" in start.cure(error)
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_packages_are_installed_into_the_python_that_lacks_them(project, monkeypatch, on_path):
+    """Its name alone may stand for another Python on the PATH, as of a virtual environment that is not active."""
+    python = project / "own" / "python3"
+    for each in (python, project / "other" / "python3"):
+        each.parent.mkdir()
+        each.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", str((python if on_path else project / "other" / "python3").parent))
+    named = "python3" if on_path else str(python)
+    error = ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+    assert start.cure(error) == f"No module named 'tqdm': run `{named} -m pip install -r requirements.txt` first"
 
 
 def test_what_pip_cannot_install_is_told_apart(project):
@@ -57,6 +73,14 @@ def test_ctrl_c_while_modules_are_imported(tmp_path):
     (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n")
     done = python(ROOT / "reproduce.py", env={"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stderr) == (130, "Error: interrupted\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_that_takes_time_comes_before_ctrl_c_is_handled(script):
+    """Python imports os and sys by itself."""
+    body = ast.parse((ROOT / script).read_text(encoding="utf-8")).body
+    assert [ast.unparse(part) for part in body[1:3]] == ["import os", "import sys"]
+    assert ast.unparse(body[3]).splitlines()[::3] == ["if __name__ == '__main__':", "    start()"]
 
 
 def test_other_errors_keep_their_traceback(tmp_path):

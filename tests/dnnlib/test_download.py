@@ -681,7 +681,7 @@ def test_hash_seen_first_is_held_against_every_later_copy(server, url, get):
     path = get(url)
     path.unlink()
     server.content, server.headers = OTHER, {"ETag": '"v2"'}
-    with pytest.raises(DownloadError, match=f"{SHA_OTHER}, not {SHA} as on 20.*if it was republished, delete"):
+    with pytest.raises(DownloadError, match=f"{SHA_OTHER}, not {SHA} as on 20.*if it was republished, move"):
         get(url)
     assert nothing_usable(url)
     beside(url, "json").unlink()
@@ -749,7 +749,7 @@ def test_damaged_record_is_named(url, get):
     texts = ['{"sha256": 1', "[" * 100_000, "\udcff", *map(json.dumps, [*entries, *others])]
     for text in texts:
         beside(url, "json").write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(DownloadError, match=r"net\.bin\.json is damaged.*delete it"):
+        with pytest.raises(DownloadError, match=r"net\.bin\.json is damaged.*move it away"):
             get(url)
 
 

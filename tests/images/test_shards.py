@@ -267,7 +267,10 @@ def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
             "recipe": stronger,
             "recipe_hash": "beef",
         },
-        r"guides: \(none\) \| \[\]": {"recipe": {"net": RECIPE["net"], "guides": []}, "recipe_hash": "beef"},
+        r"now:\n  recipe\.guides\.0\.\w+: .*\n  recipe\.guides\.0\.weight: 1\.5 \| \(none\)$": {
+            "recipe": {**RECIPE, "guides": [], "class": None},
+            "recipe_hash": "beef",
+        },
         r"recipe_hash: c0ffee \| beef$": {"recipe_hash": "beef"},
         r"batch: 2 \| 4$": {"batch": 4},
         r"shard_size: 3 \| 4$": {"size": 4},
@@ -332,6 +335,16 @@ def test_of_two_runs_that_start_together_one_wins(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "out.zip.shards" / "plan.json").read_bytes() == plan
 
 
+def test_only_what_differs_is_told() -> None:
+    """Neither what is not there beside null, nor the hash of a file that has another name as well."""
+    net = {"source": "a", "sha256": "ab"}
+    a = {"recipe": {"net": net, "guides": []}, "recipe_hash": "c0ffee"}
+    b = {"recipe": {"net": net, "guides": [{"net": net, "steps": None}]}, "recipe_hash": "beef"}
+    assert shards.differences(a, b) == ["recipe.guides.0.net.source: (none) | a"]
+    c = {"recipe": {"net": {**net, "sha256": "cd"}, "guides": []}, "recipe_hash": "beef"}
+    assert shards.differences(a, c) == ["recipe.net.sha256: ab | cd"]
+
+
 def test_long_values_that_differ_look_different() -> None:
     a, b = {"seeds": "0," * 100}, {"seeds": "0," * 100 + "1"}
     (line,) = shards.differences(a, b)
@@ -346,7 +359,7 @@ def test_an_unreadable_plan(tmp_path: Path) -> None:
     folder.open()
     for text in ("", "{", "[]"):
         (folder.folder / "plan.json").write_text(text)
-        with pytest.raises(ValueError, match=r"plan\.json (is not valid JSON|holds a list).*: remove"):
+        with pytest.raises(ValueError, match=r"plan\.json (is not valid JSON|holds a list).*: move"):
             folder_at(tmp_path / "out.zip").open()
 
 
@@ -408,7 +421,7 @@ def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
     for index in (0, 2):
         make(folder, index)
     make(folder, 3, labels=False)
-    with pytest.raises(ValueError, match="some have none: remove it"):
+    with pytest.raises(ValueError, match="some have none: move it away"):
         folder.merge()
     assert not folder.path.exists()
     assert list(tmp_path.glob("*.tmp")) == []

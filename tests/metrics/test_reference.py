@@ -118,6 +118,16 @@ def test_bytes_depend_on_content_alone(suffix: str, tmp_path: Path, monkeypatch:
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("dim", "metric"), [(64, "fd_mnist"), (1024, "fd_dinov2"), pytest.param(3, "fid", id="no detector's")]
+)
+def test_plain_mu_and_sigma_are_of_the_metric_with_so_many_features(dim: int, metric: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+    assert list(open_statistics(tmp_path / "plain.npz", [metric]).moments) == [metric]
+    save_statistics(tmp_path / "own.npz", {"fid": moments(dim)})
+    assert list(open_statistics(tmp_path / "own.npz").moments) == ["fid"], "it says so"
+
+
 def test_own_npz_serves_tools_that_look_for_mu_and_sigma(tmp_path: Path) -> None:
     save_statistics(tmp_path / "s.npz", {"fid": moments(), "fd_dinov2": moments(4)})
     with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
