@@ -141,7 +141,7 @@ class CheckpointFolder:
             path.rename(_free_name(path))
         content = {"format": FORMAT, **state}
         with atomic_path(path) as temporary:
-            torch.save({**content, "sha256": content_hash(content)}, temporary)
+            _write({**content, "sha256": content_hash(content)}, temporary)
         self._sound[path] = True
         found = find_checkpoints(self.outdir)
         if len(found) > self.keep:
@@ -162,6 +162,17 @@ class CheckpointFolder:
             except (ValueError, OSError):
                 self._sound[path] = False
         return self._sound[path]
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """As torch.save, but with the OSError of a disk that is full: of that torch makes a RuntimeError of its own."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _free_name(path: Path) -> Path:

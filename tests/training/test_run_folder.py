@@ -1,6 +1,8 @@
 """What a run finds in its folder: its own checkpoints, sound or not, another run, or files of another program."""
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from tests.training.tiny_run import tiny_config
-from training.checkpoint import CheckpointFolder, content_hash, find_checkpoints, load_checkpoint
+from training.checkpoint import CheckpointFolder, checkpoint_path, content_hash, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
 
@@ -109,6 +111,22 @@ def test_unsound_checkpoints_push_out_no_others(tmp_path):
         checkpoints.save({"images_seen": images})
     kept = [path.name for path in find_checkpoints(tmp_path)]
     assert kept == [f"training-state-000000{n}.pt" for n in (2, 3, 6, 7, 8)]
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(content, file):
+        class Disk:
+            def write(self, data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        save(content, Disk())
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        CheckpointFolder(tmp_path).save({"images_seen": 1000, "net": torch.zeros(10)})
+    assert caught.value.filename == str(checkpoint_path(tmp_path, 1000))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_sound_checkpoint_is_no_reason_to_begin_anew(run, folder):
