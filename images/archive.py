@@ -37,7 +37,7 @@ MAX_MEMBER_BYTES = 1 << 28
 #: The same for JSON beyond the size of the whole ZIP: as objects it takes up to 35 times as much.
 _MAX_JSON_BYTES = 1 << 24
 
-#: Of a folder with more bytes than this, `content_hash` reads so many files alone.
+#: Of a set with more bytes than this, `content_hash` looks into so many members alone.
 HASHED_BYTES, HASHED_FILES = 1 << 30, 1000
 
 #: Longest name of a member, in characters: what file systems take for a path is hardly longer.
@@ -115,13 +115,26 @@ class Archive(ABC):
     def content_hash(self, names: Sequence[str]) -> str:
         """SHA-256, 64 hex digits, of the names, sizes and CRC-32s of members, in the order given.
 
-        A ZIP's directory has them, so nothing is decompressed. Of a folder only `HASHED_FILES` files are read, spread
-        evenly, if the members take more than `HASHED_BYTES`; the names and sizes of all count.
+        If the members take more than `HASHED_BYTES`, only the CRCs of at most `HASHED_FILES` of them count, spread
+        evenly. These are read in a folder; a ZIP's directory has them. So both give the same for the same members.
 
         Raises ValueError and OSError as `read` does.
         """
-        contents = ((name, self.read(name)) for name in names)
-        return _hash_rows((name, len(data), zlib.crc32(data)) for name, data in contents)
+        sizes = [self._size(name) for name in names]
+        step = 1 if sum(sizes) <= HASHED_BYTES else -(-len(names) // HASHED_FILES)
+        total = hashlib.sha256()
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            row = (name, size, self._crc(name) if number % step == 0 else None)
+            total.update(json.dumps(row).encode())
+        return total.hexdigest()
+
+    @abstractmethod
+    def _size(self, name: str) -> int:
+        """Bytes of a member."""
+
+    @abstractmethod
+    def _crc(self, name: str) -> int:
+        """CRC-32 of a member."""
 
     def close(self) -> None:  # noqa: B027 - a folder holds nothing open
         """Give back what is held open."""
@@ -239,10 +252,11 @@ class ZipArchive(Archive):
             raise ValueError(f"{self.path} holds no member {name!r}")
         return _itself(read_zip_member(self.path, self._file(), self._stored[name]), name, self.path)
 
-    def content_hash(self, names: Sequence[str]) -> str:
-        """See `Archive.content_hash`."""
-        infos = ((name, self._file().getinfo(self._stored[name])) for name in names)
-        return _hash_rows((name, info.file_size, info.CRC) for name, info in infos)
+    def _size(self, name: str) -> int:
+        return self._file().getinfo(self._stored[name]).file_size
+
+    def _crc(self, name: str) -> int:
+        return self._file().getinfo(self._stored[name]).CRC
 
     def close(self) -> None:
         """Close this process's file handle; the next `read` opens it again."""
@@ -274,14 +288,11 @@ class FolderArchive(Archive):
             raise ValueError(f"{self.path} holds no file {name!r}")
         return _itself(read_regular(self.path / self._stored[name], MAX_MEMBER_BYTES), name, self.path)
 
-    def content_hash(self, names: Sequence[str]) -> str:
-        """See `Archive.content_hash`."""
-        sizes = [os.stat(self.path / self._stored[name]).st_size for name in names]
-        if sum(sizes) <= HASHED_BYTES:
-            return super().content_hash(names)
-        step = -(-len(names) // HASHED_FILES)
-        crcs = (zlib.crc32(self.read(name)) if n % step == 0 else None for n, name in enumerate(names))
-        return _hash_rows(zip(names, sizes, crcs, strict=True))
+    def _size(self, name: str) -> int:
+        return os.stat(self.path / self._stored[name]).st_size
+
+    def _crc(self, name: str) -> int:
+        return zlib.crc32(self.read(name))
 
 
 def _itself(data: bytes, name: str, path: Path) -> bytes:
@@ -290,14 +301,6 @@ def _itself(data: bytes, name: str, path: Path) -> bytes:
     if what is not None:
         raise ValueError(f"{name!r} in {path} is {what}")
     return data
-
-
-def _hash_rows(rows: Iterable[tuple[str, int, int | None]]) -> str:
-    """SHA-256 of names, sizes and CRC-32s; None for a file that was not read."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(json.dumps(row).encode())
-    return total.hexdigest()
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

@@ -12,7 +12,7 @@ from dnnlib.util import Refused, atomic_path, check_destination
 from dnnlib.workers import ALONE, Workers
 from images.claims import Claim, in_line, in_turn, sweep
 from images.recipe import Recipe
-from images.shards import differences, format_seeds, join_workers
+from images.shards import differences, format_seeds, is_in_runs, join_workers, seed_runs
 from images.sinks import PNGFolder, seeds_of_batch
 from images.zips import RECIPE_NAME, json_bytes, read_object
 
@@ -202,4 +202,15 @@ class RecipeFolder:
             for path in self._again:
                 path.unlink(missing_ok=True)
             with atomic_path(self.folder / RECIPE_NAME) as temporary:
-                temporary.write_bytes(json_bytes({**content, "asked": format_seeds(self._asked)}))
+                asked = self._asked_by_all(found if stated == content["recipe_hash"] else None)
+                temporary.write_bytes(json_bytes({**content, "asked": asked}))
+
+    def _asked_by_all(self, found: dict[str, Any] | None) -> str:
+        """The seeds that were ever asked for, as text. found: what recipe.json says of the same recipe, if anything."""
+        before = "" if found is None else str(found.get("asked", ""))
+        runs = seed_runs(before)
+        if not runs:
+            return format_seeds(self._asked)
+        is_known = is_in_runs(runs)
+        more = format_seeds(tuple(seed for seed in self._asked if not is_known(seed)))
+        return f"{before},{more}" if more else before

@@ -23,6 +23,7 @@ import secrets
 import time
 import warnings
 import zipfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -139,6 +140,17 @@ def seed_runs(text: str) -> list[range]:
         runs.append(range(int(run[1]), int(run[2] or run[1]) + 1))
         end = run.end()
     return runs if end == len(text) and not text.endswith(",") else []
+
+
+def is_in_runs(runs: Sequence[range]) -> Callable[[int], bool]:
+    """A function that tells whether a seed is in one of the runs, which do not overlap; of any number and length."""
+    runs = sorted(runs, key=lambda run: run.start)
+
+    def is_in(seed: int) -> bool:
+        below = bisect_right(runs, seed, key=lambda run: run.start)
+        return below > 0 and seed in runs[below - 1]
+
+    return is_in
 
 
 _RUN = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?(?:,|\Z)", re.ASCII)

@@ -3,7 +3,6 @@
 import os
 import tempfile
 import time
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from images.archive import open_zip
 from images.claims import STALE_SECONDS, Claim, Sign, is_gone
-from images.shards import PLAN_NAME, SHARD_JSON, seed_runs
+from images.shards import PLAN_NAME, SHARD_JSON, is_in_runs, seed_runs
 from images.zips import RECIPE_NAME, read_json, read_object
 
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
@@ -110,22 +109,17 @@ def images_status(folder: Path) -> WorkStatus | None:
     recipe = _content(folder / RECIPE_NAME)
     if recipe is None or "recipe_hash" not in recipe:
         return None
-    asked = sorted(seed_runs(str(recipe.get("asked", ""))), key=lambda run: run.start)
+    asked = seed_runs(str(recipe.get("asked", "")))
     total = sum(map(len, asked))
-    paths = [path for path in folder.rglob(_IMAGE_PATTERN) if not asked or _is_one_of(path, asked)]
+    paths = [path for path in folder.rglob(_IMAGE_PATTERN) if path.stem.isdecimal()]
+    if asked:
+        is_asked = is_in_runs(asked)
+        paths = [path for path in paths if is_asked(int(path.stem))]
     stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
     running, stale = _claims(folder, "batch-*.claim", "worker-*.claim")
     if len(stamps) == total > 0:
         stale = []  # somebody else made what they left
     return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps) if running else None)
-
-
-def _is_one_of(image: Path, asked: list[range]) -> bool:
-    """Whether its seed is in one of the runs, which are in order and do not overlap."""
-    if not image.stem.isdecimal():
-        return False
-    below = bisect_right(asked, int(image.stem), key=lambda run: run.start)
-    return below > 0 and int(image.stem) in asked[below - 1]
 
 
 def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:

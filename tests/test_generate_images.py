@@ -9,6 +9,7 @@ from PIL import Image
 
 from generate_images import main
 from images import grid
+from images.status import images_status
 from sampling.generation import GeneratedImages
 from tests.digits_network import save_digits_network
 
@@ -68,6 +69,16 @@ def test_run_again_it_goes_on_and_overwrites_when_asked(run, tmp_path):
         assert (again.exit_code, again.stdout) == (0, f"{tmp_path}: all 4 images were there, of the same recipe\n")
     assert run(*args, "--seeds=0-3", "--overwrite").exit_code == 0
     assert (tmp_path / "000000.png").stat().st_mtime_ns != stamp
+
+
+def test_a_folder_knows_all_that_was_asked_of_it(run, tmp_path):
+    """Of one recipe, in any order; another that replaces it begins anew."""
+    asked = []
+    for more in (["0-3"], ["2,4-5"], ["0-1", "--overwrite"], ["0-7", "--overwrite", "--class=3"]):
+        assert run(f"--outdir={tmp_path}", "--steps=2", "--seeds", *more).exit_code == 0
+        asked.append(json.loads((tmp_path / "recipe.json").read_text())["asked"])
+        assert images_status(tmp_path).total == images_status(tmp_path).done == len(list(tmp_path.glob("*.png")))
+    assert asked == ["0-3", "0-3,4-5", "0-3,4-5", "0-7"]
 
 
 @pytest.mark.parametrize(

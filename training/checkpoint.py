@@ -19,8 +19,21 @@ FORMAT = 2  # 1 had no checksum
 _NAME = re.compile(r"training-state-(\d{7,})\.pt")
 
 
+#: What a run goes on from, by name, and its type.
+_PARTS = {
+    "identity.batch": int,
+    "images_seen": int,
+    "seconds": float,
+    "net": dict,
+    "optimizer.state": dict,
+    "optimizer.param_groups": list,
+    "ema.sigma_rels": list,
+    "ema.averages": list,
+}
+
+
 class UnsoundCheckpointError(ValueError):
-    """A checkpoint that nothing can go on from: damaged, or with values that are not finite."""
+    """What nothing can go on from: damaged, no file at all, incomplete, or with values that are not finite."""
 
 
 def checkpoint_path(outdir: str | os.PathLike[str], images_seen: int) -> Path:
@@ -40,10 +53,15 @@ def find_checkpoints(outdir: str | os.PathLike[str]) -> list[Path]:
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint, tensors on the CPU, without executing anything in it; `sha256` is that of its content.
 
-    Raises UnsoundCheckpointError if it is damaged or holds values that are not finite; ValueError, saying what it is,
-    if another program or a newer version wrote it; OSError if it cannot be read.
+    Raises UnsoundCheckpointError if it is damaged, no file, or lacks what a run needs, or holds values that are not
+    finite; ValueError, saying what it is, if another program or a newer version wrote it; OSError if it cannot be read.
     """
-    refuse_stand_in(path)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise UnsoundCheckpointError(f"{path} is no file, but a folder, a pipe, or a link to nothing")
+    try:
+        refuse_stand_in(path)
+    except ValueError as error:
+        raise UnsoundCheckpointError(str(error)) from error
     state = _read(path)
     known = isinstance(state, dict) and "images_seen" in state and isinstance(state.get("format"), int)
     if not known:
@@ -57,10 +75,25 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     found = content_hash(state)
     if state["format"] > 1 and announced != found:
         raise UnsoundCheckpointError(f"{path} is damaged: its content does not have its checksum")
+    odd = _first_odd(state)
+    if odd is not None:
+        raise UnsoundCheckpointError(f"{path} is no whole checkpoint: its {odd} is missing, or cannot be")
     name = first_not_finite(state)
     if name is not None:
         raise UnsoundCheckpointError(f"{path} holds values that are not finite, first in {name}")
     return {**state, "sha256": found}
+
+
+def _first_odd(state: dict[str, Any]) -> str | None:
+    """The first part without which, or with which, no run could go on; None if all are there."""
+    for name, kind in _PARTS.items():
+        value: Any = state
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if type(value) is not kind:
+            return name
+    whole_steps = state["images_seen"] >= 0 and state["images_seen"] % max(state["identity"]["batch"], 1) == 0
+    return None if whole_steps else "images_seen"
 
 
 def _read(path: str | os.PathLike[str]) -> Any:
@@ -137,11 +170,11 @@ class CheckpointFolder:
     def save(self, state: dict[str, Any]) -> Path:
         """Write a checkpoint in one step, then delete sound ones beyond the last `keep`. `images_seen` names it."""
         path = checkpoint_path(self.outdir, state["images_seen"])
-        if path.exists() and not self._is_sound(path):
+        if os.path.lexists(path) and not self._is_sound(path):
             path.rename(_free_name(path))
         content = {"format": FORMAT, **state}
         with atomic_path(path) as temporary:
-            torch.save({**content, "sha256": content_hash(content)}, temporary)
+            _write({**content, "sha256": content_hash(content)}, temporary)
         self._sound[path] = True
         found = find_checkpoints(self.outdir)
         if len(found) > self.keep:
@@ -162,6 +195,17 @@ class CheckpointFolder:
             except (ValueError, OSError):
                 self._sound[path] = False
         return self._sound[path]
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """As torch.save, but with the OSError of a disk that is full: of that torch makes a RuntimeError of its own."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _free_name(path: Path) -> Path:

@@ -35,9 +35,11 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.line(f"ended by {type(error).__name__}: {error}", echo=False)
+            with suppress(OSError):  # the disk may be full, which is then the error
+                self.line(f"ended by {type(error).__name__}: {error}", echo=False)
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # every line was flushed; what a full disk did not take is lost
+                self._file.close()
 
     def line(self, text: str, echo: bool = True) -> None:
         """One line of `log.txt`; also on stdout unless told otherwise."""

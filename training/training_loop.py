@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.filelock import exclusive
-from dnnlib.util import sha256_of
+from dnnlib.util import odd_files_are_value_errors, sha256_of
 from torch_utils import distributed
 from torch_utils.finite import first_not_finite
 from training.checkpoint import CheckpointFolder
@@ -280,7 +280,8 @@ def train(
             checkpoints = CheckpointFolder(outdir)
             start = begin(outdir, trainer.run, checkpoints, device)  # before anything is written
             if start.state is not None:
-                trainer.state.load(start.state)
+                with odd_files_are_value_errors("the checkpoint"):
+                    trainer.state.load(start.state)
             with RunLog(outdir, enabled=distributed.rank() == 0) as log:
                 log.start(trainer.state.images_seen, config.duration, _describe(trainer), start.notes)
                 if progress is not None:

@@ -1,6 +1,8 @@
 """What a run finds in its folder: its own checkpoints, sound or not, another run, or files of another program."""
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,8 +11,15 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.training.tiny_run import tiny_config
-from training.checkpoint import CheckpointFolder, content_hash, find_checkpoints, load_checkpoint
+from tests.training.tiny_run import tiny_config, tiny_state
+from training.checkpoint import (
+    CheckpointFolder,
+    UnsoundCheckpointError,
+    checkpoint_path,
+    content_hash,
+    find_checkpoints,
+    load_checkpoint,
+)
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
 
@@ -102,13 +111,81 @@ def test_an_unsound_checkpoint_is_passed_over_and_kept(run, tmp_path, folder, da
     assert load_checkpoint(path)["images_seen"] == 1024
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"identity": None}, {"identity": [1]}, {"identity": {}}, {"net": None}, {"ema": None}, {"ema": {"averages": 3}},
+        {"optimizer": {"param_groups": []}}, {"images_seen": "x"}, {"images_seen": -256}, {"images_seen": True},
+        {"images_seen": 1000}, {"seconds": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_with_something_else_inside(tmp_path, changes):
+    """Whatever its checksum says."""
+    state = {"format": 2, **tiny_state(512), "identity": {"batch": 256}, **changes}
+    state = {name: value for name, value in state.items() if value is not None}
+    torch.save({**state, "sha256": content_hash(state)}, tmp_path / "training-state-0000001.pt")
+    with pytest.raises(UnsoundCheckpointError, match=f"no whole checkpoint: its {next(iter(changes))}"):
+        load_checkpoint(tmp_path / "training-state-0000001.pt")
+
+
+def test_weights_of_another_network_are_one_error(run, folder):
+    path = find_checkpoints(folder)[-1]
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["param_groups"] = [1]
+    del state["sha256"]
+    torch.save({**state, "sha256": content_hash(state)}, path)
+    with pytest.raises(ValueError, match="the checkpoint is odd in a way"):
+        run(duration=2048)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "pointer", "page"])
+def test_what_only_has_the_name_of_a_checkpoint_is_passed_over(tmp_path, kind):
+    checkpoints, odd = CheckpointFolder(tmp_path), checkpoint_path(tmp_path, 2000)
+    sound = checkpoints.save(tiny_state(1000))
+    match kind:
+        case "folder":
+            odd.mkdir()
+        case "pipe":
+            os.mkfifo(odd)
+        case "link":
+            odd.symlink_to(tmp_path / "gone")
+        case "pointer":
+            odd.write_text("version https://git-lfs.github.com/spec/v1\n")
+        case "page":
+            odd.write_text("<html>")
+    path, _, notes = CheckpointFolder(tmp_path).newest()
+    assert path == sound
+    assert [note.startswith(f"passed over, and kept: {odd} is ") for note in notes] == [True]
+    CheckpointFolder(tmp_path, keep=1).save(tiny_state(2000))
+    assert os.path.lexists(f"{odd}.unsound1")
+    assert load_checkpoint(odd)["images_seen"] == 2000
+    assert find_checkpoints(tmp_path) == [odd]
+
+
 def test_unsound_checkpoints_push_out_no_others(tmp_path):
     checkpoints = CheckpointFolder(tmp_path, keep=2)
     for images in (1000, 2000, 3000):
         (tmp_path / f"training-state-000000{images // 1000 + 5}.pt").write_bytes(b"damaged")
-        checkpoints.save({"images_seen": images})
+        checkpoints.save(tiny_state(images))
     kept = [path.name for path in find_checkpoints(tmp_path)]
     assert kept == [f"training-state-000000{n}.pt" for n in (2, 3, 6, 7, 8)]
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    def full(content, file):
+        class Disk:
+            def write(self, data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        save(content, Disk())
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        CheckpointFolder(tmp_path).save({"images_seen": 1000, "net": torch.zeros(10)})
+    assert caught.value.filename == str(checkpoint_path(tmp_path, 1000))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_sound_checkpoint_is_no_reason_to_begin_anew(run, folder):

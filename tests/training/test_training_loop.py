@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.tiny_run import tiny_config
+from tests.training.tiny_run import tiny_config, tiny_state
 from training.checkpoint import CheckpointFolder, checkpoint_path, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
 from training.network_io import load_network
@@ -220,7 +220,7 @@ def test_two_processes_in_one_folder_are_refused(dataset, tmp_path):
 
 
 def test_damaged_checkpoint(dataset, tmp_path):
-    path = CheckpointFolder(tmp_path).save({"images_seen": 64})
+    path = CheckpointFolder(tmp_path).save(tiny_state(64))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="can be gone on from"):
         train(tiny_config(), dataset, tmp_path, device=CPU)
@@ -259,7 +259,7 @@ def test_latents_are_sampled_from_their_mean_and_deviation(tmp_path):
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     for images in (1000, 2000, 10_000_000_000, 3000, 4000):
-        CheckpointFolder(tmp_path, keep=3).save({"images_seen": images})
+        CheckpointFolder(tmp_path, keep=3).save(tiny_state(images))
     assert [p.name for p in find_checkpoints(tmp_path)] == [
         "training-state-0003000.pt".replace("3000", "0003"),
         "training-state-0000004.pt",
@@ -280,7 +280,7 @@ import os, sys, torch
 from dataclasses import replace
 torch.set_num_threads(1)
 from pathlib import Path
-from tests.training.tiny_run import tiny_config
+from tests.training.tiny_run import tiny_config, tiny_state
 from training.dataset import ImageFolderDataset
 from training import training_loop
 rank, data, folder, ports = int(sys.argv[1]), ImageFolderDataset(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]

@@ -5,6 +5,18 @@ from dataclasses import replace
 from training.config import TrainingConfig
 
 
+def tiny_state(images_seen):
+    """A checkpoint of no network."""
+    return {
+        "images_seen": images_seen,
+        "seconds": 0.0,
+        "identity": {"batch": 1},
+        "net": {},
+        "optimizer": {"state": {}, "param_groups": []},
+        "ema": {"sigma_rels": [], "averages": []},
+    }
+
+
 def tiny_config(**changes):
     base = TrainingConfig(
         data="tiny.zip",
