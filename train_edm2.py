@@ -9,7 +9,8 @@ if __name__ == "__main__":  # before all imports that take time
 
     start()
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -21,6 +22,7 @@ from cli.progress import progress_bar
 from cli.report import say_notes
 from cli.signals import stop_signals
 from cli.train_options import ImageCount, Numbers, apply_preset
+from dnnlib.util import check_destination
 
 CACHE_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory unless --cache says otherwise
 
@@ -102,6 +104,7 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
     with bad_input():
         given = apply_preset(preset, context, params)
         run = {name: given.pop(name, None) for name in ("dry_run", "device", "bench", "cache", "workers")}
+        check_destination(Path(outdir) / "log.txt")
         from torch_utils import distributed
         from training.config import TrainingConfig
         from training.dataset import ImageFolderDataset
@@ -120,16 +123,32 @@ def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int
     if run["cache"] or (run["cache"] is None and dataset.nbytes < CACHE_LIMIT):
         dataset.cache()
     configure_backends(run["bench"])
-    bar = progress_bar(config.duration, Path(outdir).name) if distributed.rank() == 0 else nullcontext()
-    with stop_signals() as stopped, bar as progress:
+    bar = _Bar(config.duration, Path(outdir).name)
+    with stop_signals() as stopped, closing(bar):
         seen = train(
             config, dataset, Path(outdir), device=device, workers=run["workers"],
-            should_stop=lambda: stopped() is not None, progress=progress,
+            should_stop=lambda: stopped() is not None, progress=bar.advance if distributed.rank() == 0 else None,
         )  # fmt: skip
         signal = stopped()
     if seen >= config.duration:
         return 0
     return 128 + (SIGTERM if signal is None else signal)  # None: another worker was told
+
+
+class _Bar:
+    """A progress bar that is drawn when there is progress: not for a run that is refused."""
+
+    def __init__(self, total: int, name: str) -> None:
+        self._bar, self._open = progress_bar(total, name), ExitStack()
+        self._advance: Callable[[int], None] | None = None
+
+    def advance(self, count: int) -> None:
+        """So many more images are done."""
+        self._advance = self._advance or self._open.enter_context(self._bar)
+        self._advance(count)
+
+    def close(self) -> None:
+        self._open.close()
 
 
 if __name__ == "__main__":

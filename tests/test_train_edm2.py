@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli.train_options import ImageCount, image_count_text
+from dnnlib.filelock import exclusive
 from images.zips import ZipWriter, json_bytes
 from papers.train_presets import all_train_presets
 from train_edm2 import main
@@ -179,8 +180,30 @@ def test_another_run_in_the_folder(pixels_zip, tmp_path):
     args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--snapshot=1Ki", "--duration=1Ki"]
     assert run(*args).exit_code == 0
     result = run(*args, "--seed=1")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")  # no bar before it
     assert "seed=0, not 1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("outdir", "message"), [("file", "is a file"), ("file/run", "is a file"), ("closed/run", "not writable")]
+)
+def test_an_impossible_folder_is_refused_before_networks_are_built(pixels_zip, tmp_path, monkeypatch, outdir, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")  # root may write anywhere
+    monkeypatch.setattr(training_loop, "Trainer", None)
+    result = run(f"--outdir={tmp_path / outdir}", f"--data={pixels_zip}", *SMALL, "--duration=1Ki")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert message in result.stderr
+    assert str(tmp_path / outdir.partition("/")[0]) in result.stderr
+
+
+def test_two_in_one_folder(pixels_zip, tmp_path):
+    with exclusive(tmp_path / ".training.lock"):
+        result = run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=1Ki")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: another process is training in {tmp_path}: wait for it, or give another --outdir\n"
 
 
 def start(pixels_zip, outdir, duration):

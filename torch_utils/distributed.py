@@ -1,17 +1,22 @@
 """The device of this process, and the one process group that training opens.
 
-Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank`, `sum_over_ranks` and
-`gather` works without a process group, and those four need none for a single process.
+Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank`, `sum_over_ranks`,
+`gather`, `agree` and `on_first` works without a process group, and those need none for a single process.
 """
 
 import os
 import re
 import socket
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+from dnnlib.util import Refused
 from dnnlib.workers import launched
+
+Result = TypeVar("Result")
 
 _LET_GO = 0.5  # seconds; without it one ending in fifteen hung, with a tenth of it none in sixty
 
@@ -110,6 +115,32 @@ def gather(values: list[int], device: torch.device) -> list[list[int]]:
     rows = [torch.empty_like(mine) for _ in range(world_size())]
     torch.distributed.all_gather(rows, mine)
     return [row.tolist() for row in rows]
+
+
+def agree(failure: Exception | None, device: torch.device) -> None:
+    """Raise on all workers if something failed on one: what it was on that one, what to look for on the others.
+
+    That is Refused if it was one of those, RuntimeError otherwise.
+    """
+    rows = gather([int(failure is not None), int(isinstance(failure, Refused))], device)
+    if failure is not None:
+        raise failure
+    for number, (failed, refused) in enumerate(rows):
+        if failed:
+            raise (Refused if refused else RuntimeError)(f"worker {number} cannot go on: see its message")
+
+
+def on_first(work: Callable[[], Result], device: torch.device) -> Result | None:
+    """What `work` returns on the first worker, None on the others; what it raises there ends all, as in `agree`."""
+    result: Result | None = None
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+    agree(failure, device)
+    return result
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

@@ -1,18 +1,21 @@
 """How a run begins in its folder: anew, or from the last sound checkpoint, the same one on all workers."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dnnlib.util import Refused
 from images.zips import json_bytes
 from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, load_checkpoint
 from training.run_folder import Run, check_same_run, check_unclaimed, files_of_runs, read_record, write_record
 
-_ANEW, _FAILED = -1, -2
+_ANEW = -1
 
 
 @dataclass(frozen=True)
@@ -23,32 +26,37 @@ class Start:
     notes: list[str]
 
 
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Inside, a ValueError is Refused: nothing was done yet."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
 def begin(outdir: Path, run: Run, checkpoints: CheckpointFolder, device: torch.device) -> Start:
     """Decide on the first worker how the run goes on, have all workers agree, and make the folder this run's.
 
-    Called by all workers. Raises ValueError on all of them: the folder holds another run (naming what differs) or
+    Called by all workers. Raises Refused on all of them: the folder holds another run (naming what differs) or
     files of another program, no checkpoint in it is sound, or the workers do not see the same run and checkpoint.
     """
-    failure: Exception | None = None
-    start = Start(None, [])
-    if distributed.rank() == 0:
-        try:
-            start = _choose(outdir, run, checkpoints)
-        except (ValueError, OSError) as error:
-            failure = error
+    start = distributed.on_first(lambda: _choose(outdir, run, checkpoints), device) or Start(None, [])
     images = _ANEW if start.state is None else start.state["images_seen"]
-    chosen = distributed.gather([_FAILED if failure else images], device)[0][0]
-    if distributed.rank() > 0 and chosen >= 0:
+    chosen = distributed.gather([images], device)[0][0]
+    failure: Exception | None = None
+    if distributed.rank() > 0 and chosen != _ANEW:
         try:
-            start = Start(load_checkpoint(checkpoint_path(outdir, chosen)), [])
+            start = _load(checkpoint_path(outdir, chosen))
         except (ValueError, OSError) as error:
             failure = error
-    _agree(run, start, failure, device)
-    if distributed.rank() == 0:
-        write_record(outdir, run)
+    distributed.agree(failure, device)
+    _check_alike(run, start, device)
+    distributed.on_first(lambda: write_record(outdir, run), device)
     return start
 
 
+@_refused()
 def _choose(outdir: Path, run: Run, checkpoints: CheckpointFolder) -> Start:
     changes = read_record(outdir, run)
     found = checkpoints.newest()
@@ -68,16 +76,17 @@ def _choose(outdir: Path, run: Run, checkpoints: CheckpointFolder) -> Start:
     return Start(None, changes)
 
 
-def _agree(run: Run, start: Start, failure: Exception | None, device: torch.device) -> None:
-    """Raise on all workers what failed on one, or ValueError if they would not begin alike."""
+@_refused()
+def _load(path: Path) -> Start:
+    return Start(load_checkpoint(path), [])
+
+
+@_refused()
+def _check_alike(run: Run, start: Start, device: torch.device) -> None:
+    """Refused, on all workers, if they would not begin alike."""
     content = "" if start.state is None else start.state["sha256"]
     digest = hashlib.sha256(json_bytes({**run.identity, **run.free, "checkpoint": content})).digest()
-    rows = distributed.gather([int(failure is not None), int.from_bytes(digest[:7])], device)
-    if failure is not None:
-        raise failure
-    failed = [rank for rank, row in enumerate(rows) if row[0]]
-    if failed:
-        raise ValueError(f"worker {failed[0]} cannot begin: see its message")
+    rows = distributed.gather([int.from_bytes(digest[:7])], device)
     other = [rank for rank, row in enumerate(rows) if row != rows[0]]
     if other:
         raise ValueError(

@@ -6,13 +6,14 @@ start to start, as may software and number of workers; what did change is said.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnnlib.util import atomic_path
-from images.zips import json_bytes, parse_object
+from images.zips import json_bytes, read_object
 
 RECORD_NAME = "training_options.json"
 FORMAT = 1
@@ -63,12 +64,15 @@ def check_same_run(outdir: Path, run: Run, identity: Mapping[str, Any]) -> None:
 def read_record(outdir: Path, run: Run) -> list[str] | None:
     """What a start of the same run in the folder had otherwise than this one, one line each; None without a record.
 
-    Raises ValueError if the record is that of another run, naming what differs, or of another program.
+    Raises ValueError if the record is that of another run, naming what differs, of another program, or damaged.
     """
     path = outdir / RECORD_NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    record = parse_object(path.read_bytes(), str(path))
+    try:
+        record = read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. Move it elsewhere: then the same command goes on from the checkpoints") from error
     identity, free = record.get("identity"), record.get("free")
     if record.get("kind") != _KIND or not isinstance(identity, dict) or not isinstance(free, dict):
         raise ValueError(f"{path} was written by another trainer, such as EDM2's own: give another --outdir")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.filelock import exclusive
-from dnnlib.util import odd_files_are_value_errors, sha256_of
+from dnnlib.util import Refused, odd_files_are_value_errors, sha256_of
 from torch_utils import distributed
 from torch_utils.finite import first_not_finite
 from training.checkpoint import CheckpointFolder
@@ -268,13 +268,15 @@ def train(
         Images seen at the end: `config.duration` unless stopped.
 
     Raises:
-        ValueError: The folder holds another run (other options or data) or files of another program, or all of its
-            checkpoints are damaged.
+        Refused: The folder holds another run (other options or data) or files of another program, all of its
+            checkpoints are damaged, or another process is training in it.
         NotFiniteError: Loss, gradients or weights were not finite for so long that it is no use to go on.
         OSError: The folder cannot be written.
+        RuntimeError: Another worker cannot go on.
     """
-    with _isolated(device), _locked(outdir):
+    with _isolated(device), ExitStack() as lock:
         distributed.init(device)
+        distributed.on_first(lambda: lock.enter_context(_locked(outdir)), device)
         trainer = Trainer(config, dataset, device, workers)
         try:
             checkpoints = CheckpointFolder(outdir)
@@ -338,11 +340,10 @@ def _run(
         checkpoint = (state.images_seen % config.checkpoint == 0 and not watch.losing) or done or stopping
         if snapshots or checkpoint:
             _end_if(_not_to_be_written(trainer), trainer, checkpoints)
-        if snapshots and trainer.rank == 0:
-            _write_snapshots(trainer, outdir, log)
-        if checkpoint and trainer.rank == 0:
-            path = checkpoints.save({**state.as_checkpoint(), "identity": dict(trainer.run.identity)})
-            log.line(f"wrote {path}")
+        if snapshots:
+            distributed.on_first(lambda: _write_snapshots(trainer, outdir, log), trainer.device)
+        if checkpoint:
+            distributed.on_first(lambda: _write_checkpoint(trainer, checkpoints, log), trainer.device)
         if stopping and not done:
             log.line("stopped as told; the same command goes on from the checkpoint")
             break
@@ -415,6 +416,11 @@ def _write_snapshots(trainer: Trainer, outdir: Path, log: RunLog) -> None:
         log.line(f"wrote {path}" + (" in place of another one, of an earlier start of this run" if replaced else ""))
 
 
+def _write_checkpoint(trainer: Trainer, checkpoints: CheckpointFolder, log: RunLog) -> None:
+    path = checkpoints.save({**trainer.state.as_checkpoint(), "identity": dict(trainer.run.identity)})
+    log.line(f"wrote {path}")
+
+
 def _after_the_end(trainer: Trainer, outdir: Path, log: RunLog) -> None:
     """Say that there is nothing to train; write the last networks again, if they were deleted since."""
     seen, duration = trainer.state.images_seen, trainer.config.duration
@@ -432,14 +438,11 @@ def _rate(state: RunState) -> float:
 
 @contextmanager
 def _locked(outdir: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one's first worker is at it."""
+    """Keep a second run out of the folder while this one's first worker is at it. Refused if there is one."""
 
     def refuse() -> None:
-        raise ValueError(f"another process is training in {outdir}: wait for it, or give another --outdir")
+        raise Refused(f"another process is training in {outdir}: wait for it, or give another --outdir")
 
-    if distributed.rank() != 0:
-        yield
-        return
     outdir.mkdir(parents=True, exist_ok=True)
     with exclusive(outdir / ".training.lock", waiting=refuse):
         for pattern in (".training-state-*.tmp.pt", ".network-snapshot-*.tmp.pkl"):

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from dnnlib.util import Refused
 from tests.training.tiny_run import tiny_config, tiny_state
 from training.checkpoint import (
     CheckpointFolder,
@@ -192,7 +193,7 @@ def test_no_sound_checkpoint_is_no_reason_to_begin_anew(run, folder):
     for path in find_checkpoints(folder):
         path.write_bytes(path.read_bytes()[:1000])
     before = contents(folder)
-    with pytest.raises(ValueError, match=r"no checkpoint in .* can be gone on from .*training-state-0000001"):
+    with pytest.raises(Refused, match=r"no checkpoint in .* can be gone on from .*training-state-0000001"):
         run()
     assert contents(folder) == before
 
@@ -211,13 +212,13 @@ def test_checkpoints_of_the_version_before(run, folder):
         network.unlink()
     assert run() == 1024
     assert networks(folder) == expected
-    with pytest.raises(ValueError, match="--seed=0, not 1"):
+    with pytest.raises(Refused, match="--seed=0, not 1"):
         run(seed=1)
 
 
 def test_a_checkpoint_of_a_newer_version(run, folder):
     alter(find_checkpoints(folder)[-1], format=99)
-    with pytest.raises(ValueError, match="format 99, this version reads up to 2: go on with the version that wrote it"):
+    with pytest.raises(Refused, match="format 99, this version reads up to 2: go on with the version that wrote it"):
         run()
 
 
@@ -244,7 +245,7 @@ def test_a_checkpoint_of_another_program_is_called_so(run, tmp_path, edm2_state,
     monkeypatch.undo()
     (folder / "log.txt").write_text("of another program\n")
     before = contents(folder)
-    with pytest.raises(ValueError, match="is no checkpoint of this program") as caught:
+    with pytest.raises(Refused, match="is no checkpoint of this program") as caught:
         run()
     assert "delete" not in str(caught.value)
     assert {**contents(folder), ".training.lock": b""} == {**before, ".training.lock": b""}
@@ -256,7 +257,7 @@ def test_a_checkpoint_of_another_program_is_called_so(run, tmp_path, edm2_state,
 def test_a_folder_with_files_of_an_unknown_run(run, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_bytes(b"weeks of work")
-    with pytest.raises(ValueError, match=f"such as {name} .*Give another --outdir"):
+    with pytest.raises(Refused, match=f"such as {name} .*Give another --outdir"):
         run()
     assert (tmp_path / "run" / name).read_bytes() == b"weeks of work"
 
@@ -265,9 +266,20 @@ def test_a_folder_with_files_of_an_unknown_run(run, tmp_path, name):
 def test_options_that_another_program_wrote(run, tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "training_options.json").write_text(content)
-    with pytest.raises(ValueError, match=r"training_options\.json"):
+    with pytest.raises(Refused, match=r"training_options\.json"):
         run()
     assert (tmp_path / "run" / "training_options.json").read_text() == content
+
+
+def test_a_damaged_record_is_to_be_moved(run, folder):
+    record = folder / "training_options.json"
+    record.write_bytes(b"")
+    with pytest.raises(Refused, match=r"training_options\.json .*Move it elsewhere: then the same command goes on"):
+        run()
+    record.rename(folder / "elsewhere.json")
+    assert run(duration=2048) == 2048
+    assert "goes on from" in (folder / "log.txt").read_text()
+    assert json.loads(record.read_text())["free"]["duration"] == 2048
 
 
 # the same run or none
@@ -277,9 +289,9 @@ def test_other_data_is_refused(run, folder, tmp_path, tiny_pixels, tiny_labels):
     before = contents(folder)
     pixels = tiny_pixels.copy()
     pixels[7, 0, 0, 0] ^= 1
-    with pytest.raises(ValueError, match=r"holds a run with data images \(hash\)=\w{16}, not \w{16}: give the same"):
+    with pytest.raises(Refused, match=r"holds a run with data images \(hash\)=\w{16}, not \w{16}: give the same"):
         run(data=write_set(tmp_path / "pixel.zip", pixels, tiny_labels), duration=2048)
-    with pytest.raises(ValueError, match="data labels "):
+    with pytest.raises(Refused, match="data labels "):
         run(data=write_set(tmp_path / "label.zip", tiny_pixels, tiny_labels[::-1]), duration=2048)
     assert contents(folder) == before
 
@@ -297,7 +309,7 @@ def test_a_run_without_checkpoints_keeps_its_folder(run, folder):
     for path in find_checkpoints(folder):
         path.unlink()
     before = contents(folder)
-    with pytest.raises(ValueError, match=r"--lr=0\.01, not 0\.5; --seed=0, not 7"):
+    with pytest.raises(Refused, match=r"--lr=0\.01, not 0\.5; --seed=0, not 7"):
         run(seed=7, lr=0.5)
     assert contents(folder) == before
     assert run() == 1024

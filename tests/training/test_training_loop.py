@@ -290,7 +290,7 @@ def train(outdir=folder, **changes):
     os.environ["MASTER_PORT"] = ports.pop()
     try:
         training_loop.train(replace(config, **changes), data, outdir, device=torch.device("cpu"))
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
         print("refused:", error)
 
 train()
@@ -300,6 +300,13 @@ if rank == 1:
     training_loop.EDM2Loss.__call__ = lambda *args: loss(*args) * float("nan")
 train(duration=2048)
 train(lr=0.02 if rank == 1 else config.lr)
+training_loop.EDM2Loss.__call__ = loss
+save = training_loop.CheckpointFolder.save
+training_loop.CheckpointFolder.save = lambda *args: open(folder / "gone" / "x")
+train(folder / "full")
+training_loop.CheckpointFolder.save = save
+(folder / "file").touch()
+train(outdir=folder / "file")
 """
 
 
@@ -307,7 +314,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process.
 
     Then, in the same two processes: worker 1 does not see the checkpoint; its loss alone is not finite; it has
-    another learning rate than worker 0.
+    another learning rate than worker 0; worker 0 cannot write its checkpoint, or take the folder.
     """
     env = {
         **os.environ,
@@ -316,7 +323,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
         "MASTER_ADDR": "127.0.0.1",
     }
     env["WORLD_SIZE"] = "2"
-    ports = free_ports(4)
+    ports = free_ports(6)
     command = [sys.executable, "-c", WORKER]
     workers = [
         subprocess.Popen(
@@ -332,12 +339,15 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     assert "2 workers x 1 rounds x 32 images" in output[0]
     said = [[line for line in text.splitlines() if line.startswith("refused:")] for text in output]
     assert output[1].splitlines() == said[1]  # one voice
-    assert said[0][0] == "refused: worker 1 cannot begin: see its message"
+    assert said[0][0] == "refused: worker 1 cannot go on: see its message"
     assert "elsewhere/training-state-0000001.pt" in said[1][0]
     assert "training stopped at 1.2 kimg: 3 steps in a row with a loss that is not finite" in said[0][1]
     assert said[1][1].endswith("see the message of worker 0")
     assert said[0][2] == said[1][2]
     assert "worker 1 has other options, data or another checkpoint than worker 0" in said[0][2]
+    assert said[1][3:] == ["refused: worker 0 cannot go on: see its message"] * 2
+    assert "gone/x" in said[0][3]
+    assert "File exists" in said[0][4]
     train(tiny_config(duration=1024, status=256), dataset, tmp_path / "one", device=CPU)
     one, two = (load_checkpoint(checkpoint_path(tmp_path / d, 1024)) for d in ("one", "two"))
     for name, expected in one["net"].items():
