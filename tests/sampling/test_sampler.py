@@ -103,11 +103,12 @@ def test_golden_samples_through_the_command_line(files, tmp_path):
 
 
 def test_golden_noise_labels_and_what_follows():
+    """The random bits are exact; processors differ by some 1e-6 in the logarithms and cosines behind the normals."""
     seeds = [int(s) for s in SEEDS["seeds"]]
     streams, noise, labels = seeding.start(seeds, (3, 16, 16), int(SEEDS["num_classes"]), "random")
-    assert np.array_equal(noise.numpy(), SEEDS["noise"])
+    np.testing.assert_allclose(noise.numpy(), SEEDS["noise"], rtol=0, atol=1e-5)
     assert labels == SEEDS["labels"].tolist()
-    assert np.array_equal(streams.randn((3, 16, 16)).numpy(), SEEDS["next_randn"])
+    np.testing.assert_allclose(streams.randn((3, 16, 16)).numpy(), SEEDS["next_randn"], rtol=0, atol=1e-5)
 
 
 def test_golden_figure_seeds():
