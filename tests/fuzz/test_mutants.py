@@ -44,7 +44,8 @@ def test_a_fixed_sample_of_mutants() -> None:
     counts = dict.fromkeys(FAST, 200) | dict.fromkeys(SLOW, 20)
     report = in_process("-m", "tests.fuzz.run", *(f"{name}:{count}" for name, count in counts.items()), seconds=600)
     check(report, counts)
-    assert all(report[name]["refused"] > 40 for name in FAST if name != "partial download")
+    mended = {"partial download", "recipe.json"}  # fetched again; noted and left out
+    assert all(report[name]["refused"] > 40 for name in FAST if name not in mended)
 
 
 @pytest.mark.slow

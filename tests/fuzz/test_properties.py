@@ -200,6 +200,12 @@ class Named(Archive):
     def read(self, name: str) -> bytes:
         return self._labels
 
+    def _size(self, name: str) -> int:
+        raise NotImplementedError
+
+    def _crc(self, name: str) -> int:
+        raise NotImplementedError
+
 
 @given(
     labels=st.dictionaries(

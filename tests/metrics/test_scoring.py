@@ -58,8 +58,8 @@ def test_score_is_the_distance(reference_file: Path) -> None:
 def test_reference_is_refused_beforehand(tmp_path: Path, reference_file: Path) -> None:
     with pytest.raises(ValueError, match="no statistics for fid, only for fd_mnist"):
         open_reference(reference_file, ["fd_mnist", "fid"])
-    np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
-    with pytest.raises(ValueError, match="fid has 64 features, its detector 2048"):
+    np.savez(tmp_path / "small.npz", mu=np.zeros(65), sigma=np.eye(65))
+    with pytest.raises(ValueError, match="fid has 65 features, its detector 2048"):
         open_reference(tmp_path / "small.npz", ["fid"])
     sigma = np.eye(64)
     sigma[0, 1] = sigma[1, 0] = 5  # symmetric, positive variances, but no covariance
