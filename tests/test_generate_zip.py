@@ -99,6 +99,7 @@ def test_run_again_does_nothing_and_says_so(run, tmp_path):
     assert only_zip(tmp_path).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow  # tests/faults kills forks of it, faster
 def test_killed_and_run_again_ends_with_the_same_bytes(tiny_networks, tmp_path):
     def command(folder):
         return [

@@ -77,18 +77,20 @@ RANGES = re.compile(r"^(--seeds|--classes)=(\d+)-\d+$")
 
 
 def cut(words):
-    """The same command for few images: four of those that are counted, one column of a grid, one block of a row."""
+    """The same command for less work: four of the images counted, one block of a row, few columns and steps."""
     if words[1] == "toy_example.py":
         return words[2:]
     columns = any(word.startswith("--grid=") for word in words)
     small = [COUNTS.sub(r"\1=4", word) for word in words[2:]]
     if words[1:3] == ["reproduce.py", "run"]:
         return [*small, "--blocks=1"]
-    return [RANGES.sub(r"\1=\2", word) for word in small] if columns else small
+    drawn = columns or any(word.startswith("--figs=") for word in words)
+    steps = ["--steps=4"] if drawn or words[1:3] == ["reproduce.py", "search"] else []
+    return [*(RANGES.sub(r"\1=\2", word) if columns else word for word in small), *steps]
 
 
 def test_offline_commands_run(tmp_path, monkeypatch):
-    """In order, in one folder, as a reader would; only the counts of images and of plotted points are cut."""
+    """In order, in one folder, as a reader would; only the counts of images, steps and plotted points are cut."""
     (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plots, "NUM_SAMPLES", 2000)

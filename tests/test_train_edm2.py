@@ -237,6 +237,7 @@ def uninterrupted(pixels_zip, tmp_path_factory):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted):
     process = start(pixels_zip, tmp_path, "4Ki")
     process.kill()
@@ -251,7 +252,7 @@ def test_killed_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted
     assert not list(tmp_path.glob(".*.tmp*"))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGHUP", "SIGUSR1"))])
 def test_a_run_that_is_told_to_stop_keeps_what_it_has(pixels_zip, tmp_path, uninterrupted, monkeypatch, name):
     plain, number = Trainer.step, signal.Signals[name]
 

@@ -311,6 +311,7 @@ def test_a_folder_by_workers_that_steal(run, network, made):
     assert "--steal" in refused.stderr
 
 
+@pytest.mark.slow  # the one before, by processes of their own
 def test_a_folder_by_processes_that_steal(run, network, tmp_path):
     started = [start("generate_images.py", *folder_args(network, tmp_path / "many", "--steal")) for _ in range(2)]
     outputs = [worker.communicate(timeout=120) for worker in started]
@@ -522,6 +523,7 @@ def test_a_score_under_torchrun(network, score, tmp_path):
     assert not list(Path("results/work").iterdir())
 
 
+@pytest.mark.slow  # tests/faults kills forks of it, faster
 def test_a_score_after_a_kill(run, network, score, made):
     args = gen_args(network, "--steps=8")
     with start("calculate_metrics.py", *args) as process:

@@ -107,8 +107,9 @@ class Line:
 
 
 def in_make_test(text):
-    """All but forty-nine reconstructions, and the second and third line that start generate_images.py by torchrun."""
-    return not any(words in text for words in ("0.010,0.015,...", "edm2-img64-s-fid", "edm2-img512-xxl-guid-fid"))
+    """All but forty-nine reconstructions, training by torchrun, and the second and third set of images by torchrun."""
+    slow = ("0.010,0.015,...", "train_edm2.py", "edm2-img64-s-fid", "edm2-img512-xxl-guid-fid")
+    return not any(words in text for words in slow)
 
 
 @pytest.mark.parametrize(

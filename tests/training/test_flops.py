@@ -35,14 +35,19 @@ def within_the_published(gflops, name):
     return 0.985 * PUBLISHED[name][1] <= gflops <= PUBLISHED[name][1]
 
 
-@pytest.mark.parametrize("size", ["xs", "s", "m", "l", "xl", "xxl"])
+def some(sizes, of):
+    """All of the sizes; others than these wait for make test-all."""
+    return [pytest.param(size, marks=() if size in of else pytest.mark.slow) for size in sizes]
+
+
+@pytest.mark.parametrize("size", some(["xs", "s", "m", "l", "xl", "xxl"], of=["xs", "xxl"]))
 def test_sizes_for_latents(size):
     name = f"edm2-img512-{size}"
     assert counted(name).parameters / 1e6 == pytest.approx(PUBLISHED[name][0], abs=0.051)
     assert within_the_published(counted(name).gflops, name)
 
 
-@pytest.mark.parametrize("size", ["s", "m", "l", "xl"])
+@pytest.mark.parametrize("size", some(["s", "m", "l", "xl"], of=["s"]))
 def test_sizes_for_pixels(size):
     """One channel less than latents in the first and in the last convolution; counting takes seconds, so one is."""
     name, channels = f"edm2-img64-{size}", network_arguments(f"edm2-img64-{size}")["model_channels"]
