@@ -59,18 +59,24 @@ def test_all_lines_are_here():
 
 @contextmanager
 def at_most(seconds):
-    """Workers that wait for each other forever fail the test, and end with it."""
+    """Workers that wait for each other forever fail the test, and end with it.
+
+    torchrun leaves handlers behind, with which later tests' own processes would not end when they are told to.
+    """
 
     def give_up(*_):
         raise TimeoutError(f"the workers did not end within {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    changed = (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in changed}
+    signal.signal(signal.SIGALRM, give_up)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Line:
