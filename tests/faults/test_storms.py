@@ -20,7 +20,9 @@ def storms(*options, timeout=300):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("options", [["--what=zip"], ["--what=score", "--layout=steal"]])
+@pytest.mark.parametrize(
+    "options", [["--what=zip"], pytest.param(["--what=score", "--layout=steal"], marks=pytest.mark.slow)]
+)
 def test_a_few_blows(options):
     """At least one of them lands in the work; which ones do is not the same on every machine."""
     (record,) = storms(

@@ -153,6 +153,7 @@ def stop_after(images):
     return (lambda: sum(seen) >= images), seen.append
 
 
+@pytest.mark.slow  # tests/test_train_edm2.py stops a run by a signal and compares the bytes
 def test_resumed_run_ends_with_the_same_bytes(dataset, tmp_path, one_thread):
     config = tiny_config(dropout=0.1)
     train(config, dataset, tmp_path / "whole", device=CPU)
