@@ -24,6 +24,7 @@ torch.backends.mkldnn.enabled = os.environ.get("EDM2_TEST_ONEDNN", "1") != "0"
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: "first" not in item.keywords)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")

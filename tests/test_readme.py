@@ -89,6 +89,7 @@ def cut(words):
     return [*(RANGES.sub(r"\1=\2", word) if columns else word for word in small), *steps]
 
 
+@pytest.mark.first
 def test_offline_commands_run(tmp_path, monkeypatch):
     """In order, in one folder, as a reader would; only the counts of images, steps and plotted points are cut."""
     (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")

@@ -115,6 +115,7 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
     assert sorted(path.name for path in Path().iterdir()) == ["many.zip", "one.zip"]
 
 
+@pytest.mark.slow
 def test_a_zip_by_two_terminals(run, network, tmp_path):
     """The scripts themselves; tests/faults has every layout, faster, by processes that are forked."""
     started = [start("generate_zip.py", *zip_args(network, tmp_path / "two.zip"), f"--worker={i}/2") for i in range(2)]

@@ -41,11 +41,11 @@ def check(report: dict[str, Any], counts: dict[str, int]) -> None:
 
 def test_a_fixed_sample_of_mutants() -> None:
     """What comes out is a result or an error of ours that names the file; nothing else happens meanwhile."""
-    counts = dict.fromkeys(FAST, 150) | dict.fromkeys(SLOW, 10)
+    counts = dict.fromkeys(FAST, 100) | dict.fromkeys(SLOW, 10)
     report = in_process("-m", "tests.fuzz.run", *(f"{name}:{count}" for name, count in counts.items()), seconds=600)
     check(report, counts)
     mended = {"partial download", "recipe.json"}  # fetched again; noted and left out
-    assert all(report[name]["refused"] > 30 for name in FAST if name not in mended)
+    assert all(report[name]["refused"] > 20 for name in FAST if name not in mended)
 
 
 @pytest.mark.slow
@@ -95,6 +95,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_the_watch_sees_what_it_is_for() -> None:
     said = in_process("-c", PLANTS, seconds=300)
     assert said.pop("good") == said.pop("refusing") == []

@@ -572,7 +572,7 @@ def run_and_die(path: Path, monkeypatch: pytest.MonkeyPatch, at: int, after: boo
     return status == signal.SIGKILL
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_at_every_single_step_it_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:

@@ -72,6 +72,7 @@ def test_zip64_only_where_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert file.read("000005.png") == bytes([5]) * 400
 
 
+@pytest.mark.slow
 def test_more_than_65535_members(tmp_path: Path) -> None:
     with ZipWriter(tmp_path / "many.zip") as file:
         for number in range(65_600):

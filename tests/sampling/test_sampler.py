@@ -74,6 +74,7 @@ def test_golden_samples(name, files):
     assert float((result - expected).norm() / expected.norm()) < 1e-5
 
 
+@pytest.mark.slow
 def test_golden_precision_tells_float64_from_float32(files):
     """In float32 the double-precision samples are met too, but not as closely: the option does something."""
     case, seeds = CASES["cfg_const_fp64"], [int(s) for s in SAMPLER["seeds"]][:4]

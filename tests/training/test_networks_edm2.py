@@ -119,7 +119,8 @@ def test_cuda_float16_matches_golden_loosely():
     assert relative(net(x, sigma, labels, force_fp32=True).cpu(), data["denoised"]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["cond", pytest.param("uncond", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cond", "uncond"])
 def test_compiles_to_one_graph(name):
     net, data = golden(name)
     torch._dynamo.reset()
