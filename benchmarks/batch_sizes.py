@@ -16,16 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
-from papers.presets import PRETRAINED
-from sampling.generation import Generation, open_recipe, sample
+from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.sampling.generation import Generation, open_recipe, sample
 
 SIZES = (1, 3, 64)
 
 
 def recipes() -> dict[str, Recipe]:
     """The shipped digits, unguided and by autoguidance."""
-    main, weak = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
+    main, weak = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
     steps = SamplerSpec(16)
     return {
         "unguided": Recipe(main, sampler=steps),

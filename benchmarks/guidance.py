@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
-from papers.presets import PRETRAINED
-from sampling.generation import open_recipe, sample
+from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.sampling.generation import open_recipe, sample
 
 SEEDS = list(range(64))
 REPEATS = 5
@@ -33,7 +33,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def cases() -> dict[str, Recipe]:
-    main, unconditional = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "uncond"))
+    main, unconditional = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "uncond"))
     steps = SamplerSpec(16)
     return {
         "unguided": Recipe(main, sampler=steps),

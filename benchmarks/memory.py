@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
 NETWORK = """
 import sys, torch
 from training.encoders import StandardRGBEncoder
@@ -33,8 +33,8 @@ save_network(sys.argv[1], net, encoder=StandardRGBEncoder())
 REPRODUCE = f"""
 import runpy, sys
 from pathlib import Path
-import papers.presets
-papers.presets.PRETRAINED = Path(sys.argv.pop(1))
+import edm2_guidance.papers.presets
+papers.presets.EMBEDDED = Path(sys.argv.pop(1))
 sys.argv[0] = "reproduce.py"
 runpy.run_path({str(ROOT / "reproduce.py")!r}, run_name="__main__")
 """

@@ -5,22 +5,26 @@ of a name (in recipes, ledgers, notes) is what was typed, never where it was fou
 """
 
 import os
+import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+EMBEDDED = PROJECT / "edm2_guidance" / "pretrained"  # what ships here
 
 
 def find_file(name: str | os.PathLike[str]) -> Path:
     """The path that a name on this machine stands for, whether anything is there or not. `~` is the home folder.
 
     A relative name of nothing in the current folder stands for the file of that name in the project's folder, if there
-    is one. Folders are not looked for there: those of the project hold code.
+    is one; `mnist16-cond`, and `pretrained/mnist16-cond.pkl`, for what ships here. Folders are not looked for there:
+    those of the project hold code.
     """
     path = Path(os.path.expanduser(name))
     if path.is_absolute() or path.exists():
         return path
-    in_project = PROJECT / path
-    return in_project if in_project.is_file() else path
+    shipped = [*EMBEDDED.glob(f"{path}.*")] if re.fullmatch(r"[\w-]+", os.fspath(path)) else []
+    found = [EMBEDDED.parent / path, PROJECT / path, *shipped]
+    return next((file for file in found if file.is_file()), path)
 
 
 def short_name(path: str | os.PathLike[str]) -> str:
@@ -28,7 +32,7 @@ def short_name(path: str | os.PathLike[str]) -> str:
 
     Else the path as it is. Ledgers with such names do not depend on where the project lies.
     """
-    for folder in (PROJECT, Path.cwd()):
+    for folder in (EMBEDDED.parent, PROJECT, Path.cwd()):
         name = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else None
         if name is not None and find_file(name).absolute() == Path(path):
             return name.as_posix()

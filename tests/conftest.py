@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from images import shards
+from edm2_guidance.work import shards
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The same examples each time, however busy the machine.

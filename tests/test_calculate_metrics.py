@@ -14,13 +14,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from calculate_metrics import main
-from metrics import ledger
-from metrics.reference import open_statistics
+from edm2_guidance.commands.calculate_metrics import main
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.reference import open_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
-FLOOR = ROOT / "pretrained" / "mnist16-test-1000.npz"
+REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
+FLOOR = ROOT / "edm2_guidance" / "pretrained" / "mnist16-test-1000.npz"
 DIGITS = ROOT / "tests" / "data" / "mnist16-200.npz"
 
 
@@ -185,7 +185,7 @@ def test_ref_is_reproducible_byte_for_byte() -> None:
 
 
 def test_gen_equals_storing_the_images_and_scoring_them(network: Path, tmp_path: Path) -> None:
-    from generate_zip import main as generate_zip
+    from edm2_guidance.commands.generate_zip import main as generate_zip
 
     options = [f"--net={network}", "--steps=2", "--labels=balanced", "--device=cpu"]
     run("gen", *options, f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=70", "--seed=3", "--batch=35")
@@ -229,7 +229,7 @@ def test_few_images_are_scored_with_a_warning(make_zip: Callable[..., Path]) -> 
 def test_statistics_of_another_detector_are_flagged(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    state = load_file(ROOT / "pretrained" / "mnist16-detector.safetensors")
+    state = load_file(ROOT / "edm2_guidance" / "pretrained" / "mnist16-detector.safetensors")
     state["hidden.weight"] *= 1.001
     save_file(state, tmp_path / "other.safetensors")
     result = calc(f"--images={DIGITS}", "--num=200", f"--weights=fd_mnist={tmp_path / 'other.safetensors'}")
@@ -335,7 +335,7 @@ def test_passwords_and_signatures_of_urls_are_neither_said_nor_stored(
     make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = make_zip(80)
-    monkeypatch.setattr("metrics.sides.fetch", lambda source, offline: images)
+    monkeypatch.setattr("edm2_guidance.metrics.sides.fetch", lambda source, offline: images)
     url, shown = "https://me:s3cret@host/a.zip?X-Amz-Signature=SIGNED", "https://host/a.zip?..."
     result = run("calc", url, url, "--metrics=fd_mnist")
     assert f"samples:   {shown}, 80 images\nreference: {shown}, 80 images\n" in result.stderr
@@ -352,7 +352,7 @@ def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], mon
     result = calc(f"--images={images}")
     assert "warning: 80 images, where published scores have 50,000" in result.stderr
     assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
-    monkeypatch.setattr("calculate_metrics.STANDARD_NUM_IMAGES", 70)
+    monkeypatch.setattr("edm2_guidance.commands.calculate_metrics.STANDARD_NUM_IMAGES", 70)
     result = calc(f"--images={images}")
     assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num=80 takes all" in result.stderr
     assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])
@@ -490,7 +490,7 @@ def test_weights_are_checked_before_any_network_opens(
     weights: str, words: str, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.network_io.fetch", None)
-    monkeypatch.setattr("metrics.reference.fetch", None)
+    monkeypatch.setattr("edm2_guidance.metrics.reference.fetch", None)
     common = [f"--weights={weights}", "--metrics=fd_mnist"]
     assert words in refused("gen", f"--net={network}", f"--ref={REFERENCE}", *common)
     assert words in refused("calc", f"--images={DIGITS}", f"--ref={REFERENCE}", *common)
@@ -500,7 +500,7 @@ def test_weights_are_checked_before_any_network_opens(
 def test_networks_of_another_image_size_are_refused_before_sampling(
     tiny_networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sampling.generation.GeneratedImages.__iter__", None)
+    monkeypatch.setattr("edm2_guidance.sampling.generation.GeneratedImages.__iter__", None)
     arguments = [f"--net={tiny_networks['cond']}", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=2"]
     assert "fd_mnist is defined for images of 16x16, these are 8x8" in refused("gen", *arguments)
 
@@ -510,7 +510,7 @@ def test_statistics_are_not_replaced_unasked(monkeypatch: pytest.MonkeyPatch) ->
     run(*arguments, "--num=100")
     before = Path("own.npz").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("metrics.mnist.DigitClassifier.forward", None)  # no feature may be computed
+        patch.setattr("edm2_guidance.metrics.mnist.DigitClassifier.forward", None)  # no feature may be computed
         assert "own.npz exists: take another name, or --overwrite" in refused(*arguments)
     assert Path("own.npz").read_bytes() == before
     run(*arguments, "--overwrite")
@@ -539,7 +539,7 @@ def test_bad_images_are_named(data: bytes, words: str, make_zip: Callable[..., P
 def test_non_finite_features_name_the_first_image(
     make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metrics.mnist import DigitClassifier
+    from edm2_guidance.metrics.mnist import DigitClassifier
 
     plain = DigitClassifier.forward
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-import count_flops
-from papers.presets import PRETRAINED
+from dnnlib.places import EMBEDDED
+from edm2_guidance.commands import count_flops
 
 
 def run(*arguments):
@@ -18,7 +18,7 @@ def test_size_by_name():
     assert result.exit_code == 0, result.output
     assert "parameters  45,859\n" in result.stdout
     assert "Gflops      0.005341\n" in result.stdout
-    of_file = run(PRETRAINED / "mnist16-weak.pkl").stdout
+    of_file = run(EMBEDDED / "mnist16-weak.pkl").stdout
     assert of_file.splitlines()[1:] == result.stdout.splitlines()[1:]
 
 

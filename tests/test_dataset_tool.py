@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from dataset_tool import main
-from images.set_writer import latents_name, pixels_name
-from images.sources import StoredImages
-from images.transforms import center_crop_dhariwal, stretch
+from edm2_guidance.commands.dataset_tool import main
+from edm2_guidance.images.set_writer import latents_name, pixels_name
+from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.transforms import center_crop_dhariwal, stretch
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
@@ -349,7 +349,7 @@ def test_all_bad_images_are_named_at_the_end(tmp_path):
 
 
 def test_a_missing_resolution_is_said_before_a_million_images_were_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("images.convert.MAX_BAD", 3)
+    monkeypatch.setattr("edm2_guidance.images.convert.MAX_BAD", 3)
     for i in range(9):
         save(tmp_path / "in" / f"{i}.png", random_grey(i, 8 + i))
     result = convert(f"--source={tmp_path}/in", f"--dest={tmp_path}/out.zip")

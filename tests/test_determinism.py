@@ -2,19 +2,20 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-import calculate_metrics
-import generate_zip
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
-from metrics import ledger
-from papers.presets import PRETRAINED
-from sampling import seeds as seeding
-from sampling.generation import open_recipe, sample
+from dnnlib.places import EMBEDDED
+from edm2_guidance.commands import calculate_metrics, generate_zip
+from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.sampling import seeds as seeding
+from edm2_guidance.sampling.generation import open_recipe, sample
 
+DATA = Path(__file__).parent / "data"
 SAMPLE = 1e-3  # across batch sizes, of float32 samples in [-1, 1]; docs/reliability.md derives it
 
 
@@ -52,7 +53,7 @@ def test_noise_labels_and_churn_are_exact_in_any_batches_and_order(labels, rule)
 @pytest.fixture(scope="module")
 def digits():
     """The shipped networks under autoguidance."""
-    main, weak = (NetworkRef(str(PRETRAINED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
+    main, weak = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
     return open_recipe(Recipe(main, (GuideSpec(weak, 1.5),), SamplerSpec(16)), "cpu")
 
 
@@ -113,9 +114,9 @@ def test_deterministic_runs_repeat_their_bytes(network, tmp_path):
 
 
 def test_the_ledger_says_what_was_deterministic(network, tmp_path):
-    score = ("--metrics=fd_mnist", f"--ref={PRETRAINED / 'mnist16-refs.npz'}", f"--ledger={tmp_path / 'l.jsonl'}")
+    score = ("--metrics=fd_mnist", f"--ref={EMBEDDED / 'mnist16-refs.npz'}", f"--ledger={tmp_path / 'l.jsonl'}")
     sampler = (f"--net={network}", "--steps=1", "--num=12", f"--workdir={tmp_path / 'work'}", "--device=cpu")
-    images = (f"--images={PRETRAINED.parent / 'tests' / 'data' / 'mnist16-200.npz'}", "--num=12", "--device=cpu")
+    images = (f"--images={DATA / 'mnist16-200.npz'}", "--num=12", "--device=cpu")
     for option in ((), ("--deterministic",)):
         run(calculate_metrics.main, "gen", *sampler, *score, *option)
         run(calculate_metrics.main, "calc", *images, *score, *option)

@@ -8,13 +8,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from cli.figures import wanted_pictures
-from cli.grid import grid_columns, grid_rows
-from generate_images import main
-from images.insets import sheet
-from papers.figures import pictures
-from sampling.heun import heun
-from sampling.schedule import edm_sigmas
+from edm2_guidance.cli.figures import wanted_pictures
+from edm2_guidance.cli.grid import grid_columns, grid_rows
+from edm2_guidance.commands.generate_images import main
+from edm2_guidance.images.insets import sheet
+from edm2_guidance.papers.figures import pictures
+from edm2_guidance.sampling.heun import heun
+from edm2_guidance.sampling.schedule import edm_sigmas
 from training.network_io import load_network, save_network
 
 

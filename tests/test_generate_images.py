@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from generate_images import main
-from images import grid
-from images.status import images_status
-from sampling.generation import GeneratedImages
+from edm2_guidance.commands.generate_images import main
+from edm2_guidance.images import grid
+from edm2_guidance.sampling.generation import GeneratedImages
+from edm2_guidance.work.status import images_status
 from tests.digits_network import save_digits_network
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_fails_claims_nothing(run, tmp_path):
 def test_images_equal_those_of_a_zip(run, tmp_path, tiny_networks):
     import zipfile
 
-    from generate_zip import main as zip_main
+    from edm2_guidance.commands.generate_zip import main as zip_main
 
     assert run(f"--outdir={tmp_path}/png", "--steps=3", "--seeds=0-3", "--batch=4").exit_code == 0
     args = [f"--net={tiny_networks['cond']}", "--steps=3", "--seeds=0-3", "--batch=4", f"--out={tmp_path}/a.zip"]

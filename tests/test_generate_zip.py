@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from generate_zip import main
-from sampling.generation import GeneratedImages, Generation
+from edm2_guidance.commands.generate_zip import main
+from edm2_guidance.sampling.generation import GeneratedImages, Generation
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import generate_images
+from edm2_guidance.commands import generate_images
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW, MANY, SIZE = 50, 350, 128
@@ -28,14 +28,14 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-import dataset_tool, generate_images, generate_zip
-import sampling.generation
-from metrics import detectors, evaluation, tiny_features
-from images.sources import StoredImages
+from edm2_guidance.commands import dataset_tool, generate_images, generate_zip
+from edm2_guidance.sampling import generation
+from edm2_guidance.metrics import detectors, evaluation, tiny_features
+from edm2_guidance.images.sources import StoredImages
 
 os.fsync = lambda descriptor: None
 torch.set_num_threads(1)
-sampling.generation.sample = lambda generation, seeds, evaluations: (
+generation.sample = lambda self, seeds, evaluations: (
     torch.zeros(len(seeds), 3, {SIZE}, {SIZE}), [seed % 10 for seed in seeds]
 )
 net, at = sys.argv[1:]
@@ -102,7 +102,7 @@ def test_an_image_that_memory_does_not_hold_ends_the_command(tiny_networks, tmp_
         asked.append(len(seeds))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAdvice of many lines")
 
-    monkeypatch.setattr("sampling.generation.sample", sample)
+    monkeypatch.setattr("edm2_guidance.sampling.generation.sample", sample)
     args = [f"--net={tiny_networks['cond']}", f"--outdir={tmp_path / 'out'}", "--seeds=0-3", "--device=cpu"]
     result = CliRunner().invoke(generate_images.main, args)
     assert result.exit_code == 1

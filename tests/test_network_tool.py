@@ -1,7 +1,6 @@
 """network_tool.py: what it prints, what it writes, what it refuses, and how it ends."""
 
 import http.server
-import importlib.util
 import json
 import os
 import pickle
@@ -16,19 +15,17 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib.util import sha256_of
-from toy.network import ToyModel
-from toy.network_io import save_model
+from edm2_guidance.commands import network_tool
+from edm2_guidance.toy.network import ToyModel
+from edm2_guidance.toy.network_io import save_model
 from training.network_io import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("network_tool_under_test", ROOT / "network_tool.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return network_tool
 
 
 @pytest.fixture
@@ -83,7 +80,7 @@ def test_inspect_of_an_attack_says_why_and_executes_nothing(run, attack):
 
 
 def test_inspect_knows_networks_of_the_toy(run, tmp_path):
-    path = ROOT / "pretrained" / "toy" / "weak.pkl"
+    path = ROOT / "edm2_guidance" / "pretrained" / "toy" / "weak.pkl"
     result = run("inspect", path)
     assert "network   ToyModel(in_dim=2, num_layers=4, hidden_dim=32, sigma_data=0.5)" in result.stdout
     assert "4,225 parameters" in result.stdout
@@ -97,7 +94,7 @@ def test_inspect_knows_networks_of_the_toy(run, tmp_path):
 
 
 def test_conversion_keeps_the_loss(run, tmp_path):
-    source = ROOT / "pretrained" / "mnist16-weak.pkl"
+    source = ROOT / "edm2_guidance" / "pretrained" / "mnist16-weak.pkl"
     assert run("convert", source, "--to=pkl", f"--out={tmp_path / 'net.pkl'}").exit_code == 0
     kept, expected = (vars(load_network(path).loss_fn) for path in (tmp_path / "net.pkl", source))
     assert [kept[name] for name in ("P_mean", "P_std", "sigma_data")] == [-0.8, 1.6, 0.5]
@@ -216,7 +213,7 @@ def test_fetch_of_a_preset_means_its_networks(run, tmp_path, monkeypatch):
     monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
     folder = tmp_path / "posthoc-reconstructions"
     folder.mkdir()
-    from papers.presets import find_preset
+    from edm2_guidance.papers.presets import find_preset
 
     sources = find_preset("edm2-img512-s-guid-dino").sources
     assert len(sources) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import reconstruct_phema
+from edm2_guidance.commands import reconstruct_phema
 from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
 

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import calculate_metrics
-import reconstruct_phema
-import train_edm2
-from papers.costs import facts_of, snapshot_bytes
-from papers.presets import PRETRAINED
-from papers.tables import all_rows, find, how_to_make
-from reproduce import main
+from dnnlib.places import EMBEDDED
+from edm2_guidance.commands import calculate_metrics, reconstruct_phema, train_edm2
+from edm2_guidance.commands.reproduce import main
+from edm2_guidance.papers.costs import facts_of, snapshot_bytes
+from edm2_guidance.papers.tables import all_rows, find, how_to_make
 
 
 def run(*args):
@@ -101,7 +99,7 @@ def ledger(tmp_path_factory):
     """Scores of four digits, as calculate_metrics.py writes them."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
     args = ["gen", "--preset=mnist16-interval", "--num=4", "--batch=4", "--metrics=fd_mnist", "--device=cpu",
-            f"--ref={PRETRAINED / 'mnist16-refs.npz'}", f"--ledger={path}"]  # fmt: skip
+            f"--ref={EMBEDDED / 'mnist16-refs.npz'}", f"--ledger={path}"]  # fmt: skip
     result = CliRunner().invoke(calculate_metrics.main, args)
     assert result.exit_code == 0, result.output
     return path

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import reproduce
+from edm2_guidance.commands import reproduce
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "edm2_guidance" / "pretrained"
 
 
 @pytest.fixture

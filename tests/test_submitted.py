@@ -6,16 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import calculate_metrics
-import generate_images
-import generate_zip
-import reproduce
-from cli import submit
-from papers.presets import PRETRAINED
+from dnnlib.places import EMBEDDED
+from edm2_guidance.cli import submit
+from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
 
-REFERENCE = str(PRETRAINED / "mnist16-refs.npz")
-NETWORKS = [str(PRETRAINED / f"mnist16-{kind}.pkl") for kind in ("cond", "uncond")]
-SCORING = [*NETWORKS, REFERENCE, str(PRETRAINED / "mnist16-detector.safetensors")]
+REFERENCE = str(EMBEDDED / "mnist16-refs.npz")
+NETWORKS = [str(EMBEDDED / f"mnist16-{kind}.pkl") for kind in ("cond", "uncond")]
+SCORING = [*NETWORKS, REFERENCE, str(EMBEDDED / "mnist16-detector.safetensors")]
 COMMANDS = {
     "zip": (generate_zip.main, ["--preset=mnist16-cfg", "--num_images=8", "--out=out/a.zip"], NETWORKS, "status out"),
     "images": (generate_images.main, ["--preset=mnist16-cfg", "--outdir=out"], NETWORKS, "status out"),

@@ -18,11 +18,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from cli.train_options import ImageCount, image_count_text
 from dnnlib.filelock import exclusive
-from images.zips import ZipWriter, json_bytes
-from papers.train_presets import all_train_presets
-from train_edm2 import main
+from edm2_guidance.cli.train_options import ImageCount, image_count_text
+from edm2_guidance.commands.train_edm2 import main
+from edm2_guidance.images.zips import ZipWriter, json_bytes
+from edm2_guidance.papers.train_presets import all_train_presets
 from training import training_loop
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.config import TrainingConfig

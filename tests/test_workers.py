@@ -15,18 +15,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import calculate_metrics
-import generate_images
-import generate_zip
-from images import shards
-from images.claims import owner
-from images.shards_zip import ShardFolder
-from metrics import ledger
-from sampling.generation import GeneratedImages
+from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.metrics import ledger
+from edm2_guidance.sampling.generation import GeneratedImages
+from edm2_guidance.work import shards
+from edm2_guidance.work.lease import owner
+from edm2_guidance.work.shards_zip import ShardFolder
 from tests.digits_network import save_digits_network
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
 LAYOUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 
@@ -170,7 +168,7 @@ def two_shards(tmp_path):
     def make(index):
         import torch
 
-        from images.batch import ImageBatch
+        from edm2_guidance.images.batch import ImageBatch
 
         with work.write(index) as writer:
             writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (index,)))
@@ -282,8 +280,8 @@ def test_workers_overwrite_another_recipe(run, network):
 
 
 def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
-    from images.recipe import NetworkRef, Recipe
-    from images.recipe_folder import RecipeFolder
+    from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+    from edm2_guidance.work.recipe_folder import RecipeFolder
 
     folders = [RecipeFolder(tmp_path / "out") for _ in range(2)]
     for folder, name in zip(folders, ("a", "b"), strict=True):
@@ -497,7 +495,7 @@ def test_work_that_is_removed_under_a_score_is_an_error(run, network, monkeypatc
 
 def test_who_lost_the_result_writes_none(run, network, monkeypatch):
     """This process was silent for so long that another joined the shards; that one writes the result."""
-    from metrics.feature_shards import FeatureShards
+    from edm2_guidance.metrics.feature_shards import FeatureShards
 
     plain = FeatureShards.moments
 
@@ -548,7 +546,7 @@ def test_a_score_after_a_kill(run, network, score, made):
 def test_a_kill_between_the_result_and_the_end(run, network, monkeypatch):
     """The result is in the ledger, the shards are still there: the next run tidies up and adds nothing."""
     with monkeypatch.context() as patch:
-        patch.setattr("metrics.feature_shards.FeatureShards.remove", lambda self: None)
+        patch.setattr("edm2_guidance.metrics.feature_shards.FeatureShards.remove", lambda self: None)
         run(calculate_metrics.main, *gen_args(network))
     (work,) = Path("results/work").iterdir()
     began_long_ago(work)
@@ -583,7 +581,7 @@ def test_stored_images_are_read_by_the_first_worker(run):
 
 
 def test_more_workers_than_shards(run, network, monkeypatch):
-    monkeypatch.setattr("sampling.generation.open_recipe", None)
+    monkeypatch.setattr("edm2_guidance.sampling.generation.open_recipe", None)
     for command, args in ((generate_zip.main, zip_args(network, "a.zip")), (calculate_metrics.main, gen_args(network))):
         result = run(command, *args, worker=4, workers=9)
         assert "worker 4 of 9: nothing to do: 4 shards" in result.stderr

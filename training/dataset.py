@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from images import npy
-from images.archive import Archive, open_archive, select_subset
-from images.sources import decode_rgb
+from edm2_guidance.images import npy
+from edm2_guidance.images.archive import Archive, open_archive, select_subset
+from edm2_guidance.images.sources import decode_rgb
 
 Float32 = NDArray[np.float32]
 

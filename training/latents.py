@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.archive import Label, count_classes, open_archive
-from images.set_writer import check_set_destination, image_set, latents_name, pixels_name
-from images.sinks import png_bytes
-from images.sources import StoredImages
+from edm2_guidance.images.archive import Label, count_classes, open_archive
+from edm2_guidance.images.set_writer import check_set_destination, image_set, latents_name, pixels_name
+from edm2_guidance.images.sinks import png_bytes
+from edm2_guidance.images.sources import StoredImages
 from torch_utils.memory import Batches
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder

@@ -24,7 +24,7 @@ from torch import nn
 
 from dnnlib.download import fetch
 from dnnlib.util import EasyDict, atomic_path, odd_files_are_value_errors, sha256_of
-from images.class_names import checked_names
+from edm2_guidance.recipe.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.finite import first_not_finite
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError

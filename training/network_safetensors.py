@@ -22,7 +22,7 @@ import safetensors.torch
 
 from dnnlib.regular import open_regular
 from dnnlib.util import atomic_path, odd_files_are_value_errors
-from images.zips import parse_object
+from edm2_guidance.images.zips import parse_object
 from torch_utils.finite import first_not_finite
 from training.encoders import Encoder, StandardRGBEncoder
 from training.network_records import (

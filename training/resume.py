@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dnnlib.util import Refused
-from images.zips import json_bytes
+from edm2_guidance.images.zips import json_bytes
 from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, load_checkpoint
 from training.run_folder import Run, check_same_run, check_unclaimed, files_of_runs, read_record, write_record

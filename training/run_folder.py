@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.util import atomic_path
-from images.zips import json_bytes, read_object
+from edm2_guidance.images.zips import json_bytes, read_object
 
 RECORD_NAME = "training_options.json"
 FORMAT = 1

@@ -7,10 +7,10 @@ from typing import Any
 import click
 import pytest
 
-from cli.class_names import Class, index_of, read_names, with_index
-from cli.grid import Classes
-from images.class_names import ClassName
-from papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
+from edm2_guidance.cli.class_names import Class, index_of, read_names, with_index
+from edm2_guidance.cli.grid import Classes
+from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
+from edm2_guidance.recipe.class_names import ClassName
 
 XS = "https://example.org/edm2/edm2-img512-xs-2147483-0.135.pkl"
 

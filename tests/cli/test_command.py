@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.command import Command, Group
+from edm2_guidance.cli.command import Command, Group
 
 
 @click.command(cls=Command)

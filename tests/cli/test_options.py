@@ -12,8 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.command import Command, Group, bad_input
-from cli.options import (
+from dnnlib.util import DownloadError
+from edm2_guidance.cli.command import Command, Group, bad_input
+from edm2_guidance.cli.options import (
     IntList,
     Names,
     label_options,
@@ -22,12 +23,11 @@ from cli.options import (
     run_options,
     sampler_options,
 )
-from cli.progress import progress_bar
-from cli.reproduce_options import goes_on
-from cli.signals import stop_signals
-from dnnlib.util import DownloadError
-from images.recipe import SamplerSpec, SigmaInterval, StepInterval
-from papers.presets import POSTHOC, all_presets
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.reproduce_options import goes_on
+from edm2_guidance.cli.signals import stop_signals
+from edm2_guidance.papers.presets import POSTHOC, all_presets
+from edm2_guidance.recipe.recipe import SamplerSpec, SigmaInterval, StepInterval
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,10 +159,10 @@ def test_every_option_reaches_the_recipe(describe):
 
 
 def test_the_published_presets_are_those_of_the_papers():
-    with open(ROOT / "papers" / "presets.csv", newline="") as file:
+    with open(ROOT / "edm2_guidance" / "papers" / "presets.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
-    digest = hashlib.sha256((ROOT / "papers" / "presets.csv").read_bytes()).hexdigest()
+    digest = hashlib.sha256((ROOT / "edm2_guidance" / "papers" / "presets.csv").read_bytes()).hexdigest()
     assert digest == "e041c826eb7d5ef9879912acfb6b1d513812059ecbdb872b7355250ade38653f", (
         "compared row by row with the papers; compare again before changing this"
     )
@@ -330,7 +330,7 @@ def test_signals_end_in_order_whatever_libraries_make_of_them(name, code):
 
 
 def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
-    from cli import command as module
+    from edm2_guidance.cli import command as module
 
     plain = module._fail
 

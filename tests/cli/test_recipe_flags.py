@@ -4,12 +4,11 @@ import shlex
 
 import pytest
 
-import calculate_metrics
-import generate_images
-from cli.options import recipe_from
-from cli.recipe_flags import recipe_flags
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from papers.presets import PRETRAINED
+from dnnlib.places import EMBEDDED
+from edm2_guidance.cli.options import recipe_from
+from edm2_guidance.cli.recipe_flags import recipe_flags
+from edm2_guidance.commands import calculate_metrics, generate_images
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"pretrained/mnist16-{name}.pkl") for name in ("cond", "uncond", "weak"))
 
@@ -36,6 +35,6 @@ def test_round_trip(recipe, command, more):
 
 
 def test_defaults_are_left_out_and_files_that_ship_have_short_names():
-    recipe = Recipe(NetworkRef(str(PRETRAINED / "mnist16-cond.pkl")), noise_device="device")
+    recipe = Recipe(NetworkRef(str(EMBEDDED / "mnist16-cond.pkl")), noise_device="device")
     assert recipe_flags(recipe) == "--net=pretrained/mnist16-cond.pkl"
     assert recipe_flags(Recipe(NetworkRef("a b.pkl"), noise_device="device")) == "'--net=a b.pkl'"

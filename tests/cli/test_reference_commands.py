@@ -11,7 +11,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def command(script, subcommand=""):
-    main = importlib.import_module(script.removesuffix(".py")).main
+    main = importlib.import_module(f"edm2_guidance.commands.{Path(script).stem}").main
     return main.commands[subcommand] if subcommand else main
 
 

@@ -3,9 +3,9 @@
 import click
 import pytest
 
-from cli.options import EVERYWHERE, FloatList, GuideDefaults
-from cli.search_options import missing_files, recipe_at, stages_from, start_of, valid, varied
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.cli.options import EVERYWHERE, FloatList, GuideDefaults
+from edm2_guidance.cli.search_options import missing_files, recipe_at, stages_from, start_of, valid, varied
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
 ONE = Recipe(MAIN, (GuideSpec(UNCOND, 1.5),), SamplerSpec(16))

@@ -7,11 +7,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import calculate_metrics
-import generate_zip
-from cli import settings
-from cli.settings import configure, deterministic
-from generate_images import main
+from edm2_guidance.cli import settings
+from edm2_guidance.cli.settings import configure, deterministic
+from edm2_guidance.commands import calculate_metrics, generate_zip
+from edm2_guidance.commands.generate_images import main
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -66,7 +65,7 @@ def test_the_option_holds_while_the_command_runs(tiny_networks, tmp_path, monkey
         seen.append(state())
         return torch.zeros(len(seeds), 3, 8, 8).put_(torch.tensor([1]), torch.tensor([1.0])), None
 
-    monkeypatch.setattr("sampling.generation.sample", sample)
+    monkeypatch.setattr("edm2_guidance.sampling.generation.sample", sample)
     monkeypatch.delenv(CUBLAS, raising=False)
     before = state()
     args = [f"--net={tiny_networks['cond']}", "--seeds=0", "--device=cpu"]
@@ -141,7 +140,7 @@ def test_large_detectors_get_their_threads_beside_a_small_network(two_threads, m
 def test_commands_sample_small_networks_by_one_thread(two_threads, tiny_networks, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "images.shards_zip.ShardFolder.open", lambda folder, *_: seen.append(folder._content["threads"])
+        "edm2_guidance.work.shards_zip.ShardFolder.open", lambda folder, *_: seen.append(folder._content["threads"])
     )
     monkeypatch.setattr(generate_zip, "fill", lambda *_: True)
     args = [f"--net={tiny_networks['cond']}", "--num_images=2", "--device=cpu", f"--out={tmp_path / 'a.zip'}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import start
+from edm2_guidance.cli import start
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -64,8 +64,10 @@ def test_packages_are_installed_into_the_python_that_lacks_them(project, monkeyp
 
 
 def test_what_pip_cannot_install_is_told_apart(project):
-    (project / "images").mkdir()
-    assert "fetch it again" in start.cure(ModuleNotFoundError("No module named 'images.x'", name="images.x"))
+    (project / "edm2_guidance").mkdir()
+    assert "fetch it again" in start.cure(
+        ModuleNotFoundError("No module named 'edm2_guidance.images.x'", name="edm2_guidance.images.x")
+    )
     assert "built without it" in start.cure(ModuleNotFoundError("No module named '_lzma'", name="_lzma"))
 
 
@@ -80,7 +82,7 @@ def test_nothing_that_takes_time_comes_before_ctrl_c_is_handled(script):
     """Python imports os and sys by itself."""
     body = ast.parse((ROOT / script).read_text(encoding="utf-8")).body
     assert [ast.unparse(part) for part in body[1:3]] == ["import os", "import sys"]
-    assert ast.unparse(body[3]).splitlines()[::3] == ["if __name__ == '__main__':", "    start()"]
+    assert ast.unparse(body[3]).splitlines()[::3] == ["if __name__ == '__main__':", f"    run('{Path(script).stem}')"]
 
 
 def test_other_errors_keep_their_traceback(tmp_path):
@@ -95,7 +97,7 @@ def test_other_errors_keep_their_traceback(tmp_path):
 def test_closed_streams_lead_nowhere(closed, tmp_path):
     """What goes to a closed stream is lost, and never lands in a file that was opened in its place."""
     code = (
-        "import os, sys; from cli.settings import configure; configure(); made = open('made', 'w'); "
+        "import os, sys; from edm2_guidance.cli.settings import configure; configure(); made = open('made', 'w'); "
         "print('out'); print('err', file=sys.stderr); os.write(2, b'err'); sys.stdin.read(); "
         "sys.exit(made.fileno() < 3)"
     )

@@ -12,10 +12,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import submit
-from cli.command import Command
-from cli.submit import SlurmOption, SlurmTime, check_space, elsewhere, own_arguments, send, submit_options
-from cli.worker_options import worker_options
+from edm2_guidance.cli import submit
+from edm2_guidance.cli.command import Command
+from edm2_guidance.cli.submit import SlurmOption, SlurmTime, check_space, elsewhere, own_arguments, send, submit_options
+from edm2_guidance.cli.worker_options import worker_options
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -23,9 +23,9 @@ import sys
 sys.path.insert(0, {root!r})
 import json, os, signal, time
 import click
-from cli.command import Command
-from cli.submit import elsewhere, send, submit_options
-from cli.worker_options import worker_options
+from edm2_guidance.cli.command import Command
+from edm2_guidance.cli.submit import elsewhere, send, submit_options
+from edm2_guidance.cli.worker_options import worker_options
 
 def leave(number, frame):
     sys.exit(128 + number)
@@ -312,7 +312,7 @@ def _until(condition):
 
 JOB = """
 import signal, sys
-from cli.script_job import ScriptJob
+from edm2_guidance.cli.script_job import ScriptJob
 
 def put_back(number, frame):
     print("put back", flush=True)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cli.command import Command, Group
 from dnnlib.test_cuts import VARIABLE
-from metrics.detectors import DETECTORS, find_spec, load_detector
-from metrics.moments import Moments
-from metrics.scoring import open_reference, score
+from edm2_guidance.cli.command import Command, Group
+from edm2_guidance.metrics.detectors import DETECTORS, find_spec, load_detector
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.scoring import open_reference, score
 
 
 @click.group(cls=Group)

@@ -7,16 +7,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.command import Command, Group
-from cli.options import sampler_options
-from cli.typed import occurrences, plain_number, spellings, typed, values
+from edm2_guidance.cli.command import Command, Group
+from edm2_guidance.cli.options import sampler_options
+from edm2_guidance.cli.typed import occurrences, plain_number, spellings, typed, values
 
 ROOT = Path(__file__).parents[2]
 
 
 def commands():
     for script in sorted(path.stem for path in ROOT.glob("*.py")):
-        main = importlib.import_module(script).main
+        main = importlib.import_module(f"edm2_guidance.commands.{script}").main
         yield script, [], main
         for name, command in getattr(main, "commands", {}).items():
             yield script, [name], command
@@ -25,7 +25,7 @@ def commands():
 def number_options():
     """(script, main, words before, option) of everything that is a number, a list or a choice."""
     for script, before, command in commands():
-        main = importlib.import_module(script).main
+        main = importlib.import_module(f"edm2_guidance.commands.{script}").main
         for option in command.params:
             if isinstance(option, click.Option) and not option.is_flag and option.type.name not in ("text", "path"):
                 yield pytest.param(main, before, option, id=f"{script} {' '.join(before)} {option.opts[0]}")

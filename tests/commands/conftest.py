@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from images.set_writer import image_set, latents_name, pixels_name
-from images.sinks import png_bytes
-from toy.network import ToyModel
-from toy.network_io import save_model
+from edm2_guidance.images.set_writer import image_set, latents_name, pixels_name
+from edm2_guidance.images.sinks import png_bytes
+from edm2_guidance.toy.network import ToyModel
+from edm2_guidance.toy.network_io import save_model
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond

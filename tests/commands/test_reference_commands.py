@@ -20,10 +20,10 @@ import torch.distributed.run
 from click.testing import CliRunner
 from PIL import Image
 
-from images.zips import read_recipe
-from papers.figures import pictures
-from toy import plots
-from toy.network_io import load_model
+from edm2_guidance.images.zips import read_recipe
+from edm2_guidance.papers.figures import pictures
+from edm2_guidance.toy import plots
+from edm2_guidance.toy.network_io import load_model
 from training.network_io import load_network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +102,9 @@ class Line:
             with at_most(seconds=180):
                 torch.distributed.run.main(["--standalone", f"--nproc_per_node={WORKERS}", script, *self.words[1:]])
             return ""
-        result = CliRunner().invoke(importlib.import_module(self.script).main, self.words[1:])
+        result = CliRunner().invoke(
+            importlib.import_module(f"edm2_guidance.commands.{self.script}").main, self.words[1:]
+        )
         assert result.exit_code == 0, result.output
         assert "warning: EDM2_TEST_CUTS=4 is set" in result.stderr
         return result.stdout

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from cli.options import recipe_from
 from dnnlib.download import fetch
-from dnnlib.places import PROJECT, find_file, short_name
-from images.recipe import NetworkRef, Recipe
+from dnnlib.places import EMBEDDED, PROJECT, find_file, short_name
+from edm2_guidance.cli.options import recipe_from
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 
 NAME = "pretrained/mnist16-cond.pkl"
 
 
 def test_the_current_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_file(NAME) == fetch(NAME) == PROJECT / NAME
+    assert find_file(NAME) == fetch(NAME) == EMBEDDED.parent / NAME
     Path("pretrained").mkdir()
     Path(NAME).write_bytes(b"mine")
     assert find_file(NAME) == fetch(NAME) == Path(NAME)
@@ -36,13 +36,23 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_short_names_find_the_same_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert short_name(PROJECT / NAME) == NAME
+    assert short_name(EMBEDDED.parent / NAME) == NAME
     assert short_name(tmp_path / "sub" / "net.pkl") == "sub/net.pkl"
     assert short_name("/elsewhere/net.pkl") == "/elsewhere/net.pkl"
     assert short_name("https://host/net.pkl") == "https://host/net.pkl"
     Path("pretrained").mkdir()
     Path(NAME).write_bytes(b"mine")
-    assert short_name(PROJECT / NAME) == str(PROJECT / NAME), "the short name is another file here"
+    assert short_name(EMBEDDED.parent / NAME) == f"edm2_guidance/{NAME}", "the shorter name is another file here"
+
+
+def test_what_ships_here_has_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_file("mnist16-cond") == EMBEDDED / "mnist16-cond.pkl"
+    assert find_file("mnist16-test-500") == EMBEDDED / "mnist16-test-500.npz"
+    for name in ("mnist16", "README.", "cond", "toy", "mnist16-cond*", "../pretrained/mnist16-cond"):
+        assert find_file(name) == Path(name)
+    Path("mnist16-cond").write_bytes(b"mine")
+    assert find_file("mnist16-cond") == Path("mnist16-cond")
 
 
 def test_a_recipe_does_not_depend_on_the_folder_it_was_typed_in(
@@ -50,10 +60,11 @@ def test_a_recipe_does_not_depend_on_the_folder_it_was_typed_in(
 ) -> None:
     from click.testing import CliRunner
 
-    import generate_images
+    from edm2_guidance.commands import generate_images
 
     recipes = []
-    monkeypatch.setattr("generate_images.recipe_from", lambda *args: recipes.append(recipe_from(*args)) or 1 / 0)
+    kept = lambda *args: recipes.append(recipe_from(*args)) or 1 / 0  # noqa: E731
+    monkeypatch.setattr("edm2_guidance.commands.generate_images.recipe_from", kept)
     for folder in (PROJECT, tmp_path):
         monkeypatch.chdir(folder)
         CliRunner().invoke(generate_images.main, [f"--net={NAME}", "--outdir=out", "--seeds=0"])

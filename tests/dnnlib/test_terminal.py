@@ -7,9 +7,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.command import Command
-from cli.progress import progress_bar
 from dnnlib.terminal import guard, unguarded
+from edm2_guidance.cli.command import Command
+from edm2_guidance.cli.progress import progress_bar
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
 SHOWN = r"\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"

@@ -25,13 +25,12 @@ from pathlib import Path
 
 import torch
 
-import calculate_metrics
-import generate_zip
-from images import claims
+from edm2_guidance.commands import calculate_metrics, generate_zip
+from edm2_guidance.work import lease as claims
 from tests.digits_network import save_digits_network
 
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
 LIMIT = 600  # seconds until a storm is given up on: something hangs
 
 #: What tells worker i of n who it is, by layout: (options, environment). A number as in arrays, a rank as by torchrun.

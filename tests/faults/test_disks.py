@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import calculate_metrics
-import generate_images
-import generate_zip
 from dnnlib.util import sha256_of
+from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 
 ROOT = Path(__file__).resolve().parents[2]
-PRETRAINED = ROOT / "pretrained"
+PRETRAINED = ROOT / "edm2_guidance" / "pretrained"
 NET = ["--net", str(PRETRAINED / "mnist16-weak.pkl"), "--steps=1", "--batch=32"]
 
 
@@ -107,7 +105,7 @@ def test_a_full_disk_under_a_score(disk, tmp_path):
 
 def test_a_read_only_disk_is_refused_before_any_work(disk, tmp_path, monkeypatch):
     disk.change("ro")
-    monkeypatch.setattr("sampling.generation.GeneratedImages._make", None)
+    monkeypatch.setattr("edm2_guidance.sampling.generation.GeneratedImages._make", None)
     place = disk.path
     target = [*NET, "--metrics=fd_mnist", f"--ref={PRETRAINED / 'mnist16-refs.npz'}", "--num=160"]
     for command, args in [

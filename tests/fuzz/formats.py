@@ -18,18 +18,18 @@ from PIL import Image
 
 from dnnlib import download
 from dnnlib.transfer import PartialFile
-from images.batch import ImageBatch, drain
-from images.shards import ShardPlan
-from images.shards_zip import ShardFolder
-from images.sources import StoredImages
-from images.zips import read_recipe
-from metrics import ledger
-from metrics.detectors import Detector
-from metrics.evaluation import measure_shards
-from metrics.feature_shards import FeatureShards
-from metrics.moments import Moments
-from metrics.provenance import describe_stored
-from metrics.reference import holds_statistics, open_statistics, save_statistics
+from edm2_guidance.images.batch import ImageBatch, drain
+from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.zips import read_recipe
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.evaluation import measure_shards
+from edm2_guidance.metrics.feature_shards import FeatureShards
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.provenance import describe_stored
+from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
+from edm2_guidance.work.shards import ShardPlan
+from edm2_guidance.work.shards_zip import ShardFolder
 from tests.fuzz.mutations import Member, build_zip
 from torch_utils.tensor_file import read_tensors
 from training.dataset import ImageFolderDataset

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from images import archive
-from metrics import reference
+from edm2_guidance.images import archive
+from edm2_guidance.metrics import reference
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import Member, build_zip, zip_members
 

@@ -16,14 +16,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import calculate_metrics
-import network_tool
-from images import npy
+from edm2_guidance.commands import calculate_metrics, network_tool
+from edm2_guidance.images import npy
 from tests.fuzz.formats import all_formats
 from tests.fuzz.mutations import Member, build_png, build_zip, mutate, png_chunks
 
 ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = ROOT / "pretrained" / "mnist16-refs.npz"
+REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
 
 
 def png(number: int) -> bytes:

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cli.options import MAX_IMAGES, MAX_SEED, IntList, Sigmas, Steps
-from images.archive import Archive, check_member_name, is_image_name, open_archive
-from images.members import clean_name, is_junk
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from images.shards import format_seeds
-from images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe
-from metrics import ledger
+from edm2_guidance.cli.options import MAX_IMAGES, MAX_SEED, IntList, Sigmas, Steps
+from edm2_guidance.images.archive import Archive, check_member_name, is_image_name, open_archive
+from edm2_guidance.images.members import clean_name, is_junk
+from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe
+from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.work.shards import format_seeds
 
 
 def said(function: Callable[[], object]) -> str | None:

@@ -15,8 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import archive
-from images.archive import count_classes, damage_means, open_archive, open_zip, read_zip_member, select_subset
+from edm2_guidance.images import archive
+from edm2_guidance.images.archive import (
+    count_classes,
+    damage_means,
+    open_archive,
+    open_zip,
+    read_zip_member,
+    select_subset,
+)
 
 MEMBERS = {
     "b/2.PNG": b"two",

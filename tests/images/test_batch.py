@@ -4,7 +4,7 @@ from types import TracebackType
 import pytest
 import torch
 
-from images.batch import ImageBatch, drain
+from edm2_guidance.images.batch import ImageBatch, drain
 
 
 def batch(*seeds: int) -> ImageBatch:

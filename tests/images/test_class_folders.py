@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from images.class_folders import ClassFolders, class_folders
-from images.class_names import checked_names
+from edm2_guidance.images.class_folders import ClassFolders, class_folders
+from edm2_guidance.recipe.class_names import checked_names
 
 
 def classes(names: Sequence[str], folders: Sequence[str] = (), root: str = "") -> ClassFolders:

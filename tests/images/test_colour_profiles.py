@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from images.colour_profiles import has_other_colours
-from images.convert import Decoded, read_pixels
-from images.decode import opened_image
+from edm2_guidance.images.colour_profiles import has_other_colours
+from edm2_guidance.images.convert import Decoded, read_pixels
+from edm2_guidance.images.decode import opened_image
 
 
 def profile(description: bytes) -> bytes:

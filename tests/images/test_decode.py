@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from images import convert
-from images.archive import open_archive
-from images.decode import MAX_PIXELS, has_more_frames, opened_image, to_array
-from images.sources import decode_rgb
+from edm2_guidance.images import convert
+from edm2_guidance.images.archive import open_archive
+from edm2_guidance.images.decode import MAX_PIXELS, has_more_frames, opened_image, to_array
+from edm2_guidance.images.sources import decode_rgb
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def test_no_other_file_of_the_product_opens_images() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
                 limited = any(keyword.arg == "formats" for keyword in node.keywords)
-                if path != ROOT / "images/decode.py" or not limited:
+                if path != ROOT / "edm2_guidance/images/decode.py" or not limited:
                     found.append(f"{path.name}:{node.lineno}")
             if isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
                 found += [f"{path.name}:{node.lineno}" for alias in node.names if alias.name == "open"]
@@ -193,7 +193,7 @@ def test_cut_files_are_no_other_format(kind: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "CMYK", "1"])
 @pytest.mark.parametrize("strip", [1, 30, 63, 1 << 20])
 def test_strips_of_an_image_are_its_pixels(monkeypatch: pytest.MonkeyPatch, mode: str, strip: int) -> None:
-    monkeypatch.setattr("images.decode._STRIP_PIXELS", strip)
+    monkeypatch.setattr("edm2_guidance.images.decode._STRIP_PIXELS", strip)
     pixels = np.random.default_rng(2).integers(0, 256, [11, 9, 3], dtype=np.uint8)
     if mode == "I;16":
         image, target = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257), mode

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from images.figure_folder import FigureFolder
+from edm2_guidance.work.figure_folder import FigureFolder
 
 CONTENT = {"recipes": [{"labels": 0, "name": "caf\N{LATIN SMALL LETTER E WITH ACUTE}"}], "seeds": (1, 2)}
 

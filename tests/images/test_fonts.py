@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from matplotlib import get_data_path
 
-from images import fonts
-from images.fonts import Typeface, typeface_for
+from edm2_guidance.images import fonts
+from edm2_guidance.images.fonts import Typeface, typeface_for
 
 DEJAVU = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Greek and Cyrillic, no Chinese
 

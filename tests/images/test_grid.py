@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import grid
-from images.fonts import Typeface
-from images.grid import compose_grid
+from edm2_guidance.images import grid
+from edm2_guidance.images.fonts import Typeface
+from edm2_guidance.images.grid import compose_grid
 
 
 def tile(number: int, width: int = 16, height: int | None = None) -> Image.Image:

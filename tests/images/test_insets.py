@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.grid import compose_grid
-from images.insets import framed, magnified, sheet
+from edm2_guidance.images.grid import compose_grid
+from edm2_guidance.images.insets import framed, magnified, sheet
 
 RED = (255, 0, 0)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from images.members import Members, sort_out
+from edm2_guidance.images.members import Members, sort_out
 
 
 def members(*names: str) -> Members:

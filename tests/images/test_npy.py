@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images import npy
+from edm2_guidance.images import npy
 
 KINDS = [np.dtype(kind) for kind in ("u1", "<i8", ">i4", "<f2", "<f4", "<f8", ">f8", "<f16", "c16", "?", "<U3", ">U1")]
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from images.pool import OrderedPool, usable_cores
+from edm2_guidance.images.pool import OrderedPool, usable_cores
 
 
 def test_results_come_in_the_order_of_submission() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from images.batch import ImageBatch
-from images.sinks import PNGFolder, png_bytes
-from images.sources import StoredImages
+from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.sinks import PNGFolder, png_bytes
+from edm2_guidance.images.sources import StoredImages
 
 
 def batch(*seeds: int, size: int = 8) -> ImageBatch:

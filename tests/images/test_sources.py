@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from images import npy, sources
-from images.archive import select_subset
-from images.sources import StoredImages, decode_rgb, seeds_of
+from edm2_guidance.images import npy, sources
+from edm2_guidance.images.archive import select_subset
+from edm2_guidance.images.sources import StoredImages, decode_rgb, seeds_of
 
 
 def save(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from images.transforms import (
+from edm2_guidance.images.transforms import (
     TRANSFORMS,
     center_crop,
     center_crop_dhariwal,

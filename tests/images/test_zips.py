@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from images.archive import open_archive
-from images.zips import ZipWriter, dataset_json, json_bytes, read_recipe
+from edm2_guidance.images.archive import open_archive
+from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, read_recipe
 
 MEMBERS = {"000001.png": b"one" * 50, "000000.png": b"", "dataset.json": b"{}", "recipe.json": b'{"a": 1}'}
 

@@ -13,12 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from cli.metric_options import METRICS
-from metrics import detectors
-from metrics.detectors import DETECTORS, Detector, check_image_size, find_spec, load_detector
-from metrics.mnist import DigitClassifier
+from edm2_guidance.cli.metric_options import METRICS
+from edm2_guidance.metrics import detectors
+from edm2_guidance.metrics.detectors import DETECTORS, Detector, check_image_size, find_spec, load_detector
+from edm2_guidance.metrics.mnist import DigitClassifier
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
+PRETRAINED = Path(__file__).resolve().parents[2] / "edm2_guidance" / "pretrained"
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_whatever_a_library_raises_is_an_error_of_ours(
 
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(digit_state, path)
-    monkeypatch.setattr("metrics.detectors.load_file", fail)
+    monkeypatch.setattr("edm2_guidance.metrics.detectors.load_file", fail)
     with pytest.raises(ValueError, match=r"w\.safetensors is not a weight file") as caught:
         load_detector("fd_mnist", weights=path)
     assert "\n" not in str(caught.value)
@@ -180,7 +180,7 @@ def test_only_a_published_file_is_read_by_torch_itself(
     with pytest.raises(ValueError, match=r"w\.pth is not a weight file .*before torch 1\.6"):
         load_detector("fd_mnist", weights=path)
     spec = replace(DETECTORS["fd_mnist"], sha256=sha256(path))
-    monkeypatch.setattr("metrics.detectors.DETECTORS", {"fd_mnist": spec})
+    monkeypatch.setattr("edm2_guidance.metrics.detectors.DETECTORS", {"fd_mnist": spec})
     assert load_detector("fd_mnist", weights=path).identity["published"] is True
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics import environment as module
-from metrics.environment import environment, git_commit, project_version
+from edm2_guidance.metrics import environment as module
+from edm2_guidance.metrics.environment import environment, git_commit, project_version
 
 ROOT = Path(__file__).resolve().parents[2]
 

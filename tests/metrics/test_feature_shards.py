@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from dnnlib.workers import Workers
-from images import npy
-from images.batch import Chained, ImageBatch, drain
-from images.shards import ShardPlan
-from metrics.detectors import Detector
-from metrics.evaluation import measure_shards
-from metrics.feature_shards import FeatureShards
-from metrics.moments import RunningMoments
+from edm2_guidance.images import npy
+from edm2_guidance.images.batch import Chained, ImageBatch, drain
+from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.evaluation import measure_shards
+from edm2_guidance.metrics.feature_shards import FeatureShards
+from edm2_guidance.metrics.moments import RunningMoments
+from edm2_guidance.work.shards import ShardPlan
 
 SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
 
@@ -282,7 +282,8 @@ def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> 
     """While another process that lives has the claim nobody else joins; once it is dead, the next one does."""
     shards = opened(tmp_path / "work")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from images.claims import Claim; "
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from edm2_guidance.work.lease import Claim\n"
         "print(Claim(Path(sys.argv[1]), 'join').take(), flush=True); sys.stdin.read()"
     )
     root = str(Path(__file__).parents[2])

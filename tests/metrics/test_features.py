@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import features
-from metrics.features import metric_of_dim, moments_of_array
-from metrics.reference import holds_statistics, open_statistics
-from metrics.scoring import prepare_reference, score
+from edm2_guidance.metrics import features
+from edm2_guidance.metrics.features import metric_of_dim, moments_of_array
+from edm2_guidance.metrics.reference import holds_statistics, open_statistics
+from edm2_guidance.metrics.scoring import prepare_reference, score
 
 ROWS = np.random.RandomState(0).randn(150, 64) + 3
 

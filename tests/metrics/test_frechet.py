@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from metrics.frechet import factorize, frechet_distance
-from metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.frechet import factorize, frechet_distance
+from edm2_guidance.metrics.moments import Moments, RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from metrics import ledger
+from edm2_guidance.metrics import ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def test_processes_may_share_a_ledger(tmp_path: Path) -> None:
     """Three writers of 300 records of 3 kB: every line is whole and none is lost."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from metrics import ledger\n"
+        "from edm2_guidance.metrics import ledger\n"
         "for i in range(300):\n"
         "    ledger.append(sys.argv[2], {'schema': 1, 'metric': sys.argv[3], 'value': i, 'pad': 'x' * 3000})\n"
     )

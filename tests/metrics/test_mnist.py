@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metrics.detectors import Detector, load_detector
-from metrics.frechet import frechet_distance
-from metrics.mnist import DigitClassifier, grey
-from metrics.moments import Moments, RunningMoments
-from metrics.reference import open_statistics
+from edm2_guidance.metrics.detectors import Detector, load_detector
+from edm2_guidance.metrics.frechet import frechet_distance
+from edm2_guidance.metrics.mnist import DigitClassifier, grey
+from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.reference import open_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="module")
 def reference() -> Moments:
-    return open_statistics(ROOT / "pretrained" / "mnist16-refs.npz").of("fd_mnist", 64)
+    return open_statistics(ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz").of("fd_mnist", 64)
 
 
 def distance(detector: Detector, images: torch.Tensor, reference: Moments, batch: int = 50) -> float:
@@ -50,7 +50,7 @@ def test_it_knows_digits(detector: Detector, digits: tuple[torch.Tensor, torch.T
 
 def test_shipped_statistics_belong_to_the_shipped_detector(detector: Detector, reference: Moments) -> None:
     for name, num_images in (("mnist16-refs.npz", 60000), ("mnist16-test-1000.npz", 1000)):
-        statistics = open_statistics(ROOT / "pretrained" / name)
+        statistics = open_statistics(ROOT / "edm2_guidance" / "pretrained" / name)
         assert statistics.detectors["fd_mnist"] == dict(detector.identity)
         assert statistics.moments["fd_mnist"].num_images == num_images
     assert detector.identity["published"] is True
@@ -108,7 +108,7 @@ def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
 
 
 def test_weights_are_small(detector: Detector) -> None:
-    assert (ROOT / "pretrained" / "mnist16-detector.safetensors").stat().st_size < 1_000_000
+    assert (ROOT / "edm2_guidance" / "pretrained" / "mnist16-detector.safetensors").stat().st_size < 1_000_000
     assert detector.feature_dim == 64
 
 
@@ -116,7 +116,7 @@ def test_training_script_reproduces_its_bytes(tmp_path: Path, make_digit_zip: Ca
     """Not well trained by 130 digits, but complete: the same seed gives the same file, another seed another one."""
     from click.testing import CliRunner
 
-    from pretrained.train_detector import main
+    from edm2_guidance.pretrained.train_detector import main
 
     data = make_digit_zip()
     files = []
@@ -133,6 +133,6 @@ def test_training_script_reproduces_its_bytes(tmp_path: Path, make_digit_zip: Ca
 
 
 def all_images(path: Path) -> torch.Tensor:
-    from images.sources import StoredImages
+    from edm2_guidance.images.sources import StoredImages
 
     return torch.cat([batch.images for batch in StoredImages(path)])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from images.batch import ImageBatch
-from metrics.moments import Moments, MomentsSink, RunningMoments, first_non_finite_row
+from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.metrics.moments import Moments, MomentsSink, RunningMoments, first_non_finite_row
 
 
 def features(count: int, dim: int = 6, offset: float = 0.0, seed: int = 0) -> torch.Tensor:

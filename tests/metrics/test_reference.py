@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from images import npy
-from metrics.moments import Moments, RunningMoments
-from metrics.reference import check_new, holds_statistics, open_statistics, save_statistics
+from edm2_guidance.images import npy
+from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.reference import check_new, holds_statistics, open_statistics, save_statistics
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 
 IDENTITY = {"metric": "fid", "weights_sha256": "ab", "resize": "torch"}

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from images.recipe import GuideSpec, NetworkRef, Recipe
-from metrics import ledger, scoring
-from metrics.environment import environment
-from metrics.evaluation import measure, open_stored
-from metrics.frechet import frechet_distance
-from metrics.moments import Moments, RunningMoments
-from metrics.provenance import (
+from edm2_guidance.metrics import ledger, scoring
+from edm2_guidance.metrics.environment import environment
+from edm2_guidance.metrics.evaluation import measure, open_stored
+from edm2_guidance.metrics.frechet import frechet_distance
+from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.provenance import (
     content_sha256,
     describe_generated,
     describe_statistics,
@@ -25,9 +24,10 @@ from metrics.provenance import (
     quantiser,
     vae_ran,
 )
-from metrics.reference import open_statistics, save_statistics
-from metrics.scoring import open_reference, score
-from metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.metrics.reference import open_statistics, save_statistics
+from edm2_guidance.metrics.scoring import open_reference, score
+from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe
 from training.encoders import StandardRGBEncoder
 
 MNIST = {"network": "DigitClassifier", "weights_sha256": "aa", "resize": "none", "dtype": "float32", "published": True}
@@ -255,7 +255,7 @@ def test_folders_are_described(tmp_path: Path, make_digit_zip: Callable[..., Pat
 
 
 def test_measure_counts_sizes_and_progress(make_digit_zip: Callable[..., Path]) -> None:
-    from metrics.detectors import load_detector
+    from edm2_guidance.metrics.detectors import load_detector
 
     seen: list[int] = []
     stored = open_stored(make_digit_zip(10), ["fd_mnist"], batch=4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from papers.costs import (
+from edm2_guidance.papers.costs import (
     DETECTOR_BYTES,
     FEATURES,
     all_networks,
@@ -18,11 +18,11 @@ from papers.costs import (
     snapshot_bytes,
     tflop_per_image,
 )  # fmt: skip
-from papers.plan import plan_lines, size, total_lines
-from papers.tables import all_rows, find, select
-from papers.train_presets import find_train_preset
-from sampling.guidance import Counted, Guide, guided
-from sampling.heun import heun
+from edm2_guidance.papers.plan import plan_lines, size, total_lines
+from edm2_guidance.papers.tables import all_rows, find, select
+from edm2_guidance.papers.train_presets import find_train_preset
+from edm2_guidance.sampling.guidance import Counted, Guide, guided
+from edm2_guidance.sampling.heun import heun
 from training.flops import file_cost
 from training.network_io import load_network
 from training.networks_edm2 import Precond
@@ -113,7 +113,7 @@ def test_sizes():
 
 
 def test_metrics_match_the_detectors():
-    from metrics.detectors import DETECTORS
+    from edm2_guidance.metrics.detectors import DETECTORS
 
     assert {name: spec.feature_dim for name, spec in DETECTORS.items()} == FEATURES
     assert set(DETECTOR_BYTES) == set(FEATURES)

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from images.recipe import SamplerSpec
-from papers.curves import Scores, ema_panel, interval_panels, weight_panel
-from papers.plots import Panel, draw
+from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, weight_panel
+from edm2_guidance.papers.plots import Panel, draw
+from edm2_guidance.recipe.recipe import SamplerSpec
 
 SAMPLER = {"num_steps": 16, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_max": "inf"}
 

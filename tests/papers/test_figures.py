@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from images.recipe import StepInterval
-from papers.figures import Inset, figure_names, pictures
+from edm2_guidance.papers.figures import Inset, figure_names, pictures
+from edm2_guidance.recipe.recipe import StepInterval
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "interval_figures.json").read_text())
 

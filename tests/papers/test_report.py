@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from images.recipe import GuideSpec, NetworkRef, SamplerSpec
-from papers.listing import as_csv
-from papers.report import RESIZES, collect, compare_shipped, differences, report
-from papers.tables import all_rows, find
+from edm2_guidance.papers.listing import as_csv
+from edm2_guidance.papers.report import RESIZES, collect, compare_shipped, differences, report
+from edm2_guidance.papers.tables import all_rows, find
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, SamplerSpec
 
 AUTOG = "edm2-img512-s-autog-fid"
 ROOT = Path(__file__).parents[2]
@@ -365,6 +365,6 @@ def test_scores_that_ship_are_those_of_the_documentation():
 
 
 def test_resizes_are_the_detectors_defaults():
-    from metrics.detectors import DETECTORS
+    from edm2_guidance.metrics.detectors import DETECTORS
 
     assert {name: spec.resizes[0] for name, spec in DETECTORS.items()} == RESIZES

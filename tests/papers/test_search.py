@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from papers.search import Axis, expected_points, search
+from edm2_guidance.papers.search import Axis, expected_points, search
 
 W = Axis("w", tuple(round(1 + 0.05 * i, 2) for i in range(51)))
 FIRST = Axis("first", tuple(range(32)))

@@ -2,10 +2,11 @@
 
 import pytest
 
-from images.recipe import SigmaInterval, StepInterval
-from papers import tables
-from papers.presets import POSTHOC, PRETRAINED, all_presets
-from papers.tables import NETWORK_NAME, TABLES, all_rows, find, how_to_make, select
+from dnnlib.places import EMBEDDED
+from edm2_guidance.papers import tables
+from edm2_guidance.papers.presets import POSTHOC, all_presets
+from edm2_guidance.papers.tables import NETWORK_NAME, TABLES, all_rows, find, how_to_make, select
+from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 from training.reconstruct import GOOD_ERROR, find_snapshots, plan_reconstructions
 
 S, XS, XXL, M = "s-2147483", "xs-2147483", "xxl-0939524", "m-2147483"
@@ -249,9 +250,9 @@ def test_the_table_of_digits():
     ]
     for row in rows:
         assert (row.metric, row.published, row.num_images, row.runnable) == ("fd_mnist", None, 5000, None)
-        assert row.reference == str(PRETRAINED / "mnist16-refs.npz")
+        assert row.reference == str(EMBEDDED / "mnist16-refs.npz")
         assert row.missing() == ()
-        assert all((PRETRAINED / file).is_file() for file in row.files)
+        assert all((EMBEDDED / file).is_file() for file in row.files)
     assert [row.repeats for row in rows] == [3, 3, 3, 3, 3, 3]
 
 

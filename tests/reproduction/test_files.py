@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from images.recipe import GuideSpec, NetworkRef, Recipe
-from papers.presets import PRETRAINED
-from reproduction.files import fetch_all
+from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe
+from edm2_guidance.reproduction.files import fetch_all
 
 
 def recipe(networks, main, guide, **more):
@@ -17,10 +17,10 @@ def recipe(networks, main, guide, **more):
 
 def test_everything_is_named_once(tiny_networks):
     recipes = [recipe(tiny_networks, "cond", guide, noise_device="cuda") for guide in ("weak", "uncond", "weak")]
-    reference = str(PRETRAINED / "mnist16-refs.npz")
+    reference = str(EMBEDDED / "mnist16-refs.npz")
     found = fetch_all(recipes, [reference, reference], {"fd_mnist": {}}, offline=True)
     networks = [str(tiny_networks[name]) for name in ("cond", "weak", "uncond")]
-    assert found == [*networks, reference, str(PRETRAINED / "mnist16-detector.safetensors")]
+    assert found == [*networks, reference, str(EMBEDDED / "mnist16-detector.safetensors")]
 
 
 def test_weights_of_ones_own(tiny_networks, tmp_path):

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cli.search_options import recipe_at
 from dnnlib.workers import Workers
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
-from metrics import ledger
-from papers.search import Axis
-from papers.tables import Row, find
-from reproduction.rows import Runner, Settings
-from reproduction.sweeps import Sweep, find_best, repeat
-from sampling.generation import GeneratedImages
+from edm2_guidance.cli.search_options import recipe_at
+from edm2_guidance.metrics import ledger
+from edm2_guidance.papers.search import Axis
+from edm2_guidance.papers.tables import Row, find
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.reproduction.rows import Runner, Settings
+from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat
+from edm2_guidance.sampling.generation import GeneratedImages
 from training.encoders import StandardRGBEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from images.class_names import ClassName
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from sampling import seeds as seeding
-from sampling.generation import open_recipe, opener, sample
-from sampling.heun import Churn, heun
-from sampling.schedule import edm_sigmas
+from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.sampling import seeds as seeding
+from edm2_guidance.sampling.generation import open_recipe, opener, sample
+from edm2_guidance.sampling.heun import Churn, heun
+from edm2_guidance.sampling.schedule import edm_sigmas
 from tests.digits_network import save_digits_network
 from training.encoders import StabilityVAEEncoder
 from training.network_io import load_network, save_network

@@ -12,13 +12,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from generate_images import main
-from images.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
-from sampling import seeds as seeding
-from sampling.generation import open_recipe, sample
-from sampling.guidance import Counted, Guide, guided
-from sampling.heun import Churn, heun
-from sampling.schedule import edm_sigmas
+from edm2_guidance.commands.generate_images import main
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.sampling import seeds as seeding
+from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.guidance import Counted, Guide, guided
+from edm2_guidance.sampling.heun import Churn, heun
+from edm2_guidance.sampling.schedule import edm_sigmas
 from training.encoders import StandardRGBEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics import ledger
+from edm2_guidance.metrics import ledger
 from tests.digits_network import save_digits_network
 
 pytestmark = pytest.mark.slurm

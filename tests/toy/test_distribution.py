@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy.distribution import Mixture, fractal
+from edm2_guidance.toy.distribution import Mixture, fractal
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "toy.npz")
 
@@ -84,7 +84,7 @@ def test_nothing_underflows_far_from_the_data():
 def test_points_in_pieces_are_the_same_points(small, monkeypatch):
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     whole = small.log_density(x, 0.1), small.score(x, 0.1), small.nearest_branch(x)
-    monkeypatch.setattr("toy.distribution._CHUNK", 7)
+    monkeypatch.setattr("edm2_guidance.toy.distribution._CHUNK", 7)
     for one, other in zip(
         whole, (small.log_density(x, 0.1), small.score(x, 0.1), small.nearest_branch(x)), strict=True
     ):

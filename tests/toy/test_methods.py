@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sampling.guidance import guided
-from toy import methods
-from toy.distribution import fractal
-from toy.methods import Networks, compared, sample, trajectories, truncated
-from toy.network import ToyModel
+from edm2_guidance.sampling.guidance import guided
+from edm2_guidance.toy import methods
+from edm2_guidance.toy.distribution import fractal
+from edm2_guidance.toy.methods import Networks, compared, sample, trajectories, truncated
+from edm2_guidance.toy.network import ToyModel
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from toy import network
-from toy.network import MPLinear, ToyModel
+from edm2_guidance.toy import network
+from edm2_guidance.toy.network import MPLinear, ToyModel
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "toy.npz")
 

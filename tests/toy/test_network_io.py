@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dnnlib.util import sha256_of
+from edm2_guidance.toy import network
+from edm2_guidance.toy.network import ToyModel
+from edm2_guidance.toy.network_io import load_model, save_model
 from torch_utils import persistence, safe_pickle
-from toy import network
-from toy.network import ToyModel
-from toy.network_io import load_model, save_model
 
-PRETRAINED = Path(__file__).parents[2] / "pretrained" / "toy"
+PRETRAINED = Path(__file__).parents[2] / "edm2_guidance" / "pretrained" / "toy"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_shipped_files_bring_the_text_of_today():
 
 def test_a_file_with_another_source_is_read_by_our_class(net, path, monkeypatch):
     """A published file brings a text of its own, which is not looked at; float16 parameters are widened."""
-    monkeypatch.setitem(persistence._source_of_module, "toy.network", "raise SystemExit('executed')")
+    monkeypatch.setitem(persistence._source_of_module, "edm2_guidance.toy.network", "raise SystemExit('executed')")
     save_model(path, net.half())
     assert torch.equal(load_model(path).layers[0].weight, net.layers[0].weight.float())
 

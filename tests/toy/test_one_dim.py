@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from images.recipe import StepInterval
-from toy import one_dim
-from toy.one_dim import all_mixture, class_mixture, guided_steps, paths
+from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.toy import one_dim
+from edm2_guidance.toy.one_dim import all_mixture, class_mixture, guided_steps, paths
 
 
 @pytest.fixture(scope="module")

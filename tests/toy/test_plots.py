@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from images.recipe import SamplerSpec
-from toy import one_dim, plots
-from toy.network import ToyModel
+from edm2_guidance.recipe.recipe import SamplerSpec
+from edm2_guidance.toy import one_dim, plots
+from edm2_guidance.toy.network import ToyModel
 
 pytest.importorskip("matplotlib")
 

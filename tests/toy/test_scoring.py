@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from toy import scoring
-from toy.distribution import fractal
-from toy.scoring import Score, energy_distance, mean_and_deviation, score_methods, score_points
+from edm2_guidance.toy import scoring
+from edm2_guidance.toy.distribution import fractal
+from edm2_guidance.toy.scoring import Score, energy_distance, mean_and_deviation, score_methods, score_points
 
 
 def slow_energy_distance(x, y):

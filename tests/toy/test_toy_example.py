@@ -1,28 +1,25 @@
 """toy_example.py: what it writes, what it refuses, and that the shipped networks show what the paper says."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from images.recipe import SamplerSpec
-from toy import methods
-from toy.distribution import fractal
-from toy.methods import Networks
-from toy.network_io import load_model
+from edm2_guidance.commands import toy_example
+from edm2_guidance.recipe.recipe import SamplerSpec
+from edm2_guidance.toy import methods
+from edm2_guidance.toy.distribution import fractal
+from edm2_guidance.toy.methods import Networks
+from edm2_guidance.toy.network_io import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["train", "--layers=1", "--dim=8", "--iterations=3", "--batch=8", "--device=cpu"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("toy_example_under_test", ROOT / "toy_example.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return toy_example
 
 
 @pytest.fixture
@@ -53,9 +50,9 @@ def test_training_without_a_folder_writes_nothing(run, tmp_path):
 
 def test_training_draws_beside_its_networks(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("toy.plots._PIXELS", 24)
-    monkeypatch.setattr("toy.plots.DPI", 20)
-    monkeypatch.setattr("toy.plots.NUM_STARTS", 32)
+    monkeypatch.setattr("edm2_guidance.toy.plots._PIXELS", 24)
+    monkeypatch.setattr("edm2_guidance.toy.plots.DPI", 20)
+    monkeypatch.setattr("edm2_guidance.toy.plots.NUM_STARTS", 32)
     done = run(*TRAIN, "--outdir=run")
     assert done.exit_code == 0, done.output
     assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".pkl", ".png"]
@@ -75,7 +72,7 @@ def test_bad_input_ends_before_any_work(run, tmp_path):
 
 def test_a_plot_has_a_name_of_its_own(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("toy.plots.draw", lambda name, figure, nets, cfg, guidance: None)
+    monkeypatch.setattr("edm2_guidance.toy.plots.draw", lambda name, figure, nets, cfg, guidance: None)
     done = run("plot", "--shipped", "--figure=fig2")
     assert done.exit_code == 0, done.output
     assert done.output.strip() == "out/toy-fig2.png"
@@ -83,7 +80,7 @@ def test_a_plot_has_a_name_of_its_own(run, tmp_path, monkeypatch):
 
 
 def test_scores_are_printed_and_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("toy.one_dim.SAMPLER", SamplerSpec(num_steps=8))
+    monkeypatch.setattr("edm2_guidance.toy.one_dim.SAMPLER", SamplerSpec(num_steps=8))
     done = run("score", "--example=1d", "--seeds=0-1", "--num=100", "--save=scores.json")
     assert done.exit_code == 0, done.output
     assert "| everywhere |" in done.output
@@ -94,7 +91,7 @@ def test_scores_are_printed_and_written(run, tmp_path, monkeypatch):
 
 def test_shipped_networks_show_what_the_paper_says():
     """Without guidance most outliers; CFG and truncation lose branches that autoguidance keeps."""
-    folder = ROOT / "pretrained" / "toy"
+    folder = ROOT / "edm2_guidance" / "pretrained" / "toy"
     nets = Networks(*(load_model(folder / f"{name}.pkl") for name in ("main", "weak", "unconditional")))
     truth, points = fractal("A"), {name: draw(600, 0) for name, draw in methods.samplers(nets).items()}
     level = truth.contour_level(0.99, 4096)

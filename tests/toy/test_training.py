@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from toy import training
-from toy.distribution import fractal
-from toy.training import ToyTraining, learning_rate, new_model, score_matching_loss, train
+from edm2_guidance.toy import training
+from edm2_guidance.toy.distribution import fractal
+from edm2_guidance.toy.training import ToyTraining, learning_rate, new_model, score_matching_loss, train
 
 TINY = ToyTraining(num_layers=2, hidden_dim=8, iterations=6, batch_size=16)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from images.zips import ZipWriter, json_bytes
+from edm2_guidance.images.zips import ZipWriter, json_bytes
 
 NUM_ITEMS = 50  # no multiple of any batch, so that passes end inside steps
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from images import archive
-from images.archive import select_subset
-from images.zips import ZipWriter, json_bytes
+from edm2_guidance.images import archive
+from edm2_guidance.images.archive import select_subset
+from edm2_guidance.images.zips import ZipWriter, json_bytes
 from training.dataset import ImageFolderDataset, ShuffledOrder
 
 from .conftest import NUM_ITEMS, write_set

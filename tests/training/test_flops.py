@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from papers.train_presets import all_train_presets, network_arguments
+from edm2_guidance.papers.train_presets import all_train_presets, network_arguments
 from training.flops import file_cost, network_cost
 from training.network_io import load_network, save_safetensors
 from training.networks_edm2 import MPConv, Precond

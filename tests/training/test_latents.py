@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from dataset_tool import main
-from images.zips import ZipWriter, json_bytes
+from edm2_guidance.commands.dataset_tool import main
+from edm2_guidance.images.zips import ZipWriter, json_bytes
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder
 

@@ -1,0 +1,1 @@
+"""Guided samples of diffusion networks, and their scores."""

@@ -1,0 +1,142 @@
+"""Classes by name on the command line: --class=goldfish, --class-names=FILE. No torch here."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import read_regular
+from dnnlib.stand_ins import stand_in
+from edm2_guidance.cli import typed
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
+from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.class_names import MAX_NAME, ClassName, checked_names, find_class, why_no_names
+
+MAX_FILE_BYTES = 1 << 26
+
+
+class Class(click.ParamType):
+    """A class: its index as an int, or its name as a ClassName."""
+
+    name = "class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | ClassName:
+        if isinstance(value, int | ClassName):
+            return value
+        text = str(value).strip()
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+            return int(text)
+        if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
+            self.fail(
+                f"give a class number{self._known(ctx)}, or a name, or leave it out for random classes", param, ctx
+            )
+        return ClassName(text)
+
+    def _known(self, ctx: click.Context | None) -> str:
+        """Which numbers there are, by the presets that were typed."""
+        numbers = " of 0 or more"
+        presets = all_presets()
+        for name in typed.values("preset", ctx):
+            if name in presets and presets[name].num_classes > 0:
+                numbers = f" from 0 to {presets[name].num_classes - 1}"
+        return numbers
+
+
+class_names_option = click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
+)
+
+
+def known_names(source: str, file: str | None) -> tuple[str, ...] | None:
+    """Class names that are known before a network is opened: of --class-names, else those of a published network.
+
+    source: path or URL of the network. Raises OSError or ValueError if the file cannot be read.
+    """
+    if file is not None:
+        return read_names(file)
+    return imagenet_classes() if is_published(source) else None
+
+
+def read_names(file: str) -> tuple[str, ...]:
+    """Names of classes 0, 1, ... from a text of one per line, or JSON: a list, or an object with `class_names`.
+
+    Raises OSError if there is no such file, ValueError if it holds no names.
+    """
+    try:
+        data = read_regular(Path(file).expanduser(), MAX_FILE_BYTES)
+    except ValueError as error:
+        raise ValueError(f"--class-names={file} cannot be read: {error}") from error
+    try:
+        names = _names_in(data)
+    except ValueError as error:
+        raise ValueError(f"--class-names={file} {error}") from error
+    return tuple(name.strip() for name in names)
+
+
+def _names_in(data: bytes) -> tuple[str, ...]:
+    """ValueError, whose text continues "FILE ...", where there are none."""
+    what = stand_in(data)
+    if what is not None:
+        raise ValueError(f"is {what}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text: save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 without its mark
+        raise ValueError("is not UTF-8 text: save it as UTF-8")
+    content: Any
+    if text.lstrip()[:1] in ("{", "["):
+        content = parse_json(text)
+    else:
+        content = text.rstrip().splitlines()
+        _check_lines(content)
+    value = content.get("class_names") if isinstance(content, dict) else content
+    names = checked_names(value)
+    if names is None:
+        why = "" if value is None else f"; {why_no_names(value)}"
+        raise ValueError(f"has no list of names: need one name per line, or JSON with a list class_names{why}")
+    return names
+
+
+def _check_lines(lines: list[str]) -> None:
+    """ValueError naming the first line that is no name: the classes after it would move."""
+    for number, line in enumerate(lines, 1):
+        if line.strip() == "":
+            raise ValueError(f"has no name in line {number}: need one per line, for classes 0, 1, ...")
+        if len(line) > MAX_NAME:
+            raise ValueError(f"has {len(line):,} characters in line {number}: a name has at most {MAX_NAME}")
+
+
+def with_index(params: dict[str, Any], source: str | None) -> dict[str, Any]:
+    """The parameters with the index in place of a --class that is a name, if names are known by now.
+
+    source: the main network. Else the name stays, for the network to resolve when it is opened. A usage error for a
+    name that is not among them.
+    """
+    named, file = params.get("class_idx"), params.get("class_names")
+    if file is not None:
+        with bad_input():
+            read_names(file)  # of use for captions at least: nobody gives it to be ignored
+    if source is None or not isinstance(named, ClassName):
+        return params
+    index = index_of(named, source, file)
+    if isinstance(index, int):
+        click.echo(f"note: --class={named} is class {index}", err=True)
+    return {**params, "class_idx": index}
+
+
+def index_of(named: int | ClassName, source: str, file: str | None) -> int | ClassName:
+    """The index of a class; its name as it is, where no names are known before the network is opened."""
+    with bad_input():
+        names = known_names(source, file)
+        if isinstance(named, int) or names is None:
+            return named
+        if file is None and (shared := SHARED_WORDS.get(named.text.casefold())):
+            both = " and ".join(f"{names[index]} ({index})" for index in shared)
+            raise ValueError(f"--class={named}: ImageNet has {both}; give the index")
+        return find_class(named.text, names, "ImageNet" if file is None else file)

@@ -1,0 +1,169 @@
+"""What every script's command line shares: one-line errors, exit codes, and options in either spelling.
+
+Exit code 2: the command line asks for something that cannot be (found before any work). Exit code 1: work failed.
+Exit code 128 + N: signal N ended it, in order, before the work was done: 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
+"""
+
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+
+from dnnlib.urls import without_secrets
+from dnnlib.util import DownloadError, Refused, printable
+from edm2_guidance.cli import settings, test_cuts, typed
+from edm2_guidance.cli.signals import Terminated, termination
+from edm2_guidance.cli.start import cure
+
+_FROM_HOME = re.compile(r"((?:--?[\w-]+=)?(?:[\w-]+=)?)(~.*)", re.DOTALL)  # [--option=][METRIC=]~...
+
+
+def _at_home(argument: str) -> str:
+    """~/x and ~user/x as a shell would give them: it leaves those in --option=~/x alone.
+
+    A usage error where nobody knows where home is: a folder named "~" is never what was meant.
+    """
+    found = _FROM_HOME.fullmatch(argument)
+    if found is None or argument.startswith("--note="):
+        return argument
+    path = os.path.expanduser(found[2])
+    if path.split("/")[0] == "~":
+        raise click.UsageError(f"'{argument}': there is no home folder here; set HOME, or write the path out")
+    return found[1] + path
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Inside, ValueError and OSError mean that the user asked for something impossible: exit code 2.
+
+    A download that fails, and a disk that does, are not the user's doing, and stay failed work.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, DownloadError) or getattr(error, "errno", None) in _DISK_TROUBLE:
+            raise
+        raise click.UsageError(_one_line(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
+    text = text.replace(":;", ":")
+    if isinstance(error, ModuleNotFoundError):
+        return cure(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; what was finished is kept: make room, then run the same command again"
+    return text or type(error).__name__
+
+
+class _OneLineErrors(click.Command):
+    """Shows an error as one line on stderr and ends with its exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {})
+        kwargs["context_settings"].setdefault("token_normalize_func", typed.either_spelling)
+        kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
+        kwargs["context_settings"].setdefault("max_content_width", 120)
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        typed.remember(ctx, args)
+        try:
+            rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
+            typed.check_finite(ctx)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        test_cuts.apply(ctx)
+        with settings.deterministic(bool(ctx.params.get("deterministic"))):
+            return super().invoke(ctx)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        settings.configure()
+        run: Any = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **kwargs)
+        try:
+            with termination() as signalled:
+                try:
+                    result = run(*args, standalone_mode=False, **kwargs)
+                except (Exception, KeyboardInterrupt, Terminated) as error:
+                    sys.exit(_end(error, signalled()))
+        except (KeyboardInterrupt, Terminated) as error:  # it came when all was done, or as the end was being told
+            sys.exit(_end(error, None))
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+@contextmanager
+def keeps(what: Callable[[], str]) -> Iterator[None]:
+    """Around long work: what ends it in the middle carries a note of what it leaves behind, which an interrupt tells.
+
+    what: such as "3 of 16 images are in out; the same command goes on", asked for at the end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            error.add_note(what())
+        raise
+
+
+def _kept(error: BaseException | None) -> str:
+    """What `keeps` noted, whatever libraries made of the exception since; empty if nothing."""
+    while error is not None:
+        for note in getattr(error, "__notes__", []):
+            return f": {note}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+_MAX_MESSAGE = 4000  # characters
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_FAILURES = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError)
+
+
+def _end(error: BaseException, signalled: int | None) -> int:
+    """Say why the command ends, in one line, and give its exit code; raises an error that is no failure but a bug.
+
+    signalled: the signal that came, if any. An error is then its work: libraries may make another of the exception
+    that it raised in the middle of them. Of an interrupt click makes an Abort, a RuntimeError.
+    """
+    if signalled is None and isinstance(error, Terminated):
+        signalled = error.number
+    if signalled is not None and signalled != signal.SIGINT:
+        return _fail(f"ended by {signal.Signals(signalled).name}{_kept(error)}", 128 + signalled)
+    if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
+        return _fail(f"interrupted{_kept(error)}", 128 + signal.SIGINT)
+    if isinstance(error, click.ClickException):
+        return _fail(typed.in_words(error), error.exit_code)
+    if not isinstance(error, _FAILURES) or settings.tracebacks():
+        raise error
+    return _fail(_one_line(error), 2 if isinstance(error, Refused) else 1)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    line = without_secrets(" ".join(message.split()))
+    shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
+    click.echo(f"Error: {printable(shown)}", err=True)
+    return exit_code
+
+
+class Command(_OneLineErrors):
+    """click.Command with this project's manners."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """click.Group with this project's manners; its subcommands share them."""
+
+    command_class = Command

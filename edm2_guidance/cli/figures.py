@@ -1,0 +1,121 @@
+"""The --figs of generate_images.py: the interval paper's figures, by its networks or by others that stand in. No torch.
+
+Without networks the embedded digits are drawn. The sampler's state is kept in float64, unless --dtype says otherwise.
+Options and their meaning are those of the interval repository's script of the same name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.options import (
+    EVERYWHERE,
+    GuideDefaults,
+    given,
+    in_the_interval_papers_words,
+    on_schedule,
+    recipe_from,
+    stack,
+)
+from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
+from edm2_guidance.papers.presets import find_preset
+from edm2_guidance.recipe.recipe import GuideSpec, Recipe, SamplerSpec
+
+STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
+
+figure_options = stack(
+    [
+        click.option(
+            "--figs", metavar="LIST", help=f"The interval paper's figures instead: all, {', '.join(figure_names())}"
+        ),
+        click.option("--results_dir", metavar="DIR", default="./results", show_default=True, help="Where figures go"),
+        click.option(
+            "--seed",
+            metavar="INT",
+            type=click.IntRange(min=0),
+            default=0,
+            help="First seed, of --num_images; for figures unused, as in the original",
+        ),
+        click.option(
+            "--verbose", metavar="BOOL", type=bool, default=False, help="Say the recipe of every image of the figures"
+        ),
+    ]
+)
+
+# What a figure lays down itself.
+_FIXED = {
+    *("outdir", "subdirs", "seeds", "num_images", "grid", "weights", "alphas", "classes"),
+    *("class_idx", "labels", "guidance", "guidance_interval", "guidance_sigma"),
+}
+
+
+def wanted_pictures(params: dict[str, Any]) -> list[Picture]:
+    """The pictures that --figs asks for; none if it is not given.
+
+    Two networks in the reference's words, and nothing that says what to do with them, is its command line for all.
+    """
+    figs = params["figs"]
+    if figs is None:
+        if not in_the_interval_papers_words() or params["preset"] or any(given(name) for name in _FIXED):
+            return []
+        figs = "all"
+        click.echo("note: no --figs, --outdir or --grid: drawing all figures, as the original does", err=True)
+    for option in click.get_current_context().command.params:
+        if option.name in _FIXED and given(option.name):
+            raise click.UsageError(f"--figs lays down what is drawn: leave out {option.opts[0]}")
+    with bad_input():
+        return pictures([name.strip() for name in figs.split(",")])
+
+
+def figure_recipe(params: dict[str, Any]) -> Recipe:
+    """What all pictures share: the networks that were given, or the embedded ones; the sampler's state in float64."""
+    if params["net"] is None and not params["gnet"] and not params["preset"]:
+        recipe = recipe_from(params, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
+    else:
+        recipe = recipe_from(params, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
+    if len(recipe.guides) != 1:
+        raise click.UsageError("figures take a main network and one guide: --cond_pkl and --uncond_pkl, or a --preset")
+    sampler = recipe.sampler if given("dtype") else replace(recipe.sampler, dtype="float64")
+    return replace(recipe, sampler=sampler)
+
+
+def figure_recipes(pictures: Sequence[Picture], base: Recipe, num_classes: int) -> list[list[Recipe]]:
+    """The recipe of every setting of every picture. Networks of fewer classes stand in: class modulo their number."""
+    intervals = {setting.interval for picture in pictures for setting in picture.settings}
+    on = {interval: on_schedule(interval, SamplerSpec(NUM_STEPS), base.sampler) for interval in intervals}
+
+    def recipe(picture: Picture, setting: Setting) -> Recipe:
+        interval = None if on[setting.interval] == EVERYWHERE else on[setting.interval]
+        guide = GuideSpec(base.guides[0].net, setting.weight, interval)
+        return replace(base, guides=(guide,), labels=picture.class_index % num_classes, seed_rule="figure")
+
+    return [[recipe(picture, setting) for setting in picture.settings] for picture in pictures]
+
+
+def check_classes(num_classes: int, quiet: bool = False) -> None:
+    """ValueError for an unconditional main network; a note, unless quiet, if it is no network of ImageNet."""
+    if num_classes == 0:
+        raise ValueError("the main network of the figures needs classes, and this one is unconditional")
+    if num_classes != NUM_CLASSES and not quiet:
+        click.echo(
+            f"note: the main network is not of ImageNet: its {num_classes} classes stand in for the paper's, class c "
+            f"by c modulo {num_classes}, and every picture says so",
+            err=True,
+        )
+
+
+def stand_in_caption(picture: Picture, recipe: Recipe, num_classes: int) -> str:
+    """What stands above a picture: nothing above the paper's own, the truth above one by networks that stand in."""
+    if num_classes == NUM_CLASSES:
+        return ""
+    weights = ", ".join(f"{setting.weight:g}" for setting in picture.settings)
+    interval = picture.settings[0].interval
+    where = "at all steps" if interval is None else f"at {interval.sigmas(SamplerSpec(NUM_STEPS).levels())}"
+    return (
+        f"Stand-in for {picture.printed} of arXiv 2404.07724 ({picture.figure}): not ImageNet, but {recipe.net.name} "
+        f"guided by {recipe.guides[0].net.name}.\n"
+        f"Class {recipe.labels} in place of {picture.class_index}; w = {weights} {where}"
+    )

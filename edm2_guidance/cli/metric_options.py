@@ -1,0 +1,204 @@
+"""Options of calculate_metrics.py. No torch here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.places import find_file, short_name
+from dnnlib.util import is_url
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.options import Names, batch_option, deterministic_option, given, stack
+from edm2_guidance.papers.presets import Preset
+from edm2_guidance.papers.references import REFERENCES, find_reference
+
+METRICS = ("fid", "fd_dinov2", "fd_mnist")
+LEDGER = "results/ledger.jsonl"
+
+
+class Weights(click.ParamType):
+    """METRIC=PATH of a weight file that is there, or METRIC=URL, as (metric, path)."""
+
+    name = "metric=path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        metric, _, path = str(value).partition("=")
+        metric = metric.strip().replace("-", "_")
+        if metric not in METRICS or path == "":
+            self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
+        if not is_url(path) and not find_file(path).is_file():
+            self.fail(f"there is no file {path}", param, ctx)
+        return metric, path
+
+
+REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), or one of {', '.join(REFERENCES)}"
+STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
+
+metrics_option = click.option(
+    "--metrics",
+    "--metric",
+    metavar="LIST",
+    type=Names(METRICS),
+    default=",".join(STANDARD_METRICS),
+    show_default=True,
+    help=", ".join(METRICS),
+)
+
+scored_metrics_option = click.option(
+    "--metrics",
+    "--metric",
+    metavar="LIST",
+    type=Names(METRICS),
+    default=",".join(STANDARD_METRICS),
+    help=f"{', '.join(METRICS)}  [default: what the reference has; of images, {','.join(STANDARD_METRICS)}]",
+)
+
+
+def num_option(default: str) -> Callable[[Any], Any]:
+    """--num, None if it is not given; default: in words, what the command then takes."""
+    text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
+    return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
+
+
+stored_options = stack([
+    click.option("--seed", metavar="INT", type=int, default=0, show_default=True, help="Which, if there are more"),
+    batch_option(64),
+    click.option(
+        "--workers", metavar="INT", type=click.IntRange(min=0), default=2, expose_value=False,
+        help="Ignored: images are decoded by one thread per core",
+    ),
+])  # fmt: skip
+
+detector_options = stack([
+    click.option(
+        "--weights", metavar="METRIC=PATH", type=Weights(), multiple=True,
+        help="A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
+    ),
+    click.option(
+        "--dinov2-resize", type=click.Choice(["torch", "pil"]), default="torch", show_default=True,
+        help="torch: as EDM2 and the guidance papers; pil: as the paper that introduced FD-DINOv2",
+    ),
+])  # fmt: skip
+
+work_options = stack([
+    click.option(
+        "--workdir", metavar="DIR", default="results/work", show_default=True,
+        help="Where features lie until the result is there, 4 bytes each",
+    ),
+    click.option(
+        "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True,
+        help="Images per shard, what an interruption costs at most",
+    ),
+])  # fmt: skip
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the statistics that are there")
+
+ledger_options = stack(
+    [
+        click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="Where results are appended"),
+        click.option("--note", metavar="TEXT", help="Your words for these rows of the ledger"),
+    ]
+)
+
+device_options = stack(
+    [
+        click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
+        deterministic_option,
+        click.option("--offline", is_flag=True, help="Never download; say what is missing"),
+    ]
+)
+
+#: The interval-guidance repository's form, without a command.
+plain_options = stack(
+    [
+        click.option("--gen_zip", metavar="ZIP|DIR|NPZ", help="Images to score, all of them"),
+        click.option("--ref_path", metavar="PATH|URL|NAME", help="Reference, as --ref of calc"),
+        click.option(
+            "--results_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ledger"
+        ),
+        click.option(
+            "--metric",
+            metavar="NAME",
+            type=click.Choice(METRICS),
+            default="fid",
+            show_default=True,
+            help=", ".join(METRICS),
+        ),
+        click.option(
+            "--batch_size",
+            "--batch",
+            metavar="INT",
+            type=click.IntRange(min=1),
+            default=128,
+            show_default=True,
+            help="Images at a time",
+        ),
+    ]
+)
+
+#: What that form cannot say: the defaults of `calc`.
+PLAIN_DEFAULTS = {"weights": (), "dinov2_resize": "torch", "device": "auto", "offline": False, "note": None}
+
+
+def sides_from(samples: str | None, reference: str | None, images: str | None, ref: str | None) -> tuple[str, str]:
+    """(samples, reference) of `calc`, given as arguments or as --images and --ref. Usage errors."""
+    named = {"SAMPLES": samples, "REFERENCE": reference, "--images": images, "--ref": ref}
+    found = [f"{name}={text}" for name, text in named.items() if text is not None]
+    if samples is not None and (images is not None or ref is not None):
+        raise click.UsageError(f"give SAMPLES REFERENCE or --images and --ref, not a mixture: {', '.join(found)}")
+    first, second = (samples, reference) if samples is not None else (images, ref)
+    if first is None or second is None:
+        what = "no samples" if first is None else "no reference"
+        raise click.UsageError(f"{what}: write calc SAMPLES REFERENCE (see calc --help)")
+    if first in REFERENCES and not find_file(first).exists():
+        raise click.UsageError(f"'{first}' names a reference, and samples come first: write calc SAMPLES {first}")
+    return first, reference_from(second)
+
+
+def reference_from(text: str | None, preset: Preset | None = None) -> str:
+    """The file, URL or folder of a reference: as named, else the preset's own. Usage errors."""
+    if text is None and preset is None:
+        raise click.UsageError("which reference? Give --ref (a --preset brings its own)")
+    with bad_input():
+        source = find_reference(preset.data if text is None and preset is not None else str(text))
+    if text is not None and text in REFERENCES and find_file(text).exists():
+        click.echo(f"note: {text} is taken for {source}; for what is in this folder write ./{text}", err=True)
+    return source
+
+
+def asked_metrics(metrics: list[str]) -> list[str] | None:
+    """The metrics of `scored_metrics_option`; None if nobody gave them, so that the reference decides."""
+    return metrics if given("metrics") else None
+
+
+def known_metrics(source: str) -> list[str] | None:
+    """The metrics of a published reference, by its URL or path; None for any other, which must be opened to say."""
+    named = {short_name(reference.source): list(reference.metrics) for reference in REFERENCES.values()}
+    return named.get(source)
+
+
+def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:
+    """Where the features of these images lie while they are being made."""
+    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(metrics)}"
+
+
+def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Weights and resize that were chosen, per metric in the order of `metrics`; params: of `detector_options`.
+
+    A usage error for weights of a metric that is not asked for, or given twice.
+    """
+    choices: dict[str, dict[str, str]] = {metric: {} for metric in metrics}
+    if "fd_dinov2" in choices:
+        choices["fd_dinov2"]["resize"] = params["dinov2_resize"]
+    for metric, path in params["weights"]:
+        if metric not in choices:
+            raise click.UsageError(
+                f"--weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see --metrics"
+            )
+        if "weights" in choices[metric]:
+            raise click.UsageError(f"--weights={metric}=... is given twice: leave out one of them")
+        choices[metric]["weights"] = path
+    return choices

@@ -1,0 +1,65 @@
+"""What the sampling scripts say about a run, in the same words everywhere."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from dnnlib.util import printable
+from edm2_guidance.recipe.recipe import Recipe, StepInterval
+
+
+def describe(recipe: Recipe) -> str:
+    """One line: network, guides with weight and interval, sampler, label rule."""
+    parts = [recipe.net.name]
+    for guide in recipe.guides:
+        if guide.off:
+            parts.append(f"guide {guide.net.name} off")
+            continue
+        where = "at all steps" if guide.interval is None else f"at {guide.interval}"
+        if isinstance(guide.interval, StepInterval):
+            where += f" = {guide.interval.sigmas(recipe.sampler.levels())}"
+        parts.append(f"guided by {guide.net.name}, w = {guide.weight:g}, {where}")
+    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
+    parts.append(f"{recipe.sampler.num_steps} steps of Heun in {recipe.sampler.dtype}, labels: {labels}")
+    return "; ".join(parts)
+
+
+def announce(generation: Any) -> None:
+    """Say on stderr what is about to be sampled (a sampling.generation.Generation) and what it costs."""
+    click.echo(describe(generation.recipe), err=True)
+    say_notes(generation.notes)
+    for guide in generation.recipe.guides:
+        if guide.weight < 1:
+            click.echo(f"note: w = {guide.weight:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
+    costs = counts(generation.evaluations_per_image())
+    click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
+               err=True)  # fmt: skip
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Say on stderr what the user should know, a line each."""
+    for note in notes:
+        click.echo(f"note: {printable(note)}", err=True)
+
+
+def others(shards: Any) -> str:
+    """What a worker says that is through, but not the one to end the work (an work.shards.ShardStore)."""
+    left = shards.left_to_others()
+    if left == 0:
+        return "another joins the shards (if none does, run the same command again)"
+    return (
+        f"{left} of {len(shards.plan)} shards are left to the other workers (start any that does not run, or --steal)"
+    )
+
+
+def kept(shards: Any) -> str:
+    """What an interruption leaves behind, for `cli.command.keeps` (an work.shards.ShardStore)."""
+    done = len(shards.plan) - len(shards.missing())
+    return f"{done} of {len(shards.plan)} shards are kept in {shards.folder}; the same command goes on"
+
+
+def counts(evaluations: Mapping[str, int]) -> str:
+    """'63 main + 12 guide 1 = 75'."""
+    parts = [f"{number} {name}" for name, number in evaluations.items()]
+    return " + ".join(parts) + (f" = {sum(evaluations.values())}" if len(parts) > 1 else "")

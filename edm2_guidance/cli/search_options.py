@@ -1,0 +1,220 @@
+"""The options of reproduce.py's search, and the recipe that a point of a search stands for. No torch here."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from dnnlib.places import find_file
+from edm2_guidance.cli.agenda import Agenda
+from edm2_guidance.cli.options import EVERYWHERE, FloatList, GuideDefaults, stack
+from edm2_guidance.papers.search import Axis
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe, StepInterval
+
+# What is searched, in the order in which it is searched; see `stages_from`.
+PARAMETERS = ("weight", "interval", "ema", "alpha")
+
+_WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
+_EMAS = "0.010,0.015,...,0.250"
+
+search_options = stack(
+    [
+        click.option(
+            "--over",
+            metavar="LIST",
+            required=True,
+            help=f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice",
+        ),
+        click.option("--weights", metavar="LIST", type=FloatList(), default=_WEIGHTS, show_default=True, help="Grid"),
+        click.option("--emas", metavar="LIST", type=FloatList(), default=_EMAS, show_default=True, help="Grid"),
+        click.option(
+            "--alphas", metavar="LIST", type=FloatList(), default="0,0.1,...,1", show_default=True, help="Grid"
+        ),
+        click.option(
+            "--stride",
+            metavar="INT",
+            type=click.IntRange(min=1),
+            default=8,
+            show_default=True,
+            help="The coarse pass takes every INT-th value; 1 = all values",
+        ),
+    ]
+)
+
+
+def varied(params: Mapping[str, Any]) -> GuideDefaults:
+    """What a guide need not be given, since --over searches it."""
+    names = [name.strip() for name in params["over"].split(",")]
+    return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
+
+
+def stages_from(params: Mapping[str, Any], recipe: Recipe) -> list[list[Axis]]:
+    """The stages of --over: the interval's upper end before its lower, both EMA lengths at once. Usage errors."""
+    names = [name.strip() for name in params["over"].split(",")]
+    steps = tuple(range(recipe.sampler.num_steps))
+    emas = tuple(params["emas"])
+    guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.guides else [])]
+    known = {
+        "weight": [[Axis("weight", tuple(params["weights"]))]],
+        "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
+        "ema": [guided],
+        "alpha": [[Axis("alpha", tuple(params["alphas"]))]],
+    }
+    stages: list[list[Axis]] = []
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"--over={params['over']}: '{name}' is not one of {', '.join(PARAMETERS)}")
+        if name != "ema" and not recipe.guides:
+            raise click.UsageError(
+                f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
+            )
+        if name == "alpha" and len(recipe.guides) != 2:
+            raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")
+        stages += known[name]
+    return stages
+
+
+def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[str]:
+    """What stays as it is, and what is tried, in the order in which it is; a line each."""
+    axes = [axis for stage in stages for axis in stage]
+    names = {axis.name for axis in axes}
+    fixed = [recipe.net.name]
+    for guide in recipe.guides:
+        parts = [f"guided by {guide.net.name}"]
+        if "weight" not in names and "alpha" not in names:
+            parts.append(f"w = {guide.weight:g}")
+        if "first" not in names:
+            parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
+        fixed.append(", ".join(parts))
+    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
+    fixed += [f"{recipe.sampler.num_steps} steps", f"labels: {labels}"]
+    if "ema" in names:
+        fixed.append("the EMA lengths in these names are what is tried")
+    tried = [f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({len(axis.values)} values)" for axis in axes]
+    first = "all of them" if stride == 1 else f"every {_ordinal(stride)} first, then finer around the best"
+    return [f"fixed: {'; '.join(fixed)}", f"tried: {', then '.join(tried)}; {first}"]
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{ending}"
+
+
+def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
+    """The recipe's own values of the parameters that are searched; an interval is searched from all steps on."""
+    extra = [other.weight - 1 for other in recipe.guides]
+    values: dict[str, Callable[[], float]] = {
+        "weight": lambda: 1 + sum(extra),
+        "first": lambda: 0,
+        "last": lambda: recipe.sampler.num_steps - 1,
+        "ema": lambda: ema_of(recipe.net),
+        "guide_ema": lambda: ema_of(recipe.guides[0].net),
+        "alpha": lambda: extra[1] / sum(extra) if sum(extra) != 0 else 0.5,
+    }
+    names = {axis.name for axes in stages for axis in axes}
+    if "alpha" in names:
+        names.add("weight")
+    return {name: values[name]() for name in values if name in names}
+
+
+@dataclass
+class SearchTeller:
+    """What a search says as it goes: its plan and progress on stderr, its results on stdout; all by one process only.
+
+    expected: points to come, about.
+    """
+
+    metric: str
+    num: int
+    expected: int
+    agenda: Agenda
+    speaks: bool
+    points: int = 0
+
+    def plan(self, lines: list[str]) -> None:
+        if self.speaks:
+            click.echo("\n".join(lines), err=True)
+
+    def begin(self, point: Mapping[str, float]) -> None:
+        """The next point is at work."""
+        self.points += 1
+        if self.points > self.expected:
+            self.agenda.total += self.num
+        self.agenda.begin(self.num)
+        most = max(self.points, self.expected)
+        self.plan([f"point {self.points} of about {most}: {_point_text(point)}{self.agenda.left_of_all()}"])
+
+    def block(self, number: int, blocks: int, num: int) -> None:
+        """The best point is at work in block `number`, from 0, of `blocks`."""
+        if number == 0:
+            self.agenda.total += min(0, self.points - self.expected) * self.num
+        self.agenda.begin(num)
+        self.plan([f"block {number + 1} of {blocks} at the best point{self.agenda.left_of_all()}"])
+
+    def score(self, point: Mapping[str, float], value: float) -> None:
+        self.result(f"{_point_text(point)}  {self.metric} {value:.4f}")
+
+    def result(self, text: str) -> None:
+        if self.speaks:  # every process of a launch comes to the same end
+            click.echo(text)
+
+
+def _point_text(point: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {number:g}" for key, number in point.items())
+
+
+def valid(point: Mapping[str, float]) -> bool:
+    """Whether the interval's ends do not cross."""
+    return "last" not in point or "first" not in point or point["first"] <= point["last"]
+
+
+def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
+    """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in."""
+    net, guides = recipe.net, list(recipe.guides)
+    if "alpha" in point:
+        beyond = point["weight"] - 1
+        shares = (1 - point["alpha"], point["alpha"])
+        guides = [replace(guide, weight=share * beyond + 1) for guide, share in zip(recipe.guides, shares, strict=True)]
+    elif "weight" in point:
+        guides = [replace(guide, weight=point["weight"]) for guide in guides]
+    if "first" in point or "last" in point:
+        last_step = recipe.sampler.num_steps - 1
+        first, last = int(point.get("first", 0)), int(point.get("last", last_step))
+        everywhere = (first, last) == (0, last_step)
+        guides = [replace(guide, interval=None if everywhere else StepInterval(first, last)) for guide in guides]
+    if "ema" in point:
+        net = with_ema(net, point["ema"])
+    if "guide_ema" in point:
+        guides = [replace(guide, net=with_ema(guide.net, point["guide_ema"])) for guide in guides]
+    return replace(recipe, net=net, guides=tuple(guides))
+
+
+_EMA = re.compile(r"-(\d\.\d{3})(?=\.(?:pkl|safetensors)$)")
+
+
+def ema_of(net: NetworkRef) -> float:
+    """The EMA length in the file's name. ValueError if there is none."""
+    match = _EMA.search(net.source)
+    if match is None:
+        raise ValueError(
+            f"{net.source}: no EMA length in the name. Such a search takes files like NAME-0000163-0.050.pkl, "
+            "one per length, side by side (reconstruct_phema.py makes them)"
+        )
+    return float(match[1])
+
+
+def with_ema(net: NetworkRef, ema: float) -> NetworkRef:
+    """The file beside this one with another EMA length."""
+    ema_of(net)
+    return NetworkRef(_EMA.sub(f"-{ema:.3f}", net.source))
+
+
+def missing_files(recipe: Recipe, stages: list[list[Axis]]) -> list[str]:
+    """Network files that a search over EMA lengths would name, and that are not there (URLs are not asked)."""
+    files: list[str] = []
+    nets = {"ema": [recipe.net], "guide_ema": [guide.net for guide in recipe.guides]}
+    for axis in (axis for axes in stages for axis in axes if axis.name in nets):
+        files += [with_ema(net, value).source for net in nets[axis.name] for value in axis.values]
+    return [file for file in dict.fromkeys(files) if "://" not in file and not find_file(file).is_file()]

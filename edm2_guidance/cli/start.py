@@ -1,0 +1,86 @@
+"""What every script does first, before it imports what may be missing or take time. Standard library only."""
+
+from __future__ import annotations  # an older Python must come as far as the line that says so
+
+import importlib
+import importlib.util
+import os  # none of the modules below takes time: until `start` has run, Ctrl-C ends in a traceback
+import signal
+import sys
+from types import FrameType, TracebackType
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+OURS = ("dnnlib", "torch_utils", "training")  # names that network files fix, and that other projects have as well
+PYTHON = (3, 11)
+
+
+def run(command: str) -> None:
+    """The page edm2_guidance/commands/`command`.py, as a script or a console command."""
+    start()
+    importlib.import_module(f"edm2_guidance.commands.{command}").main()
+
+
+def start() -> None:
+    """From here on Ctrl-C and a package that is missing end the script in one line.
+
+    So does, at once, an old Python, and another project's package in the place of one of ours.
+    """
+    if sys.version_info < PYTHON:
+        sys.exit(f"Error: Python {'.'.join(map(str, PYTHON))} or later is needed, this is {sys.version.split()[0]}")
+    sys.excepthook = _excepthook
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    for name in OURS:
+        spec = importlib.util.find_spec(name)
+        found = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+        if found is not None and os.path.dirname(os.path.dirname(os.path.realpath(found))) != ROOT:
+            sys.exit(
+                f"Error: another '{name}', {os.path.dirname(found)}, is found before that of this project: "
+                "leave its folder out of PYTHONPATH, or start from another folder"
+            )
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """Handler of SIGINT while nothing is there to be put in order: before a command begins, and after it."""
+    try:
+        os.write(2, b"Error: interrupted\n")
+    finally:  # stderr may be closed
+        os._exit(128 + number)
+
+
+def cure(error: ImportError) -> str:
+    """What an import failed for, and what to do about it, in one line."""
+    what = " ".join(str(error).split())
+    top = (error.name or "").split(".")[0]
+    if os.path.isdir(os.path.join(ROOT, top)) or os.path.isfile(os.path.join(ROOT, f"{top}.py")):
+        return f"{what}: files of this project are missing in {ROOT}; fetch it again"
+    if top in sys.stdlib_module_names:
+        return f"{what}: this Python ({sys.executable}) was built without it; take another"
+    venv = os.path.join(ROOT, ".venv")
+    if os.path.isdir(venv) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
+        if os.path.isfile(os.path.join(venv, "bin", "activate")):
+            return f"{what}: run `source {_from_here('.venv/bin/activate')}` first, where everything is installed"
+        return f"{what}: run `make install` in {ROOT} first"
+    return f"{what}: run `{_this_python()} -m pip install -r {_from_here('requirements.txt')}` first"
+
+
+def _this_python() -> str:
+    """The running Python as one would type it: its name, unless that starts another one, or none."""
+    import shlex
+    import shutil
+
+    name = os.path.basename(sys.executable)
+    return name if shutil.which(name) == sys.executable else shlex.quote(sys.executable)
+
+
+def _from_here(name: str) -> str:
+    """A file of the project as one would type it."""
+    path, here = os.path.join(ROOT, name), os.path.realpath(os.curdir)
+    return os.path.relpath(path, here) if f"{here}{os.sep}".startswith(f"{ROOT}{os.sep}") else path
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if isinstance(error, ModuleNotFoundError) and os.environ.get("EDM2_TRACEBACK", "") in ("", "0"):
+        print(f"Error: {cure(error)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)

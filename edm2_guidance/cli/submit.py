@@ -1,0 +1,305 @@
+"""Jobs on a cluster instead of work in this process: what is needed is fetched, checked and sent. No torch here.
+
+    python generate_zip.py ... --fetch-only                                       where there is a network
+    python generate_zip.py ... --submit=slurm --jobs=8 --gpus-per-node=4          a job array, of the same command
+
+Each job runs the same command line without these options, as --worker=I/N.
+"""
+
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.extras import need
+from dnnlib.util import check_destination
+from dnnlib.workers import launched
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.options import given, stack
+from edm2_guidance.cli.typed import occurrences
+
+INSTALL = "pip install submitit"
+_TIMEOUTS = 100  # how often a job goes on after its time was up; one that gets nowhere must end some day
+_NOTICE = 120  # seconds before the time is up, for the script to end well
+_MARGIN = 10  # of these, for putting the job back into the queue
+_TAKEN = ("partition", "time", "gpus-per-node", "ntasks-per-node", "array", "requeue", "no-requeue", "output", "error")
+
+
+class SlurmTime(click.ParamType):
+    """A time as sbatch takes it, in whole minutes: 90, 90:00, 1:30:00, 2-12, 2-12:30 or 2-12:30:00."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value).strip())
+        if match is None:
+            self.fail("give minutes, or a time such as 4:00:00 or 2-12:00:00", param, ctx)
+        days, *rest = match.groups()
+        numbers = [int(number) for number in rest if number is not None]
+        if days is not None:  # days-hours:minutes:seconds
+            hours, minutes, seconds = [*numbers, 0, 0][:3]
+        else:  # minutes, minutes:seconds, hours:minutes:seconds
+            hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+        total = math.ceil(int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60)
+        if total < 1:
+            self.fail("that is no time at all: give at least a minute", param, ctx)
+        return total
+
+
+class SlurmOption(click.ParamType):
+    """KEY=VALUE or KEY, an option of sbatch without its dashes, as (key, value) or (key, True)."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | bool]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        key = key.strip().lstrip("-").replace("_", "-")
+        if re.fullmatch(r"[a-z][a-z-]+", key) is None or "\n" in text:
+            self.fail("give KEY=VALUE of sbatch, such as account=physics", param, ctx)
+        if key in _TAKEN:
+            self.fail(f"{key} has an option of its own, or is set by --jobs, --submit-dir", param, ctx)
+        return key, text if equals else True
+
+
+_count = click.IntRange(min=1)
+
+submit_options = stack(
+    [
+        click.option("--submit", type=click.Choice(["slurm", "local"]), help="Send jobs and end; each is a --worker"),
+        click.option("--jobs", metavar="INT", type=_count, default=1, show_default=True, help="How many jobs share it"),
+        click.option("--partition", metavar="NAME", help="Of Slurm  [default: the cluster's]"),
+        click.option(
+            "--time", metavar="TIME", type=SlurmTime(), default="4:00:00", show_default=True,
+            help="Of a job, in minutes or D-HH:MM:SS; it goes on in another when that is over",
+        ),
+        click.option("--gpus-per-node", metavar="INT", type=_count, help="GPUs of a job  [default: none]"),
+        click.option(
+            "--tasks-per-node", metavar="INT", type=_count, help="Processes of a job  [default: one per GPU, or one]"
+        ),
+        click.option(
+            "--slurm", metavar="KEY=VALUE", type=SlurmOption(), multiple=True,
+            help="Any other option of sbatch: account=NAME, qos=NAME, cpus-per-task=8, mem=64G, exclusive",
+        ),
+        click.option(
+            "--requeue/--no-requeue", default=True, show_default=True, help="Go on after pre-emption and time-out"
+        ),
+        click.option(
+            "--submit-dir", metavar="DIR", default="results/submit", show_default=True,
+            help="Logs of the jobs; on a disk that all nodes see",
+        ),
+        click.option("--wait", is_flag=True, help="With --submit=local: until all jobs have ended"),
+        click.option("--fetch-only", is_flag=True, help="Fetch every file that this needs, say where it is, and end"),
+    ]
+)  # fmt: skip
+
+_NAMES = (
+    "submit", "jobs", "partition", "time", "gpus_per_node", "tasks_per_node", "slurm", "requeue", "submit_dir", "wait",
+    "fetch_only",
+)  # fmt: skip
+
+
+def elsewhere(params: Mapping[str, Any]) -> bool:
+    """Whether this process has no images to make: --fetch-only or --submit was given. Usage errors."""
+    if params["fetch_only"]:
+        return True
+    if params["submit"] is None:
+        for name in _NAMES:
+            if given(name):
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is for jobs that are sent: add --submit=slurm or --submit=local")
+        return False
+    if params["worker"] is not None:
+        raise click.UsageError("--submit gives every job its --worker: leave it out, and say --jobs=N")
+    if launched().world > 1:
+        raise click.UsageError("--submit is said once: start it without torchrun or srun")
+    if params["wait"] and params["submit"] == "slurm":
+        raise click.UsageError("--wait is for --submit=local; squeue shows what Slurm's jobs do")
+    return True
+
+
+def send(
+    params: Mapping[str, Any],
+    fetch_all: Callable[..., Sequence[str]],
+    writes: Mapping[str | Path, int],
+    watch: str = "",
+) -> None:
+    """Do what `elsewhere` found to be asked for: fetch what is needed and say where it is, or send the jobs.
+
+    Nothing enters the queue before all files were found here, networks opened, and places and space for results found.
+
+    Args:
+        params: The command's, with those of `submit_options` and `offline`.
+        fetch_all: Returns where each file is that is needed; by keyword, offline: raise OSError for what is not here.
+        writes: What the jobs will write, and about how many bytes of it.
+        watch: The command that shows how far the work is.
+
+    Raises click.UsageError if a check fails, RuntimeError if the queue refuses the jobs or, with --wait, one fails.
+    """
+    with bad_input():
+        if params["fetch_only"]:
+            return click.echo("\n".join(fetch_all(offline=params["offline"])))
+        submitit: Any = need("submitit", INSTALL)
+        name = Path(sys.argv[0]).stem
+        folder = Path(params["submit_dir"]) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        for path, size in {**writes, folder / "log": 0}.items():
+            check_destination(path)
+            check_space(path, size)
+        jobs = _jobs(params)
+        try:
+            fetch_all(offline=True)
+        except FileNotFoundError as error:
+            raise ValueError(f"{error} (the same command with --fetch-only fetches all of it)") from error
+        executor = _executor(submitit, params, folder, name)
+    gpus = params["submit"] == "slurm" or glob("/dev/nvidia[0-9]*")
+    if gpus and params["gpus_per_node"] is None and params["device"] != "cpu":
+        click.echo(
+            "note: no GPUs are asked for; --gpus-per-node=N does, --device=cpu says that none are meant", err=True
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _detached(folder) if params["submit"] == "local" else nullcontext():
+        sent = executor.submit_array(jobs)
+    click.echo("\n".join(_about(params["submit"], [job.job_id for job in sent], folder, watch)))
+    return _wait(sent) if params["wait"] else None
+
+
+def check_space(path: str | Path, size: int) -> None:
+    """ValueError if the disk that will hold `path` has less than `size` bytes left."""
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ValueError(f"{path} needs about {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB left")
+
+
+def _jobs(params: Mapping[str, Any]) -> list[Any]:
+    """A script_job.ScriptJob for each job: this command line, as one of so many workers."""
+    from edm2_guidance.cli.script_job import ScriptJob
+
+    count, local = params["jobs"], params["submit"] == "local"
+    # The first task of a job puts it back into the queue when its time is up: it has to stay while others work.
+    alone = _tasks(params) == 1 and not {"nodes", "ntasks"} & set(dict(params["slurm"]))
+    steal = [] if alone or params["steal"] else ["--steal"]
+    devices = _devices(count, params["gpus_per_node"] or 0) if local else []
+    jobs = []
+    for number in range(count):
+        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal]
+        command = (sys.executable, os.path.abspath(sys.argv[0]), *_with(own_arguments(sys.argv[1:]), own))
+        environment = {"CUDA_VISIBLE_DEVICES": devices[number]} if local else {}
+        jobs.append(ScriptJob(command, os.getcwd(), environment, _notice(params) - _MARGIN, params["requeue"]))
+    return jobs
+
+
+def _tasks(params: Mapping[str, Any]) -> int:
+    """Processes of one job, on each of its nodes."""
+    return int(params["tasks_per_node"] or params["gpus_per_node"] or 1)
+
+
+def _notice(params: Mapping[str, Any]) -> int:
+    """Seconds between the warning that the time of a job is nearly up and its end."""
+    return min(_NOTICE, 30 * int(params["time"]))
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line without the options of this module, by the current command's parameters."""
+    found = occurrences(click.get_current_context().command, arguments)
+    return [word for option, words in found if option is None or option.name not in _NAMES for word in words]
+
+
+def _with(arguments: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The arguments and more options: before "--", which ends the options."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [*arguments[:end], *more, *arguments[end:]]
+
+
+def _devices(jobs: int, each: int) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each local job: its own share of the GPUs. ValueError if there are too few."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if each == 0:
+        return [visible] * jobs
+    there = str(visible).split(",") if visible else [str(n) for n in range(len(glob("/dev/nvidia[0-9]*")))]
+    if jobs * each > len(there):
+        raise ValueError(f"{jobs} jobs of {each} GPUs on this machine, which has {len(there)}")
+    return [",".join(there[job * each : (job + 1) * each]) for job in range(jobs)]
+
+
+def _executor(submitit: Any, params: Mapping[str, Any], folder: Path, name: str) -> Any:
+    """submitit's, with everything that was asked for. ValueError where there is no Slurm."""
+    from edm2_guidance.cli import script_job  # needs the signals of Unix
+
+    # Jobs get the module itself: in the folder where they run there may be no `cli`.
+    need("cloudpickle", INSTALL).register_pickle_by_value(script_job)
+    tasks = _tasks(params)
+    if params["submit"] == "local":
+        executor = submitit.LocalExecutor(folder, max_num_timeout=_TIMEOUTS)
+        executor.update_parameters(timeout_min=params["time"], tasks_per_node=tasks, signal_delay_s=_notice(params))
+        return executor
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise ValueError("--submit=slurm: there is no sbatch here; run it on a login node, or take --submit=local")
+    extra: dict[str, str | bool] = dict(params["slurm"])
+    extra["requeue" if params["requeue"] else "no-requeue"] = True
+    asked = {"partition": params["partition"], "gpus_per_node": params["gpus_per_node"]}
+    # srun no longer takes the number of CPUs from sbatch (since 22.05)
+    cpus = [f"--cpus-per-task={extra['cpus-per-task']}"] if "cpus-per-task" in extra else []
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_TIMEOUTS)
+    executor.update_parameters(
+        job_name=name,
+        time=params["time"],
+        ntasks_per_node=tasks,
+        signal_delay_s=_notice(params),
+        array_parallelism=params["jobs"],
+        additional_parameters=extra,
+        srun_args=cpus,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+    return executor
+
+
+@contextmanager
+def _detached(folder: Path) -> Iterator[None]:
+    """Processes started inside outlive a terminal, and do not hold on to it or to a pipe: submitit's hand on both."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with open(folder / "jobs.log", "a") as log:
+        for number, _ in kept:
+            os.dup2(log.fileno(), number)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _about(kind: str, numbers: Sequence[str], folder: Path, watch: str) -> Iterator[str]:
+    """What the user wants to know of jobs that were sent."""
+    first = numbers[0].partition("_")[0]
+    yield f"sent {len(numbers)} jobs: {', '.join(numbers)}" if len(numbers) > 1 else f"sent one job: {first}"
+    yield f"logs:    {folder}/*_log.out, *_log.err"
+    yield f"queue:   squeue --job={first}" if kind == "slurm" else f"running: ps {' '.join(numbers)}"
+    if watch:
+        yield f"work:    {watch}"
+    yield f"cancel:  scancel {first}" if kind == "slurm" else f"cancel:  kill {' '.join(numbers)}"
+
+
+def _wait(jobs: Sequence[Any]) -> None:
+    """Until all local jobs have ended. RuntimeError, naming the logs, if one of them failed."""
+    for job in jobs:
+        job.wait()
+    tasks = [job.task(number) for job in jobs for number in range(job.num_tasks)]
+    failed = [str(task.paths.stderr) for task in tasks if not task.paths.result_pickle.exists()]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(tasks)} processes failed; see {failed[0]}")

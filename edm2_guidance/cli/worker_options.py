@@ -1,0 +1,55 @@
+"""Options that say which worker of several a process is, and what it then tells. No torch here."""
+
+import re
+from typing import Any
+
+import click
+
+from dnnlib.workers import ALONE, Workers, launched
+from edm2_guidance.cli.options import stack
+
+
+class WorkerNumber(click.ParamType):
+    """I/N as the pair (I, N): the I-th of N, counted from 0."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)\s*/\s*(\d+)", str(value).strip())
+        if match is None:
+            self.fail("give I/N, such as 0/4 for the first of four", param, ctx)
+        number, count = int(match[1]), int(match[2])
+        if number >= count:
+            self.fail(f"workers count from 0 to N - 1, such as 0/{max(count, 1)}", param, ctx)
+        return number, count
+
+
+share_device_option = click.option("--share-device", is_flag=True, help="Several workers may compute on one device")
+
+worker_options = stack(
+    [
+        click.option(
+            "--worker",
+            metavar="I/N",
+            type=WorkerNumber(),
+            help="This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
+        ),
+        click.option("--steal", is_flag=True, help="Do any part of the work that nobody is at, until all is done"),
+        share_device_option,
+    ]
+)
+
+
+def workers_from(params: dict[str, Any]) -> Workers:
+    """The place of this process: that of the launcher, and of --worker. ValueError if they make no sense."""
+    here = launched()
+    job, jobs = params["worker"] or (0, 1)
+    return Workers(here.rank, here.world, here.local, here.launcher, job, jobs, params["steal"], params["share_device"])
+
+
+def announce_workers(workers: Workers, parts: str) -> None:
+    """Say on stderr, once per launch, how the work is shared. parts: what there is to share, such as "98 shards"."""
+    if workers.speaks and workers != ALONE:
+        click.echo(f"{workers}; {parts} in all", err=True)

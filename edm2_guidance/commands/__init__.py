@@ -1,0 +1,1 @@
+"""The pages behind the scripts and console commands: parse, build, run."""

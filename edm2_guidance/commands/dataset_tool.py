@@ -1,0 +1,154 @@
+"""Prepare image sets for training and scoring."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.options import stack
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.report import say_notes
+from edm2_guidance.images.transforms import TRANSFORMS
+
+
+class Size(click.ParamType):
+    """WxH, such as 512x512."""
+
+    name = "WxH"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
+        if match is None:
+            side = re.fullmatch(r"\s*(\d+)\s*", str(value))
+            square = f": {side[1]}x{side[1]}" if side else ", such as 512x512"
+            self.fail(f"give width and height, WxH{square}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+max_images_option = click.option(
+    "--max-images", metavar="INT", type=click.IntRange(min=1), help="Take only the first so many"
+)
+vae_options = stack([
+    click.option(
+        "--model-url", metavar="NAME|DIR", default="stabilityai/sd-vae-ft-mse", show_default=True,
+        help="VAE: name on the Hugging Face hub, or a folder",
+    ),
+    max_images_option,
+    click.option(
+        "--batch", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time"
+    ),
+    click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
+    click.option("--offline", is_flag=True, help="Never download; say what is missing"),
+])  # fmt: skip
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Prepare image sets for training and scoring.
+
+    A set is an uncompressed ZIP or a folder of equally sized images, with labels in dataset.json.
+
+    \b
+    python dataset_tool.py convert --source=downloads/imagenet/ILSVRC/Data/CLS-LOC/train --dest=datasets/img512.zip \\
+        --resolution=512x512 --transform=center-crop-dhariwal
+    python dataset_tool.py encode --source=datasets/img512.zip --dest=datasets/img512-sd.zip
+    """
+
+
+@main.command()
+@click.option("--source", metavar="ZIP|DIR", required=True, help="Images to read: a ZIP or a folder tree")
+@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
+@max_images_option
+@click.option(
+    "--transform",
+    metavar="MODE",
+    type=click.Choice(list(TRANSFORMS)),
+    help="How images come to --resolution; see above",
+)
+@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height of the result")
+def convert(
+    source: str, dest: str, max_images: int | None, transform: str | None, resolution: tuple[int, int] | None
+) -> None:
+    """Repack images as a training set: RGB PNG files of one size, in sorted order, with their labels.
+
+    Labels come from the dataset.json of the source; without one, from the names of its top-level folders, if there
+    are two or more of them: classes count from 0 in sorted order. Grey, palette and CMYK images become RGB, of
+    animations the first frame is kept. Without --resolution all images must have one size already; without --transform
+    they are stretched to it. What is left out or changed is said. Formats, labels, class names: docs/datasets.md.
+
+    \b
+    Transforms:
+      center-crop           the largest square in the middle, then Lanczos
+      center-crop-wide      the largest middle part of WxH's proportions, then Lanczos; black bars make it WxW
+      center-crop-dhariwal  as ADM and EDM2 prepare ImageNet: box halvings, bicubic, then the middle
+      pad-average           black border up to a power-of-two multiple of WxH, then the mean of each box, rounded to
+                            the nearest integer (28x28 digits with --resolution=16x16: 32x32, means over 2x2)
+    """
+    from edm2_guidance.images.convert import Conversion
+    from torch_utils.distributed import require_one_process
+
+    with bad_input():
+        require_one_process("dataset_tool.py")
+        conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
+    say_notes(conversion.notes)
+    with progress_bar(conversion.num_images, Path(dest).name) as progress:
+        conversion.run(progress)
+    say_notes(conversion.losses)
+    click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {dest}")
+
+
+@main.command()
+@click.option("--source", metavar="ZIP|DIR", required=True, help="Set of images, as convert writes it")
+@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
+@vae_options
+def encode(**params: Any) -> None:
+    """Encode images into latents of the Stability VAE, for training on them.
+
+    Each image becomes img-mean-std-*.npy, float32 [8, H/8, W/8]: means, then standard deviations. Labels are kept.
+    """
+    from training.latents import Encoding
+
+    recode(Encoding, params)
+
+
+@main.command()
+@click.option("--source", metavar="ZIP|DIR", required=True, help="Set of latents, as encode writes it")
+@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
+@vae_options
+def decode(**params: Any) -> None:
+    """Decode latents of the Stability VAE back into images, to look at them. Labels are kept.
+
+    The means are decoded; training draws around them.
+    """
+    from training.latents import Decoding
+
+    recode(Decoding, params)
+
+
+def recode(direction: Any, params: dict[str, Any]) -> None:
+    """Open everything that can be missing, then write."""
+    from torch_utils.distributed import pick_device, require_one_process
+    from training.encoders import VAE_FILES, VAE_VARIABLE, StabilityVAEEncoder
+
+    dest = params["dest"]
+    with bad_input():
+        require_one_process("dataset_tool.py")
+        device = pick_device(params["device"])
+        encoder = StabilityVAEEncoder(params["model_url"], batch_size=params["batch"])
+        recoding = direction(params["source"], dest, encoder, max_images=params["max_images"])
+        try:
+            encoder.init(device, offline=params["offline"])
+        except FileNotFoundError as error:
+            if os.environ.get(VAE_VARIABLE):  # which names the folder in place of the option
+                raise
+            text = f"--model-url={params['model_url']}: {error}. --model-url=DIR takes a folder with"
+            raise FileNotFoundError(f"{text} {' and '.join(VAE_FILES)}") from error
+    say_notes(recoding.notes)
+    with progress_bar(recoding.num_images, Path(dest).name) as progress:
+        recoding.run(device, progress)
+    click.echo(f"wrote {recoding.num_images} images to {dest}")

@@ -1,0 +1,160 @@
+"""Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.util import check_destination
+from dnnlib.workers import Workers
+from edm2_guidance.cli.command import Command, bad_input, keeps
+from edm2_guidance.cli.options import (
+    MAX_IMAGES,
+    IntList,
+    batch_option,
+    label_options,
+    network_options,
+    recipe_from,
+    run_options,
+    run_options_from,
+    sampler_options,
+    seeds_from,
+)
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.report import announce, counts, kept, others
+from edm2_guidance.cli.submit import elsewhere, send, submit_options
+from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
+from edm2_guidance.images.members import IMAGE_SUFFIXES
+from edm2_guidance.papers.costs import png_bytes
+from edm2_guidance.recipe.recipe import Recipe
+
+
+@click.command(cls=Command)
+@network_options()
+@click.option("--zip_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ZIP")
+@click.option("--out", metavar="ZIP", help="File name of the ZIP; default: after networks, seeds, weight and recipe")
+@click.option(
+    "--num_images",
+    "--num",
+    metavar="INT",
+    type=click.IntRange(1, MAX_IMAGES),
+    default=50000,
+    show_default=True,
+    help="Images",
+)
+@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
+@click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
+@batch_option(64)
+@click.option(
+    "--batch_size_decoder", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="VAE batch"
+)
+@click.option(
+    "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True, help="Images per shard"
+)
+@click.option("--verbose", metavar="BOOL", type=bool, default=False, help="More output")
+@sampler_options
+@label_options
+@run_options
+@worker_options
+@submit_options
+def main(**params: Any) -> None:
+    """Sample images into a ZIP with labels and recipe.
+
+    A guide needs a weight; one that is given as --uncond_pkl, beside --cond_pkl, takes the interval paper's weight and
+    interval where none is given, w = 2 and steps 17-22 of 32.
+    Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers share the shards, and
+    the last one to finish joins them.
+
+    \b
+    python generate_zip.py --preset=mnist16-autog --num_images=1000
+    python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
+    python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
+    """  # fmt: skip
+    recipe = recipe_from(params)
+    seeds = seeds_from(params, params["num_images"])
+    if elsewhere(params):
+        return send_jobs(params, recipe, seeds)
+    from edm2_guidance.sampling.generation import open_recipe
+    from edm2_guidance.work.shards import ShardPlan
+    from edm2_guidance.work.shards_zip import ShardFolder
+    from torch_utils.distributed import device_identity
+
+    run = run_options_from(params)
+    with bad_input():
+        workers = workers_from(params)
+        if params["out"] is not None:
+            check_zip(params["out"], seeds)
+        plan = ShardPlan(tuple(seeds), params["shard_size"])
+        if not workers.order(len(plan)):
+            return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
+        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation.set_decoder_batch(params["batch_size_decoder"])
+        path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
+        done = generation.recipe
+        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch"], generation.numerics)
+        if folder.finished():
+            return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
+        folder.open(workers, device_identity(generation.device))
+    if workers.speaks:
+        announce(generation)
+        announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
+    if fill(folder, generation, workers, params):
+        return click.echo(f"{path}: {len(seeds)} images")
+    return click.echo(f"{workers.prefix}done; {others(folder)}", err=True)
+
+
+def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:
+    """Fetch what the images need, or send the jobs that make them."""
+    from edm2_guidance.reproduction.files import fetch_all
+
+    if params["out"] is not None:
+        with bad_input():
+            check_zip(params["out"], seeds)
+    path = Path(params["out"] or Path(params["zip_dir"], "images.zip"))
+    size = 2 * len(seeds) * png_bytes(recipe.net.source)  # shards, and the ZIP that they are joined to
+    fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
+    send(params, fetch, {path: size}, f"python reproduce.py status {path.parent}")
+
+
+def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any]) -> bool:
+    """Make this worker's missing shards, and merge all unless other workers are still at it: then False."""
+    from edm2_guidance.images.batch import drain
+
+    total: dict[str, int] = {}
+    num_images, there = folder.progress()
+    bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
+    with keeps(lambda: kept(folder)), bar as progress:
+
+        def make(index: int) -> None:
+            source = generation.images(folder.plan.shard(index), params["batch"])
+            drain(source, folder.write(index), progress=progress)
+            for name, number in source.evaluations.items():
+                total[name] = total.get(name, 0) + number
+
+        path = folder.complete(make, progress)
+    if params["verbose"]:
+        click.echo(f"{workers.prefix}evaluations: {counts(total)}", err=True)
+    return path is not None
+
+
+def check_zip(path: str, seeds: list[int]) -> None:
+    """What can be refused before any network opens: a name that cannot be written, or that another file has."""
+    from edm2_guidance.images.zips import read_recipe
+    from edm2_guidance.work.shards import format_seeds
+
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"--out={path}: that is the name of an image; give a name that ends in .zip")
+    check_destination(path)
+    if not Path(path).exists():
+        return
+    there = read_recipe(path)
+    if there is None or there.get("seeds") != format_seeds(tuple(seeds)):
+        raise ValueError(f"{path} exists and holds other images: give another name, or move it away")
+
+
+def default_name(recipe: Recipe, seeds: list[int]) -> str:
+    """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
+    weight = recipe.guides[0].weight if recipe.guides else 1.0
+    kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
+    return f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}-{recipe.hash[:6]}.zip"

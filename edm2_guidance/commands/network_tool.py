@@ -1,0 +1,103 @@
+"""Look into network files, convert them, fetch them. Nothing in a file is executed."""
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from dnnlib.places import find_file
+from dnnlib.util import check_destination, is_url
+from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.papers.presets import all_presets, find_preset
+
+OFFLINE = click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing")
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Network files: what they hold, in another form, on this machine.
+
+    \b
+    python network_tool.py inspect pretrained/mnist16-cond.pkl
+    python network_tool.py convert edm2-img512-xs-2147483-0.135.pkl --to=safetensors
+    python network_tool.py fetch edm2-img512-s-guid-dino
+    """  # fmt: skip
+
+
+@main.command()
+@click.argument("source", metavar="FILE|URL")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
+@OFFLINE
+def inspect(source: str, as_json: bool, offline: bool) -> None:
+    """Say what a file holds: classes, arguments, parameters, encoder, hashes, and whether it would be read.
+
+    Also for networks of the 2D toy, and for files that would be refused, as far as they can be followed.
+    """
+    with bad_input():
+        from edm2_guidance.toy.network_io import complete_report
+        from training.network_inspect import inspect_network, report_lines
+
+        report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
+
+
+@main.command()
+@click.argument("source", metavar="FILE|URL")
+@click.option("--to", "form", type=click.Choice(["safetensors", "pkl"]), required=True, help="Form to write")
+@click.option("--out", metavar="PATH", help="File to write (default: FILE's name with the new suffix)")
+@click.option("--force", is_flag=True, help="Replace the file if it exists")
+@OFFLINE
+def convert(source: str, form: str, out: str | None, force: bool, offline: bool) -> None:
+    """Write a network in another form, bit for bit the same tensors.
+
+    safetensors: tensors, and class, arguments, encoder and the hash of FILE in the metadata. pkl: EDM2's pickle, with
+    the source of our classes (tensors in float16).
+    """
+    target = Path(out) if out is not None else _beside(source).with_suffix(f".{form}")
+    if target.exists() and not force:
+        raise click.UsageError(f"{target} exists: take another --out, or --force to replace it")
+    with bad_input():
+        from training.network_io import load_network, save_network, save_safetensors
+
+        check_destination(target)
+        file = load_network(source, offline=offline)
+    kwargs = file.dataset_kwargs
+    if form == "pkl":
+        save_network(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, loss_fn=file.loss_fn)
+    else:
+        save_safetensors(target, file.net, encoder=file.encoder, dataset_kwargs=kwargs, source_sha256=file.sha256)
+    click.echo(target)
+
+
+def _beside(source: str) -> Path:
+    """Where a conversion goes by default: next to a file, for a URL into the current folder."""
+    return Path(urlsplit(source).path.rpartition("/")[2] or "network") if is_url(source) else Path(source)
+
+
+@main.command()
+@click.argument("sources", metavar="PRESET|URL|FILE...", nargs=-1, required=True)
+@click.option("--encoders", is_flag=True, help="Open the networks and fetch what their encoders need too: the VAE")
+@OFFLINE
+def fetch(sources: tuple[str, ...], encoders: bool, offline: bool) -> None:
+    """Bring files into the cache, for machines without a network later; print where they are.
+
+    With --offline: say whether they are there.
+    """
+    with bad_input():
+        wanted = dict.fromkeys(name for source in sources for name in _files_of(source))
+    from dnnlib import download
+
+    for name in wanted:
+        click.echo(download.fetch(name, offline=offline))
+    if encoders:
+        from training.network_io import load_network
+
+        for name in wanted:
+            load_network(name, offline=offline).encoder.init("cpu", offline=offline)
+
+
+def _files_of(source: str) -> list[str]:
+    if is_url(source) or find_file(source).exists():
+        return [source]
+    return all_presets()[source].sources if source in all_presets() else find_preset(source).sources

@@ -1,0 +1,108 @@
+"""Writing an image set in the layout of EDM2: one uncompressed ZIP, or a folder, with labels in `dataset.json`.
+
+Items are numbered from 0; number 12345 of pixels is `00012/img00012345.png`, of latents
+`00012/img-mean-std-00012345.npy`. Torch-free.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dnnlib.util import atomic_path
+from edm2_guidance.images.archive import LABELS_NAME, Label
+from edm2_guidance.images.zips import ZipWriter, json_bytes
+
+Add = Callable[[bytes], None]
+
+
+def pixels_name(index: int) -> str:
+    """Name of image number `index`: 12345 is 00012/img00012345.png."""
+    digits = f"{index:08d}"
+    return f"{digits[:5]}/img{digits}.png"
+
+
+def latents_name(index: int) -> str:
+    """Name of array number `index`: 12345 is 00012/img-mean-std-00012345.npy."""
+    digits = f"{index:08d}"
+    return f"{digits[:5]}/img-mean-std-{digits}.npy"
+
+
+def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
+    """Check that a set made from `source` can be written to `dest`, without making anything.
+
+    Raises FileExistsError if something is there (an empty folder is nothing), ValueError for a name that is neither
+    that of a ZIP nor of a folder, or that lies in the source.
+    """
+    if dest.is_dir() and any(dest.iterdir()):
+        raise FileExistsError(f"{dest} is a folder with files in it; give another --dest, or move it away")
+    if dest.is_file():
+        raise FileExistsError(f"{dest} exists; give another --dest, or move it away")
+    if dest.suffix.lower() not in ("", ".zip"):
+        raise ValueError(f"{dest}: give a name ending in .zip, or that of a folder")
+    if dest.is_dir() and dest.suffix.lower() == ".zip":
+        raise FileExistsError(f"{dest} is a folder; give another --dest, or move it away")
+    if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(source)):
+        raise ValueError(f"--dest={dest} lies in the source {os.fspath(source)}; give a place outside of it")
+
+
+@contextmanager
+def image_set(
+    dest: Path,
+    name_of: Callable[[int], str],
+    labels: Sequence[Label] | None,
+    class_names: Sequence[str] | None = None,
+) -> Iterator[Add]:
+    """Give a function that appends the bytes of the next item; all of it appears at `dest` when the block ends well.
+
+    Args:
+        dest: A name ending in .zip, or a folder.
+        name_of: From the item's number to its name.
+        labels: One per item, in order; None for a set without.
+        class_names: Of classes 0, 1, ..., kept beside the labels, where other readers do not look; None if unknown.
+    """
+    with _members(dest) as write:
+        count = 0
+
+        def add(data: bytes) -> None:
+            nonlocal count
+            write(name_of(count), data)
+            count += 1
+
+        yield add
+        if labels is not None and len(labels) != count:
+            raise RuntimeError(f"{len(labels)} labels for {count} items")
+        pairs = None if labels is None else [[name_of(i), label] for i, label in enumerate(labels)]
+        names = {} if class_names is None else {"class_names": list(class_names)}
+        write(LABELS_NAME, json_bytes({"labels": pairs, **names}, indent=None))
+
+
+@contextmanager
+def _members(dest: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Give a function that adds a member (name, bytes) to a ZIP or folder that appears when all is written."""
+    if dest.suffix.lower() == ".zip":
+        with atomic_path(dest) as temporary, ZipWriter(temporary) as archive:
+            yield archive.add
+        return
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".tmp", dir=dest.parent))
+    try:
+        yield lambda name, data: _write_file(folder / name, data)
+        folder.chmod(0o777 & ~_umask())
+        os.replace(folder, dest)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

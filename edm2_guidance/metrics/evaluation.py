@@ -1,0 +1,149 @@
+"""Image sets in, moments out: opening what is to be scored, with every check that can be made beforehand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edm2_guidance.images.batch import ImageSource, drain
+from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.detectors import Detector, check_image_size
+from edm2_guidance.metrics.feature_shards import FeatureShards
+from edm2_guidance.metrics.moments import Moments, MomentsSink
+from edm2_guidance.metrics.provenance import describe_stored, image_names
+from edm2_guidance.metrics.scoring import Reference, is_of_images, is_score_of
+from edm2_guidance.work.shards import merged_reductions
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """Stored images ready to be scored: the source, names for error messages, and what a ledger says of them."""
+
+    source: StoredImages
+    names: Sequence[str] | None
+    description: dict[str, Any]
+
+
+def open_stored(
+    path: str | Path,
+    metrics: Sequence[str],
+    *,
+    num: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> StoredSet:
+    """Opens a ZIP, folder or .npz of images for the metrics named.
+
+    num: this many images, chosen by `seed` if there are more; None takes all, or `most`. batch: images at a time.
+    OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a
+    metric does not take.
+    """
+    total = StoredImages(path).num_images
+    wanted = min(total, total if most is None else most) if num is None else num
+    if total < 2:
+        raise ValueError(f"{path} holds {total} image: statistics need at least 2")
+    if total < wanted:
+        raise ValueError(
+            f"{path} holds {total} images, fewer than the {wanted} to score: give --num={total}, or more images"
+        )
+    if wanted < 2:
+        raise ValueError(f"{wanted} image to score: statistics need at least 2")
+    source = StoredImages(path, batch, wanted, seed)
+    check_image_sizes(metrics, source.image_size)
+    names = image_names(Path(path), wanted, seed)
+    return StoredSet(source, names, describe_stored(path, source, total, seed))
+
+
+def check_image_sizes(metrics: Sequence[str], size: tuple[int, int]) -> None:
+    """ValueError if one of the metrics does not take images of this (height, width)."""
+    for metric in metrics:
+        check_image_size(metric, size)
+
+
+class Measured(NamedTuple):
+    """Moments per metric, the (height, width) of the images, and what memory did not hold (`ImageBatch.reduced`)."""
+
+    moments: dict[str, Moments]
+    image_size: tuple[int, int]
+    reduced: dict[str, int]
+
+
+def measure(
+    source: ImageSource,
+    detectors: Sequence[Detector],
+    names: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """Moments per metric over one pass.
+
+    names: of the images in order, for error messages. ValueError for images that cannot be scored, naming the first.
+    """
+    sink = MomentsSink(detectors, names)
+    drain(source, sink, progress=progress)
+    moments = sink.moments()
+    assert sink.image_size is not None  # there were two images at least
+    return Measured(moments, sink.image_size, merged_reductions(detector.reduced for detector in detectors))
+
+
+def measure_shards(
+    shards: FeatureShards,
+    make_source: Callable[[Sequence[int]], ImageSource],
+    detectors: Sequence[Detector],
+    progress: Callable[[int], None] = lambda count: None,
+) -> Measured | None:
+    """As `measure`, of images made from seeds, with every finished shard kept: what is there is not made again.
+
+    shards: opened, which says which of them this process makes. make_source: the images of these seeds, in order.
+
+    None: other workers have shards to make, or one of them has the result. Else this process alone has it, to write
+    it down, if `shards.claim.is_held()` still, and then call `shards.remove()`. ValueError for images that cannot be
+    scored, naming the first.
+    """
+    if tuple(detectors) != shards.detectors:
+        raise ValueError("the shards hold features of other detectors")
+
+    def make(index: int) -> None:
+        drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
+
+    def join() -> Measured:
+        return Measured(shards.moments(), shards.image_size, shards.reduced())
+
+    return shards.finish(make, join, progress)
+
+
+def unwritten(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> list[str]:
+    """Which metrics of this very work the ledger lacks: by the same detectors, against the same reference.
+
+    shared: several workers do it, so that any line of it is theirs: one may come when the others are through. A process
+    alone means a new measurement, unless the line is younger than its unfinished shards: then it was killed before it
+    could remove them. Work that began in the second in which the last result was written is not taken for that.
+    """
+    began = 0.0 if shared else shards.began()
+    if began is None or not Path(path).exists():
+        return [detector.name for detector in shards.detectors]
+    records = [
+        record
+        for record in ledger.read(path)
+        if is_of_images(record, *shards.images) and datetime.fromisoformat(record["time"]).timestamp() > began
+    ]
+    return [
+        detector.name
+        for detector in shards.detectors
+        if not any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
+    ]
+
+
+def unwritten_at_end(
+    path: str | Path, shards: FeatureShards, reference: Reference, shared: bool, measured: Measured | None
+) -> list[str]:
+    """`unwritten` after the measuring. RuntimeError if others have ended the work, but their result is nowhere."""
+
+    def left() -> list[str]:
+        return unwritten(path, shards, reference, shared)
+
+    if measured is None and shards.is_over() and not shards.appears(lambda: not left(), Path(path).parent):
+        raise shards.lost()
+    return left()

@@ -1,0 +1,307 @@
+"""The ledger: one JSON line per result, with everything needed to say what it may be compared with."""
+
+import codecs
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dnnlib.plain_json import parse_json
+from dnnlib.regular import open_regular
+from dnnlib.stand_ins import refuse_stand_in
+from dnnlib.util import check_destination, naming, printable
+from edm2_guidance.work.lease import in_line
+
+SCHEMA = 1
+MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
+_OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
+_TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
+_CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
+_TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
+STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
+
+
+def result_name(metric: str, num_images: int | None) -> str:
+    """The metric's name, with the number of images unless it is the 50,000 of published scores: fid@5000."""
+    if num_images == STANDARD_NUM_IMAGES:
+        return metric
+    return f"{metric}@{'unknown' if num_images is None else num_images}"
+
+
+def append(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Appends one record as one line, on disk when this returns; makes folders as needed.
+
+    One process after the other, under a claim beside the ledger: not every file system that machines share appends in
+    one step. ValueError: `read` would refuse the record. OSError: the file cannot be written; then it is as it was.
+    """
+    try:
+        line = checked_line(record)  # one that cannot be read back would spoil all the others
+    except ValueError as error:
+        raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_line(path.parent, path.name), naming(path):
+        _append(path, line)
+
+
+def checked_line(record: Mapping[str, Any]) -> bytes:
+    """A record as its line in the ledger. ValueError, whose text continues "which ...", for what `read` refuses."""
+    try:
+        line = json.dumps(record, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"is no plain finite JSON data: {error}") from error
+    _record(line)
+    return line + b"\n"
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if not _ends_with_newline(descriptor):  # somebody's editor left it so
+            data = b"\n" + data
+        os.lseek(descriptor, size, os.SEEK_SET)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, size)  # half a line would spoil the others
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(path: str | Path) -> None:
+    """Makes sure, without making anything, that a result of hours can be written down: OSError if it cannot.
+
+    ValueError: it is no plain file, but a pipe or a device, or UTF-16 text, which lines of UTF-8 would spoil.
+    """
+    check_destination(path)
+    if Path(path).exists():
+        with open_regular(path) as file:
+            if _is_utf16(file.read(2)):
+                raise ValueError(f"{path} is UTF-16 text: {_TO_UTF8}")
+        with open(path, "ab"):
+            return
+
+
+def _ends_with_newline(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        return True
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return os.read(descriptor, 1) == b"\n"
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """All records in the order they were written.
+
+    FileNotFoundError: no ledger there. ValueError naming the file and the line that is not a record of a known schema.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"there is no ledger {path} yet: reproduce.py run, calculate_metrics.py calc and gen start one, "
+            "or name another file"
+        )
+    refuse_stand_in(path)
+    records = []
+    with open_regular(path) as file:
+        lines = file.read().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if line.removeprefix(codecs.BOM_UTF8).strip() == b"":
+            continue
+        if line.startswith(codecs.BOM_UTF8):
+            warnings.warn(
+                f"{path}, line {number}, begins with a byte-order mark, which is skipped here; save the file as UTF-8 "
+                "without it, or other programs may stumble",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, {_diagnosis(line, str(error))}") from error
+    return records
+
+
+def _diagnosis(line: bytes, error: str) -> str:
+    """What is wrong with a line that is no record, and what to do so that nothing good is lost."""
+    if _is_utf16(line):
+        return f"is UTF-16 text, as PowerShell's > writes it: {_TO_UTF8}"
+    if line.startswith(_CONFLICT_MARKS):
+        return (
+            "is a conflict mark of git: the lines between the marks are results of both sides; take out the marks "
+            "(<<<<<<<, |||||||, =======, >>>>>>>) alone"
+        )
+    return f"{error}: mend that line, or move it to another file"
+
+
+def _is_utf16(start: bytes) -> bool:
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:2]
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One line's record, so far checked that readers may rely on its types; ValueError says what it is instead."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"has {len(line)} bytes, more than the {MAX_LINE_BYTES} allowed")
+    try:
+        record = parse_json(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text") from error
+    if not isinstance(record, dict) or "metric" not in record or "value" not in record:
+        raise ValueError("is not a result: it lacks 'metric' or 'value'")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        by = " (a newer version of this program wrote it: read the ledger with that one)" if newer else ""
+        raise ValueError(f"has schema {_short(schema)}, this version reads {SCHEMA}{by}")
+    if not _is_number(record["value"]):
+        raise ValueError(f"has {_short(record['value'])} for 'value', not a finite number")
+    for key in _OBJECTS:
+        if not isinstance(record.get(key), dict | None):
+            raise ValueError(f"has {_short(record[key])} for {key!r}, not an object")
+    for key in _TEXTS:
+        if not isinstance(record.get(key), str | None):
+            raise ValueError(f"has {_short(record[key])} for {key!r}, not a text")
+    if not (record.get("num_images") is None or type(record["num_images"]) is int):
+        raise ValueError(f"has {_short(record['num_images'])} for 'num_images', not an integer")
+    search = record.get("search")
+    if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
+        raise ValueError("has a 'search' without a name and a point of numbers")
+    if not isinstance(record.get("flags"), list | None):
+        raise ValueError(f"has {_short(record['flags'])} for 'flags', not a list")
+    return record
+
+
+def _short(value: object) -> str:
+    """A value as JSON, in few characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, dict) and all(map(_is_number, point.values()))
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def format_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records as an aligned table, oldest first, and below it what the rows of one metric mix. "" for no records."""
+    records = list(records)
+    if not records:
+        return ""
+    header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
+    rows = [header, *(tuple(map(printable, _row(record))) for record in records)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column == 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    notes = [*_flag_lines(records), *(f"! {note}" for note in mixtures(records))]
+    return "\n".join([*lines, *map(printable, notes)])
+
+
+def _flag_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every flag once, with the rows that have it: "! rows 1, 3: ..."."""
+    rows: dict[str, list[str]] = {}
+    for number, record in enumerate(records, start=1):
+        for flag in dict.fromkeys(map(str, record.get("flags") or [])):
+            rows.setdefault(flag, []).append(str(number))
+    return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    images, reference = record.get("images") or {}, record.get("reference") or {}
+    return (
+        str(record.get("name", record["metric"])),
+        f"{record['value']:.4f}",
+        _file_name(images.get("path")),
+        str(record.get("note") or describe_recipe(record.get("recipe"))),
+        "-" if record.get("labels") is None else str(record["labels"]),
+        _file_name(reference.get("source")),
+        str(record.get("time", "-")),
+        "!" if record.get("flags") else "",
+    )
+
+
+def _file_name(path: object) -> str:
+    return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def describe_recipe(recipe: Mapping[str, Any] | None) -> str:
+    """A few words on how images were made: network, and guides with weight and steps; "-" if unknown."""
+    if not recipe or not _is_known_recipe(recipe):
+        return "-"
+    parts = [_network_name(recipe["net"])]
+    for guide in recipe.get("guides", []):
+        steps = guide.get("steps")
+        where = "" if steps is None else " never" if steps == [] else f" steps {steps[0]}-{steps[1]}"
+        parts.append(f"{_network_name(guide['net'])} w={guide['weight']:g}{where}")
+    return " + ".join(parts)
+
+
+def _is_known_recipe(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe has the form that this project writes: those beside stored images may be anybody's."""
+    guides = recipe.get("guides", [])
+    if not isinstance(recipe.get("net"), dict) or not isinstance(guides, list):
+        return False
+    return all(
+        isinstance(guide, dict) and isinstance(guide.get("net"), dict) and _has_strength(guide) for guide in guides
+    )
+
+
+def _has_strength(guide: Mapping[str, Any]) -> bool:
+    steps = guide.get("steps")
+    return _is_number(guide.get("weight")) and (
+        steps is None or (isinstance(steps, list) and len(steps) in (0, 2) and all(map(_is_number, steps)))
+    )
+
+
+def _network_name(net: Mapping[str, Any]) -> str:
+    return _file_name(net.get("source")).removesuffix(".pkl").removesuffix(".safetensors")
+
+
+def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """For every result name, the respects in which its rows cannot be compared straight: one sentence each."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(str(record.get("name", record["metric"])), []).append(record)
+    notes = []
+    for name, group in groups.items():
+        for what, values in _comparable(group).items():
+            if len(values) > 1:
+                shown = ", ".join(sorted(values))
+                notes.append(f"{name}: the rows mix {what} ({shown})")
+    return notes
+
+
+def _comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {
+        "references": set(),
+        "detector weights": set(),
+        "resizes": set(),
+        "label rules": set(),
+    }
+    for record in group:
+        reference, detector = record.get("reference") or {}, record.get("detector") or {}
+        found["references"].add(str(reference.get("sha256"))[:8])
+        found["detector weights"].add(str(detector.get("weights_sha256"))[:8])
+        found["resizes"].add(str(detector.get("resize")))
+        if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
+            found["label rules"].add(str(record["labels"]))
+    return found

@@ -1,0 +1,188 @@
+"""Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from edm2_guidance.images.batch import ImageBatch
+
+
+class FeatureExtractor(Protocol):
+    """What `MomentsSink` needs of a detector; `metrics.detectors.Detector` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def feature_dim(self) -> int: ...
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean [D] and unbiased covariance [D, D] of features, float64 on the CPU.
+
+    num_images: how many images they are of; None where a file does not say.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    num_images: int | None = None
+
+    def __post_init__(self) -> None:
+        dim = self.mean.shape[0] if self.mean.ndim == 1 else None
+        if dim is None or tuple(self.cov.shape) != (dim, dim):
+            shapes = f"{list(self.mean.shape)} and {list(self.cov.shape)}"
+            raise ValueError(f"mean and covariance have shapes {shapes}: expected [D] and [D, D]")
+        if self.mean.dtype != torch.float64 or self.cov.dtype != torch.float64:
+            raise ValueError(f"moments are {self.mean.dtype} and {self.cov.dtype}: expected torch.float64")
+
+    @property
+    def dim(self) -> int:
+        return self.mean.shape[0]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes of the mean and of the covariance: runs with equal ones agree to the last bit."""
+        digest = hashlib.sha256()
+        for part in (self.mean, self.cov):
+            digest.update(part.contiguous().numpy().astype("<f8", copy=False).tobytes())
+        return digest.hexdigest()
+
+
+class RunningMoments:
+    """Streaming mean and centred second moment of features in float64.
+
+    Batches and parts are combined by the pairwise update of Chan, Golub and LeVeque (1983), "Algorithms for
+    computing the sample variance", eq. 2.1: centred sums, so no cancellation when means are large. The result
+    depends on the order of `append` and `merge` in its last bits only; fix that order to get the same bits.
+    """
+
+    def __init__(self, dim: int) -> None:
+        if dim < 1:
+            raise ValueError(f"feature dimension {dim} must be at least 1")
+        self.dim = dim
+        self.num_images = 0
+        self._mean = torch.zeros(dim, dtype=torch.float64)
+        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def append(self, features: Tensor) -> None:
+        """Adds a batch. features: [N, D], any float dtype, any device, N may be 0.
+
+        ValueError: wrong shape, or non-finite values; the message names the first bad row.
+        """
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise ValueError(f"features have shape {list(features.shape)}: expected [N, {self.dim}]")
+        bad_row = first_non_finite_row(features)
+        if bad_row is not None:
+            raise ValueError(f"features of row {bad_row} of the batch are not finite")
+        if features.shape[0] == 0:
+            return
+        device = features.device if features.device.type in ("cpu", "cuda") else torch.device("cpu")
+        x = features.detach().to(device).to(torch.float64)
+        self._mean, self._scatter = self._mean.to(device), self._scatter.to(device)
+        mean = x.mean(dim=0)
+        centred = x - mean
+        self._combine(x.shape[0], mean, centred.T @ centred)
+
+    def merge(self, other: "RunningMoments") -> None:
+        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding."""
+        if other.dim != self.dim:
+            raise ValueError(f"cannot merge moments of {other.dim} features into moments of {self.dim}")
+        if other.num_images == 0:
+            return
+        device = self._mean.device
+        self._combine(other.num_images, other._mean.to(device), other._scatter.to(device))
+
+    def moments(self) -> Moments:
+        """Mean and covariance with n - 1. ValueError with fewer than 2 images."""
+        if self.num_images < 2:
+            raise ValueError(f"{self.num_images} image(s) have no covariance: at least 2 are needed")
+        scatter = self._scatter.cpu()
+        cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
+        return Moments(self._mean.cpu().clone(), cov, self.num_images)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
+        return {
+            "num_images": torch.tensor(self.num_images),
+            "mean": self._mean.cpu().clone(),
+            "scatter": self._scatter.cpu().clone(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "RunningMoments":
+        """The reverse of `state`, bit for bit. ValueError when the shapes do not belong together."""
+        mean, scatter = state["mean"].to(torch.float64), state["scatter"].to(torch.float64)
+        if mean.ndim != 1 or tuple(scatter.shape) != (mean.shape[0], mean.shape[0]):
+            raise ValueError(f"state holds mean {list(mean.shape)} and scatter {list(scatter.shape)}")
+        running = cls(mean.shape[0])
+        running.num_images = int(state["num_images"])
+        running._mean, running._scatter = mean.clone(), scatter.clone()
+        return running
+
+    def _combine(self, num: int, mean: Tensor, scatter: Tensor) -> None:
+        total = self.num_images + num
+        delta = mean - self._mean
+        self._mean = self._mean + delta * (num / total)
+        self._scatter = self._scatter + scatter + torch.outer(delta, delta) * (self.num_images * num / total)
+        self.num_images = total
+
+
+def first_non_finite_row(features: Tensor) -> int | None:
+    """Index of the first row of [N, D] that holds a NaN or an infinity, or None."""
+    finite = torch.isfinite(features).all(dim=1)
+    return None if bool(finite.all()) else int((~finite).nonzero()[0])
+
+
+class MomentsSink:
+    """An image sink that feeds every batch to each detector and keeps the running moments of its features.
+
+    names: names of the images in the order they come, used in error messages; None to name them by number.
+    """
+
+    def __init__(self, detectors: Sequence[FeatureExtractor], names: Sequence[str] | None = None) -> None:
+        self.detectors = tuple(detectors)
+        self.running = {detector.name: RunningMoments(detector.feature_dim) for detector in self.detectors}
+        if len(self.running) != len(self.detectors):
+            raise ValueError("every detector may be given once only")
+        self.num_images = 0
+        self.image_size: tuple[int, int] | None = None  # (height, width), once there was a batch
+        self._names = names
+
+    def __enter__(self) -> "MomentsSink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def write(self, batch: ImageBatch) -> None:
+        """Adds one batch. ValueError naming the first image whose features are not finite."""
+        for detector in self.detectors:
+            features = detector(batch.images)
+            bad_row = first_non_finite_row(features)
+            if bad_row is not None:
+                image = self._image_name(batch, bad_row)
+                raise ValueError(f"{detector.name}: the features of {image} are not finite (NaN or infinite)")
+            self.running[detector.name].append(features)
+        self.num_images += batch.images.shape[0]
+        self.image_size = (batch.images.shape[2], batch.images.shape[3])
+
+    def moments(self) -> dict[str, Moments]:
+        """Moments per metric. ValueError with fewer than 2 images."""
+        return {name: running.moments() for name, running in self.running.items()}
+
+    def _image_name(self, batch: ImageBatch, row: int) -> str:
+        number = self.num_images + row
+        if self._names is not None:
+            return f"image {self._names[number]!r}"
+        seed = f" (seed {batch.seeds[row]})" if batch.seeds is not None else ""
+        return f"image number {number}{seed}"

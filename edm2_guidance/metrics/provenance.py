@@ -1,0 +1,147 @@
+"""What a result says about the images it was computed from."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edm2_guidance.images.archive import is_image_name, open_archive, open_zip, select_subset
+from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.zips import RECIPE_NAME, parse_object
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.recipe.recipe import Recipe
+
+# How each decoder makes 8 bits of its output: part of what a score depends on.
+_QUANTISERS = {
+    "StandardRGBEncoder": "x * 127.5 + 128, clipped to [0, 255], truncated",
+    "StabilityVAEEncoder": "clipped to [0, 1], * 255, truncated",
+}
+
+
+def quantiser(encoder: object) -> str | None:
+    """The rounding rule of an encoder as recipes describe it; None if unknown."""
+    return _QUANTISERS.get(encoder_class(encoder))
+
+
+def vae_ran(images: Mapping[str, Any]) -> bool:
+    """Whether images, as described here, were decoded by the VAE in this process."""
+    encoder = (images.get("recipe") or {}).get("encoder")
+    return images.get("kind") == "generated" and encoder_class(encoder) == "StabilityVAEEncoder"
+
+
+def encoder_class(encoder: object) -> str:
+    """Class of an encoder: {"class": ...} (`Encoder.identity`); "" if unknown. A recipe.json may hold anything."""
+    return str(encoder.get("class", "")) if isinstance(encoder, Mapping) else ""
+
+
+def describe_stored(path: str | Path, source: StoredImages, total: int, seed: int) -> dict[str, Any]:
+    """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
+
+    `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart
+    without reading them; None for folders. A recipe.json that is no recipe, or says something in a form that no ledger
+    takes, is left out, and `recipe_problem` says so. ValueError: it cannot be read at all.
+    """
+    path = Path(path)
+    data = _stored_recipe(path)
+    images = {
+        "path": str(path),
+        "kind": "folder" if path.is_dir() else path.suffix.lower().lstrip(".") or "file",
+        "num_images": source.num_images,
+        "total": total,
+        "subset_seed": seed if source.num_images < total else None,
+        "size": list(source.image_size),
+        "content_sha256": None if path.is_dir() else content_sha256(path),
+    }
+    try:
+        stored = parse_object(data, "it")
+    except ValueError as error:
+        return _without(images, RECIPE_NAME, str(error))
+    return _with(images, {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
+
+
+def describe_statistics(statistics: Statistics) -> dict[str, Any]:
+    """Images of which only the statistics are there: the file, and what it says of its images."""
+    images = {"path": statistics.source, "kind": "statistics", "sha256": statistics.sha256}
+    return _with(images, statistics.images, "provenance")
+
+
+def _with(images: dict[str, Any], claimed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A description of images with what a file claims of them, unless the ledger could not be read with that in it."""
+    described = {**claimed, **images}
+    try:
+        sample = {"schema": ledger.SCHEMA, "metric": "", "value": 0, **recipe_fields(described)}
+        if len(ledger.checked_line(sample)) > ledger.MAX_LINE_BYTES // 4:  # the same may be said of the reference
+            raise ValueError("is longer than a ledger takes")
+    except ValueError as error:
+        return _without(images, where, f"it {error}")
+    return described
+
+
+def _without(images: dict[str, Any], where: str, why: str) -> dict[str, Any]:
+    return {**images, "recipe_problem": f"{where} of {images['path']} is not recorded: {why[:200]}"}
+
+
+def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ledger line that come from the description of images. ValueError: the recipe is no object."""
+    recipe = {} if images.get("recipe") is None else images["recipe"]
+    if not isinstance(recipe, Mapping):
+        raise ValueError("has a recipe that is no object")
+    return {
+        "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
+        "recipe": images.get("recipe"),
+        "recipe_hash": images.get("recipe_hash"),
+        "labels": recipe.get("labels"),
+        "encoder": recipe.get("encoder"),
+        "quantiser": quantiser(recipe.get("encoder")),
+    }
+
+
+def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+    """Images that were scored as they were made and kept nowhere. seeds: consecutive."""
+    return {
+        "path": None,
+        "kind": "generated",
+        "num_images": len(seeds),
+        "total": len(seeds),
+        "subset_seed": None,
+        "size": list(size),
+        "seeds": f"{seeds[0]}-{seeds[-1]}",
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+    }
+
+
+def _stored_recipe(path: Path) -> bytes:
+    """The recipe.json in a ZIP or folder of images; an empty object if there is none. ValueError if damaged."""
+    if path.suffix.lower() == ".npz":
+        return b"{}"
+    with open_archive(path) as archive:
+        return archive.read(RECIPE_NAME) if RECIPE_NAME in archive else b"{}"
+
+
+def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | None:
+    """Names of the images that StoredImages(path, ..., max_images, seed) gives, in order; None for an .npz."""
+    if path.suffix.lower() == ".npz":
+        return None
+    with open_archive(path) as archive:
+        return [archive.names[i] for i in select_subset(len(archive.names), max_images, seed)]
+
+
+def content_sha256(path: Path) -> str:
+    """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
+
+    A folder and a ZIP of it have the same one. ValueError for anything else.
+    """
+    if path.is_dir():
+        with open_archive(path) as archive:
+            read = ((name, archive.read(name)) for name in archive.names)
+            members = [(name, zlib.crc32(data), len(data)) for name, data in read]
+    else:
+        with open_zip(path) as file:
+            members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
+    digest = hashlib.sha256()
+    for name, checksum, size in members:
+        digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

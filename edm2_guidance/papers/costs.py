@@ -1,0 +1,171 @@
+"""What a row costs: network evaluations, operations, hours, downloads and disk. No torch here.
+
+Operations are counted as the papers do: a multiply-add is one (arXiv 2312.02696, Table 6), so that a device does about
+half of what its maker counts. Sizes are in bytes, "G" and "M" are powers of ten.
+"""
+
+import csv
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
+
+DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
+SNAPSHOT_IMAGES = 32 << 20  # between the published raw snapshots of a run
+BYTES_PER_PARAMETER = 2  # float16, and next to nothing beside it
+FEATURES: Mapping[str, int] = MappingProxyType({"fid": 2048, "fd_dinov2": 1024, "fd_mnist": 64})
+DETECTOR_BYTES: Mapping[str, int] = MappingProxyType({"fid": 95_628_359, "fd_dinov2": 1_217_586_395, "fd_mnist": 0})
+VAE_BYTES = 335_000_000  # about: 84 M parameters in float32
+#: A PNG: estimates for ImageNet (0.55 and 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
+PNG_BYTES: Mapping[str, int] = MappingProxyType({"img512": 430_000, "img64": 9_200, "mnist16": 500})
+#: T operations per second where none are given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight
+#: (arXiv 2406.02507, App. B), which makes 37 to 82. Digits: two CPU cores.
+THROUGHPUT: Mapping[str, float] = MappingProxyType({"img512": 40.0, "img64": 40.0, "mnist16": 0.02})
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """Parameters, and G operations of one evaluation of one image. gflops_from: published, or taken from where."""
+
+    params: int
+    gflops: float
+    gflops_from: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of its file."""
+        return BYTES_PER_PARAMETER * self.params
+
+
+@functools.cache
+def all_networks() -> dict[str, NetworkFacts]:
+    """Facts by training run, or by file name without suffix for the networks that ship here."""
+    with open(Path(__file__).with_name("networks.csv"), newline="", encoding="utf-8") as file:
+        return {
+            line["network"]: NetworkFacts(int(line["params"]), float(line["gflops"]), line["gflops_from"])
+            for line in csv.DictReader(file)
+        }
+
+
+def facts_of(file: str) -> NetworkFacts:
+    """Facts of a network file of the tables. ValueError for any other."""
+    name = run_of(file) if NETWORK_NAME.fullmatch(file) else Path(file).stem
+    if name not in all_networks():
+        raise ValueError(f"nothing is known of the cost of {file}: it is in none of the papers' tables")
+    return all_networks()[name]
+
+
+def png_bytes(network: str) -> int:
+    """About how large a PNG is of the images that a network file of this name makes; 0 where the name does not say."""
+    return next((size for data, size in PNG_BYTES.items() if data in Path(network).name), 0)
+
+
+def evaluations(row: Row) -> tuple[int, ...]:
+    """Evaluations of each of the row's `files` for one image: 2N - 1 by Heun, fewer for a guide in an interval."""
+    if row.net is None:
+        return ()
+    costs = [2] * (row.num_steps - 1) + [1]  # the last step, to 0, has no correction
+    guided = [cost for step, cost in enumerate(costs) if row.interval is None or step in row.interval]
+    return (sum(costs), *(0 if weight == 1 else sum(guided) for weight in row.weights))
+
+
+def tflop_per_image(row: Row) -> float | None:
+    """T operations of one image with its decoding; None where no network of this code base makes it."""
+    if row.net is None:
+        return None
+    sampled = sum(n * facts_of(file).gflops for n, file in zip(evaluations(row), row.files, strict=True))
+    return (sampled + DECODER_GFLOPS.get(row.data, 0)) / 1000
+
+
+def reference_bytes(row: Row) -> int:
+    """Size of the reference statistics, mean and covariance in float64; EDM2's files hold both of their metrics."""
+    if row.data == "mnist16":
+        return 0
+    return sum(8 * (dim + dim**2) for dim in (FEATURES["fid"], FEATURES["fd_dinov2"]))
+
+
+def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str, int]:
+    """Everything that the rows need from elsewhere, once each: URL or a word for it -> bytes.
+
+    Networks that are reconstructed are not in it: `snapshot_bytes` says what is fetched in their place.
+    """
+    files: dict[str, int] = {}
+    for row in (row for row in rows if row.net is not None):
+        sources = zip(row.files, row.sources(networks), strict=True)
+        files |= {source: facts_of(file).bytes for file, source in sources if "://" in source}
+        if "://" in row.reference:
+            files[row.reference] = reference_bytes(row)
+        if DETECTOR_BYTES[row.metric]:
+            files[f"the detector of {row.metric}"] = DETECTOR_BYTES[row.metric]
+        if row.data in DECODER_GFLOPS:
+            files["the Stability VAE"] = VAE_BYTES
+    return files
+
+
+def snapshot_bytes(files: Iterable[str]) -> int:
+    """Size of the raw snapshots that reconstructing `files` reads: all of their runs up to the last one asked for.
+
+    Published runs have two EMA lengths every 32 Mi images; runs that must be trained first are not counted.
+    """
+    last: dict[str, int] = {}
+    for match in map(parsed, files):
+        if match["run"] in published_runs():
+            last[match["run"]] = max(last.get(match["run"], 0), int(match["kimg"]))
+    return sum(2 * round(kimg * 1000 / SNAPSHOT_IMAGES) * all_networks()[run].bytes for run, kimg in last.items())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row costs.
+
+    evaluations: per image, the main network's first. tflop: per image. pflop: of all images of all runs. hours: at
+    `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features: bytes on
+    disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
+    """
+
+    row: Row
+    num_images: int
+    repeats: int
+    evaluations: tuple[int, ...]
+    tflop: float
+    pflop: float
+    throughput: float
+    hours: float
+    fetch: int
+    features: int
+    images: int
+
+
+def cost(
+    row: Row, *, num: int | None = None, throughput: float | None = None, networks: str | Path = NETWORKS
+) -> Cost | None:
+    """The cost of a row; None if nothing is sampled for it here. num: images per run; None for both: the defaults.
+
+    ValueError for a throughput that is not positive and finite.
+    """
+    tflop = tflop_per_image(row)
+    if tflop is None:
+        return None
+    count = row.num_images if num is None else num
+    repeats = row.repeats or 1
+    speed = THROUGHPUT[row.data] if throughput is None else throughput
+    if not 0 < speed < math.inf:
+        raise ValueError(f"--throughput={speed:g}: give a positive, finite number")
+    pflop = tflop * count * repeats / 1000
+    return Cost(
+        row=row,
+        num_images=count,
+        repeats=repeats,
+        evaluations=evaluations(row),
+        tflop=tflop,
+        pflop=pflop,
+        throughput=speed,
+        hours=pflop * 1000 / speed / 3600,
+        fetch=sum(downloads([row], networks).values()),
+        features=4 * FEATURES[row.metric] * count,
+        images=PNG_BYTES[row.data] * count * repeats,
+    )

@@ -1,0 +1,124 @@
+"""From the ledger's lines of searches to the papers' plots: which scores belong on one curve. Pure, no torch here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from edm2_guidance.papers.plots import Panel
+from edm2_guidance.recipe.recipe import SamplerSpec
+
+Record = Mapping[str, Any]
+Key = tuple[tuple[str, float], ...]
+
+
+#: By kind of plot: the parameters that a search must have varied, and how to call them.
+_AXES = {"weight": ("weight",), "interval": ("first", "last"), "ema": ("ema",)}
+_WORDS = {"weight": "the weight", "interval": "the interval", "ema": "the EMA lengths"}
+
+
+class Scores:
+    """The scores of one search, at one number of images: those seed blocks of each point that all points have.
+
+    Blocks differ by more than neighbours of one block do, so a point that was repeated (the best) is compared by the
+    blocks that the others have too.
+
+    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
+    naming the searches that are there, if none is left.
+    """
+
+    def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
+        self.name = name
+        found: dict[Key, dict[str, float]] = {}
+        self.sampler: Mapping[str, Any] = {}
+        for record in records:
+            tag = record.get("search") or {}
+            if tag.get("name") == name and record.get("num_images") == num_images:
+                blocks = found.setdefault(tuple(sorted(tag["point"].items())), {})
+                blocks[str(record["images"]["seeds"])] = record["value"]
+                self.sampler = record["recipe"]["sampler"]
+        seen = set[str]().union(*found.values())
+        common = seen.intersection(*found.values()) or seen
+        self.points = {
+            key: [value for seeds, value in blocks.items() if seeds in common] for key, blocks in found.items()
+        }
+        if not self.points:
+            known = sorted({f"{r['search']['name']} ({r['num_images']} images)" for r in records if r.get("search")})
+            raise ValueError(
+                f"no search '{name}' at {num_images} images in the ledger; there: {', '.join(known) or '-'}"
+            )
+
+    def require(self, kind: str) -> None:
+        """ValueError, saying which plots there are, if the search did not vary what a plot of this kind shows."""
+        varied = {key for point in self.points for key, _ in point}
+        if not varied.issuperset(_AXES[kind]):
+            others = [f"--kind={other}" for other, axes in _AXES.items() if varied.issuperset(axes)]
+            raise ValueError(
+                f"the search '{self.name}' did not vary {_WORDS[kind]}; "
+                + (f"{' or '.join(others)} fits it" if others else "no --kind fits it")
+            )
+
+    def best(self, **fixed: float) -> dict[str, float]:
+        """The point with the lowest mean, among those that have these values. ValueError if none has."""
+        matching: list[Key] = [key for key in self.points if fixed.items() <= dict(key).items()]
+        if not matching:
+            where = ", ".join(f"{key} = {value:g}" for key, value in fixed.items())
+            raise ValueError(f"the search '{self.name}' holds no score at {where}")
+        return dict(min((self._mean(key), key) for key in matching)[1])
+
+    def _mean(self, key: Key) -> float:
+        return sum(self.points[key]) / len(self.points[key])
+
+    def along(self, axis: str, at: Mapping[str, float]) -> dict[float, list[float]]:
+        """Scores against `axis`, every other parameter as in the point `at`."""
+        others = {name: value for name, value in at.items() if name != axis}
+        curve: dict[float, list[float]] = {}
+        for key, values in self.points.items():
+            point = dict(key)
+            if axis in point and {name: value for name, value in point.items() if name != axis} == others:
+                curve.setdefault(point[axis], []).extend(values)
+        return curve
+
+
+def weight_panel(
+    records: Sequence[Record], names: Iterable[str], num_images: int, lines: Mapping[str, float] | None = None
+) -> Panel:
+    """Score against the guidance weight, a curve per search, everything else at its best (arXiv 2406.02507, Fig. 7).
+
+    This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
+    """
+    curves = {}
+    for name in names:
+        scores = Scores(records, name, num_images)
+        scores.require("weight")
+        curves[name] = scores.along("weight", scores.best())
+    return Panel(curves, "guidance weight w", lines=lines)
+
+
+def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
+    """Score against the interval's upper end, the lower one open, and against the lower end at the best upper one.
+
+    As arXiv 2404.07724, Fig. 5, in the cheap order of its section 4.2. Open ends are drawn at the schedule's ends.
+    """
+    scores = Scores(records, name, num_images)
+    scores.require("interval")
+    levels = SamplerSpec(**{**scores.sampler, "S_max": float(scores.sampler["S_max"])}).levels()
+    open_end = len(levels) - 1
+    upper = scores.along("first", scores.best(last=open_end))
+    lower = scores.along("last", scores.best())
+    below = [*levels[1:], levels[-1]]
+    return [
+        Panel({name: {levels[int(x)]: y for x, y in upper.items()}}, "upper end of the interval, sigma", log=True),
+        Panel({name: {below[int(x)]: y for x, y in lower.items()}}, "lower end of the interval, sigma", log=True),
+    ]
+
+
+def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
+    """Score against the EMA length of the main network and of the guide, each at the other's best
+
+    (arXiv 2406.02507, Fig. 3c).
+    """
+    scores = Scores(records, name, num_images)
+    scores.require("ema")
+    best = scores.best()
+    words = {"ema": "main network", "guide_ema": "guide"}
+    curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}
+    return Panel(curves, "EMA length, sigma_rel")

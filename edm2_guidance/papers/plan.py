@@ -1,0 +1,85 @@
+"""Plans as text: what a row needs and costs before it is run. No torch here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edm2_guidance.papers.costs import DECODER_GFLOPS, Cost, downloads, facts_of, snapshot_bytes
+from edm2_guidance.papers.tables import NETWORKS, Row, how_to_make
+
+
+def size(count: float) -> str:
+    """Bytes for reading: 3.05 GB, 248 MB, 363 kB."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:g} bytes"
+
+
+def duration(hours: float) -> str:
+    """Hours for reading: 52 hours, 1.5 hours, 12 minutes."""
+    return f"{hours:.3g} hours" if hours >= 1 else f"{max(hours * 60, 0.1):.2g} minutes"
+
+
+def operations(peta: float) -> str:
+    """P operations for reading: 5,489 PFLOP, 0.01283 PFLOP."""
+    return f"{peta:,.0f} PFLOP" if peta >= 1000 else f"{peta:.4g} PFLOP"
+
+
+def plan_lines(row: Row, cost: Cost | None, networks: str | Path = NETWORKS) -> list[str]:
+    """The plan of one row: what it is, what it needs, what it costs, what to make before."""
+    score = "" if row.published is None else f", published {row.published:g}"
+    lines = [f"{row.name}: {row.metric}{score}", f"    {row.source}"]
+    if row.note:
+        lines.append(f"    note         {row.note}")
+    if row.real is not None:
+        lines.append(f"    scores       {row.real} in pretrained/: nothing is sampled")
+    elif cost is None:
+        lines.append(f"    cannot run   {row.blocked}")
+    else:
+        lines += [*_networks(row), *_costs(row, cost), *_make_first(row.missing(networks), networks)]
+    return lines
+
+
+def _networks(row: Row) -> list[str]:
+    where = ""
+    if row.interval is not None:
+        printed = f", printed {row.sigmas}" if row.sigmas else ""
+        where = f" on {row.interval} = {row.interval.sigmas(row.sampler.levels())}{printed}"
+    named = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files]
+    guides = [f"guided by {name}, w = {w:g}{where}" for name, w in zip(named[1:], row.weights, strict=True)]
+    return [f"    network      {named[0]}", *(f"                 {guide}" for guide in guides)]
+
+
+def _costs(row: Row, cost: Cost) -> list[str]:
+    counts = [f"{cost.evaluations[0]} main", *(f"{number} guide" for number in cost.evaluations[1:])]
+    total = f" = {sum(cost.evaluations)}" if len(counts) > 1 else ""
+    decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
+    runs = "1 run" if cost.repeats == 1 else f"{cost.repeats} runs"
+    return [
+        f"    evaluations  {' + '.join(counts)}{total} per image, {row.num_steps} steps",
+        f"    operations   {cost.tflop:.4g} Tflop per image{decoder}",
+        f"    in all       {cost.num_images:,} images x {runs}: {operations(cost.pflop)}, {duration(cost.hours)} at "
+        f"{cost.throughput:g} TFLOP/s",
+        f"    fetch        {size(cost.fetch)}",
+        f"    disk         {size(cost.features)} of features while it runs; images, if kept, about {size(cost.images)}",
+    ]
+
+
+def _make_first(missing: Sequence[str], networks: str | Path) -> list[str]:
+    lines = [f"    make first   {line}" for line in how_to_make(missing, networks)]
+    read = snapshot_bytes(missing)
+    return [*lines, f"                 (reads {size(read)} of raw snapshots)"] if read else lines
+
+
+def total_lines(costs: Sequence[Cost], networks: str | Path = NETWORKS) -> list[str]:
+    """What several rows cost together, every file counted once."""
+    files = downloads((cost.row for cost in costs), networks)
+    missing = list(dict.fromkeys(file for cost in costs for file in cost.row.missing(networks)))
+    features, images = max((cost.features for cost in costs), default=0), sum(cost.images for cost in costs)
+    return [
+        f"together: {len(costs)} rows that can be sampled here",
+        f"    operations   {operations(sum(cost.pflop for cost in costs))}, {duration(sum(c.hours for c in costs))}",
+        f"    fetch        {size(sum(files.values()))} in {len(files)} files",
+        f"    disk         {size(features)} of features while it runs; images, if kept, about {size(images)}",
+        *_make_first(missing, networks),
+    ]

@@ -1,0 +1,48 @@
+"""Reference statistics by name, as `--ref=NAME` takes them: of the published data sets, and of the digits. No torch."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dnnlib.places import EMBEDDED, find_file, short_name
+from edm2_guidance.papers.presets import MODEL_ROOT
+
+
+@dataclass(frozen=True)
+class NamedReference:
+    """source: URL, or path of a file that ships here. metrics: those that it is meant for. what: of which images."""
+
+    source: str
+    metrics: tuple[str, ...]
+    what: str
+
+
+REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
+    "img512": NamedReference(
+        f"{MODEL_ROOT}/dataset-refs/img512.pkl", ("fid", "fd_dinov2"), "ImageNet at 512x512, by the EDM2 authors"
+    ),
+    "img64": NamedReference(
+        f"{MODEL_ROOT}/dataset-refs/img64.pkl", ("fid", "fd_dinov2"), "ImageNet at 64x64, by the EDM2 authors"
+    ),
+    "mnist16": NamedReference(
+        str(EMBEDDED / "mnist16-refs.npz"), ("fd_mnist",), "the 60,000 training digits, shipped here"
+    ),
+})  # fmt: skip
+
+
+def find_reference(text: str) -> str:
+    """What `--ref=TEXT` stands for: the URL or path of the reference of that name, else `text`, a URL or what is there.
+
+    FileNotFoundError, telling the names that are known, if nothing is there.
+    """
+    if text in REFERENCES:
+        return short_name(REFERENCES[text].source)
+    if "://" in text or find_file(text).exists():
+        return text
+    near = difflib.get_close_matches(text, REFERENCES, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    known = "; ".join(f"{name}: {reference.what}" for name, reference in REFERENCES.items())
+    raise FileNotFoundError(
+        f"there is no reference '{text}'{meant}: give a file, folder or URL, or one of these names ({known})"
+    )

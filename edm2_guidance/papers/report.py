@@ -1,0 +1,369 @@
+"""Published scores beside ours: ledger records -> tables of what is a reproduction, and apart from it what is not.
+
+A score counts as a reproduction of a row only if everything that the paper's protocol fixes is as in the paper:
+networks, guidance, sampler, number of images, label rule, reference, detector and resize. Anything else is listed
+with what differs, without comparing it to the published number. No torch here.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from edm2_guidance.papers.listing import as_csv, as_json, as_markdown
+from edm2_guidance.papers.shipped import shipped_scores
+from edm2_guidance.papers.tables import TABLES, Row
+
+Record = Mapping[str, Any]
+
+#: The resize of images in published scores, per metric.
+#: How far a score of the digits may lie from the one that ships, in percent. Other processors move its last digits.
+SHIPPED_TOLERANCE = 1.0
+#: A flag that says again what the number of images says.
+_COUNT_FLAG = re.compile(r"[\d,]+ images, where published scores have 50,000")
+RESIZES: Mapping[str, str] = MappingProxyType({"fid": "tf1-bilinear-299", "fd_dinov2": "torch", "fd_mnist": "none"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one row under one protocol. differs: what is not as in the paper, empty for a reproduction.
+
+    values: one per set of images, in the order of the ledger. labels: the rule that was used.
+    """
+
+    row: Row
+    values: tuple[float, ...]
+    num_images: int | None
+    labels: str
+    differs: tuple[str, ...]
+
+    @property
+    def least(self) -> float:
+        return min(self.values)
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def difference(self) -> float | None:
+        """Percent by which ours lies above the published score: our least where the paper reports the least of several
+        runs, our mean where it made one. None for a changed protocol, and where nothing is published."""
+        if self.differs or self.row.published is None:
+            return None
+        ours = self.mean if self.row.repeats == 1 else self.least
+        return 100 * (ours / self.row.published - 1)
+
+    @property
+    def within(self) -> bool | None:
+        """Whether that is inside the paper's stated spread. None where there is no such statement."""
+        if self.difference is None or self.row.spread is None:
+            return None
+        return abs(self.difference) <= self.row.spread
+
+
+def collect(rows: Iterable[Row], records: Sequence[Record]) -> list[Result]:
+    """The results of the rows, in their order, reproductions first. A row without records has none.
+
+    A record belongs to a row if it was written for it ("row": {"name": ...}), or if it has the row's metric and its
+    images were made by the row's networks, weights, intervals and number of steps. Of several scores of the same
+    images the first counts.
+    """
+    results = []
+    for row in rows:
+        groups: dict[tuple[str, ...], dict[object, Record]] = {}
+        for record in records:
+            if _belongs(row, record):
+                groups.setdefault(tuple(differences(row, record)), {}).setdefault(_images_key(record), record)
+        for differs, found in sorted(groups.items(), key=lambda item: len(item[0]) > 0):
+            results.append(_result(row, list(found.values()), differs))
+    return results
+
+
+def _result(row: Row, records: Sequence[Record], differs: tuple[str, ...]) -> Result:
+    first = records[0]
+    labels = "real images" if row.real is not None else str((first.get("recipe") or {}).get("labels", "unknown"))
+    return Result(row, tuple(float(r["value"]) for r in records), first.get("num_images"), labels, differs)
+
+
+def _belongs(row: Row, record: Record) -> bool:
+    if record.get("metric") != row.metric:
+        return False
+    return (record.get("row") or {}).get("name") == row.name or not _method_differences(row, record)
+
+
+def _images_key(record: Record) -> object:
+    """What tells sets of images apart: recipe and seeds, else their content, else where they lie."""
+    images = record.get("images") or {}
+    if record.get("recipe_hash") is not None and images.get("seeds") is not None:
+        return record["recipe_hash"], str(images["seeds"]), str(images.get("subset_seed"))
+    return str(images.get("sha256") or images.get("content_sha256") or images.get("path"))
+
+
+def differences(row: Row, record: Record) -> list[str]:
+    """In what a record's protocol is not the row's, a phrase each; empty if it is a reproduction."""
+    return [*_method_differences(row, record), *_protocol_differences(row, record)]
+
+
+def _method_differences(row: Row, record: Record) -> list[str]:
+    """Other networks, weights, intervals or number of steps than the row's."""
+    if row.real is not None:
+        path = _file_name((record.get("images") or {}).get("path"))
+        known = re.escape(row.real.format(num=record.get("num_images")).removesuffix(".npz"))
+        return [] if re.fullmatch(rf"{known}(-\d+)?\.npz", path) else [f"images {path}"]
+    if row.net is None or not record.get("recipe"):
+        return ["it is not known how the images were made"]
+    try:
+        found, wanted = _method(record["recipe"]), _method_of(row)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # a recipe.json that another program wrote may hold anything
+        return ["the recipe of the images is in no form that this version knows"]
+    return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
+
+
+def _method(recipe: Mapping[str, Any]) -> dict[str, object]:
+    """What a stored recipe says of networks and guidance, in words that compare."""
+    num_steps = recipe["sampler"]["num_steps"]
+    guides = [
+        _guide(guide["net"]["source"], guide["weight"], guide["steps"], num_steps)
+        for guide in recipe.get("guides", [])
+        if guide["weight"] != 1 and guide["steps"] != []
+    ]
+    return {
+        "network": recipe["net"]["source"],
+        "guide": " and ".join(sorted(guides)) or "none",
+        "steps": num_steps,
+    }
+
+
+def _method_of(row: Row) -> dict[str, object]:
+    steps = None if row.interval is None else [row.interval.first, row.interval.last]
+    names = [file.removesuffix(".pkl") for file in row.files]
+    guides = [_guide(name, weight, steps, row.num_steps) for name, weight in zip(names[1:], row.weights, strict=True)]
+    return {"network": names[0], "guide": " and ".join(sorted(guides)) or "none", "steps": row.num_steps}
+
+
+def _guide(name: str, weight: float, steps: Sequence[int] | None, num_steps: int) -> str:
+    everywhere = steps is None or list(steps) == [0, num_steps - 1]
+    return f"{name} w={weight:g}" + ("" if everywhere else f" on steps {steps[0]}-{steps[1]}")  # type: ignore[index]
+
+
+def _protocol_differences(row: Row, record: Record) -> list[str]:
+    """Other images, labels, reference or detector than published scores have, and whatever the record warns of."""
+    number = record.get("num_images")
+    found = [] if number == row.num_images else [f"{_count(number)} images, not {row.num_images:,}"]
+    flags = (str(flag) for flag in record.get("flags") or [])
+    return [*found, *_other_rules(row, record), *(flag for flag in flags if not _COUNT_FLAG.match(flag))]
+
+
+def _other_rules(row: Row, record: Record) -> list[str]:
+    """Other labels, sampler, reference or detector than published scores have."""
+    detector, reference = record.get("detector") or {}, _file_name((record.get("reference") or {}).get("source"))
+    found = []
+    if reference != _file_name(row.reference):
+        found.append(f"reference {reference}, not {_file_name(row.reference)}")
+    if not detector.get("published", False):
+        found.append("the detector's weights are not known to be the published ones")
+    if detector and detector.get("resize") != RESIZES[row.metric]:
+        found.append(f"images resized by {detector.get('resize')}, not {RESIZES[row.metric]}")
+    return [*found, *_recipe_differences(row, record.get("recipe") or {})]
+
+
+def _recipe_differences(row: Row, recipe: Mapping[str, Any]) -> list[str]:
+    if not recipe:
+        return []
+    used = recipe["sampler"] if isinstance(recipe.get("sampler"), dict) else {}
+    wanted = asdict(row.sampler)
+    keys = ["sigma_min", "sigma_max", "rho", "S_churn"]  # without churn its other settings do nothing
+    found = [f"{key} {used.get(key)}, not {wanted[key]:g}" for key in keys if used.get(key) != wanted[key]]
+    if recipe.get("labels") != row.labels:
+        found.append(f"labels {recipe.get('labels')}, not {row.labels}")
+    if recipe.get("seed_rule", "edm2") != "edm2":
+        found.append(f"seeds by the rule {recipe['seed_rule']}")
+    return found
+
+
+def _file_name(path: object) -> str:
+    return "unknown" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _count(number: object) -> str:
+    return f"{number:,}" if isinstance(number, int) else "an unknown number of"
+
+
+def plain(result: Result) -> dict[str, Any]:
+    """A result as plain data, in full precision."""
+    row = result.row
+    return {
+        "table": row.table,
+        "row": row.name,
+        "model": f"{row.model} {row.data}",
+        "method": row.method,
+        "metric": row.metric,
+        "published": None if result.differs else row.published,
+        "min": result.least,
+        "mean": result.mean,
+        "all": list(result.values),
+        "runs": len(result.values),
+        "paper_runs": row.repeats,
+        "difference_percent": result.difference,
+        "spread_percent": row.spread,
+        "within_spread": result.within,
+        "images": result.num_images,
+        "labels": result.labels,
+        "protocol": "changed" if result.differs else "as published" if row.published is not None else "as defined",
+        "changed": list(result.differs),
+    }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A score of the digits and the one that ships for the same images (seeds, or a file of real digits)."""
+
+    row: Row
+    images: str
+    ours: float
+    shipped: float
+
+    @property
+    def difference(self) -> float:
+        """Percent by which ours lies above."""
+        return 100 * (self.ours / self.shipped - 1)
+
+
+def compare_shipped(rows: Iterable[Row], records: Sequence[Record]) -> list[Comparison]:
+    """The scores of the digits for which one ships, made by the same rules from the same images; one per images."""
+    found: dict[tuple[str, str], Comparison] = {}
+    for row in (row for row in rows if row.table == "mnist16"):
+        for record in records:
+            images = record.get("images") or {}
+            named = str(images.get("seeds")) if row.real is None else _file_name(images.get("path"))
+            shipped = shipped_scores().get((row.name, named))
+            if shipped is None or not _belongs(row, record) or differs_from_shipped(row, record):
+                continue
+            found.setdefault((row.name, named), Comparison(row, named, float(record["value"]), shipped))
+    return list(found.values())
+
+
+def differs_from_shipped(row: Row, record: Record) -> bool:
+    """Whether the images, or how they were scored, are not those of the scores that ship."""
+    if _method_differences(row, record) or _other_rules(row, record):
+        return True
+    return row.real is None and (record.get("recipe") or {}).get("noise_device") != "cpu"
+
+
+def report(rows: Sequence[Row], records: Sequence[Record], form: str) -> str:
+    """The report on these rows as markdown, csv or json. Rows never scored are named, with what would make them."""
+    results, compared = collect(rows, records), compare_shipped(rows, records)
+    scored = {(result.row.table, result.row.name) for result in results}
+    idle = [row for row in rows if (row.table, row.name) not in scored]
+    if form == "json":
+        return as_json({
+            "results": [plain(result) for result in results],
+            "shipped": [
+                {"row": c.row.name, "images": c.images, "ours": c.ours, "shipped": c.shipped,
+                 "difference_percent": c.difference} for c in compared
+            ],
+            "not_run": [row.name for row in idle],
+            "not_run_why": {row.name: _why_not_run(row) for row in idle},
+        })  # fmt: skip
+    if form == "csv":
+        return as_csv([plain(result) for result in results])
+    parts = [_as_published(table, results) for table in TABLES]
+    parts += [_changed([result for result in results if result.differs]), _beside_shipped(compared)]
+    parts.append(_not_run(idle, len(rows)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _why_not_run(row: Row) -> str:
+    """Why a row has no scores, in words that other rows share."""
+    if row.runnable is None:
+        return "not run yet"
+    reason, _, commands = row.runnable.partition("; to make it: ")
+    return f"{reason} (the commands that make it: python reproduce.py plan ROW)" if commands else reason
+
+
+def _not_run(idle: Sequence[Row], total: int) -> str:
+    if not idle:
+        return ""
+    reasons: dict[str, dict[str, None]] = {}
+    for row in idle:
+        reasons.setdefault(_why_not_run(row), {})[row.name] = None
+    lines = [
+        f"- {reason}: python reproduce.py run {' '.join(names)}" if reason == "not run yet" else
+        f"- {reason}: {', '.join(names)}" for reason, names in reasons.items()
+    ]  # fmt: skip
+    return "\n".join([f"**Not run: {len(idle)} of {total} rows**", "", *lines])
+
+
+def _beside_shipped(compared: Sequence[Comparison]) -> str:
+    if not compared:
+        return ""
+    lines = [
+        (c.row.name, c.images, f"{c.ours:.4f}", f"{c.shipped:.4f}", f"{round(c.difference, 2) + 0:+.2f} %")
+        for c in compared
+    ]
+    far = [c for c in compared if abs(c.difference) > SHIPPED_TOLERANCE]
+    table = as_markdown([("row", "images", "ours", "shipped", "difference"), *lines])
+    said = (
+        f"{len(far)} of {len(compared)} are more than {SHIPPED_TOLERANCE:g} % off: something here computes otherwise "
+        "(run the tests: make test)"
+        if far
+        else f"All are within {SHIPPED_TOLERANCE:g} %: this installation computes what it should."
+    )
+    return f"**The digits beside the scores that ship, from the same images**\n\n{table}\n\n{said}"
+
+
+def _as_published(table: str, results: Iterable[Result]) -> str:
+    found = [result for result in results if result.row.table == table and not result.differs]
+    if not found:
+        return ""
+    header = ("row", "method", "metric", "published", "min", "mean", "all", "difference", "within spread", "runs",
+              "images", "labels")  # fmt: skip
+    return f"**{TABLES[table]}**\n\n{as_markdown([header, *map(_line, found)])}"
+
+
+def _line(result: Result) -> tuple[object, ...]:
+    row = result.row
+    paper_runs = "" if row.repeats is None else f" of {row.repeats}"
+    spread = {None: "not stated", True: "yes", False: "no"}[result.within]
+    return (
+        row.name,
+        f"{row.model}, {row.method}",
+        row.metric,
+        "-" if row.published is None else f"{row.published:.2f}",
+        *_values(result),
+        "-" if result.difference is None else f"{result.difference:+.1f} %",
+        "-" if row.published is None else spread + ("" if row.spread is None else f" (±{row.spread:g} %)"),
+        f"{len(result.values)}{paper_runs}",
+        _count(result.num_images),
+        result.labels,
+    )
+
+
+def _values(result: Result) -> tuple[str, str, str]:
+    return f"{result.least:.4g}", f"{result.mean:.4g}", ", ".join(f"{value:.4g}" for value in result.values)
+
+
+def _changed(results: Sequence[Result]) -> str:
+    if not results:
+        return ""
+    header = ("row", "metric", "changed protocol", "min", "mean", "all", "images", "labels")
+    shown = {(result.row.name, result.differs): result for result in results}.values()
+    counts = Counter(text for result in shown for text in result.differs)
+    marks = {text: f"({n})" for n, text in enumerate((text for text, count in counts.items() if count > 1), start=1)}
+    lines = [
+        (r.row.name, r.row.metric, "; ".join(marks.get(text, text) for text in r.differs), *_values(r),
+         _count(r.num_images), r.labels)
+        for r in shown
+    ]  # fmt: skip
+    notes = "".join(f"\n\n{mark} {text}, in {counts[text]} rows" for text, mark in marks.items())
+    table = as_markdown([header, *lines])
+    return f"**Changed protocol: not to be compared with published numbers**\n\n{table}{notes}"

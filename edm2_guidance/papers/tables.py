@@ -1,0 +1,274 @@
+"""The tables of the papers, row by row: networks, guidance, published score and where it stands. No torch here.
+
+The data are in `tables.csv`. A row that is a preset has its name, networks and score from `papers.presets`; a row that
+stands in several tables is written out where it first appears. Networks are named as they are published; those that
+are not, and have to be made by `reconstruct_phema.py`, are looked for in a folder of the user's, under the name that
+they would have.
+"""
+
+import csv
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from dnnlib.places import find_file
+from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
+from edm2_guidance.papers.references import REFERENCES
+from edm2_guidance.recipe.recipe import GuideSpec, LabelRule, NetworkRef, Recipe, SamplerSpec, StepInterval
+
+NETWORKS = "networks"  # folder of reconstructed networks
+#: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
+NETWORK_NAME = re.compile(r"(?P<run>edm2-img\d+-\w+(?:-uncond)?)-(?P<kimg>\d{7})-(?P<ema>\d\.\d{3})\.pkl")
+
+#: What the tables are, by name.
+TABLES: Mapping[str, str] = MappingProxyType({
+    "ag1": "Table 1 of arXiv 2406.02507v3, autoguidance",
+    "gi1": "Table 1 of arXiv 2404.07724v2, guidance in a limited interval",
+    "edm2-2": "Table 2 of arXiv 2312.02696, EDM2: FID, ImageNet-512",
+    "edm2-3": "Table 3 of arXiv 2312.02696, EDM2: FID, ImageNet-64",
+    "edm2-4": "Table 4 of arXiv 2312.02696, EDM2: size of the unconditional guide",
+    "edm2-5": "Table 5 of arXiv 2312.02696, EDM2: FD-DINOv2, ImageNet-512",
+    "mnist16": "our own: the networks of digits in pretrained/",
+})  # fmt: skip
+
+_ELSEWHERE = "make the images with its authors' code and score them by calculate_metrics.py calc"
+_BLOCKED = {
+    "copied": f"a number copied from another paper: {_ELSEWHERE}",
+    "dit": f"DiT is another code base, with another sampler: {_ELSEWHERE}",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of a table: what was sampled, how it was guided, and what came out.
+
+    Weights are w of D = D_guide + w (D_main - D_guide), 1 = off, one per guide; the interval holds for all guides.
+    Networks are file names; `sources` says where they are. published: as printed, None if nobody published it.
+    repeats: runs of `num_images` images, of which the least is reported; None where that is unknown.
+    """
+
+    table: str
+    name: str
+    data: str  # img512 | img64 | mnist16: what the networks were trained on, and the reference
+    model: str
+    method: str
+    metric: str
+    published: float | None
+    net: str | None  # None: no network of this code base
+    gnets: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    interval: StepInterval | None = None  # None = guided at all steps
+    sigmas: str = ""  # the interval as printed
+    num_steps: int = 32
+    num_images: int = 50000
+    repeats: int | None = 3
+    real: str | None = None  # statistics of real images, in pretrained/, that are scored in place of samples
+    blocked: str | None = None  # why no network of this code base makes this row
+    note: str = ""  # what to mind: whatever the table does not print
+
+    @property
+    def source(self) -> str:
+        """Where the number stands."""
+        return f"{TABLES[self.table]}: {self.model} on {self.data}, {self.method}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Network files by name, the main network first."""
+        return () if self.net is None else (self.net, *self.gnets)
+
+    @property
+    def emas(self) -> tuple[float | None, ...]:
+        """EMA lengths sigma_rel of `files`; None for a file that does not name its own."""
+        matches = (NETWORK_NAME.fullmatch(file) for file in self.files)
+        return tuple(None if match is None else float(match["ema"]) for match in matches)
+
+    @property
+    def labels(self) -> LabelRule:
+        """The papers' label rule: classes drawn at random, none for an unconditional network."""
+        return "none" if self.net is not None and "-uncond" in self.net else "random"
+
+    @property
+    def sampler(self) -> SamplerSpec:
+        """Deterministic Heun over the default schedule: what every row of these networks uses."""
+        return SamplerSpec(num_steps=self.num_steps)
+
+    @property
+    def spread(self) -> float | None:
+        """By how many percent repeated runs differ, as the paper says; None where no paper says."""
+        return 2.0 if self.metric == "fid" and self.published is not None else None  # arXiv 2312.02696, D.4
+
+    @property
+    def reference(self) -> str:
+        """URL or path of the reference statistics."""
+        return REFERENCES[self.data].source
+
+    @property
+    def runnable(self) -> str | None:
+        """None if published files make this row; else the reason, and what would make it run."""
+        if self.blocked is not None:
+            return self.blocked
+        lines = how_to_make(self.files)
+        if not lines:
+            return None
+        runs = [run for run in map(run_of, self.files) if run not in published_runs()]
+        reason = f"no network of {runs[0]} is known to be released" if runs else "not published at these EMA lengths"
+        return f"{reason}; to make it: {'; '.join(lines)}"
+
+    def sources(self, networks: str | Path = NETWORKS) -> tuple[str, ...]:
+        """URL or path of each of `files`; `networks` is the folder of those that are not published."""
+        return tuple(locate(file, networks) for file in self.files)
+
+    def missing(self, networks: str | Path = NETWORKS) -> tuple[str, ...]:
+        """Those of `files` that are neither published nor in the folder `networks`."""
+        return tuple(f for f in self.files if f not in _published() and not find_file(Path(networks, f)).is_file())
+
+    def recipe(self, networks: str | Path = NETWORKS) -> Recipe:
+        """How its images are made. ValueError if no network of this code base makes them."""
+        if self.net is None:
+            raise ValueError(f"{self.name}: {self.blocked or 'real images are scored, none are made'}")
+        net, *gnets = (NetworkRef(source) for source in self.sources(networks))
+        guides = [GuideSpec(ref, weight, self.interval) for ref, weight in zip(gnets, self.weights, strict=True)]
+        return Recipe(net, tuple(guides), self.sampler, labels=self.labels, noise_device="device")
+
+
+def locate(file: str, networks: str | Path = NETWORKS) -> str:
+    """Where a network is: its URL if published, its path if it ships here, else its path in the folder `networks`."""
+    return _published().get(file) or str(Path(networks) / file)
+
+
+@functools.cache
+def _published() -> dict[str, str]:
+    """URL or path by file name, of every network that can be had ready-made."""
+    return {_file_name(source): source for preset in all_presets().values() for source in preset.sources}
+
+
+def _file_name(source: str) -> str:
+    return source.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+@functools.cache
+def published_runs() -> frozenset[str]:
+    """Training runs of which the authors published networks; their raw snapshots are taken to be published too."""
+    return frozenset(run_of(file) for file in _published() if NETWORK_NAME.fullmatch(file))
+
+
+def run_of(file: str) -> str:
+    """The training run of a network of the papers, by its file name: edm2-img512-s. ValueError for another name."""
+    return parsed(file)["run"]
+
+
+def parsed(file: str) -> re.Match[str]:
+    """The parts of a file name of the papers: run, kimg, ema. ValueError for another name."""
+    match = NETWORK_NAME.fullmatch(file)
+    if match is None:
+        raise ValueError(f"{file} is not named as networks of the papers are: edm2-img512-s-2147483-0.130.pkl")
+    return match
+
+
+def how_to_make(files: Iterable[str], networks: str | Path = NETWORKS) -> list[str]:
+    """Command lines that put those of `files` that are not published into the folder `networks`.
+
+    One reconstruction per training run and number of images, for all its EMA lengths; before it, the training of a
+    run that was never released.
+    """
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for match in (parsed(file) for file in dict.fromkeys(files) if file not in _published()):
+        wanted.setdefault((match["run"], match["kimg"]), []).append(match["ema"])
+    lines = []
+    for (run, kimg), emas in wanted.items():
+        released = run in published_runs()
+        indir = f"{MODEL_ROOT}/raw-snapshots/{run}" if released else f"training-runs/{run}"
+        lines += [] if released else [_training(run, int(kimg))]
+        lines.append(
+            f"python reconstruct_phema.py --indir={indir} --outdir={networks} --outprefix={run} "
+            f"--outkimg={int(kimg)} --outstd={','.join(sorted(emas))}"
+        )
+    return lines
+
+
+def _training(run: str, kimg: int) -> str:
+    """The command that trains a run of the papers: the preset of its size, as long as its name says."""
+    preset = run.removesuffix("-uncond")
+    data = "datasets/img64.zip" if "-img64-" in run else "datasets/img512-sd.zip"
+    mebi = round(kimg * 1000 / 2**20)
+    return (
+        f"torchrun --standalone --nproc_per_node=8 train_edm2.py --preset={preset} --cond={run == preset} "
+        f"--duration={mebi}Mi --data={data} --outdir=training-runs/{run} --batch-gpu=32"
+    )
+
+
+@functools.cache
+def all_rows() -> tuple[Row, ...]:
+    """Every row of every table, in the order of the tables; one that stands in several comes once per table."""
+    with open(Path(__file__).with_name("tables.csv"), newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows: dict[str, Row] = {}
+    result = []
+    for line in lines:
+        if line["name"] in rows:
+            row = replace(rows[line["name"]], table=line["table"], note=line["note"])
+        else:
+            row = rows[line["name"]] = _row(line)
+        result.append(row)
+    return tuple(result)
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    preset = all_presets().get(line["preset"] or line["name"])
+    row = Row(
+        table=line["table"],
+        name=line["name"],
+        data=line["data"],
+        model=line["model"],
+        method=line["method"],
+        metric=line["metric"],
+        published=float(line["published"]) if line["published"] else None,
+        net=line["net"] or None,
+        gnets=tuple(line["guides"].split(";")) if line["guides"] else (),
+        weights=tuple(map(float, line["weights"].split(";"))) if line["weights"] else (),
+        sigmas=line["sigmas"],
+        num_steps=int(line["num_steps"] or 32),
+        num_images=int(line["num_images"] or 50000),
+        repeats=int(line["repeats"]) if line["repeats"] else None,
+        real=line["real"] or None,
+        blocked=_BLOCKED[line["blocked"]] if line["blocked"] else None,
+        note=line["note"],
+    )
+    return row if preset is None else _of_preset(row, preset)
+
+
+def _of_preset(row: Row, preset: Preset) -> Row:
+    return replace(
+        row,
+        metric=preset.metric,
+        published=preset.published,
+        net=_file_name(preset.net),
+        gnets=() if preset.gnet is None else (_file_name(preset.gnet),),
+        weights=() if preset.gnet is None else (preset.guidance,),
+        interval=preset.interval,
+        num_steps=preset.num_steps,
+    )
+
+
+def find(name: str) -> list[Row]:
+    """The rows of a table, or the one row of that name. ValueError that lists the nearest names if there is none."""
+    if name in TABLES:
+        return [row for row in all_rows() if row.table == name]
+    found = [row for row in all_rows() if row.name == name]
+    if not found:
+        names = [*TABLES, *dict.fromkeys(row.name for row in all_rows())]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or list(TABLES)[:3]
+        raise ValueError(f"there is no table or row '{name}'; near it: {', '.join(near)} (all: reproduce.py list)")
+    return found[:1]
+
+
+def select(names: Iterable[str]) -> list[Row]:
+    """The rows of several tables and rows; one that stands in several of them comes once. ValueError as `find`."""
+    rows: dict[str, Row] = {}
+    for row in (row for name in names for row in find(name)):
+        rows.setdefault(row.name, row)
+    return list(rows.values())

@@ -1,0 +1,1 @@
+"""What determines an image. No torch here, and nothing but the standard library."""

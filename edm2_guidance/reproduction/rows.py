@@ -1,0 +1,210 @@
+"""Rows of the papers' tables, run: sample or reuse, score, one block of seeds after the other, into the ledger."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dnnlib.download import fetch
+from dnnlib.places import EMBEDDED, short_name
+from dnnlib.workers import ALONE, Workers
+from edm2_guidance.images.batch import drain
+from edm2_guidance.metrics.blocks import Bar, BlockScorer, Record
+from edm2_guidance.metrics.detectors import load_detector
+from edm2_guidance.metrics.environment import environment
+from edm2_guidance.metrics.reference import open_statistics
+from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.papers.tables import Row
+from edm2_guidance.recipe.recipe import LabelRule, Recipe
+from edm2_guidance.sampling.generation import Generation, opener
+from edm2_guidance.work.shards import ShardPlan
+from edm2_guidance.work.shards_zip import ShardFolder
+from torch_utils.distributed import device_identity, pick_device
+
+Progress = Callable[[int], None]
+#: Called with the number of images, what they are, and how many of them were there before.
+ProgressBar = Callable[[int, str, int], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are run. What is None stays as the row has it.
+
+    num: images per block. blocks: how many, of seeds seed, seed + num, .... labels, noise_device: other ones. networks:
+    folder of networks that are not published. results: folder of the work. ledger: file of the scores. workers: which
+    of them this process is.
+    """
+
+    results: Path
+    ledger: Path
+    networks: Path
+    num: int | None = None
+    blocks: int | None = None
+    seed: int = 0
+    labels: LabelRule | None = None
+    noise_device: str | None = None
+    keep_images: bool = False
+    batch: int = 32
+    shard_size: int = 512
+    device: str = "auto"
+    offline: bool = False
+    trust_pickle: bool = False
+    workers: Workers = ALONE
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a row: the seeds, and the ledger's line or None while other workers are at it."""
+
+    row: Row
+    number: int
+    seeds: range
+    record: Record | None
+    reused: bool
+
+
+class Runner:
+    """Runs rows, and points of a search; opens every network, reference and detector once."""
+
+    def __init__(self, settings: Settings, progress_bar: ProgressBar) -> None:
+        self.settings = settings
+        self._bar = progress_bar
+        self._device = pick_device(settings.device)
+        self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
+        self.scorer = functools.cache(self._scorer)
+
+    def obstacle(self, row: Row) -> str | None:
+        """Why the row cannot run here; None if it can."""
+        missing = row.missing(self.settings.networks)
+        if row.blocked is not None:
+            return row.blocked
+        if row.real is not None and not self._floors(row):
+            num = self.settings.num or row.num_images
+            return f"no statistics of {num} real images ship with the project"
+        return f"{', '.join(missing)} must be made first" if missing else None
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Everything that can fail before the first image: files had, references and detectors opened, networks fit.
+
+        Raises ValueError or OSError, naming the row.
+        """
+        for row in rows:
+            self.scorer(row.metric, row.reference)
+            for file in row.sources(self.settings.networks):
+                fetch(file, offline=self.settings.offline)
+            if row.real is not None:
+                for _, path in self._floors(row):
+                    open_statistics(path, [row.metric])
+            else:
+                self._recipe(row)
+
+    def run(self, row: Row) -> Iterator[Block]:
+        """Every block of a row, as it is finished. A block that the ledger holds is not made again."""
+        if row.real is not None:
+            yield from self._run_real(row)
+            return
+        generation = self.open(self._recipe(row))
+        scorer = self.scorer(row.metric, row.reference)
+        if not self.settings.keep_images:
+            for seeds in self.blocks(row):
+                scorer.check(generation, seeds)
+        for number, seeds in enumerate(self.blocks(row)):
+            tags = {"row": {"name": row.name, "block": number}}
+            found = scorer.find(generation.recipe.hash, seeds)
+            record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
+            yield Block(row, number, seeds, record, reused=found is not None)
+
+    def parts(self, row: Row) -> list[range]:
+        """The seeds of each block that `run` gives; none for a set of real images."""
+        return self.blocks(row) if row.real is None else [range(0) for _ in self._floors(row)]
+
+    def blocks(self, row: Row) -> list[range]:
+        """The seeds of each block of a row that is sampled."""
+        num = self.settings.num or row.num_images
+        count = self.settings.blocks or row.repeats or 1
+        first = self.settings.seed
+        return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
+
+    def score(
+        self, generation: Generation, seeds: range, metric: str, reference: str, tags: Mapping[str, Any], name: str
+    ) -> Record | None:
+        """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
+        scorer = self.scorer(metric, reference)
+        found = scorer.find(generation.recipe.hash, seeds)
+        if found is not None and not self.settings.keep_images:
+            return found
+
+        def bar(total: int, done: int) -> AbstractContextManager[Progress]:
+            return self._bar(total, f"{name} {seeds[0]}-{seeds[-1]}", done)
+
+        if not self.settings.keep_images:
+            return scorer.sample(generation, seeds, tags, bar)
+        path = self._images(generation, seeds, name, bar)
+        return None if path is None else scorer.stored(path, generation.recipe, seeds, tags)
+
+    def _images(self, generation: Generation, seeds: range, name: str, bar: Bar) -> Path | None:
+        """The ZIP of these images, made or found; None if another worker has it, to score it."""
+        settings = self.settings
+        path = settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
+        plan = ShardPlan(tuple(seeds), settings.shard_size)
+        folder = ShardFolder(
+            path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch, generation.numerics
+        )
+        if folder.finished():
+            return path
+        folder.open(self.settings.workers, device_identity(self._device))
+
+        with bar(*folder.progress()) as progress:
+
+            def make(index: int) -> None:
+                drain(generation.images(plan.shard(index), settings.batch), folder.write(index), progress=progress)
+
+            return folder.complete(make, progress)
+
+    def _run_real(self, row: Row) -> Iterator[Block]:
+        if self.settings.workers.index != 0:
+            return
+        scorer = self.scorer(row.metric, row.reference)
+        for number, path in self._floors(row):
+            statistics = open_statistics(short_name(path), [row.metric])
+            found = scorer.find_statistics(statistics.sha256)
+            tags = {"row": {"name": row.name, "block": number}}
+            record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)
+            yield Block(row, number, range(0), record, reused=found is not None)
+
+    def _floors(self, row: Row) -> list[tuple[int, Path]]:
+        """Statistics of this many real images that ship, block by block; possibly none."""
+        num = self.settings.num or row.num_images
+        paths = [_real_statistics(row, num, number) for number in range(self.settings.blocks or row.repeats or 1)]
+        return [(number, path) for number, path in enumerate(paths) if path.is_file()]
+
+    def _recipe(self, row: Row) -> Recipe:
+        recipe = row.recipe(self.settings.networks)
+        labels, noise_device = self.settings.labels, self.settings.noise_device
+        return replace(recipe, labels=labels or recipe.labels, noise_device=noise_device or recipe.noise_device)
+
+    def _scorer(self, metric: str, reference: str) -> BlockScorer:
+        settings = self.settings
+        side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
+        theirs = open_reference_side(side, [metric])
+        detector = load_detector(metric, self._device, offline=settings.offline)
+        return BlockScorer(
+            theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs,
+            detector,
+            settings.ledger,
+            settings.results / "work",
+            environment(self._device),
+            settings.batch,
+            settings.shard_size,
+            settings.workers,
+            device_identity(self._device),
+        )
+
+
+def _real_statistics(row: Row, num: int, number: int) -> Path:
+    """Statistics of `num` real images, chosen by the seed `number`: NAME.npz, NAME-1.npz, ...."""
+    assert row.real is not None
+    path = EMBEDDED / row.real.format(num=num)
+    return path if number == 0 else path.with_stem(f"{path.stem}-{number}")

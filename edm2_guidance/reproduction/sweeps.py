@@ -1,0 +1,92 @@
+"""A search for the best setting of a recipe, its scores in the ledger: run again, it asks only for what is missing."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edm2_guidance.metrics.blocks import Record
+from edm2_guidance.papers.search import Axis, Found, Point, search
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.reproduction.rows import Runner
+
+POLL_SECONDS = 1.0
+
+RecipeAt = Callable[[Recipe, Point], Recipe]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is searched. name: of the method, in ledger and plots. num: images per point; seed: the first of them."""
+
+    name: str
+    recipe: Recipe
+    recipe_at: RecipeAt
+    metric: str
+    reference: str
+    num: int
+    seed: int = 0
+
+    def tags(self, point: Point) -> dict[str, Any]:
+        """What a ledger line says of a point."""
+        return {"search": {"name": self.name, "point": dict(point)}}
+
+
+def find_best(
+    runner: Runner,
+    sweep: Sweep,
+    start: Point,
+    stages: Sequence[Sequence[Axis]],
+    stride: int,
+    valid: Callable[[Point], bool],
+    say: Callable[[Point, float], None],
+    begin: Callable[[Point], None] = lambda point: None,
+) -> Found:
+    """The best point of a sweep by one block of images each.
+
+    begin: called with each point before it is scored. say: with the point and its score.
+    """
+
+    def score(point: Point) -> float:
+        begin(point)
+        value: float = _score(runner, sweep, point, range(sweep.seed, sweep.seed + sweep.num))["value"]
+        say(point, value)
+        return value
+
+    return search(score, start, stages, stride=stride, valid=valid)
+
+
+def repeat(
+    runner: Runner,
+    sweep: Sweep,
+    point: Point,
+    num: int,
+    blocks: int,
+    begin: Callable[[int], None] = lambda number: None,
+) -> list[Record]:
+    """Scores of one point in `blocks` blocks of `num` images, as the papers re-evaluate the optimum.
+
+    begin: called with the number of each block, from 0, before it is scored.
+    """
+    records = []
+    for number in range(blocks):
+        begin(number)
+        first = sweep.seed + number * num
+        records.append(_score(runner, sweep, point, range(first, first + num)))
+    return records
+
+
+def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
+    """From the ledger or by sampling. All workers of a job need it to know where the search goes: they wait for it.
+
+    Guides that are off are left out: weight 1 is the same images, and the same score, in every search. A score that
+    was made for something else is written down once more under this search, so that its plots show it.
+    """
+    generation = runner.open(sweep.recipe_at(sweep.recipe, point).without_idle_guides())
+    scorer = runner.scorer(sweep.metric, sweep.reference)
+    tags = sweep.tags(point)
+    record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
+    while record is None:  # also makes what a worker that died meanwhile has left
+        time.sleep(POLL_SECONDS)
+        record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
+    return scorer.tagged(record, tags)

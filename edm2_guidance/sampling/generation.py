@@ -1,0 +1,338 @@
+"""From a recipe and seeds to images: networks opened and checked once, then batches made as they are asked for."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.recipe.class_names import ClassName, find_class
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe, StepInterval
+from edm2_guidance.sampling import seeds as seeding
+from edm2_guidance.sampling.guidance import Counted, Guide, bind, guided
+from edm2_guidance.sampling.heun import Churn, heun
+from edm2_guidance.sampling.schedule import edm_sigmas
+from torch_utils.distributed import pick_device
+from torch_utils.memory import Batches
+from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
+from training.network_io import NetworkFile, load_network
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
+    """ValueError unless the guide can stand beside the main network: same images."""
+    for word, attribute in (("resolution", "img_resolution"), ("channels", "img_channels")):
+        ours, theirs = getattr(main.net, attribute), getattr(guide.net, attribute)
+        if ours != theirs:
+            raise ValueError(
+                f"the guide {guide.source} has {word} {theirs}, the main network {main.source} {ours}: "
+                "take a guide trained on the same images"
+            )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How many images memory was found to hold at a time, while sampling and while decoding."""
+
+    sampling: Batches = field(default_factory=lambda: Batches("sampling"))
+    decoding: Batches = field(default_factory=lambda: Batches("decoding"))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Opened networks of a recipe, ready to make images. `recipe` has intervals as steps and every file's hash."""
+
+    recipe: Recipe
+    main: NetworkFile
+    guides: tuple[NetworkFile, ...]
+    device: torch.device
+    notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
+    memory: Memory = field(default_factory=Memory, compare=False)
+
+    @property
+    def image_size(self) -> int:
+        """Width and height of the decoded images, in pixels."""
+        return self.main.net.img_resolution * _pixels_per_latent(self.main.encoder)
+
+    def evaluations_per_image(self) -> dict[str, int]:
+        """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
+        num_steps = self.recipe.sampler.num_steps
+        counts = {"main": 2 * num_steps - 1}
+        for number, spec in enumerate(self.recipe.guides, start=1):
+            on = Guide(lambda x, sigma: x, 1.0 if spec.off else spec.weight, _steps(spec.interval)).on
+            counts[f"guide {number}"] = sum(2 - (step == num_steps - 1) for step in range(num_steps) if on(step))
+        return counts
+
+    def set_decoder_batch(self, batch: int) -> None:
+        """Decode at most this many images at a time, if the encoder is a network (it needs far more memory)."""
+        if isinstance(self.main.encoder, StabilityVAEEncoder):
+            self.main.encoder.batch_size = batch
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What may change last bits beside the recipe, the batch and the device."""
+        decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
+        return {
+            "decoder_batch": decoder,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+        }
+
+    def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
+        return GeneratedImages(self, seeds, batch)
+
+    @property
+    def reduced(self) -> dict[str, int]:
+        """How many images at a time memory holds of the work of which it did not hold what was asked; mostly none."""
+        kinds = (self.memory.sampling, self.memory.decoding)
+        return {kind.work: kind.limit for kind in kinds if kind.limit is not None}
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, int | None]:
+        """Latents [N,C,h,w] to images, uint8 [N,3,H,W] on the CPU; and how many at a time, if not as many as asked.
+
+        RuntimeError if memory does not hold one.
+        """
+        encoder = self.main.encoder
+        size = encoder.batch_size if isinstance(encoder, StabilityVAEEncoder) else len(latents)
+        parts, limit = self.memory.decoding.run(lambda part: encoder.decode(latents[part]).cpu(), len(latents), size)
+        return torch.cat(parts), limit
+
+
+def open_recipe(
+    recipe: Recipe,
+    device: str = "auto",
+    *,
+    trust_pickle: bool = False,
+    offline: bool = False,
+    load: Callable[..., NetworkFile] = load_network,
+    memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
+) -> Generation:
+    """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
+
+    memory: what is known of networks with these numbers of parameters.
+    """
+    target = pick_device(device)
+    if target.type == "mps" and recipe.sampler.dtype == "float64":
+        raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
+    recipe, notes = recipe.resolved()
+    noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
+    pick_device(noise_device, "--noise-device")
+    files: dict[str, NetworkFile] = {}
+
+    def opened(source: str) -> NetworkFile:
+        if source not in files:
+            files[source] = load(source, device=target, trust_pickle=trust_pickle, offline=offline)
+        return files[source]
+
+    main = opened(recipe.net.source)
+    _check_encoder(main)
+    guides = tuple(opened(spec.net.source) for spec in recipe.guides)
+    for guide in guides:
+        check_guide(main, guide)
+    labelled = _labelled(main, guides)
+    recipe = _with_checked_labels(recipe, labelled, notes)
+    if labelled is not main:
+        recipe = _for_guides_alone(recipe, notes)
+    if isinstance(main.encoder, Encoder):
+        main.encoder.init(target, offline=offline)
+    else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
+        main.encoder.init(target)
+    recipe = replace(
+        recipe,
+        net=NetworkRef(main.source, main.sha256),
+        guides=tuple(
+            replace(spec, net=NetworkRef(file.source, file.sha256))
+            for spec, file in zip(recipe.guides, guides, strict=True)
+        ),
+        noise_device=noise_device,
+        encoder=_identity_of(main.encoder),
+    )
+    sizes = tuple(sum(weights.numel() for weights in file.net.parameters()) for file in (main, *guides))
+    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes))
+
+
+def opener(
+    device: str = "auto", *, trust_pickle: bool = False, offline: bool = False
+) -> Callable[[Recipe], Generation]:
+    """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones.
+
+    What memory held of networks is remembered for others that are as large.
+    """
+
+    @functools.lru_cache(maxsize=4)  # a search over EMA lengths opens a hundred
+    def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> NetworkFile:
+        return load_network(source, device=device, trust_pickle=trust_pickle, offline=offline)
+
+    @functools.cache
+    def memory(sizes: tuple[int, ...]) -> Memory:
+        return Memory()
+
+    return functools.partial(
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory
+    )
+
+
+class GeneratedImages:
+    """An ImageSource that samples `seeds` in order, `batch` at a time. Every pass over it samples again.
+
+    A batch that memory does not hold is sampled in parts: the same noise and labels, last bits as in smaller batches.
+
+    Attributes:
+        evaluations: Network evaluations of the last pass, in images.
+        reduced: As `ImageBatch.reduced`, over the last pass.
+    """
+
+    def __init__(self, generation: Generation, seeds: Sequence[int], batch: int) -> None:
+        if batch < 1:
+            raise ValueError(f"batch {batch}: at least 1 image")
+        self.generation = generation
+        self.seeds = tuple(seeds)
+        self.batch = batch
+        self.num_images = len(self.seeds)
+        self.evaluations: dict[str, int] = {}
+        self.reduced: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
+        self.reduced = {}
+        for start in range(0, self.num_images, self.batch):
+            batch = self._make(self.seeds[start : start + self.batch])
+            self.reduced |= batch.reduced
+            yield batch
+
+    def _make(self, seeds: Sequence[int]) -> ImageBatch:
+        generation = self.generation
+        parts, sampling = generation.memory.sampling.run(
+            lambda part: sample(generation, seeds[part], self.evaluations), len(seeds), len(seeds)
+        )
+        images, decoding = generation.decode(torch.cat([latents for latents, _ in parts]))
+        labels = tuple(label for _, some in parts for label in some or ())
+        limits = {"sampling": sampling, "decoding": decoding}
+        reduced = {kind: limit for kind, limit in limits.items() if limit is not None}
+        return ImageBatch(images, tuple(seeds), labels or None, reduced)
+
+
+@torch.inference_mode()
+def sample(
+    generation: Generation, seeds: Sequence[int], evaluations: dict[str, int] | None = None
+) -> tuple[Tensor, list[int] | None]:
+    """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
+
+    The class is None if the main network knows none, whatever its guides were told.
+    Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
+    """
+    recipe, main, device = generation.recipe, generation.main.net, generation.device
+    spec = recipe.sampler
+    shape = (main.img_channels, main.img_resolution, main.img_resolution)
+    num_classes = _labelled(generation.main, generation.guides).net.label_dim
+    streams, noise, labels = seeding.start(
+        seeds, shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
+    )
+    onehot = None
+    if labels is not None:
+        onehot = nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
+    counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
+    guides = [
+        Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
+        for denoiser, guide in zip(counted[1:], recipe.guides, strict=True)
+    ]
+    churn = Churn(spec.S_churn, spec.S_min, spec.S_max, spec.S_noise) if spec.S_churn > 0 else None
+    sigmas = edm_sigmas(spec.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
+    noise = noise.to(device=device, dtype=DTYPES[spec.dtype])
+    for last in heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like):  # noqa: B007
+        pass  # one step in memory at a time
+    if evaluations is not None:
+        for name, denoiser in zip(evaluations, counted, strict=True):
+            evaluations[name] += denoiser.evaluations
+    if not bool(torch.isfinite(last.x).all()):
+        bad = next(seed for seed, x in zip(seeds, last.x, strict=True) if not bool(torch.isfinite(x).all()))
+        raise RuntimeError(
+            f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
+            "or the network file damaged"
+        )
+    return last.x, labels if main.label_dim > 0 else None
+
+
+def _steps(interval: object) -> StepInterval | None:
+    assert interval is None or isinstance(interval, StepInterval)  # the recipe is resolved
+    return interval
+
+
+def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
+    """The network whose classes the labels are of: the main one, or, if it knows none, a guide that does.
+
+    ValueError if networks that know classes differ in them.
+    """
+    known = [file for file in (main, *guides) if file.net.label_dim > 0]
+    for other in known[1:]:
+        if other.net.label_dim != known[0].net.label_dim:
+            raise ValueError(
+                f"{known[0].source} has {known[0].net.label_dim} classes, {other.source} {other.net.label_dim}: take "
+                "networks with the same classes, or unconditional ones"
+            )
+    return known[0] if known else main
+
+
+def _with_checked_labels(recipe: Recipe, labelled: NetworkFile, notes: list[str]) -> Recipe:
+    """The recipe, its label rule 'none' if there are no classes, a class given by name as its index.
+
+    ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
+    """
+    classes = labelled.net.label_dim
+    names = None if labelled.class_names is None else labelled.class_names[:classes]
+    if isinstance(recipe.labels, ClassName) and classes > 0:
+        index = find_class(recipe.labels.text, names, labelled.source, classes)
+        notes.append(f"--class={recipe.labels} is class {index}")
+        return replace(recipe, labels=index)
+    if isinstance(recipe.labels, int | ClassName) and not _is_index(recipe.labels, classes):
+        hint = f"has classes 0 to {classes - 1}" if classes > 0 else "is unconditional: leave out --class"
+        raise ValueError(f"class {recipe.labels}: {labelled.source} {hint}")
+    if isinstance(recipe.labels, int) and names and str(recipe.labels) in names:
+        named = names.index(str(recipe.labels))
+        if named != recipe.labels:
+            notes.append(f"class {recipe.labels} is the one of this index; the one named {recipe.labels} is {named}")
+    return recipe if classes > 0 else replace(recipe, labels="none")
+
+
+def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
+    """The recipe of an unconditional main network with a conditional guide, and a note.
+
+    As in EDM2, no labels are drawn, and the guide runs without one; a class, or balanced ones, that are asked for
+    are the guide's.
+    """
+    if recipe.labels == "random":
+        notes.append("the main network is unconditional: its guide runs without a class, as in EDM2, unless --class=N")
+        return replace(recipe, labels="none")
+    notes.append("the main network is unconditional: the class is its guide's, not that of the images")
+    return recipe
+
+
+def _is_index(label: int | ClassName, classes: int) -> bool:
+    return isinstance(label, int) and 0 <= label < classes
+
+
+def _check_encoder(main: NetworkFile) -> None:
+    channels = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}.get(type(main.encoder))
+    if channels not in (None, main.net.img_channels):
+        raise ValueError(
+            f"{main.source} makes {main.net.img_channels} channels, but its encoder, {type(main.encoder).__name__}, "
+            f"decodes {channels}: the file does not belong together"
+        )
+
+
+def _pixels_per_latent(encoder: object) -> int:
+    """How many pixels wide one latent is, once decoded."""
+    vae = getattr(encoder, "_vae", None)
+    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _identity_of(encoder: object) -> dict[str, Any]:
+    """What tells apart encoders that decode differently; of a file's own class, under --trust-pickle, the name only."""
+    return encoder.identity() if isinstance(encoder, Encoder) else {"class": type(encoder).__name__}

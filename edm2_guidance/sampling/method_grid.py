@@ -1,0 +1,61 @@
+"""The pictures of a grid: methods by weights or classes, the same seeds everywhere."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from edm2_guidance.sampling.generation import Generation
+
+
+def sample_cells(
+    generations: Sequence[Sequence[Generation]],
+    seeds: Sequence[int],
+    batch: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Tensor]]:
+    """Sample the cells of a grid, each with all seeds: rows of images, uint8 [seeds, 3, H, W].
+
+    Cells that describe the same images are sampled once, such as weight 1, which is the main network alone.
+    """
+    made: dict[str, Tensor] = {}
+    grid: list[list[Tensor]] = []
+    for line in generations:
+        grid.append([])
+        for generation in line:
+            key = generation.recipe.without_idle_guides().hash
+            if key not in made:
+                made[key] = torch.cat([part.images for part in generation.images(seeds, batch)])
+            grid[-1].append(made[key])
+            if progress is not None:
+                progress(len(seeds))
+    return grid
+
+
+def sample_pictures(
+    generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
+) -> list[Image.Image]:
+    """The images of one row of cells in a line: setting by setting, within a setting seed by seed."""
+    return tiles(torch.cat(sample_cells([generations], seeds, batch, progress)[0]))
+
+
+def check_blend(generation: Generation) -> None:
+    """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
+    first, second = generation.guides
+    if first.net.label_dim > 0 and second.net.label_dim == 0:
+        raise ValueError(
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
+        )
+
+
+def tiles(images: Tensor) -> list[Image.Image]:
+    """Images uint8 [N, 3, H, W] as pictures."""
+    return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+
+
+def block(images: Tensor) -> list[list[Image.Image]]:
+    """Images uint8 [N, 3, H, W] as lines of pictures for one cell: as near to a square as N divides into."""
+    pictures = tiles(images)
+    across = min(n for n in range(1, len(pictures) + 1) if len(pictures) % n == 0 and n * n >= len(pictures))
+    return [pictures[start : start + across] for start in range(0, len(pictures), across)]

@@ -1,0 +1,82 @@
+"""Random numbers that depend on an image's seed alone: not on batch, worker count or order."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edm2_guidance.recipe.recipe import LabelRule, SeedRule
+
+
+def figure_seed(class_index: int, seed: int) -> int:
+    """The generator seed of the interval paper's figures: CPython's hash((class_index, seed)) modulo 2^31.
+
+    Written out (the tuple hash since CPython 3.8, a round of xxHash per item), so that the pixels of the figures do
+    not depend on the interpreter that draws them.
+    """
+    mask, prime_1, prime_2, prime_5 = (
+        (1 << 64) - 1,
+        11400714785074694791,
+        14029467366897019727,
+        2870177450012600261,
+    )
+    acc = prime_5
+    for item in (class_index, seed):
+        if not 0 <= item < 2**61 - 1:  # where hash(int) is the int itself
+            raise ValueError(f"figure seeds need a class and a seed of at least 0, not {item}")
+        acc = (acc + item * prime_2) & mask
+        acc = ((acc << 31) | (acc >> 33)) & mask
+        acc = (acc * prime_1) & mask
+    acc = (acc + (2 ^ prime_5 ^ 3527539)) & mask
+    return (1546275796 if acc == mask else acc) % 2**31
+
+
+class SeededStreams:
+    """One generator per image of a batch, on `device`, seeded with seed mod 2^32 (numbers differ between devices)."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generators = [torch.Generator(self.device).manual_seed(seed % 2**32) for seed in seeds]
+
+    def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Unit normal [N, *shape], every image from its own generator."""
+        draws = [torch.randn(list(shape), generator=g, dtype=dtype, device=self.device) for g in self.generators]
+        return torch.stack(draws)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Unit normal in the shape, dtype and device of x [N, ...]."""
+        return self.randn(x.shape[1:], dtype=x.dtype).to(x.device)
+
+    def randint(self, high: int) -> list[int]:
+        """One integer in [0, high) per image."""
+        return [int(torch.randint(high, [], generator=g, device=self.device)) for g in self.generators]
+
+
+def start(
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    num_classes: int,
+    labels: LabelRule,
+    seed_rule: SeedRule = "edm2",
+    device: torch.device | str = "cpu",
+) -> tuple[SeededStreams, Tensor, list[int] | None]:
+    """Streams, noise [N, *shape] float32 and class per image (None without classes, or by the rule none) of a batch.
+
+    The noise is drawn first, then the label. A label that the rule then overrides is drawn all the same, as EDM2
+    does, since churn noise comes after it; figure seeds draw none, as the interval paper's code does.
+    """
+    if seed_rule == "figure":
+        assert isinstance(labels, int)  # Recipe has checked
+        streams = SeededStreams([figure_seed(labels, seed) for seed in seeds], device)
+    else:
+        streams = SeededStreams(seeds, device)
+    noise = streams.randn(shape)
+    if num_classes == 0 or labels == "none":
+        return streams, noise, None
+    drawn = streams.randint(num_classes) if seed_rule == "edm2" else []
+    if labels == "random":
+        return streams, noise, drawn
+    if labels == "balanced":
+        return streams, noise, [seed % num_classes for seed in seeds]
+    assert isinstance(labels, int)
+    return streams, noise, [labels] * len(seeds)

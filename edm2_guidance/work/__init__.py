@@ -1,0 +1,1 @@
+"""Long work by many processes: shards, leases, status."""

@@ -1,0 +1,49 @@
+"""A folder of finished pictures, each with what determines it inside, so that none is taken for another. No torch."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dnnlib.util import atomic_path, check_destination
+from edm2_guidance.images.decode import text_in_png
+
+_KEY = "recipe"  # of the PNG's text chunk
+
+
+class FigureFolder:
+    """PNGs by name, with plain data about their making in a text chunk.
+
+    overwrite: make pictures again that are there. Raises OSError if files cannot be written to the folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self.overwrite = overwrite
+        check_destination(self.folder / "picture.png")
+
+    def has(self, name: str, content: Mapping[str, Any]) -> bool:
+        """Whether this picture need not be made. ValueError if another one, or anything else, is under its name."""
+        path = self.folder / name
+        if self.overwrite or not path.exists():
+            return False
+        found = text_in_png(path, _KEY)
+        if found == _text(content):
+            return True
+        origin = "of unknown origin" if found is None else "of other networks or settings"
+        raise ValueError(f"{path} is {origin}: take another --results_dir, or --overwrite")
+
+    def save(self, name: str, picture: Image.Image, content: Mapping[str, Any]) -> None:
+        """Write it as one whole, with the data that `has` compares."""
+        about = PngInfo()
+        about.add_text(_KEY, _text(content))
+        with atomic_path(self.folder / name) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=about)
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, allow_nan=False)

@@ -1,0 +1,205 @@
+"""How far work in a folder is, from any machine that sees the folder, without disturbing it. Torch-free."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edm2_guidance.images.archive import open_zip
+from edm2_guidance.images.zips import RECIPE_NAME, read_json, read_object
+from edm2_guidance.work.lease import STALE_SECONDS, Claim, Sign, is_gone
+from edm2_guidance.work.shards import PLAN_NAME, SHARD_JSON, is_in_runs, seed_runs
+
+_PACE_SHARDS = 20  # from which the pace is taken, the last ones
+_PACE_SECONDS = 600.0  # the same for folders of images
+_BURST_SECONDS = 1.0
+_IMAGE_PATTERN = "[0-9]*.png"
+
+
+@dataclass(frozen=True)
+class WorkStatus:
+    """One piece of work: a ZIP or scores in the making, or a folder of images.
+
+    Attributes:
+        path: Its folder.
+        total: Images in all; 0 if the folder does not say.
+        done: Images that are there.
+        running: (what, who, seconds since the last sign of life) of every part that a living process is at.
+        stale: The same of parts whose process is gone or silent.
+        failed: (what, error) of every part that failed the last time.
+        pace: Images per second of late; None if it cannot be told.
+        joining: Who joins the parts, or "".
+        waits: Why nothing more will happen by itself, or "".
+    """
+
+    path: Path
+    total: int
+    done: int
+    running: list[tuple[str, str, float]] = field(default_factory=list)
+    stale: list[tuple[str, str, float]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    pace: float | None = None
+    joining: str = ""
+    waits: str = ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace of late; None if nobody is at it, or if the pace is unknown."""
+        if not self.running or not self.pace or self.total == 0:
+            return None
+        return max(0, self.total - self.done) / self.pace
+
+
+def find_work(root: str | os.PathLike[str]) -> Iterator[WorkStatus]:
+    """The unfinished work in `root` and below it, and its folders of images. ValueError if `root` is no folder.
+
+    Of work that cannot be read, `waits` says why.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        raise ValueError(f"{top} is no folder: nothing was begun there yet, or it is elsewhere")
+    for folder, names, files in os.walk(top):
+        names.sort()
+        path = Path(folder)
+        find = shards_status if PLAN_NAME in files else images_status if RECIPE_NAME in files else None
+        if PLAN_NAME in files:
+            names.clear()
+        try:
+            status = find(path) if find else None
+        except (ValueError, OSError) as error:
+            status = WorkStatus(path, 0, 0, waits=str(error))
+        if status is not None:
+            yield status
+
+
+def shards_status(folder: Path) -> WorkStatus | None:
+    """Status of a folder of shards (work.shards); None if it is gone by now. ValueError for an unreadable plan."""
+    plan = _content(folder / PLAN_NAME)
+    if plan is None:
+        return None
+    total, size = _number(plan, "num_images", folder), _number(plan, "shard_size", folder)
+    found: dict[Path, tuple[float, int]] = {}
+    for path in [*folder.glob("shard-*.zip"), *folder.glob("shard-*.npz")]:
+        index = path.stem.removeprefix("shard-")
+        if index.isdecimal() and (stamp := _touched(path)) is not None:
+            found[path] = (stamp, min(size, total - int(index) * size))
+    done = sum(number for _, number in found.values())
+    running, stale = _claims(folder, "shard-*.claim")
+    joining, gone = _claims(folder, "join.*.claim")
+    speed = _speed(found)
+    return WorkStatus(
+        path=folder,
+        total=total,
+        done=done,
+        running=running,
+        stale=stale + gone,
+        failed=sorted(_failures(folder)),
+        pace=None if speed is None or not running else speed * len(running),
+        joining=joining[0][1] if joining else "",
+        waits="the same command, run again, joins them" if done == total and not joining and not running else "",
+    )
+
+
+def images_status(folder: Path) -> WorkStatus | None:
+    """Status of a folder of images with their recipe (images.recipe_folder); None if that is not what it is."""
+    recipe = _content(folder / RECIPE_NAME)
+    if recipe is None or "recipe_hash" not in recipe:
+        return None
+    asked = seed_runs(str(recipe.get("asked", "")))
+    total = sum(map(len, asked))
+    paths = [path for path in folder.rglob(_IMAGE_PATTERN) if path.stem.isdecimal()]
+    if asked:
+        is_asked = is_in_runs(asked)
+        paths = [path for path in paths if is_asked(int(path.stem))]
+    stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
+    running, stale = _claims(folder, "batch-*.claim", "worker-*.claim")
+    if len(stamps) == total > 0:
+        stale = []  # somebody else made what they left
+    return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps) if running else None)
+
+
+def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+    """Claims of living processes, and of others: (name, owner, seconds since its last sign of life)."""
+    names = sorted({path.name.rsplit(".", 2)[0] for pattern in patterns for path in folder.glob(pattern)})
+    signs = [(name, sign) for name in names if (sign := Claim(folder, name).sign()) is not None]
+    now = _now(folder) if signs else 0.0
+    running: list[tuple[str, str, float]] = []
+    stale: list[tuple[str, str, float]] = []
+    for name, sign in signs:
+        line = (name, sign.holder.partition(" ")[0] or "somebody", max(0.0, now - sign.touched))
+        (stale if _is_silent(sign, now) else running).append(line)
+    return running, stale
+
+
+def _is_silent(sign: Sign, now: float) -> bool:
+    return is_gone(sign.holder) or now - sign.touched > STALE_SECONDS
+
+
+def _failures(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in folder.glob("shard-*.failed"):
+        content = _content(path, {}) or {}
+        yield path.stem, str(content.get("error", "(no reason was written down)"))
+
+
+def _speed(shards: Mapping[Path, tuple[float, int]]) -> float | None:
+    """Images per second of one worker, by what the last shards say of themselves. shards: when made, images.
+
+    Not by when they were made: workers that began together end together, and works rest.
+    """
+    images = seconds = 0.0
+    for path in sorted(shards, key=lambda path: shards[path][0])[-_PACE_SHARDS:]:
+        with suppress(ValueError, OSError), open_zip(path) as file:
+            own = read_json(path, file, SHARD_JSON).get("seconds")
+            if isinstance(own, int | float) and own > 0:
+                seconds += own
+                images += shards[path][1]
+    return images / seconds if seconds > 0 else None
+
+
+def _pace(stamps: Sequence[float]) -> float | None:
+    """Images per second over the last minutes; stamps: when each was written.
+
+    Images come in bursts, a batch at once: those of the first burst were made before the time that is looked at.
+    """
+    last = [stamp for stamp in stamps if stamp >= max(stamps) - _PACE_SECONDS]
+    later = [stamp for stamp in last if stamp > min(last) + _BURST_SECONDS]
+    return len(later) / (max(later) - min(last)) if later else None
+
+
+def _now(folder: Path) -> float:
+    """By the clock of the file system that holds the folder, or by ours where nothing can be written."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".status-", suffix=".tmp") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _touched(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # joined meanwhile
+        return None
+
+
+def _content(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
+    """None if the file is gone; `broken` in place of what is not a JSON object, or a ValueError."""
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        if broken is ValueError:
+            raise ValueError(f"{path} is unreadable ({error})") from error
+    return dict(broken)
+
+
+def _number(plan: Mapping[str, Any], key: str, folder: Path) -> int:
+    value = plan.get(key)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{folder / PLAN_NAME} names no {key}: this is no folder of shards")
+    return value

@@ -1,0 +1,876 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnnlib.workers import Workers
+from edm2_guidance.images.batch import ImageBatch, drain
+from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.work import lease as claims
+from edm2_guidance.work import shards
+from edm2_guidance.work.lease import owner
+from edm2_guidance.work.shards import ShardPlan, ShardsMissing, format_seeds
+from edm2_guidance.work.shards_zip import ShardFolder
+
+RECIPE = {"net": {"source": "main", "sha256": "ab" * 32}, "guides": [{"weight": 1.5, "steps": [3, 9]}]}
+SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
+
+
+def pixels(seed: int, size: int = 6) -> torch.Tensor:
+    random = np.random.RandomState(seed)
+    return torch.from_numpy(random.randint(0, 256, [3, size, size], dtype=np.uint8))
+
+
+class Generated:
+    """A source whose images and labels depend on the seed alone, like generated ones."""
+
+    def __init__(self, seeds: tuple[int, ...], batch: int, labels: bool = True) -> None:
+        self.seeds, self.batch, self.labels = seeds, batch, labels
+        self.num_images = len(seeds)
+
+    def __len__(self) -> int:
+        return -(-len(self.seeds) // self.batch)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for start in range(0, len(self.seeds), self.batch):
+            seeds = self.seeds[start : start + self.batch]
+            labels = tuple(seed % 7 for seed in seeds) if self.labels else None
+            yield ImageBatch(torch.stack([pixels(seed) for seed in seeds]), seeds, labels)
+
+
+def folder_at(path: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> ShardFolder:
+    arguments = {"recipe": RECIPE, "recipe_hash": "c0ffee", "batch": 2} | changes
+    return ShardFolder(path, ShardPlan(seeds, size), **arguments)
+
+
+def make(folder: ShardFolder, index: int, labels: bool = True) -> None:
+    drain(Generated(folder.plan.shard(index), 2, labels), folder.write(index))
+
+
+def run(path: Path, made: list[int] | None = None, **changes: Any) -> bytes:
+    """What the command does: stop if finished, else make what is missing and merge. Returns the ZIP's bytes."""
+    folder = folder_at(path, **changes)
+    if not folder.finished():
+        folder.open()
+
+        def work(index: int) -> None:
+            make(folder, index)
+            if made is not None:
+                made.append(index)
+
+        folder.complete(work)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return run(tmp_path_factory.mktemp("undisturbed") / "out.zip")
+
+
+# Plans.
+
+SEED_LISTS = st.lists(st.integers(0, 10**7), min_size=1, max_size=200, unique=True).map(tuple)
+
+
+@given(seeds=SEED_LISTS, size=st.integers(1, 250), workers=st.integers(1, 20))
+def test_workers_together_do_each_seed_once_and_in_order(seeds: tuple[int, ...], size: int, workers: int) -> None:
+    plan = ShardPlan(seeds, size)
+    taken = [Workers(job=worker, jobs=workers).order(len(plan)) for worker in range(workers)]
+    assert sorted(index for indices in taken for index in indices) == list(range(len(plan)))
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+    assert sum((plan.shard(index) for index in range(len(plan))), ()) == seeds
+    assert all(1 <= len(plan.shard(index)) <= size for index in range(len(plan)))
+
+
+@given(seeds=SEED_LISTS, size=st.integers(1, 250), batch=st.integers(1, 70))
+def test_batch_runs_count_every_batch(seeds: tuple[int, ...], size: int, batch: int) -> None:
+    plan = ShardPlan(seeds, size)
+    sizes = []
+    for index in range(len(plan)):
+        seeds = plan.shard(index)
+        while seeds:
+            sizes.append(len(seeds[:batch]))
+            seeds = seeds[batch:]
+    runs = plan.batch_runs(batch)
+    assert [size for size, count in runs for _ in range(count)] == sizes
+    assert all(a[0] != b[0] for a, b in pairwise(runs))
+
+
+@given(seeds=SEED_LISTS)
+def test_seed_text_is_exact(seeds: tuple[int, ...]) -> None:
+    parts = [part.split("-") for part in format_seeds(seeds).split(",")]
+    read = [seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1)]
+    assert tuple(read) == seeds
+
+
+def test_seed_text() -> None:
+    assert format_seeds((0, 1, 2, 7, 5, 6)) == "0-2,7,5-6"
+    assert format_seeds(tuple(range(50_000))) == "0-49999"
+    assert format_seeds(()) == ""
+
+
+def test_plans_are_checked() -> None:
+    with pytest.raises(ValueError, match="seed 7 is listed twice"):
+        ShardPlan((7, 0, 7), 2)
+    with pytest.raises(ValueError, match="seed -1 is negative"):
+        ShardPlan((0, -1), 2)
+    with pytest.raises(ValueError, match="no seeds"):
+        ShardPlan((), 2)
+    with pytest.raises(ValueError, match="0 images per shard"):
+        ShardPlan((0,), 0)
+    with pytest.raises(TypeError):
+        ShardPlan((0.5,), 1)  # type: ignore[arg-type]
+    plan = ShardPlan((0, 1, 2), 2)
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=f"shard {index} of 2"):
+            plan.shard(index)
+    numpy_plan = ShardPlan(tuple(np.arange(3)), np.int64(2))  # type: ignore[arg-type]
+    assert numpy_plan == plan
+    assert type(numpy_plan.seeds[0]) is int
+
+
+# The whole run.
+
+
+def test_the_zip_holds_images_labels_and_recipe(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "deep" / "out.zip"
+    assert run(path) == undisturbed
+    with zipfile.ZipFile(path) as file:
+        names = [f"{seed:06d}.png" for seed in SEEDS]
+        assert file.namelist() == [*names, "dataset.json", "recipe.json"]
+        expected = {"labels": [[name, seed % 7] for name, seed in zip(names, SEEDS, strict=True)]}
+        assert json.loads(file.read("dataset.json")) == expected
+        assert json.loads(file.read("recipe.json")) == {
+            "format": 1,
+            "recipe": RECIPE,
+            "recipe_hash": "c0ffee",
+            "num_images": 10,
+            "seeds": "4-7,0-2,9,8,30",
+            "batches": [[2, 1], [1, 1], [2, 1], [1, 1], [2, 1], [1, 2]],
+        }
+    images = next(iter(StoredImages(path)))
+    assert images.seeds == tuple(sorted(SEEDS))
+    assert images.labels == tuple(seed % 7 for seed in sorted(SEEDS))
+    assert torch.equal(images.images, torch.stack([pixels(seed) for seed in sorted(SEEDS)]))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["out.zip"]
+
+
+def test_bytes_do_not_depend_on_shard_size_order_or_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shards that cut no batch short, that is: the sizes of batches are on record."""
+    results = []
+    for number, size in enumerate((2, 4, 100)):
+        monkeypatch.setattr(time, "time", lambda number=number: 1e9 * (number + 1))
+        folder = folder_at(tmp_path / f"{number}.zip", size=size)
+        folder.open()
+        for index in reversed(folder.missing()):
+            make(folder, index)
+        results.append(folder.merge().read_bytes())
+    assert results[0] == results[1] == results[2]
+
+
+def test_what_memory_did_not_hold_is_on_record(tmp_path: Path, undisturbed: bytes) -> None:
+    """Then last bits may differ from those of another run; otherwise the record says nothing of it."""
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    reductions: dict[int, list[dict[str, int]]] = {1: [{"sampling": 4}, {"sampling": 2, "decoding": 1}], 2: [{}, {}]}
+
+    def make_reduced(index: int) -> None:
+        with folder.write(index) as sink:
+            for number, batch in enumerate(Generated(folder.plan.shard(index), 2)):
+                sink.write(replace(batch, reduced=reductions.get(index, [{}, {}])[number]))
+
+    folder.complete(make_reduced)
+    with zipfile.ZipFile(folder.path) as file:
+        recipe = json.loads(file.read("recipe.json"))
+    assert recipe.pop("reduced") == {"sampling": 2, "decoding": 1}
+    with zipfile.ZipFile(io.BytesIO(undisturbed)) as file:
+        assert json.loads(file.read("recipe.json")) == recipe
+    assert folder_at(folder.path).finished()
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    folder.complete(lambda index: make(folder, index, labels=False))
+    with zipfile.ZipFile(folder.path) as file:
+        assert file.read("dataset.json") == b'{"labels": null}\n'
+
+
+def test_a_finished_zip_is_recognised(tmp_path: Path) -> None:
+    made: list[int] = []
+    path = tmp_path / "out.zip"
+    first = run(path, made)
+    assert run(path, made) == first
+    assert made == [0, 1, 2, 3]
+    assert folder_at(path).finished()
+    assert folder_at(path, batch=5, size=4).finished()  # the same images, as far as recipe and seeds say
+    assert folder_at(path).merge() == path
+    assert not folder_at(tmp_path / "other.zip").finished()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zip"]
+
+
+def test_workers_share_a_folder_without_talking(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "out.zip"
+
+    def work(worker: int) -> None:
+        folder = folder_at(path)
+        folder.open()
+        for index in Workers(job=worker, jobs=3).order(len(folder.plan)):
+            make(folder, index)
+
+    threads = [threading.Thread(target=work, args=[worker]) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert folder_at(path).merge().read_bytes() == undisturbed
+
+
+def test_a_linked_output_file_stays_a_link(tmp_path: Path, undisturbed: bytes) -> None:
+    (tmp_path / "scratch").mkdir()
+    link = tmp_path / "out.zip"
+    link.symlink_to(tmp_path / "scratch" / "real.zip")
+    assert run(link) == undisturbed
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["real.zip"]
+
+
+# Another run in the same place.
+
+
+def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    make(folder, 0)
+    before = {p.name: p.read_bytes() for p in folder.folder.iterdir()}
+    stronger = {**RECIPE, "guides": [{"weight": 2.0, "steps": [3, 10]}]}
+    cases = {
+        r"recipe\.guides\.0\.steps: \[3, 9\] \| \[3, 10\]\n  recipe\.guides\.0\.weight: 1\.5 \| 2\.0$": {
+            "recipe": stronger,
+            "recipe_hash": "beef",
+        },
+        r"now:\n  recipe\.guides\.0\.\w+: .*\n  recipe\.guides\.0\.weight: 1\.5 \| \(none\)$": {
+            "recipe": {**RECIPE, "guides": [], "class": None},
+            "recipe_hash": "beef",
+        },
+        r"recipe_hash: c0ffee \| beef$": {"recipe_hash": "beef"},
+        r"batch: 2 \| 4$": {"batch": 4},
+        r"shard_size: 3 \| 4$": {"size": 4},
+        r"num_images: 10 \| 2\n  seeds: 4-7,0-2,9,8,30 \| 0-1$": {"seeds": (0, 1)},
+    }
+    for message, changes in cases.items():
+        other = folder_at(path, **changes)
+        for step in (other.finished, other.open):
+            with pytest.raises(ValueError, match=message) as caught:
+                step()
+            assert "out.zip.shards belongs to another run" in str(caught.value)
+    assert {p.name: p.read_bytes() for p in folder.folder.iterdir()} == before
+    assert not path.exists()
+
+
+def test_another_finished_zip_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.zip"
+    before = run(path)
+    other = folder_at(path, seeds=(0, 1))
+    for step in (other.finished, other.merge):
+        with pytest.raises(ValueError, match=r"seeds: 4-7,0-2,9,8,30 \| 0-1"):
+            step()
+    with ZipWriter(tmp_path / "foreign.zip") as file:
+        file.add("000000.png", b"")
+    with pytest.raises(ValueError, match=r"foreign\.zip exists and holds no recipe\.json"):
+        folder_at(tmp_path / "foreign.zip").finished()
+    (tmp_path / "text.zip").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"text\.zip is not a ZIP file"):
+        folder_at(tmp_path / "text.zip").finished()
+    (tmp_path / "folder.zip").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.zip is a folder"):
+        folder_at(tmp_path / "folder.zip").finished()
+    path.write_bytes(before[:-10])
+    with pytest.raises(ValueError, match="truncated"):
+        folder_at(path).finished()
+
+
+def test_a_network_file_may_be_called_otherwise(tmp_path: Path, undisturbed: bytes) -> None:
+    """Equal recipe hashes mean equal images; the ZIP tells the first name, on whichever run it is finished."""
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    make(folder, 0)
+    moved = folder_at(path, recipe={**RECIPE, "net": {"source": "copy-of-main", "sha256": "ab" * 32}})
+    moved.open()
+    assert moved.missing() == [1, 2, 3]
+    assert moved.complete(lambda index: make(moved, index)).read_bytes() == undisturbed
+    assert moved.finished()
+    with pytest.raises(ValueError, match=r"asked for now:\n  num_images: 10 \| 1\n  seeds: .* \| 0\n  batches"):
+        folder_at(path, seeds=(0,), recipe={**RECIPE, "net": {}}).finished()
+
+
+def test_of_two_runs_that_start_together_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.zip"
+    folder_at(path).open()
+    plan = (tmp_path / "out.zip.shards" / "plan.json").read_bytes()
+    late = folder_at(path, recipe_hash="beef")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as if both had looked before either wrote
+    with pytest.raises(ValueError, match="recipe_hash: c0ffee"):
+        late.open()
+    monkeypatch.undo()
+    assert (tmp_path / "out.zip.shards" / "plan.json").read_bytes() == plan
+
+
+def test_only_what_differs_is_told() -> None:
+    """Neither what is not there beside null, nor the hash of a file that has another name as well."""
+    net = {"source": "a", "sha256": "ab"}
+    a = {"recipe": {"net": net, "guides": []}, "recipe_hash": "c0ffee"}
+    b = {"recipe": {"net": net, "guides": [{"net": net, "steps": None}]}, "recipe_hash": "beef"}
+    assert shards.differences(a, b) == ["recipe.guides.0.net.source: (none) | a"]
+    c = {"recipe": {"net": {**net, "sha256": "cd"}, "guides": []}, "recipe_hash": "beef"}
+    assert shards.differences(a, c) == ["recipe.net.sha256: ab | cd"]
+
+
+def test_long_values_that_differ_look_different() -> None:
+    a, b = {"seeds": "0," * 100}, {"seeds": "0," * 100 + "1"}
+    (line,) = shards.differences(a, b)
+    assert len(line) < 130
+    assert line.split(" | ")[0] != "seeds: " + line.split(" | ")[1]
+    many = shards.differences({str(i): 0 for i in range(20)}, {str(i): 1 for i in range(20)})
+    assert (len(many), many[-1]) == (7, "... and 14 more")
+
+
+def test_an_unreadable_plan(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    for text in ("", "{", "[]"):
+        (folder.folder / "plan.json").write_text(text)
+        with pytest.raises(ValueError, match=r"plan\.json (is not valid JSON|holds a list).*: move"):
+            folder_at(tmp_path / "out.zip").open()
+
+
+# Shards as sinks.
+
+
+def test_a_shard_takes_its_seeds_in_order(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    for seeds, message in [((5, 4), "are 4-5, but 5,4 came"), ((4, 5, 6, 7), "are 4-6, but 4-7 came")]:
+        with pytest.raises(ValueError, match=message):
+            drain(Generated(seeds, 9), folder.write(0))
+    with pytest.raises(RuntimeError, match="got 2 of its 3 images"):
+        drain(Generated((4, 5), 1), folder.write(0))
+    with pytest.raises(ValueError, match="without seeds"), folder.write(0) as sink:
+        sink.write(ImageBatch(pixels(0)[None]))
+    for first, second in (((1,), None), (None, (1,))):
+        with folder.write(0) as sink:
+            sink.write(ImageBatch(pixels(4)[None], (4,), first))
+            with pytest.raises(ValueError, match="some have none"):
+                sink.write(ImageBatch(pixels(5)[None], (5,), second))
+            for batch in Generated((5, 6), 9, labels=first is not None):
+                sink.write(batch)
+    with pytest.raises(RuntimeError, match="with block"):
+        folder.write(0).write(ImageBatch(pixels(0)[None], (4,)))
+    with pytest.raises(ValueError, match="shard 4 of 4"):
+        folder.write(4)
+    found = sorted(p.name for p in folder.folder.iterdir())
+    assert found == ["plan.json", "shard-00000.zip", "worker-0-of-1.0.claim"]
+    assert folder.missing() == [1, 2, 3]
+
+
+def test_batches_of_any_size_make_the_same_shard(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip", size=10)
+    folder.open()
+    contents = []
+    for batch in (1, 3, 10):
+        drain(Generated(SEEDS, batch), folder.write(0))
+        contents.append(folder.shard_path(0).read_bytes())
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_few_images_wait_to_be_stored(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip", seeds=tuple(range(60)), size=60)
+    folder.open()
+    with folder.write(0) as sink:
+        for batch in Generated(folder.plan.seeds, 4):
+            sink.write(batch)
+            assert len(sink._pool) <= 4
+
+
+def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    make(folder, 1)
+    with pytest.raises(ShardsMissing, match="3 of 4 shards are not made yet: 0,2-3") as caught:
+        folder.merge()
+    assert caught.value.indices == [0, 2, 3]
+    for index in (0, 2):
+        make(folder, index)
+    make(folder, 3, labels=False)
+    with pytest.raises(ValueError, match="some have none: move it away"):
+        folder.merge()
+    assert not folder.path.exists()
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+# Damage.
+
+
+def flip(data: bytes) -> bytes:
+    where = data.index(b"IDAT") + 20
+    return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "bit flip in an image": flip,
+    "truncated": lambda data: data[:-40],
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "no zip": lambda data: b"hello" * 100,
+    "label changed": lambda data: data.replace(b'"labels": [4', b'"labels": [3'),
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(DAMAGE))
+def test_damaged_shards_are_made_again(tmp_path: Path, undisturbed: bytes, kind: str) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    for index in range(4):
+        make(folder, index)
+    for index in (0, 2):
+        data = folder.shard_path(index).read_bytes()
+        if index == 0 or kind != "label changed":
+            assert DAMAGE[kind](data) != data
+        folder.shard_path(index).write_bytes(DAMAGE[kind](data))
+    made: list[int] = []
+    with pytest.warns(RuntimeWarning, match="shard [02] is unusable and will be made again"):
+        assert run(path, made) == undisturbed
+    assert made == ([0] if kind == "label changed" else [0, 2])
+
+
+def test_shards_of_other_places_are_not_taken(tmp_path: Path, undisturbed: bytes) -> None:
+    """Neither a shard of this plan under another number, nor one of another recipe with the same names."""
+    path = tmp_path / "out.zip"
+    folder, other = folder_at(path), folder_at(tmp_path / "other.zip", recipe_hash="beef")
+    for place in (folder, other):
+        place.open()
+    make(other, 0)
+    make(folder, 1)
+    folder.shard_path(1).rename(folder.shard_path(2))
+    other.shard_path(0).rename(folder.shard_path(0))
+    with pytest.warns(RuntimeWarning, match=r"belongs to another run|does not hold the images"):
+        assert folder.missing() == [0, 1, 2, 3]
+    assert run(path) == undisturbed
+
+
+def test_a_shard_that_vanishes_before_the_merge(
+    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    for index in range(4):
+        make(folder, index)
+    folder.shard_path(1).unlink()
+    monkeypatch.setattr(folder, "missing", list)  # as if it went just after this was asked
+    with pytest.warns(RuntimeWarning), pytest.raises(ShardsMissing, match="made again: 1"):
+        folder.merge()
+    monkeypatch.undo()
+    assert run(path) == undisturbed
+
+
+def test_a_disk_that_keeps_damaging_ends_in_an_error(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+
+    def make_badly(index: int) -> None:
+        make(folder, index)
+        if index == 2:
+            folder.shard_path(2).write_bytes(flip(folder.shard_path(2).read_bytes()))
+
+    with pytest.warns(RuntimeWarning), pytest.raises(ShardsMissing, match="must be made again: 2"):
+        folder.complete(make_badly)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("where", ["shard", "merge"])
+def test_a_full_disk_leaves_nothing_half_made(
+    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = tmp_path / "out.zip"
+    original = ZipWriter.add
+
+    def full(writer: ZipWriter, name: str, data: bytes) -> None:
+        if name == "000001.png" and ("shard" in writer.path.name) == (where == "shard"):
+            raise OSError(28, "No space left on device")
+        original(writer, name, data)
+
+    monkeypatch.setattr(ZipWriter, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(path)
+    monkeypatch.undo()
+    assert not path.exists()
+    assert list(tmp_path.rglob("*.tmp")) == []
+    made: list[int] = []
+    assert run(path, made) == undisturbed
+    assert made == ([1, 2, 3] if where == "shard" else [])
+
+
+# Kills.
+
+FEW: dict[str, Any] = {"seeds": (2, 0, 1), "size": 2}  # two shards: one run for every step adds up
+
+
+def run_and_die(path: Path, monkeypatch: pytest.MonkeyPatch, at: int, after: bool) -> bool:
+    """Run in a child that SIGKILLs itself at its call number `at` to the file system. False: it got to the end."""
+    pid = os.fork()
+    if pid == 0:
+        calls = 0
+
+        def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                now = calls == at  # the calls inside this one count on
+                if now and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    if now and after:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            return call
+
+        try:
+            for name in ("replace", "link", "unlink", "rmdir", "mkdir", "fsync"):
+                setattr(os, name, deadly(getattr(os, name)))
+            for name in ("add", "__enter__", "__exit__"):
+                setattr(ZipWriter, name, deadly(getattr(ZipWriter, name)))
+            run(path, **FEW)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_killed_at_every_single_step_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """One run per file-system call: killed there, run again, compared; nothing is left over."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a kill of the process loses no written byte
+    undisturbed = run(tmp_path / "out.zip", **FEW)
+    at = 1
+    while True:
+        path = tmp_path / str(at) / "out.zip"
+        path.parent.mkdir()
+        if not run_and_die(path, monkeypatch, at, after):
+            break
+        if path.exists():
+            assert path.read_bytes() == undisturbed
+        done = sum(1 for _ in path.parent.glob("out.zip.shards/shard-*.zip"))
+        merged = path.exists()
+        made: list[int] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert run(path, made, **FEW) == undisturbed
+        assert len(made) == (0 if merged else 2 - done)
+        assert [p.name for p in path.parent.iterdir()] == ["out.zip"]
+        at += 1
+    assert at > 30
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_shards
+from pathlib import Path
+folder = test_shards.folder_at(Path({path!r}))
+folder.open()
+def make(index):
+    test_shards.make(folder, index)
+    print(index, flush=True)
+    time.sleep(0 if index < {at} else 60)
+folder.complete(make)
+"""
+
+
+def test_a_process_killed_from_outside_between_shards(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "out.zip"
+    here = Path(__file__)
+    code = CHILD.format(tests=str(here.parent), root=str(here.parents[2]), path=str(path), at=1)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert [child.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    made: list[int] = []
+    assert run(path, made) == undisturbed
+    assert made == [2, 3]
+
+
+def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    host = claims._host()
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    dead = [
+        folder.folder / f"shard-00001.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
+        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.0123abcd0123abcd.tmp",
+        tmp_path / f"out.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
+    ]
+    kept = [
+        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.{claims._PROCESS}0123abcd.tmp",
+        folder.folder / f"shard-00001.zip.{host}.{os.getppid()}.0123abcd0123abcd.tmp",
+        folder.folder / f"shard-00001.zip.another-{host}.{child.pid}.0123abcd0123abcd.tmp",
+        tmp_path / f"other.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
+        tmp_path / "out.zip.tmp",
+    ]
+    for temporary in dead + kept:
+        temporary.write_bytes(b"x")
+    folder_at(path).open()
+    assert [p.exists() for p in dead + kept] == [False] * len(dead) + [True] * len(kept)
+    folder.complete(lambda index: make(folder, index))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.zip", kept[3].name])
+
+
+def test_files_of_others_in_the_folder_are_not_removed(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    (folder.folder / "notes.txt").write_text("mine")
+    with pytest.warns(RuntimeWarning, match=r"out\.zip\.shards is kept"):
+        assert run(path) == undisturbed
+    assert [p.name for p in folder.folder.iterdir()] == ["notes.txt"]
+
+
+def test_no_torch_is_needed_to_look_at_shards() -> None:
+    code = (
+        "import sys; from edm2_guidance.work import shards_zip; from edm2_guidance.images import archive, sinks, zips; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_two_processes_are_never_the_same_worker(tmp_path: Path) -> None:
+    """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    folder.complete(lambda index: make(folder, index))
+    folder = folder_at(tmp_path / "again.zip")
+    folder.folder.mkdir()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        host, _, token = owner().split(".")
+        (folder.folder / "worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+        with pytest.raises(ValueError, match=rf"another process .*{alive.pid}.* is this worker already.*--steal"):
+            folder.open()
+        folder.open(Workers(job=0, jobs=2))
+        folder.open(Workers(steal=True))
+    finally:
+        alive.communicate(b"\n")
+    folder.open()  # now that it is gone, this process takes over
+    assert folder.complete(lambda index: make(folder, index)) == folder.path
+    assert not folder.folder.exists()
+
+
+def test_two_processes_share_a_device_if_asked_only(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.folder.mkdir()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        host, _, token = owner().split(".")
+        (folder.folder / "device-cuda-GPU-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+        second = Workers(job=1, jobs=2)
+        with pytest.raises(ValueError, match=rf"{alive.pid}.* computes on this device already.*--share-device"):
+            folder.open(second, "cuda-GPU-1")
+        assert not list(folder.folder.glob("worker-*"))
+        folder.open(second, "cuda-GPU-2")
+        folder.open(Workers(job=1, jobs=2, share_device=True), "cuda-GPU-1")
+    finally:
+        alive.communicate(b"\n")
+
+
+def test_who_steals_does_what_others_left(tmp_path: Path, undisturbed: bytes) -> None:
+    """Shards of a worker that died, and none of a worker that lives: that one is waited for."""
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open(Workers(steal=True))
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    host, _, token = owner().split(".")
+    (folder.folder / "shard-00001.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+    (folder.folder / "shard-00002.0.claim").write_text(f"{host}.{dead.pid}.{token}")
+    made: list[int] = []
+    others: list[int] = []
+
+    def work(index: int) -> None:
+        make(folder, index)
+        made.append(index)
+        if index == 3:
+            make(folder_at(path), 1)  # as the other process would
+            alive.communicate(b"\n")
+
+    assert folder.complete(work, others.append) == path
+    assert (made, others) == ([0, 2, 3], [3])
+    assert path.read_bytes() == undisturbed
+
+
+def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) -> None:
+    """A process was stopped for so long that others took its shard, and finished everything."""
+    path = tmp_path / "out.zip"
+    late = folder_at(path)
+    late.open(Workers(steal=True))
+
+    def work(index: int) -> None:
+        with late.write(index) as sink:
+            for batch in Generated(late.plan.shard(index), 2):
+                sink.write(batch)
+            if not path.exists():
+                other = folder_at(path)
+                other._workers = Workers(steal=True)
+                for each in other.missing():
+                    make(other, each)
+                other.merge()
+
+    assert late.complete(work) == path
+    assert path.read_bytes() == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
+
+
+@pytest.mark.parametrize("how", ["unlink", "truncate"])
+def test_a_shard_that_is_lost_while_others_are_made_is_made_again(tmp_path: Path, undisturbed: bytes, how: str) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+    made: list[int] = []
+
+    def work(index: int) -> None:
+        make(folder, index)
+        made.append(index)
+        if made == [0, 1, 2]:
+            first = folder.shard_path(0)
+            first.unlink() if how == "unlink" else first.write_bytes(first.read_bytes()[:50])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert folder.complete(work) == path
+    assert made == [0, 1, 2, 3, 0]
+    assert path.read_bytes() == undisturbed
+
+
+def test_a_folder_that_is_removed_by_somebody_is_an_error(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+
+    def work(index: int) -> None:
+        make(folder, index)
+        if index == 2:
+            (folder.folder / "plan.json").unlink()
+
+    with pytest.raises(RuntimeError, match="was removed while work was going on"):
+        folder.complete(work)
+
+
+def test_who_opens_while_others_remove_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = folder_at(tmp_path / "out.zip"), folder_at(tmp_path / "out.zip")
+    other.open()
+    plain, calls = shards.join_workers, []
+
+    def join(path: Path, *args: Any) -> Any:
+        calls.append(path)
+        if len(calls) == 1:
+            other.remove()
+        return plain(path, *args)
+
+    monkeypatch.setattr(shards, "join_workers", join)
+    folder.open()
+    assert len(calls) == 2
+    folder.complete(lambda index: make(folder, index))
+    assert folder.path.exists()
+
+
+def test_what_finished_work_left_is_swept_unless_somebody_is_at_it(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "out.zip")
+    folder.open()
+    make(folder, 0)
+    claim = folder.folder / "shard-00001.0.claim"
+    claim.write_text("elsewhere.17.0123abcd")
+    folder.sweep()
+    assert folder.missing() == [1, 2, 3]
+    folder_at(tmp_path / "out.zip", recipe_hash="beef").sweep()
+    claim.unlink()
+    assert folder.missing() == [1, 2, 3]
+    folder.sweep()
+    assert not folder.folder.exists()
+    folder.sweep()
+
+
+def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed: bytes) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path)
+    folder.open()
+
+    def fail(index: int) -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        folder.complete(fail)
+    failed = folder.folder / "shard-00000.failed"
+    assert json.loads(failed.read_text()) == {"owner": owner(), "error": "RuntimeError: no memory"}
+    assert not list(folder.folder.glob("*.claim"))
+    with pytest.raises(RuntimeError, match="was not made"):
+        folder.complete(lambda index: None)
+    assert run(path) == undisturbed
+
+
+def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path):
+    plan = ShardPlan(tuple(range(4)), 2)
+
+    def folder(name, **numerics):
+        return ShardFolder(tmp_path / name, plan, {}, "hash", 1, numerics)
+
+    folder("a.zip", threads=1).open()
+    with pytest.raises(ValueError, match=r"OMP_NUM_THREADS=1 in the environment with --batch=1.*\n  threads: 1 \| 2"):
+        folder("a.zip", threads=2).open()
+    folder("b.zip").open()  # of a version that did not write them down
+    with pytest.raises(ValueError, match="run: give another name"):
+        folder("b.zip", threads=2).open()
+
+
+def test_another_batch_is_told_how_to_go_on(tmp_path):
+    plan = ShardPlan(tuple(range(4)), 2)
+    ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+    with pytest.raises(ValueError, match="--batch=1 --shard-size=2 goes on with it"):
+        ShardFolder(tmp_path / "out.zip", ShardPlan(tuple(range(4)), 4), {}, "hash", 2).open()
+    with pytest.raises(ValueError, match="run: give another name"):
+        ShardFolder(tmp_path / "out.zip", plan, {}, "another", 1).open()
+    path = tmp_path / "out.zip.shards" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "batch": "x" * 100_000}))  # of a damaged disk, say
+    with pytest.raises(ValueError, match="--batch=xxx") as caught:
+        ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+    assert len(str(caught.value)) < 1000
