@@ -1,0 +1,29 @@
+"""Every kind by its name: one line each, imported on use. What is not here cannot be chosen."""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edm2_guidance.recipe.spec import Spec
+
+_HOUSE = "edm2_guidance."
+CATALOG: Mapping[str, Mapping[str, str]] = {}
+
+
+def kinds(axis: str) -> list[str]:
+    """The names of an axis, in the order of the catalogue."""
+    return list(CATALOG[axis])
+
+
+def find(axis: str, kind: str) -> type["Spec"]:
+    """The class of a kind. ValueError, naming near ones, if there is none."""
+    known = CATALOG[axis]
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"there is no {axis} '{kind}'{meant}: one of {', '.join(known)}")
+    module, name = known[kind].split(":")
+    found: Any = getattr(importlib.import_module(_HOUSE + module), name)
+    return found

@@ -1,0 +1,252 @@
+"""What a user can choose: small frozen dataclasses of a kind, with one text form and one canonical form.
+
+    euler     heun:S_churn=40     kid:size=100:subsets=50     precision:adm
+
+    spec = kind (":" (field "=" value | word))*
+
+A word alone is a choice of the field that has it, or a flag. A value holds no ":" or ","; lists inside a value are
+joined by "+", lists of specs by ",". Nothing needs quoting in a shell. The same text stands on the command line, in
+JSON, captions and reports.
+
+What is hashed is the canonical form: the kind, and the fields that differ from their default. So a new field with a
+default leaves every hash as it was, and a default, once published, never changes.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from edm2_guidance.recipe import catalog
+
+
+@dataclass(frozen=True)
+class About:
+    """What is said about a field, once: help text and unit, and the numbers it takes (`above` excludes its end)."""
+
+    help: str
+    unit: str = ""
+    low: float = -math.inf
+    above: float = -math.inf
+    high: float = math.inf
+
+    def check(self, name: str, value: float) -> None:
+        """ValueError for a number outside of the range, or that is not a number."""
+        if math.isnan(value) or not (
+            self.low <= value <= self.high and (self.above < value or self.above == -math.inf)
+        ):
+            raise ValueError(f"{name}={number_text(value)}: {self.range}")
+
+    @property
+    def range(self) -> str:
+        """The numbers that the field takes, in words."""
+        bounds = [("at least", self.low, -math.inf), ("above", self.above, -math.inf), ("at most", self.high, math.inf)]
+        said = [f"{word} {number_text(bound)}" for word, bound, none in bounds if bound != none]
+        return f"must be {' and '.join(said)}" if said else "must be a number"
+
+
+def option(default: Any, help: str, **about: Any) -> Any:
+    """A field of a spec: its default, and what `About` says of it."""
+    return field(default=default, metadata={"about": About(help, **about)})
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Base of all kinds. An axis is what is chosen (a sampler, a measure); its kinds are the ways to choose.
+
+    Subclasses are frozen dataclasses whose fields, made by `option`, are numbers, texts of a Literal, flags or tuples
+    of these, all with defaults. ValueError for values outside of a field's range, and whatever `check` refuses.
+
+    Attributes:
+        axis: What is chosen; a key of the catalogue.
+        kind: The name of the way.
+        source: Where it is from, such as "arXiv 2206.00364, Algorithm 2".
+    """
+
+    axis: ClassVar[str]
+    kind: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = _coerced(each.name, getattr(self, each.name), _hints(type(self))[each.name])
+            object.__setattr__(self, each.name, value)
+            about = each.metadata.get("about")
+            if about is not None and isinstance(value, float | int) and not isinstance(value, bool):
+                about.check(f"{self.kind}: {each.name}", value)
+        self.check()
+
+    def check(self) -> None:
+        """ValueError for fields that contradict each other."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The spec that a text stands for; asked of an axis, such as `Sampler.parse("heun:S_churn=40")`.
+
+        ValueError for a kind or a field that is not there, naming near ones, and for a value that does not fit.
+        """
+        kind, *parts = text.strip().split(":")
+        found = catalog.find(cls.axis, kind)
+        if not issubclass(found, cls):
+            raise ValueError(f"'{kind}' is no {cls.kind or cls.axis}")
+        given: dict[str, Any] = {}
+        for part in parts:
+            name, value = _read(found, part)
+            if name in given:
+                raise ValueError(f"{text}: {name} is given twice")
+            given[name] = value
+        return found(**given)
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their default."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    def with_fields(self, values: Mapping[str, Any]) -> Self:
+        """This spec with other values. ValueError naming a field that it lacks."""
+        for name in values:
+            _field(type(self), name)
+        return dataclasses.replace(self, **values)
+
+    def __str__(self) -> str:
+        hints = _hints(type(self))
+        parts = [_written(name, value, hints[name]) for name, value in self.changed().items()]
+        return ":".join([self.kind, *parts])
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON data in which equal choices are equal; of a spec its kind and what differs from the defaults."""
+    if isinstance(value, Spec):
+        return {"kind": value.kind, **{name: canonical(each) for name, each in value.changed().items()}}
+    if isinstance(value, tuple | list):
+        return [canonical(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): canonical(each) for key, each in value.items()}
+    if isinstance(value, float) and math.isinf(value):
+        return number_text(value)
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical form."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def listing(axis: str) -> str:
+    """The kinds of an axis, a paragraph each: what it is, where it is from, its fields with defaults."""
+    lines = []
+    for kind in catalog.kinds(axis):
+        found = catalog.find(axis, kind)
+        what = (found.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"{kind:<12} {what}" + (f" [{found.source}]" if found.source else ""))
+        lines += [f"    {_field_text(found, each)}" for each in dataclasses.fields(found) if "about" in each.metadata]
+    return "\n".join(lines)
+
+
+def number_text(value: float) -> str:
+    """A number in as few characters as say it exactly: 40, 0.5, inf."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else f"{value!r}"
+
+
+@functools.cache
+def _hints(kind: type[Spec]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _field_text(kind: type[Spec], each: Any) -> str:
+    about = each.metadata["about"]
+    choices = _choices(_hints(kind)[each.name])
+    shown = "|".join(choices) if choices else (f"{each.name}=" + (about.unit or "VALUE").upper())
+    return f"{shown}  {about.help}  [default: {_text(each.default)}]"
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _field(kind: type[Spec], name: str) -> str:
+    """The name of a field, '-' and '_' alike. ValueError if there is none."""
+    known = [each.name for each in dataclasses.fields(kind)]
+    wanted = name.replace("-", "_")
+    if wanted in known:
+        return wanted
+    near = difflib.get_close_matches(wanted, known, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"{kind.kind} has no '{name}'{meant}; it takes {', '.join(known) or 'nothing'}")
+
+
+def _read(kind: type[Spec], part: str) -> tuple[str, Any]:
+    """Field and value of one part of a text."""
+    name, equals, text = part.partition("=")
+    hints = _hints(kind)
+    if not equals:
+        for each in dataclasses.fields(kind):
+            if part in _choices(hints[each.name]):
+                return each.name, part
+            if hints[each.name] is bool and part.replace("-", "_") == each.name:
+                return each.name, True
+        return _field(kind, part), _missing_value(kind, part)
+    name = _field(kind, name)
+    return name, _value(f"{kind.kind}: {name}", text, hints[name])
+
+
+def _missing_value(kind: type[Spec], part: str) -> Any:
+    raise ValueError(f"{kind.kind}: write {part}=VALUE")
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    """The value that a text stands for, of a type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return (
+            None if text == "none" else _value(name, text, next(arg for arg in get_args(hint) if arg is not type(None)))
+        )
+    if get_origin(hint) is tuple:
+        return tuple(_value(name, part, get_args(hint)[0]) for part in text.split("+"))
+    if hint is bool:
+        return _coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower()), hint)
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"{name}={text}: '{text}' is not {'an integer' if hint is int else 'a number'}") from None
+    return text
+
+
+def _coerced(name: str, value: Any, hint: Any) -> Any:
+    """The value as the type wants it: 2 and 2.0 are the same recipe. ValueError if it is of another type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = next(arg for arg in get_args(hint) if arg is not type(None))
+        return None if value is None else _coerced(name, value, inner)
+    if get_origin(hint) is tuple and isinstance(value, tuple | list):
+        return tuple(_coerced(name, each, get_args(hint)[0]) for each in value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    choices = _choices(hint)
+    if choices and value not in choices:
+        raise ValueError(f"{name}={value}: one of {', '.join(map(str, choices))}")
+    if (hint is int and (not isinstance(value, int) or isinstance(value, bool))) or (
+        hint is bool and not isinstance(value, bool)
+    ):
+        raise ValueError(f"{name}={value}: not {'an integer' if hint is int else 'true or false'}")
+    if hint is float:
+        raise ValueError(f"{name}={value}: not a number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return number_text(value) if isinstance(value, float) else str(value)
+
+
+def _written(name: str, value: Any, hint: Any) -> str:
+    return _text(value) if _choices(hint) else name if value is True else f"{name}={_text(value)}"
