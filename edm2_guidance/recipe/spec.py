@@ -14,7 +14,6 @@ default leaves every hash as it was, and a default, once published, never change
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -155,7 +154,6 @@ def number_text(value: float) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else f"{value!r}"
 
 
-@functools.cache
 def _hints(kind: type[Spec]) -> dict[str, Any]:
     return get_type_hints(kind)
 
