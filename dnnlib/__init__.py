@@ -1,5 +1,6 @@
 """Plumbing without torch. The names re-exported here are found by the sources inside EDM2 pickles."""
 
-from dnnlib.util import EasyDict, atomic_path, is_url, make_cache_dir_path, sha256_of
+from dnnlib.cache import make_cache_dir_path
+from dnnlib.util import EasyDict
 
-__all__ = ["EasyDict", "atomic_path", "is_url", "make_cache_dir_path", "sha256_of"]
+__all__ = ["EasyDict", "make_cache_dir_path"]

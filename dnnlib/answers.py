@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 
-from dnnlib.util import DownloadError
+from dnnlib.errors import DownloadError
 
 T = TypeVar("T")
 

@@ -40,14 +40,16 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from dnnlib.atomic import atomic_path, replace_synced
+from dnnlib.cache import make_cache_dir_path
 from dnnlib.filelock import exclusive
 from dnnlib.places import find_file
+from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
-from dnnlib.terminal import unguarded
+from dnnlib.terminal import printable, unguarded
 from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
-from dnnlib.urls import identity_of, without_secrets
-from dnnlib.util import atomic_path, is_url, make_cache_dir_path, printable, replace_synced, sha256_of
+from dnnlib.urls import identity_of, is_url, without_secrets
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
 

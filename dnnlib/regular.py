@@ -1,5 +1,6 @@
-"""Opening files that anybody may have put there: plain files only, so that nothing waits for ever or never ends."""
+"""Reading files that anybody may have put there: plain files only, so that nothing waits for ever or never ends."""
 
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -40,6 +41,15 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"{os.fspath(path)} has more than the {limit} bytes allowed")
     return data
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes as 64 lower-case hex digits. Reads in pieces.
+
+    OSError if unreadable; ValueError if it is no plain file.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_kind(path: str | os.PathLike[str], mode: int) -> None:

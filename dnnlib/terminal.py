@@ -8,10 +8,17 @@ import codecs
 import re
 from typing import Any, TextIO
 
-from dnnlib.util import printable
-
 _KEPT = ("\n", "\t")
 _PARTS = re.compile(r"([\n\t])")
+
+
+def printable(text: str) -> str:
+    """One line for a terminal, whatever it quotes: what has no shape is written out, as `\\x1b` or `\\u202e`.
+
+    That are line ends and other control characters, escape sequences among them, those that turn the direction of
+    writing, and lone surrogates.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Guarded:

@@ -22,8 +22,10 @@ from urllib.parse import urlsplit
 import requests
 
 from dnnlib.answers import TooSlow, ask
+from dnnlib.atomic import atomic_path
+from dnnlib.errors import DownloadError, naming
+from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
-from dnnlib.util import DownloadError, atomic_path, naming, printable
 
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HOPELESS = (

@@ -1,4 +1,4 @@
-"""URLs without what must not be seen: passwords, and the signatures and tokens of links."""
+"""URLs: what is one, and URLs without what must not be seen: passwords, and the signatures and tokens of links."""
 
 import os
 import re
@@ -18,6 +18,17 @@ _SIGNED_BY = {
     "signature": r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid",
     "sig": r"sig|s[ektvpr]|sip|spr|srt|sdd|sk(oid|tid|t|e|s|v)",
 }
+
+
+def is_url(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` is an http or https URL. Anything else, a Path included, is a name on this machine."""
+    if not isinstance(source, str):
+        return False
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # e.g. an unbalanced bracket: no URL
+        return False
+    return parts.scheme.lower() in ("http", "https") and parts.netloc != ""
 
 
 def without_secrets(text: str) -> str:

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from click.testing import CliRunner
 
-from dnnlib.util import sha256_of
+from dnnlib.regular import sha256_of
 from edm2_guidance.commands import network_tool
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.network_io import save_model

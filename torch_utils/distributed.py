@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from dnnlib.util import Refused
+from dnnlib.errors import Refused
 from dnnlib.workers import launched
 
 Result = TypeVar("Result")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from dnnlib.atomic import atomic_path
 from dnnlib.stand_ins import refuse_stand_in
-from dnnlib.util import atomic_path
 from torch_utils.finite import first_not_finite
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError
 from torch_utils.tensor_file import read_tensors

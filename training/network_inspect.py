@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from dnnlib.download import fetch
+from dnnlib.errors import odd_files_are_value_errors
+from dnnlib.regular import sha256_of
+from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
-from dnnlib.util import odd_files_are_value_errors, printable, sha256_of
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.network_records import (

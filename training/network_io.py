@@ -22,8 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dnnlib.atomic import atomic_path
 from dnnlib.download import fetch
-from dnnlib.util import EasyDict, atomic_path, odd_files_are_value_errors, sha256_of
+from dnnlib.errors import odd_files_are_value_errors
+from dnnlib.regular import sha256_of
+from dnnlib.util import EasyDict
 from edm2_guidance.recipe.class_names import checked_names
 from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.finite import first_not_finite

@@ -20,8 +20,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from dnnlib.atomic import atomic_path
+from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.regular import open_regular
-from dnnlib.util import atomic_path, odd_files_are_value_errors
 from edm2_guidance.images.zips import parse_object
 from torch_utils.finite import first_not_finite
 from training.encoders import Encoder, StandardRGBEncoder

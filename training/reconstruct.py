@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.urls import without_secrets
-from dnnlib.util import check_destination, is_url
+from dnnlib.atomic import check_destination
+from dnnlib.urls import is_url, without_secrets
 from torch_utils.finite import first_not_finite
 from training.config import SNAPSHOT_UNIT
 from training.network_io import NetworkFile, load_network, save_network

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import Refused
+from dnnlib.errors import Refused
 from edm2_guidance.images.zips import json_bytes
 from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, load_checkpoint

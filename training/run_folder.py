@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import atomic_path
+from dnnlib.atomic import atomic_path
 from edm2_guidance.images.zips import json_bytes, read_object
 
 RECORD_NAME = "training_options.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from dnnlib.util import atomic_path
+from dnnlib.atomic import atomic_path
 
 
 class RunLog:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dnnlib.errors import Refused, odd_files_are_value_errors
 from dnnlib.filelock import exclusive
-from dnnlib.util import Refused, odd_files_are_value_errors, sha256_of
+from dnnlib.regular import sha256_of
 from torch_utils import distributed
 from torch_utils.finite import first_not_finite
 from training.checkpoint import CheckpointFolder

@@ -9,14 +9,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
+from dnnlib.errors import DownloadError, Refused
+from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
-from dnnlib.util import DownloadError, Refused, printable
 from edm2_guidance.cli import settings, test_cuts, typed
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.cli.start import cure
@@ -167,3 +168,14 @@ class Group(_OneLineErrors, click.Group):
     """click.Group with this project's manners; its subcommands share them."""
 
     command_class = Command
+
+
+def stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order of --help."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate

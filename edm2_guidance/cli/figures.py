@@ -10,16 +10,10 @@ from typing import Any
 
 import click
 
-from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.options import (
-    EVERYWHERE,
-    GuideDefaults,
-    given,
-    in_the_interval_papers_words,
-    on_schedule,
-    recipe_from,
-    stack,
-)
+from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
+from edm2_guidance.cli.recipe_args import GuideDefaults, in_the_interval_papers_words, recipe_from
+from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from edm2_guidance.papers.presets import find_preset
 from edm2_guidance.recipe.recipe import GuideSpec, Recipe, SamplerSpec

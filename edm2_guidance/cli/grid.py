@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from dnnlib.util import check_destination
+from dnnlib.atomic import check_destination
 from edm2_guidance.cli.class_names import Class, index_of, known_names
-from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.options import FloatList, GuideDefaults, IntList, recipe_from, stack, with_weight
+from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.lists import FloatList, IntList
+from edm2_guidance.cli.recipe_args import GuideDefaults, recipe_from, with_weight
 from edm2_guidance.cli.search_options import recipe_at
 from edm2_guidance.papers.presets import all_presets, find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text

@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from dnnlib.places import find_file, short_name
-from dnnlib.util import is_url
-from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.options import Names, batch_option, deterministic_option, given, stack
+from dnnlib.urls import is_url
+from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.lists import Names
+from edm2_guidance.cli.run_options import batch_option, deterministic_option
+from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
 

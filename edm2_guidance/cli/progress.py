@@ -6,8 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from dnnlib.terminal import unguarded
-from dnnlib.util import printable
+from dnnlib.terminal import printable, unguarded
 from edm2_guidance.cli.signals import raise_if_told
 
 

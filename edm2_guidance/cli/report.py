@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import printable
+from dnnlib.terminal import printable
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 

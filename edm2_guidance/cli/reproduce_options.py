@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from edm2_guidance.cli.command import keeps
+from edm2_guidance.cli.command import keeps, stack
 from edm2_guidance.cli.metric_options import METRICS, REFERENCE, reference_from
-from edm2_guidance.cli.options import batch_option, run_options, stack
+from edm2_guidance.cli.run_options import batch_option, run_options
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
 

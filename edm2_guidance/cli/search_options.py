@@ -9,7 +9,10 @@ import click
 
 from dnnlib.places import find_file
 from edm2_guidance.cli.agenda import Agenda
-from edm2_guidance.cli.options import EVERYWHERE, FloatList, GuideDefaults, stack
+from edm2_guidance.cli.command import stack
+from edm2_guidance.cli.intervals import EVERYWHERE
+from edm2_guidance.cli.lists import FloatList
+from edm2_guidance.cli.recipe_args import GuideDefaults
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe, StepInterval
 

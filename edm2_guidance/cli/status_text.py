@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from dnnlib.util import printable
+from dnnlib.terminal import printable
 
 
 def status_lines(work: Any) -> list[str]:

@@ -21,12 +21,11 @@ from typing import Any
 
 import click
 
+from dnnlib.atomic import check_destination
 from dnnlib.extras import need
-from dnnlib.util import check_destination
 from dnnlib.workers import launched
-from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.options import given, stack
-from edm2_guidance.cli.typed import occurrences
+from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.typed import given, occurrences
 
 INSTALL = "pip install submitit"
 _TIMEOUTS = 100  # how often a job goes on after its time was up; one that gets nowhere must end some day

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.cli.options import IntList
+from edm2_guidance.cli.lists import IntList
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
 PRETRAINED = EMBEDDED / "toy"

@@ -75,6 +75,13 @@ def values(name: str, ctx: click.Context | None = None) -> list[str]:
     return [words[-1] if len(words) > 1 else words[0].partition("=")[2] for words in typed(name, ctx)]
 
 
+def given(name: str) -> bool:
+    """Whether the user gave this parameter of the current command, rather than leaving it to its default."""
+    ctx = click.get_current_context(silent=True)
+    source = None if ctx is None else ctx.get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
 def quoted(name: str) -> str:
     """A parameter as it was typed first; its name if it was not."""
     found = typed(name)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dnnlib.workers import ALONE, Workers, launched
-from edm2_guidance.cli.options import stack
+from edm2_guidance.cli.command import stack
 
 
 class WorkerNumber(click.ParamType):

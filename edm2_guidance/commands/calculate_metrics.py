@@ -11,20 +11,12 @@ from dnnlib.places import find_file
 from dnnlib.workers import ALONE, launched, restarted
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Group, bad_input, keeps
-from edm2_guidance.cli.options import (
-    MAX_SEED,
-    batch_option,
-    label_options,
-    network_options,
-    only_preset,
-    recipe_from,
-    run_options,
-    run_options_from,
-    sampler_options,
-    threads_for,
-)
+from edm2_guidance.cli.lists import MAX_SEED
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.recipe_args import only_preset, recipe_from
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import announce, kept, others, say_notes
+from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from, threads_for
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from dnnlib.places import find_file
-from dnnlib.urls import without_secrets
-from dnnlib.util import is_url
+from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.train_presets import all_train_presets, network_arguments

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.options import stack
+from edm2_guidance.cli.command import Group, bad_input, stack
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 from edm2_guidance.images.transforms import TRANSFORMS

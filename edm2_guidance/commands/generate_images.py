@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import atomic_path
+from dnnlib.atomic import atomic_path
 from dnnlib.workers import Workers, restarted
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
@@ -20,20 +20,13 @@ from edm2_guidance.cli.figures import (
     wanted_pictures,
 )
 from edm2_guidance.cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows, of_known_class
-from edm2_guidance.cli.options import (
-    MAX_IMAGES,
-    IntList,
-    batch_option,
-    label_options,
-    network_options,
-    recipe_from,
-    run_options,
-    run_options_from,
-    sampler_options,
-    seeds_from,
-)
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.recipe_args import recipe_from
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import announce, counts
+from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
+from edm2_guidance.cli.seeds import seeds_from
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
 from edm2_guidance.papers.costs import png_bytes

@@ -6,23 +6,16 @@ from typing import Any
 
 import click
 
-from dnnlib.util import check_destination
+from dnnlib.atomic import check_destination
 from dnnlib.workers import Workers
 from edm2_guidance.cli.command import Command, bad_input, keeps
-from edm2_guidance.cli.options import (
-    MAX_IMAGES,
-    IntList,
-    batch_option,
-    label_options,
-    network_options,
-    recipe_from,
-    run_options,
-    run_options_from,
-    sampler_options,
-    seeds_from,
-)
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.recipe_args import recipe_from
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import announce, counts, kept, others
+from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
+from edm2_guidance.cli.seeds import seeds_from
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
 from edm2_guidance.images.members import IMAGE_SUFFIXES

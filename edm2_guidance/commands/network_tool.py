@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from dnnlib.atomic import check_destination
 from dnnlib.places import find_file
-from dnnlib.util import check_destination, is_url
+from dnnlib.urls import is_url
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.papers.presets import all_presets, find_preset
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from edm2_guidance.cli.command import Command, bad_input, keeps
-from edm2_guidance.cli.options import FloatList, stack
+from edm2_guidance.cli.command import Command, bad_input, keeps, stack
+from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.progress import progress_bar
 
 

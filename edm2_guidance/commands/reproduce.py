@@ -10,21 +10,16 @@ from typing import Any
 
 import click
 
-from dnnlib.util import check_destination
+from dnnlib.atomic import check_destination
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.metric_options import LEDGER
-from edm2_guidance.cli.options import (
-    label_options,
-    network_options,
-    only_preset,
-    recipe_from,
-    sampler_options,
-    threads_for,
-)
+from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.search_options import (
     SearchTeller,
     missing_files,
@@ -340,7 +335,7 @@ def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None)
     The difference is that of the least of our runs where the paper reports the least of several, else of their mean.
     Scores made under other rules than the paper's are listed apart, with what differs.
     """
-    from dnnlib.util import atomic_path
+    from dnnlib.atomic import atomic_path
     from edm2_guidance.metrics.ledger import read
 
     rows = rows_named(names)

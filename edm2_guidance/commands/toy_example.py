@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from dnnlib.util import atomic_path, check_destination
-from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.options import stack
+from dnnlib.atomic import atomic_path, check_destination
+from edm2_guidance.cli.command import Group, bad_input, stack
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.toy_options import FIGURES, PLOT_OPTIONS, SCORE_OPTIONS, SHIPPED, TRAIN_OPTIONS
 

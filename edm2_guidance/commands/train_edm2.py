@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dnnlib.util import check_destination
+from dnnlib.atomic import check_destination
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dnnlib.util import atomic_path
+from dnnlib.atomic import atomic_path
 from edm2_guidance.images.archive import LABELS_NAME, Label
 from edm2_guidance.images.zips import ZipWriter, json_bytes
 

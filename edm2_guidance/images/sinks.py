@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dnnlib.util import atomic_path
+from dnnlib.atomic import atomic_path
 from edm2_guidance.images.pool import OrderedPool
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dnnlib import test_cuts
 from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED
-from dnnlib.util import printable, sha256_of
+from dnnlib.regular import sha256_of
+from dnnlib.terminal import printable
 from edm2_guidance.metrics import dinov2, inception, mnist, tiny_features
 from torch_utils.memory import Batches
 from torch_utils.tensor_file import read_tensors

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dnnlib.atomic import check_destination
+from dnnlib.errors import naming
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
-from dnnlib.util import check_destination, naming, printable
+from dnnlib.terminal import printable
 from edm2_guidance.work.lease import in_line
 
 SCHEMA = 1

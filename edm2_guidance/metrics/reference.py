@@ -30,10 +30,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.download import fetch
-from dnnlib.regular import open_regular
+from dnnlib.errors import odd_files_are_value_errors
+from dnnlib.regular import open_regular, sha256_of
 from dnnlib.urls import without_secrets
-from dnnlib.util import atomic_path, check_destination, odd_files_are_value_errors, sha256_of
 from edm2_guidance.images import npy
 from edm2_guidance.images.archive import check_zip, damage_means, open_zip, read_zip_member
 from edm2_guidance.images.zips import ZipWriter, parse_object

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dnnlib.download import fetch
 from dnnlib.places import find_file
-from dnnlib.urls import without_secrets
-from dnnlib.util import is_url
+from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics.detectors import DETECTORS, Detector
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored

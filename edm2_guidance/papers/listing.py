@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dnnlib.util import printable
+from dnnlib.terminal import printable
 from edm2_guidance.papers.tables import TABLES, Row, parsed, published_runs
 
 Cells = Sequence[Sequence[object]]  # rows of cells, the first row the header

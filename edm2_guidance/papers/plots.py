@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dnnlib.atomic import atomic_path
 from dnnlib.extras import matplotlib_figure
-from dnnlib.util import atomic_path
 
 Curve = Mapping[float, Sequence[float]]  # x -> scores of the seed blocks
 

@@ -41,7 +41,7 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
     import torch
     from safetensors.torch import save
 
-    from dnnlib.util import atomic_path
+    from dnnlib.atomic import atomic_path
 
     with bad_input():
         images, labels = _load(data)

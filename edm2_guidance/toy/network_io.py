@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnnlib.atomic import atomic_path
 from dnnlib.download import fetch
-from dnnlib.util import atomic_path
 from edm2_guidance.toy.network import ToyModel
 from torch_utils import pickle_writer, safe_pickle
 from torch_utils.finite import first_not_finite

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.extras import matplotlib_figure, need
-from dnnlib.util import atomic_path, check_destination
 from edm2_guidance.sampling.guidance import DenoiserAt, Guide, guided
 from edm2_guidance.toy import methods, one_dim
 from edm2_guidance.toy.distribution import fractal

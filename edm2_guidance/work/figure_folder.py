@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dnnlib.util import atomic_path, check_destination
+from dnnlib.atomic import atomic_path, check_destination
 from edm2_guidance.images.decode import text_in_png
 
 _KEY = "recipe"  # of the PNG's text chunk

@@ -24,8 +24,8 @@ from functools import cache
 from glob import escape
 from pathlib import Path
 
+from dnnlib.errors import naming
 from dnnlib.regular import read_regular
-from dnnlib.util import naming
 
 #: How often a living process touches its claims.
 BEAT_SECONDS = 20.0

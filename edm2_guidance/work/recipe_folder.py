@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from dnnlib.util import Refused, atomic_path, check_destination
+from dnnlib.atomic import atomic_path, check_destination
+from dnnlib.errors import Refused
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.sinks import PNGFolder, seeds_of_batch
 from edm2_guidance.images.zips import RECIPE_NAME, json_bytes, read_object

@@ -31,8 +31,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from dnnlib.atomic import replace_synced
+from dnnlib.errors import Refused, naming
 from dnnlib.urls import without_secrets
-from dnnlib.util import Refused, naming, replace_synced
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.archive import open_zip
 from edm2_guidance.images.zips import json_bytes, read_json, read_object

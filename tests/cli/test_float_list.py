@@ -1,7 +1,7 @@
 import click
 import pytest
 
-from edm2_guidance.cli.options import FloatList
+from edm2_guidance.cli.lists import FloatList
 
 
 @pytest.mark.parametrize(

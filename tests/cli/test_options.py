@@ -12,19 +12,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.util import DownloadError
+from dnnlib.errors import DownloadError
 from edm2_guidance.cli.command import Command, Group, bad_input
-from edm2_guidance.cli.options import (
-    IntList,
-    Names,
-    label_options,
-    network_options,
-    recipe_from,
-    run_options,
-    sampler_options,
-)
+from edm2_guidance.cli.lists import IntList, Names
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.recipe_args import recipe_from
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.reproduce_options import goes_on
+from edm2_guidance.cli.run_options import run_options
 from edm2_guidance.cli.signals import stop_signals
 from edm2_guidance.papers.presets import POSTHOC, all_presets
 from edm2_guidance.recipe.recipe import SamplerSpec, SigmaInterval, StepInterval

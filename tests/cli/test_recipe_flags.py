@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.cli.options import recipe_from
+from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.commands import calculate_metrics, generate_images
 from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval

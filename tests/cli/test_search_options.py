@@ -3,7 +3,9 @@
 import click
 import pytest
 
-from edm2_guidance.cli.options import EVERYWHERE, FloatList, GuideDefaults
+from edm2_guidance.cli.intervals import EVERYWHERE
+from edm2_guidance.cli.lists import FloatList
+from edm2_guidance.cli.recipe_args import GuideDefaults
 from edm2_guidance.cli.search_options import missing_files, recipe_at, stages_from, start_of, valid, varied
 from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.cli.command import Command, Group
-from edm2_guidance.cli.options import sampler_options
+from edm2_guidance.cli.recipe_options import sampler_options
 from edm2_guidance.cli.typed import occurrences, plain_number, spellings, typed, values
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 
 from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, PROJECT, find_file, short_name
-from edm2_guidance.cli.options import recipe_from
+from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 
 NAME = "pretrained/mnist16-cond.pkl"

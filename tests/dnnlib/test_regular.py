@@ -1,12 +1,13 @@
 """What is no plain file is refused at once: nothing waits, nothing is endless."""
 
+import hashlib
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from dnnlib.regular import open_regular, read_regular
+from dnnlib.regular import open_regular, read_regular, sha256_of
 
 
 def test_plain_files_are_read_through_links(tmp_path):
@@ -59,3 +60,9 @@ def test_what_is_no_file_is_named(tmp_path, make, what, monkeypatch):
     make(Path("x"))
     with pytest.raises(ValueError, match=f"x is {what}, not a file"):
         read_regular("x", 100)
+
+
+def test_sha256(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(data).hexdigest()

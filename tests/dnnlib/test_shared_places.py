@@ -6,9 +6,9 @@ import stat
 import pytest
 
 from dnnlib import shared_places
+from dnnlib.cache import make_cache_dir_path
 from dnnlib.download import fetch
 from dnnlib.shared_places import check_own, make_own
-from dnnlib.util import make_cache_dir_path
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs owners and modes of files")
 

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.terminal import guard, unguarded
+from dnnlib.terminal import guard, printable, unguarded
 from edm2_guidance.cli.command import Command
 from edm2_guidance.cli.progress import progress_bar
 
@@ -72,3 +72,8 @@ def test_bars_are_drawn_past_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
         advance(3)
     assert stream.getvalue().startswith("\r")
     assert set(stream.getvalue()) & set("\x1b\x9b\u202e\x00\udcff") == set()
+
+
+def test_printable_lines_hold_no_escape_sequences():
+    assert printable("Größe 3 µm \\") == "Größe 3 µm \\"
+    assert printable("\x1b[2J\n\udcff\u202e") == r"\x1b[2J\n\udcff\u202e"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnlib.urls import identity_of, refuse_url, without_secrets
+from dnnlib.urls import identity_of, is_url, refuse_url, without_secrets
 
 PLAIN = "https://host:8080/a/net.pkl"
 
@@ -59,3 +59,21 @@ def test_where_a_path_is_asked_for_a_url_is_said_to_be_one(given):
         refuse_url(given)
     assert "pw" not in str(error.value)
     refuse_url("httpdata/a.zip")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://a.b/c.pkl", True),
+        ("HTTP://a:80", True),
+        ("ftp://a/b", False),
+        ("file:///etc/passwd", False),
+        ("https:///no-host", False),
+        ("http://[half", False),
+        ("models/net.pkl", False),
+        ("C:\\net.pkl", False),
+        ("", False),
+    ],
+)
+def test_is_url(text, expected):
+    assert is_url(text) is expected

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.util import sha256_of
+from dnnlib.regular import sha256_of
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import DownloadError, Refused
+from dnnlib.errors import DownloadError, Refused
 from edm2_guidance.work.shards import ShardsMissing
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import Mutant, mutate

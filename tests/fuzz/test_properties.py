@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edm2_guidance.cli.options import MAX_IMAGES, MAX_SEED, IntList, Sigmas, Steps
+from edm2_guidance.cli.intervals import Sigmas, Steps
+from edm2_guidance.cli.lists import MAX_IMAGES, MAX_SEED, IntList
 from edm2_guidance.images.archive import Archive, check_member_name, is_image_name, open_archive
 from edm2_guidance.images.members import clean_name, is_junk
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe

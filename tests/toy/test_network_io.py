@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnnlib.util import sha256_of
+from dnnlib.regular import sha256_of
 from edm2_guidance.toy import network
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.network_io import load_model, save_model

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.util import EasyDict, sha256_of
+from dnnlib.regular import sha256_of
+from dnnlib.util import EasyDict
 from torch_utils import persistence
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.loss import EDM2Loss

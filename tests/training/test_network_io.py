@@ -17,7 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from dnnlib.util import EasyDict, sha256_of
+from dnnlib.regular import sha256_of
+from dnnlib.util import EasyDict
 from torch_utils import persistence
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, PersistentRecord, load
 from training import encoders, loss, networks_edm2

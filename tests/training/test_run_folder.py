@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from dnnlib.util import Refused
+from dnnlib.errors import Refused
 from tests.training.tiny_run import tiny_config, tiny_state
 from training.checkpoint import (
     CheckpointFolder,

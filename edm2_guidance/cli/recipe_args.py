@@ -1,0 +1,176 @@
+"""The recipe that the options of a command line describe. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from dnnlib.places import find_file
+from edm2_guidance.cli import typed
+from edm2_guidance.cli.class_names import with_index
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
+from edm2_guidance.cli.run_options import threads_for
+from edm2_guidance.cli.typed import given
+from edm2_guidance.papers.presets import Preset, find_preset
+from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+
+
+@dataclass(frozen=True)
+class GuideDefaults:
+    """What a guide gets for which the command line says no weight or no interval, where that is varied later on."""
+
+    weight: float | None = None  # None = a usage error
+    interval: StepInterval | str | None = None  # None = everywhere
+
+
+#: What the interval paper's repository takes for them: arXiv 2404.07724, ImageNet-512, EDM2-XXL.
+_INTERVAL_PAPER = GuideDefaults(2.0, StepInterval(17, 22))
+
+
+def recipe_from(
+    params: dict[str, Any],
+    preset: Preset | None = None,
+    defaults: GuideDefaults | None = None,
+    *,
+    scored: bool = False,
+) -> Recipe:
+    """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
+
+    `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
+    context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
+    paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
+    usage error, before any network opens. The command gets as many threads as these networks are worth, unless its
+    images are `scored` as well: then it calls `threads_for` itself, once it knows by what.
+    """
+    if preset is None and params.get("preset"):
+        preset = only_preset(params["preset"])
+    params = with_index(params, params["net"] or (preset.net if preset is not None else None))
+    if preset is not None and params["net"] is None and not params["gnet"]:
+        _check_class(params["class_idx"], preset)
+    with bad_input():
+        net = params["net"] or (preset.net if preset is not None else None)
+        if net is None:
+            raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
+        sampler = _sampler(params, preset)
+        recipe = Recipe(
+            net=NetworkRef(_existing(net)),
+            guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
+            sampler=sampler,
+            labels=_labels(params),
+            noise_device=params.get("noise_device") or "device",
+        )
+    if not scored:
+        threads_for(recipe.sources)
+    return recipe
+
+
+def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
+    if isinstance(class_idx, int) and class_idx >= preset.num_classes:
+        known = f"has classes 0 to {preset.num_classes - 1}" if preset.num_classes else "is unconditional"
+        raise click.UsageError(f"--class={class_idx}: {preset.name} {known}")
+
+
+def only_preset(names: Sequence[str]) -> Preset:
+    """The one preset that was named; a usage error for none that is known, or for several."""
+    if len(names) > 1 or "," in names[0]:
+        ctx = click.get_current_context(silent=True)
+        draws = ctx is not None and any(option.name == "grid" for option in ctx.command.params)
+        grid = "add --grid=FILE.png" if draws else "use generate_images.py --grid=FILE.png"
+        raise click.UsageError(f"several presets make rows of a grid: name one preset, or {grid}")
+    with bad_input():
+        return find_preset(names[0])
+
+
+def _sampler(params: dict[str, Any], preset: Preset | None) -> SamplerSpec:
+    steps = params["steps"]
+    if preset is not None and not given("steps"):
+        steps = preset.num_steps
+    names = ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise", "dtype")
+    return SamplerSpec(num_steps=steps, **{name: params[name] for name in names})
+
+
+def _labels(params: dict[str, Any]) -> Any:
+    if params["class_idx"] is not None and params["labels"] is not None:
+        raise click.UsageError("--class fixes the class of every image; leave out --labels")
+    if params["class_idx"] is not None:
+        return params["class_idx"]
+    return params["labels"] or "random"
+
+
+def _existing(source: str) -> str:
+    if "://" not in source and not find_file(source).is_file():
+        raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
+    return source
+
+
+def _guides(
+    params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults, sampler: SamplerSpec
+) -> tuple[GuideSpec, ...]:
+    nets = list(params["gnet"])
+    weights = list(params["guidance"])
+    intervals = _intervals(params)
+    if preset is not None and preset.gnet is not None:
+        nets = nets or [preset.gnet]
+        weights = weights or [preset.guidance] * len(nets)
+        intervals = intervals or [on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
+    if not nets:
+        if any(weight != 1 for weight in weights):
+            raise ValueError(f"{typed.quoted('guidance')}: a weight needs a guiding network; give --gnet=PATH|URL")
+        if intervals and intervals != [EVERYWHERE]:
+            shown = typed.quoted("guidance_interval" if params["guidance_interval"] else "guidance_sigma")
+            raise ValueError(f"{shown}: an interval needs a guiding network; give --gnet=PATH|URL and --guidance=W")
+        return ()
+    defaults = _of_the_interval_paper(defaults, weights, intervals)
+    if not weights and defaults.weight is None:
+        raise ValueError(f"{typed.quoted('gnet')}: a guide needs a weight; give it as --guidance=W (1 = off)")
+    weights = weights or [defaults.weight] * len(nets)
+    intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
+    if len(intervals) == 1:
+        intervals = intervals * len(nets)
+    if not len(nets) == len(weights) == len(intervals):
+        raise ValueError(
+            f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals: repeat --gnet, --guidance and "
+            "the interval once per guide, in the same order"
+        )
+    return tuple(
+        GuideSpec(NetworkRef(_existing(net)), weight, None if interval == EVERYWHERE else interval)
+        for net, weight, interval in zip(nets, weights, intervals, strict=True)
+    )
+
+
+def in_the_interval_papers_words() -> bool:
+    """Whether the networks, one of them a guide, were given by the names that the interval paper's repository has."""
+    theirs = typed.spellings("net") == {"--cond-pkl"} and typed.spellings("gnet") == {"--uncond-pkl"}
+    return theirs and len(typed.typed("gnet")) == 1
+
+
+def _of_the_interval_paper(defaults: GuideDefaults, weights: list[Any], intervals: list[Any]) -> GuideDefaults:
+    """What is not said of a guide, filled up with the interval paper's, and a note, if its words name the networks."""
+    if not in_the_interval_papers_words():
+        return defaults
+    paper, notes = defaults, []
+    if not weights and defaults.weight is None:
+        paper = replace(paper, weight=_INTERVAL_PAPER.weight)
+        notes.append(f"w = {paper.weight:g} (--guidance_scale=W for another)")
+    if not intervals and defaults.interval is None:
+        paper = replace(paper, interval=_INTERVAL_PAPER.interval)
+        notes.append(f"{paper.interval} (--guidance_interval=None for all)")
+    if notes:
+        click.echo(f"note: --uncond_pkl guides as in the interval paper, {' and '.join(notes)}", err=True)
+    return paper
+
+
+def _intervals(params: dict[str, Any]) -> list[Any]:
+    if params["guidance_interval"] and params["guidance_sigma"]:
+        raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
+    return list(params["guidance_interval"] or params["guidance_sigma"])
+
+
+def with_weight(recipe: Recipe, weight: float) -> Recipe:
+    """The recipe with this weight on its guide (columns of a grid). ValueError unless it has exactly one."""
+    if len(recipe.guides) != 1:
+        raise ValueError("columns of weights need exactly one guide per row")
+    return replace(recipe, guides=(replace(recipe.guides[0], weight=weight),))
