@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import Generation, open_recipe, sample
 
 SIZES = (1, 3, 64)
@@ -26,10 +27,10 @@ SIZES = (1, 3, 64)
 def recipes() -> dict[str, Recipe]:
     """The shipped digits, unguided and by autoguidance."""
     main, weak = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
-    steps = SamplerSpec(16)
+    steps = 16
     return {
-        "unguided": Recipe(main, sampler=steps),
-        "autoguidance, w = 1.5": Recipe(main, (GuideSpec(weak, 1.5),), steps),
+        "unguided": Recipe(main, num_steps=16),
+        "autoguidance, w = 1.5": Recipe(main, (Guide(weak, constant(1.5)),), steps),
     }
 
 

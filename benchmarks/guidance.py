@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 from edm2_guidance.sampling.generation import open_recipe, sample
 
 SEEDS = list(range(64))
@@ -34,13 +35,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 def cases() -> dict[str, Recipe]:
     main, unconditional = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "uncond"))
-    steps = SamplerSpec(16)
+    steps = 16
     return {
-        "unguided": Recipe(main, sampler=steps),
-        "guided at all steps": Recipe(main, (GuideSpec(unconditional, 1.5),), steps),
-        "guided at steps 6-11": Recipe(main, (GuideSpec(unconditional, 1.5, StepInterval(6, 11)),), steps),
-        "a guide that is off": Recipe(main, (GuideSpec(unconditional, 1.0),), steps),
-        "float64 state": Recipe(main, sampler=SamplerSpec(16, dtype="float64")),
+        "unguided": Recipe(main, num_steps=16),
+        "guided at all steps": Recipe(main, (Guide(unconditional, constant(1.5)),), steps),
+        "guided at steps 6-11": Recipe(main, (Guide(unconditional, constant(1.5), StepInterval(6, 11)),), steps),
+        "a guide that is off": Recipe(main, (Guide(unconditional, constant(1.0)),), steps),
+        "float64 state": Recipe(main, num_steps=16, dtype="float64"),
     }
 
 

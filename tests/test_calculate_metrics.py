@@ -558,7 +558,7 @@ def test_record_is_json_that_anyone_reads() -> None:
     calc(f"--images={DIGITS}", "--num=200")
     (line,) = Path("results/ledger.jsonl").read_text().splitlines()
     record: dict[str, Any] = json.loads(line)
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["software"]["torch"] == torch.__version__
     assert {"edm2-guidance", "commit"} <= record["software"].keys()
     assert record["software"]["diffusers"] is None

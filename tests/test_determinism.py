@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from dnnlib.places import EMBEDDED
 from edm2_guidance.commands import calculate_metrics, generate_zip
 from edm2_guidance.metrics import ledger
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, sample
 
@@ -54,7 +55,7 @@ def test_noise_labels_and_churn_are_exact_in_any_batches_and_order(labels, rule)
 def digits():
     """The shipped networks under autoguidance."""
     main, weak = (NetworkRef(str(EMBEDDED / f"mnist16-{kind}.pkl")) for kind in ("cond", "weak"))
-    return open_recipe(Recipe(main, (GuideSpec(weak, 1.5),), SamplerSpec(16)), "cpu")
+    return open_recipe(Recipe(main, (Guide(weak, constant(1.5)),), 16), "cpu")
 
 
 def test_samples_across_batch_sizes_are_within_the_stated_tolerance(digits):
@@ -81,7 +82,7 @@ def pixels(generation, seeds, batch):
 
 @pytest.fixture(scope="module")
 def few_steps(digits):
-    return replace(digits, recipe=replace(digits.recipe, sampler=SamplerSpec(2)))
+    return replace(digits, recipe=replace(digits.recipe, num_steps=2))
 
 
 def test_equal_batches_give_equal_bytes_in_any_order(few_steps):

@@ -13,8 +13,7 @@ from edm2_guidance.cli.grid import grid_columns, grid_rows
 from edm2_guidance.commands.generate_images import main
 from edm2_guidance.images.insets import sheet
 from edm2_guidance.papers.figures import pictures
-from edm2_guidance.sampling.heun import heun
-from edm2_guidance.sampling.schedule import edm_sigmas
+from tests.functions import levels, steps_of
 from training.network_io import load_network, save_network
 
 
@@ -61,7 +60,7 @@ def reference_image(net, guide, class_index, seed, weight, steps):
         return denoiser
 
     with torch.inference_mode():
-        *_, last = heun(at, noise, edm_sigmas(32, 0.002, 80.0, 7.0), None, torch.randn_like)
+        *_, last = steps_of(lambda info: lambda x, sigma: at(info.index)(x, x.new_tensor(sigma)), noise, levels())
     return Image.fromarray(main_file.encoder.decode(last.x)[0].permute(1, 2, 0).numpy())
 
 
@@ -84,8 +83,8 @@ def test_stand_ins_say_so(run, tiny_networks, tmp_path):
     assert "the main network is not of ImageNet: its 10 classes stand in for the paper's" in result.stderr
     picture = Image.open(tmp_path / "results" / "fig8a-class483-g1.00-3.00-5.00-cfg.png")
     recipe = json.loads(picture.info["recipe"])["recipes"][2]
-    assert (recipe["labels"], recipe["seed_rule"], recipe["sampler"]["dtype"]) == (3, "figure", "float64")
-    assert (recipe["guides"][0]["weight"], recipe["guides"][0]["steps"]) == (5, None)
+    assert (recipe["labels"], recipe["seed_rule"], recipe["dtype"]) == (3, "figure", "float64")
+    assert (recipe["guides"][0]["weight"], recipe["guides"][0]["steps"]) == ("constant:w=5", None)
     pixels = np.asarray(picture)
     assert pixels.shape[0] > 512 + 30
     caption = pixels[: pixels.shape[0] - 540]
@@ -179,7 +178,7 @@ def test_blends_by_alpha(tiny_networks):
     rows, columns, recipes = grid_of(tiny_networks, [*guides, "--weights=1,3", "--alphas=0,0.25,1"])
     assert rows == ["w = 1", "w = 3"]
     assert columns == ["alpha = 0 (uncond)", "alpha = 0.25", "alpha = 1 (weak)"]
-    weights = [[tuple(guide.weight for guide in recipe.guides) for recipe in line] for line in recipes]
+    weights = [[tuple(guide.weight.w for guide in recipe.guides) for recipe in line] for line in recipes]
     assert weights == [[(1, 1), (1, 1), (1, 1)], [(3, 1), (2.5, 1.5), (1, 3)]]
     assert {recipe.labels for line in recipes for recipe in line} == {3}
     assert grid_of(tiny_networks, [*guides, "--guidance=3", "--alphas=0,0.25,1"])[2] == recipes[1:]
@@ -191,7 +190,7 @@ def test_methods_by_weights_for_chosen_classes(tiny_networks):
     assert rows == ["CFG, class 0", "autoguidance, class 0", "CFG, class 7", "autoguidance, class 7"]
     assert columns == ["w = 1", "w = 2", "w = 3"]
     assert [line[0].labels for line in recipes] == [0, 0, 7, 7]
-    assert [[recipe.guides[0].weight for recipe in line] for line in recipes] == [[1, 2, 3]] * 4
+    assert [[recipe.guides[0].weight.w for recipe in line] for line in recipes] == [[1, 2, 3]] * 4
 
 
 @pytest.mark.parametrize(

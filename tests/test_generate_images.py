@@ -43,7 +43,7 @@ def test_pngs_by_seed_and_their_recipe(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in out.iterdir()) == ["000000.png", "000007.png", "000008.png", "recipe.json"]
     assert pixels(out / "000007.png").shape == (8, 8, 3)
-    assert json.loads((out / "recipe.json").read_text())["recipe"]["guides"][0]["weight"] == 1.5
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["guides"][0]["weight"] == "constant:w=1.5"
     assert "15 main + 15 guide 1 = 30" in result.output.replace("\r", "\n")
 
 

@@ -46,7 +46,7 @@ def test_contents_and_name(run, tmp_path, tiny_networks):
     assert names == [f"{seed:06d}.png" for seed in range(5, 15)] + ["dataset.json", "recipe.json"]
     assert [name for name, _ in labels] == names[:10]
     assert recipe["recipe_hash"].startswith(path.stem[-6:])
-    assert recipe["recipe"]["guides"][0]["weight"] == 1.5
+    assert recipe["recipe"]["guides"][0]["weight"] == "constant:w=1.5"
     assert not list(tmp_path.glob("*.shards"))
 
 

@@ -16,7 +16,8 @@ from edm2_guidance.cli.recipe_args import GuideDefaults, in_the_interval_papers_
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from edm2_guidance.papers.presets import find_preset
-from edm2_guidance.recipe.recipe import GuideSpec, Recipe, SamplerSpec
+from edm2_guidance.recipe.parts import Schedule, constant
+from edm2_guidance.recipe.recipe import Recipe
 
 STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 
@@ -44,6 +45,7 @@ _FIXED = {
     *("outdir", "subdirs", "seeds", "num_images", "grid", "weights", "alphas", "classes"),
     *("class_idx", "labels", "guidance", "guidance_interval", "guidance_sigma"),
 }
+PAPER_LEVELS = Schedule.parse("edm").levels(NUM_STEPS)  # that the steps of its intervals count
 
 
 def wanted_pictures(params: dict[str, Any]) -> list[Picture]:
@@ -72,18 +74,17 @@ def figure_recipe(params: dict[str, Any]) -> Recipe:
         recipe = recipe_from(params, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
     if len(recipe.guides) != 1:
         raise click.UsageError("figures take a main network and one guide: --cond_pkl and --uncond_pkl, or a --preset")
-    sampler = recipe.sampler if given("dtype") else replace(recipe.sampler, dtype="float64")
-    return replace(recipe, sampler=sampler)
+    return recipe if given("dtype") else replace(recipe, dtype="float64")
 
 
 def figure_recipes(pictures: Sequence[Picture], base: Recipe, num_classes: int) -> list[list[Recipe]]:
     """The recipe of every setting of every picture. Networks of fewer classes stand in: class modulo their number."""
     intervals = {setting.interval for picture in pictures for setting in picture.settings}
-    on = {interval: on_schedule(interval, SamplerSpec(NUM_STEPS), base.sampler) for interval in intervals}
+    on = {interval: on_schedule(interval, PAPER_LEVELS, base.levels()) for interval in intervals}
 
     def recipe(picture: Picture, setting: Setting) -> Recipe:
         interval = None if on[setting.interval] == EVERYWHERE else on[setting.interval]
-        guide = GuideSpec(base.guides[0].net, setting.weight, interval)
+        guide = replace(base.guides[0], weight=constant(setting.weight), interval=interval)
         return replace(base, guides=(guide,), labels=picture.class_index % num_classes, seed_rule="figure")
 
     return [[recipe(picture, setting) for setting in picture.settings] for picture in pictures]
@@ -107,9 +108,9 @@ def stand_in_caption(picture: Picture, recipe: Recipe, num_classes: int) -> str:
         return ""
     weights = ", ".join(f"{setting.weight:g}" for setting in picture.settings)
     interval = picture.settings[0].interval
-    where = "at all steps" if interval is None else f"at {interval.sigmas(SamplerSpec(NUM_STEPS).levels())}"
+    where = "at all steps" if interval is None else f"at {interval.sigmas(PAPER_LEVELS)}"
     return (
         f"Stand-in for {picture.printed} of arXiv 2404.07724 ({picture.figure}): not ImageNet, but {recipe.net.name} "
-        f"guided by {recipe.guides[0].net.name}.\n"
+        f"guided by {recipe.guides[0].name}.\n"
         f"Class {recipe.labels} in place of {picture.class_index}; w = {weights} {where}"
     )

@@ -14,10 +14,10 @@ from edm2_guidance.cli.class_names import Class, index_of, known_names
 from edm2_guidance.cli.command import bad_input, stack
 from edm2_guidance.cli.lists import FloatList, IntList
 from edm2_guidance.cli.recipe_args import GuideDefaults, recipe_from, with_weight
-from edm2_guidance.cli.search_options import recipe_at
 from edm2_guidance.papers.presets import all_presets, find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.search import recipe_at
 
 ChangeRecipe = Callable[[Recipe], Recipe]
 
@@ -157,7 +157,7 @@ def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
         recipe = recipe_from(params, preset, _first_weight(params))
         caption = preset.caption or preset.name
         if recipe.guides and params["weights"] is None:
-            caption += f", w = {recipe.guides[0].weight:g}"
+            caption += f", w = {recipe.guides[0].weight.w:g}"
         rows.append((caption, recipe))
     return rows
 
@@ -185,7 +185,7 @@ def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
 
 def _blend(recipe: Recipe, alpha: float) -> Recipe:
     """Both guides at a share of the row's weight."""
-    return recipe_at(recipe, {"weight": recipe.guides[0].weight, "alpha": alpha})
+    return recipe_at(recipe, {"weight": recipe.guides[0].weight.w, "alpha": alpha})
 
 
 def _check_labels(params: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """Option types for the interval of a guide: in sampling steps, or in noise levels. No torch here."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from edm2_guidance.recipe.recipe import SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 
@@ -54,12 +55,12 @@ class Sigmas(click.ParamType):
             self.fail(reason, param, ctx)
 
 
-def on_schedule(interval: StepInterval | str | None, defined: SamplerSpec, used: SamplerSpec) -> Any:
-    """An interval that is known in steps of one schedule, for another: by the noise levels that the steps stand for."""
+def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], used: Sequence[float]) -> Any:
+    """An interval that is known in steps from some levels, for others: by the noise levels that the steps stand for."""
     if interval is None or isinstance(interval, str):
         return EVERYWHERE
-    if used.levels() == defined.levels():
+    if used == defined:
         return interval
-    sigmas = interval.sigmas(defined.levels())
-    click.echo(f"note: {interval} of {defined.num_steps} are taken as {sigmas} on this schedule", err=True)
+    sigmas = interval.sigmas(defined)
+    click.echo(f"note: {interval} of {len(defined)} are taken as {sigmas} on this schedule", err=True)
     return sigmas

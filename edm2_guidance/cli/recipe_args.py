@@ -11,11 +11,13 @@ from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import with_index
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
+from edm2_guidance.cli.recipe_options import FIELD_OPTIONS
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset, find_preset
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.recipe.parts import Reference, Schedule, Weight, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,17 @@ def recipe_from(
         net = params["net"] or (preset.net if preset is not None else None)
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        sampler = _sampler(params, preset)
-        recipe = Recipe(
+        unguided = Recipe(
             net=NetworkRef(_existing(net)),
-            guides=_guides(params, preset, defaults or GuideDefaults(), sampler),
-            sampler=sampler,
+            num_steps=preset.num_steps if preset is not None and not given("steps") else params["steps"],
+            sampler=_with_options(params["sampler"], params),
+            schedule=_with_options(params["schedule"], params),
+            rule=params["rule"],
+            dtype=params["dtype"],
             labels=_labels(params),
             noise_device=params.get("noise_device") or "device",
         )
+        recipe = replace(unguided, guides=_guides(params, preset, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)
     return recipe
@@ -84,12 +89,16 @@ def only_preset(names: Sequence[str]) -> Preset:
         return find_preset(names[0])
 
 
-def _sampler(params: dict[str, Any], preset: Preset | None) -> SamplerSpec:
-    steps = params["steps"]
-    if preset is not None and not given("steps"):
-        steps = preset.num_steps
-    names = ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise", "dtype")
-    return SamplerSpec(num_steps=steps, **{name: params[name] for name in names})
+def _with_options(spec: Any, params: dict[str, Any]) -> Any:
+    """A sampler or schedule with the options of its own fields that were given, such as --rho of the schedule edm.
+
+    ValueError for one that it does not have, and for one that its text gives as well.
+    """
+    options = {name: params[name] for name in FIELD_OPTIONS[spec.axis] if given(name)}
+    for name in options:
+        if name in spec.changed():
+            raise ValueError(f"{typed.quoted(name)}: --{spec.axis}={spec} says it already: leave one of them out")
+    return spec.with_fields(options)
 
 
 def _labels(params: dict[str, Any]) -> Any:
@@ -107,38 +116,68 @@ def _existing(source: str) -> str:
 
 
 def _guides(
-    params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults, sampler: SamplerSpec
-) -> tuple[GuideSpec, ...]:
-    nets = list(params["gnet"])
+    params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
+) -> tuple[Guide, ...]:
+    """The guides of an unguided recipe."""
+    nets: list[Any] = list(params["gnet"])
     weights = list(params["guidance"])
     intervals = _intervals(params)
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
         weights = weights or [preset.guidance] * len(nets)
-        intervals = intervals or [on_schedule(preset.interval, SamplerSpec(preset.num_steps), sampler)]
+        preset_levels = replace(recipe, num_steps=preset.num_steps, schedule=Schedule.parse("edm")).levels()
+        intervals = intervals or [on_schedule(preset.interval, preset_levels, recipe.levels())]
+    if not nets and params["reference"]:
+        nets = [None] * len(params["reference"])
     if not nets:
-        if any(weight != 1 for weight in weights):
-            raise ValueError(f"{typed.quoted('guidance')}: a weight needs a guiding network; give --gnet=PATH|URL")
-        if intervals and intervals != [EVERYWHERE]:
-            shown = typed.quoted("guidance_interval" if params["guidance_interval"] else "guidance_sigma")
-            raise ValueError(f"{shown}: an interval needs a guiding network; give --gnet=PATH|URL and --guidance=W")
+        _check_nothing_to_guide(params, weights, intervals)
         return ()
     defaults = _of_the_interval_paper(defaults, weights, intervals)
-    if not weights and defaults.weight is None:
-        raise ValueError(f"{typed.quoted('gnet')}: a guide needs a weight; give it as --guidance=W (1 = off)")
-    weights = weights or [defaults.weight] * len(nets)
-    intervals = intervals or [on_schedule(defaults.interval, SamplerSpec(), sampler)]
-    if len(intervals) == 1:
-        intervals = intervals * len(nets)
-    if not len(nets) == len(weights) == len(intervals):
+    schedules = list(params["weight"]) or [constant(1.0)]
+    if not weights and all(schedule.w == 1 for schedule in schedules):
+        if defaults.weight is None:
+            said = "gnet" if params["gnet"] else "reference"
+            raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
+        weights = [defaults.weight] * len(nets)
+    intervals = intervals or [on_schedule(defaults.interval, Recipe(recipe.net).levels(), recipe.levels())]
+    references = list(params["reference"]) or [Reference.parse("network")]
+    intervals, references, schedules = (
+        values * len(nets) if len(values) == 1 else values for values in (intervals, references, schedules)
+    )
+    each = (nets, weights or [None] * len(nets), intervals, references, schedules)
+    if any(len(values) != len(nets) for values in each):
         raise ValueError(
             f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals: repeat --gnet, --guidance and "
             "the interval once per guide, in the same order"
         )
     return tuple(
-        GuideSpec(NetworkRef(_existing(net)), weight, None if interval == EVERYWHERE else interval)
-        for net, weight, interval in zip(nets, weights, intervals, strict=True)
+        Guide(
+            net=None if net is None else NetworkRef(_existing(net)),
+            weight=_weight(schedule, weight),
+            interval=None if interval == EVERYWHERE else interval,
+            reference=reference,
+        )
+        for net, weight, interval, reference, schedule in zip(*each, strict=True)
     )
+
+
+def _weight(schedule: Weight, w: float | None) -> Weight:
+    """A weight after this schedule; w: of --guidance. ValueError if the schedule says another."""
+    if w is None:
+        return schedule
+    if schedule.w not in (1, w):
+        raise ValueError(f"--weight={schedule} and --guidance={w:g} say two weights: leave one of them out")
+    return schedule.with_fields({"w": w})
+
+
+def _check_nothing_to_guide(params: dict[str, Any], weights: list[Any], intervals: list[Any]) -> None:
+    """ValueError for a weight or an interval without a guide."""
+    if any(weight != 1 for weight in weights) or params["weight"]:
+        shown = typed.quoted("guidance" if weights else "weight")
+        raise ValueError(f"{shown}: a weight needs a guiding network; give --gnet=PATH|URL")
+    if intervals and intervals != [EVERYWHERE]:
+        shown = typed.quoted("guidance_interval" if params["guidance_interval"] else "guidance_sigma")
+        raise ValueError(f"{shown}: an interval needs a guiding network; give --gnet=PATH|URL and --guidance=W")
 
 
 def in_the_interval_papers_words() -> bool:
@@ -173,4 +212,5 @@ def with_weight(recipe: Recipe, weight: float) -> Recipe:
     """The recipe with this weight on its guide (columns of a grid). ValueError unless it has exactly one."""
     if len(recipe.guides) != 1:
         raise ValueError("columns of weights need exactly one guide per row")
-    return replace(recipe, guides=(replace(recipe.guides[0], weight=weight),))
+    (guide,) = recipe.guides
+    return replace(recipe, guides=(replace(guide, weight=guide.weight.with_fields({"w": weight})),))

@@ -1,10 +1,12 @@
 """A recipe as the options of a command line that give it, to paste. No torch here."""
 
 import shlex
-from dataclasses import fields
+from collections.abc import Sequence
 
 from dnnlib.places import short_name
-from edm2_guidance.recipe.recipe import Recipe, SamplerSpec, SigmaInterval
+from edm2_guidance.recipe.parts import Reference, constant
+from edm2_guidance.recipe.recipe import Recipe, SigmaInterval
+from edm2_guidance.recipe.spec import Spec
 
 
 def recipe_flags(recipe: Recipe) -> str:
@@ -14,14 +16,20 @@ def recipe_flags(recipe: Recipe) -> str:
     """
     flags = [f"--net={short_name(recipe.net.source)}"]
     for guide in recipe.guides:
-        flags += [f"--gnet={short_name(guide.net.source)}", f"--guidance={_number(guide.weight)}"]
+        flags += [] if guide.net is None else [f"--gnet={short_name(guide.net.source)}"]
+        flags.append(f"--guidance={_number(guide.weight.w)}")
+    flags += _kind_flags("--reference", [guide.reference for guide in recipe.guides], Reference.parse("network"))
+    flags += _kind_flags("--weight", [guide.weight.with_fields({"w": 1.0}) for guide in recipe.guides], constant(1.0))
     flags += _interval_flags(recipe)
-    names = {"num_steps": "steps"}
-    for field in fields(SamplerSpec):
-        value, default = getattr(recipe.sampler, field.name), getattr(SamplerSpec(), field.name)
-        if value != default:
-            text = value if isinstance(value, str) else _number(value)
-            flags.append(f"--{names.get(field.name, field.name)}={text}")
+    if recipe.num_steps != Recipe(recipe.net).num_steps:
+        flags.append(f"--steps={recipe.num_steps}")
+    for spec, usual in ((recipe.schedule, "edm"), (recipe.sampler, "heun"), (recipe.rule, "linear")):
+        if spec.kind != usual:
+            flags.append(f"--{spec.axis}={spec}")
+        else:
+            flags += [f"--{name}={_number(value)}" for name, value in spec.changed().items()]
+    if recipe.dtype != "float32":
+        flags.append(f"--dtype={recipe.dtype}")
     if isinstance(recipe.labels, int):
         flags.append(f"--class={recipe.labels}")
     elif recipe.labels == "balanced":
@@ -29,6 +37,11 @@ def recipe_flags(recipe: Recipe) -> str:
     if recipe.noise_device != "device":
         flags.append(f"--noise-device={recipe.noise_device}")
     return " ".join(map(shlex.quote, flags))
+
+
+def _kind_flags(option: str, specs: Sequence[Spec], usual: Spec) -> list[str]:
+    """An option that is given once per guide, unless all are as usual."""
+    return [] if all(spec == usual for spec in specs) else [f"{option}={spec}" for spec in specs]
 
 
 def _interval_flags(recipe: Recipe) -> list[str]:

@@ -3,7 +3,6 @@
 Both reference vocabularies parse: --net or --cond_pkl, --gnet or --uncond_pkl, --guidance or --guidance_scale.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from edm2_guidance.cli.class_names import Class, class_names_option
 from edm2_guidance.cli.command import stack
 from edm2_guidance.cli.intervals import Sigmas, Steps
+from edm2_guidance.cli.spec_options import field_names, field_options, kind_option
 
 
 def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
@@ -46,39 +46,23 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
             multiple=True,
             help="Guide at noise levels in (LO, HI] only, decided once per step",
         ),
+        kind_option("reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True),
+        kind_option("weight", None, "How w goes over the steps, one per guide  [default: constant]", multiple=True),
+        kind_option("rule", "linear", "How main network and references make D"),
     ]
     return stack([preset, *options] if presets else options)
 
 
-_positive = click.FloatRange(min=0, min_open=True)
-
+#: The options that stand for fields of the default kinds, by axis.
+FIELD_OPTIONS = {axis: field_names(axis, kind) for axis, kind in (("schedule", "edm"), ("sampler", "heun"))}
 
 sampler_options = stack(
     [
         click.option("--steps", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Steps"),
-        click.option(
-            "--sigma_min", metavar="FLOAT", type=_positive, default=0.002, show_default=True, help="Lowest noise level"
-        ),
-        click.option(
-            "--sigma_max", metavar="FLOAT", type=_positive, default=80, show_default=True, help="Highest noise level"
-        ),
-        click.option("--rho", metavar="FLOAT", type=_positive, default=7, show_default=True, help="Schedule exponent"),
-        click.option(
-            "--S_churn", "S_churn", metavar="FLOAT", type=click.FloatRange(min=0), default=0, show_default=True,
-            help="Stochasticity, over all steps",
-        ),
-        click.option(
-            "--S_min", "S_min", metavar="FLOAT", type=click.FloatRange(min=0), default=0, show_default=True,
-            help="Churn at or above this noise level",
-        ),
-        click.option(
-            "--S_max", "S_max", metavar="FLOAT", type=click.FloatRange(min=0), default=math.inf, show_default="inf",
-            help="Churn at or below this noise level",
-        ),
-        click.option(
-            "--S_noise", "S_noise", metavar="FLOAT", type=float, default=1, show_default=True,
-            help="Scale of the churned noise",
-        ),
+        kind_option("schedule", "edm", "Noise levels of the steps"),
+        *field_options("schedule", "edm"),
+        kind_option("sampler", "heun", "How a step is made"),
+        *field_options("sampler", "heun"),
         click.option(
             "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
             help="Precision of the sampler's state",

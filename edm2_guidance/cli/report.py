@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dnnlib.terminal import printable
+from edm2_guidance.recipe.parts import Weight
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 
@@ -14,15 +15,22 @@ def describe(recipe: Recipe) -> str:
     parts = [recipe.net.name]
     for guide in recipe.guides:
         if guide.off:
-            parts.append(f"guide {guide.net.name} off")
+            parts.append(f"guide {guide.name} off")
             continue
         where = "at all steps" if guide.interval is None else f"at {guide.interval}"
         if isinstance(guide.interval, StepInterval):
-            where += f" = {guide.interval.sigmas(recipe.sampler.levels())}"
-        parts.append(f"guided by {guide.net.name}, w = {guide.weight:g}, {where}")
+            where += f" = {guide.interval.sigmas(recipe.levels())}"
+        parts.append(f"guided by {guide.name}, {weight_text(guide.weight)}, {where}")
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    parts.append(f"{recipe.sampler.num_steps} steps of Heun in {recipe.sampler.dtype}, labels: {labels}")
+    unusual = "".join(f", {spec.axis} {spec}" for spec in recipe.unusual() if spec is not recipe.sampler)
+    sampler = "Heun" if recipe.sampler.kind == "heun" else recipe.sampler
+    parts.append(f"{recipe.num_steps} steps of {sampler} in {recipe.dtype}{unusual}, labels: {labels}")
     return "; ".join(parts)
+
+
+def weight_text(weight: Weight) -> str:
+    """'w = 1.5', and after what schedule, if it is none that stays."""
+    return f"w = {weight.w:g}" + ("" if weight.kind == "constant" else f" ({weight.kind})")
 
 
 def announce(generation: Any) -> None:
@@ -30,8 +38,8 @@ def announce(generation: Any) -> None:
     click.echo(describe(generation.recipe), err=True)
     say_notes(generation.notes)
     for guide in generation.recipe.guides:
-        if guide.weight < 1:
-            click.echo(f"note: w = {guide.weight:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
+        if guide.weight.w < 1:
+            click.echo(f"note: w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
     costs = counts(generation.evaluations_per_image())
     click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
                err=True)  # fmt: skip

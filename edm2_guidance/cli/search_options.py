@@ -1,8 +1,7 @@
 """The options of reproduce.py's search, and the recipe that a point of a search stands for. No torch here."""
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -14,7 +13,8 @@ from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
 from edm2_guidance.papers.search import Axis
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.search import ema_of, with_ema
 
 # What is searched, in the order in which it is searched; see `stages_from`.
 PARAMETERS = ("weight", "interval", "ema", "alpha")
@@ -56,9 +56,9 @@ def varied(params: Mapping[str, Any]) -> GuideDefaults:
 def stages_from(params: Mapping[str, Any], recipe: Recipe) -> list[list[Axis]]:
     """The stages of --over: the interval's upper end before its lower, both EMA lengths at once. Usage errors."""
     names = [name.strip() for name in params["over"].split(",")]
-    steps = tuple(range(recipe.sampler.num_steps))
+    steps = tuple(range(recipe.num_steps))
     emas = tuple(params["emas"])
-    guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.guides else [])]
+    guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.nets[1:] else [])]
     known = {
         "weight": [[Axis("weight", tuple(params["weights"]))]],
         "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
@@ -85,14 +85,14 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
     names = {axis.name for axis in axes}
     fixed = [recipe.net.name]
     for guide in recipe.guides:
-        parts = [f"guided by {guide.net.name}"]
+        parts = [f"guided by {guide.name}"]
         if "weight" not in names and "alpha" not in names:
-            parts.append(f"w = {guide.weight:g}")
+            parts.append(f"w = {guide.weight.w:g}")
         if "first" not in names:
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    fixed += [f"{recipe.sampler.num_steps} steps", f"labels: {labels}"]
+    fixed += [f"{recipe.num_steps} steps", f"labels: {labels}"]
     if "ema" in names:
         fixed.append("the EMA lengths in these names are what is tried")
     tried = [f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({len(axis.values)} values)" for axis in axes]
@@ -107,13 +107,14 @@ def _ordinal(number: int) -> str:
 
 def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     """The recipe's own values of the parameters that are searched; an interval is searched from all steps on."""
-    extra = [other.weight - 1 for other in recipe.guides]
+    guide_nets = recipe.nets[1:]
+    extra = [other.weight.w - 1 for other in recipe.guides]
     values: dict[str, Callable[[], float]] = {
         "weight": lambda: 1 + sum(extra),
         "first": lambda: 0,
-        "last": lambda: recipe.sampler.num_steps - 1,
+        "last": lambda: recipe.num_steps - 1,
         "ema": lambda: ema_of(recipe.net),
-        "guide_ema": lambda: ema_of(recipe.guides[0].net),
+        "guide_ema": lambda: ema_of(guide_nets[0]),
         "alpha": lambda: extra[1] / sum(extra) if sum(extra) != 0 else 0.5,
     }
     names = {axis.name for axes in stages for axis in axes}
@@ -168,56 +169,10 @@ def _point_text(point: Mapping[str, float]) -> str:
     return "  ".join(f"{key} {number:g}" for key, number in point.items())
 
 
-def valid(point: Mapping[str, float]) -> bool:
-    """Whether the interval's ends do not cross."""
-    return "last" not in point or "first" not in point or point["first"] <= point["last"]
-
-
-def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
-    """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in."""
-    net, guides = recipe.net, list(recipe.guides)
-    if "alpha" in point:
-        beyond = point["weight"] - 1
-        shares = (1 - point["alpha"], point["alpha"])
-        guides = [replace(guide, weight=share * beyond + 1) for guide, share in zip(recipe.guides, shares, strict=True)]
-    elif "weight" in point:
-        guides = [replace(guide, weight=point["weight"]) for guide in guides]
-    if "first" in point or "last" in point:
-        last_step = recipe.sampler.num_steps - 1
-        first, last = int(point.get("first", 0)), int(point.get("last", last_step))
-        everywhere = (first, last) == (0, last_step)
-        guides = [replace(guide, interval=None if everywhere else StepInterval(first, last)) for guide in guides]
-    if "ema" in point:
-        net = with_ema(net, point["ema"])
-    if "guide_ema" in point:
-        guides = [replace(guide, net=with_ema(guide.net, point["guide_ema"])) for guide in guides]
-    return replace(recipe, net=net, guides=tuple(guides))
-
-
-_EMA = re.compile(r"-(\d\.\d{3})(?=\.(?:pkl|safetensors)$)")
-
-
-def ema_of(net: NetworkRef) -> float:
-    """The EMA length in the file's name. ValueError if there is none."""
-    match = _EMA.search(net.source)
-    if match is None:
-        raise ValueError(
-            f"{net.source}: no EMA length in the name. Such a search takes files like NAME-0000163-0.050.pkl, "
-            "one per length, side by side (reconstruct_phema.py makes them)"
-        )
-    return float(match[1])
-
-
-def with_ema(net: NetworkRef, ema: float) -> NetworkRef:
-    """The file beside this one with another EMA length."""
-    ema_of(net)
-    return NetworkRef(_EMA.sub(f"-{ema:.3f}", net.source))
-
-
 def missing_files(recipe: Recipe, stages: list[list[Axis]]) -> list[str]:
     """Network files that a search over EMA lengths would name, and that are not there (URLs are not asked)."""
     files: list[str] = []
-    nets = {"ema": [recipe.net], "guide_ema": [guide.net for guide in recipe.guides]}
+    nets = {"ema": [recipe.net], "guide_ema": recipe.nets[1:]}
     for axis in (axis for axes in stages for axis in axes if axis.name in nets):
         files += [with_ema(net, value).source for net in nets[axis.name] for value in axis.values]
     return [file for file in dict.fromkeys(files) if "://" not in file and not find_file(file).is_file()]

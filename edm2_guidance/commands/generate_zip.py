@@ -148,6 +148,6 @@ def check_zip(path: str, seeds: list[int]) -> None:
 
 def default_name(recipe: Recipe, seeds: list[int]) -> str:
     """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
-    weight = recipe.guides[0].weight if recipe.guides else 1.0
+    weight = recipe.guides[0].weight.w if recipe.guides else 1.0
     kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
     return f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}-{recipe.hash[:6]}.zip"

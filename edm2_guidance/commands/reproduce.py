@@ -23,12 +23,10 @@ from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.search_options import (
     SearchTeller,
     missing_files,
-    recipe_at,
     search_options,
     search_text,
     stages_from,
     start_of,
-    valid,
     varied,
 )
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
@@ -37,6 +35,7 @@ from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
 from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
+from edm2_guidance.recipe.search import recipe_at, valid
 
 ledger_option = click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
 
@@ -260,7 +259,7 @@ def search_best(**params: Any) -> None:
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
     tell.result(f"in {len(values)} blocks of {final}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
-    flags = recipe_flags(recipe_at(recipe, found.point).without_idle_guides())
+    flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
     score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
     if params["ledger"] != LEDGER:

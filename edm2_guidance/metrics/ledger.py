@@ -16,9 +16,10 @@ from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.terminal import printable
+from edm2_guidance.recipe.stored import read_recipe, upgraded
 from edm2_guidance.work.lease import in_line
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had recipes of format 1; both are read
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
@@ -158,7 +159,7 @@ def _record(line: bytes) -> dict[str, Any]:
     if not isinstance(record, dict) or "metric" not in record or "value" not in record:
         raise ValueError("is not a result: it lacks 'metric' or 'value'")
     schema = record.get("schema")
-    if schema != SCHEMA:
+    if schema not in (1, SCHEMA):
         newer = isinstance(schema, int) and schema > SCHEMA
         by = " (a newer version of this program wrote it: read the ledger with that one)" if newer else ""
         raise ValueError(f"has schema {_short(schema)}, this version reads {SCHEMA}{by}")
@@ -177,7 +178,7 @@ def _record(line: bytes) -> dict[str, Any]:
         raise ValueError("has a 'search' without a name and a point of numbers")
     if not isinstance(record.get("flags"), list | None):
         raise ValueError(f"has {_short(record['flags'])} for 'flags', not a list")
-    return record
+    return upgraded(record)
 
 
 def _short(value: object) -> str:
@@ -245,37 +246,17 @@ def _file_name(path: object) -> str:
     return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-def describe_recipe(recipe: Mapping[str, Any] | None) -> str:
+def describe_recipe(stored: Mapping[str, Any] | None) -> str:
     """A few words on how images were made: network, and guides with weight and steps; "-" if unknown."""
-    if not recipe or not _is_known_recipe(recipe):
+    try:
+        recipe = read_recipe(stored or {})
+    except ValueError:  # those beside stored images may be anybody's
         return "-"
-    parts = [_network_name(recipe["net"])]
-    for guide in recipe.get("guides", []):
-        steps = guide.get("steps")
-        where = "" if steps is None else " never" if steps == [] else f" steps {steps[0]}-{steps[1]}"
-        parts.append(f"{_network_name(guide['net'])} w={guide['weight']:g}{where}")
-    return " + ".join(parts)
-
-
-def _is_known_recipe(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe has the form that this project writes: those beside stored images may be anybody's."""
-    guides = recipe.get("guides", [])
-    if not isinstance(recipe.get("net"), dict) or not isinstance(guides, list):
-        return False
-    return all(
-        isinstance(guide, dict) and isinstance(guide.get("net"), dict) and _has_strength(guide) for guide in guides
-    )
-
-
-def _has_strength(guide: Mapping[str, Any]) -> bool:
-    steps = guide.get("steps")
-    return _is_number(guide.get("weight")) and (
-        steps is None or (isinstance(steps, list) and len(steps) in (0, 2) and all(map(_is_number, steps)))
-    )
-
-
-def _network_name(net: Mapping[str, Any]) -> str:
-    return _file_name(net.get("source")).removesuffix(".pkl").removesuffix(".safetensors")
+    parts = [recipe.net.name]
+    for guide in recipe.guides:
+        where = "" if guide.interval is None else f" {guide.interval}"
+        parts.append(f"{guide.name} {guide.weight.short}{' never' if guide.never else where}")
+    return ", ".join([" + ".join(parts), *map(str, recipe.unusual())])
 
 
 def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:

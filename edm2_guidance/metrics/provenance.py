@@ -12,6 +12,7 @@ from edm2_guidance.images.zips import RECIPE_NAME, parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import upgraded
 
 # How each decoder makes 8 bits of its output: part of what a score depends on.
 _QUANTISERS = {
@@ -58,7 +59,7 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         stored = parse_object(data, "it")
     except ValueError as error:
         return _without(images, RECIPE_NAME, str(error))
-    return _with(images, {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
+    return _with(images, {key: upgraded(stored).get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
 
 
 def describe_statistics(statistics: Statistics) -> dict[str, Any]:

@@ -65,12 +65,8 @@ def png_bytes(network: str) -> int:
 
 
 def evaluations(row: Row) -> tuple[int, ...]:
-    """Evaluations of each of the row's `files` for one image: 2N - 1 by Heun, fewer for a guide in an interval."""
-    if row.net is None:
-        return ()
-    costs = [2] * (row.num_steps - 1) + [1]  # the last step, to 0, has no correction
-    guided = [cost for step, cost in enumerate(costs) if row.interval is None or step in row.interval]
-    return (sum(costs), *(0 if weight == 1 else sum(guided) for weight in row.weights))
+    """Evaluations of each of the row's `files` for one image; () where no network of this code base makes it."""
+    return () if row.net is None else tuple(row.recipe().evaluations().values())
 
 
 def tflop_per_image(row: Row) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edm2_guidance.papers.plots import Panel
-from edm2_guidance.recipe.recipe import SamplerSpec
+from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
 Key = tuple[tuple[str, float], ...]
@@ -28,13 +28,13 @@ class Scores:
     def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
         self.name = name
         found: dict[Key, dict[str, float]] = {}
-        self.sampler: Mapping[str, Any] = {}
+        self.recipe: Mapping[str, Any] = {}
         for record in records:
             tag = record.get("search") or {}
             if tag.get("name") == name and record.get("num_images") == num_images:
                 blocks = found.setdefault(tuple(sorted(tag["point"].items())), {})
                 blocks[str(record["images"]["seeds"])] = record["value"]
-                self.sampler = record["recipe"]["sampler"]
+                self.recipe = record["recipe"]
         seen = set[str]().union(*found.values())
         common = seen.intersection(*found.values()) or seen
         self.points = {
@@ -100,7 +100,7 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
     """
     scores = Scores(records, name, num_images)
     scores.require("interval")
-    levels = SamplerSpec(**{**scores.sampler, "S_max": float(scores.sampler["S_max"])}).levels()
+    levels = read_recipe(scores.recipe).levels()
     open_end = len(levels) - 1
     upper = scores.along("first", scores.best(last=open_end))
     lower = scores.along("last", scores.best())

@@ -44,7 +44,7 @@ def _networks(row: Row) -> list[str]:
     where = ""
     if row.interval is not None:
         printed = f", printed {row.sigmas}" if row.sigmas else ""
-        where = f" on {row.interval} = {row.interval.sigmas(row.sampler.levels())}{printed}"
+        where = f" on {row.interval} = {row.interval.sigmas(row.levels())}{printed}"
     named = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files]
     guides = [f"guided by {name}, w = {w:g}{where}" for name, w in zip(named[1:], row.weights, strict=True)]
     return [f"    network      {named[0]}", *(f"                 {guide}" for guide in guides)]

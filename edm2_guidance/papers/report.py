@@ -9,13 +9,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from edm2_guidance.papers.listing import as_csv, as_json, as_markdown
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
+from edm2_guidance.recipe.parts import Weight, constant
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
 
@@ -117,42 +120,31 @@ def _method_differences(row: Row, record: Record) -> list[str]:
     if row.net is None or not record.get("recipe"):
         return ["it is not known how the images were made"]
     try:
-        found, wanted = _method(record["recipe"]), _method_of(row)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ):  # a recipe.json that another program wrote may hold anything
+        found, wanted = _method(read_recipe(record["recipe"])), _method_of(row)
+    except ValueError:  # another program's
         return ["the recipe of the images is in no form that this version knows"]
     return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
 
 
-def _method(recipe: Mapping[str, Any]) -> dict[str, object]:
-    """What a stored recipe says of networks and guidance, in words that compare."""
-    num_steps = recipe["sampler"]["num_steps"]
-    guides = [
-        _guide(guide["net"]["source"], guide["weight"], guide["steps"], num_steps)
-        for guide in recipe.get("guides", [])
-        if guide["weight"] != 1 and guide["steps"] != []
-    ]
+def _method(recipe: Recipe) -> dict[str, object]:
+    """What a recipe says of networks and guidance, in words that compare."""
+    recipe = recipe.effective()
+    guides = [_guide(guide.name, guide.weight, guide.interval) for guide in recipe.guides]
     return {
-        "network": recipe["net"]["source"],
+        "network": recipe.net.name,
         "guide": " and ".join(sorted(guides)) or "none",
-        "steps": num_steps,
+        "steps": recipe.num_steps,
     }
 
 
 def _method_of(row: Row) -> dict[str, object]:
-    steps = None if row.interval is None else [row.interval.first, row.interval.last]
     names = [file.removesuffix(".pkl") for file in row.files]
-    guides = [_guide(name, weight, steps, row.num_steps) for name, weight in zip(names[1:], row.weights, strict=True)]
+    guides = [_guide(name, constant(w), row.interval) for name, w in zip(names[1:], row.weights, strict=True)]
     return {"network": names[0], "guide": " and ".join(sorted(guides)) or "none", "steps": row.num_steps}
 
 
-def _guide(name: str, weight: float, steps: Sequence[int] | None, num_steps: int) -> str:
-    everywhere = steps is None or list(steps) == [0, num_steps - 1]
-    return f"{name} w={weight:g}" + ("" if everywhere else f" on steps {steps[0]}-{steps[1]}")  # type: ignore[index]
+def _guide(name: str, weight: Weight, interval: object) -> str:
+    return f"{name} {weight.short}" + ("" if interval is None else f" on {interval}")
 
 
 def _protocol_differences(row: Row, record: Record) -> list[str]:
@@ -176,17 +168,16 @@ def _other_rules(row: Row, record: Record) -> list[str]:
     return [*found, *_recipe_differences(row, record.get("recipe") or {})]
 
 
-def _recipe_differences(row: Row, recipe: Mapping[str, Any]) -> list[str]:
-    if not recipe:
+def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
+    try:
+        recipe = read_recipe(stored)
+    except ValueError:  # `_method_differences` says so
         return []
-    used = recipe["sampler"] if isinstance(recipe.get("sampler"), dict) else {}
-    wanted = asdict(row.sampler)
-    keys = ["sigma_min", "sigma_max", "rho", "S_churn"]  # without churn its other settings do nothing
-    found = [f"{key} {used.get(key)}, not {wanted[key]:g}" for key in keys if used.get(key) != wanted[key]]
-    if recipe.get("labels") != row.labels:
-        found.append(f"labels {recipe.get('labels')}, not {row.labels}")
-    if recipe.get("seed_rule", "edm2") != "edm2":
-        found.append(f"seeds by the rule {recipe['seed_rule']}")
+    found = [f"{spec.axis} {spec}" for spec in recipe.unusual()]
+    if recipe.labels != row.labels:
+        found.append(f"labels {recipe.labels}, not {row.labels}")
+    if recipe.seed_rule != "edm2":
+        found.append(f"seeds by the rule {recipe.seed_rule}")
     return found
 
 

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from dnnlib.places import find_file
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import REFERENCES
-from edm2_guidance.recipe.recipe import GuideSpec, LabelRule, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.recipe.parts import Schedule, constant
+from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
 
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
@@ -91,10 +92,9 @@ class Row:
         """The papers' label rule: classes drawn at random, none for an unconditional network."""
         return "none" if self.net is not None and "-uncond" in self.net else "random"
 
-    @property
-    def sampler(self) -> SamplerSpec:
-        """Deterministic Heun over the default schedule: what every row of these networks uses."""
-        return SamplerSpec(num_steps=self.num_steps)
+    def levels(self) -> list[float]:
+        """The noise levels of its steps: by the default schedule, as all rows of these networks."""
+        return Schedule.parse("edm").levels(self.num_steps)
 
     @property
     def spread(self) -> float | None:
@@ -131,8 +131,8 @@ class Row:
         if self.net is None:
             raise ValueError(f"{self.name}: {self.blocked or 'real images are scored, none are made'}")
         net, *gnets = (NetworkRef(source) for source in self.sources(networks))
-        guides = [GuideSpec(ref, weight, self.interval) for ref, weight in zip(gnets, self.weights, strict=True)]
-        return Recipe(net, tuple(guides), self.sampler, labels=self.labels, noise_device="device")
+        guides = [Guide(ref, constant(weight), self.interval) for ref, weight in zip(gnets, self.weights, strict=True)]
+        return Recipe(net, tuple(guides), self.num_steps, labels=self.labels, noise_device="device")
 
 
 def locate(file: str, networks: str | Path = NETWORKS) -> str:

@@ -9,7 +9,23 @@ if TYPE_CHECKING:
     from edm2_guidance.recipe.spec import Spec
 
 _HOUSE = "edm2_guidance."
-CATALOG: Mapping[str, Mapping[str, str]] = {}
+CATALOG: Mapping[str, Mapping[str, str]] = {
+    "sampler": {
+        "heun": "sampling.samplers.heun:Heun",
+    },
+    "schedule": {
+        "edm": "sampling.schedules.edm:EDM",
+    },
+    "reference": {
+        "network": "sampling.guidance.references.network:Network",
+    },
+    "weight": {
+        "constant": "sampling.guidance.weights.constant:Constant",
+    },
+    "rule": {
+        "linear": "sampling.guidance.rules.linear:Linear",
+    },
+}
 
 
 def kinds(axis: str) -> list[str]:

@@ -4,16 +4,15 @@ Two runs with the same recipe make the same image from the same seed. What only 
 threads, device model, versions) is not part of it.
 """
 
-import hashlib
-import itertools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, planned
+from edm2_guidance.recipe.spec import Spec, canonical, digest
 
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
@@ -84,83 +83,91 @@ class NetworkRef:
     source: str
     sha256: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, in which the source is the file's name."""
+        return {"source": self.name, "sha256": self.sha256}
+
+    def canonical(self) -> dict[str, str]:
+        """What is hashed of it: the content, once that is known, whatever the name."""
+        return {"source": self.name} if self.sha256 is None else {"sha256": self.sha256}
+
     @property
     def name(self) -> str:
         """File name without folder and suffix; of a URL without what follows `?`."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
-        return source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return re.sub(r"\.(pkl|safetensors)$", "", source.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def _network() -> Reference:
+    return Reference.parse("network")
 
 
 @dataclass(frozen=True)
-class GuideSpec:
-    """One guide: D gains (weight - 1) * (D_main - D_guide) on the steps of its interval (None = all steps)."""
+class Guide:
+    """One guide: how far D is moved away from a reference, and at which steps (None = all).
 
-    net: NetworkRef
-    weight: float
+    Attributes:
+        net: The network that the reference asks; None = the main one.
+        weight: How far.
+        interval: Where.
+        reference: How the network is asked.
+        never: The asked noise levels lie between two steps: guided nowhere.
+    """
+
+    net: NetworkRef | None
+    weight: Weight
     interval: StepInterval | SigmaInterval | None = None
-    never: bool = False  # the asked noise levels lie between two steps: guided nowhere
+    reference: Reference = field(default_factory=_network)
+    never: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", float(self.weight))  # 2 and 2.0 are the same recipe
-        if not math.isfinite(self.weight):
-            raise ValueError(f"guidance weight {self.weight}: must be a finite number (1 = off)")
+        if self.net is None and not self.reference.of_main:
+            raise ValueError(f"the reference '{self.reference}' asks another network: name it (--gnet)")
+
+    @property
+    def name(self) -> str:
+        """Of the network that is asked, and how, if not as usual."""
+        asked = "the main network" if self.net is None else self.net.name
+        return asked if self.reference == _network() else f"{asked} ({self.reference})"
 
     @property
     def off(self) -> bool:
-        """Weight 1, or an interval that holds no step: the guide is never evaluated."""
-        return self.weight == 1 or self.never
+        """Weight 1, or an interval that holds no step: the reference is never evaluated."""
+        return self.weight.w == 1 or self.never
 
+    def on(self, step: StepInfo) -> bool:
+        """Whether D is moved at this step of a resolved recipe."""
+        assert self.interval is None or isinstance(self.interval, StepInterval)
+        inside = self.interval is None or step.index in self.interval
+        return inside and not self.off and not self.weight.off(step)
 
-@dataclass(frozen=True)
-class SamplerSpec:
-    """Heun's method over the EDM schedule (arXiv 2206.00364, Algorithm 2 and Eq. 5), with optional churn."""
+    def canonical(self) -> dict[str, Any]:
+        """What is hashed of it, of a resolved recipe."""
+        interval = self.interval
+        steps = [interval.first, interval.last] if isinstance(interval, StepInterval) else None
+        parts = {
+            "net": None if self.net is None else self.net.canonical(),
+            "reference": None if self.reference == _network() else canonical(self.reference),
+            "weight": canonical(self.weight),
+            "steps": steps,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
-    num_steps: int = 32
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-    S_churn: float = 0.0
-    S_min: float = 0.0
-    S_max: float = math.inf
-    S_noise: float = 1.0
-    dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
-        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
-            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min <= max")
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"rho {self.rho:g}: must be positive")
-        if not 0 <= self.S_churn < math.inf or not math.isfinite(self.S_noise):
-            raise ValueError(f"S_churn {self.S_churn:g}, S_noise {self.S_noise:g}: must be finite, S_churn >= 0")
-        if not 0 <= self.S_min <= self.S_max:
-            raise ValueError(f"S_min {self.S_min:g}, S_max {self.S_max:g}: need 0 <= S_min <= S_max")
-        for name in ("sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise"):
-            object.__setattr__(self, name, float(getattr(self, name)))  # 80 and 80.0 are the same recipe
-        self._check_levels()
-
-    def _check_levels(self) -> None:
-        try:
-            levels = self.levels()
-        except OverflowError:
-            levels = [math.inf]
-        falling = all(a > b > 0 for a, b in itertools.pairwise(levels))
-        if not (falling and all(map(math.isfinite, levels))):
-            raise ValueError(
-                f"{self.num_steps} steps from {self.sigma_max:g} to {self.sigma_min:g} with rho {self.rho:g} are no "
-                "falling noise levels: take fewer steps, levels further apart, or rho nearer to 7"
-            )
-
-    def levels(self) -> list[float]:
-        """The noise levels that steps start from, falling: num_steps values from sigma_max to sigma_min."""
-        last = max(self.num_steps - 1, 1)
-        top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        return [(top + i / last * (bottom - top)) ** self.rho for i in range(self.num_steps)]
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; steps: null = all, [] = none."""
+        interval = self.interval
+        steps = [interval.first, interval.last] if isinstance(interval, StepInterval) else None
+        return {
+            "net": None if self.net is None else self.net.to_json(),
+            "reference": str(self.reference),
+            "weight": str(self.weight),
+            "steps": [] if self.never else steps,
+        }
 
 
 LabelRule = Literal["random", "balanced", "none"] | int | ClassName
 SeedRule = Literal["edm2", "figure"]
+FORMAT = 2  # of recipes in files; 1 had samplers and weights as plain numbers
 
 
 @dataclass(frozen=True)
@@ -168,8 +175,12 @@ class Recipe:
     """Everything that determines an image but its seed."""
 
     net: NetworkRef
-    guides: tuple[GuideSpec, ...] = ()
-    sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    guides: tuple[Guide, ...] = ()
+    num_steps: int = 32
+    sampler: Sampler = field(default_factory=lambda: Sampler.parse("heun"))
+    schedule: Schedule = field(default_factory=lambda: Schedule.parse("edm"))
+    rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
+    dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
     labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class, or its name
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
@@ -182,21 +193,40 @@ class Recipe:
             known = isinstance(self.labels, ClassName) or self.labels >= 0
         if not known:
             raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
+        if self.num_steps < 1:
+            raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
             interval = guide.interval
-            if isinstance(interval, StepInterval) and interval.last >= self.sampler.num_steps:
+            if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
                 raise ValueError(
-                    f"guidance on {interval}, but sampling takes {self.sampler.num_steps} steps (0 to "
-                    f"{self.sampler.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
+                    f"guidance on {interval}, but sampling takes {self.num_steps} steps (0 to "
+                    f"{self.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
                     "to use another number of steps"
                 )
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
+        self.levels()
+
+    def unusual(self) -> list[Spec]:
+        """Schedule, sampler and rule, as far as they are not the papers'. Without churn its settings do nothing."""
+        usual = Recipe(self.net)
+        pairs = ((self.schedule, usual.schedule), (self.sampler, usual.sampler), (self.rule, usual.rule))
+        idle = self.sampler.kind == "heun" and "S_churn" not in self.sampler.changed()
+        return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
+
+    def levels(self) -> list[float]:
+        """The noise levels that steps start from, falling."""
+        return self.schedule.levels(self.num_steps)
+
+    @property
+    def nets(self) -> list[NetworkRef]:
+        """Its networks, the main one first."""
+        return [self.net, *(guide.net for guide in self.guides if guide.net is not None)]
 
     @property
     def sources(self) -> list[str]:
         """Where its networks are read from."""
-        return [self.net.source, *(guide.net.source for guide in self.guides)]
+        return [net.source for net in self.nets]
 
     def resolved(self) -> tuple["Recipe", list[str]]:
         """This recipe with every interval as steps (what is stored and compared), and notes on snapped ends."""
@@ -204,7 +234,7 @@ class Recipe:
         guides = []
         for guide in self.guides:
             if isinstance(guide.interval, SigmaInterval):
-                steps, snapped = guide.interval.steps(self.sampler.levels())
+                steps, snapped = guide.interval.steps(self.levels())
                 notes += [f"guidance at {guide.interval}: {note}" for note in snapped]
                 if steps is None:
                     notes.append(f"guidance at {guide.interval} holds no sampling step: this guide is off")
@@ -212,30 +242,77 @@ class Recipe:
             guides.append(guide)
         return replace(self, guides=tuple(guides)), notes
 
-    def without_idle_guides(self) -> "Recipe":
-        """The same images by a shorter recipe: guides that are off are left out."""
-        return replace(self, guides=tuple(guide for guide in self.guides if not guide.off))
+    def effective(self) -> "Recipe":
+        """The same images by the shortest recipe: intervals as steps, without guides that are off, or a rule for none.
+
+        An interval of all steps is none.
+        """
+        resolved, _ = self.resolved()
+        everywhere = StepInterval(0, self.num_steps - 1)
+        guides = tuple(
+            replace(guide, interval=None) if guide.interval == everywhere else guide
+            for guide in resolved.guides
+            if not guide.off
+        )
+        return replace(resolved, guides=guides, rule=self.rule if guides else Rule.parse("linear"))
+
+    def steps(self) -> list[StepInfo]:
+        """All steps, as the sampler makes them."""
+        return planned(self.sampler, self.levels())
+
+    def evaluations(self) -> dict[str, int]:
+        """Network evaluations that one image takes, of a resolved recipe: of "main", and of each "guide N".
+
+        What a reference asks of the main network counts there. A guide that is off takes 0.
+        """
+        steps, calls = self.steps(), self.sampler.evaluations(self.levels())
+        counts = {"main": sum(calls)}
+        for number, guide in enumerate(self.guides, start=1):
+            asked = guide.reference.evaluations() * sum(
+                count for step, count in zip(steps, calls, strict=True) if guide.on(step)
+            )
+            name = "main" if guide.net is None else f"guide {number}"
+            counts[name] = counts.get(name, 0) + asked
+        return counts
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for recipe.json and the ledger; infinity is written as the string 'inf'."""
-        data = asdict(self.resolved()[0])
-        data["net"]["source"] = self.net.name
-        data["guides"] = list(data["guides"])
-        for guide, spec in zip(data["guides"], self.guides, strict=True):
-            guide["net"]["source"] = spec.net.name
-            interval = guide.pop("interval")
-            never = guide.pop("never")
-            guide["steps"] = [] if never else None if interval is None else [interval["first"], interval["last"]]
-        if math.isinf(data["sampler"]["S_max"]):
-            data["sampler"]["S_max"] = "inf"
-        return data
+        """Plain data for recipe.json and the ledger, in which every choice is the text of the command line."""
+        recipe, _ = self.resolved()
+        return {
+            "format": FORMAT,
+            "net": recipe.net.to_json(),
+            "guides": [guide.to_json() for guide in recipe.guides],
+            "rule": str(recipe.rule),
+            "sampler": str(recipe.sampler),
+            "schedule": str(recipe.schedule),
+            "num_steps": recipe.num_steps,
+            "dtype": recipe.dtype,
+            "labels": recipe.labels,
+            "seed_rule": recipe.seed_rule,
+            "noise_device": recipe.noise_device,
+            "encoder": canonical(recipe.encoder),
+        }
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of what determines the images: network files count by their content, not by their name."""
-        data = self.to_json()
-        for net in [data["net"], *(guide["net"] for guide in data["guides"])]:
-            if net["sha256"] is not None:
-                del net["source"]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 (hex) of what determines the images: network files count by their content, not by their name.
+
+        Of the effective recipe's canonical form: what is at its default is left out, so that new fields move no hash.
+        """
+        recipe = self.effective()
+        plain = {
+            "num_steps": recipe.num_steps, "dtype": recipe.dtype, "labels": recipe.labels,
+            "seed_rule": recipe.seed_rule, "noise_device": recipe.noise_device, "encoder": recipe.encoder,
+        }  # fmt: skip
+        defaults: dict[str, Any] = {
+            "num_steps": None, "dtype": "float32", "labels": None, "seed_rule": "edm2", "noise_device": None,
+            "encoder": {},
+        }  # fmt: skip
+        return digest({
+            "net": recipe.net.canonical(),
+            "guides": [guide.canonical() for guide in recipe.guides],
+            "sampler": recipe.sampler,
+            "schedule": recipe.schedule,
+            **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
+            **{name: value for name, value in plain.items() if value != defaults[name]},
+        })  # fmt: skip

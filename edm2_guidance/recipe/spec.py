@@ -14,11 +14,12 @@ default leaves every hash as it was, and a default, once published, never change
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -154,8 +155,7 @@ def number_text(value: float) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else f"{value!r}"
 
 
-def _hints(kind: type[Spec]) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)  # types of the fields by name
 
 
 def _field_text(kind: type[Spec], each: Any) -> str:

@@ -33,7 +33,7 @@ def fetch_all(
     Raises FileNotFoundError for what is not here (if offline, or on this machine), DownloadError for what no server
     delivers, ValueError for networks that do not fit.
     """
-    networks = [spec.source for recipe in recipes for spec in (recipe.net, *(guide.net for guide in recipe.guides))]
+    networks = [source for recipe in recipes for source in recipe.sources]
     paths = [str(fetch(source, offline=offline)) for source in dict.fromkeys([*networks, *references])]
     for metric, choice in (detectors or {}).items():
         spec = find_spec(metric)

@@ -82,7 +82,7 @@ def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
     Guides that are off are left out: weight 1 is the same images, and the same score, in every search. A score that
     was made for something else is written down once more under this search, so that its plots show it.
     """
-    generation = runner.open(sweep.recipe_at(sweep.recipe, point).without_idle_guides())
+    generation = runner.open(sweep.recipe_at(sweep.recipe, point).effective())
     scorer = runner.scorer(sweep.metric, sweep.reference)
     tags = sweep.tags(point)
     record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.recipe.class_names import ClassName, find_class
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.guidance import Counted, Guide, bind, guided
-from edm2_guidance.sampling.heun import Churn, heun
-from edm2_guidance.sampling.schedule import edm_sigmas
+from edm2_guidance.sampling.engine import trajectory
+from edm2_guidance.sampling.guidance.guided import Batch, Counted, Network, guided
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
@@ -48,7 +47,7 @@ class Generation:
 
     recipe: Recipe
     main: NetworkFile
-    guides: tuple[NetworkFile, ...]
+    guides: tuple[NetworkFile | None, ...]  # None where the main network is asked
     device: torch.device
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
     memory: Memory = field(default_factory=Memory, compare=False)
@@ -60,12 +59,17 @@ class Generation:
 
     def evaluations_per_image(self) -> dict[str, int]:
         """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
-        num_steps = self.recipe.sampler.num_steps
-        counts = {"main": 2 * num_steps - 1}
-        for number, spec in enumerate(self.recipe.guides, start=1):
-            on = Guide(lambda x, sigma: x, 1.0 if spec.off else spec.weight, _steps(spec.interval)).on
-            counts[f"guide {number}"] = sum(2 - (step == num_steps - 1) for step in range(num_steps) if on(step))
-        return counts
+        return self.recipe.evaluations()
+
+    @property
+    def num_classes(self) -> int:
+        """Of the labels that are drawn; 0 = none are."""
+        return _labelled(self.main, [guide for guide in self.guides if guide is not None]).net.label_dim
+
+    def networks(self) -> dict[str, NetworkFile]:
+        """What is evaluated, by the names of `evaluations_per_image`."""
+        guides = {f"guide {number}": file for number, file in enumerate(self.guides, start=1) if file is not None}
+        return {"main": self.main, **guides}
 
     def set_decoder_batch(self, batch: int) -> None:
         """Decode at most this many images at a time, if the encoder is a network (it needs far more memory)."""
@@ -116,7 +120,7 @@ def open_recipe(
     memory: what is known of networks with these numbers of parameters.
     """
     target = pick_device(device)
-    if target.type == "mps" and recipe.sampler.dtype == "float64":
+    if target.type == "mps" and recipe.dtype == "float64":
         raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
     recipe, notes = recipe.resolved()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
@@ -130,10 +134,11 @@ def open_recipe(
 
     main = opened(recipe.net.source)
     _check_encoder(main)
-    guides = tuple(opened(spec.net.source) for spec in recipe.guides)
-    for guide in guides:
+    guides = tuple(None if spec.net is None else opened(spec.net.source) for spec in recipe.guides)
+    others = [guide for guide in guides if guide is not None]
+    for guide in others:
         check_guide(main, guide)
-    labelled = _labelled(main, guides)
+    labelled = _labelled(main, others)
     recipe = _with_checked_labels(recipe, labelled, notes)
     if labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
@@ -145,13 +150,13 @@ def open_recipe(
         recipe,
         net=NetworkRef(main.source, main.sha256),
         guides=tuple(
-            replace(spec, net=NetworkRef(file.source, file.sha256))
+            spec if file is None else replace(spec, net=NetworkRef(file.source, file.sha256))
             for spec, file in zip(recipe.guides, guides, strict=True)
         ),
         noise_device=noise_device,
         encoder=_identity_of(main.encoder),
     )
-    sizes = tuple(sum(weights.numel() for weights in file.net.parameters()) for file in (main, *guides))
+    sizes = tuple(sum(weights.numel() for weights in file.net.parameters()) for file in (main, *others))
     return Generation(recipe, main, guides, target, tuple(notes), memory(sizes))
 
 
@@ -229,28 +234,20 @@ def sample(
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
     """
     recipe, main, device = generation.recipe, generation.main.net, generation.device
-    spec = recipe.sampler
     shape = (main.img_channels, main.img_resolution, main.img_resolution)
-    num_classes = _labelled(generation.main, generation.guides).net.label_dim
+    num_classes = generation.num_classes
     streams, noise, labels = seeding.start(
         seeds, shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
     )
-    onehot = None
-    if labels is not None:
-        onehot = nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
-    counted = [Counted(bind(file.net, onehot)) for file in (generation.main, *generation.guides)]
-    guides = [
-        Guide(denoiser, 1.0 if guide.off else guide.weight, _steps(guide.interval))
-        for denoiser, guide in zip(counted[1:], recipe.guides, strict=True)
-    ]
-    churn = Churn(spec.S_churn, spec.S_min, spec.S_max, spec.S_noise) if spec.S_churn > 0 else None
-    sigmas = edm_sigmas(spec.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
-    noise = noise.to(device=device, dtype=DTYPES[spec.dtype])
-    for last in heun(guided(counted[0], guides), noise, sigmas, churn, streams.randn_like):  # noqa: B007
+    counted = {name: Counted(_bound(file.net, num_classes, device)) for name, file in generation.networks().items()}
+    guides = [(guide, counted.get(f"guide {number}")) for number, guide in enumerate(recipe.guides, start=1)]
+    at = guided(counted["main"], guides, recipe.rule, Batch(labels, num_classes, seeding.Draws(seeds)))
+    noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
+    for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # noqa: B007
         pass  # one step in memory at a time
     if evaluations is not None:
-        for name, denoiser in zip(evaluations, counted, strict=True):
-            evaluations[name] += denoiser.evaluations
+        for name, network in counted.items():
+            evaluations[name] += network.evaluations
     if not bool(torch.isfinite(last.x).all()):
         bad = next(seed for seed, x in zip(seeds, last.x, strict=True) if not bool(torch.isfinite(x).all()))
         raise RuntimeError(
@@ -260,9 +257,18 @@ def sample(
     return last.x, labels if main.label_dim > 0 else None
 
 
-def _steps(interval: object) -> StepInterval | None:
-    assert interval is None or isinstance(interval, StepInterval)  # the recipe is resolved
-    return interval
+def _bound(net: nn.Module, num_classes: int, device: torch.device) -> Network:
+    """A network as guidance calls it; classes are embedded once, as long as they are the same."""
+
+    @functools.lru_cache(maxsize=2)
+    def onehot(labels: tuple[int, ...]) -> Tensor:
+        return nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
+
+    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Tensor:
+        result: Tensor = net(x, sigma, None if labels is None else onehot(tuple(labels)))
+        return result.to(x.dtype)
+
+    return call
 
 
 def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:

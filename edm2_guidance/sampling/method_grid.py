@@ -24,7 +24,7 @@ def sample_cells(
     for line in generations:
         grid.append([])
         for generation in line:
-            key = generation.recipe.without_idle_guides().hash
+            key = generation.recipe.hash
             if key not in made:
                 made[key] = torch.cat([part.images for part in generation.images(seeds, batch)])
             grid[-1].append(made[key])
@@ -43,6 +43,8 @@ def sample_pictures(
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
     first, second = generation.guides
+    if first is None or second is None:
+        raise ValueError("a blend needs two guiding networks: give --gnet twice")
     if first.net.label_dim > 0 and second.net.label_dim == 0:
         raise ValueError(
             f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"

@@ -1,5 +1,6 @@
 """Random numbers that depend on an image's seed alone: not on batch, worker count or order."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +51,27 @@ class SeededStreams:
     def randint(self, high: int) -> list[int]:
         """One integer in [0, high) per image."""
         return [int(torch.randint(high, [], generator=g, device=self.device)) for g in self.generators]
+
+
+class Draws:
+    """Random numbers inside guidance, apart from noise, labels and churn: by an image's seed and a purpose.
+
+    Drawn on the CPU, so that they are the same for every device; a purpose never moves the numbers of another.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = tuple(seeds)
+        self._generators: dict[str, list[torch.Generator]] = {}
+
+    def integers(self, purpose: str, high: int) -> list[int]:
+        """The next integer in [0, high) of this purpose, per image."""
+        if purpose not in self._generators:
+            self._generators[purpose] = [torch.Generator().manual_seed(_seed_of(purpose, seed)) for seed in self.seeds]
+        return [int(torch.randint(high, [], generator=generator)) for generator in self._generators[purpose]]
+
+
+def _seed_of(purpose: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:4])
 
 
 def start(

@@ -14,15 +14,16 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from edm2_guidance.recipe.recipe import SamplerSpec, SigmaInterval, StepInterval
-from edm2_guidance.sampling.guidance import DenoiserAt, Guide, guided
+from edm2_guidance.recipe.parts import Schedule
+from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
+from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.toy.distribution import Mixture
-from edm2_guidance.toy.methods import trajectories
+from edm2_guidance.toy.methods import guided, trajectories
 from edm2_guidance.toy.scoring import Sampler
 
 WEIGHT = 6.0
 DEVIATION = 0.1
-SAMPLER = SamplerSpec(num_steps=128)  # from 80 to 0.002, as for images, but fine enough for smooth paths
+NUM_STEPS, SIGMA_MAX = 128, 80.0  # from 80 to 0.002, as for images, but fine enough for smooth paths
 #: The paper's settings: none, everywhere, without the high noise levels, without the low ones either.
 INTERVALS = {"unguided": None, "everywhere": (0.0, math.inf), "(0, 0.6]": (0.0, 0.6), "(0.1, 0.6]": (0.1, 0.6)}
 
@@ -48,23 +49,28 @@ def _mixture(weights: list[float], means: list[float]) -> Mixture:
     )
 
 
+def levels() -> list[float]:
+    """The noise levels that steps start from."""
+    return Schedule.parse("edm").levels(NUM_STEPS)
+
+
 def guided_steps(interval: tuple[float, float]) -> StepInterval | None:
     """The steps whose starting level lies in the interval (lo, hi]; ends near a level mean that level."""
-    return SigmaInterval(*interval).steps(SAMPLER.levels())[0]
+    return SigmaInterval(*interval).steps(levels())[0]
 
 
-def denoiser_at(name: str) -> DenoiserAt:
+def denoiser_at(name: str) -> DenoiseAt:
     """The denoiser of each step under one of INTERVALS."""
     main, interval = class_mixture().denoise, INTERVALS[name]
     if interval is None:
         return guided(main)
-    return guided(main, [Guide(all_mixture().denoise, WEIGHT, guided_steps(interval))])
+    return guided(main, (all_mixture().denoise, WEIGHT), guided_steps(interval))
 
 
 def paths(name: str, num: int, seed: int) -> Tensor:
     """From noise to samples under one of INTERVALS: float32 [steps + 1, num, 1]."""
     noise = torch.randn(num, 1, generator=Generator().manual_seed(seed))
-    return trajectories(denoiser_at(name), noise * SAMPLER.sigma_max, SAMPLER.sigma_max, SAMPLER.num_steps)
+    return trajectories(denoiser_at(name), noise * SIGMA_MAX, SIGMA_MAX, NUM_STEPS)
 
 
 def samplers() -> dict[str, Sampler]:

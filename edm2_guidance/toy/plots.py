@@ -17,10 +17,10 @@ from torch import Generator, Tensor
 
 from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.extras import matplotlib_figure, need
-from edm2_guidance.sampling.guidance import DenoiserAt, Guide, guided
+from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.toy import methods, one_dim
 from edm2_guidance.toy.distribution import fractal
-from edm2_guidance.toy.methods import Networks
+from edm2_guidance.toy.methods import Networks, guided
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.scoring import INSIDE
 
@@ -156,7 +156,7 @@ def draw_fig2(figure: Figure, main: ToyModel, guide: ToyModel, weight: float) ->
     axes = _row_of_axes(figure, 5)
     _close_up(axes[:3], main, guide)
     _paths(axes[3], "(d) Without guidance", guided(main.denoise))
-    _paths(axes[4], f"(e) With guidance, w = {weight:g}", guided(main.denoise, [Guide(guide.denoise, weight)]))
+    _paths(axes[4], f"(e) With guidance, w = {weight:g}", guided(main.denoise, (guide.denoise, weight)))
     for ax, letter in zip(axes, "abc", strict=False):
         ax.set_title(f"({letter}) {ax.get_title()}")
 
@@ -180,7 +180,7 @@ def draw_fig9(figure: Figure, nets: Networks) -> None:
 def draw_sheet(figure: Figure, main: ToyModel, guide: ToyModel, weight: float) -> None:
     """One main network and one guide in eight panels: samples above, the close-up of Fig. 2 below."""
     axes = figure.subplots(2, 4)
-    at = guided(main.denoise, [Guide(guide.denoise, weight)])
+    at = guided(main.denoise, (guide.denoise, weight))
     _samples(axes[0, 0], "Ground truth", _true_samples())
     _samples(axes[0, 1], "Without guidance", methods.sample(guided(main.denoise), NUM_SAMPLES, SEED))
     _samples(axes[0, 2], f"Guided, w = {weight:g}", methods.sample(at, NUM_SAMPLES, SEED))
@@ -193,7 +193,7 @@ def draw_sheet(figure: Figure, main: ToyModel, guide: ToyModel, weight: float) -
 def draw_gi1d(figure: Figure) -> None:
     """Figs. 1 and 2 of arXiv 2404.07724: paths in one dimension, and where they end, for four intervals."""
     axes = figure.subplots(1, 2 * len(one_dim.INTERVALS), sharey=True, width_ratios=[4, 1] * len(one_dim.INTERVALS))
-    levels = one_dim.SAMPLER.levels()
+    levels = one_dim.levels()
     for name, left, right in zip(one_dim.INTERVALS, axes[::2], axes[1::2], strict=True):
         _density_1d(left)
         paths = one_dim.paths(name, NUM_STARTS, SEED)[:-1, :, 0]  # the last level, 0, has no place on a log axis
@@ -293,7 +293,7 @@ def _gradients(ax: Axes, view: View, main: ToyModel, guide: ToyModel, sigma: flo
     ax.quiver(points[:, 0], points[:, 1], arrows[:, 0], arrows[:, 1], color=INK, width=0.004, angles="xy", zorder=3)
 
 
-def _paths(ax: Axes, title: str, at: DenoiserAt) -> None:
+def _paths(ax: Axes, title: str, at: DenoiseAt) -> None:
     """Where noisy points of level SIGMA_MID go; the dots are their ends."""
     _regions(ax, CLOSE)
     noisy = fractal("A").sample(NUM_STARTS, Generator().manual_seed(SEED), SIGMA_MID)
@@ -327,7 +327,7 @@ def _shade(ax: Axes, name: str) -> None:
     ax.axvspan(*ends, ymax=0.03, color=BLUE, linewidth=0, zorder=4)
     for end in ends:
         ax.axvline(end, color=BLUE, linewidth=0.8, zorder=4)
-    ax.set_title(f"w = {one_dim.WEIGHT:g} {name}: {steps.last - steps.first + 1} of {one_dim.SAMPLER.num_steps} steps")
+    ax.set_title(f"w = {one_dim.WEIGHT:g} {name}: {steps.last - steps.first + 1} of {one_dim.NUM_STEPS} steps")
 
 
 def _ends_1d(ax: Axes, ends: Tensor) -> None:

@@ -13,7 +13,8 @@ from dnnlib.errors import Refused
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.sinks import PNGFolder, seeds_of_batch
 from edm2_guidance.images.zips import RECIPE_NAME, json_bytes, read_object
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import FORMAT, Recipe
+from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.lease import Claim, in_line, in_turn, sweep
 from edm2_guidance.work.shards import differences, format_seeds, is_in_runs, join_workers, seed_runs
 
@@ -94,7 +95,7 @@ class RecipeFolder:
         device: what identifies the device that it computes on, if no other worker should. ValueError, with the
         differences, if images of another recipe stay; if another process is this worker, or computes on this device.
         """
-        self._content = {"format": 1, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
+        self._content = {"format": FORMAT, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
         found = self._stated()
         self._replaces = None if found is None else found.get("recipe_hash")
         if found is not None and self._replaces != recipe.hash and self._others(self._seeds):
@@ -147,7 +148,7 @@ class RecipeFolder:
         """Content of the recipe.json that is there; ValueError if it is not readable."""
         path = self.folder / RECIPE_NAME
         try:
-            return read_object(path)
+            return upgraded(read_object(path))
         except FileNotFoundError:
             return None
         except ValueError as error:

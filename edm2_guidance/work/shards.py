@@ -37,11 +37,12 @@ from dnnlib.urls import without_secrets
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.archive import open_zip
 from edm2_guidance.images.zips import json_bytes, read_json, read_object
+from edm2_guidance.recipe.recipe import FORMAT
+from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.lease import Claim, in_turn, is_gone, owner, read_claim
 
 Result = TypeVar("Result")
 
-_FORMAT = 1
 _ABSENT = object()
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
@@ -193,7 +194,7 @@ class ShardStore:
         self._places: list[Claim] = []
         self._making_since: float | None = None
         self._content: dict[str, Any] = {
-            "format": _FORMAT,
+            "format": FORMAT,
             **json.loads(json_bytes(content)),
             "num_images": len(plan.seeds),
             "seeds": format_seeds(plan.seeds),
@@ -203,8 +204,6 @@ class ShardStore:
         }
         self._identity = ("format", *identity, "seeds", "shard_size", "batch", *numerics)
         self._numerics = frozenset(numerics)
-        keys = json_bytes({key: self._content[key] for key in self._identity})
-        self._plan_id = hashlib.sha256(keys).hexdigest()
 
     def open(self, workers: Workers = ALONE, device: str | None = None) -> None:
         """Make the folder, or continue in it, as one of these workers, until `finish` ends.
@@ -238,6 +237,12 @@ class ShardStore:
     def check(self) -> None:
         """Refused, with the differences, if the folder belongs to another run. Nothing is made."""
         self._check_plan()
+
+    @property
+    def _plan_id(self) -> str:
+        """What shards of this run say that they belong to."""
+        keys = json_bytes({key: self._content[key] for key in self._identity})
+        return hashlib.sha256(keys).hexdigest()
 
     def shard_path(self, index: int) -> Path:
         """Where a finished shard lies."""
@@ -462,9 +467,11 @@ class ShardStore:
             return
         except ValueError as error:
             raise ValueError(f"{error}: move {self.folder} away to start over") from error
-        if any(found.get(key) != self._content[key] for key in self._identity):
-            refuse(self.folder, found, self._content)
-        self._content = {**self._content, "recipe": found.get("recipe", self._content["recipe"])}
+        now = upgraded(found)
+        if any(now.get(key) != self._content[key] for key in self._identity):
+            refuse(self.folder, now, self._content)
+        kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
+        self._content = {**self._content, **kept}  # by which finished shards say whose they are
 
     @contextmanager
     def _becoming(self, path: Path, rename: Callable[[Path, Path], None] = replace_synced) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from edm2_guidance.images.archive import open_zip, read_zip_member
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes, seeds_of_batch
 from edm2_guidance.images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
+from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.shards import (
     SHARD_JSON,
     ShardPlan,
@@ -41,7 +42,7 @@ class ShardFolder(ShardStore):
     twice. The final ZIP's bytes depend on plan, recipe, labels and pixels alone. It holds the images in plan
     order, then `dataset.json` and `recipe.json`:
 
-        {"format": 1, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
+        {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
          "batches": [[64, 781], [16, 1]],          (runs of [batch size, how many batches])
          "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
                                                     last bits may then differ from those of another run)
@@ -86,8 +87,8 @@ class ShardFolder(ShardStore):
         found = read_recipe(self.path)
         if found is None:
             raise ValueError(f"{self.path} exists and holds no {RECIPE_NAME}: give another name, or move it away")
-        wanted = self._recipe_json()
-        if any(found.get(key) != wanted[key] for key in ("format", "recipe_hash", "seeds")):
+        found, wanted = upgraded(found), upgraded(self._recipe_json())
+        if any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
             refuse(self.path, found, wanted)
         self.sweep()
         return True

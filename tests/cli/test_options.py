@@ -22,7 +22,7 @@ from edm2_guidance.cli.reproduce_options import goes_on
 from edm2_guidance.cli.run_options import run_options
 from edm2_guidance.cli.signals import stop_signals
 from edm2_guidance.papers.presets import POSTHOC, all_presets
-from edm2_guidance.recipe.recipe import SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +73,7 @@ def test_both_vocabularies_say_the_same(describe):
 def test_the_interval_papers_words_take_its_defaults(describe, line, weight, interval, note):
     recipe, code, err = describe(f"--cond_pkl=@a.pkl --uncond-pkl @b.pkl {line}")
     assert code == 0
-    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (weight, interval)
+    assert (recipe.guides[0].weight.w, recipe.guides[0].interval) == (weight, interval)
     assert note in err if note else not err
 
 
@@ -89,7 +89,7 @@ def test_the_interval_papers_words_take_its_defaults(describe, line, weight, int
 def test_other_words_guide_everywhere_and_need_a_weight(describe, words):
     recipe, code, err = describe(f"{words} --guidance=1.5")
     assert (code, err) == (0, "")
-    assert (recipe.guides[0].weight, recipe.guides[0].interval) == (1.5, None)
+    assert (recipe.guides[0].weight.w, recipe.guides[0].interval) == (1.5, None)
     for more in ("", "--guidance_interval=17,22", "--guidance-sigma=1,3"):
         recipe, code, err = describe(f"{words} {more}")
         assert (recipe, code) == (None, 2)
@@ -102,7 +102,7 @@ def test_several_guides_in_step(describe):
         "--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=1.5 --guidance=2.5 --guidance-sigma=0.1,5 "
         "--guidance-sigma=none"
     )
-    assert [guide.weight for guide in recipe.guides] == [1.5, 2.5]
+    assert [guide.weight.w for guide in recipe.guides] == [1.5, 2.5]
     assert recipe.guides[0].interval == SigmaInterval(0.1, 5)
     assert recipe.guides[1].interval is None
     assert [guide.net.name for guide in recipe.guides] == ["b", "c"]
@@ -111,11 +111,11 @@ def test_several_guides_in_step(describe):
 def test_presets_fill_in_and_options_override(describe):
     preset, *_ = describe("--preset=edm2-img512-xxl-interval-fid")
     assert preset.net.source == POSTHOC + "edm2-img512-xxl-0939524-0.015.pkl"
-    assert (preset.guides[0].weight, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
+    assert (preset.guides[0].weight.w, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
     changed, *_ = describe("--preset=edm2-img512-xxl-interval-fid --guidance=1.5 --guidance_interval=None --steps=64")
-    assert (changed.guides[0].weight, changed.guides[0].interval, changed.sampler.num_steps) == (1.5, None, 64)
+    assert (changed.guides[0].weight.w, changed.guides[0].interval, changed.num_steps) == (1.5, None, 64)
     other, *_ = describe("--preset=edm2-img512-s-guid-fid --gnet=@b.pkl")
-    assert (other.guides[0].weight, other.guides[0].net.name) == (1.4, "b")
+    assert (other.guides[0].weight.w, other.guides[0].net.name) == (1.4, "b")
     off, *_ = describe("--preset=edm2-img512-s-guid-fid --guidance=1 --class=0")
     assert off.guides[0].off
     assert off.labels == 0
@@ -136,7 +136,7 @@ def test_a_presets_interval_keeps_its_noise_levels_on_another_schedule(describe,
     assert isinstance(interval, SigmaInterval)
     assert (interval.lo, interval.hi) == pytest.approx((lo, hi), abs=1e-4)
     assert "steps 15-21 of 32 are taken as sigma in (0.283, 2.902]" in err
-    levels = recipe.sampler.levels()
+    levels = recipe.levels()
     steps = recipe.resolved()[0].guides[0].interval
     for step in range(steps.first, steps.last + 1):
         assert lo * 0.98 < levels[step] <= hi * 1.02
@@ -147,10 +147,12 @@ def test_every_option_reaches_the_recipe(describe):
         "--net=@a.pkl --steps=9 --sigma_min=0.01 --sigma_max=50 --rho=5 --S_churn=1 --S_min=2 --S_max=3 --S_noise=4 "
         "--dtype=float64 --noise-device=cuda --labels=balanced"
     )
-    assert recipe.sampler == SamplerSpec(9, 0.01, 50, 5, 1, 2, 3, 4, "float64")
+    assert (recipe.num_steps, recipe.dtype) == (9, "float64")
+    assert str(recipe.schedule) == "edm:sigma_min=0.01:sigma_max=50:rho=5"
+    assert str(recipe.sampler) == "heun:S_churn=1:S_min=2:S_max=3:S_noise=4"
     assert (recipe.noise_device, recipe.labels) == ("cuda", "balanced")
-    assert describe("--preset=mnist16")[0].sampler == SamplerSpec(16)
-    assert describe("--preset=mnist16 --steps=32")[0].sampler == SamplerSpec(32)
+    assert describe("--preset=mnist16")[0].num_steps == 16
+    assert describe("--preset=mnist16 --steps=32")[0].num_steps == 32
 
 
 def test_the_published_presets_are_those_of_the_papers():

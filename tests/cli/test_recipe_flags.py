@@ -8,18 +8,24 @@ from dnnlib.places import EMBEDDED
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.commands import calculate_metrics, generate_images
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import Sampler, Schedule, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"pretrained/mnist16-{name}.pkl") for name in ("cond", "uncond", "weak"))
 
 RECIPES = [
     Recipe(MAIN, noise_device="device"),
-    Recipe(MAIN, (GuideSpec(UNCOND, 1.5, StepInterval(4, 7)),), SamplerSpec(16), noise_device="cpu"),
-    Recipe(MAIN, (GuideSpec(UNCOND, 0.1 + 0.2, SigmaInterval(0.28, float("inf"))),), labels=0, noise_device="device"),
+    Recipe(MAIN, (Guide(UNCOND, constant(1.5), StepInterval(4, 7)),), 16, noise_device="cpu"),
+    Recipe(
+        MAIN, (Guide(UNCOND, constant(0.1 + 0.2), SigmaInterval(0.28, float("inf"))),), labels=0, noise_device="device"
+    ),
     Recipe(
         MAIN,
-        (GuideSpec(UNCOND, 1.125), GuideSpec(WEAK, 1.375, StepInterval(0, 3))),
-        SamplerSpec(7, 0.01, 70, 5, 4, 0.05, 50, 1.003, "float64"),
+        (Guide(UNCOND, constant(1.125)), Guide(WEAK, constant(1.375), StepInterval(0, 3))),
+        7,
+        Sampler.parse("heun:S_churn=4:S_min=0.05:S_max=50:S_noise=1.003"),
+        Schedule.parse("edm:sigma_min=0.01:sigma_max=70:rho=5"),
+        dtype="float64",
         labels="balanced",
         noise_device="device",
     ),

@@ -6,12 +6,14 @@ import pytest
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
-from edm2_guidance.cli.search_options import missing_files, recipe_at, stages_from, start_of, valid, varied
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, StepInterval
+from edm2_guidance.cli.search_options import missing_files, stages_from, start_of, varied
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.search import recipe_at, valid
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
-ONE = Recipe(MAIN, (GuideSpec(UNCOND, 1.5),), SamplerSpec(16))
-TWO = Recipe(MAIN, (GuideSpec(UNCOND, 1.5), GuideSpec(WEAK, 1.25)), SamplerSpec(16))
+ONE = Recipe(MAIN, (Guide(UNCOND, constant(1.5)),), 16)
+TWO = Recipe(MAIN, (Guide(UNCOND, constant(1.5)), Guide(WEAK, constant(1.25))), 16)
 GRIDS = {"weights": [1.0, 1.5, 2.0], "emas": [0.05, 0.1], "alphas": [0.0, 0.5, 1.0]}
 
 
@@ -68,8 +70,8 @@ def test_a_search_starts_from_the_recipe_and_an_open_interval():
 
 
 def test_what_was_not_asked_for_stays():
-    inside = Recipe(MAIN, (GuideSpec(UNCOND, 1.5, StepInterval(5, 11)),), SamplerSpec(16))
-    assert recipe_at(inside, {"weight": 2.0}).guides == (GuideSpec(UNCOND, 2.0, StepInterval(5, 11)),)
+    inside = Recipe(MAIN, (Guide(UNCOND, constant(1.5), StepInterval(5, 11)),), 16)
+    assert recipe_at(inside, {"weight": 2.0}).guides == (Guide(UNCOND, constant(2.0), StepInterval(5, 11)),)
 
 
 def test_interval_points():
@@ -83,8 +85,8 @@ def test_interval_points():
 def test_blend_is_eq_6():
     """w_u = (1 - alpha)(w - 1) + 1 and w_c = alpha (w - 1) + 1."""
     made = recipe_at(TWO, {"weight": 3.0, "alpha": 0.25})
-    assert [guide.weight for guide in made.guides] == [2.5, 1.5]
-    assert [guide.weight for guide in recipe_at(TWO, {"weight": 3.0, "alpha": 0.0}).guides] == [3.0, 1.0]
+    assert [guide.weight.w for guide in made.guides] == [2.5, 1.5]
+    assert [guide.weight.w for guide in recipe_at(TWO, {"weight": 3.0, "alpha": 0.0}).guides] == [3.0, 1.0]
 
 
 def test_ema_lengths_name_the_files(tmp_path):
@@ -92,7 +94,7 @@ def test_ema_lengths_name_the_files(tmp_path):
     assert made.net.source == "nets/main-0000163-0.100.pkl"
     assert made.guides[0].net.source == "nets/uncond-0000163-0.025.pkl"
     (tmp_path / "main-0000163-0.050.pkl").touch()
-    here = Recipe(NetworkRef(f"{tmp_path}/main-0000163-0.050.pkl"), (), SamplerSpec(16))
+    here = Recipe(NetworkRef(f"{tmp_path}/main-0000163-0.050.pkl"), (), 16)
     assert missing_files(here, stages("ema", here)) == [f"{tmp_path}/main-0000163-0.100.pkl"]
     with pytest.raises(ValueError, match="no EMA length in the name"):
         start_of(Recipe(NetworkRef("plain.pkl")), stages("ema", Recipe(MAIN)))

@@ -19,8 +19,10 @@ from edm2_guidance.images.archive import Archive, check_member_name, is_image_na
 from edm2_guidance.images.members import clean_name, is_junk
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe
 from edm2_guidance.metrics import ledger
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.work.shards import format_seeds
+from tests.functions import levels
 
 
 def said(function: Callable[[], object]) -> str | None:
@@ -64,7 +66,7 @@ def test_any_text_is_seeds_or_refused(text: str) -> None:
 
 STEPS = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(sorted)
 LEVELS = st.builds(
-    lambda steps, low, ratio, rho: SamplerSpec(steps, low, low * ratio, rho).levels(),
+    lambda steps, low, ratio, rho: levels(steps, sigma_min=low, sigma_max=low * ratio, rho=rho),
     st.integers(1, 64), st.floats(1e-3, 1), st.floats(2, 1e5), st.floats(3, 9),
 )  # fmt: skip
 
@@ -121,8 +123,8 @@ def test_recipes_say_which_steps_are_guided(ends: tuple[float, float], steps: in
     lo, hi = sorted(ends)
     if lo == hi:
         return
-    guide = GuideSpec(NetworkRef("guide.pkl", "cd" * 32), weight, SigmaInterval(lo, hi))
-    recipe = Recipe(NetworkRef("main.pkl", "ab" * 32), (guide,), SamplerSpec(num_steps=steps))
+    guide = Guide(NetworkRef("guide.pkl", "cd" * 32), constant(weight), SigmaInterval(lo, hi))
+    recipe = Recipe(NetworkRef("main.pkl", "ab" * 32), (guide,), steps)
     stated = recipe.to_json()["guides"][0]["steps"]
     assert stated == [] or 0 <= stated[0] <= stated[1] < steps
     assert recipe.hash == recipe.resolved()[0].hash

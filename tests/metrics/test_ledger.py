@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,7 +103,7 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         ("{not json}", "line 2, is not valid JSON"),
         ("[1, 2]", "line 2, is not a result"),
         ('{"schema": 1}', "line 2, is not a result"),
-        (json.dumps(record(schema=99)), "line 2, has schema 99, this version reads 1"),
+        (json.dumps(record(schema=99)), "line 2, has schema 99, this version reads 2"),
         (json.dumps(record(value="x")), "line 2, has \"x\" for 'value', not a finite number"),
         (json.dumps(record(value=True)), "line 2, has true for 'value'"),
         (json.dumps(record()).replace("1.98766", "1e999"), "line 2, is not valid JSON: the number 1e999"),
@@ -132,7 +134,7 @@ def test_foreign_lines_are_named(line: str, message: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (json.dumps(record(schema=2)).encode(), "line 1, has schema 2.*newer version of this program wrote it"),
+        (json.dumps(record(schema=3)).encode(), "line 1, has schema 3.*newer version of this program wrote it"),
         (
             json.dumps(record()).encode("utf-16"),
             "line 1, is UTF-16 text, as PowerShell's > writes it: save it as UTF-8",
@@ -201,14 +203,12 @@ def test_table_is_aligned() -> None:
 
 
 def test_table_describes_the_method_or_takes_the_users_words() -> None:
-    recipe = {
-        "net": {"source": "edm2-img512-s.pkl"},
-        "guides": [
-            {"net": {"source": "xs-uncond.pkl"}, "weight": 1.4, "steps": [17, 22]},
-            {"net": {"source": "weak"}, "weight": 2.0, "steps": None},
-            {"net": {"source": "off"}, "weight": 3, "steps": []},
-        ],
-    }
+    guides = (
+        Guide(NetworkRef("xs-uncond.pkl"), constant(1.4), StepInterval(17, 22)),
+        Guide(NetworkRef("weak"), constant(2)),
+        Guide(NetworkRef("off"), constant(3), never=True),
+    )
+    recipe = Recipe(NetworkRef("edm2-img512-s.pkl"), guides).to_json()
     words = "edm2-img512-s + xs-uncond w=1.4 steps 17-22 + weak w=2 + off w=3 never"
     assert ledger.describe_recipe(recipe) == words
     assert ledger.describe_recipe(None) == "-"

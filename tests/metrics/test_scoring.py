@@ -27,7 +27,8 @@ from edm2_guidance.metrics.provenance import (
 from edm2_guidance.metrics.reference import open_statistics, save_statistics
 from edm2_guidance.metrics.scoring import open_reference, score
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from training.encoders import StandardRGBEncoder
 
 MNIST = {"network": "DigitClassifier", "weights_sha256": "aa", "resize": "none", "dtype": "float32", "published": True}
@@ -119,11 +120,11 @@ def test_reference_of_few_images_is_flagged(tmp_path: Path) -> None:
 def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[..., Path]) -> None:
     recipe = Recipe(
         net=NetworkRef("a.pkl", "1" * 64),
-        guides=(GuideSpec(NetworkRef("b.pkl", "2" * 64), 1.5),),
+        guides=(Guide(NetworkRef("b.pkl", "2" * 64), constant(1.5)),),
         labels="balanced",
         encoder=StandardRGBEncoder().identity(),
     )
-    stored = {"format": 1, "recipe": recipe.to_json(), "recipe_hash": recipe.hash, "seeds": "0-19"}
+    stored = {"format": 2, "recipe": recipe.to_json(), "recipe_hash": recipe.hash, "seeds": "0-19"}
     path = make_digit_zip(20, extra={"recipe.json": json.dumps(stored).encode()})
     images = open_stored(path, ["fd_mnist"], num=10, seed=3, batch=4)
     reference = open_reference(reference_file, ["fd_mnist"])
@@ -140,7 +141,7 @@ def test_record_says_everything(reference_file: Path, make_digit_zip: Callable[.
     assert made["reference"]["detector"] == made["detector"] == MNIST
     expected = {"path": str(path), "num_images": 10, "total": 20, "subset_seed": 3, "size": [16, 16], "seeds": "0-19"}
     assert expected.items() <= made["images"].items()
-    assert made["schema"] == 1
+    assert made["schema"] == 2
     assert made["note"] == "a test"
     assert {"software", "hardware", "time", "run", "flags"} <= made.keys()
 

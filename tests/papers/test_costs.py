@@ -21,8 +21,8 @@ from edm2_guidance.papers.costs import (
 from edm2_guidance.papers.plan import plan_lines, size, total_lines
 from edm2_guidance.papers.tables import all_rows, find, select
 from edm2_guidance.papers.train_presets import find_train_preset
-from edm2_guidance.sampling.guidance import Counted, Guide, guided
-from edm2_guidance.sampling.heun import heun
+from edm2_guidance.sampling.guidance.guided import Counted, guided
+from tests.functions import network, steps_of
 from training.flops import file_cost
 from training.network_io import load_network
 from training.networks_edm2 import Precond
@@ -72,10 +72,9 @@ def test_guided_evaluations_of_intervals():
 @pytest.mark.parametrize("name", ["mnist16-blend", "mnist16-interval", "edm2-img512-xxl-interval-fid"])
 def test_evaluations_are_those_of_the_sampler(name):
     it = row(name)
-    counted = [Counted(lambda x, sigma: x * 0.5) for _ in it.files]
-    guides = [Guide(net, weight, it.interval) for net, weight in zip(counted[1:], it.weights, strict=True)]
-    sigmas = torch.tensor([*it.sampler.levels(), 0.0])
-    for _ in heun(guided(counted[0], guides), torch.ones(1, 1, 1, 1), sigmas):
+    counted = [Counted(network(lambda x, sigma: x * 0.5)) for _ in it.files]
+    guides = zip(it.recipe().guides, counted[1:], strict=True)
+    for _ in steps_of(guided(counted[0], list(guides)), torch.ones(1, 1, 1, 1), it.levels()):
         pass
     assert tuple(net.evaluations for net in counted) == evaluations(it)
 

@@ -5,15 +5,16 @@ from PIL import Image
 
 from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, weight_panel
 from edm2_guidance.papers.plots import Panel, draw
-from edm2_guidance.recipe.recipe import SamplerSpec
+from edm2_guidance.recipe.parts import Schedule
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 
-SAMPLER = {"num_steps": 16, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_max": "inf"}
+RECIPE = Recipe(NetworkRef("main"), num_steps=16).to_json()
 
 
 def line(name, value, num=1000, seeds="0-999", **point):
     return {
         "images": {"seeds": seeds},
-        "metric": "fd_mnist", "value": value, "num_images": num, "recipe": {"sampler": SAMPLER},
+        "metric": "fd_mnist", "value": value, "num_images": num, "recipe": RECIPE,
         "search": {"name": name, "point": point},
     }  # fmt: skip
 
@@ -35,7 +36,7 @@ def test_blocks_that_all_points_have_are_one_place_of_a_curve():
 
 
 def test_interval_ends_in_noise_levels_and_in_the_cheap_order():
-    levels = SamplerSpec(16).levels()
+    levels = Schedule.parse("edm").levels(16)
     records = [
         *(line("i", abs(first - 5) + 1, weight=1.5, first=first, last=15) for first in (0, 4, 5, 8)),
         *(line("i", abs(last - 11) / 10 + 0.5, weight=1.5, first=5, last=last) for last in (11, 13)),

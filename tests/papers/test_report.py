@@ -13,7 +13,8 @@ import pytest
 from edm2_guidance.papers.listing import as_csv
 from edm2_guidance.papers.report import RESIZES, collect, compare_shipped, differences, report
 from edm2_guidance.papers.tables import all_rows, find
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, SamplerSpec
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef
 
 AUTOG = "edm2-img512-s-autog-fid"
 ROOT = Path(__file__).parents[2]
@@ -136,10 +137,10 @@ def changed(**changes):
         ({"detector__resize": "pil"}, "images resized by pil, not tf1-bilinear-299"),
         ({"recipe__labels": "balanced"}, "labels balanced, not random"),
         ({"recipe__labels": 0}, "labels 0, not random"),
-        ({"recipe__sampler__num_steps": 16}, "steps 16, not 32"),
-        ({"recipe__sampler__rho": 5.0}, "rho 5.0, not 7"),
-        ({"recipe__sampler__S_churn": 40.0}, "S_churn 40.0, not 0"),
-        ({"recipe__guides__0__weight": 2.0}, "guide edm2-img512-xs-0134217-0.125 w=2, not "
+        ({"recipe__num_steps": 16}, "steps 16, not 32"),
+        ({"recipe__schedule": "edm:rho=5"}, "schedule edm:rho=5"),
+        ({"recipe__sampler": "heun:S_churn=40"}, "sampler heun:S_churn=40"),
+        ({"recipe__guides__0__weight": "constant:w=2"}, "guide edm2-img512-xs-0134217-0.125 w=2, not "
                                              "edm2-img512-xs-0134217-0.125 w=2.1"),
         ({"recipe__guides__0__steps": [3, 9]}, "guide edm2-img512-xs-0134217-0.125 w=2.1 on steps 3-9, not "
                                                "edm2-img512-xs-0134217-0.125 w=2.1"),
@@ -168,16 +169,16 @@ def test_a_changed_protocol_is_no_reproduction(changes, said):
 
 
 def test_what_does_not_matter_is_the_same_protocol():
-    assert differences(row(AUTOG), changed(recipe__sampler__dtype="float64")) == []  # the interval paper's
+    assert differences(row(AUTOG), changed(recipe__dtype="float64")) == []  # the interval paper's
     assert differences(row(AUTOG), changed(recipe__guides__0__steps=[0, 31])) == []  # every step
-    assert differences(row(AUTOG), changed(recipe__sampler__S_noise=1.003)) == []  # without churn
+    assert differences(row(AUTOG), changed(recipe__sampler="heun:S_noise=1.003")) == []  # without churn
     plain = "edm2-img512-s-fid"
-    idle = (GuideSpec(NetworkRef("other.pkl"), 1.0), GuideSpec(NetworkRef("another.pkl"), 2.0, never=True))
+    idle = (Guide(NetworkRef("other.pkl"), constant(1.0)), Guide(NetworkRef("another.pkl"), constant(2.0), never=True))
     assert differences(row(plain), record(plain, 2.5, guides=idle)) == []
 
 
 def test_other_settings_are_nobodys_unless_the_line_says_whose():
-    other = record(AUTOG, 1.4, tagged=False, sampler=SamplerSpec(num_steps=16))
+    other = record(AUTOG, 1.4, tagged=False, num_steps=16)
     assert collect(list(all_rows()), [other]) == []
     other["row"] = {"name": AUTOG, "block": 0}
     assert only(collect(list(all_rows()), [other])).differs == ("steps 16, not 32",)

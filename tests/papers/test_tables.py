@@ -97,7 +97,7 @@ def test_printed_intervals_are_the_steps():
     assert len(printed) == 8
     for row in printed:
         lo, hi = map(float, row.sigmas.strip("(]").split(","))
-        steps, _ = SigmaInterval(lo, hi).steps(row.sampler.levels())
+        steps, _ = SigmaInterval(lo, hi).steps(row.levels())
         assert steps == row.interval
 
 
@@ -231,12 +231,12 @@ def test_recipes_say_what_the_row_says():
     recipe = row.recipe()
     assert recipe.net.source == POSTHOC + "edm2-img512-xxl-0939524-0.015.pkl"
     (guide,) = recipe.guides
-    assert (guide.net.source, guide.weight, guide.interval) == (
+    assert (guide.net.source, guide.weight.w, guide.interval) == (
         POSTHOC + "edm2-img512-xs-uncond-2147483-0.015.pkl", 2.0, StepInterval(17, 22)
     )  # fmt: skip
     blend = find("mnist16-blend")[0].recipe()
     assert [g.net.name for g in blend.guides] == ["mnist16-uncond", "mnist16-weak"]
-    assert blend.sampler.num_steps == 16
+    assert blend.num_steps == 16
     with pytest.raises(ValueError, match="real images"):
         find("mnist16-floor")[0].recipe()
     with pytest.raises(ValueError, match="DiT is another code base"):

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import Sampler, Schedule, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 
 MAIN = NetworkRef("/somewhere/main.pkl", "a" * 64)
 GUIDE = NetworkRef("https://host/guide.pkl", "b" * 64)
-RECIPE = Recipe(MAIN, (GuideSpec(GUIDE, 1.5, StepInterval(17, 22)),))
+RECIPE = Recipe(MAIN, (Guide(GUIDE, constant(1.5), StepInterval(17, 22)),))
 
 
 def test_names_and_places_of_files_do_not_matter_but_their_content_does():
@@ -33,11 +34,11 @@ def test_neither_hash_nor_text_holds_secrets_of_a_url():
     "other",
     [
         replace(RECIPE, guides=()),
-        replace(RECIPE, guides=(GuideSpec(GUIDE, 1.6, StepInterval(17, 22)),)),
-        replace(RECIPE, guides=(GuideSpec(GUIDE, 1.5, StepInterval(17, 21)),)),
-        replace(RECIPE, guides=(GuideSpec(GUIDE, 1.5),)),
-        replace(RECIPE, sampler=SamplerSpec(dtype="float64")),
-        replace(RECIPE, sampler=SamplerSpec(S_churn=1)),
+        replace(RECIPE, guides=(Guide(GUIDE, constant(1.6), StepInterval(17, 22)),)),
+        replace(RECIPE, guides=(Guide(GUIDE, constant(1.5), StepInterval(17, 21)),)),
+        replace(RECIPE, guides=(Guide(GUIDE, constant(1.5)),)),
+        replace(RECIPE, dtype="float64"),
+        replace(RECIPE, sampler=Sampler.parse("heun:S_churn=1")),
         replace(RECIPE, labels="balanced"),
         replace(RECIPE, labels=0),
         replace(RECIPE, labels=0, seed_rule="figure"),
@@ -49,7 +50,7 @@ def test_whatever_changes_the_images_changes_the_hash(other):
 
 
 def test_noise_levels_and_steps_that_mean_the_same_are_the_same_recipe():
-    by_level = replace(RECIPE, guides=(GuideSpec(GUIDE, 1.5, SigmaInterval(0.19, 1.61)),))
+    by_level = replace(RECIPE, guides=(Guide(GUIDE, constant(1.5), SigmaInterval(0.19, 1.61)),))
     assert by_level.hash == RECIPE.hash
     resolved, notes = by_level.resolved()
     assert resolved.guides[0].interval == StepInterval(17, 22)
@@ -58,17 +59,17 @@ def test_noise_levels_and_steps_that_mean_the_same_are_the_same_recipe():
 
 
 def test_whole_numbers_and_floats_are_the_same_recipe():
-    whole = replace(RECIPE, guides=(GuideSpec(GUIDE, 2),), sampler=SamplerSpec(sigma_max=80))
-    assert whole.hash == replace(RECIPE, guides=(GuideSpec(GUIDE, 2.0),)).hash
+    whole = replace(RECIPE, guides=(Guide(GUIDE, constant(2)),), schedule=Schedule.parse("edm:sigma_max=80"))
+    assert whole.hash == replace(RECIPE, guides=(Guide(GUIDE, constant(2.0)),)).hash
 
 
 def test_an_interval_without_steps_is_off_and_says_so():
-    empty = replace(RECIPE, guides=(GuideSpec(GUIDE, 1.5, SigmaInterval(1.2, 1.5)),))
+    empty = replace(RECIPE, guides=(Guide(GUIDE, constant(1.5), SigmaInterval(1.2, 1.5)),))
     resolved, notes = empty.resolved()
     assert resolved.guides[0].off
     assert "off" in notes[-1]
     assert resolved.to_json()["guides"][0]["steps"] == []
-    assert resolved.without_idle_guides().guides == ()
+    assert resolved.effective().guides == ()
 
 
 def test_json_is_strict_and_holds_no_paths():
@@ -77,23 +78,24 @@ def test_json_is_strict_and_holds_no_paths():
     data = json.loads(text)
     assert data["net"] == {"source": "main", "sha256": "a" * 64}
     assert data["guides"][0]["steps"] == [17, 22]
-    assert data["sampler"]["S_max"] == "inf"
+    assert data["guides"][0]["weight"] == "constant:w=1.5"
+    assert (data["sampler"], data["schedule"], data["format"]) == ("heun", "edm", 2)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: StepInterval(5, 2), "FIRST <= LAST"),
-        (lambda: Recipe(MAIN, (GuideSpec(GUIDE, math.nan),)), "finite"),
-        (lambda: Recipe(MAIN, (GuideSpec(GUIDE, 2, StepInterval(17, 22)),), SamplerSpec(16)), "16 steps"),
-        (lambda: SamplerSpec(num_steps=0), "at least 1"),
-        (lambda: SamplerSpec(rho=1e-3), "falling"),
-        (lambda: SamplerSpec(sigma_min=1, sigma_max=1), "falling"),
+        (lambda: Recipe(MAIN, (Guide(GUIDE, constant(math.nan)),)), "w=nan"),
+        (lambda: Recipe(MAIN, (Guide(GUIDE, constant(2), StepInterval(17, 22)),), 16), "16 steps"),
+        (lambda: Recipe(MAIN, num_steps=0), "at least 1"),
+        (lambda: Recipe(MAIN, schedule=Schedule.parse("edm:rho=1e-3")), "falling"),
+        (lambda: Recipe(MAIN, schedule=Schedule.parse("edm:sigma_min=1:sigma_max=1")), "falling"),
         (lambda: Recipe(MAIN, labels="foo"), "labels 'foo'"),
         (lambda: Recipe(MAIN, labels=-1), "labels"),
-        (lambda: SamplerSpec(sigma_min=2, sigma_max=1), "min <= max"),
-        (lambda: SamplerSpec(rho=math.inf), "rho"),
-        (lambda: SamplerSpec(S_min=3, S_max=1), "S_min <= S_max"),
+        (lambda: Schedule.parse("edm:sigma_min=2:sigma_max=1"), "min <= max"),
+        (lambda: Schedule.parse("edm:rho=inf"), "rho"),
+        (lambda: Sampler.parse("heun:S_min=3:S_max=1"), "S_min <= S_max"),
         (lambda: Recipe(MAIN, seed_rule="figure"), "--class"),
     ],
 )
@@ -103,7 +105,7 @@ def test_impossible_recipes(make, message):
 
 
 def test_levels_fall_from_sigma_max_to_sigma_min():
-    levels = SamplerSpec(5, 0.01, 10, 3).levels()
+    levels = Schedule.parse("edm:sigma_min=0.01:sigma_max=10:rho=3").levels(5)
     assert levels[0] == pytest.approx(10)
     assert levels[-1] == pytest.approx(0.01)
     cubes = [level ** (1 / 3) for level in levels]

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from dnnlib.workers import Workers
-from edm2_guidance.cli.search_options import recipe_at
 from edm2_guidance.metrics import ledger
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.papers.tables import Row, find
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.reproduction.rows import Runner, Settings
 from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat
 from edm2_guidance.sampling.generation import GeneratedImages
@@ -151,7 +152,7 @@ def test_all_is_checked_before_the_first_image(runner, row, sampled):
 
 def sweep_of(networks, **changes):
     net, guide = (NetworkRef(str(networks / f"{name}-0000001-0.050.pkl")) for name in ("main", "guide"))
-    recipe = Recipe(net, (GuideSpec(guide, 1.5),), SamplerSpec(2))
+    recipe = Recipe(net, (Guide(guide, constant(1.5)),), 2)
     (floor,) = find("mnist16-floor")
     return Sweep("tiny", recipe, recipe_at, "fd_mnist", floor.reference, **{"num": 4, **changes})
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import Sampler, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
-from edm2_guidance.sampling.heun import Churn, heun
-from edm2_guidance.sampling.schedule import edm_sigmas
 from tests.digits_network import save_digits_network
+from tests.functions import levels, steps_of
 from training.encoders import StabilityVAEEncoder
 from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
@@ -21,11 +21,11 @@ from training.networks_edm2 import Precond
 
 @pytest.fixture
 def recipe(tiny_networks):
-    return Recipe(NetworkRef(str(tiny_networks["cond"])), sampler=SamplerSpec(6), noise_device="device")
+    return Recipe(NetworkRef(str(tiny_networks["cond"])), num_steps=6, noise_device="device")
 
 
 def guide(tiny_networks, name="uncond", weight=2.0, interval=None):
-    return GuideSpec(NetworkRef(str(tiny_networks[name])), weight, interval)
+    return Guide(NetworkRef(str(tiny_networks[name])), constant(weight), interval)
 
 
 def collect(generation, seeds, batch):
@@ -117,7 +117,7 @@ def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
     """As in EDM2: no label is drawn, so the guide runs without one. A class that is asked for is the guide's."""
     main, weak = (load_network(tiny_networks[name]).net for name in ("uncond", "weak"))
     base = Recipe(
-        NetworkRef(str(tiny_networks["uncond"])), (guide(tiny_networks, "weak"),), SamplerSpec(3, S_churn=2),
+        NetworkRef(str(tiny_networks["uncond"])), (guide(tiny_networks, "weak"),), 3, Sampler.parse("heun:S_churn=2"),
         noise_device="cpu",
     )  # fmt: skip
     found = []
@@ -136,7 +136,13 @@ def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
         def denoise(x, sigma, onehot=onehot):
             return 2 * main(x, sigma) - weak(x, sigma, onehot)
 
-        *_, last = heun(lambda step, f=denoise: f, noise, edm_sigmas(3), Churn(2), streams.randn_like)
+        *_, last = steps_of(
+            lambda step, f=denoise: lambda x, sigma: f(x, x.new_tensor(sigma)),
+            noise,
+            levels(3),
+            "heun:S_churn=2",
+            streams.randn_like,
+        )
         assert (made - last.x).abs().max() < 0.01
         assert all((made - other).abs().max() > 0.1 for other in found)
         found.append(made)
@@ -182,10 +188,10 @@ def test_classes_by_the_names_in_the_network(recipe, tmp_path):
 
 
 def test_unconditional_networks_give_no_labels(tiny_networks):
-    generation = open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), sampler=SamplerSpec(2)), "cpu")
+    generation = open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), num_steps=2), "cpu")
     (batch,) = generation.images([1, 2], 8)
     assert batch.labels is None
-    balanced = Recipe(NetworkRef(str(tiny_networks["uncond"])), sampler=SamplerSpec(2), labels="balanced")
+    balanced = Recipe(NetworkRef(str(tiny_networks["uncond"])), num_steps=2, labels="balanced")
     assert open_recipe(balanced, "cpu").recipe == generation.recipe, (
         "without classes there is no label rule to differ in"
     )
@@ -234,7 +240,7 @@ def test_latent_networks_sample_through_the_vae_that_the_recipe_names(vae_folder
     torch.manual_seed(3)
     net = Precond(8, 4, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
     save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
-    recipe = Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(3))
+    recipe = Recipe(NetworkRef(str(tmp_path / "latent.pkl")), num_steps=3)
     made = []
     for folder in vae_folders:
         monkeypatch.setenv("EDM2_VAE", str(folder))
@@ -257,7 +263,7 @@ def test_the_decoders_batch_is_set(vae_folders, tmp_path, monkeypatch):
     net = Precond(8, 4, 0, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
     save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
     monkeypatch.setenv("EDM2_VAE", str(vae_folders[0]))
-    generation = open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(2)), "cpu")
+    generation = open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), num_steps=2), "cpu")
     sizes = []
     decoder = generation.main.encoder._vae.decoder
     decoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
@@ -344,7 +350,7 @@ def latent_generation(vae_folders, tmp_path, monkeypatch):
     net = Precond(8, 4, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
     save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
     monkeypatch.setenv("EDM2_VAE", str(vae_folders[0]))
-    return open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), sampler=SamplerSpec(2)), "cpu", offline=True)
+    return open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), num_steps=2), "cpu", offline=True)
 
 
 def test_a_decoder_that_memory_does_not_hold_samples_nothing_twice(latent_generation):

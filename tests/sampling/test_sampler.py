@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands.generate_images import main
-from edm2_guidance.recipe.recipe import GuideSpec, NetworkRef, Recipe, SamplerSpec, SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import Sampler, Schedule, StepInfo, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, sample
-from edm2_guidance.sampling.guidance import Counted, Guide, guided
-from edm2_guidance.sampling.heun import Churn, heun
-from edm2_guidance.sampling.schedule import edm_sigmas
+from edm2_guidance.sampling.guidance.guided import Counted, guided
+from tests.functions import denoise_at, levels, steps_of
+from tests.functions import network as function
 from training.encoders import StandardRGBEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond
@@ -27,6 +28,7 @@ DATA = Path(__file__).parents[1] / "data"
 SAMPLER = np.load(DATA / "sampler.npz")
 SEEDS = np.load(DATA / "seeds.npz")
 CASES = json.loads(str(SAMPLER["cases"]))
+STEP = StepInfo(0, 1, 1.0, 1.0, 0.0)
 
 
 def network(name):
@@ -49,13 +51,22 @@ def recipe_of(case, files):
     """A golden case as the recipe that the command line would make of it."""
     names = ("num_steps", "sigma_min", "sigma_max", "rho", "S_churn", "S_min", "S_max", "S_noise")
     double = "float64" in case.get("dtype", "") or "float64" in case.get("sampler", "")
-    sampler = SamplerSpec(**{k: case[k] for k in names if k in case}, dtype="float64" if double else "float32")
+    given = {k: case[k] for k in names if k in case}
+    schedule, churn = ({k: given[k] for k in given if k in kinds} for kinds in (names[1:4], names[4:]))
     guides = ()
     if case["gnet"] is not None:
         interval = case.get("index_interval")
         ref = NetworkRef(str(files / f"{case['gnet']}.pkl"))
-        guides = (GuideSpec(ref, case["guidance"], None if interval is None else StepInterval(*interval)),)
-    return Recipe(NetworkRef(str(files / "cond.pkl")), guides, sampler, noise_device="cpu")
+        guides = (Guide(ref, constant(case["guidance"]), None if interval is None else StepInterval(*interval)),)
+    return Recipe(
+        NetworkRef(str(files / "cond.pkl")),
+        guides,
+        num_steps=given.get("num_steps", 32),
+        schedule=Schedule.parse("edm").with_fields(schedule),
+        sampler=Sampler.parse("heun").with_fields(churn),
+        dtype="float64" if double else "float32",
+        noise_device="cpu",
+    )
 
 
 def run_case(case, seeds, files):
@@ -67,9 +78,7 @@ def run_case(case, seeds, files):
 def test_golden_samples(name, files):
     expected = torch.from_numpy(SAMPLER[name]).double()
     result = run_case(CASES[name], [int(s) for s in SAMPLER["seeds"]][: len(expected)], files)
-    assert result.dtype == (
-        torch.float64 if recipe_of(CASES[name], files).sampler.dtype == "float64" else torch.float32
-    )
+    assert result.dtype == (torch.float64 if recipe_of(CASES[name], files).dtype == "float64" else torch.float32)
     result = result.double()
     assert float((result - expected).norm() / expected.norm()) < 1e-5
 
@@ -79,7 +88,7 @@ def test_golden_precision_tells_float64_from_float32(files):
     """In float32 the double-precision samples are met too, but not as closely: the option does something."""
     case, seeds = CASES["cfg_const_fp64"], [int(s) for s in SAMPLER["seeds"]][:4]
     double = run_case(case, seeds, files)
-    single, _ = sample(open_recipe(replace(recipe_of(case, files), sampler=SamplerSpec(10)), "cpu"), seeds)
+    single, _ = sample(open_recipe(replace(recipe_of(case, files), num_steps=10), "cpu"), seeds)
     assert 0 < float((double - single).abs().max()) < 1e-3
 
 
@@ -158,13 +167,13 @@ def test_an_image_depends_on_its_seed_alone(files):
 
 
 def test_schedule_matches_published_values():
-    sigmas = edm_sigmas().tolist()
+    sigmas = [*levels(), 0.0]
     assert len(sigmas) == 33
     assert sigmas[-1] == 0
     assert sigmas[0] == pytest.approx(80, rel=1e-12)
     for index, value in {13: 4.9991, 15: 2.9015, 17: 1.6086, 20: 0.5977, 22: 0.2830, 23: 0.1886, 31: 0.002}.items():
         assert sigmas[index] == pytest.approx(value, abs=5e-5)
-    assert edm_sigmas(1).tolist() == pytest.approx([80, 0])
+    assert levels(1) == pytest.approx([80])
 
 
 @pytest.mark.parametrize(
@@ -180,13 +189,13 @@ def test_schedule_matches_published_values():
     ],
 )
 def test_published_intervals_are_snapped(lo, hi, first, last, snapped):
-    steps, notes = SigmaInterval(lo, hi).steps(SamplerSpec().levels())
+    steps, notes = SigmaInterval(lo, hi).steps(levels())
     assert steps == StepInterval(first, last)
     assert len(notes) == snapped
 
 
 def test_an_interval_between_two_levels_guides_nowhere():
-    steps, _ = SigmaInterval(1.2, 1.55).steps(SamplerSpec().levels())
+    steps, _ = SigmaInterval(1.2, 1.55).steps(levels())
     assert steps is None
 
 
@@ -197,22 +206,23 @@ def test_impossible_intervals(lo, hi):
 
 
 def test_a_guide_that_is_off_costs_nothing_and_counts_are_exact():
-    main, off, inside = (Counted(lambda x, sigma: 0.5 * x) for _ in range(3))
-    guides = [Guide(off, 1.0), Guide(inside, 2.0, StepInterval(17, 22))]
-    *_, last = heun(guided(main, guides), torch.randn(3, 1, 2, 2), edm_sigmas())
+    main, off, inside = (Counted(function(lambda x, sigma: 0.5 * x)) for _ in range(3))
+    net = NetworkRef("guide")
+    guides = [(Guide(net, constant(1.0)), off), (Guide(net, constant(2.0), StepInterval(17, 22)), inside)]
+    *_, last = steps_of(guided(main, guides), torch.randn(3, 1, 2, 2), levels())
     assert (main.evaluations, off.evaluations, inside.evaluations) == (63 * 3, 0, 12 * 3)
-    assert last.index == 31
+    assert last.info.index == 31
 
 
 def test_several_guides_follow_equation_6():
-    x, sigma = torch.randn(2, 3), torch.tensor(1.0)
+    x = torch.randn(2, 3)
     d_m, d_u, d_c = torch.randn(3, 2, 3).unbind()
     for w, alpha in [(2.0, 0.0), (2.0, 1.0), (3.0, 0.25)]:
         w_u, w_c = (1 - alpha) * (w - 1) + 1, alpha * (w - 1) + 1
-        guides = [Guide(lambda x, s: d_u, w_u), Guide(lambda x, s: d_c, w_c)]
-        blend = guided(lambda x, s: d_m, guides)(0)(x, sigma)
+        guides = [(lambda x, s: d_u, w_u), (lambda x, s: d_c, w_c)]
+        blend = denoise_at(lambda x, s: d_m, *guides)(STEP)(x, 1.0)
         assert torch.allclose(blend, d_m + (w_u - 1) * (d_m - d_u) + (w_c - 1) * (d_m - d_c))
-    cfg = guided(lambda x, s: d_m, [Guide(lambda x, s: d_u, 1.7)])(0)(x, sigma)
+    cfg = denoise_at(lambda x, s: d_m, (lambda x, s: d_u, 1.7))(STEP)(x, 1.0)
     assert torch.allclose(cfg, d_u + 1.7 * (d_m - d_u), atol=1e-6)
 
 
@@ -234,7 +244,7 @@ def mixture_denoiser(x, sigma):
 
 
 def solve(noise, num_steps, **kwargs):
-    *_, last = heun(guided(mixture_denoiser), noise, edm_sigmas(num_steps, sigma_min=0.002, sigma_max=80), **kwargs)
+    *_, last = steps_of(denoise_at(mixture_denoiser), noise, levels(num_steps), **kwargs)
     return last.x
 
 
@@ -249,20 +259,20 @@ def test_second_order_on_an_exact_denoiser():
 def test_one_gaussian_is_solved_exactly_in_the_limit():
     """For data N(0, s^2) the flow scales noise by s / sqrt(s^2 + sigma_max^2) * sigma_max, known in closed form."""
     s, noise = 0.7, torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    *_, last = heun(guided(lambda x, sigma: x * s**2 / (s**2 + sigma**2)), noise, edm_sigmas(2000))
+    *_, last = steps_of(denoise_at(lambda x, sigma: x * s**2 / (s**2 + sigma**2)), noise, levels(2000))
     exact = noise * 80 * s / math.sqrt(s**2 + 80**2)
     assert float((last.x - exact).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("churn", [None, Churn(40, 0.01, 60, 1.0)])
-def test_end_distribution_of_an_exact_denoiser(churn):
+@pytest.mark.parametrize("sampler", ["heun", "heun:S_churn=40:S_min=0.01:S_max=60"])
+def test_end_distribution_of_an_exact_denoiser(sampler):
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(20000, 2, dtype=torch.float64, generator=generator)
 
     def randn_like(x):
         return torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
-    x = solve(noise, 64, churn=churn, randn_like=randn_like)
+    x = solve(noise, 64, sampler=sampler, randn_like=randn_like)
     nearest = torch.cdist(x, MEANS).argmin(dim=1)
     shares = torch.bincount(nearest, minlength=3) / len(x)
     assert torch.allclose(shares.double(), WEIGHTS, atol=0.015)  # 4 standard errors
@@ -274,7 +284,7 @@ def test_end_distribution_of_an_exact_denoiser(churn):
 
 def test_trajectory_is_yielded_and_starts_at_sigma_max():
     noise = torch.randn(4, 2, dtype=torch.float64)
-    steps = list(heun(guided(mixture_denoiser), noise, edm_sigmas(8)))
-    assert [step.index for step in steps] == list(range(8))
-    assert steps[-1].sigma == 0
+    steps = list(steps_of(denoise_at(mixture_denoiser), noise, levels(8)))
+    assert [step.info.index for step in steps] == list(range(8))
+    assert steps[-1].info.sigma_next == 0
     assert torch.allclose(steps[0].denoised, mixture_denoiser(noise * 80, torch.tensor(80.0)))

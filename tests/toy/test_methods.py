@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from edm2_guidance.sampling.guidance import guided
 from edm2_guidance.toy import methods
 from edm2_guidance.toy.distribution import fractal
-from edm2_guidance.toy.methods import Networks, compared, sample, trajectories, truncated
+from edm2_guidance.toy.methods import Networks, compared, guided, sample, trajectories, truncated
 from edm2_guidance.toy.network import ToyModel
 
 

@@ -44,7 +44,7 @@ def test_the_low_noise_levels_make_no_difference(ends):
 
 
 def test_intervals_are_decided_by_the_level_that_a_step_starts_from():
-    levels = one_dim.SAMPLER.levels()
+    levels = one_dim.levels()
     assert guided_steps((0.0, float("inf"))) == StepInterval(0, 127)
     steps = guided_steps((0.1, 0.6))
     inside = [level for index, level in enumerate(levels) if index in steps]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from edm2_guidance.recipe.recipe import SamplerSpec
 from edm2_guidance.toy import one_dim, plots
 from edm2_guidance.toy.network import ToyModel
 
@@ -19,7 +18,7 @@ def nets(monkeypatch):
     monkeypatch.setattr(plots, "_PIXELS", 24)
     monkeypatch.setattr(plots, "DPI", 20)
     plots._shape.cache_clear()
-    monkeypatch.setattr(one_dim, "SAMPLER", SamplerSpec(num_steps=16))
+    monkeypatch.setattr(one_dim, "NUM_STEPS", 16)
     models = {role: ToyModel(hidden_dim=8).requires_grad_(False) for role in ("net", "gnet", "uncond_net")}
     for model in models.values():
         model.gain.fill_(0.05)

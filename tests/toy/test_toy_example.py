@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.commands import toy_example
-from edm2_guidance.recipe.recipe import SamplerSpec
 from edm2_guidance.toy import methods
 from edm2_guidance.toy.distribution import fractal
 from edm2_guidance.toy.methods import Networks
@@ -80,7 +79,7 @@ def test_a_plot_has_a_name_of_its_own(run, tmp_path, monkeypatch):
 
 
 def test_scores_are_printed_and_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("edm2_guidance.toy.one_dim.SAMPLER", SamplerSpec(num_steps=8))
+    monkeypatch.setattr("edm2_guidance.toy.one_dim.NUM_STEPS", 8)
     done = run("score", "--example=1d", "--seeds=0-1", "--num=100", "--save=scores.json")
     assert done.exit_code == 0, done.output
     assert "| everywhere |" in done.output

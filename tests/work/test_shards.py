@@ -159,7 +159,7 @@ def test_the_zip_holds_images_labels_and_recipe(tmp_path: Path, undisturbed: byt
         expected = {"labels": [[name, seed % 7] for name, seed in zip(names, SEEDS, strict=True)]}
         assert json.loads(file.read("dataset.json")) == expected
         assert json.loads(file.read("recipe.json")) == {
-            "format": 1,
+            "format": 2,
             "recipe": RECIPE,
             "recipe_hash": "c0ffee",
             "num_images": 10,

@@ -1,0 +1,61 @@
+"""Options made of specs: their help, ranges and defaults stand in the specs alone. No torch here."""
+
+import dataclasses
+import math
+from typing import Any
+
+import click
+
+from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.spec import About, Spec, listing, number_text
+
+
+class Kind(click.ParamType):
+    """A spec of an axis, in its text form; `list` prints what there is, and ends."""
+
+    name = "spec"
+
+    def __init__(self, axis: str) -> None:
+        self.axis = axis
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Spec:
+        if isinstance(value, Spec):
+            return value
+        if value == "list" and ctx is not None:
+            click.echo(listing(self.axis))
+            ctx.exit()
+        try:
+            return catalog.find(self.axis, str(value).split(":")[0]).parse(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; give KIND or KIND:FIELD=VALUE, --{self.axis}=list shows which", param, ctx)
+
+
+def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Any:
+    """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40."""
+    shown = default is not None
+    return click.option(
+        f"--{axis}", metavar="KIND", type=Kind(axis), default=default, show_default=shown, multiple=multiple,
+        help=f"{help}; list = which there are",
+    )  # fmt: skip
+
+
+def field_names(axis: str, kind: str) -> list[str]:
+    """The fields of a kind."""
+    return [each.name for each in dataclasses.fields(catalog.find(axis, kind))]
+
+
+def field_options(axis: str, kind: str) -> list[Any]:
+    """An option for every field of a kind, all of them numbers: --rho=7."""
+    return [_field_option(each) for each in dataclasses.fields(catalog.find(axis, kind))]
+
+
+def _field_option(each: Any) -> Any:
+    about: About = each.metadata["about"]
+    low = max(about.low, about.above)
+    numbers: Any = click.FLOAT
+    if low > -math.inf:
+        numbers = click.FloatRange(min=low, min_open=about.above == low)
+    return click.option(
+        f"--{each.name}", each.name, metavar="FLOAT", type=numbers, default=each.default,
+        show_default=number_text(each.default), help=about.help,
+    )  # fmt: skip

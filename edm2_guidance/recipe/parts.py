@@ -1,0 +1,202 @@
+"""The parts of a recipe: what every schedule, sampler, weight, reference and rule promises. No torch when imported.
+
+Each kind is one file in `sampling/` and one line in the catalogue. A reference says what D is moved away from, a weight
+how far, a rule how; a sampler writes one step, and the engine (`sampling/engine.py`) loops.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from edm2_guidance.recipe.spec import Spec, number_text, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# D(x; sigma) [N,C,H,W] of the guided denoiser inside one step, given x [N,C,H,W] and sigma > 0.
+Denoise = Callable[["Tensor", float], "Tensor"]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What is known of a sampling step before anything is evaluated.
+
+    Attributes:
+        index: 0 = the noisiest.
+        num_steps: Of all.
+        level: The noise level of the schedule that the step starts from. It alone decides what is on, once per step,
+            for predictor and corrector alike (arXiv 2404.07724, App. A).
+        sigma: The level that the step really starts from: above `level` under churn.
+        sigma_next: The level that it ends at; 0 for the last.
+    """
+
+    index: int
+    num_steps: int
+    level: float
+    sigma: float
+    sigma_next: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that was made: x [N,C,H,W] at `info.sigma_next`, and D at its start, from `start`."""
+
+    info: StepInfo
+    start: "Tensor"
+    denoised: "Tensor"
+    x: "Tensor"
+
+
+class Schedule(Spec):
+    """The noise levels that steps start from, falling from sigma_max to sigma_min; the last step leads to 0."""
+
+    axis: ClassVar[str] = "schedule"
+
+    @abstractmethod
+    def levels(self, num_steps: int) -> list[float]:
+        """`num_steps` noise levels, falling, all above 0."""
+
+
+class Sampler(Spec):
+    """One step at a time from noise to data.
+
+    Attributes:
+        memory: How many past steps it looks at.
+    """
+
+    axis: ClassVar[str] = "sampler"
+    memory: ClassVar[int] = 0
+
+    @abstractmethod
+    def evaluations(self, levels: Sequence[float]) -> list[int]:
+        """How often each step that starts from these levels evaluates D."""
+
+    def plan(self, info: StepInfo) -> StepInfo:
+        """The step as it is really made: `sigma` raised, if noise is added first."""
+        return info
+
+    @abstractmethod
+    def step(
+        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
+        past: Sequence[Step],
+    ) -> Step:  # fmt: skip
+        """Make one planned step from x at `info.level`. past: the last `memory` steps, oldest first."""
+
+
+def planned(sampler: Sampler, levels: Sequence[float]) -> list[StepInfo]:
+    """The steps that start from these falling levels, as the sampler makes them; the last one leads to 0."""
+    ends = [*levels[1:], 0.0]
+    steps = enumerate(zip(levels, ends, strict=True))
+    return [sampler.plan(StepInfo(index, len(levels), level, level, end)) for index, (level, end) in steps]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W]."""
+
+    x: "Tensor"
+    main: "Tensor"
+    push: "Tensor"
+
+
+@dataclass(frozen=True)
+class Weight(Spec):
+    """How far D moves away from a reference: by (w - 1) times the push, so 1 is off."""
+
+    axis: ClassVar[str] = "weight"
+
+    w: float = option(1.0, "Guidance weight; 1 = off")
+
+    @property
+    def short(self) -> str:
+        """The weight in few characters: "w=1.5", and after what schedule, if it does not stay."""
+        return f"w={number_text(self.w)}" + ("" if self.kind == "constant" else f" {self.kind}")
+
+    def check(self) -> None:
+        if not math.isfinite(self.w):
+            raise ValueError(f"guidance weight {self.w:g}: must be a finite number (1 = off)")
+
+    def off(self, step: StepInfo) -> bool:
+        """Whether nothing is moved at this step. The reference is then not evaluated."""
+        return self.w == 1
+
+    @abstractmethod
+    def at(self, step: StepInfo, seen: Seen) -> "float | Tensor":
+        """The weight at a step: a number, or a tensor that broadcasts over [N,C,H,W]."""
+
+
+class Call(Protocol):
+    """One evaluation of the guided denoiser, as rules and references see it."""
+
+    x: "Tensor"  # [N,C,H,W]
+    sigma: float
+    step: StepInfo
+    labels: "list[int] | None"  # the class of each image; None without classes
+    num_classes: int
+
+    def main(self) -> "Tensor":
+        """D of the main network here; evaluated once, however often it is asked for."""
+
+    def guide(self, labels: "list[int] | None") -> "Tensor":
+        """D of the network that the guide at work names (the main one if it names none), here, for these classes."""
+
+    def draw(self, purpose: str, high: int) -> list[int]:
+        """An integer in [0, high) per image, by its seed and the purpose: no batch and no other draw changes it."""
+
+
+class Reference(Spec):
+    """What D is moved away from: a network, asked in some way.
+
+    Attributes:
+        of_main: Whether the main network itself may be asked.
+    """
+
+    axis: ClassVar[str] = "reference"
+    of_main: ClassVar[bool] = False
+
+    def evaluations(self) -> int:
+        """How often a call evaluates its network."""
+        return 1
+
+    @abstractmethod
+    def denoise(self, call: Call) -> "Tensor":
+        """D of the reference [N,C,H,W]."""
+
+
+class Acting(Protocol):
+    """A guide that is on at a step."""
+
+    @property
+    def weight(self) -> Weight: ...
+
+    def push(self) -> "Tensor":
+        """D of the main network minus D of the reference [N,C,H,W]."""
+
+
+class Rule(Spec):
+    """How main and references make D.
+
+    D = D_m + sum_i (w_i - 1) * shape(D_m - D_i), unless a kind overrides `denoise`.
+    """
+
+    axis: ClassVar[str] = "rule"
+
+    def shape(self, push: "Tensor", call: Call) -> "Tensor":
+        """What is made of a push before it is weighed."""
+        return push
+
+    def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
+        """The guided D [N,C,H,W]; guides: those that are on, one at least."""
+        main = result = call.main()
+        for guide in guides:
+            push = guide.push()
+            weight = guide.weight.at(call.step, Seen(call.x, main, push))
+            result = result + (weight - 1) * self.shape(push, call)
+        return result
+
+
+def constant(w: float) -> Weight:
+    """The same weight at all steps."""
+    return Weight.parse("constant").with_fields({"w": w})

@@ -1,0 +1,60 @@
+"""A point of a search as a recipe. No torch here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+
+
+def valid(point: Mapping[str, float]) -> bool:
+    """Whether the interval's ends do not cross."""
+    return "last" not in point or "first" not in point or point["first"] <= point["last"]
+
+
+def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
+    """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in."""
+    net, guides = recipe.net, list(recipe.guides)
+    if "alpha" in point:
+        beyond = point["weight"] - 1
+        shares = (1 - point["alpha"], point["alpha"])
+        guides = [_weighted(guide, share * beyond + 1) for guide, share in zip(recipe.guides, shares, strict=True)]
+    elif "weight" in point:
+        guides = [_weighted(guide, point["weight"]) for guide in guides]
+    if "first" in point or "last" in point:
+        last_step = recipe.num_steps - 1
+        first, last = int(point.get("first", 0)), int(point.get("last", last_step))
+        everywhere = (first, last) == (0, last_step)
+        guides = [replace(guide, interval=None if everywhere else StepInterval(first, last)) for guide in guides]
+    if "ema" in point:
+        net = with_ema(net, point["ema"])
+    if "guide_ema" in point:
+        guides = [
+            guide if guide.net is None else replace(guide, net=with_ema(guide.net, point["guide_ema"]))
+            for guide in guides
+        ]
+    return replace(recipe, net=net, guides=tuple(guides))
+
+
+def _weighted(guide: Guide, w: float) -> Guide:
+    return replace(guide, weight=guide.weight.with_fields({"w": w}))
+
+
+_EMA = re.compile(r"-(\d\.\d{3})(?=\.(?:pkl|safetensors)$)")
+
+
+def ema_of(net: NetworkRef) -> float:
+    """The EMA length in the file's name. ValueError if there is none."""
+    match = _EMA.search(net.source)
+    if match is None:
+        raise ValueError(
+            f"{net.source}: no EMA length in the name. Such a search takes files like NAME-0000163-0.050.pkl, "
+            "one per length, side by side (reconstruct_phema.py makes them)"
+        )
+    return float(match[1])
+
+
+def with_ema(net: NetworkRef, ema: float) -> NetworkRef:
+    """The file beside this one with another EMA length."""
+    ema_of(net)
+    return NetworkRef(_EMA.sub(f"-{ema:.3f}", net.source))

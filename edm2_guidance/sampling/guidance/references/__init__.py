@@ -1,0 +1,1 @@
+"""Guidance references, one per file."""

@@ -1,0 +1,1 @@
+"""Guidance weights, one per file."""

@@ -1,0 +1,1 @@
+"""Samplers, one per file: a step from one noise level to the next."""

@@ -1,0 +1,36 @@
+"""Heun's second-order sampler, with optional churn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edm2_guidance.recipe.parts import Denoise, Step, StepInfo
+from edm2_guidance.sampling.samplers.churn import Churned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Heun(Churned):
+    """Heun's method on the probability-flow ODE: 2 N - 1 evaluations for N steps, with optional churn."""
+
+    kind: ClassVar[str] = "heun"
+    source: ClassVar[str] = "arXiv 2206.00364, Algorithm 2"
+
+    def evaluations(self, levels: Sequence[float]) -> list[int]:
+        return [2] * (len(levels) - 1) + [1]
+
+    def step(
+        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
+        past: Sequence[Step],
+    ) -> Step:  # fmt: skip
+        x = self.churned(x, info, randn_like)
+        sigma, sigma_next = info.sigma, info.sigma_next
+        denoised = denoise(x, sigma)
+        slope = (x - denoised) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        return Step(info, x, denoised, x_next)

@@ -1,0 +1,30 @@
+"""Samplers and guidance over plain functions of x and sigma, for tests."""
+
+import torch
+
+from edm2_guidance.recipe.parts import Sampler, Schedule, constant, planned
+from edm2_guidance.recipe.recipe import Guide, NetworkRef
+from edm2_guidance.sampling.engine import trajectory
+from edm2_guidance.sampling.guidance.guided import guided
+
+
+def levels(num_steps=32, **fields):
+    """The EDM schedule's."""
+    return Schedule.parse("edm").with_fields(fields).levels(num_steps)
+
+
+def network(denoiser):
+    """A function of x and sigma as a network that knows no labels."""
+    return lambda x, sigma, labels: denoiser(x, sigma)
+
+
+def denoise_at(main, *guides, **more):
+    """The guided denoiser of every step; guides: (function, weight[, interval])."""
+    specs = [(Guide(NetworkRef("guide"), constant(w), *interval), network(f)) for f, w, *interval in guides]
+    return guided(network(main), specs, **more)
+
+
+def steps_of(at, noise, starts, sampler="heun", randn_like=torch.randn_like):
+    """Every step from noise to data; starts: levels that steps start from."""
+    solver = Sampler.parse(sampler)
+    return trajectory(solver, planned(solver, starts), at, noise, randn_like)
