@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from edm2_guidance.models.base import Model
 from edm2_guidance.recipe.recipe import StepInterval
 
 # x [N,C,H,W] and sigma [] -> D(x; sigma) [N,C,H,W]; labels are bound already.
@@ -18,9 +19,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 DenoiserAt = Callable[[int], Denoiser]
 
 
-def bind(net: Callable[..., Tensor], labels: Tensor | None) -> Denoiser:
-    """A network as a Denoiser: labels [N, label_dim] one-hot, or None; the result in the precision of x."""
-    return lambda x, sigma: net(x, sigma, labels).to(x.dtype)
+def bind(model: Model, y: Tensor | None) -> Denoiser:
+    """A model as a Denoiser, under the conditions y that it made of the labels."""
+    return lambda x, sigma: model.predict(x, sigma, y).denoised
 
 
 @dataclass(frozen=True)

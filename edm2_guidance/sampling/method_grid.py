@@ -43,7 +43,7 @@ def sample_pictures(
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
     first, second = generation.guides
-    if first.net.label_dim > 0 and second.net.label_dim == 0:
+    if first.num_classes > 0 and second.num_classes == 0:
         raise ValueError(
             f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
         )
