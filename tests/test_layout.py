@@ -75,6 +75,16 @@ def test_imports_run_one_way(package):
     assert not bad
 
 
+def test_models_alone_ask_encoders_for_their_class():
+    """`dataset_tool.py encode` makes one of its own."""
+    asking = {
+        path.relative_to(ROOT / HOUSE).as_posix()
+        for path in (ROOT / HOUSE).rglob("*.py")
+        if any(reaches(name, "training.encoders") for name in imports(path))
+    }
+    assert {path for path in asking if not path.startswith("models/")} == {"commands/dataset_tool.py"}
+
+
 def test_every_package_is_in_the_plan():
     found = {p.parent.name for p in [*ROOT.glob("*/__init__.py"), *(ROOT / HOUSE).glob("*/__init__.py")]}
     assert found == set(ALLOWED) | {HOUSE, "tests", "benchmarks"} & found

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -9,13 +10,11 @@ import torch
 
 from edm2_guidance.models.base import Model
 
-#: Kind -> "module:function" that opens such a network, imported on use; the arguments are those of `open_model`.
-FAMILIES: Mapping[str, str] = MappingProxyType({"edm2": "edm2_guidance.models.edm2:open_edm2"})
-
-
-def family_of(source: str) -> str:
-    """The kind, of those in FAMILIES, of the network that a command line names so."""
-    return "edm2"
+#: Form of a source -> "module:function" that opens such a network, with the arguments of `open_model`; imported on use.
+#: The first form that fits counts.
+FAMILIES: Mapping[str, str] = MappingProxyType({
+    r".*": "edm2_guidance.models.edm2:open_edm2",
+})  # fmt: skip
 
 
 def open_model(
@@ -31,7 +30,8 @@ def open_model(
     OSError if it cannot be had or read.
     """
     name = os.fspath(source)
-    module, function = FAMILIES[family_of(name)].split(":")
+    where = next(where for form, where in FAMILIES.items() if re.fullmatch(form, name, re.DOTALL))
+    module, function = where.split(":")
     opener = getattr(importlib.import_module(module), function)
     model: Model = opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
     return model

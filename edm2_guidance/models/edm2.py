@@ -61,6 +61,10 @@ class Edm2Model(Model):
         denoised: Tensor = self.net(x, sigma, y)
         return Prediction(denoised.to(x.dtype))
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 [N,3,image_size,image_size], to what is denoised: float32 [N,C,H,W]; latents are drawn."""
+        return self.encoder.encode(pixels)
+
     def decode(self, latents: Tensor) -> Tensor:
         if isinstance(self.encoder, StabilityVAEEncoder):
             self.encoder.batch_size = max(1, len(latents))

@@ -86,8 +86,9 @@ class NetworkRef:
 
     @property
     def name(self) -> str:
-        """File name without folder and suffix; of a URL without what follows `?`."""
+        """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
+        source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
         return source.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
