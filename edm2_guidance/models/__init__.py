@@ -13,6 +13,7 @@ from edm2_guidance.models.base import Model
 #: Form of a source -> "module:function" that opens such a network, with the arguments of `open_model`; imported on use.
 #: The first form that fits counts.
 FAMILIES: Mapping[str, str] = MappingProxyType({
+    r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python",
     r".*": "edm2_guidance.models.edm2:open_edm2",
 })  # fmt: skip
 
