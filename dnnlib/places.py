@@ -27,6 +27,19 @@ def find_file(name: str | os.PathLike[str]) -> Path:
     return next((file for file in found if file.is_file()), path)
 
 
+def python_function(source: str) -> tuple[Path, str] | None:
+    """File and function of a network of the user's own, FILE.py:function; None for what does not look like one.
+
+    The file is the one of that path and no other, since its code will run. ValueError if no function is named.
+    """
+    found = re.fullmatch(r"(.+\.py)(?::(.*))?", source)
+    if found is None or "://" in source:
+        return None
+    if not (found[2] or "").isidentifier():
+        raise ValueError(f"{source}: name the function of it that makes the network, such as {found[1]}:make")
+    return Path(os.path.expanduser(found[1])), found[2]
+
+
 def short_name(path: str | os.PathLike[str]) -> str:
     """The name of a file relative to the project's folder or the current one, if `find_file` finds that file by it.
 

@@ -489,7 +489,7 @@ def test_other_commands_refuse_too(arguments: list[str], words: str) -> None:
 def test_weights_are_checked_before_any_network_opens(
     weights: str, words: str, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.network_io.fetch", None)
+    monkeypatch.setattr("training.network_io.network_file", None)
     monkeypatch.setattr("edm2_guidance.metrics.reference.fetch", None)
     common = [f"--weights={weights}", "--metrics=fd_mnist"]
     assert words in refused("gen", f"--net={network}", f"--ref={REFERENCE}", *common)

@@ -25,14 +25,15 @@ ALLOWED = {
     "images": {"recipe", "torch_utils", "dnnlib"},
     "training": {"images", "recipe", "torch_utils", "dnnlib"},
     "work": {"images", "recipe", "dnnlib"},
-    "sampling": {"training", "images", "recipe", "torch_utils", "dnnlib"},
+    "models": {"training", "images", "recipe", "torch_utils", "dnnlib"},
+    "sampling": {"models", "images", "recipe", "torch_utils", "dnnlib"},
     "metrics": {"training", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "recipe", "torch_utils", "dnnlib"},
     "papers": {"recipe", "dnnlib"},
     "reproduction": {"papers", "sampling", "metrics", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "cli": {"papers", "recipe", "dnnlib"},
     "commands": {
-        "cli", "papers", "reproduction", "toy", "sampling", "metrics", "work", "training", "images", "recipe",
+        "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
         "torch_utils", "dnnlib",
     },
     "pretrained": {"cli", "metrics", "training", "images", "dnnlib"},
@@ -72,6 +73,16 @@ def test_imports_run_one_way(package):
             if any(reaches(name, target) for target in FORBIDDEN.get(package, ())):
                 bad.append(f"{path.name} imports {name}")
     assert not bad
+
+
+def test_models_alone_ask_encoders_for_their_class():
+    """`dataset_tool.py encode` makes one of its own."""
+    asking = {
+        path.relative_to(ROOT / HOUSE).as_posix()
+        for path in (ROOT / HOUSE).rglob("*.py")
+        if any(reaches(name, "training.encoders") for name in imports(path))
+    }
+    assert {path for path in asking if not path.startswith("models/")} == {"commands/dataset_tool.py"}
 
 
 def test_every_package_is_in_the_plan():

@@ -12,6 +12,7 @@ import numpy as np
 
 from dnnlib.download import fetch
 from dnnlib.errors import odd_files_are_value_errors
+from dnnlib.places import python_function
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
@@ -27,6 +28,13 @@ from training.network_records import (
     network_parts,
 )
 from training.network_safetensors import inspect_safetensors, is_safetensors
+
+
+def network_file(source: str | os.PathLike[str], *, offline: bool = False) -> Path:
+    """`fetch` of a network file; ValueError for FILE.py:function, a network that lies in no file."""
+    if python_function(os.fspath(source)) is not None:
+        raise ValueError(f"{source}: only network files can be read here; such a network can be sampled and scored")
+    return fetch(source, offline=offline)
 
 
 def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) -> dict[str, Any]:
@@ -45,7 +53,7 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
 
     Raises OSError if the file cannot be had, UnsafePickleError for an empty one.
     """
-    path = fetch(source, offline=offline)
+    path = network_file(source, offline=offline)
     report: dict[str, Any] = {
         "file": without_secrets(os.fspath(source)),
         "bytes": path.stat().st_size,

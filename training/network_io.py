@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from dnnlib.atomic import atomic_path
-from dnnlib.download import fetch
 from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.regular import sha256_of
 from dnnlib.util import EasyDict
@@ -32,7 +31,7 @@ from torch_utils import persistence, pickle_writer, safe_pickle
 from torch_utils.finite import first_not_finite
 from torch_utils.safe_pickle import DamagedPickleError, OtherFormatError, UnsafePickleError
 from training.encoders import Encoder, StandardRGBEncoder
-from training.network_inspect import inspect_network
+from training.network_inspect import inspect_network, network_file
 from training.network_records import (
     NETWORK_CLASSES,
     build_encoder,
@@ -94,7 +93,7 @@ def load_network(
     Raises ValueError (of which UnsafePickleError is one), naming what is refused and what to do, for a file that is
     damaged or that our classes do not reproduce exactly; OSError if it cannot be had or read.
     """
-    path = fetch(source, offline=offline)
+    path = network_file(source, offline=offline)
     digest = sha256_of(path)
     read = _from_safetensors if is_safetensors(path) else _from_trusted_pickle if trust_pickle else _from_pickle
     try:

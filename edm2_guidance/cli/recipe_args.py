@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import find_file
+from dnnlib.places import find_file, python_function
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import with_index
 from edm2_guidance.cli.command import bad_input
@@ -110,7 +110,10 @@ def _labels(params: dict[str, Any]) -> Any:
 
 
 def _existing(source: str) -> str:
-    if "://" not in source and not find_file(source).is_file():
+    own = python_function(source)
+    if own is not None and not own[0].is_file():
+        raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the network")
+    if own is None and "://" not in source and not find_file(source).is_file():
         raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
     return source
 

@@ -20,7 +20,9 @@ def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
         "--preset", metavar="NAME", multiple=True, help="Networks, guidance and steps of a paper's row"
     )
     options = [
-        click.option("--net", "--cond_pkl", metavar="PATH|URL", help="Main network"),
+        click.option(
+            "--net", "--cond_pkl", metavar="PATH|URL", help="Main network, or FILE.py:FUNCTION that makes one"
+        ),
         click.option(
             "--gnet", "--uncond_pkl", metavar="PATH|URL", multiple=True, help="Guiding network; one per guide"
         ),

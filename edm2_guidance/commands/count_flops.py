@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import find_file
+from dnnlib.places import find_file, python_function
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.papers.presets import all_presets
@@ -36,7 +36,7 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     with bad_input():
         from training.flops import file_cost, network_cost
 
-        if is_url(source) or find_file(source).exists() or Path(source).suffix in (".pkl", ".safetensors"):
+        if is_file(source):
             cost = file_cost(source, offline=offline)
         else:
             cost = network_cost(arguments_of(source))
@@ -49,6 +49,12 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     click.echo(f"Gflops      {cost.gflops:.4g}")
     for kind, count in sorted(cost.by_kind.items(), key=lambda item: -item[1]):
         click.echo(f"  {count / cost.multiply_adds:7.2%} {kind}")
+
+
+def is_file(source: str) -> bool:
+    """Whether it is meant as a network file rather than a size, be it there or not."""
+    named = Path(source).suffix in (".pkl", ".safetensors") or python_function(source) is not None
+    return named or is_url(source) or find_file(source).exists()
 
 
 def arguments_of(size: str) -> dict[str, Any]:

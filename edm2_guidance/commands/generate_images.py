@@ -203,7 +203,7 @@ def draw_figures(params: dict[str, Any], pictures: list[Picture]) -> None:
         pictures = [pictures[number] for number in workers.own(len(pictures))]  # each is a file of its own
         folder = FigureFolder(params["results_dir"], params["overwrite"])
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        num_classes = open_(base).main.net.label_dim
+        num_classes = open_(base).main.num_classes
         check_classes(num_classes, quiet=not workers.speaks)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
         contents = [

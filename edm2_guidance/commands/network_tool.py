@@ -92,10 +92,10 @@ def fetch(sources: tuple[str, ...], encoders: bool, offline: bool) -> None:
     for name in wanted:
         click.echo(download.fetch(name, offline=offline))
     if encoders:
-        from training.network_io import load_network
+        from edm2_guidance.models import open_model
 
         for name in wanted:
-            load_network(name, offline=offline).encoder.init("cpu", offline=offline)
+            open_model(name, offline=offline).load_decoder(offline=offline)
 
 
 def _files_of(source: str) -> list[str]:

@@ -93,9 +93,10 @@ class NetworkRef:
 
     @property
     def name(self) -> str:
-        """File name without folder and suffix; of a URL without what follows `?`."""
+        """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
-        return re.sub(r"\.(pkl|safetensors)$", "", source.replace("\\", "/").rsplit("/", 1)[-1])
+        source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
+        return re.sub(r"\.(pkl|safetensors|py)$", "", source.replace("\\", "/").rsplit("/", 1)[-1])
 
 
 def _network() -> Reference:

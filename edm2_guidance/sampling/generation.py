@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.models import open_model
+from edm2_guidance.models.base import Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
@@ -16,20 +18,17 @@ from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, Network, guided
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
-from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
-from training.network_io import NetworkFile, load_network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def check_guide(main: NetworkFile, guide: NetworkFile) -> None:
+def check_guide(main: Model, guide: Model) -> None:
     """ValueError unless the guide can stand beside the main network: same images."""
-    for word, attribute in (("resolution", "img_resolution"), ("channels", "img_channels")):
-        ours, theirs = getattr(main.net, attribute), getattr(guide.net, attribute)
-        if ours != theirs:
+    for word, axis in (("resolution", -1), ("channels", 0)):
+        if guide.shape[axis] != main.shape[axis]:
             raise ValueError(
-                f"the guide {guide.source} has {word} {theirs}, the main network {main.source} {ours}: "
-                "take a guide trained on the same images"
+                f"the guide {guide.source} has {word} {guide.shape[axis]}, the main network {main.source} "
+                f"{main.shape[axis]}: take a guide trained on the same images"
             )
 
 
@@ -46,8 +45,8 @@ class Generation:
     """Opened networks of a recipe, ready to make images. `recipe` has intervals as steps and every file's hash."""
 
     recipe: Recipe
-    main: NetworkFile
-    guides: tuple[NetworkFile | None, ...]  # None where the main network is asked
+    main: Model
+    guides: tuple[Model | None, ...]  # None where the main network is asked
     device: torch.device
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
     memory: Memory = field(default_factory=Memory, compare=False)
@@ -55,7 +54,7 @@ class Generation:
     @property
     def image_size(self) -> int:
         """Width and height of the decoded images, in pixels."""
-        return self.main.net.img_resolution * _pixels_per_latent(self.main.encoder)
+        return self.main.image_size
 
     def evaluations_per_image(self) -> dict[str, int]:
         """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
@@ -64,24 +63,23 @@ class Generation:
     @property
     def num_classes(self) -> int:
         """Of the labels that are drawn; 0 = none are."""
-        return _labelled(self.main, [guide for guide in self.guides if guide is not None]).net.label_dim
+        return _labelled(self.main, [guide for guide in self.guides if guide is not None]).num_classes
 
-    def networks(self) -> dict[str, NetworkFile]:
+    def networks(self) -> dict[str, Model]:
         """What is evaluated, by the names of `evaluations_per_image`."""
-        guides = {f"guide {number}": file for number, file in enumerate(self.guides, start=1) if file is not None}
+        guides = {f"guide {number}": model for number, model in enumerate(self.guides, start=1) if model is not None}
         return {"main": self.main, **guides}
 
     def set_decoder_batch(self, batch: int) -> None:
-        """Decode at most this many images at a time, if the encoder is a network (it needs far more memory)."""
-        if isinstance(self.main.encoder, StabilityVAEEncoder):
-            self.main.encoder.batch_size = batch
+        """Decode at most this many images at a time, if the decoder is a network (it needs far more memory)."""
+        if self.main.decoder_batch is not None:
+            self.main.decoder_batch = batch
 
     @property
     def numerics(self) -> dict[str, Any]:
         """What may change last bits beside the recipe, the batch and the device."""
-        decoder = self.main.encoder.batch_size if isinstance(self.main.encoder, StabilityVAEEncoder) else None
         return {
-            "decoder_batch": decoder,
+            "decoder_batch": self.main.decoder_batch,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
         }
@@ -100,9 +98,8 @@ class Generation:
 
         RuntimeError if memory does not hold one.
         """
-        encoder = self.main.encoder
-        size = encoder.batch_size if isinstance(encoder, StabilityVAEEncoder) else len(latents)
-        parts, limit = self.memory.decoding.run(lambda part: encoder.decode(latents[part]).cpu(), len(latents), size)
+        size = self.main.decoder_batch or len(latents)
+        parts, limit = self.memory.decoding.run(lambda part: self.main.decode(latents[part]).cpu(), len(latents), size)
         return torch.cat(parts), limit
 
 
@@ -112,7 +109,7 @@ def open_recipe(
     *,
     trust_pickle: bool = False,
     offline: bool = False,
-    load: Callable[..., NetworkFile] = load_network,
+    load: Callable[..., Model] = open_model,
     memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
 ) -> Generation:
     """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
@@ -125,15 +122,14 @@ def open_recipe(
     recipe, notes = recipe.resolved()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
-    files: dict[str, NetworkFile] = {}
+    models: dict[str, Model] = {}
 
-    def opened(source: str) -> NetworkFile:
-        if source not in files:
-            files[source] = load(source, device=target, trust_pickle=trust_pickle, offline=offline)
-        return files[source]
+    def opened(source: str) -> Model:
+        if source not in models:
+            models[source] = load(source, device=target, trust_pickle=trust_pickle, offline=offline)
+        return models[source]
 
     main = opened(recipe.net.source)
-    _check_encoder(main)
     guides = tuple(None if spec.net is None else opened(spec.net.source) for spec in recipe.guides)
     others = [guide for guide in guides if guide is not None]
     for guide in others:
@@ -142,21 +138,18 @@ def open_recipe(
     recipe = _with_checked_labels(recipe, labelled, notes)
     if labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
-    if isinstance(main.encoder, Encoder):
-        main.encoder.init(target, offline=offline)
-    else:  # a class of the file's own, under --trust-pickle, knows the format's arguments only
-        main.encoder.init(target)
+    main.load_decoder(offline=offline)
     recipe = replace(
         recipe,
-        net=NetworkRef(main.source, main.sha256),
+        net=_ref(main),
         guides=tuple(
-            spec if file is None else replace(spec, net=NetworkRef(file.source, file.sha256))
-            for spec, file in zip(recipe.guides, guides, strict=True)
+            spec if guide is None else replace(spec, net=_ref(guide))
+            for spec, guide in zip(recipe.guides, guides, strict=True)
         ),
         noise_device=noise_device,
-        encoder=_identity_of(main.encoder),
+        encoder=main.identity["encoder"],
     )
-    sizes = tuple(sum(weights.numel() for weights in file.net.parameters()) for file in (main, *others))
+    sizes = tuple(model.num_parameters for model in (main, *others))
     return Generation(recipe, main, guides, target, tuple(notes), memory(sizes))
 
 
@@ -169,8 +162,8 @@ def opener(
     """
 
     @functools.lru_cache(maxsize=4)  # a search over EMA lengths opens a hundred
-    def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> NetworkFile:
-        return load_network(source, device=device, trust_pickle=trust_pickle, offline=offline)
+    def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> Model:
+        return open_model(source, device=device, trust_pickle=trust_pickle, offline=offline)
 
     @functools.cache
     def memory(sizes: tuple[int, ...]) -> Memory:
@@ -224,7 +217,7 @@ class GeneratedImages:
         return ImageBatch(images, tuple(seeds), labels or None, reduced)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     generation: Generation, seeds: Sequence[int], evaluations: dict[str, int] | None = None
 ) -> tuple[Tensor, list[int] | None]:
@@ -233,13 +226,12 @@ def sample(
     The class is None if the main network knows none, whatever its guides were told.
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
     """
-    recipe, main, device = generation.recipe, generation.main.net, generation.device
-    shape = (main.img_channels, main.img_resolution, main.img_resolution)
+    recipe, main, device = generation.recipe, generation.main, generation.device
     num_classes = generation.num_classes
     streams, noise, labels = seeding.start(
-        seeds, shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
+        seeds, main.shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
     )
-    counted = {name: Counted(_bound(file.net, num_classes, device)) for name, file in generation.networks().items()}
+    counted = {name: Counted(_bound(model, device)) for name, model in generation.networks().items()}
     guides = [(guide, counted.get(f"guide {number}")) for number, guide in enumerate(recipe.guides, start=1)]
     at = guided(counted["main"], guides, recipe.rule, Batch(labels, num_classes, seeding.Draws(seeds)))
     noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
@@ -254,44 +246,47 @@ def sample(
             f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
             "or the network file damaged"
         )
-    return last.x, labels if main.label_dim > 0 else None
+    return last.x, labels if main.num_classes > 0 else None
 
 
-def _bound(net: nn.Module, num_classes: int, device: torch.device) -> Network:
-    """A network as guidance calls it; classes are embedded once, as long as they are the same."""
+def _bound(model: Model, device: torch.device) -> Network:
+    """A model as guidance calls it; classes are embedded once, as long as they are the same."""
 
     @functools.lru_cache(maxsize=2)
-    def onehot(labels: tuple[int, ...]) -> Tensor:
-        return nn.functional.one_hot(torch.tensor(labels, device=device), num_classes).float()
+    def conditions(labels: tuple[int, ...] | None) -> Any:
+        return model.conditions(None if labels is None else list(labels), device)
 
     def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Tensor:
-        result: Tensor = net(x, sigma, None if labels is None else onehot(tuple(labels)))
-        return result.to(x.dtype)
+        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels))).denoised
 
     return call
 
 
-def _labelled(main: NetworkFile, guides: Sequence[NetworkFile]) -> NetworkFile:
+def _ref(model: Model) -> NetworkRef:
+    return NetworkRef(model.source, model.identity["sha256"])
+
+
+def _labelled(main: Model, guides: Sequence[Model]) -> Model:
     """The network whose classes the labels are of: the main one, or, if it knows none, a guide that does.
 
     ValueError if networks that know classes differ in them.
     """
-    known = [file for file in (main, *guides) if file.net.label_dim > 0]
+    known = [model for model in (main, *guides) if model.num_classes > 0]
     for other in known[1:]:
-        if other.net.label_dim != known[0].net.label_dim:
+        if other.num_classes != known[0].num_classes:
             raise ValueError(
-                f"{known[0].source} has {known[0].net.label_dim} classes, {other.source} {other.net.label_dim}: take "
+                f"{known[0].source} has {known[0].num_classes} classes, {other.source} {other.num_classes}: take "
                 "networks with the same classes, or unconditional ones"
             )
     return known[0] if known else main
 
 
-def _with_checked_labels(recipe: Recipe, labelled: NetworkFile, notes: list[str]) -> Recipe:
+def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:
     """The recipe, its label rule 'none' if there are no classes, a class given by name as its index.
 
     ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
     """
-    classes = labelled.net.label_dim
+    classes = labelled.num_classes
     names = None if labelled.class_names is None else labelled.class_names[:classes]
     if isinstance(recipe.labels, ClassName) and classes > 0:
         index = find_class(recipe.labels.text, names, labelled.source, classes)
@@ -322,23 +317,3 @@ def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
 
 def _is_index(label: int | ClassName, classes: int) -> bool:
     return isinstance(label, int) and 0 <= label < classes
-
-
-def _check_encoder(main: NetworkFile) -> None:
-    channels = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}.get(type(main.encoder))
-    if channels not in (None, main.net.img_channels):
-        raise ValueError(
-            f"{main.source} makes {main.net.img_channels} channels, but its encoder, {type(main.encoder).__name__}, "
-            f"decodes {channels}: the file does not belong together"
-        )
-
-
-def _pixels_per_latent(encoder: object) -> int:
-    """How many pixels wide one latent is, once decoded."""
-    vae = getattr(encoder, "_vae", None)
-    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _identity_of(encoder: object) -> dict[str, Any]:
-    """What tells apart encoders that decode differently; of a file's own class, under --trust-pickle, the name only."""
-    return encoder.identity() if isinstance(encoder, Encoder) else {"class": type(encoder).__name__}

@@ -45,7 +45,7 @@ def check_blend(generation: Generation) -> None:
     first, second = generation.guides
     if first is None or second is None:
         raise ValueError("a blend needs two guiding networks: give --gnet twice")
-    if first.net.label_dim > 0 and second.net.label_dim == 0:
+    if first.num_classes > 0 and second.num_classes == 0:
         raise ValueError(
             f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dnnlib.download import fetch
-from dnnlib.places import EMBEDDED, PROJECT, find_file, short_name
+from dnnlib.places import EMBEDDED, PROJECT, find_file, python_function, short_name
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 
@@ -53,6 +53,19 @@ def test_what_ships_here_has_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert find_file(name) == Path(name)
     Path("mnist16-cond").write_bytes(b"mine")
     assert find_file("mnist16-cond") == Path("mnist16-cond")
+
+
+def test_functions_that_make_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert python_function("sub/net.py:make") == (Path("sub/net.py"), "make")
+    assert python_function("~/net.py:make") == (Path("/home/me/net.py"), "make")
+    assert python_function("C:\\my nets\\net.py:make") == (Path("C:\\my nets\\net.py"), "make")
+    assert python_function("a.py:b.py:make") == (Path("a.py:b.py"), "make")
+    for other in ("net.pkl", "net.pkl:make", "net.pyc:make", "mnist16-cond", "https://host/net.py:make", "net:make"):
+        assert python_function(other) is None
+    for name in ("net.py", "net.py:", "net.py:2", "net.py:a b", "C:\\net.py"):
+        with pytest.raises(ValueError, match=r"name the function of it that makes the network, such as .*net\.py:make"):
+            python_function(name)
 
 
 def test_a_recipe_does_not_depend_on_the_folder_it_was_typed_in(

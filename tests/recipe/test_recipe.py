@@ -28,6 +28,8 @@ def test_neither_hash_nor_text_holds_secrets_of_a_url():
     assert "secret" not in json.dumps(recipe.to_json())
     assert recipe.hash == plain.hash
     assert NetworkRef("/a/what?#.pkl").name == "what?#", "a path is no URL"
+    for source in ("/a/net.v2.py:make", "C:\\a\\net.v2.py:make"):
+        assert NetworkRef(source).name == "net.v2-make"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe, upgraded
 MAIN, UNCOND, WEAK = (
     NetworkRef(f"{name}.pkl", letter * 64) for name, letter in (("main", "a"), ("u", "b"), ("w", "c"))
 )
+NET = {"source": "u", "sha256": None}
 SAMPLER = {
     "num_steps": 32, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_churn": 0.0, "S_min": 0.0, "S_max": "inf",
     "S_noise": 1.0, "dtype": "float32",

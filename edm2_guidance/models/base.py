@@ -1,0 +1,80 @@
+"""What all diffusion networks are to this project: a denoiser D(x; sigma) with a decoder behind it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.encoders import StandardRGBEncoder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network makes of a noisy batch.
+
+    denoised: D(x; sigma) [N,C,H,W], in the shape, dtype and device of x. mix: where a network learns the variance of
+    the sampler's noise too, how far between its bounds, in [0, 1], in the shape of x.
+    """
+
+    denoised: Tensor
+    mix: Tensor | None = None
+
+
+class Model(ABC):
+    """A network as a denoiser, and what turns its samples into pixels.
+
+    Attributes:
+        source: Path, URL or name, as the user gave it.
+        shape: (C, H, W) of what is denoised, with H = W.
+        image_size: Width and height of decoded images, in pixels; right once `load_decoder` was called.
+        num_classes: How many classes it knows; 0 = unconditional.
+        class_names: Names of classes 0, 1, ...; None if they are unknown.
+        identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
+            `encoder`, what decodes, once `load_decoder` was called.
+        supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x).
+        num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
+        decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
+    """
+
+    source: str
+    shape: tuple[int, int, int]
+    image_size: int
+    num_classes: int = 0
+    class_names: tuple[str, ...] | None = None
+    identity: dict[str, Any]
+    supports: frozenset[str] = frozenset()
+    num_parameters: int = 0
+    decoder_batch: int | None = None
+
+    def load_decoder(self, *, offline: bool = False) -> None:
+        """Load what decoding needs; of guides it is never asked. offline: ask no server.
+
+        Plain RGB here, with `decode`: other models override both. Raises ValueError if the decoder does not fit the
+        network, OSError or RuntimeError if it cannot be had.
+        """
+        if self.shape[0] != 3:
+            raise ValueError(f"{self.source} makes {self.shape[0]} channels, but plain RGB, which it decodes as, has 3")
+        self.identity["encoder"] = StandardRGBEncoder().identity()
+
+    def conditions(self, labels: Sequence[int] | None, device: torch.device) -> Tensor | None:
+        """What `predict` takes as y: here the classes of a batch one-hot, float32 [N, num_classes].
+
+        labels: a class index per image. None, for no labels or a network without classes, is unconditional.
+        """
+        if labels is None or self.num_classes == 0:
+            return None
+        return nn.functional.one_hot(torch.tensor(labels, device=device), self.num_classes).float()
+
+    @abstractmethod
+    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None, **how: Any) -> Prediction:
+        """Denoise x [N,C,H,W], float32 or float64, at noise level sigma, [] in the dtype of x; y by `conditions`.
+
+        how: what of `supports` is asked for, such as a perturbed attention. ValueError for what is not known.
+        """
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Samples [N,C,H,W], in any float dtype, to pixels: uint8 [N,3,image_size,image_size], all at once."""
+        return StandardRGBEncoder().decode(latents)

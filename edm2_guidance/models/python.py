@@ -1,0 +1,192 @@
+"""A network of the user's own, --net=FILE.py:function: its code runs, as nothing else does but --trust-pickle.
+
+`function(device)` returns one of two things. Either an object with the `shape` and `predict` of `models.base.Model`,
+and those of its other members for which what `Model` has is not right; a subclass of it or not. Or a torch.nn.Module
+
+    net(x, sigma, labels) -> D(x; sigma) [N,C,H,W]
+
+with the attributes img_channels, img_resolution (H = W) and label_dim (number of classes, 0 = none), as EDM2's have. x
+[N,C,H,W] is what is denoised, RGB in [-1, 1], plus noise of standard deviation sigma: float32, or float64 under
+--dtype=float64, and sigma [] as well. labels are one-hot, float32 [N, label_dim], or None.
+
+A recipe knows it by a hash of the file's text and the function's name. What is not in the text, such as the weights
+that it loads, should be told apart by the object's `identity`, any JSON, which is hashed with them.
+"""
+
+import hashlib
+import json
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.places import python_function
+from dnnlib.regular import read_regular
+from edm2_guidance.models.base import Model, Prediction
+from edm2_guidance.recipe.class_names import checked_names
+from torch_utils.memory import is_out_of_memory
+
+MAX_BYTES = 1 << 24
+_OF_A_NETWORK = ("img_channels", "img_resolution", "label_dim")
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Where the user's code is from, for what it does wrong."""
+
+    source: str
+    path: Path
+
+    @contextmanager
+    def runs(self, what: str) -> Iterator[None]:
+        """Inside, whatever it raises is a ValueError in one line; memory that runs out stays what it is."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
+            where = f" in line {lines[-1]}" if lines else ""
+            raise ValueError(f"{self.source}: {what} failed{where}: {type(error).__name__}: {error}") from error
+
+
+def open_python(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonModel":
+    """Run FILE.py, call its function, and take what it returns; as `open_model`."""
+    own = python_function(source)
+    assert own is not None
+    path, name = own[0].absolute(), own[1]
+    text = read_regular(path, MAX_BYTES)
+    code = _Code(source, path)
+    function = getattr(_module(code, text), name, None)
+    if not callable(function):
+        raise ValueError(f"{source}: {path.name} has no function {name}")
+    with code.runs(f"{name}(device)"):
+        made = function(device)
+    parts = [text, name.encode()]
+    if isinstance(made, nn.Module):
+        made = made.to(device).eval().requires_grad_(False)
+    if not (hasattr(made, "shape") and hasattr(made, "predict")):
+        made = _Bare(made, code)
+    elif getattr(made, "identity", None) is not None:
+        with code.runs("writing its identity as JSON"):
+            parts.append(json.dumps(made.identity, sort_keys=True, allow_nan=False).encode())
+    return PythonModel(made, code, hashlib.sha256(b"\0".join(parts)).hexdigest())
+
+
+def _module(code: _Code, text: bytes) -> types.ModuleType:
+    """The file as a module, run once however many of its functions make networks; it imports what lies beside it."""
+    digest = hashlib.sha256(f"{code.path}\0".encode() + text).hexdigest()
+    module = types.ModuleType(f"{code.path.stem}_{digest[:16]}")
+    if module.__name__ in sys.modules:
+        return sys.modules[module.__name__]
+    module.__file__ = str(code.path)
+    sys.modules[module.__name__] = module  # dataclasses, among others, look for it there
+    if str(code.path.parent) not in sys.path:
+        sys.path.append(str(code.path.parent))  # at the end: nothing of ours is hidden by it
+    try:
+        with code.runs("running it"):
+            exec(compile(text, str(code.path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+class _Bare:
+    """A bare torch.nn.Module as a model."""
+
+    supports = frozenset({"gradients"})
+
+    def __init__(self, net: Any, code: _Code) -> None:
+        missing = [name for name in _OF_A_NETWORK if not hasattr(net, name)]
+        if not isinstance(net, nn.Module) or missing:
+            without = f" without {', '.join(missing)}" if isinstance(net, nn.Module) else ""
+            raise ValueError(
+                f"{code.source} returned a {type(net).__name__}{without}: return an object with shape and predict, as "
+                f"of edm2_guidance.models.base.Model, or a torch.nn.Module with {', '.join(_OF_A_NETWORK)}"
+            )
+        self.predict = net
+        self.shape = (net.img_channels, net.img_resolution, net.img_resolution)
+        self.num_classes = net.label_dim
+        self.num_parameters = sum(weights.numel() for weights in net.parameters())
+
+
+class PythonModel(Model):
+    """What the user's function returned, named and checked: `Model` says what it lacks."""
+
+    def __init__(self, made: Any, code: _Code, sha256: str) -> None:
+        self._made, self._code = made, code
+        self.source = code.source
+        self.identity = {"sha256": sha256}
+        self.shape = self._checked_shape()
+        self.image_size = getattr(made, "image_size", self.shape[-1])
+        self.num_classes = int(getattr(made, "num_classes", None) or 0)
+        self.class_names = checked_names(getattr(made, "class_names", None))
+        self.supports = frozenset(getattr(made, "supports", None) or ())
+        self.decoder_batch = getattr(made, "decoder_batch", None)
+        self.num_parameters = getattr(made, "num_parameters", None) or 0
+
+    def _checked_shape(self) -> tuple[int, int, int]:
+        shape = self._made.shape
+        if not isinstance(shape, Sequence) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
+            raise ValueError(f"{self.source}: shape is {shape!r}, not (channels, height, width)")
+        if shape[1] != shape[2]:
+            raise ValueError(f"{self.source}: shape is {shape!r}: height and width must be the same")
+        return shape[0], shape[1], shape[2]
+
+    def _own(self, name: str) -> Any:
+        """A method that the user's object has of its own; None for none, or one that it has of `Model`."""
+        method = getattr(self._made, name, None)
+        return None if getattr(method, "__func__", None) is getattr(Model, name) else method
+
+    def load_decoder(self, *, offline: bool = False) -> None:
+        load, decode = self._own("load_decoder"), self._own("decode")
+        if load is not None:
+            with self._code.runs("load_decoder"):
+                load(offline=offline)
+            self.image_size = getattr(self._made, "image_size", self.image_size)
+        if decode is None:
+            return super().load_decoder(offline=offline)
+        identity = getattr(self._made, "identity", None) or {}
+        self.identity["encoder"] = identity.get("encoder") or {"class": type(self._made).__name__}
+        return None
+
+    def conditions(self, labels: Sequence[int] | None, device: torch.device) -> Tensor | None:
+        own = self._own("conditions")
+        if own is None:
+            return super().conditions(labels, device)
+        with self._code.runs("conditions"):
+            made: Tensor | None = own(labels, device)
+        return made
+
+    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None, **how: Any) -> Prediction:
+        with self._code.runs("denoising"):
+            made = self._made.predict(x, sigma, y, **how)
+        denoised = getattr(made, "denoised", made)
+        if not isinstance(denoised, Tensor):
+            raise ValueError(
+                f"{self.source}: denoising made a {type(denoised).__name__}: return a tensor, or a Prediction of "
+                "edm2_guidance.models.base"
+            )
+        if denoised.shape != x.shape:
+            raise ValueError(f"{self.source}: denoising made {list(denoised.shape)} of {list(x.shape)}: keep the shape")
+        return Prediction(denoised.to(x), getattr(made, "mix", None))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        own = self._own("decode")
+        if own is None:
+            return super().decode(latents)
+        with self._code.runs("decoding"):
+            images = own(latents)
+        shape = [len(latents), 3, self.image_size, self.image_size]
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or list(images.shape) != shape:
+            what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"{self.source}: decoding made {what} in place of torch.uint8 {shape}")
+        return images
