@@ -28,7 +28,6 @@ import json
 import os
 import re
 import sys
-import uuid
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -352,7 +351,7 @@ def _implausible(file: Path, name: str) -> str | None:
 def _download(request: _Request, *, locked: bool, progress: bool, policy: Policy) -> Path:
     """Ask the origins in turn; put the first good file in its place, with its record."""
     # Without a lock somebody else may be writing too: then a file of our own, which no later run continues.
-    part = PartialFile(request.beside("part" if locked else f"{uuid.uuid4().hex[:12]}.part"))
+    part = PartialFile(request.beside("part" if locked else f"{os.urandom(6).hex()}.part"))
     problems: list[str] = []
     try:
         for origin in request.origins:
