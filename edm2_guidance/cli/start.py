@@ -17,7 +17,12 @@ PYTHON = (3, 11)
 def run(command: str) -> None:
     """The page edm2_guidance/commands/`command`.py, as a script or a console command."""
     start()
-    importlib.import_module(f"edm2_guidance.commands.{command}").main()
+    page = importlib.import_module(f"edm2_guidance.commands.{command}")
+    if any(name.startswith("_EDM2_") and name.endswith("_COMPLETE") for name in os.environ):  # a shell asks
+        from edm2_guidance.cli.completion import prepare
+
+        prepare(page.main)
+    page.main()
 
 
 def start() -> None:
