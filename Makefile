@@ -19,7 +19,7 @@ install: .venv/.run
 	touch $@
 
 SCORE = $(BIN)/python calculate_metrics.py
-SCORED = --metrics=fd_mnist --ref=pretrained/mnist16-refs.npz --num=500 --ledger=$(DEMO)/scores.jsonl
+SCORED = --metrics=fd_mnist --ref=mnist16 --num=500 --ledger=$(DEMO)/scores.jsonl
 
 demo: .venv/.run
 	rm -rf $(DEMO)
@@ -30,7 +30,7 @@ demo: .venv/.run
 	$(SCORE) gen --preset=mnist16-cfg $(SCORED) --note="classifier-free guidance"
 	$(SCORE) gen --preset=mnist16-interval $(SCORED) --note="the same in an interval"
 	$(SCORE) calc --images=$(DEMO)/autoguidance.zip $(SCORED) --note="autoguidance"
-	$(SCORE) calc --images=pretrained/mnist16-test-500.npz $(SCORED) --note="floor: real test digits"
+	$(SCORE) calc --images=mnist16-test-500 $(SCORED) --note="floor: real test digits"
 	@echo
 	@$(SCORE) table $(DEMO)/scores.jsonl
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"

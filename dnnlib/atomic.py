@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem[:60]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:60]}.{os.urandom(6).hex()}.tmp{target.suffix}")
     try:
         with naming(path):
             yield temporary
@@ -44,7 +43,7 @@ def _open_to_others(file: Path) -> None:
     """Some writers (safetensors) make files that only their owner can read: give such a file the mode of a new one."""
     if file.stat().st_mode & 0o077:
         return
-    probe = file.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
+    probe = file.with_name(f".{os.urandom(6).hex()}.tmp")
     with probe.open("xb") as opened:
         mode = os.fstat(opened.fileno()).st_mode & 0o777
     probe.unlink()

@@ -28,7 +28,6 @@ import json
 import os
 import re
 import sys
-import uuid
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,7 +42,7 @@ from tqdm import tqdm
 from dnnlib.atomic import atomic_path, replace_synced
 from dnnlib.cache import make_cache_dir_path
 from dnnlib.filelock import exclusive
-from dnnlib.places import find_file
+from dnnlib.places import find_file, near
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
@@ -165,7 +164,7 @@ def _local_file(path: Path, wanted: str | None, why: str) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file{why}")
     if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}{why}")
+        raise FileNotFoundError(f"there is no file {path}{why}{near(path)}")
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device, not a file{why}")
     refuse_stand_in(path)
@@ -352,7 +351,7 @@ def _implausible(file: Path, name: str) -> str | None:
 def _download(request: _Request, *, locked: bool, progress: bool, policy: Policy) -> Path:
     """Ask the origins in turn; put the first good file in its place, with its record."""
     # Without a lock somebody else may be writing too: then a file of our own, which no later run continues.
-    part = PartialFile(request.beside("part" if locked else f"{uuid.uuid4().hex[:12]}.part"))
+    part = PartialFile(request.beside("part" if locked else f"{os.urandom(6).hex()}.part"))
     problems: list[str] = []
     try:
         for origin in request.origins:

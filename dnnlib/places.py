@@ -1,30 +1,36 @@
-"""Where a file lies that a command line names: in the current folder, else in the project's.
+"""Files by name: what ships with the project has names, everything else is looked for where the user is.
 
-So commands such as those of the README, which name `pretrained/mnist16-refs.npz`, work from any folder. What is kept
-of a name (in recipes, ledgers, notes) is what was typed, never where it was found.
+`mnist16-cond` stands for `edm2_guidance/pretrained/mnist16-cond.pkl`, from any folder and in any installation. What is
+kept of a name (in recipes, ledgers, notes) is what was typed, never where it was found.
 """
 
+import difflib
+import functools
 import os
-import re
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-EMBEDDED = PROJECT / "edm2_guidance" / "pretrained"  # what ships here
+EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
+_SUFFIXES = (".pkl", ".npz", ".safetensors")
+
+
+@functools.cache
+def embedded() -> dict[str, Path]:
+    """The files that ship, by name: the path in `pretrained/` without suffix, such as `mnist16-cond` or `toy/main`."""
+    files = sorted(file for file in EMBEDDED.rglob("*") if file.suffix in _SUFFIXES)
+    return {file.relative_to(EMBEDDED).with_suffix("").as_posix(): file for file in files}
 
 
 def find_file(name: str | os.PathLike[str]) -> Path:
     """The path that a name on this machine stands for, whether anything is there or not. `~` is the home folder.
 
-    A relative name of nothing in the current folder stands for the file of that name in the project's folder, if there
-    is one; `mnist16-cond`, and `pretrained/mnist16-cond.pkl`, for what ships here. Folders are not looked for there:
-    those of the project hold code.
+    A relative name of nothing in the current folder may be that of a file that ships, `mnist16-cond` or
+    `pretrained/mnist16-cond.pkl`.
     """
     path = Path(os.path.expanduser(name))
     if path.is_absolute() or path.exists():
         return path
-    shipped = [*EMBEDDED.glob(f"{path}.*")] if re.fullmatch(r"[\w-]+", os.fspath(path)) else []
-    found = [EMBEDDED.parent / path, PROJECT / path, *shipped]
-    return next((file for file in found if file.is_file()), path)
+    shipped = embedded().get(path.as_posix(), EMBEDDED.parent / path)
+    return shipped if EMBEDDED in shipped.parents and shipped.is_file() else path
 
 
 def python_function(source: str) -> tuple[Path, str] | None:
@@ -41,12 +47,17 @@ def python_function(source: str) -> tuple[Path, str] | None:
 
 
 def short_name(path: str | os.PathLike[str]) -> str:
-    """The name of a file relative to the project's folder or the current one, if `find_file` finds that file by it.
+    """The name of a file that ships, the path of another relative to the current folder, if `find_file` finds it so.
 
     Else the path as it is. Ledgers with such names do not depend on where the project lies.
     """
-    for folder in (EMBEDDED.parent, PROJECT, Path.cwd()):
-        name = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else None
-        if name is not None and find_file(name).absolute() == Path(path):
-            return name.as_posix()
-    return os.fspath(path)
+    names = [name for name, file in embedded().items() if file == Path(path)]
+    if Path(path).is_relative_to(Path.cwd()):
+        names.append(Path(path).relative_to(Path.cwd()).as_posix())
+    return next((name for name in names if find_file(name).absolute() == Path(path)), os.fspath(path))
+
+
+def near(name: str | os.PathLike[str]) -> str:
+    """The end of a message that nothing has this name: "; near it: mnist16-cond", or nothing if no name is near."""
+    found = difflib.get_close_matches(os.fspath(name), embedded())
+    return f"; near it: {', '.join(found)}" if found else ""

@@ -317,18 +317,22 @@ def test_the_value_stands_apart_from_a_long_name() -> None:
 def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callable[..., Path]) -> None:
     images = make_zip(80)
     result = run("calc", images, "mnist16")
-    assert f"samples:   {images}, 80 images\nreference: pretrained/mnist16-refs.npz, 60,000 images\n" in result.stderr
+    assert f"samples:   {images}, 80 images\nreference: mnist16-refs, 60,000 images\n" in result.stderr
     assert run("calc", f"--images={images}", "--ref=mnist16").stdout == result.stdout
     run(f"--gen_zip={images}", "--ref_path=mnist16", "--metric=fd_mnist", "--batch_size=64", "--results_dir=results")
     values = [record["value"] for record in ledger.read("results/ledger.jsonl")]
     assert values == [values[0]] * 3
-    assert last_record()["reference"]["source"] == "pretrained/mnist16-refs.npz"
+    assert last_record()["reference"]["source"] == "mnist16-refs"
 
 
-def test_a_file_of_the_project_is_found_from_any_folder_by_its_short_name() -> None:
-    run("calc", "pretrained/mnist16-test-500.npz", "pretrained/mnist16-refs.npz")
-    assert last_record()["images"]["path"] == "pretrained/mnist16-test-500.npz"
-    assert last_record()["reference"]["source"] == "pretrained/mnist16-refs.npz"
+@pytest.mark.parametrize(
+    ("images", "reference"),
+    [("mnist16-test-500", "mnist16-refs"), ("pretrained/mnist16-test-500.npz", "pretrained/mnist16-refs.npz")],
+)
+def test_what_ships_is_found_from_any_folder_and_kept_as_it_was_named(images: str, reference: str) -> None:
+    run("calc", images, reference)
+    assert last_record()["images"]["path"] == images
+    assert last_record()["reference"]["source"] == reference
 
 
 def test_passwords_and_signatures_of_urls_are_neither_said_nor_stored(
@@ -374,7 +378,7 @@ def test_gen_takes_the_reference_of_its_preset_and_images(
     for reference in ([], [f"--ref={make_zip(100)}"]):
         run("gen", "--preset=mnist16", "--num=66", "--steps=2", "--batch=66", "--device=cpu", *reference)
     own, images = ledger.read("results/ledger.jsonl")
-    assert own["reference"]["source"] == "pretrained/mnist16-refs.npz"
+    assert own["reference"]["source"] == "mnist16-refs"
     assert own["metric"] == images["metric"] == "fd_mnist"
     assert own["moments_sha256"] == images["moments_sha256"]
     assert own["value"] != images["value"]

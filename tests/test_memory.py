@@ -30,8 +30,9 @@ from click.testing import CliRunner
 
 from edm2_guidance.commands import dataset_tool, generate_images, generate_zip
 from edm2_guidance.sampling import generation
-from edm2_guidance.metrics import detectors, evaluation, tiny_features
+from edm2_guidance.metrics import detectors, evaluation
 from edm2_guidance.images.sources import StoredImages
+from tests.small import FEATURE_DIM, TinyFeatures
 
 os.fsync = lambda descriptor: None
 torch.set_num_threads(1)
@@ -47,8 +48,7 @@ def run(command, *args):
 
 
 def score(path):
-    net = tiny_features.TinyFeatures()
-    detector = detectors.Detector("tiny", tiny_features.FEATURE_DIM, {{}}, net, torch.device("cpu"))
+    detector = detectors.Detector("tiny", FEATURE_DIM, {{}}, TinyFeatures(), torch.device("cpu"))
     evaluation.measure(StoredImages(path, 10), [detector])
 
 

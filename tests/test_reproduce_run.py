@@ -86,10 +86,10 @@ def test_search_and_plot(invoke, monkeypatch):
     assert "in 2 blocks of 4: min" in done.stdout
     *_, sample, score = done.stdout.splitlines()
     best = float(done.stdout.split("best:\nweight ")[1].split()[0])
-    guide = "" if best == 1 else f" --gnet=pretrained/mnist16-weak.pkl --guidance={best:g}"
-    flags = f"--net=pretrained/mnist16-cond.pkl{guide} --steps=2"
+    guide = "" if best == 1 else f" --gnet=mnist16-weak --guidance={best:g}"
+    flags = f"--net=mnist16-cond{guide} --steps=2"
     assert sample == f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63"
-    assert score.endswith(f"gen {flags} --ref=pretrained/mnist16-refs.npz --metrics=fd_mnist --num=4")
+    assert score.endswith(f"gen {flags} --ref=mnist16-refs --metrics=fd_mnist --num=4")
     count = len(lines())
     assert 4 <= count <= 6
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout

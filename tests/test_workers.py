@@ -22,6 +22,7 @@ from edm2_guidance.work import shards
 from edm2_guidance.work.lease import owner
 from edm2_guidance.work.shards_zip import ShardFolder
 from tests.digits_network import save_digits_network
+from tests.small import register_tiny_extractors
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
@@ -456,9 +457,9 @@ def test_a_result_by_another_detector_or_of_fewer_images_is_another(run, network
     assert made == []
 
 
-def test_a_kill_between_two_metrics_writes_each_once(run, network, monkeypatch):
+def test_a_kill_between_two_metrics_writes_each_once(run, network, monkeypatch, tmp_path_factory):
     """The line of the first is in the ledger: the run that goes on writes the second only."""
-    monkeypatch.setenv("EDM2_TEST_CUTS", "100")  # for detectors that need no download
+    register_tiny_extractors(monkeypatch.setattr, tmp_path_factory.mktemp("tiny"))
     digits, both = ROOT / "tests" / "data" / "mnist16-200.npz", "--metrics=fid,fd_dinov2"
     run(calculate_metrics.main, "ref", f"--data={digits}", "--dest=refs.npz", both)
     args = [*gen_args(network), both, "--ref=refs.npz"]

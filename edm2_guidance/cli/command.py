@@ -18,7 +18,7 @@ import click
 from dnnlib.errors import DownloadError, Refused
 from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
-from edm2_guidance.cli import settings, test_cuts, typed
+from edm2_guidance.cli import settings, typed
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.cli.start import cure
 
@@ -86,7 +86,6 @@ class _OneLineErrors(click.Command):
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        test_cuts.apply(ctx)
         with settings.deterministic(bool(ctx.params.get("deterministic"))):
             return super().invoke(ctx)
 

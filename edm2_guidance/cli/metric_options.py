@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import find_file, short_name
+from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input, stack
 from edm2_guidance.cli.lists import Names
@@ -32,7 +32,7 @@ class Weights(click.ParamType):
         if metric not in METRICS or path == "":
             self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
         if not is_url(path) and not find_file(path).is_file():
-            self.fail(f"there is no file {path}", param, ctx)
+            self.fail(f"there is no file {path}{near(path)}", param, ctx)
         return metric, path
 
 

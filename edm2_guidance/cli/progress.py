@@ -4,8 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 from dnnlib.terminal import printable, unguarded
 from edm2_guidance.cli.signals import raise_if_told
 
@@ -26,6 +24,8 @@ def progress_bar(
 
     quiet: show nothing, as all workers of a launch but the first do. beside: gives words to show beside the bar.
     """
+    from tqdm import tqdm  # takes longer to import than all the rest of --help
+
     seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
     with tqdm(
         file=unguarded(sys.stderr),

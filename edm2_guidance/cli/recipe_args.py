@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import find_file, python_function
+from dnnlib.places import find_file, near, python_function
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import with_index
 from edm2_guidance.cli.command import bad_input
@@ -14,7 +14,7 @@ from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
 from edm2_guidance.cli.recipe_options import FIELD_OPTIONS
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
-from edm2_guidance.papers.presets import Preset, find_preset
+from edm2_guidance.papers.presets import Preset, all_presets, find_preset
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
@@ -114,7 +114,8 @@ def _existing(source: str) -> str:
     if own is not None and not own[0].is_file():
         raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the network")
     if own is None and "://" not in source and not find_file(source).is_file():
-        raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL")
+        known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
+        raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL{known}")
     return source
 
 

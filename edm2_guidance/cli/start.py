@@ -9,7 +9,7 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(os.path.dirname(__file__))))  # a checkout, or site-packages
 OURS = ("dnnlib", "torch_utils", "training")  # names that network files fix, and that other projects have as well
 PYTHON = (3, 11)
 
@@ -17,7 +17,12 @@ PYTHON = (3, 11)
 def run(command: str) -> None:
     """The page edm2_guidance/commands/`command`.py, as a script or a console command."""
     start()
-    importlib.import_module(f"edm2_guidance.commands.{command}").main()
+    page = importlib.import_module(f"edm2_guidance.commands.{command}")
+    if any(name.startswith("_EDM2_") and name.endswith("_COMPLETE") for name in os.environ):  # a shell asks
+        from edm2_guidance.cli.completion import prepare
+
+        prepare(page.main)
+    page.main()
 
 
 def start() -> None:
@@ -31,13 +36,24 @@ def start() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupted)
     for name in OURS:
-        spec = importlib.util.find_spec(name)
-        found = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
-        if found is not None and os.path.dirname(os.path.dirname(os.path.realpath(found))) != ROOT:
+        found = _found(name)
+        if found is not None and os.path.realpath(found) != os.path.join(ROOT, name):
             sys.exit(
-                f"Error: another '{name}', {os.path.dirname(found)}, is found before that of this project: "
-                "leave its folder out of PYTHONPATH, or start from another folder"
+                f"Error: another '{name}' comes before that of this project: {found}; leave {os.path.dirname(found)} "
+                "out of PYTHONPATH, or give this project a Python environment of its own"
             )
+
+
+def _found(name: str) -> str | None:
+    """The folder of the package that an import of this name takes, or the file of a module; None if it finds nothing.
+
+    Nothing is executed. A folder without `__init__.py` counts only if no real package comes after it, as in an import.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    folders = spec.submodule_search_locations
+    return spec.origin if folders is None else next(iter(folders), None)
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:
@@ -61,6 +77,8 @@ def cure(error: ImportError) -> str:
         if os.path.isfile(os.path.join(venv, "bin", "activate")):
             return f"{what}: run `source {_from_here('.venv/bin/activate')}` first, where everything is installed"
         return f"{what}: run `make install` in {ROOT} first"
+    if not os.path.isfile(os.path.join(ROOT, "requirements.txt")):  # an installation, which pip made without it
+        return f"{what}: run `{_this_python()} -m pip check`, which names what is to be installed"
     return f"{what}: run `{_this_python()} -m pip install -r {_from_here('requirements.txt')}` first"
 
 

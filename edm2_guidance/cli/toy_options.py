@@ -5,20 +5,16 @@ from typing import Any
 
 import click
 
-from dnnlib.places import EMBEDDED
 from edm2_guidance.cli.lists import IntList
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
-PRETRAINED = EMBEDDED / "toy"
-SHIPPED = {
-    "net": PRETRAINED / "main.pkl", "gnet": PRETRAINED / "weak.pkl", "uncond_net": PRETRAINED / "unconditional.pkl"
-}  # fmt: skip
+SHIPPED = {"net": "toy/main", "gnet": "toy/weak", "uncond_net": "toy/unconditional"}
 FIGURES = {"sheet": (10, 5.4), "fig1": (15, 3.4), "fig2": (12.5, 2.9), "fig9": (8, 8), "gi1d": (13, 3)}  # inches
 
 
 def option(names: str, metavar: str, kind: Any, default: Any, text: str) -> Any:
     """One row of the tables below."""
-    shown = "/".join(default.parts[-3:]) if isinstance(default, Path) else default is not None
+    shown = default is not None
     return click.option(*names.split(), metavar=metavar, type=kind, default=default, show_default=shown, help=text)
 
 

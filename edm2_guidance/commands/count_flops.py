@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import find_file, python_function
+from dnnlib.places import embedded, find_file, python_function
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.papers.presets import all_presets
@@ -29,7 +29,7 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     \b
     Examples:
       python count_flops.py edm2-img512-s
-      python count_flops.py pretrained/mnist16-cond.pkl
+      python count_flops.py mnist16-cond
       python count_flops.py https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-img512-s-2147483-0.130.pkl
     """
     source = all_presets()[net].net if net in all_presets() else net
@@ -62,6 +62,6 @@ def arguments_of(size: str) -> dict[str, Any]:
     try:
         return network_arguments(size)
     except ValueError:
-        near = difflib.get_close_matches(size, {**all_train_presets(), **all_presets()}, n=3, cutoff=0.3)
+        near = difflib.get_close_matches(size, {**embedded(), **all_train_presets(), **all_presets()}, n=3, cutoff=0.3)
         others = f"near it: {', '.join(near)}" if near else f"sizes are {', '.join(all_train_presets())}"
         raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL; {others}") from None

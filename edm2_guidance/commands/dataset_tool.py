@@ -10,7 +10,9 @@ import click
 from edm2_guidance.cli.command import Group, bad_input, stack
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
-from edm2_guidance.images.transforms import TRANSFORMS
+
+#: Names of `images.transforms.TRANSFORMS`, which take longer to import than --help may.
+TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad-average")
 
 
 class Size(click.ParamType):
@@ -66,7 +68,7 @@ def main() -> None:
 @click.option(
     "--transform",
     metavar="MODE",
-    type=click.Choice(list(TRANSFORMS)),
+    type=click.Choice(TRANSFORMS),
     help="How images come to --resolution; see above",
 )
 @click.option("--resolution", metavar="WxH", type=Size(), help="Width and height of the result")

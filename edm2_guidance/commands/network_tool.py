@@ -20,7 +20,7 @@ def main() -> None:
     """Network files: what they hold, in another form, on this machine.
 
     \b
-    python network_tool.py inspect pretrained/mnist16-cond.pkl
+    python network_tool.py inspect mnist16-cond
     python network_tool.py convert edm2-img512-xs-2147483-0.135.pkl --to=safetensors
     python network_tool.py fetch edm2-img512-s-guid-dino
     """  # fmt: skip

@@ -66,9 +66,8 @@ def plot(
     2404.07724, Figs. 1 and 2) and needs no network.
     """
     if given.pop("shipped"):
-        for name, file in SHIPPED.items():
-            if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
-                given[name] = str(file)
+        default = click.core.ParameterSource.DEFAULT
+        given |= {name: file for name, file in SHIPPED.items() if context.get_parameter_source(name) is default}
     target = Path("out", f"toy-{figure}.png") if save is None and not show else save
     with bad_input():
         from edm2_guidance.toy import plots

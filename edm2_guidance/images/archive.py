@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from dnnlib.places import near
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular, read_regular
 from dnnlib.stand_ins import refuse_stand_in, stand_in
@@ -229,7 +230,7 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     path = Path(path)
     if not path.exists():
         refuse_url(path)
-        raise FileNotFoundError(f"{path} does not exist; give a ZIP file or a folder of images")
+        raise FileNotFoundError(f"{path} does not exist; give a ZIP file or a folder of images{near(path)}")
     archive: Archive = FolderArchive(path) if path.is_dir() else ZipArchive(path)
     if not archive.names:
         archive.close()

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dnnlib.places import near
 from dnnlib.urls import refuse_url
 from edm2_guidance.images import npy
 from edm2_guidance.images.archive import (
@@ -180,7 +181,7 @@ class _NpzSet:
     def __init__(self, path: Path) -> None:
         if not path.exists():
             refuse_url(path)
-            raise FileNotFoundError(f"{path} does not exist; give an .npz, a ZIP or a folder of images")
+            raise FileNotFoundError(f"{path} does not exist; give an .npz, a ZIP or a folder of images{near(path)}")
         self._path = path
         self._damage = f"arr_0 in {path} is damaged: copy or make the file again"
         with open_zip(path) as file:

@@ -8,7 +8,7 @@ same file somewhere else, or other weights under the same parameter names, which
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +17,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dnnlib import test_cuts
 from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import printable
-from edm2_guidance.metrics import dinov2, inception, mnist, tiny_features
+from edm2_guidance.metrics import dinov2, inception, mnist
 from torch_utils.memory import Batches
 from torch_utils.tensor_file import read_tensors
 
@@ -155,18 +154,10 @@ def _full_float32() -> Iterator[None]:
 
 
 def find_spec(metric: str) -> DetectorSpec:
-    """The detector of a metric. ValueError naming the metrics there are.
-
-    For tests of whole commands (`dnnlib.test_cuts`), a tiny one in place of one whose weights are downloaded.
-    """
+    """The detector of a metric. ValueError naming the metrics there are."""
     if metric not in DETECTORS:
         raise ValueError(f"metric {metric!r} is not known: use one of {', '.join(DETECTORS)}")
-    spec = DETECTORS[metric]
-    if spec.sha256 is None or test_cuts.limit() is None:
-        return spec
-    return replace(
-        spec, build=lambda resize: tiny_features.TinyFeatures(), feature_dim=tiny_features.FEATURE_DIM, source=""
-    )
+    return DETECTORS[metric]
 
 
 def load_detector(
@@ -187,20 +178,17 @@ def load_detector(
     resize = spec.resizes[0] if resize is None else resize
     if resize not in spec.resizes:
         raise ValueError(f"{metric} has no resize mode {resize!r}: use {' or '.join(spec.resizes)}")
-    if spec.source == "":
-        net, digest = spec.build(resize), None
-    else:
-        path = find_weights(spec, weights, offline)
-        digest = sha256_of(path)
-        with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
-            net = spec.build(resize)
-        _load_strictly(net, _read_state(path, trusted=digest == spec.sha256), path)
+    path = find_weights(spec, weights, offline)
+    digest = sha256_of(path)
+    with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
+        net = spec.build(resize)
+    _load_strictly(net, _read_state(path, trusted=digest == spec.sha256), path)
     net = net.to(device).eval().requires_grad_(False)
     identity = {
         "metric": metric,
         "network": type(net).__name__,
         "weights_sha256": digest,
-        "published": digest is not None and digest == _pinned_sha256(spec),
+        "published": digest == _pinned_sha256(spec),
         "resize": resize,
         "dtype": "float32",
     }

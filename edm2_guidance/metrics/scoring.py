@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnnlib import test_cuts
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.detectors import find_spec
 from edm2_guidance.metrics.frechet import FactoredMoments, factorize, frechet_distance
@@ -93,9 +92,7 @@ def score(
         value = frechet_distance(each, reference.factored[metric])
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
-        notice = test_cuts.notice()
         flags = [
-            *([] if notice is None else [notice]),
             *notes,
             *_count_flags(metric, each, "images"),
             *_count_flags(metric, reference.statistics.moments[metric], "reference images"),

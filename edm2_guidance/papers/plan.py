@@ -32,7 +32,7 @@ def plan_lines(row: Row, cost: Cost | None, networks: str | Path = NETWORKS) -> 
     if row.note:
         lines.append(f"    note         {row.note}")
     if row.real is not None:
-        lines.append(f"    scores       {row.real} in pretrained/: nothing is sampled")
+        lines.append(f"    scores       {row.real.removesuffix('.npz')}, which ships: nothing is sampled")
     elif cost is None:
         lines.append(f"    cannot run   {row.blocked}")
     else:

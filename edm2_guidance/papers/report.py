@@ -114,9 +114,9 @@ def differences(row: Row, record: Record) -> list[str]:
 def _method_differences(row: Row, record: Record) -> list[str]:
     """Other networks, weights, intervals or number of steps than the row's."""
     if row.real is not None:
-        path = _file_name((record.get("images") or {}).get("path"))
-        known = re.escape(row.real.format(num=record.get("num_images")).removesuffix(".npz"))
-        return [] if re.fullmatch(rf"{known}(-\d+)?\.npz", path) else [f"images {path}"]
+        name = _bare_name((record.get("images") or {}).get("path"))
+        known = re.escape(_bare_name(row.real.format(num=record.get("num_images"))))
+        return [] if re.fullmatch(rf"{known}(-\d+)?", name) else [f"images {name}"]
     if row.net is None or not record.get("recipe"):
         return ["it is not known how the images were made"]
     try:
@@ -157,10 +157,10 @@ def _protocol_differences(row: Row, record: Record) -> list[str]:
 
 def _other_rules(row: Row, record: Record) -> list[str]:
     """Other labels, sampler, reference or detector than published scores have."""
-    detector, reference = record.get("detector") or {}, _file_name((record.get("reference") or {}).get("source"))
+    detector, reference = record.get("detector") or {}, (record.get("reference") or {}).get("source")
     found = []
-    if reference != _file_name(row.reference):
-        found.append(f"reference {reference}, not {_file_name(row.reference)}")
+    if _bare_name(reference) != _bare_name(row.reference):
+        found.append(f"reference {_file_name(reference)}, not {_file_name(row.reference)}")
     if not detector.get("published", False):
         found.append("the detector's weights are not known to be the published ones")
     if detector and detector.get("resize") != RESIZES[row.metric]:
@@ -183,6 +183,11 @@ def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
 
 def _file_name(path: object) -> str:
     return "unknown" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _bare_name(path: object) -> str:
+    """Of `mnist16-refs` and pretrained/mnist16-refs.npz the same, as they name the same file."""
+    return _file_name(path).removesuffix(".npz").removesuffix(".pkl")
 
 
 def _count(number: object) -> str:
@@ -235,7 +240,7 @@ def compare_shipped(rows: Iterable[Row], records: Sequence[Record]) -> list[Comp
     for row in (row for row in rows if row.table == "mnist16"):
         for record in records:
             images = record.get("images") or {}
-            named = str(images.get("seeds")) if row.real is None else _file_name(images.get("path"))
+            named = str(images.get("seeds")) if row.real is None else _bare_name(images.get("path"))
             shipped = shipped_scores().get((row.name, named))
             if shipped is None or not _belongs(row, record) or differs_from_shipped(row, record):
                 continue

@@ -33,7 +33,7 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "edm2-3": "Table 3 of arXiv 2312.02696, EDM2: FID, ImageNet-64",
     "edm2-4": "Table 4 of arXiv 2312.02696, EDM2: size of the unconditional guide",
     "edm2-5": "Table 5 of arXiv 2312.02696, EDM2: FD-DINOv2, ImageNet-512",
-    "mnist16": "our own: the networks of digits in pretrained/",
+    "mnist16": "our own: the networks of digits that ship",
 })  # fmt: skip
 
 _ELSEWHERE = "make the images with its authors' code and score them by calculate_metrics.py calc"

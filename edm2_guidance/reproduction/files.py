@@ -37,9 +37,7 @@ def fetch_all(
     networks = [_file(source) for recipe in recipes for source in recipe.sources]
     paths = [str(fetch(source, offline=offline)) for source in dict.fromkeys([*networks, *references])]
     for metric, choice in (detectors or {}).items():
-        spec = find_spec(metric)
-        if spec.source:
-            paths.append(str(find_weights(spec, choice.get("weights"), offline)))
+        paths.append(str(find_weights(find_spec(metric), choice.get("weights"), offline)))
     by_main = {recipe.net.source: recipe for recipe in reversed(recipes)}
     vaes = (_vae(recipe, offline, trust_pickle) for recipe in by_main.values())
     return [*paths, *(f"{vae}, the VAE" for vae in dict.fromkeys(vaes) if vae)]

@@ -11,7 +11,7 @@ from edm2_guidance.commands import calculate_metrics, generate_images
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 
-MAIN, UNCOND, WEAK = (NetworkRef(f"pretrained/mnist16-{name}.pkl") for name in ("cond", "uncond", "weak"))
+MAIN, UNCOND, WEAK = (NetworkRef(f"mnist16-{name}") for name in ("cond", "uncond", "weak"))
 
 RECIPES = [
     Recipe(MAIN, noise_device="device"),
@@ -42,5 +42,5 @@ def test_round_trip(recipe, command, more):
 
 def test_defaults_are_left_out_and_files_that_ship_have_short_names():
     recipe = Recipe(NetworkRef(str(EMBEDDED / "mnist16-cond.pkl")), noise_device="device")
-    assert recipe_flags(recipe) == "--net=pretrained/mnist16-cond.pkl"
+    assert recipe_flags(recipe) == "--net=mnist16-cond"
     assert recipe_flags(Recipe(NetworkRef("a b.pkl"), noise_device="device")) == "'--net=a b.pkl'"

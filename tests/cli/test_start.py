@@ -1,8 +1,10 @@
 """What comes before a command: packages that are missing, Ctrl-C while modules are imported, closed streams."""
 
 import ast
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ def test_every_script_says_in_one_line_what_is_missing(script, tmp_path):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "ROOT", str(tmp_path))
+    (tmp_path / "requirements.txt").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -63,6 +66,12 @@ def test_packages_are_installed_into_the_python_that_lacks_them(project, monkeyp
     assert start.cure(error) == f"No module named 'tqdm': run `{named} -m pip install -r requirements.txt` first"
 
 
+def test_an_installation_has_no_requirements_file(project):
+    (project / "requirements.txt").unlink()
+    error = ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+    assert start.cure(error).endswith("-m pip check`, which names what is to be installed")
+
+
 def test_what_pip_cannot_install_is_told_apart(project):
     (project / "edm2_guidance").mkdir()
     assert "fetch it again" in start.cure(
@@ -83,6 +92,64 @@ def test_nothing_that_takes_time_comes_before_ctrl_c_is_handled(script):
     body = ast.parse((ROOT / script).read_text(encoding="utf-8")).body
     assert [ast.unparse(part) for part in body[1:3]] == ["import os", "import sys"]
     assert ast.unparse(body[3]).splitlines()[::3] == ["if __name__ == '__main__':", f"    run('{Path(script).stem}')"]
+
+
+def console(folder, *path):
+    """A console command as pip writes it: its own folder, which is none of ours, comes first on the path."""
+    file = folder / "edm2-reproduce"
+    file.write_text("import sys\nfrom edm2_guidance.cli.console import reproduce\nsys.exit(reproduce())\n")
+    return python(file, "--help", env={"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))})
+
+
+def package(folder, *parts):
+    """Another project's `training`, which says when it is executed."""
+    text = "raise SystemExit('executed')\n"
+    if "zip" in parts:
+        with zipfile.ZipFile(folder / "other.zip", "w") as file:
+            file.writestr("training/__init__.py", text)
+        return folder / "other.zip"
+    where = folder / "other" / "training"
+    where.mkdir(parents=True)
+    if "file" in parts:
+        where.rmdir()
+        where.with_suffix(".py").write_text(text)
+    elif "__init__" in parts:
+        (where / "__init__.py").write_text(text)
+    return folder / "other"
+
+
+@pytest.mark.parametrize("kind", ["__init__", "file", "zip"])
+def test_a_package_of_the_same_name_is_told_and_not_executed(tmp_path, kind):
+    other = package(tmp_path, kind)
+    done = console(tmp_path, other)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"Error: another 'training' comes before that of this project: {other}/training")
+    assert f"leave {other} out of PYTHONPATH" in line
+    script = python(ROOT / "reproduce.py", "--help", env={"PYTHONPATH": str(other)})
+    assert script.returncode == 0, "a script's own folder comes first"
+
+
+def test_a_folder_of_the_same_name_is_no_package(tmp_path):
+    """As an outdir named `training`: Python takes it only where no real package is found on the whole path."""
+    assert console(tmp_path, package(tmp_path)).returncode == 0
+    link = tmp_path / "link"
+    link.symlink_to(ROOT)
+    assert console(tmp_path, link).returncode == 0, "the same project, by another path"
+
+
+def test_an_editable_install_does_not_hide_a_folder_of_the_same_name(tmp_path):
+    """Its finder is asked last, after a folder on the path has been taken for a package."""
+    other = package(tmp_path)
+    code = (
+        "import sys, importlib.util\nfrom importlib.machinery import PathFinder\n"
+        f"class Finder:\n    def find_spec(name, *rest): return PathFinder.find_spec(name, [{str(ROOT)!r}])\n"
+        "sys.meta_path.append(Finder)\nfrom edm2_guidance.cli.start import start\nstart()\n"
+    )
+    assert python("-c", code, cwd=tmp_path).returncode == 0
+    done = python("-c", code, cwd=tmp_path, env={"PYTHONPATH": str(other)})
+    assert done.returncode == 1
+    assert f"another 'training' comes before that of this project: {other}/training" in done.stderr
 
 
 def test_other_errors_keep_their_traceback(tmp_path):

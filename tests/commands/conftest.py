@@ -17,6 +17,7 @@ from edm2_guidance.images.set_writer import image_set, latents_name, pixels_name
 from edm2_guidance.images.sinks import png_bytes
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.network_io import save_model
+from tests.small import make_small
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import save_network
 from training.networks_edm2 import Precond
@@ -102,10 +103,10 @@ def downloads(tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, server, vae, downloads):
-    """An empty working folder of a user, with the model server, the VAE, and everything cut for tests."""
+def place(tmp_path, tmp_path_factory, monkeypatch, server, vae, downloads):
+    """An empty working folder of a user, with the model server, the VAE, and all commands made small."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EDM2_TEST_CUTS", "4")
+    make_small(monkeypatch.setattr, tmp_path_factory.mktemp("tiny"))
     monkeypatch.setenv("EDM2_MODEL_ROOT", server)
     monkeypatch.setenv("EDM2_VAE", str(vae))
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(downloads))

@@ -1,6 +1,6 @@
 """Every command line documented by the reference repositories, executed through the entry point that its user calls.
 
-EDM2_TEST_CUTS makes them small; the networks, statistics and snapshots are tiny ones under the published names. Lines
+tests/small.py makes them small; the networks, statistics and snapshots are tiny ones under the published names. Lines
 for torchrun run under it, with two workers.
 """
 
@@ -98,15 +98,14 @@ class Line:
     def run(self):
         """Returns what it prints on stdout; under torchrun, nothing."""
         if self.torchrun:
-            script = str(ROOT / self.words[0])
+            script = str(ROOT / "tests" / "small.py")
             with at_most(seconds=180):
-                torch.distributed.run.main(["--standalone", f"--nproc_per_node={WORKERS}", script, *self.words[1:]])
+                torch.distributed.run.main(["--standalone", f"--nproc_per_node={WORKERS}", script, *self.words])
             return ""
         result = CliRunner().invoke(
             importlib.import_module(f"edm2_guidance.commands.{self.script}").main, self.words[1:]
         )
         assert result.exit_code == 0, result.output
-        assert "warning: EDM2_TEST_CUTS=4 is set" in result.stderr
         return result.stdout
 
     def files(self, folder, pattern="*"):
@@ -201,7 +200,6 @@ def check_ledger(line, output):
     records = [json.loads(row) for row in (line.place.path / "results" / "ledger.jsonl").read_text().splitlines()]
     assert [(record["metric"], record["num_images"]) for record in records] == [(metric, num) for metric in metrics]
     for record in records:
-        assert "EDM2_TEST_CUTS=4 is set" in record["flags"][0]
         assert record["detector"]["network"] == "TinyFeatures"
         assert record["reference"]["num_images"] == 1281167
         if not line.torchrun:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from edm2_guidance.commands import dataset_tool
 from edm2_guidance.images.transforms import (
     TRANSFORMS,
     center_crop,
@@ -194,6 +195,10 @@ def test_stretch_ignores_proportions():
     for channel in range(3):
         expected = slow_resize(image[:, :, channel].tolist(), 5, 12, lanczos)
         assert np.array_equal(stretch(image, 5, 12)[:, :, channel], expected)
+
+
+def test_the_command_line_offers_all():
+    assert tuple(TRANSFORMS) == dataset_tool.TRANSFORMS
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))

@@ -151,7 +151,7 @@ def test_a_batch_script_is_one_worker_however_many_tasks_its_job_has(args, plain
 def test_a_score_by_steps_of_an_array(network):
     """The value and the moments behind it are those of one process, to the last bit."""
     args = [
-        "gen", f"--net={network}", "--steps=2", "--metrics=fd_mnist", f"--ref={ROOT}/pretrained/mnist16-refs.npz",
+        "gen", f"--net={network}", "--steps=2", "--metrics=fd_mnist", "--ref=mnist16",
         "--num_images=70", "--batch=10", "--shard-size=10",
     ]  # fmt: skip
     subprocess.run([sys.executable, SCORE, *args, "--ledger=plain.jsonl"], check=True, capture_output=True, timeout=300)
