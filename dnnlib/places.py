@@ -7,6 +7,8 @@ kept of a name (in recipes, ledgers, notes) is what was typed, never where it wa
 import difflib
 import functools
 import os
+import re
+import re
 from pathlib import Path
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
