@@ -8,7 +8,6 @@ import difflib
 import functools
 import os
 import re
-import re
 from pathlib import Path
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here

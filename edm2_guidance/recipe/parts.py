@@ -38,6 +38,11 @@ class StepInfo:
     sigma: float
     sigma_next: float
 
+    @property
+    def progress(self) -> float:
+        """The share of the way from noise to data, in steps: 0 at the first, 1 at the last, or only, one."""
+        return self.index / (self.num_steps - 1) if self.num_steps > 1 else 1.0
+
 
 @dataclass(frozen=True)
 class Step:
@@ -118,13 +123,28 @@ class Weight(Spec):
         if not math.isfinite(self.w):
             raise ValueError(f"guidance weight {self.w:g}: must be a finite number (1 = off)")
 
+    @abstractmethod
     def off(self, step: StepInfo) -> bool:
         """Whether nothing is moved at this step. The reference is then not evaluated."""
-        return self.w == 1
 
     @abstractmethod
     def at(self, step: StepInfo, seen: Seen) -> "float | Tensor":
         """The weight at a step: a number, or a tensor that broadcasts over [N,C,H,W]."""
+
+
+@dataclass(frozen=True)
+class Scheduled(Weight):
+    """A weight that depends on the step alone."""
+
+    @abstractmethod
+    def value(self, step: StepInfo) -> float:
+        """The weight at a step."""
+
+    def off(self, step: StepInfo) -> bool:
+        return self.value(step) == 1
+
+    def at(self, step: StepInfo, seen: Seen) -> float:
+        return self.value(step)
 
 
 class Call(Protocol):
@@ -151,10 +171,12 @@ class Reference(Spec):
 
     Attributes:
         of_main: Whether the main network itself may be asked.
+        needs_labels: Whether it makes sense for images with classes only.
     """
 
     axis: ClassVar[str] = "reference"
     of_main: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
 
     def evaluations(self) -> int:
         """How often a call evaluates its network."""

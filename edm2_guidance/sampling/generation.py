@@ -136,6 +136,7 @@ def open_recipe(
         check_guide(main, guide)
     labelled = _labelled(main, others)
     recipe = _with_checked_labels(recipe, labelled, notes)
+    _check_references(recipe)
     if labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
     main.load_decoder(offline=offline)
@@ -300,6 +301,13 @@ def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> R
         if named != recipe.labels:
             notes.append(f"class {recipe.labels} is the one of this index; the one named {recipe.labels} is {named}")
     return recipe if classes > 0 else replace(recipe, labels="none")
+
+
+def _check_references(recipe: Recipe) -> None:
+    """ValueError for a reference that needs classes where there are none."""
+    for guide in recipe.guides:
+        if guide.reference.needs_labels and recipe.labels == "none":
+            raise ValueError(f"the reference '{guide.reference}' needs classes, and no network here knows any")
 
 
 def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:

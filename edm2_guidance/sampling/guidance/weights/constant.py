@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edm2_guidance.recipe.parts import Seen, StepInfo, Weight
+from edm2_guidance.recipe.parts import Scheduled, StepInfo
 
 
 @dataclass(frozen=True)
-class Constant(Weight):
+class Constant(Scheduled):
     """The same weight at all steps (of the guide's interval)."""
 
     kind: ClassVar[str] = "constant"
 
-    def at(self, step: StepInfo, seen: Seen) -> float:
+    def value(self, step: StepInfo) -> float:
         return self.w
