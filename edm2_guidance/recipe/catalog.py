@@ -12,6 +12,7 @@ _HOUSE = "edm2_guidance."
 CATALOG: Mapping[str, Mapping[str, str]] = {
     "sampler": {
         "heun": "sampling.samplers.heun:Heun",
+        "euler": "sampling.samplers.euler:Euler",
     },
     "schedule": {
         "edm": "sampling.schedules.edm:EDM",
