@@ -13,6 +13,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "sampler": {
         "heun": "sampling.samplers.heun:Heun",
         "euler": "sampling.samplers.euler:Euler",
+        "dpmpp-2m": "sampling.samplers.dpmpp_2m:DPMpp2M",
     },
     "schedule": {
         "edm": "sampling.schedules.edm:EDM",
