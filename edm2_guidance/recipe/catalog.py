@@ -17,6 +17,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
     "schedule": {
         "edm": "sampling.schedules.edm:EDM",
+        "logsnr": "sampling.schedules.logsnr:LogSNR",
     },
     "reference": {
         "network": "sampling.guidance.references.network:Network",

@@ -1,0 +1,27 @@
+"""Noise levels evenly spaced in the logarithm."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edm2_guidance.recipe.parts import Schedule
+from edm2_guidance.recipe.spec import option
+
+
+@dataclass(frozen=True)
+class LogSNR(Schedule):
+    """Evenly spaced in log sigma: equal steps of the log signal-to-noise ratio."""
+
+    kind: ClassVar[str] = "logsnr"
+    source: ClassVar[str] = "arXiv 2206.00364, Table 1 (VE)"
+
+    sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)
+    sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)
+
+    def check(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min < max")
+
+    def levels(self, num_steps: int) -> list[float]:
+        last = max(num_steps - 1, 1)
+        return [self.sigma_max * (self.sigma_min / self.sigma_max) ** (i / last) for i in range(num_steps)]
