@@ -24,6 +24,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
     "weight": {
         "constant": "sampling.guidance.weights.constant:Constant",
+        "linear": "sampling.guidance.weights.linear:Linear",
     },
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
