@@ -25,6 +25,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "weight": {
         "constant": "sampling.guidance.weights.constant:Constant",
         "linear": "sampling.guidance.weights.linear:Linear",
+        "cosine": "sampling.guidance.weights.cosine:Cosine",
     },
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
