@@ -21,6 +21,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
     "reference": {
         "network": "sampling.guidance.references.network:Network",
+        "other-label": "sampling.guidance.references.other_label:OtherLabel",
     },
     "weight": {
         "constant": "sampling.guidance.weights.constant:Constant",

@@ -1,0 +1,25 @@
+"""The same network, told another class."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edm2_guidance.recipe.parts import Call, Reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OtherLabel(Reference):
+    """A network (the main one, if no other is named) told a random class: guidance without an unconditional network.
+
+    The class is drawn from all, independently of the image's own, anew for every image and call.
+    """
+
+    kind: ClassVar[str] = "other-label"
+    source: ClassVar[str] = "arXiv 2407.02687"
+    of_main: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
+
+    def denoise(self, call: Call) -> "Tensor":
+        return call.guide(call.draw(self.kind, call.num_classes))
