@@ -30,6 +30,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
+        "rescale": "sampling.guidance.rules.rescale:Rescale",
     },
 }
 
