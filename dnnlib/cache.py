@@ -1,7 +1,6 @@
 """Where the cache folder is."""
 
 import os
-import tempfile
 
 from dnnlib.shared_places import check_own
 
@@ -15,8 +14,12 @@ def make_cache_dir_path(*parts: str) -> str:
     root = os.path.expanduser(os.environ.get("DNNLIB_CACHE_DIR", ""))
     if root == "":
         home = os.path.expanduser("~")
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        own = os.path.join(tempfile.gettempdir(), f"dnnlib-cache-{user}")
-        root = own if home == "~" else os.path.join(home, ".cache", "dnnlib")
+        root = _temporary() if home == "~" else os.path.join(home, ".cache", "dnnlib")
     check_own(root)
     return os.path.join(root, *parts)
+
+
+def _temporary() -> str:
+    import tempfile  # takes as long to import as all the rest of this package
+
+    return os.path.join(tempfile.gettempdir(), f"dnnlib-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}")

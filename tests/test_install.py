@@ -1,5 +1,6 @@
 """What pip installs: four names, the console commands, the files that ship; and that these need nothing else."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,12 +11,16 @@ import sys
 import sysconfig
 import zipfile
 from email.parser import HeaderParser
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pip")
-pytest.importorskip("setuptools", minversion="77")
+try:  # not imported: setuptools takes the place of modules of the standard library
+    NEW_ENOUGH = importlib.util.find_spec("pip") and int(version("setuptools").split(".")[0]) >= 77
+except PackageNotFoundError:
+    NEW_ENOUGH = False
+pytestmark = pytest.mark.skipif(not NEW_ENOUGH, reason="needs pip, and setuptools 77 or later")
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {"edm2_guidance", "dnnlib", "torch_utils", "training"}

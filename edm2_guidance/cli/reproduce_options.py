@@ -9,6 +9,7 @@ import click
 from edm2_guidance.cli.command import keeps, stack
 from edm2_guidance.cli.metric_options import METRICS, REFERENCE, reference_from
 from edm2_guidance.cli.run_options import batch_option, run_options
+from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
 
@@ -32,15 +33,11 @@ work_options = stack(
     ]
 )
 
-_seed_option = click.option(
-    "--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed"
-)
-
 block_options = stack(
     [
         click.option("--num", "--num_images", metavar="INT", type=_images, help="Per block  [default: as the paper]"),
         click.option("--blocks", metavar="INT", type=_count, help="Seed blocks  [default: 3 for a minimum of three]"),
-        _seed_option,
+        seed_option,
         click.option("--labels", type=click.Choice(["random", "balanced"]), help="Another label rule than the paper's"),
     ]
 )  # fmt: skip
@@ -55,7 +52,7 @@ target_options = stack(
         ),
         click.option("--final-num", metavar="INT", type=_images, help="Images per block at the best  [default: --num]"),
         click.option("--blocks", metavar="INT", type=_count, default=3, show_default=True, help="Blocks at the best"),
-        _seed_option,
+        seed_option,
     ]
 )  # fmt: skip
 

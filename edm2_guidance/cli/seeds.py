@@ -7,6 +7,10 @@ import click
 from edm2_guidance.cli.lists import MAX_SEED
 from edm2_guidance.cli.typed import given
 
+seed_option = click.option(
+    "--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed"
+)
+
 
 def seeds_from(params: dict[str, Any], num: int) -> list[int]:
     """The seeds of --seeds, or those from --seed on, --num_images or `num` of them; a usage error for both."""

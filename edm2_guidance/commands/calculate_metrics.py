@@ -17,6 +17,7 @@ from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import announce, kept, others, say_notes
 from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from, threads_for
+from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
@@ -90,7 +91,7 @@ def calc(samples: str | None, reference: str | None, images: str | None, ref: st
 @click.option("--ref", metavar="PATH|URL|NAME", help=f"{opt.REFERENCE}  [default: the preset's]")
 @opt.scored_metrics_option
 @opt.num_option(str(STANDARD_NUM_IMAGES))
-@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
+@seed_option
 @batch_option(32)
 @sampler_options
 @label_options

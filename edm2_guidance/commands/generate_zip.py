@@ -15,7 +15,7 @@ from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import announce, counts, kept, others
 from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
-from edm2_guidance.cli.seeds import seeds_from
+from edm2_guidance.cli.seeds import seed_option, seeds_from
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
 from edm2_guidance.images.members import IMAGE_SUFFIXES
@@ -36,7 +36,7 @@ from edm2_guidance.recipe.recipe import Recipe
     show_default=True,
     help="Images",
 )
-@click.option("--seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True, help="First seed")
+@seed_option
 @click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
 @batch_option(64)
 @click.option(

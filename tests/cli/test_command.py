@@ -1,12 +1,20 @@
-"""What all command lines share: ~ in any path, and errors without secrets."""
+"""What all command lines share: ~ in any path, exit codes, signals, and errors without secrets."""
 
 import errno
+import os
+import signal
+import time
+from contextlib import nullcontext, suppress
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from edm2_guidance.cli.command import Command, Group
+from dnnlib.errors import DownloadError
+from edm2_guidance.cli.command import Command, Group, bad_input
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.reproduce_options import goes_on
+from edm2_guidance.cli.signals import stop_signals
 
 
 @click.command(cls=Command)
@@ -85,3 +93,157 @@ def test_a_full_disk_is_told_without_its_number(file):
     said = CliRunner().invoke(fail, []).stderr
     where = "" if file is None else f"{file}: "
     assert said.startswith(f"Error: {where}No space left on device; what was finished is kept: make room, then run ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("broken\n  file"), 1),
+        (OSError(28, "No space left", "x.zip"), 1),
+        (ValueError("\x1b[2J"), 1),
+        (None, 0),
+    ],
+)
+def test_exit_codes_of_failed_work(error, code):
+    @click.group(cls=Group)
+    def group():
+        pass
+
+    @group.command()
+    def work():
+        if error is not None:
+            raise error
+
+    result = CliRunner().invoke(group, ["work"])
+    assert result.exit_code == code
+    assert result.stderr.count("\n") == (1 if error is not None else 0)
+    assert result.stderr.rstrip("\n").isprintable()  # no escape sequences, whatever a file's names say
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_interrupts_say_so(error):
+    @click.command(cls=Command)
+    def command():
+        raise error
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138), ("USR2", 140), ("XCPU", 152)]
+)
+def test_signals_end_in_order_whatever_libraries_make_of_them(name, code):
+    """torch was seen to make a ValueError of an interrupt that came in the middle of it."""
+    left, number = [], signal.Signals[f"SIG{name}"]
+
+    @click.command(cls=Command)
+    def command():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException as error:
+            raise ValueError("could not determine the shape of an object") from error
+        finally:
+            left.append("in order")
+
+    before = [signal.getsignal(each) for each in (number, signal.SIGINT)]
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, left) == (code, ["in order"])
+    assert result.stderr == ("Error: interrupted\n" if name == "INT" else f"Error: ended by SIG{name}\n")
+    assert [signal.getsignal(each) for each in (number, signal.SIGINT)] == before
+
+
+def test_a_signal_while_the_end_is_told_changes_nothing(monkeypatch):
+    from edm2_guidance.cli import command as module
+
+    plain = module._fail
+
+    def slow(message, code):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return plain(message, code)
+
+    @click.command(cls=Command)
+    def command():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(module, "_fail", slow)
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr.strip()) == (130, "Error: interrupted")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_somebody_swallows_ends_the_work_all_the_same(number, code):
+    """As destructors and callbacks of the garbage collector do."""
+    done = []
+
+    @click.command(cls=Command)
+    def command():
+        with progress_bar(3, "pieces") as progress:
+            for piece in range(3):
+                with suppress(BaseException):
+                    if piece == 1:
+                        os.kill(os.getpid(), number)
+                        time.sleep(10)
+                progress(1)
+                done.append(piece)
+
+    assert CliRunner().invoke(command, []).exit_code == code
+    assert done == [0]
+
+
+def test_an_interrupt_tells_what_is_kept_whatever_libraries_make_of_it():
+    @click.command(cls=Command)
+    @click.option("--ledger", default="a.jsonl")
+    @click.option("--results", default="b")
+    @goes_on
+    def command(**params):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except BaseException as error:
+            raise ValueError("could not determine the shape of an object") from error
+
+    said = CliRunner().invoke(command, []).stderr
+    assert said == "Error: interrupted: what was scored is in a.jsonl, unfinished work in b; the same command goes on\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_signal_that_is_ignored_stays_so(number, training):
+    """As SIGINT for what a shell runs in the background, SIGHUP under nohup, SIGUSR2 in jobs by --submit."""
+
+    @click.command(cls=Command)
+    def command():
+        with stop_signals() if training else nullcontext(lambda: None) as stopped:
+            os.kill(os.getpid(), number)
+            return stopped() or 0
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert CliRunner().invoke(command, []).exit_code == 0
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_failed_download_is_failed_work():
+    @click.command(cls=Command)
+    def command():
+        with bad_input():
+            raise DownloadError("could not fetch https://host/net.pkl")
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr) == (1, "Error: could not fetch https://host/net.pkl\n")
+
+
+def test_bad_input_is_a_usage_error():
+    @click.command(cls=Command)
+    def command():
+        with bad_input():
+            raise FileNotFoundError(2, "No such file or directory", "net.pkl")
+
+    result = CliRunner().invoke(command, [])
+    assert (result.exit_code, result.stderr) == (2, "Error: net.pkl: No such file or directory\n")
