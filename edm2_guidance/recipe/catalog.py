@@ -25,6 +25,14 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
     },
+    "extractor": {
+        "inception": "metrics.extractors.inception:Inception",
+        "dinov2": "metrics.extractors.dinov2:DinoV2",
+        "mnist": "metrics.extractors.mnist:Mnist",
+    },
+    "measure": {
+        "fd": "metrics.measures.frechet:Frechet",
+    },
 }
 
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from dnnlib.errors import DownloadError
 from edm2_guidance.cli.command import Command, Group, bad_input
-from edm2_guidance.cli.lists import IntList, Names
+from edm2_guidance.cli.lists import IntList
+from edm2_guidance.cli.metric_options import Metrics
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
@@ -261,10 +262,14 @@ def test_bad_seed_lists(text, says):
     assert says in error.value.message
 
 
-def test_names_are_unique_and_known():
-    assert Names(["fid", "fd_dinov2"]).convert("fd-dinov2,fid,fid", None, None) == ["fd_dinov2", "fid"]
-    with pytest.raises(click.BadParameter, match="fd_dinov2"):
-        Names(["fid", "fd_dinov2"]).convert("fif", None, None)
+def test_metrics_are_unique_and_known():
+    assert Metrics().convert("fd-dinov2,fid,fid,fd/inception", None, None) == ["fd_dinov2", "fid"]
+    with pytest.raises(click.BadParameter, match=r"'fif' is not one of fid, fd_dinov2"):
+        Metrics().convert("fif", None, None)
+    with pytest.raises(click.BadParameter, match=r"there is no measure 'fad' \(did you mean fd\?\)"):
+        Metrics().convert("fad/inception", None, None)
+    with pytest.raises(click.BadParameter, match="fd has no 'size'; it takes nothing"):
+        Metrics().convert("fid:size=3", None, None)
 
 
 @pytest.mark.parametrize(
