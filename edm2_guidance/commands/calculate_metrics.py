@@ -146,7 +146,7 @@ def score_networks(
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         ledger.check_writable(params["ledger"])
-        check_counts(metrics, len(seeds), "images")
+        check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=params["offline"]), metrics)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))

@@ -98,7 +98,7 @@ class BlockScorer:
         found = self.find(sampler.recipe.hash, seeds)
         if found is not None:
             return found
-        check_counts([self.metric], len(seeds), "images")
+        check_counts([self.metric], len(seeds))
         check_image_sizes([self.metric], (sampler.image_size, sampler.image_size))
         shards = self._shards(sampler, seeds)
         if not self.workers.order(

@@ -92,12 +92,10 @@ def file_name(metric: str) -> str:
     return metric.replace(":", "-").replace("/", "-")
 
 
-def check_counts(metrics: Iterable[str], num_images: int, what: str) -> None:
-    """ValueError if a metric needs more images than these. what: the word for them."""
+def check_counts(metrics: Iterable[str], num_images: int, what: str = "images") -> None:
+    """ValueError if so many images are too few for one of the metrics. what: the word for them."""
     for metric in metrics:
-        fewest = find_metric(metric).measure.fewest
-        if num_images < fewest:
-            raise ValueError(f"{metric} needs at least {fewest} {what}, these are {num_images}")
+        find_metric(metric).measure.check_count(num_images, what, metric)
 
 
 def table() -> str:

@@ -28,10 +28,8 @@ class Measure(Spec):
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     needs: ClassVar[Literal["moments", "features"]] = "moments"
 
-    @property
-    def fewest(self) -> int:
-        """How many images either set needs at least."""
-        return 2
+    def check_count(self, count: int, what: str, metric: str) -> None:
+        """ValueError if so many images are too few for `metric`. what: the word for them."""
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         """What compares sets of images with this reference, computed in float64.
