@@ -24,6 +24,8 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "fid": ("fd", "inception"),
         "fd_dinov2": ("fd", "dinov2"),
         "fd_mnist": ("fd", "mnist"),
+        "kid": ("kid", "inception"),
+        "kid_mnist": ("kid", "mnist"),
     }
 )
 

@@ -32,6 +32,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
     "measure": {
         "fd": "metrics.measures.frechet:Frechet",
+        "kid": "metrics.measures.kernel:Kernel",
     },
 }
 
