@@ -6,7 +6,6 @@ own, as torchrun starts them: python tests/small.py generate_images.py --preset=
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -44,13 +43,16 @@ class TinyFeatures(nn.Module):
 
 def register_tiny_extractors(setattr, folder):
     """Tiny ones, with weights in `folder`, in place of those whose weights are downloaded."""
-    from edm2_guidance.metrics import detectors
+    from edm2_guidance.metrics.catalog import extractors
+    from edm2_guidance.metrics.extractors.base import Weights
 
     weights = Path(folder, "tiny.safetensors")
     save_file({"projection": torch.randn(48, FEATURE_DIM, generator=torch.Generator().manual_seed(0))}, weights)
-    tiny = {"build": lambda resize: TinyFeatures(), "feature_dim": FEATURE_DIM, "source": str(weights), "sha256": None}
-    specs = {name: replace(spec, **tiny) if spec.sha256 else spec for name, spec in detectors.DETECTORS.items()}
-    setattr(detectors, "DETECTORS", specs)
+    tiny = {"build": lambda self: TinyFeatures(), "features": {"pool": FEATURE_DIM}}
+    for extractor in extractors().values():
+        if extractor.weights.sha256:
+            for name, value in {**tiny, "weights": Weights(str(weights))}.items():
+                setattr(type(extractor), name, value)
 
 
 def make_small(setattr, folder):

@@ -514,7 +514,9 @@ def test_statistics_are_not_replaced_unasked(monkeypatch: pytest.MonkeyPatch) ->
     run(*arguments, "--num=100")
     before = Path("own.npz").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("edm2_guidance.metrics.mnist.DigitClassifier.forward", None)  # no feature may be computed
+        patch.setattr(
+            "edm2_guidance.metrics.extractors.networks.mnist.DigitClassifier.forward", None
+        )  # no feature may be computed
         assert "own.npz exists: take another name, or --overwrite" in refused(*arguments)
     assert Path("own.npz").read_bytes() == before
     run(*arguments, "--overwrite")
@@ -543,7 +545,7 @@ def test_bad_images_are_named(data: bytes, words: str, make_zip: Callable[..., P
 def test_non_finite_features_name_the_first_image(
     make_zip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edm2_guidance.metrics.mnist import DigitClassifier
+    from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
     plain = DigitClassifier.forward
 

@@ -28,9 +28,9 @@ ALLOWED = {
     "sampling": {"models", "images", "recipe", "torch_utils", "dnnlib"},
     "metrics": {"training", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "recipe", "torch_utils", "dnnlib"},
-    "papers": {"recipe", "dnnlib"},
+    "papers": {"metrics.catalog", "recipe", "dnnlib"},
     "reproduction": {"papers", "sampling", "metrics", "work", "images", "recipe", "torch_utils", "dnnlib"},
-    "cli": {"papers", "recipe", "dnnlib"},
+    "cli": {"papers", "metrics.catalog", "recipe", "dnnlib"},
     "commands": {
         "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
         "torch_utils", "dnnlib",

@@ -1,7 +1,6 @@
-"""Option types for lists: whole numbers and ranges, numbers evenly spaced, names. No torch here."""
+"""Option types for lists: whole numbers and ranges, numbers evenly spaced. No torch here."""
 
 import re
-from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -102,21 +101,3 @@ class FloatList(click.ParamType):
         if count < 1 or count != int(count) or count > MAX_VALUES:
             self.fail(f"steps of {step} from {second} do not lead to {end}", param, ctx)
         return [second + step * i for i in range(1, int(count))]
-
-
-class Names(click.ParamType):
-    """Comma-separated names out of a fixed set, as a list; '-' and '_' are the same."""
-
-    name = "list"
-
-    def __init__(self, choices: Sequence[str]) -> None:
-        self.choices = choices
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        if isinstance(value, list):
-            return value
-        names = [name.strip().replace("-", "_") for name in str(value).split(",")]
-        for name in names:
-            if name not in self.choices:
-                self.fail(f"'{name}' is not one of {', '.join(self.choices)}", param, ctx)
-        return list(dict.fromkeys(names))

@@ -1,22 +1,53 @@
 """Options of calculate_metrics.py. No torch here."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input, stack
-from edm2_guidance.cli.lists import Names
 from edm2_guidance.cli.run_options import batch_option, deterministic_option
 from edm2_guidance.cli.typed import given
+from edm2_guidance.metrics.catalog import (
+    METRICS,
+    extractors,
+    feature_names,
+    file_name,
+    find_metric,
+    kept_features,
+    table,
+)
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
 
-METRICS = ("fid", "fd_dinov2", "fd_mnist")
 LEDGER = "results/ledger.jsonl"
+
+
+class Metrics(click.ParamType):
+    """Comma-separated metrics (`metrics.catalog`), as a list of their names; `list` prints the short ones and ends."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        if value == "list" and ctx is not None:
+            click.echo(table())
+            ctx.exit()
+        return list(dict.fromkeys(self._name(text.strip(), param, ctx) for text in str(value).split(",")))
+
+    def _name(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind = text.partition(":")[0].replace("-", "_")
+        if kind not in METRICS and "/" not in text:
+            self.fail(f"'{kind}' is not one of {', '.join(METRICS)}", param, ctx)
+        try:
+            return find_metric(text).name
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Weights(click.ParamType):
@@ -29,8 +60,8 @@ class Weights(click.ParamType):
             return value
         metric, _, path = str(value).partition("=")
         metric = metric.strip().replace("-", "_")
-        if metric not in METRICS or path == "":
-            self.fail(f"give METRIC=PATH with one of {', '.join(METRICS)}", param, ctx)
+        if metric not in extractors() or path == "":
+            self.fail(f"give METRIC=PATH with one of {', '.join(extractors())}", param, ctx)
         if not is_url(path) and not find_file(path).is_file():
             self.fail(f"there is no file {path}{near(path)}", param, ctx)
         return metric, path
@@ -43,19 +74,20 @@ metrics_option = click.option(
     "--metrics",
     "--metric",
     metavar="LIST",
-    type=Names(METRICS),
+    type=Metrics(),
     default=",".join(STANDARD_METRICS),
     show_default=True,
-    help=", ".join(METRICS),
+    help=f"{', '.join(METRICS)}; list tells what they are",
 )
 
 scored_metrics_option = click.option(
     "--metrics",
     "--metric",
     metavar="LIST",
-    type=Names(METRICS),
+    type=Metrics(),
     default=",".join(STANDARD_METRICS),
-    help=f"{', '.join(METRICS)}  [default: what the reference has; of images, {','.join(STANDARD_METRICS)}]",
+    help=f"{', '.join(METRICS)}; list tells what they are  "
+    f"[default: what the reference has; of images, {','.join(STANDARD_METRICS)}]",
 )
 
 
@@ -74,15 +106,31 @@ stored_options = stack([
     ),
 ])  # fmt: skip
 
+
+def _extractor_fields() -> Iterator[tuple[str, str, dataclasses.Field[Any]]]:
+    """Every field of an extractor: the name of its features in files, that of its option, and the field."""
+    for name, extractor in extractors().items():
+        for field in dataclasses.fields(extractor):
+            yield name, f"{extractor.kind}_{field.name}", field
+
+
+def _field_option(option: str, extractor: str, field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
+    choices = get_args(get_type_hints(type(extractors()[extractor]))[field.name])
+    return click.option(
+        f"--{option.replace('_', '-')}",
+        type=click.Choice(choices),
+        default=field.default,
+        show_default=True,
+        help=field.metadata["about"].help,
+    )
+
+
 detector_options = stack([
     click.option(
         "--weights", metavar="METRIC=PATH", type=Weights(), multiple=True,
         help="A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
     ),
-    click.option(
-        "--dinov2-resize", type=click.Choice(["torch", "pil"]), default="torch", show_default=True,
-        help="torch: as EDM2 and the guidance papers; pil: as the paper that introduced FD-DINOv2",
-    ),
+    *(_field_option(option, name, field) for name, option, field in _extractor_fields()),
 ])  # fmt: skip
 
 work_options = stack([
@@ -124,7 +172,7 @@ plain_options = stack(
         click.option(
             "--metric",
             metavar="NAME",
-            type=click.Choice(METRICS),
+            type=click.Choice(list(METRICS)),
             default="fid",
             show_default=True,
             help=", ".join(METRICS),
@@ -142,7 +190,13 @@ plain_options = stack(
 )
 
 #: What that form cannot say: the defaults of `calc`.
-PLAIN_DEFAULTS = {"weights": (), "dinov2_resize": "torch", "device": "auto", "offline": False, "note": None}
+PLAIN_DEFAULTS = {
+    "weights": (),
+    **{option: field.default for _, option, field in _extractor_fields()},
+    "device": "auto",
+    "offline": False,
+    "note": None,
+}
 
 
 def sides_from(samples: str | None, reference: str | None, images: str | None, ref: str | None) -> tuple[str, str]:
@@ -184,17 +238,21 @@ def known_metrics(source: str) -> list[str] | None:
 
 def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:
     """Where the features of these images lie while they are being made."""
-    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(metrics)}"
+    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
 
 
-def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Weights and resize that were chosen, per metric in the order of `metrics`; params: of `detector_options`.
+def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `metrics.detectors.load_detector` is to be given, by the name of the features that these metrics need.
 
-    A usage error for weights of a metric that is not asked for, or given twice.
+    params: of `detector_options`. A usage error for weights of an extractor that is not asked for, or given twice.
     """
-    choices: dict[str, dict[str, str]] = {metric: {} for metric in metrics}
-    if "fd_dinov2" in choices:
-        choices["fd_dinov2"]["resize"] = params["dinov2_resize"]
+    kept = kept_features(metrics)
+    choices: dict[str, dict[str, Any]] = {
+        name: {"keep": True} if name in kept else {} for name in feature_names(metrics)
+    }
+    for name, option, field in _extractor_fields():
+        if name in choices:
+            choices[name][field.name] = params[option]
     for metric, path in params["weights"]:
         if metric not in choices:
             raise click.UsageError(

@@ -8,8 +8,7 @@ import click
 
 from edm2_guidance.cli import settings
 from edm2_guidance.cli.command import stack
-
-_SMALL_DETECTORS = frozenset({"fd_mnist"})  # of these metrics: for them, too, one thread is best
+from edm2_guidance.metrics.catalog import find_metric
 
 
 @dataclass(frozen=True)
@@ -67,5 +66,5 @@ def threads_for(sources: Sequence[str], metrics: Iterable[str] = ()) -> None:
     More on this in `settings.threads_for`.
     """
     context = click.get_current_context(silent=True)
-    if context is not None and _SMALL_DETECTORS.issuperset(metrics):
+    if context is not None and all(find_metric(metric).extractor.small for metric in metrics):
         context.with_resource(settings.threads_for(sources))

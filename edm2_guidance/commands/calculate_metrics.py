@@ -20,8 +20,9 @@ from edm2_guidance.cli.run_options import batch_option, run_options, run_options
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
+from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
-from edm2_guidance.papers.costs import FEATURES
+from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.recipe.recipe import Recipe
@@ -118,12 +119,18 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
     if seeds[-1] > MAX_SEED:
         raise click.UsageError(f"seeds up to {seeds[-1]}: they go up to {MAX_SEED}")
     if elsewhere(params):
-        return send_jobs(params, recipe, source, choices, len(seeds))
-    return score_networks(recipe, source, choices, seeds, batch, params)
+        return send_jobs(params, recipe, source, choices, feature_bytes(metrics, len(seeds)))
+    return score_networks(recipe, source, metrics, choices, seeds, batch, params)
 
 
 def score_networks(
-    recipe: Recipe, source: str, choices: Mapping[str, Any], seeds: range, batch: int, params: dict[str, Any]
+    recipe: Recipe,
+    source: str,
+    metrics: Sequence[str],
+    choices: Mapping[str, Any],
+    seeds: range,
+    batch: int,
+    params: dict[str, Any],
 ) -> None:
     """What `gen` does in this process. source: of `opt.reference_from`; choices: of `opt.detector_choices`."""
     from edm2_guidance.metrics import evaluation, ledger, provenance
@@ -133,13 +140,14 @@ def score_networks(
     from edm2_guidance.work.shards import ShardPlan
     from torch_utils.distributed import device_identity
 
-    run, metrics = run_options_from(params), list(choices)
+    run = run_options_from(params)
     with bad_input():
         workers = workers_from(params)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         ledger.check_writable(params["ledger"])
+        check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=params["offline"]), metrics)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
@@ -171,10 +179,10 @@ def score_networks(
         return shards.sweep()
     if measured is None or not shards.claim.is_held():
         return click.echo(f"{workers.prefix}done; {others(shards)}", err=True)
-    moments = {name: measured.moments[name] for name in left}
     described = provenance.describe_generated(recipe, seeds, measured.image_size)
     run_record = {"batch": batch, "reduced": measured.reduced}
-    report(reference, moments, {d.name: d.identity for d in detectors}, described, params, (), **run_record)
+    identities = {d.name: d.identity for d in detectors}
+    report(reference, measured.moments, identities, described, params, (), left, **run_record)
     return shards.remove()
 
 
@@ -187,13 +195,12 @@ def metrics_of(source: str, preset: Preset | None, params: Mapping[str, Any]) ->
     return found or list(opt.STANDARD_METRICS if preset is None else REFERENCES[preset.data].metrics)
 
 
-def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[str, Any], num: int) -> None:
-    """Fetch what `gen` needs, or send the jobs that do it. choices: by `opt.detector_choices`."""
+def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[str, Any], size: int) -> None:
+    """Fetch what `gen` needs, or send the jobs that do it. choices: by `opt.detector_choices`; size: of features."""
     from edm2_guidance.reproduction.files import fetch_all
 
     files = [] if find_file(ref).is_dir() else [ref]
     fetch = partial(fetch_all, [recipe], files, choices, trust_pickle=params["trust_pickle"])
-    size = 4 * num * sum(FEATURES[metric] for metric in choices)
     writes = {Path(params["workdir"], "plan.json"): size, params["ledger"]: 0}
     return send(params, fetch, writes, f"python reproduce.py status {params['workdir']}")
 
@@ -226,6 +233,7 @@ def ref(
     with bad_input():
         reference.check_new(dest, overwrite=overwrite)
         stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
+        reference.check_kept(dest, kept_features(metrics), stored.source.num_images)
         detectors = open_detectors(choices, params)
     say_notes(stored.source.notes)
     with progress_bar(stored.source.num_images, "images") as progress:
@@ -263,7 +271,7 @@ def score_stored(
     if left_to_the_first():
         return None
     from edm2_guidance.metrics import evaluation, ledger, provenance
-    from edm2_guidance.metrics.detectors import find_spec
+    from edm2_guidance.metrics.scoring import moments_for
     from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
 
     with bad_input():
@@ -277,14 +285,14 @@ def score_stored(
         if there is None:
             stored = evaluation.open_stored(ours.path, metrics, num=num, most=most, seed=seed, batch=batch)
         else:
-            moments = {metric: there.of(metric, find_spec(metric).feature_dim, num) for metric in metrics}
+            moments = {find_metric(metric).extractor.stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)
         detectors = open_detectors(opt.detector_choices(metrics, params), params) if needed else []
     reference = measured_reference(theirs, detectors)
     if there is None:
         params = {"num": num, "seed": seed, "batch": batch, **params}
         return score_images(ours.name, stored, reference, detectors, params)
-    tell_sides(ours.name, there.moments[metrics[0]].num_images, reference)
+    tell_sides(ours.name, next(iter(moments.values())).num_images, reference)
     return report(reference, moments, there.detectors, provenance.describe_statistics(there), params)
 
 
@@ -336,7 +344,7 @@ def left_to_the_first() -> bool:
     return workers.rank > 0
 
 
-def open_detectors(choices: Mapping[str, Mapping[str, str]], params: dict[str, Any]) -> list[Any]:
+def open_detectors(choices: Mapping[str, Mapping[str, Any]], params: dict[str, Any]) -> list[Any]:
     """The detectors, in the order of `choices` (by `opt.detector_choices`)."""
     from edm2_guidance.metrics.detectors import load_detector
     from torch_utils.distributed import pick_device
@@ -352,6 +360,7 @@ def report(
     images: Mapping[str, Any],
     params: Mapping[str, Any],
     notes: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
     **run_record: Any,
 ) -> None:
     """Prints the distances, says on stderr what to mind, once each, and appends them to the ledger."""
@@ -361,10 +370,11 @@ def report(
 
     around = environment(pick_device(params["device"]), vae=provenance.vae_ran(images))
     run_record["note"] = params["note"]
-    scores = scoring.score(reference, moments, identities, images, notes)
+    scores = scoring.score(reference, moments, identities, images, notes, metrics)
     for score in scores:
         click.echo(f"{score.name:<15} {score.value:.4f}")
-        record = scoring.ledger_record(score, reference, identities.get(score.metric), images, around, **run_record)
+        identity = identities.get(find_metric(score.metric).extractor.stored_as)
+        record = scoring.ledger_record(score, reference, identity, images, around, **run_record)
         ledger.append(params["ledger"], record)
     for flag in dict.fromkeys(flag for score in scores for flag in score.flags):
         click.echo(f"warning: {flag}", err=True)

@@ -31,6 +31,7 @@ from edm2_guidance.cli.search_options import (
 )
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
+from edm2_guidance.metrics.catalog import feature_names
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
@@ -180,7 +181,7 @@ def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
     if params["keep_images"]:
         writes[work.parent / "images" / "a.zip"] = images
     recipes = [row.recipe(networks) for row in rows]
-    detectors: dict[str, dict[str, str]] = {row.metric: {} for row in rows}
+    detectors: dict[str, dict[str, Any]] = {name: {} for name in feature_names(row.metric for row in rows)}
     references = [row.reference for row in rows]
     fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=params["trust_pickle"])
     send(params, fetch, writes, f"python reproduce.py status {work.parent if params['keep_images'] else work}")

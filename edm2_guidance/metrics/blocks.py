@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
 from edm2_guidance.metrics import ledger, provenance
+from edm2_guidance.metrics.catalog import check_counts, file_name
 from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.evaluation import check_image_sizes, measure, measure_shards, open_stored
 from edm2_guidance.metrics.feature_shards import FeatureShards
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.reference import Statistics
-from edm2_guidance.metrics.scoring import Reference, is_of_images, is_score_of, ledger_record, score
+from edm2_guidance.metrics.scoring import Reference, is_of_images, is_score_of, ledger_record, moments_for, score
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.lease import Claim
 from edm2_guidance.work.shards import ShardPlan, format_seeds
@@ -43,11 +44,12 @@ class Sampler(Protocol):
 class BlockScorer:
     """Scores by one metric against one reference, written to one ledger.
 
-    workdir: where features of unfinished blocks lie. shard_size, batch: images. environment: of `metrics.environment`.
-    workers: the place of this process among those that share the work. device: what identifies its device, if that is
-    to be its own.
+    metric: its name (`metrics.catalog`). detector: of the features that it compares. workdir: where features of
+    unfinished blocks lie. shard_size, batch: images. environment: of `metrics.environment`. workers: the place of this
+    process among those that share the work. device: what identifies its device, if that is to be its own.
     """
 
+    metric: str
     reference: Reference
     detector: Detector
     ledger: Path
@@ -96,7 +98,8 @@ class BlockScorer:
         found = self.find(sampler.recipe.hash, seeds)
         if found is not None:
             return found
-        check_image_sizes([self.detector.name], (sampler.image_size, sampler.image_size))
+        check_counts([self.metric], len(seeds))
+        check_image_sizes([self.metric], (sampler.image_size, sampler.image_size))
         shards = self._shards(sampler, seeds)
         if not self.workers.order(
             len(shards.plan)
@@ -131,7 +134,7 @@ class BlockScorer:
         """
 
         def measured() -> tuple[Mapping[str, Moments], Mapping[str, Any], Mapping[str, int]]:
-            images = open_stored(path, [self.detector.name], num=len(seeds), batch=self.batch)
+            images = open_stored(path, [self.metric], num=len(seeds), batch=self.batch)
             made = measure(images.source, [self.detector], images.names)
             return made.moments, images.description, made.reduced
 
@@ -142,10 +145,9 @@ class BlockScorer:
 
         None while another worker is at it. ValueError if they are not of `num` images.
         """
-        name = self.detector.name
 
         def measured() -> tuple[Mapping[str, Moments], Mapping[str, Any], Mapping[str, int]]:
-            moments = {name: statistics.of(name, self.detector.feature_dim, num)}
+            moments = {self.detector.name: moments_for(self.metric, statistics, num)}
             return moments, provenance.describe_statistics(statistics), {}
 
         return self._once(statistics.sha256[:16], lambda: self.find_statistics(statistics.sha256), measured, tags)
@@ -165,7 +167,7 @@ class BlockScorer:
         if found is not None:
             return found
         self.workdir.mkdir(parents=True, exist_ok=True)
-        claim = Claim(self.workdir, f"{name}-{self.detector.name}")
+        claim = Claim(self.workdir, f"{name}-{file_name(self.metric)}")
         if not claim.take_or_see_life():
             return None
         try:
@@ -184,12 +186,12 @@ class BlockScorer:
         if not self.ledger.exists():
             return
         for record in ledger.read(self.ledger):
-            if is_score_of(record, self.detector.identity, self.reference, self.detector.name):
+            if is_score_of(record, self.detector.identity, self.reference, self.metric):
                 yield record
 
     def _shards(self, sampler: Sampler, seeds: Sequence[int]) -> FeatureShards:
         recipe = sampler.recipe
-        folder = self.workdir / f"{recipe.hash[:16]}-{self.detector.name}-{seeds[0]}-{len(seeds)}"
+        folder = self.workdir / f"{recipe.hash[:16]}-{file_name(self.metric)}-{seeds[0]}-{len(seeds)}"
         plan = ShardPlan(tuple(seeds), self.shard_size)
         return FeatureShards(folder, plan, recipe.to_json(), recipe.hash, self.batch, [self.detector], sampler.numerics)
 

@@ -1,4 +1,4 @@
-"""Feature extractors by the name of the metric they serve: "fid", "fd_dinov2" and "fd_mnist".
+"""Opened extractors: networks with their weights, by the name that their features have in files.
 
 Published weights are pinned by SHA-256. A file of your own takes their place by the argument `weights` or by the
 environment variable EDM2_<METRIC>_WEIGHTS (EDM2_FID_WEIGHTS, EDM2_FD_DINOV2_WEIGHTS, EDM2_FD_MNIST_WEIGHTS): the
@@ -6,7 +6,7 @@ same file somewhere else, or other weights under the same parameter names, which
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,84 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dnnlib.download import fetch
-from dnnlib.places import EMBEDDED
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import printable
-from edm2_guidance.metrics import dinov2, inception, mnist
+from edm2_guidance.metrics import catalog
+from edm2_guidance.metrics.extractors.base import Extractor
 from torch_utils.memory import Batches
 from torch_utils.tensor_file import read_tensors
 
 
-@dataclass(frozen=True)
-class DetectorSpec:
-    """A detector before its weights are there.
-
-    build: makes the network, given the resize mode. feature_dim: D. source: path or URL of the weights; mirrors:
-    further URLs of the same file (source "": there are no weights); sha256: its hash (None for a file of this
-    repository). resizes: modes, the
-    default first; each is a variant of the metric with numbers of its own. image_size: the one size of images it
-    takes, None for any.
-    """
-
-    name: str
-    build: Callable[[str], nn.Module]
-    feature_dim: int
-    source: str
-    resizes: tuple[str, ...]
-    sha256: str | None = None
-    mirrors: tuple[str, ...] = ()
-    image_size: int | None = None
-
-    @property
-    def weights_variable(self) -> str:
-        """Environment variable that names a local weight file."""
-        return f"EDM2_{self.name.upper()}_WEIGHTS"
-
-
-def _build_dinov2(resize: str) -> nn.Module:
-    return dinov2.DinoV2(resize="pil" if resize == "pil" else "torch")
-
-
-DETECTORS: Mapping[str, DetectorSpec] = MappingProxyType(
-    {
-        "fid": DetectorSpec(
-            name="fid",
-            build=lambda resize: inception.InceptionV3(),
-            feature_dim=inception.FEATURE_DIM,
-            source="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-            "weights-inception-2015-12-05-6726825d.pth",
-            mirrors=(
-                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-                "pt_inception-2015-12-05-6726825d.pth",
-            ),
-            sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-            resizes=("tf1-bilinear-299",),
-        ),
-        "fd_dinov2": DetectorSpec(
-            name="fd_dinov2",
-            build=_build_dinov2,
-            feature_dim=dinov2.FEATURE_DIM,
-            source="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
-            sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-            resizes=("torch", "pil"),
-        ),
-        "fd_mnist": DetectorSpec(
-            name="fd_mnist",
-            build=lambda resize: mnist.DigitClassifier(),
-            feature_dim=mnist.FEATURE_DIM,
-            source=str(EMBEDDED / "mnist16-detector.safetensors"),
-            resizes=("none",),
-            image_size=mnist.IMAGE_SIZE,
-        ),
-    }
-)
-
-
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Maps images to the features of one metric.
+    """Maps images to features.
 
-    name: the metric. feature_dim: D. identity: what determines the features, for provenance: `metric`, `network`,
+    name: what they are called in files (`Extractor.stored_as`). feature_dim: D. keep: whether they are kept as they
+    are, beside their mean and covariance. identity: what determines the features, for provenance: `metric`, `network`,
     `weights_sha256`, `published` (whether these are the pinned weights), `resize`, `dtype`.
     """
 
@@ -104,6 +40,7 @@ class Detector:
     identity: Mapping[str, Any]
     net: nn.Module
     device: torch.device
+    keep: bool = False
     memory: Batches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +73,7 @@ class Detector:
 
 def check_image_size(metric: str, size: tuple[int, int]) -> None:
     """ValueError if the metric's detector does not take images of this (height, width)."""
-    wanted = find_spec(metric).image_size
+    wanted = catalog.find_metric(metric).extractor.image_size
     if wanted is not None and size != (wanted, wanted):
         raise ValueError(
             f"{metric} is defined for images of {wanted}x{wanted}, these are {size[1]}x{size[0]}: "
@@ -153,60 +90,54 @@ def _full_float32() -> Iterator[None]:
         yield
 
 
-def find_spec(metric: str) -> DetectorSpec:
-    """The detector of a metric. ValueError naming the metrics there are."""
-    if metric not in DETECTORS:
-        raise ValueError(f"metric {metric!r} is not known: use one of {', '.join(DETECTORS)}")
-    return DETECTORS[metric]
-
-
 def load_detector(
-    metric: str,
+    name: str,
     device: torch.device | str = "cpu",
     *,
     weights: str | Path | None = None,
-    resize: str | None = None,
     offline: bool = False,
+    keep: bool = False,
+    **fields: Any,
 ) -> Detector:
-    """Opens the detector of a metric, fetching its weights unless a local file is given.
+    """Opens an extractor, fetching its weights unless a local file is given.
 
-    weights: a .pth state dict (read as data, no code is run) or .safetensors instead of the published file;
-    None: the environment variable of the module docstring, else the published file. resize: None for the default.
-    ValueError: unknown metric or resize, or a weight file that does not fit; OSError: no such file, no network.
+    name: of its features. weights: a .pth state dict (read as data, no code is run) or .safetensors instead of the
+    published file; None: the environment variable of the module docstring, else the published file. keep: as in
+    `Detector`. fields: of the extractor, such as its resize.
+    ValueError: unknown name or field, or a weight file that does not fit; OSError: no such file, no network.
     """
-    spec = find_spec(metric)
-    resize = spec.resizes[0] if resize is None else resize
-    if resize not in spec.resizes:
-        raise ValueError(f"{metric} has no resize mode {resize!r}: use {' or '.join(spec.resizes)}")
+    spec = catalog.find_extractor(name).with_fields(fields)
     path = find_weights(spec, weights, offline)
     digest = sha256_of(path)
     with torch.device("meta"):  # no memory or random numbers for values that are replaced at once
-        net = spec.build(resize)
-    _load_strictly(net, _read_state(path, trusted=digest == spec.sha256), path)
+        net = spec.build()
+    _load_strictly(net, _read_state(path, trusted=digest == spec.weights.sha256), path)
     net = net.to(device).eval().requires_grad_(False)
     identity = {
-        "metric": metric,
+        "metric": name,
         "network": type(net).__name__,
         "weights_sha256": digest,
         "published": digest == _pinned_sha256(spec),
-        "resize": resize,
+        "resize": spec.resized,
         "dtype": "float32",
     }
-    return Detector(metric, spec.feature_dim, MappingProxyType(identity), net, torch.device(device))
+    return Detector(name, spec.feature_dim, MappingProxyType(identity), net, torch.device(device), keep)
 
 
-def find_weights(spec: DetectorSpec, weights: str | Path | None = None, offline: bool = False) -> Path:
+def find_weights(spec: Extractor, weights: str | Path | None = None, offline: bool = False) -> Path:
     """Path of the weight file: `weights`, else the environment variable, else the published file (fetched)."""
     chosen = weights if weights is not None else os.environ.get(spec.weights_variable, "")
     if chosen != "":
         return fetch(chosen, offline=offline)
-    return fetch(spec.source, sha256=spec.sha256, mirrors=spec.mirrors, offline=offline)
+    published = spec.weights
+    return fetch(published.source, sha256=published.sha256, mirrors=published.mirrors, offline=offline)
 
 
-def _pinned_sha256(spec: DetectorSpec) -> str | None:
-    if spec.sha256 is not None:
-        return spec.sha256
-    return sha256_of(spec.source) if Path(spec.source).is_file() else None
+def _pinned_sha256(spec: Extractor) -> str | None:
+    published = spec.weights
+    if published.sha256 is not None:
+        return published.sha256
+    return sha256_of(published.source) if Path(published.source).is_file() else None
 
 
 def _read_state(path: Path, *, trusted: bool) -> dict[str, Tensor]:

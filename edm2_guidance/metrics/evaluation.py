@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from edm2_guidance.images.batch import ImageSource, drain
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.catalog import check_counts, find_metric
 from edm2_guidance.metrics.detectors import Detector, check_image_size
 from edm2_guidance.metrics.feature_shards import FeatureShards
 from edm2_guidance.metrics.moments import Moments, MomentsSink
@@ -53,6 +54,7 @@ def open_stored(
         raise ValueError(f"{wanted} image to score: statistics need at least 2")
     source = StoredImages(path, batch, wanted, seed)
     check_image_sizes(metrics, source.image_size)
+    check_counts(metrics, wanted, f"images of {path}")
     names = image_names(Path(path), wanted, seed)
     return StoredSet(source, names, describe_stored(path, source, total, seed))
 
@@ -123,17 +125,19 @@ def unwritten(path: str | Path, shards: FeatureShards, reference: Reference, sha
     """
     began = 0.0 if shared else shards.began()
     if began is None or not Path(path).exists():
-        return [detector.name for detector in shards.detectors]
+        return list(reference.comparisons)
     records = [
         record
         for record in ledger.read(path)
         if is_of_images(record, *shards.images) and datetime.fromisoformat(record["time"]).timestamp() > began
     ]
-    return [
-        detector.name
-        for detector in shards.detectors
-        if not any(is_score_of(record, detector.identity, reference, detector.name) for record in records)
-    ]
+    identities = {detector.name: detector.identity for detector in shards.detectors}
+
+    def is_there(metric: str) -> bool:
+        identity = identities[find_metric(metric).extractor.stored_as]
+        return any(is_score_of(record, identity, reference, metric) for record in records)
+
+    return [metric for metric in reference.comparisons if not is_there(metric)]
 
 
 def unwritten_at_end(

@@ -75,7 +75,7 @@ class FeatureShards(ShardStore):
         Raises ShardsMissing if shards are missing, or turn out to be damaged (they are removed, with a warning), and
         ValueError for fewer than 2 images in all.
         """
-        running = {detector.name: RunningMoments(detector.feature_dim) for detector in self.detectors}
+        running = {detector.name: RunningMoments(detector.feature_dim, detector.keep) for detector in self.detectors}
         unusable = []
         for index in range(len(self.plan)):
             try:

@@ -1,21 +1,25 @@
 """Features of images as other tools store them, [N, D], to mean and covariance; read in pieces, never all at once."""
 
 import io
+from collections.abc import Collection
 from typing import IO, cast
 
 import numpy as np
 import torch
 
 from edm2_guidance.images import npy
-from edm2_guidance.metrics.detectors import DETECTORS, find_spec
+from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.moments import Moments, RunningMoments, first_non_finite_row
 
 _PIECE_BYTES = 1 << 24
 
 
 def metric_of_dim(dim: int) -> str:
-    """The metric whose detector gives so many features. ValueError, naming what there is, if none does."""
-    dims = {metric: find_spec(metric).feature_dim for metric in DETECTORS}
+    """The name in files (`Extractor.stored_as`) of features of so many numbers.
+
+    ValueError, naming what there is, if none has so many.
+    """
+    dims = {metric: extractor.feature_dim for metric, extractor in catalog.extractors().items()}
     found = next((metric for metric, size in dims.items() if size == dim), None)
     if found is None:
         known = ", ".join(f"{size} ({metric})" for metric, size in dims.items())
@@ -23,10 +27,11 @@ def metric_of_dim(dim: int) -> str:
     return found
 
 
-def moments_of_array(stream: IO[bytes]) -> Moments:
+def moments_of_array(stream: IO[bytes], *, keep: Collection[str] = ()) -> Moments:
     """Mean and covariance of the rows of a `.npy`, from its first byte on: floating point, [N, D], N of 2 or more.
 
-    Further dimensions of 1, as some extractors leave them, count for nothing. ValueError for another array, for D of
+    Further dimensions of 1, as some extractors leave them, count for nothing. keep: names of the features that
+    the result shall hold itself, too. ValueError for another array, for D of
     no detector, for values that are not finite, or if its bytes are not all there, or more are.
     """
     header = npy.read_header(stream)
@@ -36,8 +41,7 @@ def moments_of_array(stream: IO[bytes]) -> Moments:
             f"it is {header.dtype} {list(header.shape)}, and features are floating point [N, D]; "
             "images are given as a folder, a ZIP or an .npz"
         )
-    metric_of_dim(shape[0])
-    running = RunningMoments(shape[0])
+    running = RunningMoments(shape[0], metric_of_dim(shape[0]) in keep)
     total, row_bytes = header.shape[0], shape[0] * header.dtype.itemsize
     rows = total if header.fortran_order else max(1, _PIECE_BYTES // row_bytes)
     reader = io.BufferedReader(cast(io.RawIOBase, stream))  # whose read gives all that is asked for
@@ -55,12 +59,11 @@ def moments_of_array(stream: IO[bytes]) -> Moments:
     return running.moments()
 
 
-def moments_of_rows(rows: torch.Tensor) -> Moments:
+def moments_of_rows(rows: torch.Tensor, *, keep: Collection[str] = ()) -> Moments:
     """Mean and covariance of features, floating point [N, D]. ValueError as `moments_of_array`."""
     if rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"it is {rows.dtype} {list(rows.shape)}, and features are floating point [N, D]")
-    metric_of_dim(rows.shape[1])
-    running = RunningMoments(rows.shape[1])
+    running = RunningMoments(rows.shape[1], metric_of_dim(rows.shape[1]) in keep)
     piece = max(1, _PIECE_BYTES // (8 * rows.shape[1]))
     for start in range(0, len(rows), piece):
         _append(running, rows[start : start + piece].to(torch.float64), start)

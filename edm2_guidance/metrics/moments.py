@@ -21,6 +21,9 @@ class FeatureExtractor(Protocol):
     @property
     def feature_dim(self) -> int: ...
 
+    @property
+    def keep(self) -> bool: ...
+
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
@@ -28,12 +31,14 @@ class FeatureExtractor(Protocol):
 class Moments:
     """Mean [D] and unbiased covariance [D, D] of features, float64 on the CPU.
 
-    num_images: how many images they are of; None where a file does not say.
+    num_images: how many images they are of; None where a file does not say. features: these themselves, floating point
+    [N, D] on the CPU, where somebody asked for them to be kept.
     """
 
     mean: Tensor
     cov: Tensor
     num_images: int | None = None
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         dim = self.mean.shape[0] if self.mean.ndim == 1 else None
@@ -42,6 +47,8 @@ class Moments:
             raise ValueError(f"mean and covariance have shapes {shapes}: expected [D] and [D, D]")
         if self.mean.dtype != torch.float64 or self.cov.dtype != torch.float64:
             raise ValueError(f"moments are {self.mean.dtype} and {self.cov.dtype}: expected torch.float64")
+        if self.features is not None and tuple(self.features.shape) != (self.num_images, dim):
+            raise ValueError(f"features have shape {list(self.features.shape)}: expected [{self.num_images}, {dim}]")
 
     @property
     def dim(self) -> int:
@@ -62,12 +69,15 @@ class RunningMoments:
     Batches and parts are combined by the pairwise update of Chan, Golub and LeVeque (1983), "Algorithms for
     computing the sample variance", eq. 2.1: centred sums, so no cancellation when means are large. The result
     depends on the order of `append` and `merge` in its last bits only; fix that order to get the same bits.
+
+    keep: keep the features themselves, too, in the order they come; then memory grows with their number.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, keep: bool = False) -> None:
         if dim < 1:
             raise ValueError(f"feature dimension {dim} must be at least 1")
         self.dim = dim
+        self._kept: list[Tensor] | None = [] if keep else None
         self.num_images = 0
         self._mean = torch.zeros(dim, dtype=torch.float64)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
@@ -90,6 +100,8 @@ class RunningMoments:
         mean = x.mean(dim=0)
         centred = x - mean
         self._combine(x.shape[0], mean, centred.T @ centred)
+        if self._kept is not None:
+            self._kept.append(features.detach().cpu())
 
     def merge(self, other: "RunningMoments") -> None:
         """Adds all images of `other`, exactly as if its images had been appended here, up to rounding."""
@@ -106,7 +118,8 @@ class RunningMoments:
             raise ValueError(f"{self.num_images} image(s) have no covariance: at least 2 are needed")
         scatter = self._scatter.cpu()
         cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
-        return Moments(self._mean.cpu().clone(), cov, self.num_images)
+        features = None if self._kept is None else torch.cat(self._kept)
+        return Moments(self._mean.cpu().clone(), cov, self.num_images, features)
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
@@ -149,7 +162,9 @@ class MomentsSink:
 
     def __init__(self, detectors: Sequence[FeatureExtractor], names: Sequence[str] | None = None) -> None:
         self.detectors = tuple(detectors)
-        self.running = {detector.name: RunningMoments(detector.feature_dim) for detector in self.detectors}
+        self.running = {
+            detector.name: RunningMoments(detector.feature_dim, detector.keep) for detector in self.detectors
+        }
         if len(self.running) != len(self.detectors):
             raise ValueError("every detector may be given once only")
         self.num_images = 0

@@ -3,7 +3,9 @@
 Read:
 
 * `.npz` of this project: `mu`, `sigma` for "fid" (so that other tools find them), `<metric>.mu`, `<metric>.sigma` for
-  every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them;
+  every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them; and
+  `<metric>.features` float32 [N, D], at most 2 GiB, where a measure needs them ("metric" is the Frechet distance of
+  these features, `Extractor.stored_as`);
 * `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid", or of another metric if these
   have as many features as its detector; other arrays are left alone;
 * EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code;
@@ -21,7 +23,7 @@ import reprlib
 import struct
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
@@ -38,7 +40,7 @@ from dnnlib.urls import without_secrets
 from edm2_guidance.images import npy
 from edm2_guidance.images.archive import check_zip, damage_means, open_zip, read_zip_member
 from edm2_guidance.images.zips import ZipWriter, parse_object
-from edm2_guidance.metrics.detectors import DETECTORS
+from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from edm2_guidance.metrics.moments import Moments
 from torch_utils import safe_pickle
@@ -47,12 +49,12 @@ from torch_utils.tensor_file import read_tensors
 
 _T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
+MAX_KEPT_BYTES = 1 << 31  # of features in a file, which are read at once: 262,144 images of 2048 features
 MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
 _SHOWN = 8  # names of metrics in an error
 _MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
 _NPY_MAGIC = b"\x93NUMPY"
-_DGM_EVAL_MODELS = {"inception": "fid", "dinov2": "fd_dinov2"}  # its names of detectors -> metrics here
 ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
 
 
@@ -87,10 +89,17 @@ class Statistics:
         return moments
 
 
-def open_statistics(source: str | Path, metrics: Collection[str] | None = None, *, offline: bool = False) -> Statistics:
+def open_statistics(
+    source: str | Path,
+    metrics: Collection[str] | None = None,
+    *,
+    keep: Collection[str] = (),
+    offline: bool = False,
+) -> Statistics:
     """Reads a statistics file of any known format, by path or URL; the format is told by the content.
 
-    metrics: which to read, the others are left alone; None reads all those in `DETECTORS`.
+    metrics: which to read, by `catalog.feature_names`, the others are left alone; None reads all that this program
+    has. keep: of which to read the features themselves, too, where the file has them.
 
     OSError: no such file, or it cannot be fetched. ValueError: not statistics, none of one of `metrics` or of any, of
     more features than the metric's detector has (`MAX_FEATURES` if it has none here), or damaged: arrays missing, of
@@ -98,7 +107,7 @@ def open_statistics(source: str | Path, metrics: Collection[str] | None = None, 
     """
     path, source = fetch(source, offline=offline), without_secrets(str(source))
     with odd_files_are_value_errors(source):
-        found = _read(path, source, metrics)
+        found = _read(path, source, metrics, keep)
     return Statistics(
         moments=found.moments,
         source=source,
@@ -117,17 +126,17 @@ class _Content(NamedTuple):
     resize_known: bool = False
 
 
-def _read(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
+def _read(path: Path, source: str, metrics: Collection[str] | None, keep: Collection[str]) -> _Content:
     magic = _magic(path)
     if _is_tensor_file(_members(path)):
-        return _read_tensor_file(path, source)
+        return _read_tensor_file(path, source, keep)
     if magic.startswith(b"PK"):
-        return _read_npz(path, source, metrics)
+        return _read_npz(path, source, metrics, keep)
     if magic.startswith(b"\x80"):
         return _Content(_read_pickle(path, source, metrics), resize_known=True)
     if magic.startswith(_NPY_MAGIC):
         with damage_means(f"{source} cannot be read as features"), open_regular(path) as file:
-            found = moments_of_array(file)
+            found = moments_of_array(file, keep=keep)
             return _Content({metric_of_dim(found.dim): found})
     raise ValueError(f"{source} is no statistics: neither .npz, EDM2 .pkl, .npy nor .pt")
 
@@ -145,7 +154,7 @@ def _members(path: Path) -> set[str]:
         return set(file.namelist())
 
 
-def _read_tensor_file(path: Path, source: str) -> _Content:
+def _read_tensor_file(path: Path, source: str, keep: Collection[str]) -> _Content:
     """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
     try:
         content = read_tensors(path, arrays=True)
@@ -153,7 +162,7 @@ def _read_tensor_file(path: Path, source: str) -> _Content:
         raise type(error)(f"{source}: {str(error).removeprefix(f'{path}: ')}") from error
     if isinstance(content, torch.Tensor):
         with damage_means(f"{source} cannot be read as features"):
-            moments = moments_of_rows(content)
+            moments = moments_of_rows(content, keep=keep)
             return _Content({metric_of_dim(moments.dim): moments})
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
         raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
@@ -257,6 +266,16 @@ def check_new(path: str | Path, *, overwrite: bool = False) -> None:
         raise ValueError(f"{path} exists: take another name, or --overwrite")
 
 
+def check_kept(path: str | Path, keep: Collection[str], num_images: int) -> None:
+    """ValueError if features, by name, of so many images cannot be kept in statistics at `path`."""
+    if keep and check_name(path) == ".pkl":
+        raise ValueError(f"{path}: EDM2's format has no place for features, which these metrics need: choose .npz")
+    for name in keep:
+        most = MAX_KEPT_BYTES // (4 * catalog.find_extractor(name).feature_dim)
+        if num_images > most:
+            raise ValueError(f"{num_images} images are more than the {most} whose features a file keeps: give --num")
+
+
 def check_name(path: str | Path) -> str:
     """The suffix, ".npz" or ".pkl", that says in which format statistics are written. ValueError for another."""
     suffix = Path(path).suffix.lower()
@@ -265,13 +284,13 @@ def check_name(path: str | Path) -> str:
     return suffix
 
 
-def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> _Content:
+def _read_npz(path: Path, source: str, metrics: Collection[str] | None, keep: Collection[str]) -> _Content:
     damaged = f"{source} cannot be read as statistics"
     with damage_means(damaged), open_zip(path) as file:
         names = [name.removesuffix(".npy") for name in check_zip(path, file, max_bytes=None)]
         pairs, features = _npz_pairs(names), _feature_key(names)
         if not pairs and features:
-            return _Content(_of_features(path, file, features, names))
+            return _Content(_of_features(path, file, features, names, keep))
         if not pairs:
             raise ValueError(_no_statistics(names))
         if pairs.get("fid") == ("mu", "sigma") and "provenance" not in names:
@@ -283,6 +302,9 @@ def _read_npz(path: Path, source: str, metrics: Collection[str] | None) -> _Cont
     num_images = _checked_count(None if count is None else count.tolist(), source)
     with open_zip(path) as file:
         moments = {m: _npz_moments(path, file, m, pair, num_images, source) for m, pair in wanted.items()}
+        for metric in moments:
+            if metric in keep and num_images is not None and f"{metric}.features" in names:
+                moments[metric] = _with_features(path, file, metric, moments[metric], source)
     return _Content(moments, provenance, resize_known="provenance" in names or "mu_s" in names)
 
 
@@ -299,6 +321,20 @@ def _npz_moments(
     return _checked(metric, mu, sigma, num_images, source)
 
 
+def _with_features(path: Path, file: zipfile.ZipFile, metric: str, moments: Moments, source: str) -> Moments:
+    """The moments with the features that they are of. ValueError for an array that cannot be these."""
+    with damage_means(f"{source} cannot be read as statistics"):
+        rows = _npz_array(path, file, f"{metric}.features", MAX_KEPT_BYTES)
+    if rows.dtype.kind != "f" or rows.shape != (moments.num_images, moments.dim):
+        raise ValueError(
+            f"{source}: {metric}.features is {rows.dtype} {list(rows.shape)}, expected floating point "
+            f"[{moments.num_images}, {moments.dim}]"
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{source}: {metric}.features holds NaN or infinity; the file is damaged")
+    return replace(moments, features=torch.from_numpy(rows))
+
+
 def _plain_metric(file: zipfile.ZipFile) -> str:
     """The metric of an .npz of `mu` and `sigma` alone, told by their dimension; "fid" for that of no detector."""
     with file.open("mu.npy") as stream:
@@ -309,15 +345,18 @@ def _plain_metric(file: zipfile.ZipFile) -> str:
         return "fid"
 
 
-def _of_features(path: Path, file: zipfile.ZipFile, key: str, names: list[str]) -> dict[str, Moments]:
+def _of_features(
+    path: Path, file: zipfile.ZipFile, key: str, names: list[str], keep: Collection[str]
+) -> dict[str, Moments]:
     """Moments of the features in one array of an .npz, by metric. ValueError for features of no metric here."""
     model = str(_npz_array(path, file, "model", _MAX_TEXT_BYTES)) if key == "reps" and "model" in names else None
-    if model is not None and model not in _DGM_EVAL_MODELS:
-        known = ", ".join(_DGM_EVAL_MODELS)
+    models = {each.kind: each.stored_as for each in catalog.extractors().values()}  # dgm-eval's words are the same
+    if model is not None and model not in models:
+        known = ", ".join(models)
         raise ValueError(f"its features are of the model {model[:40]!r}, which no metric here uses; known: {known}")
     with file.open(f"{key}.npy") as stream:
-        moments = moments_of_array(stream)
-    return {metric_of_dim(moments.dim) if model is None else _DGM_EVAL_MODELS[model]: moments}
+        moments = moments_of_array(stream, keep=keep)
+    return {metric_of_dim(moments.dim) if model is None else models[model]: moments}
 
 
 def _feature_key(names: list[str]) -> str | None:
@@ -339,7 +378,8 @@ def _wanted(
     for metric in metrics or ():
         if metric not in pairs:
             raise ValueError(_not_there(metric, pairs, source))
-    found = {metric: pair for metric, pair in pairs.items() if metric in (DETECTORS if metrics is None else metrics)}
+    known = catalog.extractors()
+    found = {metric: pair for metric, pair in pairs.items() if metric in (known if metrics is None else metrics)}
     if metrics is None and not found:
         raise ValueError(f"{source} has statistics for no metric of this program, only for {_shown(pairs)}")
     return found
@@ -423,8 +463,9 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
 
 def _check_features(metric: str, count: int, source: str) -> None:
     """ValueError for more features than a metric can have here: covariances grow with their square."""
-    most = DETECTORS[metric].feature_dim if metric in DETECTORS else MAX_FEATURES
-    if count > most and metric in DETECTORS:
+    known = catalog.extractors()
+    most = known[metric].feature_dim if metric in known else MAX_FEATURES
+    if count > most and metric in known:
         raise ValueError(_of_another_detector(metric, count, most, source))
     if count > most:
         raise ValueError(f"{source}: {metric[:80]}: {count} features: at most {most} are read")
@@ -443,6 +484,8 @@ def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, prov
     for metric, each in moments.items():
         prefix = "" if metric == "fid" else f"{metric}."
         arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"] = each.mean.numpy(), each.cov.numpy()
+        if each.features is not None:
+            arrays[f"{metric}.features"] = each.features.to(torch.float32).numpy()
     with ZipWriter(path) as writer:  # unlike numpy.savez, does not stamp the time on every array
         for name, array in arrays.items():
             writer.add(f"{name}.npy", npy.to_bytes(array))

@@ -2,31 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edm2_guidance.metrics import ledger
-from edm2_guidance.metrics.detectors import find_spec
-from edm2_guidance.metrics.frechet import FactoredMoments, factorize, frechet_distance
+from edm2_guidance.metrics.catalog import feature_names, find_extractor, find_metric, kept_features
+from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
 from edm2_guidance.metrics.reference import Statistics, open_statistics
 
-SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Reference statistics that were found fit for the metrics asked for, with their covariances factored."""
+    """Reference statistics that were found fit for the metrics asked for.
+
+    comparisons: by metric, what compares a set of images with them.
+    """
 
     statistics: Statistics
-    factored: Mapping[str, FactoredMoments]
-
-    def dim(self, metric: str) -> int:
-        """Number of features of a metric."""
-        return self.statistics.moments[metric].dim
+    comparisons: Mapping[str, Comparison]
 
 
 def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool = False) -> Reference:
@@ -34,36 +32,42 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
 
     Errors as `open_statistics` and `prepare_reference`.
     """
-    return prepare_reference(open_statistics(source, metrics, offline=offline), metrics)
+    names, keep = feature_names(metrics), kept_features(metrics)
+    return prepare_reference(open_statistics(source, names, keep=keep, offline=offline), metrics)
 
 
 def prepare_reference(statistics: Statistics, metrics: Sequence[str]) -> Reference:
     """Does everything with reference statistics that can fail.
 
-    The distance of each metric's statistics to themselves is computed: it runs the code that the score will need,
-    and is zero for sound statistics. Errors as `factorize`, and ValueError for a metric that is missing or of other
-    dimensions than its detector.
+    Errors as `moments_for` and `Measure.against`.
     """
-    moments = {metric: statistics.of(metric, find_spec(metric).feature_dim) for metric in metrics}
-    factored = {}
-    for metric, each in moments.items():
-        try:
-            factored[metric] = factorize(each)
-        except ValueError as error:
-            raise ValueError(f"{statistics.source}: {metric}: {error}") from error
-        distance = frechet_distance(factored[metric], factored[metric])
-        if not distance <= SELF_DISTANCE_TOLERANCE * (1 + factored[metric].trace):
-            raise ValueError(
-                f"{statistics.source}: {metric} is at distance {distance:.3g} from itself: damaged, or a faulty LAPACK"
-            )
-    return Reference(statistics, factored)
+    moments = {metric: moments_for(metric, statistics) for metric in metrics}
+    compared = {
+        metric: find_metric(metric).measure.against(each, f"{statistics.source}: {metric}")
+        for metric, each in moments.items()
+    }
+    return Reference(statistics, compared)
+
+
+def moments_for(metric: str, statistics: Statistics, num_images: int | None = None) -> Moments:
+    """What a metric compares, out of statistics. ValueError if they lack it, or are of other dimensions, or of another
+    number of images than `num_images`."""
+    found = find_metric(metric)
+    name = found.extractor.stored_as
+    moments = statistics.of(name, found.extractor.feature_dim, num_images)
+    if found.needs_features and moments.features is None:
+        raise ValueError(
+            f"{statistics.source} holds mean and covariance alone, and {metric} needs the features themselves: give "
+            f"the images in its place, or make a file with them by calculate_metrics.py ref --metrics={metric}"
+        )
+    return moments
 
 
 @dataclass(frozen=True)
 class Score:
     """One result. name: as `ledger.result_name`. flags: what to mind when comparing it, a sentence each.
 
-    moments_sha256: of the images' moments.
+    moments_sha256: of the images' moments. also: further numbers of the measure, by name.
     """
 
     metric: str
@@ -72,6 +76,7 @@ class Score:
     name: str
     flags: tuple[str, ...]
     moments_sha256: str
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 def score(
@@ -80,38 +85,34 @@ def score(
     detectors: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
     notes: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
 ) -> list[Score]:
-    """Distances of a set of images to the reference, one per metric of `moments`.
+    """Scores of a set of images against the reference, one per metric (None: all that the reference is opened for).
 
-    detectors: identity per metric of the detector that made `moments`, missing where unknown. images: what is known
-    of the images (`metrics.provenance`). notes: further flags. RuntimeError if a distance is not a finite number.
+    moments: of the images, by the name of the features (`Extractor.stored_as`). detectors: likewise, identity of the
+    detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`). notes:
+    further flags. RuntimeError if a value is not a finite number.
     """
     scores = []
     image_flags = [*_size_flags(images, reference.statistics.images), *_swap_flags(images, reference.statistics)]
-    for metric, each in moments.items():
-        value = frechet_distance(each, reference.factored[metric])
+    for metric in reference.comparisons if metrics is None else metrics:
+        found = find_metric(metric)
+        stored_as = found.extractor.stored_as
+        each = moments[stored_as]
+        (_, value), *also = reference.comparisons[metric](each).items()
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
         flags = [
             *notes,
-            *_count_flags(metric, each, "images"),
-            *_count_flags(metric, reference.statistics.moments[metric], "reference images"),
-            *_detector_flags(metric, detectors.get(metric), reference.statistics),
+            *found.measure.notes(each, "images", metric),
+            *found.measure.notes(reference.statistics.moments[stored_as], "reference images", metric),
+            *_detector_flags(stored_as, detectors.get(stored_as), reference.statistics),
             *image_flags,
             *([images["recipe_problem"]] if "recipe_problem" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
-        scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256))
+        scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256, dict(also)))
     return scores
-
-
-def _count_flags(metric: str, moments: Moments, what: str) -> list[str]:
-    if moments.num_images is None or moments.num_images > moments.dim:
-        return []
-    return [
-        f"{moments.num_images} {what} for the {moments.dim} features of {metric}: the covariance is singular and the "
-        "value far too high; compare it only with values at the same number"
-    ]
 
 
 def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Statistics) -> list[str]:
@@ -131,7 +132,7 @@ def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Stat
         ]
     if not used.get("published", False):
         return ["the detector's weights are not the published ones, and the reference does not name its own"]
-    if used.get("resize") != find_spec(metric).resizes[0]:
+    if used.get("resize") != find_extractor(metric).resized:
         resize = used.get("resize")
         return [f"images were resized by the variant {resize!r}, and the reference does not name its own"]
     return []
@@ -200,12 +201,14 @@ def ledger_record(
     note: the user's own words for the row.
     """
     metric, theirs = score.metric, reference.statistics
+    stored_as = find_metric(metric).extractor.stored_as
     return {
         "schema": ledger.SCHEMA,
         "time": ledger.now(),
         "name": score.name,
         "metric": metric,
         "value": score.value,
+        **({"also": dict(score.also)} if score.also else {}),
         "num_images": score.num_images,
         "moments_sha256": score.moments_sha256,
         "flags": list(score.flags),
@@ -213,8 +216,8 @@ def ledger_record(
         "reference": {
             "source": theirs.source,
             "sha256": theirs.sha256,
-            "num_images": theirs.moments[metric].num_images,
-            "detector": dict(theirs.detectors[metric]) if metric in theirs.detectors else None,
+            "num_images": theirs.moments[stored_as].num_images,
+            "detector": dict(theirs.detectors[stored_as]) if stored_as in theirs.detectors else None,
             "images": dict(theirs.images) or None,
         },
         "detector": None if detector is None else dict(detector),

@@ -8,7 +8,8 @@ from dnnlib.download import fetch
 from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.metrics.detectors import DETECTORS, Detector
+from edm2_guidance.metrics import catalog
+from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
 from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics
@@ -41,7 +42,9 @@ def open_side(
     path = Path(fetch(name, offline=offline)) if is_url(name) else find_file(name)
     shown = without_secrets(name) if is_url(name) else name
     if holds_statistics(path, reference=reference):
-        return Side(shown, path, open_statistics(name, metrics, offline=offline))
+        names = None if metrics is None else catalog.feature_names(metrics)
+        keep = catalog.kept_features(metrics or ())
+        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline))
     StoredImages(path)  # there are some
     return Side(shown, path, None)
 
@@ -49,7 +52,7 @@ def open_side(
 def common_metrics(*sides: Side | None) -> list[str]:
     """The metrics that all of the sides have that are statistics; none if all are images. ValueError if none is."""
     held = [side for side in sides if side is not None and side.statistics is not None]
-    metrics = [name for name in DETECTORS if all(name in side.metrics for side in held)] if held else []
+    metrics = [name for name in catalog.extractors() if all(name in side.metrics for side in held)] if held else []
     if held and not metrics:
         found = "; ".join(f"{side.name} has {', '.join(sorted(side.metrics))[:200]}" for side in held)
         raise ValueError(f"no metric of this program is in all of the statistics: {found}")
@@ -62,6 +65,7 @@ class ReferenceImages:
 
     name: str
     stored: StoredSet
+    metrics: Sequence[str]
 
     def measure(self, detectors: Sequence[Detector], progress: Callable[[int], None] | None = None) -> Reference:
         """Its statistics. ValueError for images that cannot be scored, naming the first, as `measure`."""
@@ -74,7 +78,7 @@ class ReferenceImages:
             detectors={detector.name: detector.identity for detector in detectors},
             images=description,
         )
-        return prepare_reference(statistics, list(measured.moments))
+        return prepare_reference(statistics, self.metrics)
 
 
 def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) -> Reference | ReferenceImages:
@@ -92,4 +96,4 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
         "content_sha256": content_sha256(side.path),
         "generated": stored.description.get("recipe") is not None,
     }
-    return ReferenceImages(side.name, replace(stored, description=description))
+    return ReferenceImages(side.name, replace(stored, description=description), metrics)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from edm2_guidance.metrics.catalog import feature_names, find_extractor, find_metric
+from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
 
 DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
 SNAPSHOT_IMAGES = 32 << 20  # between the published raw snapshots of a run
 BYTES_PER_PARAMETER = 2  # float16, and next to nothing beside it
-FEATURES: Mapping[str, int] = MappingProxyType({"fid": 2048, "fd_dinov2": 1024, "fd_mnist": 64})
-DETECTOR_BYTES: Mapping[str, int] = MappingProxyType({"fid": 95_628_359, "fd_dinov2": 1_217_586_395, "fd_mnist": 0})
 VAE_BYTES = 335_000_000  # about: 84 M parameters in float32
 #: A PNG: estimates for ImageNet (0.55 and 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
 PNG_BYTES: Mapping[str, int] = MappingProxyType({"img512": 430_000, "img64": 9_200, "mnist16": 500})
@@ -81,7 +81,8 @@ def reference_bytes(row: Row) -> int:
     """Size of the reference statistics, mean and covariance in float64; EDM2's files hold both of their metrics."""
     if row.data == "mnist16":
         return 0
-    return sum(8 * (dim + dim**2) for dim in (FEATURES["fid"], FEATURES["fd_dinov2"]))
+    dims = [find_metric(metric).extractor.feature_dim for metric in REFERENCES[row.data].metrics]
+    return sum(8 * (dim + dim**2) for dim in dims)
 
 
 def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str, int]:
@@ -95,11 +96,16 @@ def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str,
         files |= {source: facts_of(file).bytes for file, source in sources if "://" in source}
         if "://" in row.reference:
             files[row.reference] = reference_bytes(row)
-        if DETECTOR_BYTES[row.metric]:
-            files[f"the detector of {row.metric}"] = DETECTOR_BYTES[row.metric]
+        if size := find_metric(row.metric).extractor.weights.num_bytes:
+            files[f"the detector of {row.metric}"] = size
         if row.data in DECODER_GFLOPS:
             files["the Stability VAE"] = VAE_BYTES
     return files
+
+
+def feature_bytes(metrics: Iterable[str], num_images: int) -> int:
+    """Size of the features of so many images, float32, of each extractor that these metrics need."""
+    return sum(4 * num_images * find_extractor(name).feature_dim for name in feature_names(metrics))
 
 
 def snapshot_bytes(files: Iterable[str]) -> int:
@@ -162,6 +168,6 @@ def cost(
         throughput=speed,
         hours=pflop * 1000 / speed / 3600,
         fetch=sum(downloads([row], networks).values()),
-        features=4 * FEATURES[row.metric] * count,
+        features=feature_bytes([row.metric], count),
         images=PNG_BYTES[row.data] * count * repeats,
     )

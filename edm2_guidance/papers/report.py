@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.listing import as_csv, as_json, as_markdown
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
@@ -22,12 +22,10 @@ from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
 
-#: The resize of images in published scores, per metric.
 #: How far a score of the digits may lie from the one that ships, in percent. Other processors move its last digits.
 SHIPPED_TOLERANCE = 1.0
 #: A flag that says again what the number of images says.
 _COUNT_FLAG = re.compile(r"[\d,]+ images, where published scores have 50,000")
-RESIZES: Mapping[str, str] = MappingProxyType({"fid": "tf1-bilinear-299", "fd_dinov2": "torch", "fd_mnist": "none"})
 
 
 @dataclass(frozen=True)
@@ -163,8 +161,9 @@ def _other_rules(row: Row, record: Record) -> list[str]:
         found.append(f"reference {_file_name(reference)}, not {_file_name(row.reference)}")
     if not detector.get("published", False):
         found.append("the detector's weights are not known to be the published ones")
-    if detector and detector.get("resize") != RESIZES[row.metric]:
-        found.append(f"images resized by {detector.get('resize')}, not {RESIZES[row.metric]}")
+    resized = find_metric(row.metric).extractor.resized
+    if detector and detector.get("resize") != resized:
+        found.append(f"images resized by {detector.get('resize')}, not {resized}")
     return [*found, *_recipe_differences(row, record.get("recipe") or {})]
 
 

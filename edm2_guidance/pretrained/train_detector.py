@@ -19,7 +19,7 @@ from edm2_guidance.cli.progress import progress_bar
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
 
-    from edm2_guidance.metrics.mnist import DigitClassifier
+    from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
 BATCH = 128
 PEAK_LEARNING_RATE = 5e-3
@@ -79,7 +79,7 @@ def _train(
     """One-cycle AdamW on the cross-entropy. Returns the classifier in eval mode."""
     import torch
 
-    from edm2_guidance.metrics.mnist import DigitClassifier
+    from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
     net = DigitClassifier().train()
     batches = len(images) // BATCH

@@ -32,6 +32,15 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "linear": "sampling.guidance.rules.linear:Linear",
         "rescale": "sampling.guidance.rules.rescale:Rescale",
     },
+    "extractor": {
+        "inception": "metrics.extractors.inception:Inception",
+        "dinov2": "metrics.extractors.dinov2:DinoV2",
+        "mnist": "metrics.extractors.mnist:Mnist",
+    },
+    "measure": {
+        "fd": "metrics.measures.frechet:Frechet",
+        "kid": "metrics.measures.kernel:Kernel",
+    },
 }
 
 

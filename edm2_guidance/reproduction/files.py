@@ -6,7 +6,8 @@ from typing import Any
 
 from dnnlib.download import fetch
 from dnnlib.places import python_function
-from edm2_guidance.metrics.detectors import find_spec, find_weights
+from edm2_guidance.metrics.catalog import find_extractor
+from edm2_guidance.metrics.detectors import find_weights
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import open_recipe
 
@@ -27,7 +28,7 @@ def fetch_all(
     Args:
         recipes: Their networks, by path or URL.
         references: Statistics, by path or URL.
-        detectors: By metric, what `metrics.detectors.load_detector` takes beside it.
+        detectors: By the name of their features, what `metrics.detectors.load_detector` takes beside it.
         offline: Ask no server.
         trust_pickle: As in `open_recipe`.
 
@@ -36,8 +37,8 @@ def fetch_all(
     """
     networks = [_file(source) for recipe in recipes for source in recipe.sources]
     paths = [str(fetch(source, offline=offline)) for source in dict.fromkeys([*networks, *references])]
-    for metric, choice in (detectors or {}).items():
-        paths.append(str(find_weights(find_spec(metric), choice.get("weights"), offline)))
+    for name, choice in (detectors or {}).items():
+        paths.append(str(find_weights(find_extractor(name), choice.get("weights"), offline)))
     by_main = {recipe.net.source: recipe for recipe in reversed(recipes)}
     vaes = (_vae(recipe, offline, trust_pickle) for recipe in by_main.values())
     return [*paths, *(f"{vae}, the VAE" for vae in dict.fromkeys(vaes) if vae)]

@@ -12,6 +12,7 @@ from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import drain
 from edm2_guidance.metrics.blocks import Bar, BlockScorer, Record
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.reference import open_statistics
@@ -189,8 +190,11 @@ class Runner:
         settings = self.settings
         side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
         theirs = open_reference_side(side, [metric])
-        detector = load_detector(metric, self._device, offline=settings.offline)
+        found = find_metric(metric)
+        name, keep = found.extractor.stored_as, found.needs_features
+        detector = load_detector(name, self._device, offline=settings.offline, keep=keep)
         return BlockScorer(
+            found.name,
             theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs,
             detector,
             settings.ledger,

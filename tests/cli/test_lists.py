@@ -3,7 +3,8 @@
 import click
 import pytest
 
-from edm2_guidance.cli.lists import FloatList, IntList, Names
+from edm2_guidance.cli.lists import FloatList, IntList
+from edm2_guidance.cli.metric_options import Metrics
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,11 @@ def test_bad_seed_lists(text, says):
     assert says in error.value.message
 
 
-def test_names_are_unique_and_known():
-    assert Names(["fid", "fd_dinov2"]).convert("fd-dinov2,fid,fid", None, None) == ["fd_dinov2", "fid"]
-    with pytest.raises(click.BadParameter, match="fd_dinov2"):
-        Names(["fid", "fd_dinov2"]).convert("fif", None, None)
+def test_metrics_are_unique_and_known():
+    assert Metrics().convert("fd-dinov2,fid,fid,fd/inception", None, None) == ["fd_dinov2", "fid"]
+    with pytest.raises(click.BadParameter, match=r"'fif' is not one of fid, fd_dinov2"):
+        Metrics().convert("fif", None, None)
+    with pytest.raises(click.BadParameter, match=r"there is no measure 'fad' \(did you mean fd\?\)"):
+        Metrics().convert("fad/inception", None, None)
+    with pytest.raises(click.BadParameter, match="fd has no 'size'; it takes nothing"):
+        Metrics().convert("fid:size=3", None, None)

@@ -13,10 +13,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from edm2_guidance.cli.metric_options import METRICS
 from edm2_guidance.metrics import detectors
-from edm2_guidance.metrics.detectors import DETECTORS, Detector, check_image_size, find_spec, load_detector
-from edm2_guidance.metrics.mnist import DigitClassifier
+from edm2_guidance.metrics.catalog import extractors, find_extractor
+from edm2_guidance.metrics.detectors import Detector, check_image_size, load_detector
+from edm2_guidance.metrics.extractors.mnist import Mnist
+from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
 PRETRAINED = Path(__file__).resolve().parents[2] / "edm2_guidance" / "pretrained"
 
@@ -31,12 +32,8 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_command_line_knows_the_same_metrics() -> None:
-    assert tuple(DETECTORS) == METRICS
-
-
 def test_published_weights_are_pinned() -> None:
-    fid, dino = DETECTORS["fid"], DETECTORS["fd_dinov2"]
+    fid, dino = (find_extractor(name).weights for name in ("fid", "fd_dinov2"))
     assert fid.sha256 == "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
     assert fid.source.startswith("https://github.com/toshas/torch-fidelity/releases/download/")
     assert [url.rsplit("/", 1)[-1] for url in fid.mirrors] == ["pt_inception-2015-12-05-6726825d.pth"]
@@ -45,9 +42,9 @@ def test_published_weights_are_pinned() -> None:
 
 
 def test_every_detector_builds_with_its_feature_dimension() -> None:
-    for spec in DETECTORS.values():
+    for spec in extractors().values():
         with torch.device("meta"):
-            net = spec.build(spec.resizes[0]).eval()
+            net = spec.build().eval()
             size = spec.image_size if spec.image_size is not None else 224
             assert net(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, spec.feature_dim)
 
@@ -62,7 +59,7 @@ def test_published_weights_are_fetched_with_hash_and_mirror(monkeypatch: pytest.
     monkeypatch.setattr(detectors, "fetch", fetch)
     with pytest.raises(FileNotFoundError, match="stop here"):
         load_detector("fid", offline=True)
-    spec = DETECTORS["fid"]
+    spec = find_extractor("fid").weights
     assert asked == [(spec.source, {"sha256": spec.sha256, "mirrors": spec.mirrors, "offline": True})]
 
 
@@ -179,8 +176,7 @@ def test_only_a_published_file_is_read_by_torch_itself(
     torch.save(digit_state, path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match=r"w\.pth is not a weight file .*before torch 1\.6"):
         load_detector("fd_mnist", weights=path)
-    spec = replace(DETECTORS["fd_mnist"], sha256=sha256(path))
-    monkeypatch.setattr("edm2_guidance.metrics.detectors.DETECTORS", {"fd_mnist": spec})
+    monkeypatch.setattr(Mnist, "weights", replace(Mnist.weights, sha256=sha256(path)))
     assert load_detector("fd_mnist", weights=path).identity["published"] is True
 
 
@@ -240,8 +236,8 @@ def test_features_carry_no_gradient_and_no_tf32() -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="use one of fid, fd_dinov2, fd_mnist"):
-        find_spec("kid")
-    with pytest.raises(ValueError, match="use torch or pil"):
+        find_extractor("kit")
+    with pytest.raises(ValueError, match="one of torch, pil"):
         load_detector("fd_dinov2", resize="nearest", offline=True)
 
 

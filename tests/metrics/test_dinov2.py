@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from edm2_guidance.metrics.dinov2 import DinoV2, preprocess
+from edm2_guidance.metrics.extractors.networks.dinov2 import DinoV2, preprocess
 
 
 def small_network(dinov2_golden: tuple, resize: str) -> DinoV2:

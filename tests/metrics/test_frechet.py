@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from edm2_guidance.metrics.frechet import factorize, frechet_distance
+from edm2_guidance.metrics.measures.frechet import factorize, frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edm2_guidance.metrics.inception import TAPS, InceptionV3, resize_tf1
+from edm2_guidance.metrics.extractors.networks.inception import TAPS, InceptionV3, resize_tf1
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_forward_computes_no_logits(
     network: InceptionV3, inception_golden: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = torch.from_numpy(inception_golden[0]["images_32"][:1])
-    monkeypatch.setattr("edm2_guidance.metrics.inception.F.linear", None)
+    monkeypatch.setattr("edm2_guidance.metrics.extractors.networks.inception.F.linear", None)
     with torch.no_grad():
         assert network(images).shape == (1, 2048)
 

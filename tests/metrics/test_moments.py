@@ -148,6 +148,7 @@ class PixelMeans:
 
     name = "pixel_means"
     feature_dim = 3
+    keep = False
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         means = images.float().mean(dim=(2, 3))

@@ -13,7 +13,7 @@ import torch
 from edm2_guidance.metrics import ledger, scoring
 from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.evaluation import measure, open_stored
-from edm2_guidance.metrics.frechet import frechet_distance
+from edm2_guidance.metrics.measures.frechet import frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.provenance import (
     content_sha256,
@@ -53,7 +53,6 @@ def test_score_is_the_distance(reference_file: Path) -> None:
     (result,) = score(reference, {"fd_mnist": ours}, {"fd_mnist": MNIST}, {"size": [16, 16]})
     assert result.value == frechet_distance(ours, moments())
     assert (result.name, result.num_images, result.flags) == ("fd_mnist@150", 150, ())
-    assert reference.dim("fd_mnist") == 64
 
 
 def test_reference_is_refused_beforehand(tmp_path: Path, reference_file: Path) -> None:
@@ -70,7 +69,7 @@ def test_reference_is_refused_beforehand(tmp_path: Path, reference_file: Path) -
 
 
 def test_a_faulty_linear_algebra_is_noticed_beforehand(reference_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "frechet_distance", lambda a, b: 0.5)
+    monkeypatch.setattr("edm2_guidance.metrics.measures.frechet.frechet_distance", lambda a, b: 0.5)
     with pytest.raises(ValueError, match=r"at distance 0\.5 from itself"):
         open_reference(reference_file, ["fd_mnist"])
 

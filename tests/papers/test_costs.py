@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from edm2_guidance.papers.costs import (
-    DETECTOR_BYTES,
-    FEATURES,
     all_networks,
     cost,
     downloads,
     evaluations,
     facts_of,
+    feature_bytes,
     png_bytes,
     reference_bytes,
     snapshot_bytes,
@@ -111,11 +110,9 @@ def test_sizes():
         facts_of("mine.pkl")
 
 
-def test_metrics_match_the_detectors():
-    from edm2_guidance.metrics.detectors import DETECTORS
-
-    assert {name: spec.feature_dim for name, spec in DETECTORS.items()} == FEATURES
-    assert set(DETECTOR_BYTES) == set(FEATURES)
+def test_features_are_kept_once_for_all_metrics_of_an_extractor():
+    assert feature_bytes(["fid", "fd/inception"], 1000) == feature_bytes(["fid"], 1000) == 4 * 1000 * 2048
+    assert feature_bytes(["fid", "fd_mnist"], 10) == 4 * 10 * (2048 + 64)
 
 
 def test_downloads_count_every_file_once(tmp_path):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.listing import as_csv
-from edm2_guidance.papers.report import RESIZES, collect, compare_shipped, differences, report
+from edm2_guidance.papers.report import collect, compare_shipped, differences, report
 from edm2_guidance.papers.tables import all_rows, find
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef
@@ -36,7 +37,7 @@ def record(name, value, seeds=None, tagged=True, **changes):
         "num_images": count,
         "flags": [],
         "reference": {"source": it.reference, "sha256": "r"},
-        "detector": {"published": True, "resize": RESIZES[it.metric], "weights_sha256": "d"},
+        "detector": {"published": True, "resize": find_metric(it.metric).extractor.resized, "weights_sha256": "d"},
         "images": {"kind": "generated", "seeds": seeds or f"0-{count - 1}", "subset_seed": None, "path": None},
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
@@ -364,9 +365,3 @@ def test_scores_that_ship_are_those_of_the_documentation():
     assert len(compared) > 25
     assert all(abs(c.difference) < 1e-3 for c in compared)
     assert {c.row.name for c in compared} == {row.name for row in find("mnist16")}
-
-
-def test_resizes_are_the_detectors_defaults():
-    from edm2_guidance.metrics.detectors import DETECTORS
-
-    assert {name: spec.resizes[0] for name, spec in DETECTORS.items()} == RESIZES

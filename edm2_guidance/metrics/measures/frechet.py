@@ -7,15 +7,52 @@ the sum of those singular values. This is exact also when a covariance is singul
 features that never fire), is never complex, and needs no offset on the diagonal.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from edm2_guidance.metrics.measures.base import Comparison, Measure
 
-from edm2_guidance.metrics.moments import Moments
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edm2_guidance.metrics.moments import Moments
 
 # Eigenvalues of a covariance may be this far below zero, relative to the largest: statistics stored in float32.
 NEGATIVE_TOLERANCE = 1e-5
+SELF_DISTANCE_TOLERANCE = 1e-9  # relative to the trace of the covariance
+
+
+@dataclass(frozen=True)
+class Frechet(Measure):
+    """Frechet distance of two Gaussians with the means and covariances of the features."""
+
+    kind = "fd"
+    source = "arXiv 1706.08500, Eq. 6"
+
+    def against(self, reference: "Moments", name: str) -> Comparison:
+        """The covariance of the reference is factored once, and its distance to itself computed: that runs the code
+        that the score will need, and is zero for sound statistics."""
+        try:
+            factored = factorize(reference)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        distance = frechet_distance(factored, factored)
+        if not distance <= SELF_DISTANCE_TOLERANCE * (1 + factored.trace):
+            raise ValueError(f"{name} is at distance {distance:.3g} from itself: damaged, or a faulty LAPACK")
+
+        def compare(images: "Moments") -> Mapping[str, float]:
+            return {self.kind: frechet_distance(images, factored)}
+
+        return compare
+
+    def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
+        if moments.num_images is None or moments.num_images > moments.dim:
+            return []
+        return [
+            f"{moments.num_images} {what} for the {moments.dim} features of {metric}: the covariance is singular and "
+            "the value far too high; compare it only with values at the same number"
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,17 +62,19 @@ class FactoredMoments:
     Factor a reference once and compare many sets with it: half of the work of a distance is the factor.
     """
 
-    mean: Tensor
-    factor: Tensor
+    mean: "Tensor"
+    factor: "Tensor"
     trace: float
 
 
-def factorize(moments: Moments) -> FactoredMoments:
+def factorize(moments: "Moments") -> FactoredMoments:
     """Factors a covariance by its eigenvectors, dropping eigenvalues that are rounding noise.
 
     Noise is w < D * eps * w_max, the rank rule of numpy.linalg.matrix_rank for symmetric matrices.
     ValueError: not finite, not symmetric, or clearly not positive semidefinite.
     """
+    import torch
+
     mean, cov = moments.mean.cpu(), moments.cov.cpu()
     if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
         raise ValueError("mean or covariance holds NaN or infinity: the statistics are damaged")
@@ -51,15 +90,17 @@ def factorize(moments: Moments) -> FactoredMoments:
     return FactoredMoments(mean, vectors[:, keep] * values[keep].sqrt(), float(cov.trace()))
 
 
-def frechet_distance(a: Moments | FactoredMoments, b: Moments | FactoredMoments) -> float:
+def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMoments") -> float:
     """Frechet distance (the squared one, as FID reports it) of two Gaussians; at least 0, symmetric.
 
     Either side may be factored already. ValueError as `factorize`, or when the dimensions differ.
     """
+    import torch
+
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"cannot compare {a.mean.shape[0]} features with {b.mean.shape[0]}")
-    a = factorize(a) if isinstance(a, Moments) else a
-    b = factorize(b) if isinstance(b, Moments) else b
+    a = a if isinstance(a, FactoredMoments) else factorize(a)
+    b = b if isinstance(b, FactoredMoments) else factorize(b)
     difference = a.mean - b.mean
     overlap = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     distance = float(difference @ difference) + a.trace + b.trace - 2 * float(overlap)

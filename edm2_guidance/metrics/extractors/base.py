@@ -1,0 +1,64 @@
+"""What an extractor is: images in, features out. The classes are read without torch; the networks need it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edm2_guidance.recipe.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a network are.
+
+    source: path or URL. sha256: of the file; None for one that ships here. mirrors: further URLs of
+    the same file. num_bytes: what is downloaded, 0 for what ships here.
+    """
+
+    source: str
+    sha256: str | None = None
+    mirrors: tuple[str, ...] = ()
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Extractor(Spec):
+    """Base of all feature extractors.
+
+    Attributes:
+        stored_as: The name of the features in statistics files, shards and identities, and in EDM2_<NAME>_WEIGHTS:
+            that of their Frechet distance, which is how all these began.
+        features: Their numbers D by name; "pool" is what distances compare.
+        weights: Where they are.
+        image_size: The one size of images it takes; None for any.
+        small: Whether the network is so small that more than one thread slows it down.
+    """
+
+    axis = "extractor"
+    stored_as: ClassVar[str]
+    features: ClassVar[Mapping[str, int]]
+    weights: ClassVar[Weights]
+    image_size: ClassVar[int | None] = None
+    small: ClassVar[bool] = False
+
+    @property
+    def resized(self) -> str:
+        """How images are resized, as identities and ledgers say it: each way gives numbers of its own."""
+        return "none"
+
+    @property
+    def feature_dim(self) -> int:
+        """D of the features "pool"."""
+        return self.features["pool"]
+
+    @property
+    def weights_variable(self) -> str:
+        """Environment variable that names a local weight file."""
+        return f"EDM2_{self.stored_as.upper()}_WEIGHTS"
+
+    def build(self) -> "nn.Module":
+        """The network, without its weights: uint8 [N, 3, H, W] -> float32 [N, D] of "pool". It resizes inside."""
+        raise NotImplementedError

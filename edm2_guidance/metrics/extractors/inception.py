@@ -1,0 +1,37 @@
+"""Inception-v3 of 2015-12-05, whose features FID compares; the network is in `networks/inception.py`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edm2_guidance.metrics.extractors.base import Extractor, Weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Inception(Extractor):
+    """Inception-v3 as of 2015-12-05, the last pooled layer, images resized to 299x299 as TensorFlow 1 does."""
+
+    kind = "inception"
+    source = "arXiv 1706.08500"
+    stored_as = "fid"
+    features = {"pool": 2048}  # noqa: RUF012
+    weights = Weights(
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        mirrors=(
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+            "pt_inception-2015-12-05-6726825d.pth",
+        ),
+        num_bytes=95_628_359,
+    )
+
+    @property
+    def resized(self) -> str:
+        return "tf1-bilinear-299"
+
+    def build(self) -> "nn.Module":
+        from edm2_guidance.metrics.extractors.networks.inception import InceptionV3
+
+        return InceptionV3()

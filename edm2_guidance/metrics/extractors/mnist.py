@@ -1,0 +1,28 @@
+"""The digit classifier that ships here, whose features `fd_mnist` compares; the network is in `networks/mnist.py`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dnnlib.places import EMBEDDED
+from edm2_guidance.metrics.extractors.base import Extractor, Weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Mnist(Extractor):
+    """The classifier of 16x16 digits that ships here, its last hidden layer."""
+
+    kind = "mnist"
+    source = "edm2_guidance/pretrained"
+    stored_as = "fd_mnist"
+    features = {"pool": 64}  # noqa: RUF012
+    weights = Weights(str(EMBEDDED / "mnist16-detector.safetensors"))
+    image_size = 16
+    small = True
+
+    def build(self) -> "nn.Module":
+        from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
+
+        return DigitClassifier()
