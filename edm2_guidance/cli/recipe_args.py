@@ -13,6 +13,7 @@ from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
 from edm2_guidance.cli.recipe_options import FIELD_OPTIONS
 from edm2_guidance.cli.run_options import threads_for
+from edm2_guidance.cli.spec_options import field_names
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset, all_presets, find_preset
 from edm2_guidance.recipe.class_names import ClassName
@@ -98,6 +99,10 @@ def _with_options(spec: Any, params: dict[str, Any]) -> Any:
     for name in options:
         if name in spec.changed():
             raise ValueError(f"{typed.quoted(name)}: --{spec.axis}={spec} says it already: leave one of them out")
+        if name not in field_names(spec.axis, spec.kind):
+            raise ValueError(
+                f"{typed.quoted(name)}: the {spec.axis} {spec.kind} has none; --{spec.axis}=list shows which"
+            )
     return spec.with_fields(options)
 
 

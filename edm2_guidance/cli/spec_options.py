@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edm2_guidance.recipe import catalog
-from edm2_guidance.recipe.spec import About, Spec, listing, number_text
+from edm2_guidance.recipe.spec import About, Spec, listing
 
 
 class Kind(click.ParamType):
@@ -56,6 +56,6 @@ def _field_option(each: Any) -> Any:
     if low > -math.inf:
         numbers = click.FloatRange(min=low, min_open=about.above == low)
     return click.option(
-        f"--{each.name}", each.name, metavar="FLOAT", type=numbers, default=each.default,
-        show_default=number_text(each.default), help=about.help,
+        f"--{each.name}", each.name, metavar="FLOAT", type=numbers,
+        default=int(each.default) if each.default.is_integer() else each.default, show_default=True, help=about.help,
     )  # fmt: skip

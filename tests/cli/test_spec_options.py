@@ -1,0 +1,94 @@
+"""Options made of specs: what they take, list and refuse, and the recipe that they give."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from edm2_guidance.cli.command import Command
+from edm2_guidance.cli.recipe_args import recipe_from
+from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.run_options import run_options
+from edm2_guidance.recipe import catalog
+
+MAIN, GUIDE = "--net=mnist16-cond", "--gnet=mnist16-uncond"
+
+
+@pytest.fixture
+def recipe_of():
+    def recipe(*words):
+        made = []
+
+        @click.command(cls=Command)
+        @network_options()
+        @sampler_options
+        @label_options
+        @run_options
+        def command(**params):
+            made.append(recipe_from(params))
+
+        done = CliRunner().invoke(command, [MAIN, *words])
+        return made[0] if made else done
+
+    return recipe
+
+
+def test_fields_by_text_or_by_option(recipe_of):
+    by_text = recipe_of("--sampler=heun:S_churn=40:S_noise=1.003", "--schedule=edm:rho=5:sigma_min=0.01")
+    by_option = recipe_of("--S_churn=40", "--S_noise=1.003", "--rho=5", "--sigma_min=0.01")
+    assert by_text == by_option
+    assert by_text.hash == by_option.hash
+    assert recipe_of("--sigma_min=100", "--sigma_max=200").schedule.sigma_max == 200, "both at once"
+    assert str(recipe_of("--sampler=euler", "--S_churn=40").sampler) == "euler:S_churn=40"
+    assert str(recipe_of("--schedule=logsnr", "--sigma_max=50").schedule) == "logsnr:sigma_max=50"
+
+
+def test_weights_of_guides(recipe_of):
+    (guide,) = recipe_of(GUIDE, "--guidance=1.5", "--weight=cosine").guides
+    assert str(guide.weight) == "cosine:w=1.5"
+    assert recipe_of(GUIDE, "--weight=cosine:w=1.5").guides == (guide,)
+    assert recipe_of(GUIDE, "--guidance=1.5", "--weight=cosine:w=1.5").guides == (guide,)
+    two = [GUIDE, "--gnet=mnist16-weak", "--guidance=1.2", "--guidance=1.4"]
+    assert [str(guide.weight) for guide in recipe_of(*two, "--weight=linear").guides] == [
+        "linear:w=1.2",
+        "linear:w=1.4",
+    ]
+    mixed = recipe_of(*two, "--weight=linear", "--weight=constant").guides
+    assert [str(guide.weight) for guide in mixed] == ["linear:w=1.2", "constant:w=1.4"]
+
+
+def test_a_reference_that_asks_the_main_network_needs_no_other(recipe_of):
+    (guide,) = recipe_of("--reference=other-label", "--guidance=1.4").guides
+    assert (guide.net, str(guide.reference)) == (None, "other-label")
+    (guide,) = recipe_of(GUIDE, "--reference=other-label", "--guidance=1.4").guides
+    assert (guide.net.name, str(guide.reference)) == ("mnist16-uncond", "other-label")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sampler=hein"], "--sampler=hein: there is no sampler 'hein' (did you mean heun?): one of heun, euler"),
+        (["--sampler=heun:S_chrun=3"], "heun has no 'S_chrun' (did you mean S_churn?)"),
+        (["--sampler=heun:S_churn=-3"], "S_churn=-3: must be at least 0"),
+        (["--sampler=heun:S_churn=3", "--S_churn=4"], "--S_churn=4: --sampler=heun:S_churn=3 says it already"),
+        (["--sampler=dpmpp-2m", "--S_churn=4"], "--S_churn=4: the sampler dpmpp-2m has none"),
+        (["--schedule=logsnr", "--rho=5"], "--rho=5: the schedule logsnr has none; see --schedule=list"),
+        ([GUIDE, "--guidance=2", "--weight=cosine:w=3"], "--weight=cosine:w=3 and --guidance=2 say two weights"),
+        ([GUIDE, "--weight=cosine"], "a guide needs a weight; give it as --guidance=W"),
+        (["--weight=cosine:w=2"], "--weight=cosine:w=2: a weight needs a guiding network"),
+        (["--reference=network", "--guidance=2"], "the reference 'network' asks another network: name it (--gnet)"),
+        ([GUIDE, "--guidance=2", "--weight=linear", "--weight=cosine"], "1 guides, 1 weights"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(recipe_of, words, said):
+    done = recipe_of(*words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("axis", ["sampler", "schedule", "reference", "weight", "rule"])
+def test_lists(recipe_of, axis):
+    done = recipe_of(f"--{axis}=list")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == catalog.kinds(axis)
+    assert all("[default: " in line for line in lines if line.startswith(" "))
