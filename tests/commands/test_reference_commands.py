@@ -189,7 +189,7 @@ def check_zip(line, output):
     assert re.fullmatch(rf"{re.escape(net)}-s0-nimg4-g{weight:.2f}-{kind}-[0-9a-f]{{6}}\.zip", name)
     path = line.place.path / "zips" / name
     (guide,) = read_recipe(path)["recipe"]["guides"]
-    assert (guide["weight"], guide.get("steps") or [0, 31]) == (weight, [first, last])
+    assert (guide["weight"], guide.get("steps") or [0, 31]) == (f"constant:w={weight:g}", [first, last])
     with zipfile.ZipFile(path) as archive:
         assert [n for n in archive.namelist() if n.endswith(".png")] == [f"{seed:06d}.png" for seed in range(4)]
 
