@@ -41,13 +41,14 @@ from tqdm import tqdm
 
 from dnnlib.atomic import atomic_path, replace_synced
 from dnnlib.cache import make_cache_dir_path
+from dnnlib.errors import DownloadError
 from dnnlib.filelock import exclusive
 from dnnlib.places import find_file, near
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.terminal import printable, unguarded
-from dnnlib.transfer import DownloadError, PartialFile, Policy, transfer
+from dnnlib.transfer import PartialFile, Policy, transfer
 from dnnlib.urls import identity_of, is_url, without_secrets
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]

@@ -105,7 +105,8 @@ class ImageFolderDataset:
             return None
         chosen = self._labels[np.asarray(indices)]
         if chosen.ndim == 2:
-            return chosen.astype(np.float32)
+            result: Float32 = chosen.astype(np.float32)
+            return result
         onehot = np.zeros([len(chosen), self.label_dim], dtype=np.float32)
         onehot[np.arange(len(chosen)), chosen] = 1
         return onehot

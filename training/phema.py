@@ -53,7 +53,8 @@ def power_function_beta(sigma_rel: ArrayLike, t_next: ArrayLike, t_delta: ArrayL
     beta = (1 - t_delta / t_next)^(exponent + 1); float64, broadcast over the arguments.
     """
     t_next, t_delta = np.asarray(t_next, dtype=np.float64), np.asarray(t_delta, dtype=np.float64)
-    return (1 - t_delta / t_next) ** (sigma_rel_to_exponent(sigma_rel) + 1)
+    result: NDArray[np.float64] = (1 - t_delta / t_next) ** (sigma_rel_to_exponent(sigma_rel) + 1)
+    return result
 
 
 def power_function_response(t: float, sigma_rel: float, length: int) -> Float64:
@@ -63,7 +64,8 @@ def power_function_response(t: float, sigma_rel: float, length: int) -> Float64:
     """
     time = np.arange(length, dtype=np.float64)
     profile = np.where(time <= t, time ** sigma_rel_to_exponent(sigma_rel), 0)
-    return profile / profile.sum()
+    result: NDArray[np.float64] = profile / profile.sum()
+    return result
 
 
 def profile_dot(t_a: ArrayLike, exp_a: ArrayLike, t_b: ArrayLike, exp_b: ArrayLike) -> Float64:
@@ -75,7 +77,8 @@ def profile_dot(t_a: ArrayLike, exp_a: ArrayLike, t_b: ArrayLike, exp_b: ArrayLi
     t_a, exp_a = np.asarray(t_a, dtype=np.float64), np.asarray(exp_a, dtype=np.float64)
     t_b, exp_b = np.asarray(t_b, dtype=np.float64), np.asarray(exp_b, dtype=np.float64)
     power = (t_a / t_b) ** np.where(t_a < t_b, exp_b, -exp_a)
-    return (exp_a + 1) * (exp_b + 1) * power / ((exp_a + exp_b + 1) * np.maximum(t_a, t_b))
+    result: NDArray[np.float64] = (exp_a + 1) * (exp_b + 1) * power / ((exp_a + exp_b + 1) * np.maximum(t_a, t_b))
+    return result
 
 
 def solve_posthoc_coefficients(
@@ -102,7 +105,8 @@ def solve_posthoc_coefficients(
     gram = profile_dot(t_in[:, None], exp_in[:, None], t_in[None, :], exp_in[None, :])
     target = profile_dot(t_in[:, None], exp_in[:, None], t_out[None, :], exp_out[None, :])
     coefficients = np.asarray(np.linalg.solve(gram, target), dtype=np.float64)
-    return coefficients / coefficients.sum(axis=0)
+    result: NDArray[np.float64] = coefficients / coefficients.sum(axis=0)
+    return result
 
 
 def posthoc_error(
@@ -120,7 +124,8 @@ def posthoc_error(
     target = profile_dot(t_in[:, None], exp_in[:, None], t_out[None, :], exp_out[None, :])
     wanted = profile_dot(t_out, exp_out, t_out, exp_out)
     square = wanted - 2 * (coefficients * target).sum(axis=0) + (coefficients * (gram @ coefficients)).sum(axis=0)
-    return np.sqrt(np.maximum(square, 0) / wanted)  # rounding may leave a negative square where the fit is exact
+    result: NDArray[np.float64] = np.sqrt(np.maximum(square, 0) / wanted)
+    return result
 
 
 def _profiles(t: ArrayLike, sigma_rel: ArrayLike) -> tuple[Float64, Float64]:

@@ -11,6 +11,7 @@ from dnnlib.regular import read_regular
 from dnnlib.stand_ins import stand_in
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import MAX_NAME, ClassName, checked_names, find_class, why_no_names
@@ -18,7 +19,7 @@ from edm2_guidance.recipe.class_names import MAX_NAME, ClassName, checked_names,
 MAX_FILE_BYTES = 1 << 26
 
 
-class Class(click.ParamType):
+class Class(ParamType):
     """A class: its index as an int, or its name as a ClassName."""
 
     name = "class"

@@ -13,6 +13,7 @@ from dnnlib.atomic import check_destination
 from edm2_guidance.cli.class_names import Class, index_of, known_names
 from edm2_guidance.cli.command import bad_input, stack
 from edm2_guidance.cli.lists import FloatList, IntList
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import GuideDefaults, recipe_from, with_weight
 from edm2_guidance.papers.presets import all_presets, find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text
@@ -22,7 +23,7 @@ from edm2_guidance.recipe.search import recipe_at
 ChangeRecipe = Callable[[Recipe], Recipe]
 
 
-class Classes(click.ParamType):
+class Classes(ParamType):
     """Classes such as 0,5,10-19 or cat,dog, as a list that holds none twice."""
 
     name = "list"

@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 
 
-class Steps(click.ParamType):
+class Steps(ParamType):
     """FIRST,LAST (also "[17, 22]" and 17-22) as a StepInterval; None as EVERYWHERE."""
 
     name = "first,last"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StepInterval | str:
-        if isinstance(value, StepInterval) or value == EVERYWHERE:
+        if isinstance(value, StepInterval):
             return value
         text = str(value).strip()
         if text.lower() in ("none", EVERYWHERE):
@@ -35,13 +36,13 @@ class Steps(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Sigmas(click.ParamType):
+class Sigmas(ParamType):
     """LO,HI as a SigmaInterval (inf allowed); None as EVERYWHERE."""
 
     name = "lo,hi"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SigmaInterval | str:
-        if isinstance(value, SigmaInterval) or value == EVERYWHERE:
+        if isinstance(value, SigmaInterval):
             return value
         text = str(value).strip()
         if text.lower() in ("none", EVERYWHERE):

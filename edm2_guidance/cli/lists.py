@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import plain_number
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
@@ -13,7 +14,7 @@ MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
 
 
-class IntList(click.ParamType):
+class IntList(ParamType):
     """Numbers and ranges such as 0,5,10-19, as a list of ints that holds none twice."""
 
     name = "list"
@@ -56,7 +57,7 @@ def _about_list(text: str) -> str:
     return advice
 
 
-class FloatList(click.ParamType):
+class FloatList(ParamType):
     """Numbers such as 1,1.5,2; in a,b,...,c the dots stand for evenly spaced ones. unique: none comes twice."""
 
     name = "list"

@@ -10,6 +10,7 @@ import click
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.run_options import batch_option, deterministic_option
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
@@ -27,7 +28,7 @@ from edm2_guidance.papers.references import REFERENCES, find_reference
 LEDGER = "results/ledger.jsonl"
 
 
-class Metrics(click.ParamType):
+class Metrics(ParamType):
     """Comma-separated metrics (`metrics.catalog`), as a list of their names; `list` prints the short ones and ends."""
 
     name = "list"
@@ -50,7 +51,7 @@ class Metrics(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Weights(click.ParamType):
+class Weights(ParamType):
     """METRIC=PATH of a weight file that is there, or METRIC=URL, as (metric, path)."""
 
     name = "metric=path"

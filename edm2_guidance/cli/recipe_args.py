@@ -100,9 +100,7 @@ def _with_options(spec: Any, params: dict[str, Any]) -> Any:
         if name in spec.changed():
             raise ValueError(f"{typed.quoted(name)}: --{spec.axis}={spec} says it already: leave one of them out")
         if name not in field_names(spec.axis, spec.kind):
-            raise ValueError(
-                f"{typed.quoted(name)}: the {spec.axis} {spec.kind} has none; see --{spec.axis}=list"
-            )
+            raise ValueError(f"{typed.quoted(name)}: the {spec.axis} {spec.kind} has none; see --{spec.axis}=list")
     return spec.with_fields(options)
 
 

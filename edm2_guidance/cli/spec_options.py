@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.spec import About, Spec, listing
 
 
-class Kind(click.ParamType):
+class Kind(ParamType):
     """A spec of an axis, in its text form; `list` prints what there is, and ends."""
 
     name = "spec"

@@ -25,6 +25,7 @@ from dnnlib.atomic import check_destination
 from dnnlib.extras import need
 from dnnlib.workers import launched
 from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import given, occurrences
 
 INSTALL = "pip install submitit"
@@ -34,7 +35,7 @@ _MARGIN = 10  # of these, for putting the job back into the queue
 _TAKEN = ("partition", "time", "gpus-per-node", "ntasks-per-node", "array", "requeue", "no-requeue", "output", "error")
 
 
-class SlurmTime(click.ParamType):
+class SlurmTime(ParamType):
     """A time as sbatch takes it, in whole minutes: 90, 90:00, 1:30:00, 2-12, 2-12:30 or 2-12:30:00."""
 
     name = "time"
@@ -57,7 +58,7 @@ class SlurmTime(click.ParamType):
         return total
 
 
-class SlurmOption(click.ParamType):
+class SlurmOption(ParamType):
     """KEY=VALUE or KEY, an option of sbatch without its dashes, as (key, value) or (key, True)."""
 
     name = "key=value"

@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import plain_number
 from edm2_guidance.papers.train_presets import find_train_preset
 
 _UNITS = {"": 1, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
-class ImageCount(click.ParamType):
+class ImageCount(ParamType):
     """A number of images, such as 4096, 128Ki (x 1024), 8Mi (x 1024^2) or 1Gi (x 1024^3)."""
 
     name = "nimg"
@@ -25,7 +26,7 @@ class ImageCount(click.ParamType):
         return int(match[1]) * _UNITS[match[2]]
 
 
-class Numbers(click.ParamType):
+class Numbers(ParamType):
     """Comma-separated numbers of one kind, as a tuple; 'none' is the empty one."""
 
     name = "list"

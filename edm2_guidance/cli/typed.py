@@ -119,7 +119,7 @@ def _as_typed(name: str, ctx: click.Context) -> str:
     """An option's name as it stands on the command line: click has it in dashes, and of -seeds the first letter."""
     for each in (word.partition("=")[0] for word in ctx.meta.get(_ARGUMENTS, ())):
         if either_spelling(each) == either_spelling(name) or (len(name) == 2 and each.startswith(name)):
-            return each
+            return str(each)
     return name
 
 

@@ -7,9 +7,10 @@ import click
 
 from dnnlib.workers import ALONE, Workers, launched
 from edm2_guidance.cli.command import stack
+from edm2_guidance.cli.param_type import ParamType
 
 
-class WorkerNumber(click.ParamType):
+class WorkerNumber(ParamType):
     """I/N as the pair (I, N): the I-th of N, counted from 0."""
 
     name = "i/n"

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edm2_guidance.cli.command import Group, bad_input, stack
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 
@@ -15,7 +16,7 @@ from edm2_guidance.cli.report import say_notes
 TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad-average")
 
 
-class Size(click.ParamType):
+class Size(ParamType):
     """WxH, such as 512x512."""
 
     name = "WxH"

@@ -58,7 +58,7 @@ def train(outdir: Path | None, viz: bool, device: str, **settings: Any) -> None:
 @stack(PLOT_OPTIONS)
 @click.pass_context
 def plot(
-    context: click.Context, figure: str, guidance: float, cfg: float, save: Path | None, show: bool, **given: Any
+    context: click.Context, /, figure: str, guidance: float, cfg: float, save: Path | None, show: bool, **given: Any
 ) -> None:
     """Draw a figure: samples, learned densities, their ratios and sampling paths.
 

@@ -75,7 +75,7 @@ def with_options(function: Any) -> Any:
 @click.command(cls=Command)
 @with_options
 @click.pass_context
-def main(context: click.Context, preset: str, outdir: str, **params: Any) -> int:
+def main(context: click.Context, /, preset: str, outdir: str, **params: Any) -> int:
     """Train an EDM2 network on a ZIP or folder of images or latents.
 
     NIMG is a number of images: 4096, 128Ki, 8Mi, 1Gi. Options given beside a preset replace its values. Stopped by

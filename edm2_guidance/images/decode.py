@@ -131,7 +131,7 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
     if signed or (depth > 8 and depth != 16):
         numbers = f"{depth} bits per channel" + (", with a sign or a fraction" if signed else "")
         raise ImageRefused(f"has {numbers}: only 8 and 16 bits without a sign can be read; scale it to these first")
-    return depth == 16
+    return bool(depth == 16)
 
 
 def _checked_png(data: bytes) -> bytes:

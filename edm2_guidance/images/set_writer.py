@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dnnlib.atomic import atomic_path
-from edm2_guidance.images.archive import LABELS_NAME, Label
+from edm2_guidance.images.archive import Label
+from edm2_guidance.images.members import LABELS_NAME
 from edm2_guidance.images.zips import ZipWriter, json_bytes
 
 Add = Callable[[bytes], None]

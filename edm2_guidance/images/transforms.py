@@ -109,7 +109,8 @@ def pad_average(image: Pixels, width: int, height: int) -> Pixels:
     padded = np.zeros((factor * height, factor * width, 3), dtype=np.float64)
     padded[top : top + rows, left : left + columns] = image
     boxes = padded.reshape(height, factor, width, factor, 3)
-    return np.rint(boxes.mean(axis=(1, 3))).astype(np.uint8)
+    result: Pixels = np.rint(boxes.mean(axis=(1, 3))).astype(np.uint8)
+    return result
 
 
 #: Names of `--transform`. Each takes (image, width, height) and returns uint8 [H, W, 3], H and W depending on the

@@ -198,7 +198,8 @@ def _images(provenance: Mapping[str, Any], source: str | Path) -> dict[str, Any]
     size = part.get("size") if isinstance(part, dict) else 0
     if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
         _refuse_provenance(source)
-    return part
+    result: dict[str, Any] = part
+    return result
 
 
 def _refuse_provenance(source: str | Path) -> NoReturn:

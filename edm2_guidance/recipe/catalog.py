@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edm2_guidance.recipe.spec import Spec
@@ -57,5 +57,5 @@ def find(axis: str, kind: str) -> type["Spec"]:
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"there is no {axis} '{kind}'{meant}: one of {', '.join(known)}")
     module, name = known[kind].split(":")
-    found: Any = getattr(importlib.import_module(_HOUSE + module), name)
+    found: type[Spec] = getattr(importlib.import_module(_HOUSE + module), name)
     return found

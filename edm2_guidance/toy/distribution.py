@@ -77,7 +77,8 @@ class Mixture:
         noise = torch.randn(num, self.centres.shape[1], generator=generator)
         factors = torch.linalg.cholesky(self.covariances)
         points = self.means[branch, component] + (factors[branch] @ inside[:, :, None])[:, :, 0]
-        return points.float() + noise * torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1)
+        result: Tensor = points.float() + noise * torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1)
+        return result
 
     def log_density(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """ln p(x; sigma), [N]."""
@@ -202,7 +203,8 @@ class _Branch:
         cos, sin = self.direction
         rotation = np.array([[cos, -sin], [sin, cos]])
         size = np.diag(0.06 * self.length * np.array(AXIS_SCALE))
-        return size @ rotation @ np.diag([1, thickness**2]) @ rotation.T @ size
+        result: np.typing.NDArray[np.float64] = size @ rotation @ np.diag([1, thickness**2]) @ rotation.T @ size
+        return result
 
 
 def _tree(random: np.random.RandomState, start: np.ndarray, angle: float, depth: int) -> list[_Branch]:

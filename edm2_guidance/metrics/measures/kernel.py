@@ -75,7 +75,8 @@ def unbiased_mmd(x: "NDArray[Any]", y: "NDArray[Any]") -> float:
 
 def _cubic(x: "NDArray[Any]", y: "NDArray[Any]") -> "NDArray[Any]":
     inner: NDArray[Any] = x @ y.T / x.shape[1] + 1
-    return inner * inner * inner  # a power takes ten times as long
+    result: NDArray[Any] = inner * inner * inner  # a power takes ten times as long
+    return result
 
 
 def _rows(moments: "Moments") -> "NDArray[Any]":
