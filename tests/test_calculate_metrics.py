@@ -432,7 +432,7 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["--images=d.npz", "--num=2", "--weights=kid=x.pth"], "one of fid, fd_dinov2, fd_mnist"),
         (["--images=d.npz", "--num=2", "--device=tpu"], "tpu"),
         (["--images=d.npz", "--num=2", "--batch=0"], "--batch"),
-        (["--images=d.npz", "--num=2", "--metrics=fd_mnist,kid"], "'kid' is not one of"),
+        (["--images=d.npz", "--num=2", "--metrics=fd_mnist,kit"], "'kit' is not one of"),
         (["--images=d.npz", "--num=2", "--metrics=fid", "--ref=fid.npz", "--offline"], "inception"),
         (["--images=d.npz", "--num=2", "--ledger=d.npz/ledger.jsonl"], "d.npz"),
         ([f"--images={FLOOR}", "--num=500"], "made of 1000 images, not of 500"),

@@ -24,6 +24,7 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "fid": ("fd", "inception"),
         "fd_dinov2": ("fd", "dinov2"),
         "fd_mnist": ("fd", "mnist"),
+        "fd_mnist_ae": ("fd", "mnist-ae"),
         "kid": ("kid", "inception"),
         "kid_mnist": ("kid", "mnist"),
     }

@@ -36,6 +36,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "inception": "metrics.extractors.inception:Inception",
         "dinov2": "metrics.extractors.dinov2:DinoV2",
         "mnist": "metrics.extractors.mnist:Mnist",
+        "mnist-ae": "metrics.extractors.mnist_ae:MnistAutoencoder",
     },
     "measure": {
         "fd": "metrics.measures.frechet:Frechet",

@@ -1,0 +1,57 @@
+"""A kind is one file and one line of the catalogue: no other product file knows that it is there."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from edm2_guidance.recipe.catalog import CATALOG, find, kinds
+
+ROOT = Path(__file__).resolve().parents[1]
+HOUSE = ROOT / "edm2_guidance"
+CATALOGUES = {HOUSE / "recipe" / "catalog.py", HOUSE / "metrics" / "catalog.py"}
+#: Axes whose kinds are told apart nowhere. Short names of metrics ("fid") are data of presets, tables and files.
+AXES = ("extractor", "measure")
+FOLDERS = (HOUSE, ROOT / "dnnlib", ROOT / "torch_utils", ROOT / "training")
+#: All sources but those that train what ships: each makes the weights of one kind.
+PRODUCT = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")} - {*HOUSE.glob("pretrained/train_*.py")})
+
+
+def words(path):
+    """Names, attributes, imported modules and whole texts of a source; docstrings and comments are not in it."""
+    tree = ast.parse(path.read_text())
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node.value
+
+
+ALL_WORDS = {path: set(words(path)) for path in PRODUCT}
+
+
+@pytest.mark.parametrize(("axis", "kind"), [(axis, kind) for axis in AXES for kind in kinds(axis)])
+def test_only_its_own_file_and_the_catalogue_name_a_kind(axis, kind):
+    cls = find(axis, kind)
+    own = Path(importlib.import_module(cls.__module__).__file__)
+    named = {kind, cls.__name__, cls.__module__, f"{cls.__module__}:{cls.__name__}"}
+    other = [path for path in PRODUCT if path not in {own, *CATALOGUES} and named & ALL_WORDS[path]]
+    assert not other
+
+
+@pytest.mark.parametrize("axis", CATALOG)
+def test_every_line_of_the_catalogue_is_a_kind(axis):
+    for kind in kinds(axis):
+        cls = find(axis, kind)
+        assert (cls.axis, cls.kind) == (axis, kind)
+        assert str(cls()) == kind
+        assert cls.__doc__
