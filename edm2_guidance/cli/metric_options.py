@@ -153,6 +153,8 @@ ledger_options = stack(
     ]
 )
 
+again_option = click.option("--again", is_flag=True, help="Compute scores that the ledger has once more: further lines")
+
 device_options = stack(
     [
         click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
