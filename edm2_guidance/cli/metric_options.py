@@ -23,6 +23,8 @@ from edm2_guidance.metrics.catalog import (
 )
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import begun
 
 LEDGER = "results/ledger.jsonl"
 
@@ -238,9 +240,10 @@ def known_metrics(source: str) -> list[str] | None:
     return named.get(source)
 
 
-def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:
+def work_folder(workdir: str, recipe: Recipe, seeds: range, metrics: Sequence[str]) -> Path:
     """Where the features of these images lie while they are being made."""
-    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
+    part = f"{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
+    return begun(recipe, lambda recipe_hash: Path(workdir) / f"{recipe_hash[:16]}-{part}")
 
 
 def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -157,7 +157,7 @@ def score_networks(
         index = open_index(path, again=params["again"])
     reference = measured_reference(theirs, detectors, quiet=not workers.speaks)
     scorer = Scorer(reference, tuple(detectors), index, generation.device, batch)
-    folder = opt.work_folder(params["workdir"], generation.recipe.hash, seeds, metrics)
+    folder = opt.work_folder(params["workdir"], generation.recipe, seeds, metrics)
     how = Run(batch, generation.numerics, workers, device_identity(generation.device))
     output = ScoreOutput.of(scorer, generation, plan, folder, how, {"note": params["note"]})
 

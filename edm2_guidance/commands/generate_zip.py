@@ -20,6 +20,7 @@ from edm2_guidance.cli.worker_options import announce_workers, worker_options, w
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import begun
 
 
 @click.command(cls=Command)
@@ -83,7 +84,7 @@ def main(**params: Any) -> None:
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
-        path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
+        path = Path(params["out"] or default_path(params["zip_dir"], generation.recipe, seeds))
         how = Run(batch, generation.numerics, workers, device_identity(generation.device))
         output = ZipOutput(path, plan, generation.recipe, how)
     sampling = Sampling(generation, batch)
@@ -131,8 +132,9 @@ def check_zip(path: str, seeds: list[int]) -> None:
         raise ValueError(f"{path} exists and holds other images: give another name, or move it away")
 
 
-def default_name(recipe: Recipe, seeds: list[int]) -> str:
+def default_path(folder: str, recipe: Recipe, seeds: list[int]) -> Path:
     """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
     weight = recipe.guides[0].weight.w if recipe.guides else 1.0
     kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
-    return f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}-{recipe.hash[:6]}.zip"
+    name = f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}"
+    return begun(recipe, lambda recipe_hash: Path(folder) / f"{name}-{recipe_hash[:6]}.zip")

@@ -19,6 +19,7 @@ from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Sc
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
+from edm2_guidance.recipe.stored import begun
 from edm2_guidance.sampling.generation import Generation, opener
 from edm2_guidance.work.complete import OneStep, Pending, Run, complete
 from edm2_guidance.work.plan import ShardPlan, format_seeds
@@ -169,13 +170,15 @@ class Runner:
 
     def _streamed(self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any]) -> ScoreOutput:
         """A block whose images are kept nowhere."""
-        folder = f"{generation.recipe.hash[:16]}-{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
+        name = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
+        folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{name}")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
-        return ScoreOutput.of(scorer, generation, plan, self._work / folder, self._run(generation), tags)
+        return ScoreOutput.of(scorer, generation, plan, folder, self._run(generation), tags)
 
     def _zip(self, generation: Generation, seeds: range, name: str, contents: Sequence[Features]) -> ZipOutput:
         """A block whose images are kept."""
-        path = self.settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
+        folder, part = self.settings.results / "images", f"{seeds[0]}-{seeds[-1]}"
+        path = begun(generation.recipe, lambda recipe_hash: folder / f"{name}-{recipe_hash[:6]}-{part}.zip")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
         return ZipOutput(path, plan, generation.recipe, self._run(generation), contents)
 

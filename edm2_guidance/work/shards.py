@@ -112,7 +112,7 @@ class ShardFolder(Work):
         self.contents = tuple(contents)
         self.suffix = ".npz" if zip_path is None else ".zip"
         self.zip_path = zip_path
-        self.content: dict[str, Any] = {
+        self._asked: dict[str, Any] = {
             "format": FORMAT,
             **json.loads(json_bytes({"recipe": recipe.to_json(), "recipe_hash": recipe.hash, **more})),
             "num_images": len(plan.seeds),
@@ -121,6 +121,7 @@ class ShardFolder(Work):
             "batch": run.batch,
             **run.numerics,
         }
+        self.content = self._asked  # as the folder's plan spells it, once it is known
         self._identity = ("format", "recipe_hash", *more, "seeds", "shard_size", "batch", *run.numerics)
         self._making_since: float | None = None
 
@@ -214,10 +215,10 @@ class ShardFolder(Work):
         except ValueError as error:
             raise ValueError(f"{error}: move {self.folder} away to start over") from error
         now = upgraded(found)
-        if any(now.get(key) != self.content[key] for key in self._identity):
-            refuse(self.folder, now, self.content)
+        if any(now.get(key) != self._asked[key] for key in self._identity):
+            refuse(self.folder, now, self._asked)
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
-        self.content = {**self.content, **kept}  # by which finished shards say whose they are
+        self.content = {**self._asked, **kept}  # by which finished shards say whose they are
 
     @property
     def _plan_id(self) -> str:
