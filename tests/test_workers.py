@@ -562,6 +562,22 @@ def test_a_kill_between_the_result_and_the_end(run, network, monkeypatch):
     assert not list(Path("results/work").iterdir())
 
 
+def test_a_score_is_computed_once_unless_again(run, network, made):
+    """Whoever asks: the ledger's line is printed, by one of the workers, and nothing is made."""
+    first = run(calculate_metrics.main, *gen_args(network, "--note=first"))
+    made.clear()
+    there = run(calculate_metrics.main, *gen_args(network, "--batch=35"))  # a batch is no part of what a score is of
+    assert there.stdout == first.stdout
+    assert "the result is in results/ledger.jsonl already (--again computes it once more)" in there.stderr
+    assert made == []
+    assert run(calculate_metrics.main, *gen_args(network), worker=1, workers=2).stdout == ""
+    for worker in (0, 1):
+        run(calculate_metrics.main, *gen_args(network, "--again"), worker=worker, workers=2)
+    assert sorted(chain(*made)) == list(range(70))
+    one, two = ledger.read("results/ledger.jsonl")
+    assert (one["note"], two["note"], bits(one)) == ("first", None, bits(two))
+
+
 def test_unfinished_work_of_other_settings_is_not_continued(run, network, monkeypatch):
     def interrupted(self, seeds):
         raise RuntimeError("out of memory")
