@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from edm2_guidance.work import shards
+from edm2_guidance.work import complete
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The same examples each time, however busy the machine.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 # All tests see what they write at once.
-shards.APPEARS_SECONDS, shards._POLL_SECONDS = 0.1, 0.02
+complete.APPEARS_SECONDS, complete._POLL_SECONDS = 0.1, 0.02
 # Signals as a terminal has them, also where the tests run in the background or under nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from click.testing import CliRunner
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 from edm2_guidance.metrics import ledger
 from edm2_guidance.sampling.generation import GeneratedImages
-from edm2_guidance.work import shards
+from edm2_guidance.work import complete as protocol
+from edm2_guidance.work.complete import Pending, Run, complete
 from edm2_guidance.work.lease import owner
-from edm2_guidance.work.shards_zip import ShardFolder
+from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.zip_output import ZipOutput
 from tests.digits_network import save_digits_network
 from tests.small import register_tiny_extractors
+from tests.works import Stated
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
@@ -162,51 +166,57 @@ def test_the_same_worker_twice_is_refused(run, network, tmp_path):
 
 @pytest.fixture
 def two_shards(tmp_path):
-    """Work of two shards, of which the first is there, and what makes the second."""
-    work = ShardFolder(tmp_path / "a.zip", shards.ShardPlan((0, 1), 1), {}, "hash", 1)
-    work.open()
+    """A ZIP of two shards, of which the first is there."""
+    import torch
 
-    def make(index):
-        import torch
+    from edm2_guidance.images.batch import ImageBatch
 
-        from edm2_guidance.images.batch import ImageBatch
+    output = ZipOutput(tmp_path / "a.zip", ShardPlan((0, 1), 1), Stated("hash"), Run(1))
+    output.work.open()
 
-        with work.write(index) as writer:
-            writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (index,)))
+    class Black(list):
+        num_images = 1
 
-    make(0)
-    return work, make
+    output.black = lambda seeds: Black([ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), seeds)])
+    with output.sink(0) as writer:
+        writer.write(output.black((0,))[0])
+    return output
 
 
 def test_shards_that_somebody_removes_are_not_made_again(two_shards):
     """Who has joined them removes them one by one, and the plan at last."""
-    work, _ = two_shards
+    work = two_shards.work
     joiner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         host, _, token = owner().split(".")
         (work.folder / "join.0.claim").write_text(f"{host}.{joiner.pid}.{token}")
-        assert work.finish(lambda index: pytest.fail("made again"), lambda: pytest.fail("joined again")) is None
+        assert complete(work, two_shards, lambda seeds: pytest.fail("made again")) == Pending(1, 2)
     finally:
         joiner.communicate(b"\n")
 
 
 def test_shards_that_a_dead_process_had_joined_or_removed_are_made_again(two_shards):
-    work, make = two_shards
+    work = two_shards.work
     joiner = subprocess.Popen([sys.executable, "-c", "pass"])
     joiner.wait()
     host, _, token = owner().split(".")
     (work.folder / "join.0.claim").write_text(f"{host}.{joiner.pid}.{token}")
-    assert work.complete(make) == work.path
-    assert [path.name for path in work.path.parent.iterdir()] == ["a.zip"]
+    assert complete(work, two_shards, two_shards.black) == two_shards.path
+    assert [path.name for path in two_shards.path.parent.iterdir()] == ["a.zip"]
 
 
 def test_a_result_may_take_a_while_until_it_is_seen(two_shards, monkeypatch):
-    work, _ = two_shards
-    monkeypatch.setattr(shards, "APPEARS_SECONDS", 60.0)
-    seen = iter([False, False, True])
-    assert work.appears(lambda: next(seen), work.path.parent)
-    monkeypatch.setattr(shards, "APPEARS_SECONDS", 0.1)
-    assert not work.appears(lambda: False, work.path.parent / "gone")
+    """Another process is through with everything; on this machine its ZIP is not to be seen yet."""
+    monkeypatch.setattr(protocol, "APPEARS_SECONDS", 60.0)
+    looks = iter([None, None, None, None, two_shards.path])
+    monkeypatch.setattr(two_shards, "find", lambda: next(looks))
+
+    def removed(seeds):
+        two_shards.work.remove()
+        return two_shards.black(seeds)
+
+    assert complete(two_shards.work, two_shards, removed) == two_shards.path
+    assert next(looks, "no more") == "no more"
 
 
 def test_workers_whose_last_bits_may_differ_are_refused(run, network):
@@ -281,18 +291,21 @@ def test_workers_overwrite_another_recipe(run, network):
 
 
 def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
-    from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-    from edm2_guidance.work.recipe_folder import RecipeFolder
+    import torch
 
-    folders = [RecipeFolder(tmp_path / "out") for _ in range(2)]
-    for folder, name in zip(folders, ("a", "b"), strict=True):
-        folder.plan([0], 1)
-        folder.claim(Recipe(net=NetworkRef(name, "0" * 64 if name == "a" else "1" * 64)))
-    folders[0]._state(folders[0]._content)
-    with pytest.raises(ValueError, match="another recipe"):
-        folders[1]._state(folders[1]._content)
-    folders[0].close()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.json"]
+    from edm2_guidance.images.batch import ImageBatch
+    from edm2_guidance.work.png_output import PngOutput
+
+    outputs = [PngOutput(tmp_path / "out", [0], Run(1)) for _ in range(2)]
+    for output, name in zip(outputs, ("a", "b"), strict=True):
+        output.check()
+        output.state(Stated(name))
+    image = ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,))
+    for output in outputs:
+        refused = pytest.raises(ValueError, match="another recipe") if output is outputs[1] else nullcontext()
+        with refused, output.sink(0) as sink:
+            sink.write(image)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "recipe.json"]
 
 
 def test_a_folder_by_workers_that_steal(run, network, made):
@@ -393,12 +406,6 @@ def bits(record):
     return record["value"], record["moments_sha256"]
 
 
-def began_long_ago(work):
-    """Longer than the second that the ledger's times are exact to."""
-    begun = time.time() - 5
-    os.utime(work / "plan.json", (begun, begun))
-
-
 @pytest.fixture(scope="module")
 def score(network, tmp_path_factory):
     """`bits` of the score that one undisturbed process gives."""
@@ -473,8 +480,7 @@ def test_a_kill_between_two_metrics_writes_each_once(run, network, monkeypatch, 
         patch.setattr(ledger, "append", killed)
         run(calculate_metrics.main, *args, code=130)
     assert [record["metric"] for record in ledger.read("results/ledger.jsonl")] == ["fid"]
-    (work,) = Path("results/work").iterdir()
-    began_long_ago(work)
+    assert len(list(Path("results/work").iterdir())) == 1
     result = run(calculate_metrics.main, *args)
     assert [record["metric"] for record in ledger.read("results/ledger.jsonl")] == ["fid", "fd_dinov2"]
     assert "70/70" in result.stderr
@@ -496,17 +502,17 @@ def test_work_that_is_removed_under_a_score_is_an_error(run, network, monkeypatc
 
 def test_who_lost_the_result_writes_none(run, network, monkeypatch):
     """This process was silent for so long that another joined the shards; that one writes the result."""
-    from edm2_guidance.metrics.feature_shards import FeatureShards
+    from edm2_guidance.metrics import score_output
 
-    plain = FeatureShards.moments
+    plain = score_output.measured
 
-    def slow(self):
-        moments = plain(self)
-        (self.folder / "join.1.claim").write_text("elsewhere.17.0123abcd")
-        return moments
+    def slow(work, detectors):
+        made = plain(work, detectors)
+        (work.folder / "join.1.claim").write_text("elsewhere.17.0123abcd")
+        return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureShards, "moments", slow)
+        patch.setattr(score_output, "measured", slow)
         result = run(calculate_metrics.main, *gen_args(network))
     assert "another joins the shards" in result.stderr
     assert not Path("results/ledger.jsonl").exists()
@@ -538,7 +544,7 @@ def test_a_score_after_a_kill(run, network, score, made):
     assert "20/70" in result.stderr or "40/70" in result.stderr or "60/70" in result.stderr
     assert len({(batch[0] // 20) for batch in made}) == left
     made.clear()
-    run(calculate_metrics.main, *args)
+    run(calculate_metrics.main, *args, "--again")
     after, again = ledger.read("results/ledger.jsonl")
     assert bits(after) == bits(again) != score
     assert len(made) == 7
@@ -547,14 +553,29 @@ def test_a_score_after_a_kill(run, network, score, made):
 def test_a_kill_between_the_result_and_the_end(run, network, monkeypatch):
     """The result is in the ledger, the shards are still there: the next run tidies up and adds nothing."""
     with monkeypatch.context() as patch:
-        patch.setattr("edm2_guidance.metrics.feature_shards.FeatureShards.remove", lambda self: None)
+        patch.setattr("edm2_guidance.work.shards.ShardFolder.remove", lambda self: None)
         run(calculate_metrics.main, *gen_args(network))
-    (work,) = Path("results/work").iterdir()
-    began_long_ago(work)
+    assert len(list(Path("results/work").iterdir())) == 1
     result = run(calculate_metrics.main, *gen_args(network))
     assert "already" in result.stderr
     assert len(ledger.read("results/ledger.jsonl")) == 1
     assert not list(Path("results/work").iterdir())
+
+
+def test_a_score_is_computed_once_unless_again(run, network, made):
+    """Whoever asks: the ledger's line is printed, by one of the workers, and nothing is made."""
+    first = run(calculate_metrics.main, *gen_args(network, "--note=first"))
+    made.clear()
+    there = run(calculate_metrics.main, *gen_args(network, "--batch=35"))  # a batch is no part of what a score is of
+    assert there.stdout == first.stdout
+    assert "the result is in results/ledger.jsonl already (--again computes it once more)" in there.stderr
+    assert made == []
+    assert run(calculate_metrics.main, *gen_args(network), worker=1, workers=2).stdout == ""
+    for worker in (0, 1):
+        run(calculate_metrics.main, *gen_args(network, "--again"), worker=worker, workers=2)
+    assert sorted(chain(*made)) == list(range(70))
+    one, two = ledger.read("results/ledger.jsonl")
+    assert (one["note"], two["note"], bits(one)) == ("first", None, bits(two))
 
 
 def test_unfinished_work_of_other_settings_is_not_continued(run, network, monkeypatch):

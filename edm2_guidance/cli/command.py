@@ -122,7 +122,7 @@ def keeps(what: Callable[[], str]) -> Iterator[None]:
 def _kept(error: BaseException | None) -> str:
     """What `keeps` noted, whatever libraries made of the exception since; empty if nothing."""
     while error is not None:
-        for note in getattr(error, "__notes__", []):
+        for note in reversed(getattr(error, "__notes__", [])):  # the outermost says most
             return f": {note}"
         error = error.__cause__ or error.__context__
     return ""

@@ -24,6 +24,8 @@ from edm2_guidance.metrics.catalog import (
 )
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import begun
 
 LEDGER = "results/ledger.jsonl"
 
@@ -154,6 +156,8 @@ ledger_options = stack(
     ]
 )
 
+again_option = click.option("--again", is_flag=True, help="Compute scores that the ledger has once more: further lines")
+
 device_options = stack(
     [
         click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
@@ -237,9 +241,10 @@ def known_metrics(source: str) -> list[str] | None:
     return named.get(source)
 
 
-def work_folder(workdir: str, recipe_hash: str, seeds: range, metrics: Sequence[str]) -> Path:
+def work_folder(workdir: str, recipe: Recipe, seeds: range, metrics: Sequence[str]) -> Path:
     """Where the features of these images lie while they are being made."""
-    return Path(workdir) / f"{recipe_hash[:16]}-{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
+    part = f"{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
+    return begun(recipe, lambda recipe_hash: Path(workdir) / f"{recipe_hash[:16]}-{part}")
 
 
 def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from dnnlib.terminal import printable, unguarded
+from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.signals import raise_if_told
 
 
@@ -46,3 +49,34 @@ def progress_bar(
             bar.update(count)
 
         yield advance
+
+
+class WorkBar:
+    """The `progress` of work.complete.complete: says what begins, and shows a bar.
+
+    As a context around `complete`: what is refused before the work begins is the user's mistake, as in `bad_input`.
+    """
+
+    def __init__(self, tell: Callable[[], None], *, quiet: bool = False) -> None:
+        """tell: says what begins. quiet: show nothing."""
+        self.began = False
+        self._tell = tell
+        self._quiet = quiet
+
+    @contextmanager
+    def __call__(self, total: int, there: int) -> Iterator[Callable[[int], None]]:
+        self.began = True
+        if not self._quiet:
+            self._tell()
+        with progress_bar(total, "images", initial=there, quiet=self._quiet) as advance:
+            yield advance
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self.began:
+            with bad_input():
+                raise error

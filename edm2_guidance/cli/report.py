@@ -1,6 +1,7 @@
 """What the sampling scripts say about a run, in the same words everywhere."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -51,20 +52,33 @@ def say_notes(notes: Iterable[str]) -> None:
         click.echo(f"note: {printable(note)}", err=True)
 
 
-def others(shards: Any) -> str:
-    """What a worker says that is through, but not the one to end the work (an work.shards.ShardStore)."""
-    left = shards.left_to_others()
-    if left == 0:
+def others(pending: Any) -> str:
+    """What a worker says that is through, but not the one to end the work (a work.complete.Pending)."""
+    if pending.left == 0:
         return "another joins the shards (if none does, run the same command again)"
-    return (
-        f"{left} of {len(shards.plan)} shards are left to the other workers (start any that does not run, or --steal)"
-    )
+    left = f"{pending.left} of {pending.parts} shards are left to the other workers"
+    return f"{left} (start any that does not run, or --steal)"
 
 
-def kept(shards: Any) -> str:
-    """What an interruption leaves behind, for `cli.command.keeps` (an work.shards.ShardStore)."""
-    done = len(shards.plan) - len(shards.missing())
-    return f"{done} of {len(shards.plan)} shards are kept in {shards.folder}; the same command goes on"
+class Sampling:
+    """Sources of a sampling.generation.Generation, `batch` images at a time, whose evaluations are counted."""
+
+    def __init__(self, generation: Any, batch: int) -> None:
+        self._generation = generation
+        self._batch = batch
+        self._sources: list[Any] = []
+
+    def __call__(self, seeds: Sequence[int]) -> Any:
+        """The images of these seeds."""
+        self._sources.append(self._generation.images(seeds, self._batch))
+        return self._sources[-1]
+
+    def evaluations(self) -> str:
+        """Network evaluations so far, in words."""
+        total = Counter(dict.fromkeys(self._generation.evaluations_per_image(), 0))
+        for source in self._sources:
+            total.update(source.evaluations)
+        return counts(total)
 
 
 def counts(evaluations: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edm2_guidance.cli.command import keeps, stack
-from edm2_guidance.cli.metric_options import REFERENCE, reference_from
+from edm2_guidance.cli.metric_options import REFERENCE, again_option, reference_from
 from edm2_guidance.cli.run_options import batch_option, run_options
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.metrics.catalog import METRICS
@@ -29,6 +29,7 @@ work_options = stack(
         ),
         click.option("--results", metavar="DIR", default="results", show_default=True, help="Where unfinished work is"),
         click.option("--keep-images", is_flag=True, help="Keep them: a ZIP per block in DIR/images, scored if there"),
+        again_option,
         networks_option,
         run_options,
     ]

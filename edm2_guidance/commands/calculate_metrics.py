@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from dnnlib.places import find_file
-from dnnlib.workers import ALONE, launched, restarted
+from dnnlib.workers import launched
 from edm2_guidance.cli import metric_options as opt
-from edm2_guidance.cli.command import Group, bad_input, keeps
+from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.lists import MAX_SEED
-from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
-from edm2_guidance.cli.report import announce, kept, others, say_notes
+from edm2_guidance.cli.report import announce, others, say_notes
 from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from, threads_for
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
@@ -99,6 +99,7 @@ def calc(samples: str | None, reference: str | None, images: str | None, ref: st
 @opt.work_options
 @opt.detector_options
 @opt.ledger_options
+@opt.again_option
 @run_options
 @worker_options
 @submit_options
@@ -107,7 +108,7 @@ def gen(ref: str | None, metrics: list[str], num: int | None, seed: int, batch: 
 
     Features are kept shard by shard until the result is in the ledger: after an interruption, of whatever kind, the
     same command goes on. Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers
-    share the shards, and the last one writes the result, unless it is in the ledger already.
+    share the shards, and the last one writes the result. A score that the ledger has is not computed again.
     """
     preset = only_preset(params["preset"]) if params["preset"] else None
     recipe = recipe_from(params, preset, scored=True)
@@ -133,57 +134,48 @@ def score_networks(
     params: dict[str, Any],
 ) -> None:
     """What `gen` does in this process. source: of `opt.reference_from`; choices: of `opt.detector_choices`."""
-    from edm2_guidance.metrics import evaluation, ledger, provenance
-    from edm2_guidance.metrics.feature_shards import FeatureShards
+    from edm2_guidance.metrics import evaluation, ledger
+    from edm2_guidance.metrics.score_output import ScoreOutput, Scorer, open_index
     from edm2_guidance.metrics.sides import open_reference_side, open_side
     from edm2_guidance.sampling.generation import open_recipe
-    from edm2_guidance.work.shards import ShardPlan
+    from edm2_guidance.work.complete import Pending, Run, complete
+    from edm2_guidance.work.plan import ShardPlan
     from torch_utils.distributed import device_identity
 
-    run = run_options_from(params)
+    run, path = run_options_from(params), params["ledger"]
     with bad_input():
         workers = workers_from(params)
         plan = ShardPlan(tuple(seeds), params["shard_size"])
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
-        ledger.check_writable(params["ledger"])
+        ledger.check_writable(path)
         check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=params["offline"]), metrics)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(choices, params)
+        index = open_index(path, again=params["again"])
     reference = measured_reference(theirs, detectors, quiet=not workers.speaks)
-    with bad_input():
-        recipe = generation.recipe
-        folder = opt.work_folder(params["workdir"], recipe.hash, seeds, metrics)
-        shards = FeatureShards(folder, plan, recipe.to_json(), recipe.hash, batch, detectors, generation.numerics)
-        shared = workers != ALONE or params["worker"] is not None or restarted()
-        if left := evaluation.unwritten(params["ledger"], shards, reference, shared):
-            shards.open(workers, device_identity(generation.device))
-            # Others may have been through before we opened the folder, which we then have made again.
-            left = evaluation.unwritten(params["ledger"], shards, reference, shared)
-        if not left:
-            click.echo(f"{workers.prefix}the result is in {params['ledger']} already", err=True)
-            return shards.sweep()
-    if workers.speaks:
+    scorer = Scorer(reference, tuple(detectors), index, generation.device, batch)
+    folder = opt.work_folder(params["workdir"], generation.recipe, seeds, metrics)
+    how = Run(batch, generation.numerics, workers, device_identity(generation.device))
+    output = ScoreOutput.of(scorer, generation, plan, folder, how, {"note": params["note"]})
+
+    def tell() -> None:
         announce(generation)
         tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
-    num_images, there = shards.progress()
-    bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
-    with keeps(lambda: kept(shards)), bar as progress:
-        measured = evaluation.measure_shards(shards, lambda part: generation.images(part, batch), detectors, progress)
-    left = evaluation.unwritten_at_end(params["ledger"], shards, reference, shared, measured)
-    if not left:  # by another, who may have died before the shards were removed
-        click.echo(f"{workers.prefix}the result is in {params['ledger']}", err=True)
-        return shards.sweep()
-    if measured is None or not shards.claim.is_held():
-        return click.echo(f"{workers.prefix}done; {others(shards)}", err=True)
-    described = provenance.describe_generated(recipe, seeds, measured.image_size)
-    run_record = {"batch": batch, "reduced": measured.reduced}
-    identities = {d.name: d.identity for d in detectors}
-    report(reference, measured.moments, identities, described, params, (), left, **run_record)
-    return shards.remove()
+
+    with WorkBar(tell, quiet=not workers.speaks) as progress:
+        made = complete(output.work, output, lambda part: generation.images(part, batch), progress)
+    if isinstance(made, Pending):
+        return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
+    if made.written:
+        return tell_scores(made.written)
+    if progress.began:  # another worker has written it
+        return click.echo(f"{workers.prefix}the result is in {path}", err=True)
+    click.echo(f"{workers.prefix}the result is in {path} already (--again computes it once more)", err=True)
+    return tell_scores(made.records) if workers.speaks else None
 
 
 def metrics_of(source: str, preset: Preset | None, params: Mapping[str, Any]) -> list[str]:
@@ -360,21 +352,21 @@ def report(
     images: Mapping[str, Any],
     params: Mapping[str, Any],
     notes: Sequence[str] = (),
-    metrics: Sequence[str] | None = None,
     **run_record: Any,
 ) -> None:
-    """Prints the distances, says on stderr what to mind, once each, and appends them to the ledger."""
-    from edm2_guidance.metrics import ledger, provenance, scoring
+    """Appends the distances to the ledger, and prints them."""
+    from edm2_guidance.metrics import provenance, scoring
     from edm2_guidance.metrics.environment import environment
     from torch_utils.distributed import pick_device
 
     around = environment(pick_device(params["device"]), vae=provenance.vae_ran(images))
-    run_record["note"] = params["note"]
-    scores = scoring.score(reference, moments, identities, images, notes, metrics)
-    for score in scores:
-        click.echo(f"{score.name:<15} {score.value:.4f}")
-        identity = identities.get(find_metric(score.metric).extractor.stored_as)
-        record = scoring.ledger_record(score, reference, identity, images, around, **run_record)
-        ledger.append(params["ledger"], record)
-    for flag in dict.fromkeys(flag for score in scores for flag in score.flags):
+    given = (params["ledger"], reference, moments, identities, images, around, notes)
+    tell_scores(scoring.write_scores(*given, tags={"note": params["note"]}, **run_record))
+
+
+def tell_scores(records: Sequence[Mapping[str, Any]]) -> None:
+    """Prints lines of the ledger, and says on stderr what to mind, once each."""
+    for record in records:
+        click.echo(f"{record['name']:<15} {record['value']:.4f}")
+    for flag in dict.fromkeys(flag for record in records for flag in record.get("flags") or ()):
         click.echo(f"warning: {flag}", err=True)

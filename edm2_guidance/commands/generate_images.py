@@ -1,7 +1,5 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
-from collections import Counter
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import click
 
 from dnnlib.atomic import atomic_path
-from dnnlib.workers import Workers, restarted
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
     check_classes,
@@ -21,10 +18,10 @@ from edm2_guidance.cli.figures import (
 )
 from edm2_guidance.cli.grid import caption_of, check_grid, grid_columns, grid_options, grid_rows, of_known_class
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList
-from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
-from edm2_guidance.cli.report import announce, counts
+from edm2_guidance.cli.report import Sampling, announce
 from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
 from edm2_guidance.cli.seeds import seeds_from
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
@@ -78,13 +75,15 @@ def main(**params: Any) -> None:
 def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
     """Fetch what the images need, or send the jobs that make them."""
     from edm2_guidance.reproduction.files import fetch_all
-    from edm2_guidance.work.recipe_folder import RecipeFolder
+    from edm2_guidance.work.complete import Run
+    from edm2_guidance.work.png_output import PngOutput
 
     if not params["fetch_only"]:
         with bad_input():
             if params["overwrite"]:
                 raise ValueError("jobs go on where they were stopped, which --overwrite would undo: empty the folder")
-            RecipeFolder(params["outdir"], subdirs=params["subdirs"]).plan(params["seeds"], params["batch"])
+            run = Run(params["batch"])
+            PngOutput(params["outdir"], params["seeds"], run, subdirs=params["subdirs"]).check()
     size = len(params["seeds"]) * png_bytes(recipe.net.source)
     fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
     watch = f"python reproduce.py status {params['outdir']}"
@@ -94,56 +93,33 @@ def send_jobs(params: dict[str, Any], recipe: Recipe) -> None:
 def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
     from edm2_guidance.sampling.generation import open_recipe
-    from edm2_guidance.work.recipe_folder import RecipeFolder
+    from edm2_guidance.work.complete import Run, complete
+    from edm2_guidance.work.png_output import PngOutput
     from torch_utils.distributed import device_identity
 
-    run = run_options_from(params)
-    folder = RecipeFolder(params["outdir"], subdirs=params["subdirs"])
+    run, outdir, seeds, batch = run_options_from(params), params["outdir"], params["seeds"], params["batch"]
     with bad_input():
         workers = workers_from(params)
-        plan = partial(folder.plan, params["seeds"], params["batch"], workers)
-        batches = plan(overwrite=params["overwrite"])
+        given = {name: params[name] for name in ("subdirs", "overwrite")}
+        output = PngOutput(outdir, seeds, Run(batch, workers=workers), **given)
+        output.check()
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        if params["overwrite"] and restarted() and folder.states(generation.recipe):
-            batches = plan()  # what the job had made before Slurm started it again is not made anew
-        folder.claim(generation.recipe, device_identity(generation.device))
-    if not batches:
-        folder.close()
-        found = f"all {folder.num_there} images were there, of the same recipe" if folder.num_there else "nothing to do"
-        return click.echo(f"{workers.prefix}{params['outdir']}: {found}")
-    if workers.speaks:
+        output.state(generation.recipe, device_identity(generation.device))
+    sampling = Sampling(generation, batch)
+
+    def tell() -> None:
         announce(generation)
-        announce_workers(workers, f"{len(params['seeds'])} images")
-        if folder.num_there:
-            click.echo(f"note: {folder.num_there} of the images were there, by the same recipe", err=True)
-    made = fill(folder, generation, batches, workers, params)
-    return click.echo(f"{workers.prefix}{folder.num_written} images in {params['outdir']}; evaluations: {made}")
+        announce_workers(workers, f"{len(seeds)} images")
+        if output.num_there:
+            click.echo(f"note: {output.num_there} of the images were there, by the same recipe", err=True)
 
-
-def fill(folder: Any, generation: Any, batches: list[list[int]], workers: Workers, params: dict[str, Any]) -> str:
-    """Make these batches, or those of them that no other worker makes; returns the network evaluations in words."""
-    from edm2_guidance.images.batch import Chained, drain
-
-    sources: list[Any] = []
-
-    def source_of(seeds: list[int]) -> Any:
-        sources.append(generation.images(seeds, params["batch"]))
-        return sources[-1]
-
-    def left() -> str:
-        again = "the same command without --overwrite goes on" if params["overwrite"] else "the same command goes on"
-        return f"{folder.count()} of {len(params['seeds'])} images are in {params['outdir']}; {again}"
-
-    bar = progress_bar(sum(map(len, batches)), "images", quiet=not workers.speaks)
-    with closing(folder), keeps(left), bar as progress:
-        if workers.steal:
-            folder.share(lambda seeds: drain(source_of(seeds), folder, progress=progress), progress)
-        else:
-            drain(Chained([source_of(seeds) for seeds in batches]), folder, progress=progress)
-    evaluations = Counter(dict.fromkeys(generation.evaluations_per_image(), 0))
-    for source in sources:
-        evaluations.update(source.evaluations)
-    return counts(evaluations)
+    with WorkBar(tell, quiet=not workers.speaks) as progress:
+        mine = complete(output.work, output, sampling, progress)
+    if not progress.began:
+        found = f"all {mine} images were there, of the same recipe" if mine else "nothing to do"
+        return click.echo(f"{workers.prefix}{outdir}: {found}")
+    made = f"{output.num_written} images in {outdir}; evaluations: {sampling.evaluations()}"
+    return click.echo(f"{workers.prefix}{made}")
 
 
 def draw_grid(params: dict[str, Any]) -> None:

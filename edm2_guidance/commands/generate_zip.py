@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from dnnlib.atomic import check_destination
-from dnnlib.workers import Workers
-from edm2_guidance.cli.command import Command, bad_input, keeps
+from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList
-from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
-from edm2_guidance.cli.report import announce, counts, kept, others
+from edm2_guidance.cli.report import Sampling, announce, others
 from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
 from edm2_guidance.cli.seeds import seed_option, seeds_from
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
@@ -21,6 +20,7 @@ from edm2_guidance.cli.worker_options import announce_workers, worker_options, w
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.stored import begun
 
 
 @click.command(cls=Command)
@@ -69,11 +69,12 @@ def main(**params: Any) -> None:
     if elsewhere(params):
         return send_jobs(params, recipe, seeds)
     from edm2_guidance.sampling.generation import open_recipe
-    from edm2_guidance.work.shards import ShardPlan
-    from edm2_guidance.work.shards_zip import ShardFolder
+    from edm2_guidance.work.complete import Pending, Run, complete
+    from edm2_guidance.work.plan import ShardPlan
+    from edm2_guidance.work.zip_output import ZipOutput
     from torch_utils.distributed import device_identity
 
-    run = run_options_from(params)
+    run, batch = run_options_from(params), params["batch"]
     with bad_input():
         workers = workers_from(params)
         if params["out"] is not None:
@@ -83,18 +84,24 @@ def main(**params: Any) -> None:
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
-        path = Path(params["out"] or Path(params["zip_dir"]) / default_name(generation.recipe, seeds))
-        done = generation.recipe
-        folder = ShardFolder(path, plan, done.to_json(), done.hash, params["batch"], generation.numerics)
-        if folder.finished():
-            return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
-        folder.open(workers, device_identity(generation.device))
-    if workers.speaks:
+        path = Path(params["out"] or default_path(params["zip_dir"], generation.recipe, seeds))
+        how = Run(batch, generation.numerics, workers, device_identity(generation.device))
+        output = ZipOutput(path, plan, generation.recipe, how)
+    sampling = Sampling(generation, batch)
+
+    def tell() -> None:
         announce(generation)
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
-    if fill(folder, generation, workers, params):
-        return click.echo(f"{path}: {len(seeds)} images")
-    return click.echo(f"{workers.prefix}done; {others(folder)}", err=True)
+
+    with WorkBar(tell, quiet=not workers.speaks) as progress:
+        made = complete(output.work, output, sampling, progress)
+    if not progress.began:
+        return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
+    if params["verbose"]:
+        click.echo(f"{workers.prefix}evaluations: {sampling.evaluations()}", err=True)
+    if isinstance(made, Pending):
+        return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
+    return click.echo(f"{path}: {len(seeds)} images")
 
 
 def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:
@@ -110,31 +117,10 @@ def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:
     send(params, fetch, {path: size}, f"python reproduce.py status {path.parent}")
 
 
-def fill(folder: Any, generation: Any, workers: Workers, params: dict[str, Any]) -> bool:
-    """Make this worker's missing shards, and merge all unless other workers are still at it: then False."""
-    from edm2_guidance.images.batch import drain
-
-    total: dict[str, int] = {}
-    num_images, there = folder.progress()
-    bar = progress_bar(num_images, "images", initial=there, quiet=not workers.speaks)
-    with keeps(lambda: kept(folder)), bar as progress:
-
-        def make(index: int) -> None:
-            source = generation.images(folder.plan.shard(index), params["batch"])
-            drain(source, folder.write(index), progress=progress)
-            for name, number in source.evaluations.items():
-                total[name] = total.get(name, 0) + number
-
-        path = folder.complete(make, progress)
-    if params["verbose"]:
-        click.echo(f"{workers.prefix}evaluations: {counts(total)}", err=True)
-    return path is not None
-
-
 def check_zip(path: str, seeds: list[int]) -> None:
     """What can be refused before any network opens: a name that cannot be written, or that another file has."""
     from edm2_guidance.images.zips import read_recipe
-    from edm2_guidance.work.shards import format_seeds
+    from edm2_guidance.work.plan import format_seeds
 
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"--out={path}: that is the name of an image; give a name that ends in .zip")
@@ -146,8 +132,9 @@ def check_zip(path: str, seeds: list[int]) -> None:
         raise ValueError(f"{path} exists and holds other images: give another name, or move it away")
 
 
-def default_name(recipe: Recipe, seeds: list[int]) -> str:
+def default_path(folder: str, recipe: Recipe, seeds: list[int]) -> Path:
     """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
     weight = recipe.guides[0].weight.w if recipe.guides else 1.0
     kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
-    return f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}-{recipe.hash[:6]}.zip"
+    name = f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}"
+    return begun(recipe, lambda recipe_hash: Path(folder) / f"{name}-{recipe_hash[:6]}.zip")

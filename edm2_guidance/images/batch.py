@@ -1,6 +1,5 @@
 """Images on their way from a source to sinks: `drain` makes one pass and may feed several sinks at once."""
 
-import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -60,20 +59,6 @@ class ImageSource(Protocol):
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """Start a pass."""
-
-
-class Chained:
-    """Sources one after the other, as one."""
-
-    def __init__(self, sources: Sequence[ImageSource]) -> None:
-        self.sources = tuple(sources)
-        self.num_images = sum(source.num_images for source in self.sources)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        return itertools.chain.from_iterable(self.sources)
 
 
 class Sink(Protocol):

@@ -2,20 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edm2_guidance.images.batch import ImageSource, drain
 from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.metrics import ledger
-from edm2_guidance.metrics.catalog import check_counts, find_metric
+from edm2_guidance.metrics.catalog import check_counts
 from edm2_guidance.metrics.detectors import Detector, check_image_size
-from edm2_guidance.metrics.feature_shards import FeatureShards
 from edm2_guidance.metrics.moments import Moments, MomentsSink
 from edm2_guidance.metrics.provenance import describe_stored, image_names
-from edm2_guidance.metrics.scoring import Reference, is_of_images, is_score_of
-from edm2_guidance.work.shards import merged_reductions
+from edm2_guidance.work.plan import merged_reductions
 
 
 @dataclass(frozen=True)
@@ -88,66 +84,3 @@ def measure(
     moments = sink.moments()
     assert sink.image_size is not None  # there were two images at least
     return Measured(moments, sink.image_size, merged_reductions(detector.reduced for detector in detectors))
-
-
-def measure_shards(
-    shards: FeatureShards,
-    make_source: Callable[[Sequence[int]], ImageSource],
-    detectors: Sequence[Detector],
-    progress: Callable[[int], None] = lambda count: None,
-) -> Measured | None:
-    """As `measure`, of images made from seeds, with every finished shard kept: what is there is not made again.
-
-    shards: opened, which says which of them this process makes. make_source: the images of these seeds, in order.
-
-    None: other workers have shards to make, or one of them has the result. Else this process alone has it, to write
-    it down, if `shards.claim.is_held()` still, and then call `shards.remove()`. ValueError for images that cannot be
-    scored, naming the first.
-    """
-    if tuple(detectors) != shards.detectors:
-        raise ValueError("the shards hold features of other detectors")
-
-    def make(index: int) -> None:
-        drain(make_source(shards.plan.shard(index)), shards.write(index), progress=progress)
-
-    def join() -> Measured:
-        return Measured(shards.moments(), shards.image_size, shards.reduced())
-
-    return shards.finish(make, join, progress)
-
-
-def unwritten(path: str | Path, shards: FeatureShards, reference: Reference, shared: bool) -> list[str]:
-    """Which metrics of this very work the ledger lacks: by the same detectors, against the same reference.
-
-    shared: several workers do it, so that any line of it is theirs: one may come when the others are through. A process
-    alone means a new measurement, unless the line is younger than its unfinished shards: then it was killed before it
-    could remove them. Work that began in the second in which the last result was written is not taken for that.
-    """
-    began = 0.0 if shared else shards.began()
-    if began is None or not Path(path).exists():
-        return list(reference.comparisons)
-    records = [
-        record
-        for record in ledger.read(path)
-        if is_of_images(record, *shards.images) and datetime.fromisoformat(record["time"]).timestamp() > began
-    ]
-    identities = {detector.name: detector.identity for detector in shards.detectors}
-
-    def is_there(metric: str) -> bool:
-        identity = identities[find_metric(metric).extractor.stored_as]
-        return any(is_score_of(record, identity, reference, metric) for record in records)
-
-    return [metric for metric in reference.comparisons if not is_there(metric)]
-
-
-def unwritten_at_end(
-    path: str | Path, shards: FeatureShards, reference: Reference, shared: bool, measured: Measured | None
-) -> list[str]:
-    """`unwritten` after the measuring. RuntimeError if others have ended the work, but their result is nowhere."""
-
-    def left() -> list[str]:
-        return unwritten(path, shards, reference, shared)
-
-    if measured is None and shards.is_over() and not shards.appears(lambda: not left(), Path(path).parent):
-        raise shards.lost()
-    return left()

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.terminal import printable
 from edm2_guidance.recipe.stored import read_recipe, upgraded
-from edm2_guidance.work.lease import in_line
+from edm2_guidance.work.lease import exclusive
 
 SCHEMA = 2  # 1 had recipes of format 1; both are read
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
@@ -47,7 +48,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
         raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with in_line(path.parent, path.name), naming(path):
+    with exclusive(path.parent, path.name), naming(path):
         _append(path, line)
 
 
@@ -112,10 +113,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             "or name another file"
         )
     refuse_stand_in(path)
-    records = []
     with open_regular(path) as file:
-        lines = file.read().split(b"\n")
-    for number, line in enumerate(lines, start=1):
+        return list(_records(path, file.read().split(b"\n")))
+
+
+def _records(path: str | Path, lines: Sequence[bytes], before: int = 0) -> Iterator[dict[str, Any]]:
+    """The records of these lines, which come after `before` others."""
+    for number, line in enumerate(lines, start=before + 1):
         if line.removeprefix(codecs.BOM_UTF8).strip() == b"":
             continue
         if line.startswith(codecs.BOM_UTF8):
@@ -123,13 +127,69 @@ def read(path: str | Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, begins with a byte-order mark, which is skipped here; save the file as UTF-8 "
                 "without it, or other programs may stumble",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         try:
-            records.append(_record(line))
+            yield _record(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}, {_diagnosis(line, str(error))}") from error
-    return records
+
+
+class Index:
+    """The records of a ledger by keys, for a process that asks often: the file is read once, then as far as it grew.
+
+    keys_of: the keys under which a record is found. again: records that were there when this was made are not found,
+    so that what they say is computed once more.
+    """
+
+    def __init__(self, path: str | Path, keys_of: Callable[[Mapping[str, Any]], Iterable[str]], *, again: bool = False):
+        self.path = Path(path)
+        self._keys_of = keys_of
+        self._forget()
+        self._hidden = 0
+        if again:
+            self._refresh()
+            self._hidden = self._number
+
+    def find(self, key: str) -> list[Mapping[str, Any]]:
+        """The records of this key, older ones first. ValueError as `read`."""
+        self._refresh()
+        return [record for number, record in self._by_key.get(key, ()) if number >= self._hidden]
+
+    def _forget(self) -> None:
+        self._by_key: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+        self._number = self._lines = self._size = 0
+        self._inode: int | None = None
+
+    def _refresh(self) -> None:
+        if not self.path.exists():
+            with suppress(OSError):
+                os.listdir(self.path.parent)  # makes NFS ask anew
+            return
+        if self._inode is None:
+            refuse_stand_in(self.path)
+        with open_regular(self.path) as file:
+            there = os.fstat(file.fileno())
+            if there.st_ino != self._inode or there.st_size < self._size:  # it is another file, or was edited
+                self._forget()
+            is_first, self._inode = self._inode is None, there.st_ino
+            if there.st_size == self._size:
+                return
+            file.seek(self._size)
+            data = file.read()
+        self._add(data, whole=is_first)
+
+    def _add(self, data: bytes, *, whole: bool) -> None:
+        """Take over what was appended; unless it is the whole file, without a line that somebody is just writing."""
+        if not whole:
+            data = data[: data.rfind(b"\n") + 1]
+        lines = data.split(b"\n")
+        for record in _records(self.path, lines, self._lines):
+            for key in self._keys_of(record):
+                self._by_key.setdefault(key, []).append((self._number, record))
+            self._number += 1
+        self._lines += len(lines) - 1
+        self._size += len(data)
 
 
 def _diagnosis(line: bytes, error: str) -> str:

@@ -1,9 +1,11 @@
 """From reference statistics and the moments of images to results: values, names, warnings, ledger records."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edm2_guidance.metrics import ledger
@@ -163,24 +165,54 @@ def fewer_than_published(num_images: int) -> str:
     )
 
 
-def is_score_of(record: Mapping[str, Any], detector: Mapping[str, Any], reference: Reference, metric: str) -> bool:
-    """Whether a ledger's line is a score by this detector (its identity) against this reference."""
-    theirs = record.get("detector") or {}
-    return (
-        record.get("metric") == metric
-        and all(theirs.get(key) == detector.get(key) for key in IDENTITY_KEYS)
-        and (record.get("reference") or {}).get("sha256") == reference.statistics.sha256
-    )
+def score_key(metric: str, detector: Mapping[str, Any], reference: Reference, *images: object) -> str:
+    """What a score is a function of: measure, detector, reference, and images, in their precision.
+
+    images: hash of the recipe, which states the precision, and seeds (`format_seeds`), all of them; or, where nothing
+    but statistics are there, their SHA-256. Batch, form and threads touch last bits only: they are recorded beside it.
+    """
+    return _key(metric, detector, reference.statistics.sha256, images)
 
 
-def is_of_images(record: Mapping[str, Any], recipe_hash: object, seeds: object) -> bool:
-    """Whether a ledger's line is of the images of this recipe and these seeds (`format_seeds`), all of them."""
-    images = record.get("images") or {}
-    return (
-        record.get("recipe_hash") == recipe_hash
-        and images.get("seeds") == seeds
-        and images.get("num_images") == images.get("total")
-    )
+def keys_of(record: Mapping[str, Any]) -> list[str]:
+    """The `score_key`s of a ledger's line: none if it is of part of a set of images, or of unknown ones."""
+    images, detector = record.get("images") or {}, record.get("detector") or {}
+    reference = (record.get("reference") or {}).get("sha256")
+    found: list[Sequence[object]] = []
+    if record.get("recipe_hash") and images.get("seeds") and images.get("num_images") == images.get("total"):
+        found.append((record["recipe_hash"], images["seeds"]))
+    if images.get("sha256"):
+        found.append((images["sha256"],))
+    return [_key(record["metric"], detector, reference, which) for which in found]
+
+
+def _key(metric: object, detector: Mapping[str, Any], reference: object, images: Sequence[object]) -> str:
+    return json.dumps([metric, [detector.get(key) for key in IDENTITY_KEYS], reference, *images])
+
+
+def write_scores(
+    path: str | Path,
+    reference: Reference,
+    moments: Mapping[str, Moments],
+    detectors: Mapping[str, Mapping[str, Any]],
+    images: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+    tags: Mapping[str, Any] = MappingProxyType({}),
+    **run: Any,
+) -> list[dict[str, Any]]:
+    """The lines of a set of images, appended to the ledger at `path`: arguments as `score` and `ledger_record`.
+
+    tags: further keys of the lines.
+    """
+    records = []
+    for result in score(reference, moments, detectors, images, notes, metrics):
+        detector = detectors.get(find_metric(result.metric).extractor.stored_as)
+        record = ledger_record(result, reference, detector, images, environment, **run)
+        records.append({**record, **tags})
+        ledger.append(path, records[-1])
+    return records
 
 
 def ledger_record(

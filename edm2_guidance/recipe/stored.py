@@ -1,6 +1,7 @@
 """Recipes out of files: of this format, and of the one before. No torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight, constant
@@ -49,6 +50,15 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
         return dict(content)
     form = {"format": FORMAT} if "format" in content else {}
     return {**content, "recipe": read.to_json(), "recipe_hash": read.hash, **form}
+
+
+def begun(recipe: Recipe, path_of: Callable[[str], Path]) -> Path:
+    """`path_of(hash)` of what has a recipe's hash in its name; as the version before named it if that was begun."""
+    old = hash_of_format_1(recipe)
+    before = None if old is None else path_of(old)
+    if before is not None and (before.exists() or before.with_name(f"{before.name}.shards").exists()):
+        return before
+    return path_of(recipe.hash)
 
 
 def hash_of_format_1(recipe: Recipe) -> str | None:

@@ -10,18 +10,20 @@ from typing import Any
 from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
-from edm2_guidance.images.batch import drain
-from edm2_guidance.metrics.blocks import Bar, BlockScorer, Record
-from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.images.batch import ImageSource
+from edm2_guidance.metrics import ledger, score_output
+from edm2_guidance.metrics.catalog import file_name, find_metric
 from edm2_guidance.metrics.detectors import load_detector
-from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.reference import open_statistics
+from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores, StoredScoreOutput
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
+from edm2_guidance.recipe.stored import begun
 from edm2_guidance.sampling.generation import Generation, opener
-from edm2_guidance.work.shards import ShardPlan
-from edm2_guidance.work.shards_zip import ShardFolder
+from edm2_guidance.work.complete import OneStep, Pending, Run, complete
+from edm2_guidance.work.plan import ShardPlan, format_seeds
+from edm2_guidance.work.zip_output import ZipOutput
 from torch_utils.distributed import device_identity, pick_device
 
 Progress = Callable[[int], None]
@@ -34,8 +36,8 @@ class Settings:
     """How rows are run. What is None stays as the row has it.
 
     num: images per block. blocks: how many, of seeds seed, seed + num, .... labels, noise_device: other ones. networks:
-    folder of networks that are not published. results: folder of the work. ledger: file of the scores. workers: which
-    of them this process is.
+    folder of networks that are not published. results: folder of the work. ledger: file of the scores. again:
+    compute what it holds by now once more. workers: which of them this process is.
     """
 
     results: Path
@@ -47,6 +49,7 @@ class Settings:
     labels: LabelRule | None = None
     noise_device: str | None = None
     keep_images: bool = False
+    again: bool = False
     batch: int = 32
     shard_size: int = 512
     device: str = "auto"
@@ -75,6 +78,7 @@ class Runner:
         self._device = pick_device(settings.device)
         self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
         self.scorer = functools.cache(self._scorer)
+        self._index = score_output.open_index(settings.ledger, again=settings.again)
 
     def obstacle(self, row: Row) -> str | None:
         """Why the row cannot run here; None if it can."""
@@ -110,10 +114,10 @@ class Runner:
         scorer = self.scorer(row.metric, row.reference)
         if not self.settings.keep_images:
             for seeds in self.blocks(row):
-                scorer.check(generation, seeds)
+                self._streamed(scorer, generation, seeds, {}).find()  # refuses what another run began
         for number, seeds in enumerate(self.blocks(row)):
             tags = {"row": {"name": row.name, "block": number}}
-            found = scorer.find(generation.recipe.hash, seeds)
+            found = scorer.find(generation.recipe.hash, _text(seeds))
             record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
@@ -133,36 +137,66 @@ class Runner:
     ) -> Record | None:
         """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
         scorer = self.scorer(metric, reference)
-        found = scorer.find(generation.recipe.hash, seeds)
-        if found is not None and not self.settings.keep_images:
-            return found
 
         def bar(total: int, done: int) -> AbstractContextManager[Progress]:
             return self._bar(total, f"{name} {seeds[0]}-{seeds[-1]}", done)
 
+        def source_of(part: Sequence[int]) -> ImageSource:
+            return generation.images(part, self.settings.batch)
+
         if not self.settings.keep_images:
-            return scorer.sample(generation, seeds, tags, bar)
-        path = self._images(generation, seeds, name, bar)
-        return None if path is None else scorer.stored(path, generation.recipe, seeds, tags)
+            output = self._streamed(scorer, generation, seeds, tags)
+            return _record(complete(output.work, output, source_of, bar))
+        known = scorer.find(generation.recipe.hash, _text(seeds)) is not None
+        images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
+        if not known and images.find() is None:
+            output = ScoreOutput.kept_in(images, scorer, generation, tags)
+            return _record(complete(output.work, output, source_of, bar))
+        if isinstance(complete(images.work, images, source_of, bar), Pending):
+            return None
+        return _record(self._stored(scorer, images.path, generation.recipe, seeds, tags))
 
-    def _images(self, generation: Generation, seeds: range, name: str, bar: Bar) -> Path | None:
-        """The ZIP of these images, made or found; None if another worker has it, to score it."""
-        settings = self.settings
-        path = settings.results / "images" / f"{name}-{generation.recipe.hash[:6]}-{seeds[0]}-{seeds[-1]}.zip"
-        plan = ShardPlan(tuple(seeds), settings.shard_size)
-        folder = ShardFolder(
-            path, plan, generation.recipe.to_json(), generation.recipe.hash, settings.batch, generation.numerics
-        )
-        if folder.finished():
-            return path
-        folder.open(self.settings.workers, device_identity(self._device))
+    def tagged(self, record: Record, metric: str, reference: str, tags: Mapping[str, Any]) -> Record:
+        """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
+        scorer = self.scorer(metric, reference)
+        lines = scorer.lines(scorer.metrics[0], record["recipe_hash"], record["images"]["seeds"])
+        found = next((line for line in lines if tags.items() <= line.items()), None)
+        if found is not None:
+            return found
+        line = {**record, **tags}
+        if self.settings.workers.index == 0:
+            ledger.append(self.settings.ledger, line)
+        return line
 
-        with bar(*folder.progress()) as progress:
+    def _streamed(self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any]) -> ScoreOutput:
+        """A block whose images are kept nowhere."""
+        name = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
+        folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{name}")
+        plan = ShardPlan(tuple(seeds), self.settings.shard_size)
+        return ScoreOutput.of(scorer, generation, plan, folder, self._run(generation), tags)
 
-            def make(index: int) -> None:
-                drain(generation.images(plan.shard(index), settings.batch), folder.write(index), progress=progress)
+    def _zip(self, generation: Generation, seeds: range, name: str, contents: Sequence[Features]) -> ZipOutput:
+        """A block whose images are kept."""
+        folder, part = self.settings.results / "images", f"{seeds[0]}-{seeds[-1]}"
+        path = begun(generation.recipe, lambda recipe_hash: folder / f"{name}-{recipe_hash[:6]}-{part}.zip")
+        plan = ShardPlan(tuple(seeds), self.settings.shard_size)
+        return ZipOutput(path, plan, generation.recipe, self._run(generation), contents)
 
-            return folder.complete(make, progress)
+    def _stored(
+        self, scorer: Scorer, path: Path, recipe: Recipe, seeds: range, tags: Mapping[str, Any]
+    ) -> Scores | Pending:
+        """The score of a ZIP that holds the images of these seeds."""
+        work = OneStep(self._work, f"{recipe.hash[:16]}-{seeds[0]}-{file_name(scorer.metrics[0])}")
+        measured = functools.partial(score_output.measure_stored, path, scorer, len(seeds))
+        output = StoredScoreOutput(scorer, (recipe.hash, _text(seeds)), measured, tags, work)
+        return complete(work, output)
+
+    @property
+    def _work(self) -> Path:
+        return self.settings.results / "work"
+
+    def _run(self, generation: Generation) -> Run:
+        return Run(self.settings.batch, generation.numerics, self.settings.workers, device_identity(self._device))
 
     def _run_real(self, row: Row) -> Iterator[Block]:
         if self.settings.workers.index != 0:
@@ -170,10 +204,14 @@ class Runner:
         scorer = self.scorer(row.metric, row.reference)
         for number, path in self._floors(row):
             statistics = open_statistics(short_name(path), [row.metric])
-            found = scorer.find_statistics(statistics.sha256)
+            which = (statistics.sha256,)
+            found = scorer.find(*which)
             tags = {"row": {"name": row.name, "block": number}}
-            record = found or scorer.statistics(statistics, self.settings.num or row.num_images, tags)
-            yield Block(row, number, range(0), record, reused=found is not None)
+            num = self.settings.num or row.num_images
+            measured = functools.partial(score_output.measure_statistics, statistics, scorer, num)
+            work = OneStep(self._work, f"{statistics.sha256[:16]}-{file_name(row.metric)}")
+            output = StoredScoreOutput(scorer, which, measured, tags, work)
+            yield Block(row, number, range(0), _record(complete(work, output)), reused=found is not None)
 
     def _floors(self, row: Row) -> list[tuple[int, Path]]:
         """Statistics of this many real images that ship, block by block; possibly none."""
@@ -186,25 +224,24 @@ class Runner:
         labels, noise_device = self.settings.labels, self.settings.noise_device
         return replace(recipe, labels=labels or recipe.labels, noise_device=noise_device or recipe.noise_device)
 
-    def _scorer(self, metric: str, reference: str) -> BlockScorer:
+    def _scorer(self, metric: str, reference: str) -> Scorer:
         settings = self.settings
         side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
         theirs = open_reference_side(side, [metric])
         found = find_metric(metric)
         name, keep = found.extractor.stored_as, found.needs_features
         detector = load_detector(name, self._device, offline=settings.offline, keep=keep)
-        return BlockScorer(
-            found.name,
-            theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs,
-            detector,
-            settings.ledger,
-            settings.results / "work",
-            environment(self._device),
-            settings.batch,
-            settings.shard_size,
-            settings.workers,
-            device_identity(self._device),
-        )
+        known = theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs
+        return Scorer(known, (detector,), self._index, self._device, settings.batch)
+
+
+def _record(made: Scores | Pending) -> Record | None:
+    """The one line of a block's score; None if others are at it."""
+    return None if isinstance(made, Pending) else made.records[0]
+
+
+def _text(seeds: range) -> str:
+    return format_seeds(tuple(seeds))
 
 
 def _real_statistics(row: Row, num: int, number: int) -> Path:

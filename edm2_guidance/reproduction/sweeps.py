@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edm2_guidance.metrics.blocks import Record
+from edm2_guidance.metrics.score_output import Record
 from edm2_guidance.papers.search import Axis, Found, Point, search
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.rows import Runner
@@ -83,10 +83,9 @@ def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
     was made for something else is written down once more under this search, so that its plots show it.
     """
     generation = runner.open(sweep.recipe_at(sweep.recipe, point).effective())
-    scorer = runner.scorer(sweep.metric, sweep.reference)
     tags = sweep.tags(point)
     record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
     while record is None:  # also makes what a worker that died meanwhile has left
         time.sleep(POLL_SECONDS)
         record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
-    return scorer.tagged(record, tags)
+    return runner.tagged(record, sweep.metric, sweep.reference, tags)

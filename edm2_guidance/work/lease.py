@@ -1,10 +1,10 @@
-"""Who may do what only one process may: claims as files in a folder that machines can share. Torch-free.
+"""Who may do what only one process may: leases as files in a folder that machines can share. Torch-free.
 
-A claim is `NAME.N.claim`, with its owner inside; the one with the highest N counts. It appears complete and at once
+A lease is `NAME.N.claim`, with its owner inside; the one with the highest N counts. It appears complete and at once
 (a hard link fails if the name is taken). Whoever finds that the owner is gone adds the next number, which again only
-one process can do: nobody ever removes another's claim, so a slow process cannot remove one that is new.
+one process can do: nobody ever removes another's lease, so a slow process cannot remove one that is new.
 
-A process that lives touches its claims every `BEAT_SECONDS`. On the owner's machine the system says whether it lives;
+A process that lives touches its leases every `BEAT_SECONDS`. On the owner's machine the system says whether it lives;
 elsewhere only its silence speaks, and since clocks jump, silence counts only as far as somebody watched it.
 """
 
@@ -27,15 +27,14 @@ from pathlib import Path
 from dnnlib.errors import naming
 from dnnlib.regular import read_regular
 
-#: How often a living process touches its claims.
+#: How often a living process touches its leases.
 BEAT_SECONDS = 20.0
-#: A claim that nobody has touched for so long is given up on (NFS may show a touch a minute late).
+#: A lease that nobody has touched for so long is given up on (NFS may show a touch a minute late).
 STALE_SECONDS = 300.0
-#: How long a claim of such an age, or from the future, is watched before its age is believed.
+#: How long a lease of such an age, or from the future, is watched before its age is believed.
 WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
-_MAX_CLAIM = 1 << 16  # bytes
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -46,7 +45,7 @@ def owner() -> str:
 
 
 def is_gone(text: str) -> bool:
-    """Whether the process of this `owner()`, or of a claim's text, has ended; False if nothing is known from here."""
+    """Whether the process of this `owner()`, or of a lease's text, has ended; False if nothing is known from here."""
     name, _, job = text.partition(" ")
     if _ended_by_slurm(job):
         return True
@@ -67,32 +66,50 @@ def is_gone(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Sign:
-    """What can be seen of a claim: its file, whose it is, when it was touched (in seconds, by the folder's clock)."""
+    """What can be seen of a lease: its file, whose it is, when it was touched (in seconds, by the folder's clock)."""
 
     path: Path
     holder: str
     touched: float
 
 
-class Claim:
-    """The claim `name` in `folder`. Processes hold claims, not objects: a process that has it gets it again."""
+class Lease:
+    """The lease `name` in `folder`. Processes hold leases, not objects: a process that has it gets it again."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._name = name
         self._held: Path | None = None  # what this object took; it may be another's by now: see `_is_ours`
 
-    def take(self) -> bool:
-        """Whether this process holds the claim now; False if another does, or may, or if the folder is gone."""
+    def acquire(self, *, wait: bool = False, poll_seconds: float = 1.0) -> bool:
+        """Whether this process holds the lease now; False if another does, or may, or if the folder is gone.
+
+        wait: until it is known whether the holder lives, `STALE_SECONDS` or so at most; False then if it does.
+        """
+        first, waited = self.sign() if wait else None, False
+        while not self._acquire_now():
+            if not wait:
+                return False
+            now = self.sign()
+            if not self._folder.exists() or (now is not None and (_lives_here(now) or _later(first, now))):
+                return False
+            if not waited and now is not None:
+                warnings.warn(f"waiting for a sign of life of {now.holder}, {self._name} in {self._folder}",
+                              RuntimeWarning, stacklevel=2)  # fmt: skip
+            first, waited = first or now, True
+            time.sleep(poll_seconds)
+        return True
+
+    def _acquire_now(self) -> bool:
         temporary = self._folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
         try:
             with naming(self._folder):
-                temporary.write_text(_claim_text())
+                temporary.write_text(_lease_text())
             last = self.sign()
             if last is not None and _is_ours(last.holder):
                 self._hold(last.path)
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
-                # Held before it is there, so that whatever ends this process in between leaves no claim behind.
+                # Held before it is there, so that whatever ends this process in between leaves no lease behind.
                 self._hold(self._folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
                 assert self._held is not None
                 _link(temporary, self._held)
@@ -111,27 +128,13 @@ class Claim:
         if path is not None:
             _heart(os.getpid()).add(path)
 
-    def take_or_see_life(self, poll_seconds: float = 1.0) -> bool:
-        """As `take`, but waits while it cannot be known whether the holder lives: `STALE_SECONDS` or so at most."""
-        first, waited = self.sign(), False
-        while not self.take():
-            now = self.sign()
-            if not self._folder.exists() or (now is not None and (_lives_here(now) or _later(first, now))):
-                return False
-            if not waited and now is not None:
-                warnings.warn(f"waiting for a sign of life of {now.holder}, {self._name} in {self._folder}",
-                              RuntimeWarning, stacklevel=2)  # fmt: skip
-            first, waited = first or now, True
-            time.sleep(poll_seconds)
-        return True
-
     def is_held(self) -> bool:
-        """Whether this process still holds the claim: nobody has given up on it since."""
+        """Whether this process still holds the lease: nobody has given up on it since."""
         last = self.sign()
         return last is not None and last.path == self._held and _is_ours(last.holder)
 
     def release(self) -> None:
-        """Let others have it, if this process holds it. Older claims, of processes that are gone, are swept away."""
+        """Let others have it, if this process holds it. Older leases, of processes that are gone, are swept away."""
         held = self._held
         self._hold(None)
         if held is not None and _owns(held):
@@ -145,55 +148,55 @@ class Claim:
         return "nobody" if last is None else last.holder.partition(" ")[0] or "somebody"
 
     def sign(self) -> Sign | None:
-        """What is to be seen of the claim that counts; None if it is free."""
+        """What is to be seen of the lease that counts; None if it is free."""
         for path in reversed(self.files()):
             with suppress(FileNotFoundError):
-                return Sign(path, read_claim(path), path.stat().st_mtime)
+                return Sign(path, read_lease(path), path.stat().st_mtime)
         return None
 
     def files(self) -> list[Path]:
-        """The files of all claims of this name, older ones first."""
+        """The files of all leases of this name, older ones first."""
         return sorted(self._folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
 
 
-def read_claim(path: Path) -> str:
-    """What a claim says. OSError as `open`; ValueError for what is no plain file, or far larger than any claim."""
+def read_lease(path: Path) -> str:
+    """What a lease says. OSError as `open`; ValueError for what is no plain file, or far larger than any lease."""
     return read_regular(path, 1 << 12).decode("utf-8", "replace")
 
 
 def sweep(folder: Path) -> None:
-    """Remove all claims of processes that are known to be gone."""
+    """Remove all leases of processes that are known to be gone."""
     for path in folder.glob("*.claim"):
         with suppress(FileNotFoundError):
-            if is_gone(read_claim(path)):
+            if is_gone(read_lease(path)):
                 path.unlink()
 
 
 @contextmanager
-def in_line(folder: Path, name: str, poll_seconds: float = 0.05) -> Iterator[None]:
-    """Hold the claim `name` in `folder` during the block, after everybody who has it now. For what takes a moment."""
-    claim = Claim(folder, name)
-    while not claim.take():
+def exclusive(folder: Path, name: str, poll_seconds: float = 0.05) -> Iterator[None]:
+    """Hold the lease `name` in `folder` during the block, after everybody who has it now. For what takes a moment."""
+    lease = Lease(folder, name)
+    while not lease.acquire():
         if not folder.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
         time.sleep(poll_seconds)
     try:
         yield
     finally:
-        claim.release()
+        lease.release()
 
 
-def in_turn(
+def each_unleased(
     folder: Path, names: Sequence[str], is_done: Callable[[int], bool], poll_seconds: float = 2.0
 ) -> Generator[tuple[int, bool]]:
-    """The parts of some work one after the other, each under its claim while the caller has it.
+    """The parts of some work one after the other, each under its lease while the caller has it.
 
-    Parts that others have claimed come last: when they are done, or when their owners turn out to be dead. Close the
-    generator when leaving early, to release the claim.
+    Parts that others have leased come last: when they are done, or when their owners turn out to be dead. Close the
+    generator when leaving early, to release the lease.
 
     Args:
-        folder: Where the claims are; the work is over when it is gone.
-        names: Of the parts, as claims.
+        folder: Where the leases are; the work is over when it is gone.
+        names: Of the parts, as leases.
         is_done: Whether the part of this index in `names` is finished.
 
     Yields (index in `names`, whether the part is still to be made here).
@@ -202,14 +205,14 @@ def in_turn(
     while left and folder.exists():
         held_by_others = []
         for index in left:
-            claim = Claim(folder, names[index])
+            lease = Lease(folder, names[index])
             if is_done(index):
                 yield index, False
-            elif claim.take():
+            elif lease.acquire():
                 try:
-                    yield index, not is_done(index)  # somebody may have made it between our looking and claiming
+                    yield index, not is_done(index)  # somebody may have made it between our looking and leasing
                 finally:
-                    claim.release()
+                    lease.release()
             else:
                 held_by_others.append(index)
         if held_by_others:
@@ -218,12 +221,12 @@ def in_turn(
 
 
 class _Heart:
-    """Touches the claims of this process, from a thread, while it lives; removes them when it ends in order."""
+    """Touches the leases of this process, from a thread, while it lives; removes them when it ends in order."""
 
     def __init__(self, pid: int) -> None:
         self._paths: set[Path] = set()
         self._lock = threading.Lock()
-        threading.Thread(target=self._beat, daemon=True, name="claims").start()
+        threading.Thread(target=self._beat, daemon=True, name="leases").start()
         atexit.register(lambda: self._stop() if os.getpid() == pid else None)  # and not at the end of its children
 
     def add(self, path: Path) -> None:
@@ -256,13 +259,13 @@ def _heart(pid: int) -> _Heart:
     return _Heart(pid)
 
 
-_watched: dict[Path, tuple[float, float]] = {}  # by claim: when it was touched, since when (monotonic) it is watched
+_watched: dict[Path, tuple[float, float]] = {}  # by lease: when it was touched, since when (monotonic) it is watched
 
 
 def _is_stale(sign: Sign, now: float) -> bool:
-    """Whether the owner is gone or silent. now: by the clock of the file system that holds the claim.
+    """Whether the owner is gone or silent. now: by the clock of the file system that holds the lease.
 
-    A clock that jumped makes any claim old, or from the future; the next beat of a living owner shows it.
+    A clock that jumped makes any lease old, or from the future; the next beat of a living owner shows it.
     """
     if is_gone(sign.holder):
         return True
@@ -284,7 +287,7 @@ def _lives_here(sign: Sign) -> bool:
 
 
 def _later(first: Sign | None, now: Sign) -> bool:
-    """Whether the claim was touched, or taken by another, since `first` was seen."""
+    """Whether the lease was touched, or taken by another, since `first` was seen."""
     return first is not None and (now.path, now.touched) != (first.path, first.touched)
 
 
@@ -312,14 +315,14 @@ def _is_ours(holder: str) -> bool:
 
 
 def _owns(path: Path) -> bool:
-    """Whether the claim at `path` is there and this process'; one that was lost may have been made anew by another."""
+    """Whether the lease at `path` is there and this process'; one that was lost may have been made anew by another."""
     try:
-        return _is_ours(read_claim(path))
+        return _is_ours(read_lease(path))
     except OSError:
         return False
 
 
-def _claim_text() -> str:
+def _lease_text() -> str:
     job, restarts = _slurm_job()
     return owner() if job is None else f"{owner()} {job}:{restarts}"
 

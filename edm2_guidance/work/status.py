@@ -11,8 +11,9 @@ from typing import Any
 
 from edm2_guidance.images.archive import open_zip
 from edm2_guidance.images.zips import RECIPE_NAME, read_json, read_object
-from edm2_guidance.work.lease import STALE_SECONDS, Claim, Sign, is_gone
-from edm2_guidance.work.shards import PLAN_NAME, SHARD_JSON, is_in_runs, seed_runs
+from edm2_guidance.work.lease import STALE_SECONDS, Lease, Sign, is_gone
+from edm2_guidance.work.plan import is_in_runs, seed_runs
+from edm2_guidance.work.shards import PLAN_NAME, SHARD_JSON
 
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
 _PACE_SECONDS = 600.0  # the same for folders of images
@@ -105,7 +106,7 @@ def shards_status(folder: Path) -> WorkStatus | None:
 
 
 def images_status(folder: Path) -> WorkStatus | None:
-    """Status of a folder of images with their recipe (images.recipe_folder); None if that is not what it is."""
+    """Status of a folder of images with their recipe (work.png_output); None if that is not what it is."""
     recipe = _content(folder / RECIPE_NAME)
     if recipe is None or "recipe_hash" not in recipe:
         return None
@@ -125,7 +126,7 @@ def images_status(folder: Path) -> WorkStatus | None:
 def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
     """Claims of living processes, and of others: (name, owner, seconds since its last sign of life)."""
     names = sorted({path.name.rsplit(".", 2)[0] for pattern in patterns for path in folder.glob(pattern)})
-    signs = [(name, sign) for name in names if (sign := Claim(folder, name).sign()) is not None]
+    signs = [(name, sign) for name in names if (sign := Lease(folder, name).sign()) is not None]
     now = _now(folder) if signs else 0.0
     running: list[tuple[str, str, float]] = []
     stale: list[tuple[str, str, float]] = []

@@ -140,9 +140,9 @@ def test_large_detectors_get_their_threads_beside_a_small_network(two_threads, m
 def test_commands_sample_small_networks_by_one_thread(two_threads, tiny_networks, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "edm2_guidance.work.shards_zip.ShardFolder.open", lambda folder, *_: seen.append(folder._content["threads"])
+        "edm2_guidance.work.shards.ShardFolder.open", lambda folder: seen.append(folder.content["threads"])
     )
-    monkeypatch.setattr(generate_zip, "fill", lambda *_: True)
+    monkeypatch.setattr("edm2_guidance.work.complete._make_and_join", lambda *_: True)
     args = [f"--net={tiny_networks['cond']}", "--num_images=2", "--device=cpu", f"--out={tmp_path / 'a.zip'}"]
     for expected in (1, 2):
         done = CliRunner().invoke(generate_zip.main, args)

@@ -23,14 +23,15 @@ from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.detectors import Detector
-from edm2_guidance.metrics.evaluation import measure_shards
-from edm2_guidance.metrics.feature_shards import FeatureShards
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
-from edm2_guidance.work.shards import ShardPlan
-from edm2_guidance.work.shards_zip import ShardFolder
+from edm2_guidance.work.complete import Run, complete
+from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.shards import ShardFolder
+from edm2_guidance.work.zip_output import ZipOutput
 from tests.fuzz.mutations import Member, build_zip
+from tests.works import MomentsOutput, Stated, feature_work
 from torch_utils.tensor_file import read_tensors
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
@@ -362,22 +363,20 @@ def _sandboxed(folder: Path, make: Callable[[Path], object]) -> dict[str, bytes]
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _image_folder(folder: Path) -> ShardFolder:
-    return ShardFolder(folder / "out.zip", PLAN, recipe=json.loads(_recipe())["recipe"], recipe_hash="c0", batch=2)
+def _image_folder(folder: Path) -> ZipOutput:
+    return ZipOutput(folder / "out.zip", PLAN, Stated("c0", json.loads(_recipe())["recipe"]), Run(2))
 
 
 def _image_shard(folder: Path, file: str, kind: str) -> Format:
     def make(place: Path) -> None:
-        shards = _image_folder(place)
-        shards.open()
-        drain(_Generated(PLAN.shard(0)), shards.write(0))
-        shards._leave()  # or the claims would be touched, now and then, during other work
+        output = _image_folder(place)
+        output.work.open()
+        drain(_Generated(PLAN.shard(0)), output.sink(0))
+        output.work.close()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> bytes:
-        shards = _image_folder(place)
-        if not shards.finished():
-            shards.open()
-            shards.complete(lambda index: drain(_Generated(PLAN.shard(index)), shards.write(index)))
+        output = _image_folder(place)
+        complete(output.work, output, _Generated)
         return (place / "out.zip").read_bytes()
 
     files = _sandboxed(folder, make)
@@ -390,25 +389,21 @@ class _Mean(torch.nn.Module):
         return images.float().mean(dim=(2, 3))
 
 
-def _features(folder: Path) -> FeatureShards:
+def _features(folder: Path) -> ShardFolder:
     detector = Detector("fid", 3, {"metric": "fid", "weights_sha256": "ab"}, _Mean(), torch.device("cpu"))
-    return FeatureShards(folder / "work", PLAN, {"net": "main"}, "c0", 2, (detector,))
+    return feature_work(folder / "work", PLAN, Stated("c0", {"net": "main"}), Run(2), (detector,))
 
 
 def _feature_shard(folder: Path, file: str, kind: str) -> Format:
     def make(place: Path) -> None:
         shards = _features(place)
         shards.open()
-        drain(_Generated(PLAN.shard(0)), shards.write(0))
-        shards._leave()  # or the claims would be touched, now and then, during other work
+        drain(_Generated(PLAN.shard(0)), shards.sink(0))
+        shards.close()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> object:
         shards = _features(place)
-        shards.open()
-        measured = measure_shards(shards, _Generated, shards.detectors)
-        assert measured is not None
-        shards.remove()
-        moments = measured[0]["fid"]
+        moments = complete(shards, MomentsOutput(shards, shards.contents[0].detectors), _Generated).moments["fid"]
         return moments.mean.tolist(), moments.cov.tolist(), moments.num_images
 
     files = _sandboxed(folder, make)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DownloadError, Refused
-from edm2_guidance.work.shards import ShardsMissing
+from edm2_guidance.work.complete import ShardsMissing
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import Mutant, mutate
 from torch_utils.safe_pickle import DamagedPickleError, UnsafePickleError

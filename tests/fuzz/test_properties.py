@@ -21,7 +21,7 @@ from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse
 from edm2_guidance.metrics import ledger
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
-from edm2_guidance.work.shards import format_seeds
+from edm2_guidance.work.plan import format_seeds
 from tests.functions import levels
 
 

@@ -1,6 +1,7 @@
 """Features in shards: the same moments as in one pass, whoever made the shards and whatever happened in between."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.workers import Workers
+from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images import npy
-from edm2_guidance.images.batch import Chained, ImageBatch, drain
+from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.metrics.detectors import Detector
-from edm2_guidance.metrics.evaluation import measure_shards
-from edm2_guidance.metrics.feature_shards import FeatureShards
 from edm2_guidance.metrics.moments import RunningMoments
-from edm2_guidance.work.shards import ShardPlan
+from edm2_guidance.work.complete import Pending, Run, complete
+from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.shards import ShardFolder
+from tests.works import MomentsOutput, Stated, feature_work
 
 SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
 
@@ -63,26 +65,43 @@ class Generated:
         return torch.from_numpy(random.randint(0, 256, [3, self.size, self.size], dtype=np.uint8))
 
 
-def shards_at(folder: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> FeatureShards:
-    arguments: dict[str, Any] = {"recipe_json": {"net": "main"}, "recipe_hash": "c0ffee", "batch": 2}
-    arguments |= {"detectors": DETECTORS, **changes}
-    return FeatureShards(folder, ShardPlan(seeds, size), **arguments)
+class Chained:
+    """Sources one after the other, as one."""
+
+    def __init__(self, sources: Sequence[Generated]) -> None:
+        self.sources = sources
+        self.num_images = sum(source.num_images for source in sources)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        return itertools.chain.from_iterable(self.sources)
 
 
-def opened(folder: Path, **changes: Any) -> FeatureShards:
+def shards_at(folder: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> ShardFolder:
+    recipe = Stated(changes.get("recipe_hash", "c0ffee"), {"net": "main"})
+    run = Run(changes.get("batch", 2), workers=changes.get("workers", ALONE))
+    return feature_work(folder, ShardPlan(seeds, size), recipe, run, changes.get("detectors", DETECTORS))
+
+
+def opened(folder: Path, **changes: Any) -> ShardFolder:
     shards = shards_at(folder, **changes)
     shards.open()
     return shards
 
 
-def work(shards: FeatureShards, made: list[int] | None = None, worker: int = 0, workers: int = 1) -> Any:
-    def make(seeds: Sequence[int]) -> Generated:
+def missing(shards: ShardFolder) -> list[int]:
+    return [index for index in range(len(shards.plan)) if not shards.has(index)]
+
+
+def work(folder: Path, made: list[int] | None = None, worker: int = 0, workers: int = 1, **changes: Any) -> Any:
+    """What `complete` gives; made: gets the shards that are made. The shards are gone if the result is ours."""
+    shards = shards_at(folder, workers=Workers(job=worker, jobs=workers), **changes)
+
+    def source_of(seeds: Sequence[int]) -> Generated:
         if made is not None:
             made.append(shards.plan.seeds.index(seeds[0]) // shards.plan.shard_size)
         return Generated(seeds)
 
-    shards.open(Workers(job=worker, jobs=workers))
-    return measure_shards(shards, make, shards.detectors)
+    return complete(shards, MomentsOutput(shards, DETECTORS), source_of)
 
 
 def assert_same(result: Any, expected: Any) -> None:
@@ -95,7 +114,7 @@ def assert_same(result: Any, expected: Any) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return work(opened(tmp_path_factory.mktemp("undisturbed") / "work"))
+    return work(tmp_path_factory.mktemp("undisturbed") / "work")
 
 
 def test_moments_are_those_of_all_features(undisturbed: Any) -> None:
@@ -124,8 +143,8 @@ def test_workers_in_any_order_give_the_same_numbers_once(
     tmp_path: Path, undisturbed: Any, order: tuple[int, ...]
 ) -> None:
     made: list[int] = []
-    results = [work(opened(tmp_path / "work"), made, worker, 3) for worker in order]
-    assert results[:2] == [None, None]
+    results = [work(tmp_path / "work", made, worker, 3) for worker in order]
+    assert [type(result) for result in results[:2]] == [Pending, Pending]
     assert_same(results[2], undisturbed)
     assert sorted(made) == [0, 1, 2, 3]
 
@@ -134,14 +153,14 @@ def test_workers_at_the_same_time(tmp_path: Path, undisturbed: Any) -> None:
     results: list[Any] = []
 
     def run(worker: int) -> None:
-        results.append(work(opened(tmp_path / "work"), None, worker, 3))
+        results.append(work(tmp_path / "work", None, worker, 3))
 
     threads = [threading.Thread(target=run, args=[worker]) for worker in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    done = [result for result in results if result is not None]
+    done = [result for result in results if not isinstance(result, Pending)]
     assert done, "claims are between processes: threads may all have it"
     for result in done:
         assert_same(result, undisturbed)
@@ -150,35 +169,37 @@ def test_workers_at_the_same_time(tmp_path: Path, undisturbed: Any) -> None:
 def test_what_is_there_is_not_made_again(tmp_path: Path, undisturbed: Any) -> None:
     shards = opened(tmp_path / "work")
     for index in (0, 2):
-        drain(Generated(shards.plan.shard(index)), shards.write(index))
+        drain(Generated(shards.plan.shard(index)), shards.sink(index))
     made: list[int] = []
-    again = opened(tmp_path / "work")
-    assert again.missing() == [1, 3]
-    assert_same(work(again, made), undisturbed)
+    assert missing(shards_at(tmp_path / "work")) == [1, 3]
+    assert_same(work(tmp_path / "work", made), undisturbed)
     assert made == [1, 3]
-    assert_same(work(opened(tmp_path / "work"), made), undisturbed)
-    assert made == [1, 3]
-    again.remove()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
-    shards = opened(tmp_path / "work")
-    work(shards)
+    shards = all_made(tmp_path / "work")
     with np.load(tmp_path / "work" / "shard-00001.npz") as file:
         assert file["fid"].dtype == np.float32
         assert file["fid"].shape == (3, 5)
         assert file["labels"].tolist() == [0, 0, 1]
         assert json.loads(bytes(file["shard.json"]))["size"] == [6, 6]
-    with zipfile.ZipFile(shards.shard_path(3)) as file:
+    with zipfile.ZipFile(shards.path(3)) as file:
         before = {name: file.read(name) for name in file.namelist() if name != "shard.json"}
-    shards.shard_path(3).unlink()
-    drain(Generated(shards.plan.shard(3), batch=1), shards.write(3))
-    with zipfile.ZipFile(shards.shard_path(3)) as file:
+    shards.path(3).unlink()
+    drain(Generated(shards.plan.shard(3), batch=1), shards.sink(3))
+    with zipfile.ZipFile(shards.path(3)) as file:
         assert {name: file.read(name) for name in before} == before
-    drain(Generated(shards.plan.shard(3), labels=False), shards.write(3))
-    with np.load(shards.shard_path(3)) as file:
+    drain(Generated(shards.plan.shard(3), labels=False), shards.sink(3))
+    with np.load(shards.path(3)) as file:
         assert "labels" not in file.files
+
+
+def all_made(folder: Path) -> ShardFolder:
+    shards = opened(folder)
+    for index in range(4):
+        drain(Generated(shards.plan.shard(index)), shards.sink(index))
+    return shards
 
 
 def not_a_number(data: bytes) -> bytes:
@@ -204,14 +225,13 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_shards_are_made_again(tmp_path: Path, undisturbed: Any, kind: str) -> None:
-    shards = opened(tmp_path / "work")
-    work(shards)
+    shards = all_made(tmp_path / "work")
     for index in (1, 3):
-        path = shards.shard_path(index)
+        path = shards.path(index)
         path.write_bytes(DAMAGE[kind](path.read_bytes()))
     made: list[int] = []
     with pytest.warns(RuntimeWarning, match="shard [13] is unusable"):
-        assert_same(work(opened(tmp_path / "work"), made), undisturbed)
+        assert_same(work(tmp_path / "work", made), undisturbed)
     assert made == [1, 3]
 
 
@@ -229,8 +249,6 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         assert words in str(caught.value)
     with pytest.raises(ValueError, match="once only"):
         shards_at(tmp_path / "work", detectors=(detector(), detector()))
-    with pytest.raises(ValueError, match="other detectors"):
-        measure_shards(shards_at(tmp_path / "work"), Generated, DETECTORS[:1])
 
 
 def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
@@ -243,8 +261,8 @@ def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     ]
     for source, kind, words in cases:
         with pytest.raises(kind, match=words):
-            drain(source, shards.write(0))
-    assert shards.missing() == [0, 1, 2, 3]
+            drain(source, shards.sink(0))
+    assert missing(shards) == [0, 1, 2, 3]
     assert sorted(p.name for p in shards.folder.iterdir()) == ["plan.json", "worker-0-of-1.0.claim"]
 
 
@@ -258,21 +276,21 @@ def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Colours, "forward", overflow)
     with pytest.raises(ValueError, match="fid: the features of seed 6 are not finite"):
-        work(opened(tmp_path / "work"))
+        work(tmp_path / "work")
 
 
 def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
     shards = opened(tmp_path / "work")
     DETECTORS[1].memory.limit = 2
     try:
-        with shards.write(1) as sink:
+        with shards.sink(1) as sink:
             for batch in Generated(shards.plan.shard(1)):
                 sink.write(replace(batch, reduced={"sampling": 1}))
     finally:
         DETECTORS[1].memory.limit = None
-    result = work(opened(tmp_path / "work"))
+    result = work(tmp_path / "work")
     assert result.reduced == {"sampling": 1, "fd_dinov2": 2}
-    assert work(opened(tmp_path / "other")).reduced == {}
+    assert work(tmp_path / "other").reduced == {}
 
 
 # Claims.
@@ -283,8 +301,8 @@ def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> 
     shards = opened(tmp_path / "work")
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from edm2_guidance.work.lease import Claim\n"
-        "print(Claim(Path(sys.argv[1]), 'join').take(), flush=True); sys.stdin.read()"
+        "from edm2_guidance.work.lease import Lease\n"
+        "print(Lease(Path(sys.argv[1]), 'join').acquire(), flush=True); sys.stdin.read()"
     )
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
@@ -293,16 +311,13 @@ def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> 
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        assert work(shards) is None
+        assert work(shards.folder) == Pending(4, 4)
         other.kill()
-    assert_same(work(shards), undisturbed)
-    assert sorted(p.name for p in shards.folder.glob("*.claim")) == ["join.0.claim"]
-    shards.remove()
+    assert_same(work(shards.folder), undisturbed)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_join_lets_others_have_it(tmp_path: Path) -> None:
-    shards = opened(tmp_path / "work", seeds=(3,))
     with pytest.raises(ValueError, match="no covariance"):
-        work(shards)
-    assert shards.claim.files() == []
+        work(tmp_path / "work", seeds=(3,))
+    assert list((tmp_path / "work").glob("*.claim")) == []

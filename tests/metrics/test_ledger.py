@@ -266,3 +266,64 @@ def test_a_folder_that_takes_no_claim_is_noticed_beforehand(tmp_path, monkeypatc
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match="not writable"):
         ledger.check_writable(tmp_path / "l.jsonl")
+
+
+# The index.
+
+
+def by_note(record: dict[str, Any]) -> list[str]:
+    return [str(record.get("note"))]
+
+
+def appended(path: Path, data: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+def found(index: ledger.Index, note: str) -> list[float]:
+    return [record["value"] for record in index.find(note)]
+
+
+def test_an_index_reads_what_was_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line once; of what another process is just writing, nothing yet."""
+    path = tmp_path / "l.jsonl"
+    index = ledger.Index(path, by_note)
+    assert found(index, "a") == []
+    read = []
+    plain = ledger._record
+    monkeypatch.setattr(ledger, "_record", lambda line: read.append(line) or plain(line))
+    for value, note in ((1, "a"), (2, "b"), (3, "a")):
+        appended(path, ledger.checked_line(record(value=value, note=note)))
+        read.clear()
+        assert found(index, note)[-1] == value
+        assert len(read) == 1
+    assert (found(index, "a"), found(index, "b")) == ([1, 3], [2])
+    line = ledger.checked_line(record(value=4, note="b"))
+    appended(path, line[:50])
+    assert found(index, "b") == [2]
+    appended(path, line[50:])
+    assert found(index, "b") == [2, 4]
+
+
+def test_an_index_reads_a_file_anew_that_was_edited(tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    for value in (1, 2):
+        ledger.append(path, record(value=value, note="a"))
+    index = ledger.Index(path, by_note)
+    assert found(index, "a") == [1, 2]
+    path.write_bytes(ledger.checked_line(record(value=2, note="a")).rstrip())
+    assert found(index, "a") == [2]
+    ledger.append(path, record(value=3, note="a"))
+    assert found(index, "a") == [2, 3]
+    appended(path, b"{}\n")
+    with pytest.raises(ValueError, match="line 3, is not a result"):
+        index.find("a")
+
+
+def test_an_index_hides_what_is_to_be_computed_again(tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    ledger.append(path, record(value=1, note="a"))
+    index = ledger.Index(path, by_note, again=True)
+    assert found(index, "a") == []
+    ledger.append(path, record(value=2, note="a"))
+    assert found(index, "a") == [2]

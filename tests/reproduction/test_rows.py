@@ -1,5 +1,6 @@
 """Rows and searches: once computed, never again; interrupted, continued; shared by workers, the same numbers."""
 
+import zipfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from dnnlib.workers import Workers
 from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.papers.tables import Row, find
 from edm2_guidance.recipe.parts import constant
@@ -221,3 +223,42 @@ def test_images_asked_for_later_are_made_and_scored_once(runner, row, sampled, t
     assert values(runner(blocks=1, keep_images=True).run(row)) == first
     assert len(list((tmp_path / "images").iterdir())) == 1
     assert len(ledger.read(runner().settings.ledger)) == 1
+
+
+def test_kept_images_are_scored_as_they_are_made(runner, row, sampled, tmp_path, monkeypatch):
+    """By features beside the PNGs: the ZIP is not read again, and holds the images alone."""
+    from edm2_guidance.metrics import score_output
+
+    monkeypatch.setattr(score_output, "open_stored", None)
+    sampled.limit = 5
+    with pytest.raises(KeyboardInterrupt):
+        list(runner(keep_images=True).run(row))
+    sampled.limit = None
+    scores = values(runner(keep_images=True).run(row))
+    assert sampled.list == list(range(12))
+    assert scores == values(runner(results=tmp_path / "other", ledger=tmp_path / "other.jsonl").run(row))
+    for path, line in zip(sorted((tmp_path / "images").iterdir()), ledger.read(tmp_path / "ledger.jsonl"), strict=True):
+        assert line["images"]["path"] == str(path)
+        assert line["images"]["content_sha256"] == content_sha256(path)
+        with zipfile.ZipFile(path) as file:
+            assert [name for name in file.namelist() if not name.endswith(".png")] == ["dataset.json", "recipe.json"]
+
+
+def test_again_computes_what_the_ledger_has_once_more(runner, row, sampled):
+    first = values(runner().run(row))
+    again = list(runner(again=True).run(row))
+    assert [block.reused for block in again] == [False, False]
+    assert values(again) == first
+    assert sampled.list == [*range(12), *range(12)]
+    assert [line["row"]["block"] for line in ledger.read(runner().settings.ledger)] == [0, 1, 0, 1]
+
+
+def test_workers_that_compute_again_share_it(runner, row, sampled):
+    list(runner(blocks=1).run(row))
+    sampled.list.clear()
+    started = [runner(blocks=1, again=True, workers=Workers(job=job, jobs=2)) for job in (0, 1)]
+    assert [block.record for block in started[0].run(row)] == [None]
+    assert [block.record is None for block in started[1].run(row)] == [False]
+    assert [block.reused for block in started[0].run(row)] == [True]  # its sibling's line, not the one before
+    assert sorted(sampled.list) == list(range(6))
+    assert len(ledger.read(runner().settings.ledger)) == 2

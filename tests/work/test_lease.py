@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edm2_guidance.work import lease as claims
-from edm2_guidance.work.lease import Claim, in_turn
+from edm2_guidance.work.lease import Lease, each_unleased
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = "elsewhere.17.0123abcd"
@@ -39,26 +39,26 @@ def other(tmp_path):
 
 
 def test_who_has_a_claim_has_it_again_and_may_release_it(tmp_path):
-    claim, again = Claim(tmp_path, "join"), Claim(tmp_path, "join")
+    claim, again = Lease(tmp_path, "join"), Lease(tmp_path, "join")
     assert claim.holder() == "nobody"
-    assert claim.take()
-    assert again.take()
+    assert claim.acquire()
+    assert again.acquire()
     assert claim.is_held()
     assert claim.holder() == claims.owner()
     claim.release()
     assert not claim.is_held()
     assert list(tmp_path.iterdir()) == []
-    assert not Claim(tmp_path / "gone", "join").take()
+    assert not Lease(tmp_path / "gone", "join").acquire()
 
 
 def test_a_silent_claim_is_watched_before_it_is_given_up_on(tmp_path, clock, other):
     path = other("join", age=claims.STALE_SECONDS + 1)
-    claim = Claim(tmp_path, "join")
-    assert not claim.take()  # the clock may have jumped
+    claim = Lease(tmp_path, "join")
+    assert not claim.acquire()  # the clock may have jumped
     clock[0] += claims.WATCH_SECONDS - 1
-    assert not claim.take()
+    assert not claim.acquire()
     clock[0] += 1
-    assert claim.take()
+    assert claim.acquire()
     assert [p.name for p in claim.files()] == ["join.0.claim", "join.1.claim"]
     claim.release()
     assert not path.exists()
@@ -67,26 +67,26 @@ def test_a_silent_claim_is_watched_before_it_is_given_up_on(tmp_path, clock, oth
 @pytest.mark.parametrize("jump", [10 * claims.STALE_SECONDS, -10 * claims.STALE_SECONDS])
 def test_a_clock_that_jumps_takes_no_claim_from_the_living(tmp_path, clock, other, jump):
     path = other("join", age=jump)
-    claim = Claim(tmp_path, "join")
+    claim = Lease(tmp_path, "join")
     for _ in range(20):
-        assert not claim.take()
+        assert not claim.acquire()
         clock[0] += claims.BEAT_SECONDS
         then = path.stat().st_mtime + claims.BEAT_SECONDS
         os.utime(path, (then, then))
     then = path.stat().st_mtime
     for _ in range(3):  # now it died
-        assert not claim.take()
+        assert not claim.acquire()
         clock[0] += claims.BEAT_SECONDS
     assert path.stat().st_mtime == then
-    assert claim.take()
+    assert claim.acquire()
 
 
 def test_a_fresh_claim_is_left_alone_for_as_long_as_it_is_fresh(tmp_path, clock, other):
     other("join", age=claims.STALE_SECONDS - 10)
-    claim = Claim(tmp_path, "join")
-    assert not claim.take()
+    claim = Lease(tmp_path, "join")
+    assert not claim.acquire()
     clock[0] += 10 * claims.WATCH_SECONDS  # by our clock only: the folder's has not moved
-    assert not claim.take()
+    assert not claim.acquire()
 
 
 def test_a_dead_process_of_this_machine_is_known_to_be_dead(tmp_path, other):
@@ -94,7 +94,7 @@ def test_a_dead_process_of_this_machine_is_known_to_be_dead(tmp_path, other):
     child.wait()
     host, _, token = claims.owner().split(".")
     other("join", text=f"{host}.{child.pid}.{token}")
-    assert Claim(tmp_path, "join").take()
+    assert Lease(tmp_path, "join").acquire()
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_slurm_starts_a_job_again_when_it_has_ended_it(tmp_path, monkeypatch, ot
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
     other("join", text=f"{ELSEWHERE} {theirs}")
-    claim = Claim(tmp_path, "join")
-    assert claim.take() == gone
+    claim = Lease(tmp_path, "join")
+    assert claim.acquire() == gone
     if gone:
         assert claim.sign().holder == f"{claims.owner()} 77:1"
 
@@ -122,7 +122,7 @@ def test_waiting_ends_with_a_sign_of_life(tmp_path, other):
     thread = threading.Thread(target=beat)
     thread.start()
     with pytest.warns(RuntimeWarning, match=r"waiting for a sign of life of elsewhere\.17"):
-        assert not Claim(tmp_path, "worker-0-of-2").take_or_see_life(poll_seconds=0.05)
+        assert not Lease(tmp_path, "worker-0-of-2").acquire(wait=True, poll_seconds=0.05)
     thread.join()
 
 
@@ -131,22 +131,22 @@ def test_waiting_ends_with_the_claim_of_the_dead(tmp_path, other, monkeypatch):
     monkeypatch.setattr(claims, "WATCH_SECONDS", 0.2)
     other("worker-0-of-2")
     with pytest.warns(RuntimeWarning, match="sign of life"):
-        assert Claim(tmp_path, "worker-0-of-2").take_or_see_life(poll_seconds=0.05)
+        assert Lease(tmp_path, "worker-0-of-2").acquire(wait=True, poll_seconds=0.05)
 
 
 def test_a_living_process_of_this_machine_is_seen_at_once(tmp_path, other, monkeypatch):
     host, _, token = claims.owner().split(".")
     other("worker-0-of-2", text=f"{host}.{os.getppid()}.{token}")
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited"))
-    assert not Claim(tmp_path, "worker-0-of-2").take_or_see_life()
+    assert not Lease(tmp_path, "worker-0-of-2").acquire(wait=True)
 
 
 def test_claims_of_a_living_process_are_touched(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     claims._heart.cache_clear()  # the thread that runs already sleeps a while longer
-    claim, released = Claim(tmp_path, "join"), Claim(tmp_path, "other")
-    assert claim.take()
-    assert released.take()
+    claim, released = Lease(tmp_path, "join"), Lease(tmp_path, "other")
+    assert claim.acquire()
+    assert released.acquire()
     released.release()
     (path,) = tmp_path.iterdir()
     os.utime(path, (0, 0))
@@ -160,8 +160,8 @@ def test_claims_of_a_living_process_are_touched(tmp_path, monkeypatch):
 def test_a_process_that_ends_in_order_leaves_no_claims(tmp_path):
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from edm2_guidance.work.lease import Claim\n"
-        "assert Claim(Path(sys.argv[1]), 'join').take(); pid = os.fork(); "
+        "from edm2_guidance.work.lease import Lease\n"
+        "assert Lease(Path(sys.argv[1]), 'join').acquire(); pid = os.fork(); "
         "sys.exit(3) if pid == 0 else os.waitpid(pid, 0); "
         "print(len(list(Path(sys.argv[1]).iterdir()))); sys.exit(1)"
     )
@@ -171,8 +171,8 @@ def test_a_process_that_ends_in_order_leaves_no_claims(tmp_path):
 
 
 def test_who_lost_a_claim_knows(tmp_path):
-    claim = Claim(tmp_path, "join")
-    assert claim.take()
+    claim = Lease(tmp_path, "join")
+    assert claim.acquire()
     (tmp_path / "join.1.claim").write_text(ELSEWHERE)  # somebody took this process for dead
     assert not claim.is_held()
     claim.release()
@@ -181,21 +181,21 @@ def test_who_lost_a_claim_knows(tmp_path):
 
 def test_of_two_that_find_a_dead_claim_one_gets_it(tmp_path, monkeypatch):
     """The other was between looking and taking when the first took it, and even when that one was through."""
-    first, second = Claim(tmp_path, "join"), Claim(tmp_path, "join")
-    assert first.take()
+    first, second = Lease(tmp_path, "join"), Lease(tmp_path, "join")
+    assert first.acquire()
     with monkeypatch.context() as patch:
         patch.setattr(second, "sign", lambda: None)
-        assert not second.take()
+        assert not second.acquire()
     first.release()
-    assert second.take()
+    assert second.acquire()
 
 
 def test_a_claim_that_was_lost_and_made_anew_is_not_ours(tmp_path, monkeypatch):
     """A process was silent, another took over, was through, and a third has a claim of the same number now."""
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
     claims._heart.cache_clear()
-    claim = Claim(tmp_path, "join")
-    assert claim.take()
+    claim = Lease(tmp_path, "join")
+    assert claim.acquire()
     path = tmp_path / "join.0.claim"
     path.write_text(ELSEWHERE)
     os.utime(path, (0, 0))
@@ -217,8 +217,8 @@ def test_a_link_that_was_made_though_its_answer_was_lost(tmp_path, monkeypatch):
         plain(source, target)
 
     monkeypatch.setattr(os, "link", twice)
-    claim = Claim(tmp_path, "join")
-    assert claim.take()
+    claim = Lease(tmp_path, "join")
+    assert claim.acquire()
     assert claim.is_held()
     claim.release()
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +231,7 @@ def test_a_zombie_is_dead(tmp_path, other):
         time.sleep(0.01)
     host, _, token = claims.owner().split(".")
     other("join", text=f"{host}.{child.pid}.{token}")
-    assert Claim(tmp_path, "join").take()
+    assert Lease(tmp_path, "join").acquire()
     child.wait()
 
 
@@ -239,9 +239,9 @@ def test_a_moment_each(tmp_path):
     """Processes in line for one file, none of which loses what another wrote."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from edm2_guidance.work.lease import in_line\n"
+        "from edm2_guidance.work.lease import exclusive\n"
         "for _ in range(40):\n"
-        "    with in_line(Path(sys.argv[1]), 'n', poll_seconds=0.001):\n"
+        "    with exclusive(Path(sys.argv[1]), 'n', poll_seconds=0.001):\n"
         "        file = Path(sys.argv[1], 'n'); file.write_text(str(int(file.read_text()) + 1))\n"
     )
     (tmp_path / "n").write_text("0")
@@ -249,7 +249,7 @@ def test_a_moment_each(tmp_path):
     assert [each.wait(60) for each in started] == [0, 0, 0]
     assert (tmp_path / "n").read_text() == "120"
     assert [path.name for path in tmp_path.iterdir()] == ["n"]
-    with pytest.raises(FileNotFoundError), claims.in_line(tmp_path / "gone", "n"):
+    with pytest.raises(FileNotFoundError), claims.exclusive(tmp_path / "gone", "n"):
         pass
 
 
@@ -262,9 +262,9 @@ def test_parts_that_others_are_at_come_last(tmp_path, other, monkeypatch):
     other("a")
     done = set()
     seen = []
-    for index, to_make in in_turn(tmp_path, ["a", "b", "c"], done.__contains__, poll_seconds=0.05):
+    for index, to_make in each_unleased(tmp_path, ["a", "b", "c"], done.__contains__, poll_seconds=0.05):
         seen.append((index, to_make))
-        assert Claim(tmp_path, "abc"[index]).holder() == ("nobody" if not to_make else claims.owner())
+        assert Lease(tmp_path, "abc"[index]).holder() == ("nobody" if not to_make else claims.owner())
         done.update({index, 2})
     assert seen == [(1, True), (2, False), (0, True)]
     assert list(tmp_path.iterdir()) == []
@@ -279,11 +279,11 @@ def test_what_others_finish_meanwhile_is_not_made(tmp_path, other):
             path.unlink()
         return answer
 
-    assert list(in_turn(tmp_path, ["a"], done, poll_seconds=0.01)) == [(0, False)]
+    assert list(each_unleased(tmp_path, ["a"], done, poll_seconds=0.01)) == [(0, False)]
 
 
 def test_a_claim_is_released_when_the_work_is_left(tmp_path):
-    with closing(in_turn(tmp_path, ["a"], lambda index: False)) as turns:
+    with closing(each_unleased(tmp_path, ["a"], lambda index: False)) as turns:
         assert next(turns) == (0, True)
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
@@ -293,6 +293,6 @@ def test_the_work_is_over_when_the_folder_is_gone(tmp_path, other):
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "a.0.claim").write_text(ELSEWHERE)
-    turns = in_turn(folder, ["a"], lambda index: False, poll_seconds=0.5)
+    turns = each_unleased(folder, ["a"], lambda index: False, poll_seconds=0.5)
     threading.Timer(0.1, lambda: [p.unlink() for p in folder.iterdir()] and folder.rmdir()).start()
     assert list(turns) == []

@@ -9,6 +9,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +25,14 @@ from dnnlib.workers import Workers
 from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.work import complete as protocol
+from edm2_guidance.work import identity
 from edm2_guidance.work import lease as claims
-from edm2_guidance.work import shards
+from edm2_guidance.work.complete import Run, ShardsMissing, complete
 from edm2_guidance.work.lease import owner
-from edm2_guidance.work.shards import ShardPlan, ShardsMissing, format_seeds
-from edm2_guidance.work.shards_zip import ShardFolder
+from edm2_guidance.work.plan import ShardPlan, format_seeds
+from edm2_guidance.work.zip_output import ZipOutput
+from tests.works import Stated
 
 RECIPE = {"net": {"source": "main", "sha256": "ab" * 32}, "guides": [{"weight": 1.5, "steps": [3, 9]}]}
 SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
@@ -56,27 +60,56 @@ class Generated:
             yield ImageBatch(torch.stack([pixels(seed) for seed in seeds]), seeds, labels)
 
 
-def folder_at(path: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> ShardFolder:
-    arguments = {"recipe": RECIPE, "recipe_hash": "c0ffee", "batch": 2} | changes
-    return ShardFolder(path, ShardPlan(seeds, size), **arguments)
+def folder_at(
+    path: Path,
+    seeds: tuple[int, ...] = SEEDS,
+    size: int = 3,
+    recipe: dict[str, Any] = RECIPE,
+    recipe_hash: str = "c0ffee",
+    batch: int = 2,
+    **place: Any,
+) -> ZipOutput:
+    return ZipOutput(path, ShardPlan(seeds, size), Stated(recipe_hash, recipe), Run(batch, **place))
 
 
-def make(folder: ShardFolder, index: int, labels: bool = True) -> None:
-    drain(Generated(folder.plan.shard(index), 2, labels), folder.write(index))
+def make(folder: ZipOutput, index: int, labels: bool = True) -> None:
+    drain(Generated(folder.work.plan.shard(index), 2, labels), folder.sink(index))
+
+
+def missing(folder: ZipOutput) -> list[int]:
+    return [index for index in range(len(folder.work.plan)) if not folder.has(index)]
+
+
+class Watched:
+    """A sink that calls `after` when its shard is there."""
+
+    def __init__(self, sink: Any, after: Callable[[], object]) -> None:
+        self.sink, self.after, self.write = sink, after, sink.write
+
+    def __enter__(self) -> None:
+        self.sink.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.sink.__exit__(*error)
+        if error[0] is None:
+            self.after()
+
+
+def completed(
+    folder: ZipOutput, after: Callable[[int], object] = lambda index: None, labels: bool = True, **more: Any
+) -> Any:
+    """What the command does. after: called with the number of each shard that was made here."""
+    plain = folder.sink
+    folder.sink = lambda index: Watched(plain(index), lambda: after(index))  # type: ignore[method-assign]
+    try:
+        return complete(folder.work, folder, lambda seeds: Generated(seeds, 2, labels), **more)
+    finally:
+        folder.sink = plain  # type: ignore[method-assign]
 
 
 def run(path: Path, made: list[int] | None = None, **changes: Any) -> bytes:
-    """What the command does: stop if finished, else make what is missing and merge. Returns the ZIP's bytes."""
-    folder = folder_at(path, **changes)
-    if not folder.finished():
-        folder.open()
-
-        def work(index: int) -> None:
-            make(folder, index)
-            if made is not None:
-                made.append(index)
-
-        folder.complete(work)
+    """What the command does. made: gets the shards that are made. Returns the ZIP's bytes."""
+    completed(folder_at(path, **changes), ([] if made is None else made).append)
     return path.read_bytes()
 
 
@@ -179,37 +212,36 @@ def test_bytes_do_not_depend_on_shard_size_order_or_day(tmp_path: Path, monkeypa
     for number, size in enumerate((2, 4, 100)):
         monkeypatch.setattr(time, "time", lambda number=number: 1e9 * (number + 1))
         folder = folder_at(tmp_path / f"{number}.zip", size=size)
-        folder.open()
-        for index in reversed(folder.missing()):
+        folder.work.open()
+        for index in reversed(missing(folder)):
             make(folder, index)
-        results.append(folder.merge().read_bytes())
+        results.append(completed(folder).read_bytes())
     assert results[0] == results[1] == results[2]
 
 
 def test_what_memory_did_not_hold_is_on_record(tmp_path: Path, undisturbed: bytes) -> None:
     """Then last bits may differ from those of another run; otherwise the record says nothing of it."""
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
+    folder.work.open()
     reductions: dict[int, list[dict[str, int]]] = {1: [{"sampling": 4}, {"sampling": 2, "decoding": 1}], 2: [{}, {}]}
 
-    def make_reduced(index: int) -> None:
-        with folder.write(index) as sink:
-            for number, batch in enumerate(Generated(folder.plan.shard(index), 2)):
-                sink.write(replace(batch, reduced=reductions.get(index, [{}, {}])[number]))
+    class Reduced(Generated):
+        def __iter__(self) -> Iterator[ImageBatch]:
+            found = reductions.get(SEEDS.index(self.seeds[0]) // 3, [{}, {}])
+            return (replace(batch, reduced=found[number]) for number, batch in enumerate(super().__iter__()))
 
-    folder.complete(make_reduced)
+    complete(folder.work, folder, lambda seeds: Reduced(seeds, 2))
     with zipfile.ZipFile(folder.path) as file:
         recipe = json.loads(file.read("recipe.json"))
     assert recipe.pop("reduced") == {"sampling": 2, "decoding": 1}
     with zipfile.ZipFile(io.BytesIO(undisturbed)) as file:
         assert json.loads(file.read("recipe.json")) == recipe
-    assert folder_at(folder.path).finished()
+    assert folder_at(folder.path).find()
 
 
 def test_images_without_labels(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
-    folder.complete(lambda index: make(folder, index, labels=False))
+    completed(folder, labels=False)
     with zipfile.ZipFile(folder.path) as file:
         assert file.read("dataset.json") == b'{"labels": null}\n'
 
@@ -220,10 +252,10 @@ def test_a_finished_zip_is_recognised(tmp_path: Path) -> None:
     first = run(path, made)
     assert run(path, made) == first
     assert made == [0, 1, 2, 3]
-    assert folder_at(path).finished()
-    assert folder_at(path, batch=5, size=4).finished()  # the same images, as far as recipe and seeds say
-    assert folder_at(path).merge() == path
-    assert not folder_at(tmp_path / "other.zip").finished()
+    assert folder_at(path).find()
+    assert folder_at(path, batch=5, size=4).find()  # the same images, as far as recipe and seeds say
+    assert folder_at(path).find() == path
+    assert not folder_at(tmp_path / "other.zip").find()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zip"]
 
 
@@ -232,8 +264,8 @@ def test_workers_share_a_folder_without_talking(tmp_path: Path, undisturbed: byt
 
     def work(worker: int) -> None:
         folder = folder_at(path)
-        folder.open()
-        for index in Workers(job=worker, jobs=3).order(len(folder.plan)):
+        folder.work.open()
+        for index in Workers(job=worker, jobs=3).order(len(folder.work.plan)):
             make(folder, index)
 
     threads = [threading.Thread(target=work, args=[worker]) for worker in range(3)]
@@ -241,7 +273,7 @@ def test_workers_share_a_folder_without_talking(tmp_path: Path, undisturbed: byt
         thread.start()
     for thread in threads:
         thread.join()
-    assert folder_at(path).merge().read_bytes() == undisturbed
+    assert completed(folder_at(path)).read_bytes() == undisturbed
 
 
 def test_a_linked_output_file_stays_a_link(tmp_path: Path, undisturbed: bytes) -> None:
@@ -259,9 +291,9 @@ def test_a_linked_output_file_stays_a_link(tmp_path: Path, undisturbed: bytes) -
 def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
+    folder.work.open()
     make(folder, 0)
-    before = {p.name: p.read_bytes() for p in folder.folder.iterdir()}
+    before = {p.name: p.read_bytes() for p in folder.work.folder.iterdir()}
     stronger = {**RECIPE, "guides": [{"weight": 2.0, "steps": [3, 10]}]}
     cases = {
         r"recipe\.guides\.0\.steps: \[3, 9\] \| \[3, 10\]\n  recipe\.guides\.0\.weight: 1\.5 \| 2\.0$": {
@@ -279,11 +311,11 @@ def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
     }
     for message, changes in cases.items():
         other = folder_at(path, **changes)
-        for step in (other.finished, other.open):
+        for step in (other.find, other.work.open):
             with pytest.raises(ValueError, match=message) as caught:
                 step()
             assert "out.zip.shards belongs to another run" in str(caught.value)
-    assert {p.name: p.read_bytes() for p in folder.folder.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.work.folder.iterdir()} == before
     assert not path.exists()
 
 
@@ -291,47 +323,46 @@ def test_another_finished_zip_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "out.zip"
     before = run(path)
     other = folder_at(path, seeds=(0, 1))
-    for step in (other.finished, other.merge):
+    for step in (other.find, lambda: completed(other)):
         with pytest.raises(ValueError, match=r"seeds: 4-7,0-2,9,8,30 \| 0-1"):
             step()
     with ZipWriter(tmp_path / "foreign.zip") as file:
         file.add("000000.png", b"")
     with pytest.raises(ValueError, match=r"foreign\.zip exists and holds no recipe\.json"):
-        folder_at(tmp_path / "foreign.zip").finished()
+        folder_at(tmp_path / "foreign.zip").find()
     (tmp_path / "text.zip").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"text\.zip is not a ZIP file"):
-        folder_at(tmp_path / "text.zip").finished()
+        folder_at(tmp_path / "text.zip").find()
     (tmp_path / "folder.zip").mkdir()
     with pytest.raises(ValueError, match=r"folder\.zip is a folder"):
-        folder_at(tmp_path / "folder.zip").finished()
+        folder_at(tmp_path / "folder.zip").find()
     path.write_bytes(before[:-10])
     with pytest.raises(ValueError, match="truncated"):
-        folder_at(path).finished()
+        folder_at(path).find()
 
 
 def test_a_network_file_may_be_called_otherwise(tmp_path: Path, undisturbed: bytes) -> None:
     """Equal recipe hashes mean equal images; the ZIP tells the first name, on whichever run it is finished."""
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
+    folder.work.open()
     make(folder, 0)
     moved = folder_at(path, recipe={**RECIPE, "net": {"source": "copy-of-main", "sha256": "ab" * 32}})
-    moved.open()
-    assert moved.missing() == [1, 2, 3]
-    assert moved.complete(lambda index: make(moved, index)).read_bytes() == undisturbed
-    assert moved.finished()
+    assert missing(moved) == [1, 2, 3]
+    assert completed(moved).read_bytes() == undisturbed
+    assert moved.find()
     with pytest.raises(ValueError, match=r"asked for now:\n  num_images: 10 \| 1\n  seeds: .* \| 0\n  batches"):
-        folder_at(path, seeds=(0,), recipe={**RECIPE, "net": {}}).finished()
+        folder_at(path, seeds=(0,), recipe={**RECIPE, "net": {}}).find()
 
 
 def test_of_two_runs_that_start_together_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.zip"
-    folder_at(path).open()
+    folder_at(path).work.open()
     plan = (tmp_path / "out.zip.shards" / "plan.json").read_bytes()
     late = folder_at(path, recipe_hash="beef")
     monkeypatch.setattr(Path, "exists", lambda path: False)  # as if both had looked before either wrote
     with pytest.raises(ValueError, match="recipe_hash: c0ffee"):
-        late.open()
+        late.work.open()
     monkeypatch.undo()
     assert (tmp_path / "out.zip.shards" / "plan.json").read_bytes() == plan
 
@@ -341,27 +372,27 @@ def test_only_what_differs_is_told() -> None:
     net = {"source": "a", "sha256": "ab"}
     a = {"recipe": {"net": net, "guides": []}, "recipe_hash": "c0ffee"}
     b = {"recipe": {"net": net, "guides": [{"net": net, "steps": None}]}, "recipe_hash": "beef"}
-    assert shards.differences(a, b) == ["recipe.guides.0.net.source: (none) | a"]
+    assert identity.differences(a, b) == ["recipe.guides.0.net.source: (none) | a"]
     c = {"recipe": {"net": {**net, "sha256": "cd"}, "guides": []}, "recipe_hash": "beef"}
-    assert shards.differences(a, c) == ["recipe.net.sha256: ab | cd"]
+    assert identity.differences(a, c) == ["recipe.net.sha256: ab | cd"]
 
 
 def test_long_values_that_differ_look_different() -> None:
     a, b = {"seeds": "0," * 100}, {"seeds": "0," * 100 + "1"}
-    (line,) = shards.differences(a, b)
+    (line,) = identity.differences(a, b)
     assert len(line) < 130
     assert line.split(" | ")[0] != "seeds: " + line.split(" | ")[1]
-    many = shards.differences({str(i): 0 for i in range(20)}, {str(i): 1 for i in range(20)})
+    many = identity.differences({str(i): 0 for i in range(20)}, {str(i): 1 for i in range(20)})
     assert (len(many), many[-1]) == (7, "... and 14 more")
 
 
 def test_an_unreadable_plan(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
+    folder.work.open()
     for text in ("", "{", "[]"):
-        (folder.folder / "plan.json").write_text(text)
+        (folder.work.folder / "plan.json").write_text(text)
         with pytest.raises(ValueError, match=r"plan\.json (is not valid JSON|holds a list).*: move"):
-            folder_at(tmp_path / "out.zip").open()
+            folder_at(tmp_path / "out.zip").work.open()
 
 
 # Shards as sinks.
@@ -369,61 +400,61 @@ def test_an_unreadable_plan(tmp_path: Path) -> None:
 
 def test_a_shard_takes_its_seeds_in_order(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
+    folder.work.open()
     for seeds, message in [((5, 4), "are 4-5, but 5,4 came"), ((4, 5, 6, 7), "are 4-6, but 4-7 came")]:
         with pytest.raises(ValueError, match=message):
-            drain(Generated(seeds, 9), folder.write(0))
+            drain(Generated(seeds, 9), folder.sink(0))
     with pytest.raises(RuntimeError, match="got 2 of its 3 images"):
-        drain(Generated((4, 5), 1), folder.write(0))
-    with pytest.raises(ValueError, match="without seeds"), folder.write(0) as sink:
+        drain(Generated((4, 5), 1), folder.sink(0))
+    with pytest.raises(ValueError, match="without seeds"), folder.sink(0) as sink:
         sink.write(ImageBatch(pixels(0)[None]))
     for first, second in (((1,), None), (None, (1,))):
-        with folder.write(0) as sink:
+        with folder.sink(0) as sink:
             sink.write(ImageBatch(pixels(4)[None], (4,), first))
             with pytest.raises(ValueError, match="some have none"):
                 sink.write(ImageBatch(pixels(5)[None], (5,), second))
             for batch in Generated((5, 6), 9, labels=first is not None):
                 sink.write(batch)
     with pytest.raises(RuntimeError, match="with block"):
-        folder.write(0).write(ImageBatch(pixels(0)[None], (4,)))
+        folder.sink(0).write(ImageBatch(pixels(0)[None], (4,)))
     with pytest.raises(ValueError, match="shard 4 of 4"):
-        folder.write(4)
-    found = sorted(p.name for p in folder.folder.iterdir())
+        folder.sink(4)
+    found = sorted(p.name for p in folder.work.folder.iterdir())
     assert found == ["plan.json", "shard-00000.zip", "worker-0-of-1.0.claim"]
-    assert folder.missing() == [1, 2, 3]
+    assert missing(folder) == [1, 2, 3]
 
 
 def test_batches_of_any_size_make_the_same_shard(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip", size=10)
-    folder.open()
+    folder.work.open()
     contents = []
     for batch in (1, 3, 10):
-        drain(Generated(SEEDS, batch), folder.write(0))
-        contents.append(folder.shard_path(0).read_bytes())
+        drain(Generated(SEEDS, batch), folder.sink(0))
+        contents.append(folder.work.path(0).read_bytes())
     assert contents[0] == contents[1] == contents[2]
 
 
 def test_few_images_wait_to_be_stored(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip", seeds=tuple(range(60)), size=60)
-    folder.open()
-    with folder.write(0) as sink:
-        for batch in Generated(folder.plan.seeds, 4):
+    folder.work.open()
+    with folder.sink(0) as sink:
+        for batch in Generated(folder.work.plan.seeds, 4):
             sink.write(batch)
-            assert len(sink._pool) <= 4
+            assert len(sink._collectors[0]._pool) <= 4
 
 
-def test_merging_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
+def test_joining_before_the_end_says_what_is_missing(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
+    folder.work.open()
     make(folder, 1)
-    with pytest.raises(ShardsMissing, match="3 of 4 shards are not made yet: 0,2-3") as caught:
-        folder.merge()
+    with pytest.warns(RuntimeWarning), pytest.raises(ShardsMissing, match="made again: 0,2-3") as caught:
+        folder.join()
     assert caught.value.indices == [0, 2, 3]
     for index in (0, 2):
         make(folder, index)
     make(folder, 3, labels=False)
     with pytest.raises(ValueError, match="some have none: move it away"):
-        folder.merge()
+        completed(folder)
     assert not folder.path.exists()
     assert list(tmp_path.glob("*.tmp")) == []
 
@@ -451,14 +482,14 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_damaged_shards_are_made_again(tmp_path: Path, undisturbed: bytes, kind: str) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
+    folder.work.open()
     for index in range(4):
         make(folder, index)
     for index in (0, 2):
-        data = folder.shard_path(index).read_bytes()
+        data = folder.work.path(index).read_bytes()
         if index == 0 or kind != "label changed":
             assert DAMAGE[kind](data) != data
-        folder.shard_path(index).write_bytes(DAMAGE[kind](data))
+        folder.work.path(index).write_bytes(DAMAGE[kind](data))
     made: list[int] = []
     with pytest.warns(RuntimeWarning, match="shard [02] is unusable and will be made again"):
         assert run(path, made) == undisturbed
@@ -470,43 +501,25 @@ def test_shards_of_other_places_are_not_taken(tmp_path: Path, undisturbed: bytes
     path = tmp_path / "out.zip"
     folder, other = folder_at(path), folder_at(tmp_path / "other.zip", recipe_hash="beef")
     for place in (folder, other):
-        place.open()
+        place.work.open()
     make(other, 0)
     make(folder, 1)
-    folder.shard_path(1).rename(folder.shard_path(2))
-    other.shard_path(0).rename(folder.shard_path(0))
+    folder.work.path(1).rename(folder.work.path(2))
+    other.work.path(0).rename(folder.work.path(0))
     with pytest.warns(RuntimeWarning, match=r"belongs to another run|does not hold the images"):
-        assert folder.missing() == [0, 1, 2, 3]
-    assert run(path) == undisturbed
-
-
-def test_a_shard_that_vanishes_before_the_merge(
-    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "out.zip"
-    folder = folder_at(path)
-    folder.open()
-    for index in range(4):
-        make(folder, index)
-    folder.shard_path(1).unlink()
-    monkeypatch.setattr(folder, "missing", list)  # as if it went just after this was asked
-    with pytest.warns(RuntimeWarning), pytest.raises(ShardsMissing, match="made again: 1"):
-        folder.merge()
-    monkeypatch.undo()
+        assert missing(folder) == [0, 1, 2, 3]
     assert run(path) == undisturbed
 
 
 def test_a_disk_that_keeps_damaging_ends_in_an_error(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
 
-    def make_badly(index: int) -> None:
-        make(folder, index)
+    def damage(index: int) -> None:
         if index == 2:
-            folder.shard_path(2).write_bytes(flip(folder.shard_path(2).read_bytes()))
+            folder.work.path(2).write_bytes(flip(folder.work.path(2).read_bytes()))
 
     with pytest.warns(RuntimeWarning), pytest.raises(ShardsMissing, match="must be made again: 2"):
-        folder.complete(make_badly)
+        completed(folder, damage)
     assert not folder.path.exists()
 
 
@@ -606,12 +619,10 @@ sys.path[:0] = [{tests!r}, {root!r}]
 import test_shards
 from pathlib import Path
 folder = test_shards.folder_at(Path({path!r}))
-folder.open()
-def make(index):
-    test_shards.make(folder, index)
+def after(index):
     print(index, flush=True)
     time.sleep(0 if index < {at} else 60)
-folder.complete(make)
+test_shards.completed(folder, after)
 """
 
 
@@ -632,84 +643,80 @@ def test_a_process_killed_from_outside_between_shards(tmp_path: Path, undisturbe
 def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
+    folder.work.open()
     host = claims._host()
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     dead = [
-        folder.folder / f"shard-00001.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
-        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.0123abcd0123abcd.tmp",
+        folder.work.folder / f"shard-00001.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
+        folder.work.folder / f"shard-00001.zip.{host}.{os.getpid()}.0123abcd0123abcd.tmp",
         tmp_path / f"out.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
     ]
     kept = [
-        folder.folder / f"shard-00001.zip.{host}.{os.getpid()}.{claims._PROCESS}0123abcd.tmp",
-        folder.folder / f"shard-00001.zip.{host}.{os.getppid()}.0123abcd0123abcd.tmp",
-        folder.folder / f"shard-00001.zip.another-{host}.{child.pid}.0123abcd0123abcd.tmp",
+        folder.work.folder / f"shard-00001.zip.{host}.{os.getpid()}.{claims._PROCESS}0123abcd.tmp",
+        folder.work.folder / f"shard-00001.zip.{host}.{os.getppid()}.0123abcd0123abcd.tmp",
+        folder.work.folder / f"shard-00001.zip.another-{host}.{child.pid}.0123abcd0123abcd.tmp",
         tmp_path / f"other.zip.{host}.{child.pid}.0123abcd0123abcd.tmp",
         tmp_path / "out.zip.tmp",
     ]
     for temporary in dead + kept:
         temporary.write_bytes(b"x")
-    folder_at(path).open()
+    folder_at(path).work.open()
     assert [p.exists() for p in dead + kept] == [False] * len(dead) + [True] * len(kept)
-    folder.complete(lambda index: make(folder, index))
+    completed(folder)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["out.zip", kept[3].name])
 
 
 def test_files_of_others_in_the_folder_are_not_removed(tmp_path: Path, undisturbed: bytes) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
-    (folder.folder / "notes.txt").write_text("mine")
+    folder.work.open()
+    (folder.work.folder / "notes.txt").write_text("mine")
     with pytest.warns(RuntimeWarning, match=r"out\.zip\.shards is kept"):
         assert run(path) == undisturbed
-    assert [p.name for p in folder.folder.iterdir()] == ["notes.txt"]
+    assert [p.name for p in folder.work.folder.iterdir()] == ["notes.txt"]
 
 
 def test_no_torch_is_needed_to_look_at_shards() -> None:
-    code = (
-        "import sys; from edm2_guidance.work import shards_zip; from edm2_guidance.images import archive, sinks, zips; "
-        "sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from edm2_guidance.work import png_output, status, zip_output; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
+def held(folder: ZipOutput, name: str) -> subprocess.Popen[bytes]:
+    """A lease of a process that lives until it gets a line."""
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    host, _, token = owner().split(".")
+    folder.work.folder.mkdir(exist_ok=True)
+    (folder.work.folder / f"{name}.0.claim").write_text(f"{host}.{alive.pid}.{token}")
+    return alive
+
+
 def test_two_processes_are_never_the_same_worker(tmp_path: Path) -> None:
     """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
-    folder = folder_at(tmp_path / "out.zip")
-    folder.open()
-    folder.complete(lambda index: make(folder, index))
-    folder = folder_at(tmp_path / "again.zip")
-    folder.folder.mkdir()
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / "again.zip"
+    alive = held(folder_at(path), "worker-0-of-1")
     try:
-        host, _, token = owner().split(".")
-        (folder.folder / "worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
         with pytest.raises(ValueError, match=rf"another process .*{alive.pid}.* is this worker already.*--steal"):
-            folder.open()
-        folder.open(Workers(job=0, jobs=2))
-        folder.open(Workers(steal=True))
+            completed(folder_at(path))
+        for workers in (Workers(job=0, jobs=2), Workers(steal=True)):
+            folder_at(path, workers=workers).work.open()
     finally:
         alive.communicate(b"\n")
-    folder.open()  # now that it is gone, this process takes over
-    assert folder.complete(lambda index: make(folder, index)) == folder.path
-    assert not folder.folder.exists()
+    assert completed(folder_at(path)) == path  # now that it is gone, this process takes over
+    assert [p.name for p in tmp_path.iterdir()] == ["again.zip"]
 
 
 def test_two_processes_share_a_device_if_asked_only(tmp_path: Path) -> None:
-    folder = folder_at(tmp_path / "out.zip")
-    folder.folder.mkdir()
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / "out.zip"
+    alive = held(folder_at(path), "device-cuda-GPU-1")
     try:
-        host, _, token = owner().split(".")
-        (folder.folder / "device-cuda-GPU-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
-        second = Workers(job=1, jobs=2)
+        second = folder_at(path, workers=Workers(job=1, jobs=2), device="cuda-GPU-1")
         with pytest.raises(ValueError, match=rf"{alive.pid}.* computes on this device already.*--share-device"):
-            folder.open(second, "cuda-GPU-1")
-        assert not list(folder.folder.glob("worker-*"))
-        folder.open(second, "cuda-GPU-2")
-        folder.open(Workers(job=1, jobs=2, share_device=True), "cuda-GPU-1")
+            second.work.open()
+        assert not list(second.work.folder.glob("worker-*"))
+        folder_at(path, workers=Workers(job=1, jobs=2), device="cuda-GPU-2").work.open()
+        folder_at(path, workers=Workers(job=1, jobs=2, share_device=True), device="cuda-GPU-1").work.open()
     finally:
         alive.communicate(b"\n")
 
@@ -717,47 +724,39 @@ def test_two_processes_share_a_device_if_asked_only(tmp_path: Path) -> None:
 def test_who_steals_does_what_others_left(tmp_path: Path, undisturbed: bytes) -> None:
     """Shards of a worker that died, and none of a worker that lives: that one is waited for."""
     path = tmp_path / "out.zip"
-    folder = folder_at(path)
-    folder.open(Workers(steal=True))
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    host, _, token = owner().split(".")
-    (folder.folder / "shard-00001.0.claim").write_text(f"{host}.{alive.pid}.{token}")
-    (folder.folder / "shard-00002.0.claim").write_text(f"{host}.{dead.pid}.{token}")
+    folder = folder_at(path, workers=Workers(steal=True))
+    alive = held(folder, "shard-00001")
+    dead = held(folder, "shard-00002")
+    dead.communicate(b"\n")
     made: list[int] = []
-    others: list[int] = []
+    counts: list[int] = []
 
-    def work(index: int) -> None:
-        make(folder, index)
+    def after(index: int) -> None:
         made.append(index)
         if index == 3:
             make(folder_at(path), 1)  # as the other process would
             alive.communicate(b"\n")
 
-    assert folder.complete(work, others.append) == path
-    assert (made, others) == ([0, 2, 3], [3])
+    assert completed(folder, after, progress=lambda total, done: nullcontext(counts.append)) == path
+    assert (made, counts) == ([0, 2, 3], [2, 1, 2, 1, 1, 3])  # in batches, and the shard of the other at once
     assert path.read_bytes() == undisturbed
 
 
 def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) -> None:
     """A process was stopped for so long that others took its shard, and finished everything."""
     path = tmp_path / "out.zip"
-    late = folder_at(path)
-    late.open(Workers(steal=True))
+    late = folder_at(path, workers=Workers(steal=True))
 
-    def work(index: int) -> None:
-        with late.write(index) as sink:
-            for batch in Generated(late.plan.shard(index), 2):
-                sink.write(batch)
-            if not path.exists():
-                other = folder_at(path)
-                other._workers = Workers(steal=True)
-                for each in other.missing():
-                    make(other, each)
-                other.merge()
+    def source_of(seeds: tuple[int, ...]) -> Iterator[ImageBatch]:
+        if not path.exists():
+            other = folder_at(path)
+            for each in missing(other):
+                make(other, each)
+            other.join()
+            other.work.remove()
+        return Generated(seeds, 2)
 
-    assert late.complete(work) == path
+    assert complete(late.work, late, source_of) == path
     assert path.read_bytes() == undisturbed
     assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
 
@@ -766,111 +765,107 @@ def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) 
 def test_a_shard_that_is_lost_while_others_are_made_is_made_again(tmp_path: Path, undisturbed: bytes, how: str) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
     made: list[int] = []
 
-    def work(index: int) -> None:
-        make(folder, index)
+    def after(index: int) -> None:
         made.append(index)
         if made == [0, 1, 2]:
-            first = folder.shard_path(0)
+            first = folder.work.path(0)
             first.unlink() if how == "unlink" else first.write_bytes(first.read_bytes()[:50])
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        assert folder.complete(work) == path
+        assert completed(folder, after) == path
     assert made == [0, 1, 2, 3, 0]
     assert path.read_bytes() == undisturbed
 
 
 def test_a_folder_that_is_removed_by_somebody_is_an_error(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
 
-    def work(index: int) -> None:
-        make(folder, index)
+    def after(index: int) -> None:
         if index == 2:
-            (folder.folder / "plan.json").unlink()
+            (folder.work.folder / "plan.json").unlink()
 
     with pytest.raises(RuntimeError, match="was removed while work was going on"):
-        folder.complete(work)
+        completed(folder, after)
 
 
 def test_who_opens_while_others_remove_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, other = folder_at(tmp_path / "out.zip"), folder_at(tmp_path / "out.zip")
-    other.open()
-    plain, calls = shards.join_workers, []
+    other.work.open()
+    plain, calls = protocol._take_places, []
 
     def join(path: Path, *args: Any) -> Any:
         calls.append(path)
         if len(calls) == 1:
-            other.remove()
+            other.work.remove()
         return plain(path, *args)
 
-    monkeypatch.setattr(shards, "join_workers", join)
-    folder.open()
+    monkeypatch.setattr(protocol, "_take_places", join)
+    folder.work.open()
     assert len(calls) == 2
-    folder.complete(lambda index: make(folder, index))
+    completed(folder)
     assert folder.path.exists()
 
 
 def test_what_finished_work_left_is_swept_unless_somebody_is_at_it(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip")
-    folder.open()
+    folder.work.open()
     make(folder, 0)
-    claim = folder.folder / "shard-00001.0.claim"
+    claim = folder.work.folder / "shard-00001.0.claim"
     claim.write_text("elsewhere.17.0123abcd")
-    folder.sweep()
-    assert folder.missing() == [1, 2, 3]
-    folder_at(tmp_path / "out.zip", recipe_hash="beef").sweep()
+    folder.work.sweep()
+    assert missing(folder) == [1, 2, 3]
+    folder_at(tmp_path / "out.zip", recipe_hash="beef").work.sweep()
     claim.unlink()
-    assert folder.missing() == [1, 2, 3]
-    folder.sweep()
-    assert not folder.folder.exists()
-    folder.sweep()
+    assert missing(folder) == [1, 2, 3]
+    folder.work.sweep()
+    assert not folder.work.folder.exists()
+    folder.work.sweep()
 
 
 def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed: bytes) -> None:
     path = tmp_path / "out.zip"
     folder = folder_at(path)
-    folder.open()
 
-    def fail(index: int) -> None:
+    def fail(seeds: tuple[int, ...]) -> Iterator[ImageBatch]:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        folder.complete(fail)
-    failed = folder.folder / "shard-00000.failed"
+        complete(folder.work, folder, fail)
+    failed = folder.work.folder / "shard-00000.failed"
     assert json.loads(failed.read_text()) == {"owner": owner(), "error": "RuntimeError: no memory"}
-    assert not list(folder.folder.glob("*.claim"))
-    with pytest.raises(RuntimeError, match="was not made"):
-        folder.complete(lambda index: None)
+    assert not list(folder.work.folder.glob("*.claim"))
+    lost = folder_at(path)
+    with pytest.raises(RuntimeError, match="was not made, or was gone at once"):
+        completed(lost, lambda index: lost.work.path(index).unlink())
     assert run(path) == undisturbed
 
 
-def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path):
-    plan = ShardPlan(tuple(range(4)), 2)
+def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path: Path) -> None:
+    def opened(name: str, **numerics: int) -> None:
+        folder_at(tmp_path / name, seeds=(0, 1, 2, 3), size=2, batch=1, numerics=numerics).work.open()
 
-    def folder(name, **numerics):
-        return ShardFolder(tmp_path / name, plan, {}, "hash", 1, numerics)
-
-    folder("a.zip", threads=1).open()
+    opened("a.zip", threads=1)
     with pytest.raises(ValueError, match=r"OMP_NUM_THREADS=1 in the environment with --batch=1.*\n  threads: 1 \| 2"):
-        folder("a.zip", threads=2).open()
-    folder("b.zip").open()  # of a version that did not write them down
+        opened("a.zip", threads=2)
+    opened("b.zip")  # of a version that did not write them down
     with pytest.raises(ValueError, match="run: give another name"):
-        folder("b.zip", threads=2).open()
+        opened("b.zip", threads=2)
 
 
-def test_another_batch_is_told_how_to_go_on(tmp_path):
-    plan = ShardPlan(tuple(range(4)), 2)
-    ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+def test_another_batch_is_told_how_to_go_on(tmp_path: Path) -> None:
+    def opened(**changes: Any) -> None:
+        folder_at(tmp_path / "out.zip", **{"seeds": (0, 1, 2, 3), "size": 2, "batch": 1, **changes}).work.open()
+
+    opened()
     with pytest.raises(ValueError, match="--batch=1 --shard-size=2 goes on with it"):
-        ShardFolder(tmp_path / "out.zip", ShardPlan(tuple(range(4)), 4), {}, "hash", 2).open()
+        opened(size=4, batch=2)
     with pytest.raises(ValueError, match="run: give another name"):
-        ShardFolder(tmp_path / "out.zip", plan, {}, "another", 1).open()
+        opened(recipe_hash="another")
     path = tmp_path / "out.zip.shards" / "plan.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "batch": "x" * 100_000}))  # of a damaged disk, say
     with pytest.raises(ValueError, match="--batch=xxx") as caught:
-        ShardFolder(tmp_path / "out.zip", plan, {}, "hash", 1).open()
+        opened()
     assert len(str(caught.value)) < 1000

@@ -18,9 +18,11 @@ from edm2_guidance.commands import reproduce
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.zips import ZipWriter
 from edm2_guidance.work import lease as claims
-from edm2_guidance.work.shards import ShardPlan, format_seeds, seed_runs
-from edm2_guidance.work.shards_zip import ShardFolder
+from edm2_guidance.work.complete import Run
+from edm2_guidance.work.plan import ShardPlan, format_seeds, seed_runs
 from edm2_guidance.work.status import _pace, find_work
+from edm2_guidance.work.zip_output import ZipOutput
+from tests.works import Stated
 
 HOST, _, TOKEN = claims.owner().split(".")
 
@@ -28,7 +30,7 @@ HOST, _, TOKEN = claims.owner().split(".")
 @pytest.fixture
 def folder(tmp_path):
     """Work on 25 images in shards of 10, of which two are there, made in 12 s in all."""
-    work = ShardFolder(tmp_path / "a.zip", ShardPlan(tuple(range(25)), 10), {}, "hash", 5)
+    work = ZipOutput(tmp_path / "a.zip", ShardPlan(tuple(range(25)), 10), Stated("hash"), Run(5)).work
     work.open()
     for index, seconds in ((0, 8.0), (2, 4.0)):
         put_shard(work, index, seconds)
@@ -36,7 +38,7 @@ def folder(tmp_path):
 
 
 def put_shard(work, index, seconds):
-    with ZipWriter(work.shard_path(index)) as file:
+    with ZipWriter(work.path(index)) as file:
         file.add("shard.json", json.dumps({"seconds": seconds}).encode())
 
 
@@ -84,7 +86,7 @@ def test_the_pace_is_that_of_all_who_work(folder, tmp_path):
     for number in (1, 5, 6):
         (folder.folder / f"shard-0000{number}.0.claim").write_text("elsewhere.17.0123abcd")
     put_shard(folder, 3, 0)  # nonsense, as is what cannot be read, counts nothing
-    folder.shard_path(4).write_bytes(b"PK")
+    folder.path(4).write_bytes(b"PK")
     (work,) = find_work(tmp_path)
     assert work.pace == 3 * 15 / 12
 
@@ -96,15 +98,12 @@ def test_the_pace_without_workers_is_none(folder, tmp_path):
 
 def test_shards_say_how_long_they_took(tmp_path, monkeypatch):
     monkeypatch.setattr("edm2_guidance.work.shards.time", SimpleNamespace(monotonic=iter([100.0, 107.25]).__next__))
-    work = ShardFolder(tmp_path / "a.zip", ShardPlan((0,), 1), {}, "hash", 5)
+    output = ZipOutput(tmp_path / "a.zip", ShardPlan((0,), 1), Stated("hash"), Run(5))
+    work = output.work
     work.open()
-
-    def make(index):
-        with work.write(index) as writer:
-            writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,)))
-
-    work._make(0, make)
-    with zipfile.ZipFile(work.shard_path(0)) as file:
+    with work.making(0), output.sink(0) as writer:
+        writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,)))
+    with zipfile.ZipFile(work.path(0)) as file:
         assert json.loads(file.read("shard.json"))["seconds"] == 7.25
 
 

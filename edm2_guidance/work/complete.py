@@ -1,0 +1,392 @@
+"""Long work by any number of processes. `complete` is the one place that knows in which order things happen, and why.
+
+A work is a plan of seeds cut into parts, and a folder. Workers share that folder and nothing else; every step that
+they see of each other is atomic. An output says what is made of the images: a ZIP, a
+folder of PNGs, a score. Torch-free.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from dnnlib.errors import Refused
+from dnnlib.workers import ALONE, Workers
+from edm2_guidance.work import lease
+from edm2_guidance.work.lease import Lease, each_unleased
+from edm2_guidance.work.plan import format_seeds
+
+if TYPE_CHECKING:
+    from edm2_guidance.images.batch import ImageSource, Sink
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+SourceOf = Callable[[tuple[int, ...]], "ImageSource"]
+#: Called once, when work begins, with the images that this worker may make and how many of them are there: what it
+#: gives is called with the number of every few images that are finished.
+Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+
+APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
+_POLL_SECONDS = 1.0
+_IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
+_REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
+
+
+@dataclass(frozen=True)
+class Run:
+    """How this process makes images: what may change last bits, and its place among all that share the work.
+
+    batch: images at a time, 1 or more. numerics: what else may change last bits, so that all workers must have it
+    alike: plain data. workers: the place of this process. device: what identifies the device that it computes on, if
+    no other worker should; None for any number of workers on it.
+    """
+
+    batch: int
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    workers: Workers = ALONE
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"{self.batch} images per batch: need 1 or more")
+
+
+class ShardsMissing(RuntimeError):
+    """Parts were not there, or turned out to be damaged, when they were joined.
+
+    Attributes:
+        indices: The parts to make (again).
+    """
+
+    def __init__(self, message: str, indices: list[int]) -> None:
+        super().__init__(message)
+        self.indices = indices
+
+
+class LeaseLost(Exception):
+    """Others took this process for dead while it joined the parts: what it would write, another writes."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Other workers are still at it. left: of so many `parts`, those that are missing; 0: another joins them."""
+
+    left: int
+    parts: int
+
+
+class Output(Protocol[Result_co]):
+    """What is made of the images of a work."""
+
+    def find(self) -> Result_co | None:
+        """The finished result, whoever made it; None if there is none.
+
+        ValueError or OSError, before any work: something else is in its place, or it could not be written.
+        """
+
+    def has(self, part: int) -> bool:
+        """Whether this part is there. What is damaged is removed, with a warning."""
+
+    def sink(self, part: int) -> "Sink":
+        """Takes the images of this part, in the order of the plan."""
+
+    def join(self) -> Result_co:
+        """The result, from all parts; called by one process, under the lease.
+
+        Raises ShardsMissing if parts must be made again, and LeaseLost if others took this process for dead meanwhile.
+        """
+
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+
+
+class Plan(Protocol):
+    """Seeds in parts, as `ShardPlan`."""
+
+    def __len__(self) -> int: ...
+
+    def shard(self, index: int) -> tuple[int, ...]: ...
+
+
+class Work:
+    """Seeds in parts, made in a folder that stays, by workers of whom each makes its own parts or any that is free.
+
+    plan: its shards are the parts.
+    """
+
+    part_name = "batch"
+
+    def __init__(self, folder: Path, plan: Plan, run: Run) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.run = run
+        self.lease = Lease(folder, "join")
+        self.leases_parts = run.workers.steal  # two workers that steal may come upon the same part
+        self._places: list[Lease] = []
+
+    @property
+    def order(self) -> list[int]:
+        """The parts that this worker may make, in order."""
+        return self.run.workers.order(len(self.plan))
+
+    def name(self, part: int) -> str:
+        """Of a part, in the names of its files."""
+        return f"{self.part_name}-{part:05d}"
+
+    def open(self) -> None:
+        """Take this worker's place, until `close`. Refused if another process has it; OSError for a bad folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._places = _take_places(self.folder, self.run.workers, self.run.device)
+
+    def close(self) -> None:
+        """Let others have this worker's place."""
+        for place in self._places:
+            place.release()
+        self._places = []
+
+    @contextmanager
+    def making(self, part: int) -> Iterator[None]:
+        """Around the making of a part."""
+        yield
+
+    def is_over(self) -> bool:
+        """Whether whoever finished the work has removed what it no longer needs."""
+        return False
+
+    def another_ends_it(self) -> bool:
+        """Whether there is nothing left to make: the work is over, or a living process joins the parts."""
+        return False
+
+    def remove(self) -> None:
+        """Remove what was needed on the way only."""
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what others left whose result is there, unless somebody is at it."""
+        if self.folder.is_dir():
+            lease.sweep(self.folder)
+
+    def check_lease(self) -> None:
+        """LeaseLost unless this process still may write the result."""
+        if not self.lease.is_held():
+            raise LeaseLost
+
+
+class OneStep(Work):
+    """Work without parts: one process joins what is there already. name: of its lease in `folder`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, _NoParts(), Run(1))
+        self.lease = Lease(folder, name)
+
+    def open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        pass
+
+
+class _NoParts:
+    def __len__(self) -> int:
+        return 0
+
+    def shard(self, index: int) -> tuple[int, ...]:
+        raise ValueError(f"part {index} of none")
+
+
+def complete(
+    work: Work,
+    output: Output[Result],
+    source_of: SourceOf | None = None,
+    progress: Progress = lambda total, done: nullcontext(lambda count: None),
+) -> Result | Pending:
+    """The result of a work: found, or made by this process together with any others that are at it.
+
+    Parts of other workers are left to them, or, by workers that steal, waited for, and made here if these die. Whoever
+    is through last joins the parts. What ends this in the middle leaves every finished part to the next run.
+
+    Args:
+        work: What is made, and where.
+        output: What becomes of the images.
+        source_of: Gives the images of these seeds, in order; None for work without parts.
+        progress: Called when everything that can be refused was, and there is something to make.
+
+    Raises what `output.find` and `work.open` refuse, before `progress` is called; ShardsMissing if parts keep being
+    damaged or removed; RuntimeError if the work was removed while it went on; and whatever sources and sinks raise.
+    """
+    found = output.find()
+    if found is None:
+        if not work.order and len(work.plan) > 0:  # nor is a folder made again that others have removed
+            return Pending(_left(work, output), len(work.plan))
+        work.open()
+        try:
+            found = output.find()  # others may have been through before we opened the folder, and made it again
+            if found is None:
+                with progress(*_counts(work, output)) as advance, _noting(output):
+                    joined = _make_and_join(work, output, source_of, advance)
+                if joined is not None:
+                    return joined
+                found = _found_at_end(work, output)
+        finally:
+            work.close()
+            if work.is_over():  # we were late, and may have made the folder again
+                with suppress(OSError):
+                    work.folder.rmdir()
+    if found is None:
+        return Pending(_left(work, output), len(work.plan))
+    work.sweep()
+    return found
+
+
+def _make_and_join(
+    work: Work, output: Output[Result], source_of: SourceOf | None, advance: Callable[[int], None]
+) -> Result | None:
+    """The result, joined by this process; None if other workers have parts to make, or have the result."""
+    try:
+        for _ in range(_REPAIRS + 1):
+            _make_missing(work, output, source_of, advance)
+            gone = sorted(set(_missing(work, output)) & set(work.order))
+            if not gone or work.another_ends_it():
+                break
+        else:
+            raise ShardsMissing(f"shards of {work.folder} keep vanishing: {format_seeds(tuple(gone))}", gone)
+        if _missing(work, output) or not work.lease.acquire(wait=True):
+            return None
+        result = output.find()  # somebody who died before the parts were removed
+        if result is None:
+            result = _join_and_repair(work, output, source_of)
+        work.close()
+        work.remove()
+        work.lease.release()
+        return result
+    except LeaseLost:
+        work.lease.release()
+        return None
+    except BaseException as error:
+        work.lease.release()
+        if isinstance(error, OSError) and error.errno in _IS_GONE and work.is_over():
+            return None  # somebody took this worker for dead, and has finished everything
+        raise
+
+
+def _make_missing(
+    work: Work, output: Output[object], source_of: SourceOf | None, advance: Callable[[int], None]
+) -> None:
+    missing = set(_missing(work, output))
+    mine = [part for part in work.order if part in missing]
+    with closing(_turns(work, output, mine)) as turns:
+        for number, to_make in turns:
+            if work.another_ends_it():
+                return
+            if to_make:
+                _make(work, output, mine[number], source_of, advance)
+            else:
+                advance(len(work.plan.shard(mine[number])))  # made by others meanwhile
+
+
+def _turns(work: Work, output: Output[object], parts: Sequence[int]) -> Generator[tuple[int, bool]]:
+    if work.leases_parts:
+        names = [work.name(part) for part in parts]
+        return each_unleased(work.folder, names, lambda number: output.has(parts[number]))
+    return ((number, not output.has(part)) for number, part in enumerate(parts))
+
+
+def _make(
+    work: Work,
+    output: Output[object],
+    part: int,
+    source_of: SourceOf | None,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    from edm2_guidance.images.batch import drain
+
+    assert source_of is not None
+    with work.making(part):
+        drain(source_of(work.plan.shard(part)), output.sink(part), progress=advance)
+    if not output.has(part) and not work.is_over():
+        raise RuntimeError(f"{work.name(part)} was not made, or was gone at once: is {work.folder} on a healthy disk?")
+
+
+def _join_and_repair(work: Work, output: Output[Result], source_of: SourceOf | None) -> Result:
+    for _ in range(_REPAIRS):
+        try:
+            return output.join()
+        except ShardsMissing as error:
+            for part in error.indices:
+                _make(work, output, part, source_of)
+    return output.join()
+
+
+def _found_at_end(work: Work, output: Output[Result]) -> Result | None:
+    """The result that another process wrote; it may take a while until other machines see it.
+
+    RuntimeError if the work is over, and no result is there.
+    """
+    found = output.find()
+    if found is not None or not work.is_over():
+        return found
+    deadline = time.monotonic() + APPEARS_SECONDS
+    while found is None and time.monotonic() < deadline:
+        with suppress(OSError):
+            os.listdir(work.folder.parent)  # makes NFS ask anew
+        time.sleep(_POLL_SECONDS)
+        found = output.find()
+    if found is None:
+        raise RuntimeError(f"{work.folder} was removed while work was going on: run the same command again")
+    return found
+
+
+def _missing(work: Work, output: Output[object]) -> list[int]:
+    return [part for part in range(len(work.plan)) if not output.has(part)]
+
+
+def _left(work: Work, output: Output[object]) -> int:
+    return 0 if work.is_over() else len(_missing(work, output))
+
+
+def _counts(work: Work, output: Output[object]) -> tuple[int, int]:
+    """(images of the parts that this worker may make, how many of them are there already)."""
+    missing = set(_missing(work, output))
+    sizes = {part: len(work.plan.shard(part)) for part in work.order}
+    return sum(sizes.values()), sum(size for part, size in sizes.items() if part not in missing)
+
+
+@contextmanager
+def _noting(output: Output[object]) -> Iterator[None]:
+    """What ends the work in the middle carries a note of what it leaves behind, which an interrupt tells."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            error.add_note(output.kept())
+        raise
+
+
+def _take_places(folder: Path, workers: Workers, device: str | None) -> list[Lease]:
+    """Leases on a worker's place, and on its device, for work in `folder`: each can be one process's only.
+
+    Workers that steal have no place of their own. Raises Refused, saying who is there, if a lease is another's.
+    """
+    places: list[tuple[str, str]] = []
+    if not workers.steal:
+        cure = "let it end, give each its own number (--worker=0/2, --worker=1/2), or --steal"
+        places.append((f"worker-{workers.index}-of-{workers.count}", f"is this worker already, in {folder}: {cure}"))
+    if device is not None and not workers.share_device:
+        cure = "give each its own (--device=cuda:1, CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or --share-device"
+        places.append((f"device-{device}", f"computes on this device already, in {folder}: {cure}"))
+    leases: list[Lease] = []
+    for name, trouble in places:
+        place = Lease(folder, name)
+        if not place.acquire(wait=True):
+            holder = place.holder()
+            for taken in leases:
+                taken.release()
+            if not folder.exists():
+                raise FileNotFoundError(errno.ENOENT, "removed by others", os.fspath(folder))
+            raise Refused(f"another process ({holder}) {trouble}")
+        leases.append(place)
+    return leases

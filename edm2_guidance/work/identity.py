@@ -1,0 +1,63 @@
+"""Whether work that is there is the same as what is asked for, and in what it differs, in words. Torch-free."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dnnlib.errors import Refused
+
+_ABSENT = object()
+
+
+def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
+    lines = "\n".join(f"  {line}" for line in differences(found, wanted))
+    cure = "give another name, or move it away to start over"
+    threads = found.get("threads")
+    to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
+    ours = {key: value for key, value in wanted.items() if key not in to_choose}
+    if all(found.get(key) == value for key, value in ours.items()):
+        batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
+        options = f"--batch={batch} --shard-size={size}"
+        if "threads" in to_choose and threads != wanted.get("threads"):
+            options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
+        cure = f"{options} goes on with it, or {cure}"
+    raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:
+    """Readable lines, at most `limit` + 1, on where two records of a run differ.
+
+    With equal recipe hashes the recipes are equal, whatever their files are called; with others, the hash itself
+    is told only if nothing else is there to tell, and so is that of a file if it has another name.
+    """
+    if found.get("recipe_hash") == wanted.get("recipe_hash"):
+        found, wanted = ({k: v for k, v in record.items() if k != "recipe"} for record in (found, wanted))
+    old, new = dict(_flatten("", found)), dict(_flatten("", wanted))
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    obvious = {"recipe_hash", *(f"{name.removesuffix('source')}sha256" for name in names if name.endswith("source"))}
+    names = [name for name in names if name not in obvious] or names
+    lines = [f"{name}: {_short(old.get(name, _ABSENT))} | {_short(new.get(name, _ABSENT))}" for name in names]
+    return lines if len(lines) <= limit else [*lines[:limit], f"... and {len(lines) - limit} more"]
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of everything in nested dicts, and in lists of dicts. An empty list has nothing in it."""
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from _flatten(f"{name}.{key}" if name else str(key), inner)
+
+
+def _short(value: Any) -> str:
+    """A value in few characters, of which long ones that differ end differently."""
+    if value is _ABSENT:
+        return "(none)"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"

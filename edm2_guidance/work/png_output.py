@@ -1,0 +1,219 @@
+"""Images as a folder of PNGs, with the recipe beside them, so that none holds images of two. Torch-free."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from dnnlib.atomic import atomic_path, check_destination
+from dnnlib.errors import Refused
+from dnnlib.workers import restarted
+from edm2_guidance.images.sinks import PNGFolder, seeds_of_batch
+from edm2_guidance.images.zips import RECIPE_NAME, json_bytes, read_object
+from edm2_guidance.recipe.recipe import FORMAT
+from edm2_guidance.recipe.stored import upgraded
+from edm2_guidance.work.complete import Run, Work
+from edm2_guidance.work.identity import differences
+from edm2_guidance.work.lease import exclusive
+from edm2_guidance.work.plan import ShardPlan, format_seeds, is_in_runs, seed_runs
+from edm2_guidance.work.shards import Recipe
+
+if TYPE_CHECKING:
+    from edm2_guidance.images.batch import ImageBatch
+
+_IMAGE = re.compile(r"\d{6,}\.png")
+
+
+class PngOutput:
+    """PNGs of one recipe, which `recipe.json` beside them states; each worker's result is its own.
+
+    The parts are batches: batch number b of all is worker b mod count's to make, as in one process. Those of which
+    something is missing are made whole, since last bits depend on the size of a batch; images that are there stay as
+    they are. `recipe.json` appears with the first images; images that are to be made again are removed then.
+
+    The usual order: `check` (before any network opens), `state` (once the recipe's hashes are known), then `complete`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        seeds: Sequence[int],
+        run: Run,
+        *,
+        subdirs: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Nothing is read or written yet. overwrite: make images again that are there."""
+        self.folder = Path(folder)
+        self._plan = ShardPlan(tuple(seeds), run.batch)
+        self.work = Work(self.folder, self._plan, run)
+        self.images = PNGFolder(folder, subdirs)
+        self.num_written = 0  # by this object
+        self._overwrite = overwrite
+        self._mine = frozenset(self.work.order)
+        self._done: set[int] = set()  # parts; by this object only, if it overwrites
+        self._content: dict[str, Any] | None = None  # of recipe.json, until it is written
+        self._replaces: str | None = None  # the hash in the recipe.json that is there
+
+    def check(self) -> None:
+        """Refuse what can be before any network opens.
+
+        Raises ValueError if the folder holds images without a recipe, which those to be made must not mix with, or in
+        another layout of subfolders, or if workers that steal should overwrite; OSError if it cannot be written.
+        """
+        check_destination(self.folder / RECIPE_NAME)
+        if self.work.run.workers.steal and self._overwrite:
+            raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
+        kept = self._others()
+        if kept and not (self.folder / RECIPE_NAME).exists():
+            raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
+        self._check_layout()
+
+    def state(self, recipe: Recipe, device: str | None = None) -> None:
+        """State the recipe of the images to come. Refused, with the differences, if images of another one stay.
+
+        device: as in `Run`, where it is known by now only.
+        """
+        self.work.run = replace(self.work.run, device=device)
+        found = self._stated()
+        self._replaces = None if found is None else found.get("recipe_hash")
+        if restarted() and self._replaces == recipe.hash:
+            self._overwrite = False  # what the job had made before Slurm started it again is not made anew
+        self._content = {"format": FORMAT, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
+        if found is not None and self._replaces != recipe.hash and self._others():
+            self._refuse(found, self._content)
+
+    def find(self) -> int | None:
+        """How many images this worker may make, if all of them are there."""
+        return sum(map(len, self._parts())) if all(map(self.has, self.work.order)) else None
+
+    def has(self, part: int) -> bool:
+        """Whether all images of a batch are there; if they are made again, only those that this object made count."""
+        made_again = self._overwrite and part in self._mine
+        if part not in self._done and not made_again and all(map(self.images.has, self._plan.shard(part))):
+            self._done.add(part)
+        return part in self._done
+
+    def sink(self, part: int) -> "_PngSink":
+        """Takes the images of a batch."""
+        return _PngSink(self, part)
+
+    def finished(self, part: int) -> None:
+        """A batch was written."""
+        self._done.add(part)
+
+    def join(self) -> int:
+        """Nothing is left to do when all images are there."""
+        return sum(map(len, self._parts()))
+
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+        again = "the same command without --overwrite goes on" if self._overwrite else "the same command goes on"
+        seeds = self._plan.seeds
+        return f"{len(self.images.existing(seeds))} of {len(seeds)} images are in {self.folder}; {again}"
+
+    @property
+    def num_there(self) -> int:
+        """How many of the images that this worker may make are there, and stay."""
+        return 0 if self._overwrite else sum(len(self.images.existing(seeds)) for seeds in self._parts())
+
+    def _parts(self) -> list[tuple[int, ...]]:
+        """The seeds of the batches that this worker may make."""
+        return list(map(self._plan.shard, self.work.order))
+
+    def _check_layout(self) -> None:
+        """ValueError if there are images in subfolders and they should not be, or the other way round."""
+        subdirs = self.images.subdirs
+        other = PNGFolder(self.folder, subdirs=not subdirs)
+        wrong = next((path for path in self._images() if path == other.path(int(path.stem))), None)
+        if wrong is not None:
+            advice = "leave out --subdirs" if subdirs else "add --subdirs"
+            raise ValueError(f"{wrong} is there: {advice}, as the command that made it, or take another folder")
+
+    def _stated(self) -> dict[str, Any] | None:
+        """Content of the recipe.json that is there; ValueError if it is not readable."""
+        path = self.folder / RECIPE_NAME
+        try:
+            return upgraded(read_object(path))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{error}: take another folder") from error
+
+    def _refuse(self, found: dict[str, Any], wanted: dict[str, Any]) -> NoReturn:
+        lines = "\n".join(differences({key: found[key] for key in wanted if key in found}, wanted))
+        raise Refused(f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}")
+
+    def _images(self) -> list[Path]:
+        """Images in the folder."""
+        return [path for path in sorted(self.folder.rglob("*.png")) if _IMAGE.fullmatch(path.name)]
+
+    def _others(self) -> list[Path]:
+        """Images in the folder that stay."""
+        mine = {self.images.path(seed) for seed in self._plan.seeds} if self._overwrite else set()
+        return [path for path in self._images() if path not in mine]
+
+    def write(self, batch: "ImageBatch") -> None:
+        """Write those of a batch that are to be made; before the first one, the recipe."""
+        if self._content is not None:
+            self._write_recipe(self._content)
+            self._content = None
+        if not self._overwrite:
+            there = list(map(self.images.has, seeds_of_batch(batch)))
+            batch = batch.select([row for row, done in enumerate(there) if not done]) if any(there) else batch
+        if len(batch) > 0:
+            self.images.write(batch)
+        self.num_written += len(batch)
+
+    def _write_recipe(self, content: dict[str, Any]) -> None:
+        """Make recipe.json say this, one process at a time, and remove the images that are to be made again.
+
+        Refused if it says by now what it did not when this run stated its recipe: another run was faster.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder, "recipe"):
+            found = self._stated()
+            stated = None if found is None else found.get("recipe_hash")
+            if found is not None and stated not in (self._replaces, content["recipe_hash"]):
+                self._refuse(found, content)
+            # Nobody has written an image of this recipe yet, or else those of others are not ours to remove.
+            again = self._parts() if stated == content["recipe_hash"] else [self._plan.seeds]
+            for path in self.images.existing(seed for seeds in again for seed in seeds) if self._overwrite else ():
+                path.unlink(missing_ok=True)
+            with atomic_path(self.folder / RECIPE_NAME) as temporary:
+                asked = self._asked_by_all(found if stated == content["recipe_hash"] else None)
+                temporary.write_bytes(json_bytes({**content, "asked": asked}))
+
+    def _asked_by_all(self, found: dict[str, Any] | None) -> str:
+        """The seeds that were ever asked for, as text. found: what recipe.json says of the same recipe, if anything."""
+        asked = self._plan.seeds
+        before = "" if found is None else str(found.get("asked", ""))
+        runs = seed_runs(before)
+        if not runs:
+            return format_seeds(asked)
+        is_known = is_in_runs(runs)
+        more = format_seeds(tuple(seed for seed in asked if not is_known(seed)))
+        return f"{before},{more}" if more else before
+
+
+class _PngSink:
+    def __init__(self, output: PngOutput, part: int) -> None:
+        self._output = output
+        self._part = part
+
+    def __enter__(self) -> Self:
+        self._output.images.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._output.images.__exit__(kind, error, trace)
+        if error is None:
+            self._output.finished(self._part)
+
+    def write(self, batch: "ImageBatch") -> None:
+        self._output.write(batch)

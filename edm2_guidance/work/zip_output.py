@@ -1,0 +1,198 @@
+"""Many images into one ZIP, in shards.
+
+    out.zip.shards/     plan, finished shards and leases: work.shards
+    out.zip             all shards, merged; the folder is removed once this has its name
+
+Torch-free.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from edm2_guidance.images.archive import open_zip, read_zip_member
+from edm2_guidance.images.pool import OrderedPool
+from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
+from edm2_guidance.images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
+from edm2_guidance.recipe.stored import upgraded
+from edm2_guidance.work.complete import Run, ShardsMissing
+from edm2_guidance.work.identity import refuse
+from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
+from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder, ShardWriter
+
+if TYPE_CHECKING:
+    from edm2_guidance.images.batch import ImageBatch
+
+
+class ZipOutput:
+    """A ZIP of the images of a plan, whose bytes depend on plan, recipe, labels and pixels alone.
+
+    It holds the images in plan order, then `dataset.json` and `recipe.json`:
+
+        {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
+         "batches": [[64, 781], [16, 1]],          (runs of [batch size, how many batches])
+         "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
+                                                    last bits may then differ from those of another run)
+
+    Joining needs the room of the images twice.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        plan: ShardPlan,
+        recipe: Recipe,
+        run: Run,
+        contents: Sequence[Content] = (),
+    ) -> None:
+        """Nothing is read or written yet. path: of the finished ZIP. contents: what else shards are to hold."""
+        self.path = Path(os.path.realpath(path))
+        self.work = ShardFolder(
+            self.path.with_name(self.path.name + ".shards"),
+            plan,
+            recipe,
+            run,
+            [Pngs(), *contents],
+            zip_path=self.path,
+        )
+
+    def find(self) -> Path | None:
+        """The path of the finished ZIP, or None.
+
+        Raises ValueError, with the differences, if a ZIP of this name was made by another recipe or from other
+        seeds, or if there is none, but shards of another run.
+        """
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder; give the name of a ZIP file")
+        if not self.path.exists():
+            self.work.check()
+            return None
+        found = read_recipe(self.path)
+        if found is None:
+            raise ValueError(f"{self.path} exists and holds no {RECIPE_NAME}: give another name, or move it away")
+        found, wanted = upgraded(found), upgraded(self._recipe_json())
+        if any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
+            refuse(self.path, found, wanted)
+        return self.path
+
+    def has(self, part: int) -> bool:
+        """Whether a shard is there."""
+        return self.work.has(part)
+
+    def sink(self, part: int) -> ShardWriter:
+        """A sink for the images of one shard, in order."""
+        return self.work.sink(part)
+
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+        return self.work.kept()
+
+    def join(self) -> Path:
+        """All shards as the final ZIP, which appears at once. Returns its path.
+
+        Raises ShardsMissing if shards are missing or turn out to be damaged: they are removed, with a warning, all of
+        them at once.
+        """
+        with self.work.becoming(self.path) as temporary, ZipWriter(temporary) as target:
+            labels: list[tuple[str, int] | None] = []
+            reductions: list[Mapping[str, int]] = []
+            damaged: list[int] = []
+            for index in range(len(self.work.plan)):
+                try:
+                    head = self._copy(index, target)
+                except (ValueError, FileNotFoundError) as error:
+                    self.work.discard(index, error)
+                    damaged.append(index)
+                    continue
+                names = map(image_name, self.work.plan.shard(index))
+                labels += [
+                    None if label is None else (name, label)
+                    for name, label in zip(names, _labels(head, len(self.work.plan.shard(index))), strict=True)
+                ]
+                reductions.append(head.get("reduced") or {})
+            if damaged:
+                raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(damaged))}", damaged)
+            self._add_records(target, labels, merged_reductions(reductions))
+        return self.path
+
+    def _copy(self, index: int, target: ZipWriter) -> dict[str, Any]:
+        """Copy the images of a shard, by name; returns its shard.json."""
+        path = self.work.path(index)
+        with open_zip(path) as file:
+            head = self.work.head(index, file)
+            for name in map(image_name, self.work.plan.shard(index)):
+                target.add(name, read_zip_member(path, file, name))
+        return head
+
+    def _add_records(
+        self, target: ZipWriter, labels: Sequence[tuple[str, int] | None], reduced: Mapping[str, int]
+    ) -> None:
+        known = [pair for pair in labels if pair is not None]
+        if known and len(known) != len(labels):
+            folder = self.work.folder
+            raise ValueError(f"some shards in {folder} have labels and some have none: move it away to start over")
+        target.add("dataset.json", dataset_json(known or None))
+        target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
+
+    def _recipe_json(self) -> dict[str, Any]:
+        work = self.work
+        content = {
+            key: value for key, value in work.content.items() if key not in {"shard_size", "batch", *work.run.numerics}
+        }
+        return {**content, "batches": work.plan.batch_runs(work.run.batch)}
+
+
+class Pngs:
+    """The images themselves, as what a shard holds of them; labels are in shard.json."""
+
+    def check(self, path: Path, file: zipfile.ZipFile, seeds: tuple[int, ...], head: Mapping[str, Any]) -> None:
+        """ValueError unless they begin the shard, in order, with a label each or none."""
+        names, found = list(map(image_name, seeds)), file.namelist()
+        if found[: len(names)] != names or found[-1] != SHARD_JSON:
+            raise ValueError(f"{path} does not hold the images of this shard")
+        labels = head.get("labels")
+        if labels is not None and not (isinstance(labels, list) and len(labels) == len(names)):
+            raise ValueError(f"{path} does not hold one label per image")
+
+    def collect(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> "_PngCollector":
+        """Encodes in threads, at most about two batches behind."""
+        return _PngCollector(seeds, add)
+
+
+class _PngCollector:
+    def __init__(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> None:
+        self._names = map(image_name, seeds)
+        self._add = add
+        self._pool = OrderedPool[bytes]()
+
+    def __enter__(self) -> Self:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+    def write(self, batch: "ImageBatch") -> None:
+        for pixels in pixels_of(batch):
+            self._pool.submit(png_bytes, pixels)
+        self._store(len(batch))
+
+    def finish(self, labels: Sequence[int] | None) -> dict[str, Any]:
+        self._store(0)
+        return {"labels": labels}
+
+    def _store(self, waiting: int) -> None:
+        """Write encoded images until at most `waiting` are left in the threads."""
+        while len(self._pool) > waiting:
+            self._add(next(self._names), self._pool.pop())
+
+
+def _labels(head: Mapping[str, Any], number: int) -> Sequence[int | None]:
+    """The class of each image of a shard, by its shard.json; None for images without."""
+    labels = head.get("labels")
+    return [None] * number if labels is None else labels
