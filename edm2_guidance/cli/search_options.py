@@ -12,6 +12,7 @@ from edm2_guidance.cli.command import stack
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
+from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import ema_of, with_ema
@@ -158,7 +159,7 @@ class SearchTeller:
         self.plan([f"block {number + 1} of {blocks} at the best point{self.agenda.left_of_all()}"])
 
     def score(self, point: Mapping[str, float], value: float) -> None:
-        self.result(f"{_point_text(point)}  {self.metric} {value:.4f}")
+        self.result(f"{_point_text(point)}  {self.metric} {value_text(self.metric, value)}")
 
     def result(self, text: str) -> None:
         if self.speaks:  # every process of a launch comes to the same end

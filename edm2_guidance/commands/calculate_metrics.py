@@ -20,7 +20,7 @@ from edm2_guidance.cli.run_options import batch_option, run_options, run_options
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
-from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features
+from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, value_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
@@ -367,6 +367,6 @@ def report(
 def tell_scores(records: Sequence[Mapping[str, Any]]) -> None:
     """Prints lines of the ledger, and says on stderr what to mind, once each."""
     for record in records:
-        click.echo(f"{record['name']:<15} {record['value']:.4f}")
+        click.echo(f"{record['name']:<15} {value_text(record['metric'], record['value'])}")
     for flag in dict.fromkeys(flag for record in records for flag in record.get("flags") or ()):
         click.echo(f"warning: {flag}", err=True)

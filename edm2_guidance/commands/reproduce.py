@@ -31,7 +31,7 @@ from edm2_guidance.cli.search_options import (
 )
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
-from edm2_guidance.metrics.catalog import feature_names
+from edm2_guidance.metrics.catalog import feature_names, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
@@ -144,7 +144,8 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
         if block.record is not None:
             seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
             known = "  (in the ledger)" if block.reused else ""
-            click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{block.record['value']:.4f}{known}")
+            value = value_text(block.record["metric"], block.record["value"])
+            click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
     return (
         click.echo(f"{unfinished} blocks are left to the other workers (start any that does not run, or --steal)")
         if unfinished
@@ -259,7 +260,8 @@ def search_best(**params: Any) -> None:
     tell.score(found.point, found.score)
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
-    tell.result(f"in {len(values)} blocks of {final}: min {min(values):.4f}, mean {sum(values) / len(values):.4f}")
+    least, mean = (value_text(metric, value) for value in (min(values), sum(values) / len(values)))
+    tell.result(f"in {len(values)} blocks of {final}: min {least}, mean {mean}")
     flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
     score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"

@@ -57,6 +57,8 @@ def find_metric(text: str) -> Metric:
         measure_text = measure_kind + colon + fields
     else:
         raise ValueError(f"metric {text!r} is not known: use one of {', '.join(METRICS)}")
+    if ":" in extractor_kind:
+        raise ValueError(f"{text}: fields stand with the measure, as in kid:size=500/{extractor_kind.split(':')[0]}")
     measure = Measure.parse(measure_text)
     extractor = _extractor(extractor_kind)
     pairs = {pair: name for name, pair in METRICS.items()}
@@ -93,6 +95,15 @@ def kept_features(metrics: Iterable[str]) -> frozenset[str]:
 def file_name(metric: str) -> str:
     """The metric's name as a part of names of files, which take no ":" or "/" everywhere."""
     return metric.replace(":", "-").replace("/", "-")
+
+
+def value_text(metric: str, value: float) -> str:
+    """A value with the decimals of its measure; with 4 for a metric that this version does not know."""
+    try:
+        decimals = find_metric(metric).measure.decimals
+    except ValueError:
+        decimals = 4
+    return f"{value:.{decimals}f}"
 
 
 def check_counts(metrics: Iterable[str], num_images: int, what: str = "images") -> None:

@@ -17,6 +17,7 @@ from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.terminal import printable
+from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.recipe.stored import read_recipe, upgraded
 from edm2_guidance.work.lease import exclusive
 
@@ -292,7 +293,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     images, reference = record.get("images") or {}, record.get("reference") or {}
     return (
         str(record.get("name", record["metric"])),
-        f"{record['value']:.4f}",
+        value_text(record["metric"], record["value"]),
         _file_name(images.get("path")),
         str(record.get("note") or describe_recipe(record.get("recipe"))),
         "-" if record.get("labels") is None else str(record["labels"]),

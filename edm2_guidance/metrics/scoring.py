@@ -93,7 +93,7 @@ def score(
 
     moments: of the images, by the name of the features (`Extractor.stored_as`). detectors: likewise, identity of the
     detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`). notes:
-    further flags. RuntimeError if a value is not a finite number.
+    what to mind of so few images, where the measure is biased. RuntimeError if a value is not a finite number.
     """
     scores = []
     image_flags = [*_size_flags(images, reference.statistics.images), *_swap_flags(images, reference.statistics)]
@@ -105,7 +105,7 @@ def score(
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
         flags = [
-            *notes,
+            *(notes if found.measure.biased else ()),
             *found.measure.notes(each, "images", metric),
             *found.measure.notes(reference.statistics.moments[stored_as], "reference images", metric),
             *_detector_flags(stored_as, detectors.get(stored_as), reference.statistics),

@@ -99,12 +99,14 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
     assert stored.features is not None
     assert stored.features.shape == (100, 64)
     assert stored.sha256 == open_statistics("plain.npz").moments["fd_mnist"].sha256
-    run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist")
+    told = run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist").stdout.split()
     run("calc", f"--images={DIGITS}", "--ref=plain.npz", "--metrics=fd_mnist")
     run("calc", "--images=kept.npz", f"--ref={DIGITS}", f"--metrics={METRIC}")
     run("calc", f"--images={DIGITS}", f"--ref={DIGITS}", f"--metrics={METRIC}", "--num=100")
     kid, fd, plain, swapped, subset = ledger.read("results/ledger.jsonl")
     assert (kid["name"], kid["metric"]) == (f"{METRIC}@200", METRIC)
+    assert told == [kid["name"], f"{kid['value']:.6f}", fd["name"], f"{fd['value']:.4f}"]
+    assert f"{kid['value']:.6f}" in run("table").stdout
     assert kid["also"]["std"] > 0
     assert kid["detector"]["metric"] == "fd_mnist"
     assert fd["value"] == plain["value"]
@@ -127,12 +129,21 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
         ),
         ([f"--ref={DIGITS}", "--metrics=kid_mnist:size=1"], "kid: size=1: must be at least 2"),
         ([f"--ref={DIGITS}", "--metrics=kid_mnist:sise=100"], "did you mean size?"),
+        ([f"--ref={DIGITS}", "--metrics=kid/mnist:size=9"], "fields stand with the measure, as in kid:size=500/mnist"),
     ],
 )
 def test_refused_in_one_line_before_any_work(arguments: list[str], says: str) -> None:
     result = run("calc", f"--images={DIGITS}", *arguments, code=2)
     assert says in result.stderr.splitlines()[-1]
     assert not Path("results").exists()
+
+
+def test_few_images_are_no_fault_of_an_unbiased_measure() -> None:
+    """Of all images there are, a Frechet distance says that fewer than the published 50,000 raise it."""
+    run("calc", f"--images={DIGITS}", f"--ref={DIGITS}", f"--metrics={METRIC},fd_mnist")
+    kid, fd = ledger.read("results/ledger.jsonl")
+    assert kid["flags"] == []
+    assert "fewer give higher values" in fd["flags"][0]
 
 
 def test_edm2s_format_has_no_place_for_features() -> None:

@@ -21,11 +21,15 @@ class Measure(Spec):
 
     Attributes:
         better: Which values are better.
+        biased: Whether fewer images give other values in the mean.
+        decimals: How many tables show.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
     """
 
     axis = "measure"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    biased: ClassVar[bool] = True
+    decimals: ClassVar[int] = 4
     needs: ClassVar[Literal["moments", "features"]] = "moments"
 
     def check_count(self, count: int, what: str, metric: str) -> None:

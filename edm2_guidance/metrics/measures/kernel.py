@@ -31,6 +31,8 @@ class Kernel(Measure):
     kind = "kid"
     source = "arXiv 1801.01401, Eq. 4"
     needs = "features"
+    biased = False
+    decimals = 6
 
     size: int = option(1000, "Images of either set in a subset", unit="images", low=2)
     subsets: int = option(100, "How many subsets", low=1)
