@@ -275,7 +275,9 @@ def score_stored(
         ours = ours or open_side(images, metrics, offline=params["offline"])
         there = ours.statistics
         if there is None:
-            stored = evaluation.open_stored(ours.path, metrics, num=num, most=most, seed=seed, batch=batch)
+            stored = evaluation.open_stored(
+                ours.images or ours.path, metrics, num=num, most=most, seed=seed, batch=batch
+            )
         else:
             moments = {find_metric(metric).extractor.stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)
