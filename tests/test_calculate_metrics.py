@@ -568,3 +568,19 @@ def test_record_is_json_that_anyone_reads() -> None:
     assert record["software"]["torch"] == torch.__version__
     assert {"edm2-guidance", "commit"} <= record["software"].keys()
     assert record["software"]["diffusers"] is None
+
+
+def test_a_zip_is_opened_once_from_path_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 50,000 members each list is long to read."""
+    with zipfile.ZipFile("digits.zip", "w") as file:
+        for index in range(20):
+            file.writestr(f"{index:06d}.png", digit_png(index))
+    listed, plain = [], zipfile.ZipFile._RealGetContents  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        zipfile.ZipFile, "_RealGetContents", lambda file: listed.append(Path(file.filename).name) or plain(file)
+    )
+    calc("--images=digits.zip")
+    assert listed.count("digits.zip") == 1
+    listed.clear()
+    run("calc", f"--images={DIGITS}", "--ref=digits.zip", "--metrics=fd_mnist")
+    assert listed.count("digits.zip") == 1

@@ -9,7 +9,7 @@ from dnnlib.terminal import printable
 
 
 def status_lines(work: Any) -> list[str]:
-    """One line on the work (an images.status.WorkStatus), and one on each part that is not simply done or waiting."""
+    """One line on the work (a work.status.WorkStatus), and one on each part that is not simply done or waiting."""
     return list(map(printable, _lines(work)))
 
 
@@ -32,7 +32,7 @@ def _lines(work: Any) -> list[str]:
 
 
 def status_json(works: Iterable[Any]) -> str:
-    """A list of objects with the attributes of images.status.WorkStatus, and `seconds_left`."""
+    """A list of objects with the attributes of work.status.WorkStatus, and `seconds_left`."""
     records = [{**asdict(work), "path": str(work.path), "seconds_left": work.seconds_left} for work in works]
     return json.dumps(records, indent=1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dnnlib.places import find_file
-from dnnlib.workers import launched
+from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.lists import MAX_SEED
@@ -138,7 +138,7 @@ def score_networks(
     from edm2_guidance.metrics.score_output import ScoreOutput, Scorer, open_index
     from edm2_guidance.metrics.sides import open_reference_side, open_side
     from edm2_guidance.sampling.generation import open_recipe
-    from edm2_guidance.work.complete import Pending, Run, complete
+    from edm2_guidance.work.complete import Run, complete
     from edm2_guidance.work.plan import ShardPlan
     from torch_utils.distributed import device_identity
 
@@ -168,14 +168,20 @@ def score_networks(
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         made = complete(output.work, output, lambda part: generation.images(part, batch), progress)
+    return tell_made(made, workers, path, found_before=not progress.began)
+
+
+def tell_made(made: Any, workers: Workers, path: str, *, found_before: bool) -> None:
+    """Say what came of it: a `metrics.score_output.Scores`, or others are at it. path: of the ledger."""
+    from edm2_guidance.work.complete import Pending
+
     if isinstance(made, Pending):
         return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
     if made.written:
         return tell_scores(made.written)
-    if progress.began:  # another worker has written it
-        return click.echo(f"{workers.prefix}the result is in {path}", err=True)
-    click.echo(f"{workers.prefix}the result is in {path} already (--again computes it once more)", err=True)
-    return tell_scores(made.records) if workers.speaks else None
+    already = " already (--again computes it once more)" if found_before else ""  # else another worker has written it
+    click.echo(f"{workers.prefix}the result is in {path}{already}", err=True)
+    return tell_scores(made.records) if found_before and workers.speaks else None
 
 
 def metrics_of(source: str, preset: Preset | None, params: Mapping[str, Any]) -> list[str]:
@@ -275,7 +281,9 @@ def score_stored(
         ours = ours or open_side(images, metrics, offline=params["offline"])
         there = ours.statistics
         if there is None:
-            stored = evaluation.open_stored(ours.path, metrics, num=num, most=most, seed=seed, batch=batch)
+            stored = evaluation.open_stored(
+                ours.images or ours.path, metrics, num=num, most=most, seed=seed, batch=batch
+            )
         else:
             moments = {find_metric(metric).extractor.stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)

@@ -82,9 +82,9 @@ Label = int | list[float]
 class Archive(ABC):
     """An image set open for reading. Make one with `open_archive`.
 
-    It can be pickled and survives `fork`: every process opens files for itself when it first reads. `read`
+    It can be pickled and survives `fork`: every other process opens files for itself when it first reads. `read`
     may be called from several threads at once. Closing (or leaving a `with` block) gives the file handle
-    back; a later `read` opens it again.
+    back; a later `read` opens it again, and parses the list of members again, which takes a while if it is long.
 
     Attributes:
         path: Where the set is, as given.
@@ -144,6 +144,10 @@ class Archive(ABC):
     @abstractmethod
     def _crc(self, name: str) -> int:
         """CRC-32 of a member."""
+
+    def checksums(self) -> list[tuple[str, int, int]]:
+        """(name, CRC-32, bytes) of every image, sorted; a folder is read for it."""
+        return [(name, self._crc(name), self._size(name)) for name in self.names]
 
     def close(self) -> None:  # noqa: B027 - a folder holds nothing open
         """Give back what is held open."""
@@ -244,16 +248,20 @@ class ZipArchive(Archive):
     """Members of a ZIP file; see `Archive`."""
 
     def __init__(self, path: Path) -> None:
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-        with open_zip(path) as file:
+        file = open_zip(path)
+        self._opened: tuple[int, zipfile.ZipFile] | None = (os.getpid(), file)
+        try:
             check_zip(path, file)
             for info in file.infolist():
                 if not is_image_name(info.filename):  # nobody may read it, and its name may be that of a damaged image
                     _check_local_header(path, file, info.filename)
             found = [(_true_name(info), info.filename) for info in file.infolist()]
-        files = [(name, stored) for name, stored in found if not name.endswith(("/", "\\"))]
-        folders = [name for name, _ in found if name.endswith(("/", "\\"))]
-        super().__init__(path, files, folders)
+            files = [(name, stored) for name, stored in found if not name.endswith(("/", "\\"))]
+            folders = [name for name, _ in found if name.endswith(("/", "\\"))]
+            super().__init__(path, files, folders)
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, name: str) -> bytes:
         """See `Archive.read`."""
@@ -266,6 +274,11 @@ class ZipArchive(Archive):
 
     def _crc(self, name: str) -> int:
         return self._file().getinfo(self._stored[name]).CRC
+
+    def checksums(self) -> list[tuple[str, int, int]]:
+        """See `Archive.checksums`."""
+        members = self._file().infolist()
+        return sorted((info.filename, info.CRC, info.file_size) for info in members if is_image_name(info.filename))
 
     def close(self) -> None:
         """Close this process's file handle; the next `read` opens it again."""
@@ -473,7 +486,11 @@ def check_member_name(path: Path, name: str) -> None:
     parts = name.replace("\\", "/").split("/")
     drive = parts[0][1:2] == ":"
     climbs = any(part.strip(". ") == "" and part not in ("", ".") for part in parts)
-    odd = any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name) and not is_junk(clean_name(name))
+    odd = (
+        not name.isprintable()
+        and any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in name)
+        and not is_junk(clean_name(name))
+    )
     if name == "" or parts[0] == "" or drive or climbs or odd:
         raise ValueError(f"{path} holds a member with the unsafe name {name!r}; write the ZIP again without it")
 

@@ -1,4 +1,4 @@
-"""Where images go as files: PNG encoding, and a folder of PNGs. ZIP shards are in `work.shards_zip`. Torch-free."""
+"""Where images go as files: PNG encoding, and a folder of PNGs. ZIPs are made by `work.zip_output`. Torch-free."""
 
 import io
 import os

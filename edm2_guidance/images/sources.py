@@ -4,13 +4,14 @@ Whatever is not an 8-bit RGB image of the same size as the others is an error th
 over silently converted images is not comparable with anything.
 """
 
+import copy
 import itertools
 import math
 import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
 import numpy as np
@@ -50,6 +51,7 @@ MAX_IMAGES = 10**7
 #: A batch takes no more than this, or is one image: fewer images than asked for are in it where they are that large.
 MAX_BATCH_BYTES = 1 << 29
 
+_OF_SEED = re.compile(r"(\d{6,})\.png", re.ASCII)
 _KINDS = {
     "1": "a black-and-white image",
     "L": "a grey image",
@@ -80,7 +82,7 @@ class StoredImages:
     def __init__(
         self, path: str | os.PathLike[str], batch: int = 64, max_images: int | None = None, seed: int = 0
     ) -> None:
-        """Look at the set: its names, labels and first image. Nothing stays open.
+        """Look at the set: its names, labels and first image. A ZIP stays open until a pass has ended.
 
         Args:
             path: A ZIP file, a folder, or a file ending in `.npz`.
@@ -98,11 +100,30 @@ class StoredImages:
             raise ValueError(f"{batch} images per batch: need 1 or more")
         self.path = Path(path)
         self._set: _ImageSet = _NpzSet(self.path) if self.path.suffix.lower() == ".npz" else _FileSet(self.path)
+        self._choose(batch, max_images, seed)
+
+    def chosen(self, batch: int = 64, max_images: int | None = None, seed: int = 0) -> "StoredImages":
+        """Others of the same set, which is not opened again: as `StoredImages(path, ...)`."""
+        other = copy.copy(self)
+        other._choose(batch, max_images, seed)
+        return other
+
+    def _choose(self, batch: int, max_images: int | None, seed: int) -> None:
         self._indices = select_subset(self._set.count, max_images, seed)
         self.num_images = len(self._indices)
         self.image_size: tuple[int, int] = self._set.first_size(self._indices[0])
         self.batch = min(batch, max(1, MAX_BATCH_BYTES // (3 * math.prod(self.image_size))))
         self.notes: tuple[str, ...] = self._set.notes
+
+    @property
+    def names(self) -> list[str] | None:
+        """Names of the images in the order of a pass; None for an `.npz`."""
+        return None if self.archive is None else [self.archive.names[index] for index in self._indices]
+
+    @property
+    def archive(self) -> Archive | None:
+        """The ZIP or folder that the images are in; None for an `.npz`."""
+        return self._set.archive
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch)
@@ -122,6 +143,7 @@ class _ImageSet(Protocol):
     seeds: Sequence[int] | None
     labels: Sequence[int] | None
     notes: tuple[str, ...]
+    archive: Archive | None
 
     def first_size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image, which all others share."""
@@ -134,21 +156,21 @@ class _FileSet:
     """Image files in a ZIP or folder."""
 
     def __init__(self, path: Path) -> None:
-        with open_archive(path) as archive:
-            self._archive: Archive = archive
-            self._names = archive.names
-            self.notes = archive.notes
-            self.count = len(self._names)
-            self.seeds: Sequence[int] | None = seeds_of(self._names)
-            listed = archive.labels()
+        archive = open_archive(path)
+        self.archive: Archive | None = archive
+        self._archive = archive
+        self._names = archive.names
+        self.notes = archive.notes
+        self.count = len(self._names)
+        self.seeds: Sequence[int] | None = seeds_of(self._names)
+        listed = archive.labels()
         labels = [] if listed is None else [listed[name] for name in self._names]
         self.labels: Sequence[int] | None = [
             label for label in labels if isinstance(label, int)
         ] or None  # all are, or none is
 
     def first_size(self, index: int) -> tuple[int, int]:
-        with self._archive:
-            height, width, _ = self._decode(index).shape
+        height, width, _ = self._decode(index).shape
         return height, width
 
     def read(self, indices: Sequence[int], ahead: int) -> Iterator[Pixels]:
@@ -177,6 +199,7 @@ class _NpzSet:
 
     seeds: Sequence[int] | None = None
     notes: tuple[str, ...] = ()
+    archive: Archive | None = None
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -266,7 +289,7 @@ def seeds_of(names: Sequence[str]) -> list[int] | None:
 
     None if any name is of another form, or if a seed comes twice.
     """
-    found = [re.fullmatch(r"(\d{6,})\.png", PurePosixPath(name).name, re.ASCII) for name in names]
+    found = [_OF_SEED.fullmatch(name.rpartition("/")[2]) for name in names]
     seeds = [int(match[1]) for match in found if match is not None and match[1] == f"{int(match[1]):06d}"]
     return seeds if len(seeds) == len(names) == len(set(seeds)) else None
 

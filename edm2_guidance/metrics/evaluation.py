@@ -10,7 +10,7 @@ from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics.catalog import check_counts
 from edm2_guidance.metrics.detectors import Detector, check_image_size
 from edm2_guidance.metrics.moments import Moments, MomentsSink
-from edm2_guidance.metrics.provenance import describe_stored, image_names
+from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.work.plan import merged_reductions
 
 
@@ -24,7 +24,7 @@ class StoredSet:
 
 
 def open_stored(
-    path: str | Path,
+    path: str | Path | StoredImages,
     metrics: Sequence[str],
     *,
     num: int | None = None,
@@ -32,13 +32,14 @@ def open_stored(
     seed: int = 0,
     batch: int = 64,
 ) -> StoredSet:
-    """Opens a ZIP, folder or .npz of images for the metrics named.
+    """Opens a ZIP, folder or .npz of images for the metrics named. path: or the set that was opened there.
 
     num: this many images, chosen by `seed` if there are more; None takes all, or `most`. batch: images at a time.
     OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a
     metric does not take.
     """
-    total = StoredImages(path).num_images
+    everything = path if isinstance(path, StoredImages) else StoredImages(path)
+    path, total = everything.path, everything.num_images
     wanted = min(total, total if most is None else most) if num is None else num
     if total < 2:
         raise ValueError(f"{path} holds {total} image: statistics need at least 2")
@@ -48,11 +49,10 @@ def open_stored(
         )
     if wanted < 2:
         raise ValueError(f"{wanted} image to score: statistics need at least 2")
-    source = StoredImages(path, batch, wanted, seed)
+    source = everything.chosen(batch, wanted, seed)
     check_image_sizes(metrics, source.image_size)
     check_counts(metrics, wanted, f"images of {path}")
-    names = image_names(Path(path), wanted, seed)
-    return StoredSet(source, names, describe_stored(path, source, total, seed))
+    return StoredSet(source, source.names, describe_stored(path, source, total, seed))
 
 
 def check_image_sizes(metrics: Sequence[str], size: tuple[int, int]) -> None:

@@ -40,7 +40,7 @@ def result_name(metric: str, num_images: int | None) -> str:
 def append(path: str | Path, record: Mapping[str, Any]) -> None:
     """Appends one record as one line, on disk when this returns; makes folders as needed.
 
-    One process after the other, under a claim beside the ledger: not every file system that machines share appends in
+    One process after the other, under a lease beside the ledger: not every file system that machines share appends in
     one step. ValueError: `read` would refuse the record. OSError: the file cannot be written; then it is as it was.
     """
     try:

@@ -1,12 +1,11 @@
 """What a result says about the images it was computed from."""
 
 import hashlib
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm2_guidance.images.archive import is_image_name, open_archive, open_zip, select_subset
+from edm2_guidance.images.archive import is_image_name, open_archive, open_zip
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import RECIPE_NAME, parse_object
 from edm2_guidance.metrics import ledger
@@ -45,7 +44,8 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
     takes, is left out, and `recipe_problem` says so. ValueError: it cannot be read at all.
     """
     path = Path(path)
-    data = _stored_recipe(path)
+    archive = source.archive
+    data = archive.read(RECIPE_NAME) if archive is not None and RECIPE_NAME in archive else b"{}"
     images = {
         "path": str(path),
         "kind": "folder" if path.is_dir() else path.suffix.lower().lstrip(".") or "file",
@@ -53,7 +53,7 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         "total": total,
         "subset_seed": seed if source.num_images < total else None,
         "size": list(source.image_size),
-        "content_sha256": None if path.is_dir() else content_sha256(path),
+        "content_sha256": None if path.is_dir() else content_sha256(source),
     }
     try:
         stored = parse_object(data, "it")
@@ -114,34 +114,21 @@ def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]
     }
 
 
-def _stored_recipe(path: Path) -> bytes:
-    """The recipe.json in a ZIP or folder of images; an empty object if there is none. ValueError if damaged."""
-    if path.suffix.lower() == ".npz":
-        return b"{}"
-    with open_archive(path) as archive:
-        return archive.read(RECIPE_NAME) if RECIPE_NAME in archive else b"{}"
-
-
-def image_names(path: Path, max_images: int | None, seed: int) -> list[str] | None:
-    """Names of the images that StoredImages(path, ..., max_images, seed) gives, in order; None for an .npz."""
-    if path.suffix.lower() == ".npz":
-        return None
-    with open_archive(path) as archive:
-        return [archive.names[i] for i in select_subset(len(archive.names), max_images, seed)]
-
-
-def content_sha256(path: Path) -> str:
+def content_sha256(source: str | Path | StoredImages) -> str:
     """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
 
-    A folder and a ZIP of it have the same one. ValueError for anything else.
+    A folder and a ZIP of it have the same one. source: the set, or where it is. ValueError for anything else.
     """
-    if path.is_dir():
-        with open_archive(path) as archive:
-            read = ((name, archive.read(name)) for name in archive.names)
-            members = [(name, zlib.crc32(data), len(data)) for name, data in read]
-    else:
+    archive = source.archive if isinstance(source, StoredImages) else None
+    path = source.path if isinstance(source, StoredImages) else Path(source)
+    if archive is not None:
+        members = archive.checksums()
+    elif path.suffix.lower() == ".npz":
         with open_zip(path) as file:
             members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
+    else:
+        with open_archive(path) as archive:
+            members = archive.checksums()
     digest = hashlib.sha256()
     for name, checksum, size in members:
         digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))

@@ -18,11 +18,12 @@ from edm2_guidance.metrics.scoring import Reference, prepare_reference
 
 @dataclass(frozen=True)
 class Side:
-    """What was named. name: as it was typed, of a URL no secrets. path: where it is. statistics: None for images."""
+    """What was named. name: as it was typed, of a URL no secrets. path: where it is. statistics, or else images."""
 
     name: str
     path: Path
     statistics: Statistics | None
+    images: StoredImages | None = None
 
     @property
     def metrics(self) -> set[str]:
@@ -45,8 +46,7 @@ def open_side(
         names = None if metrics is None else catalog.feature_names(metrics)
         keep = catalog.kept_features(metrics or ())
         return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline))
-    StoredImages(path)  # there are some
-    return Side(shown, path, None)
+    return Side(shown, path, None, StoredImages(path))
 
 
 def common_metrics(*sides: Side | None) -> list[str]:
@@ -88,12 +88,12 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
     """
     if side.statistics is not None:
         return prepare_reference(side.statistics, metrics)
-    stored = open_stored(side.path, metrics, batch=batch)
+    stored = open_stored(side.images or side.path, metrics, batch=batch)
     known = ("kind", "num_images", "total", "subset_seed", "size")
     description = {
         **{key: stored.description[key] for key in known},
         "path": side.name,
-        "content_sha256": content_sha256(side.path),
+        "content_sha256": content_sha256(stored.source),
         "generated": stored.description.get("recipe") is not None,
     }
     return ReferenceImages(side.name, replace(stored, description=description), metrics)

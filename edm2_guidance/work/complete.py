@@ -1,8 +1,21 @@
 """Long work by any number of processes. `complete` is the one place that knows in which order things happen, and why.
 
 A work is a plan of seeds cut into parts, and a folder. Workers share that folder and nothing else; every step that
-they see of each other is atomic. An output says what is made of the images: a ZIP, a
-folder of PNGs, a score. Torch-free.
+they see of each other is atomic. An output says what is made of the images: a ZIP, a folder of PNGs, a score.
+
+1. Find the result: nothing is made twice. What is in its place, but another's, is refused before any work.
+2. Open the folder: take this worker's place, so that no two processes are the same worker or compute on one device.
+3. Find again: others may have been through before the folder was opened, which then was made anew.
+4. Make the parts that are missing, each under its lease: this worker's own, or, for workers that steal, any that
+   nobody is at; those of others come last, and are made here if their process ends. Stop if another joins the parts:
+   what is missing then, it has removed already.
+5. Look again, up to `_REPAIRS` times: disks lose files.
+6. If no part is missing, join them, one process, under the lease "join". Damaged parts are made again. Who was silent
+   for so long that another took over does not write.
+7. Remove the parts. Whoever dies before leaves them to be swept by the next who finds the result.
+8. If others have the result, find it: on another machine it may take a while to be seen.
+
+What ends a process in the middle leaves every finished part, and says so. Torch-free.
 """
 
 import errno

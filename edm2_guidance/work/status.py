@@ -89,8 +89,8 @@ def shards_status(folder: Path) -> WorkStatus | None:
         if index.isdecimal() and (stamp := _touched(path)) is not None:
             found[path] = (stamp, min(size, total - int(index) * size))
     done = sum(number for _, number in found.values())
-    running, stale = _claims(folder, "shard-*.claim")
-    joining, gone = _claims(folder, "join.*.claim")
+    running, stale = _leases(folder, "shard-*.claim")
+    joining, gone = _leases(folder, "join.*.claim")
     speed = _speed(found)
     return WorkStatus(
         path=folder,
@@ -117,14 +117,14 @@ def images_status(folder: Path) -> WorkStatus | None:
         is_asked = is_in_runs(asked)
         paths = [path for path in paths if is_asked(int(path.stem))]
     stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
-    running, stale = _claims(folder, "batch-*.claim", "worker-*.claim")
+    running, stale = _leases(folder, "batch-*.claim", "worker-*.claim")
     if len(stamps) == total > 0:
         stale = []  # somebody else made what they left
     return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps) if running else None)
 
 
-def _claims(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
-    """Claims of living processes, and of others: (name, owner, seconds since its last sign of life)."""
+def _leases(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+    """Leases of living processes, and of others: (name, owner, seconds since its last sign of life)."""
     names = sorted({path.name.rsplit(".", 2)[0] for pattern in patterns for path in folder.glob(pattern)})
     signs = [(name, sign) for name in names if (sign := Lease(folder, name).sign()) is not None]
     now = _now(folder) if signs else 0.0

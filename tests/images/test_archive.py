@@ -284,7 +284,6 @@ def test_threads_share_an_archive(make_zip: Any) -> None:
 def test_handles_are_given_back(make_zip: Any) -> None:
     path = make_zip({"0.png": b"x"})
     images = open_archive(path)
-    assert open_handles(path) == 0
     with images:
         images.read("0.png")
         assert open_handles(path) == 1
@@ -293,6 +292,9 @@ def test_handles_are_given_back(make_zip: Any) -> None:
     assert images.read("0.png") == b"x"
     images.close()
     assert open_handles(path) == 0
+    with pytest.raises(ValueError, match="holds no images"):
+        open_archive(make_zip({"0.txt": b"x"}, name="empty.zip"))
+    assert open_handles(path.with_name("empty.zip")) == 0
 
 
 def test_select_subset_follows_the_rule_of_edm2() -> None:
