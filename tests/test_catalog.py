@@ -11,7 +11,7 @@ from edm2_guidance.recipe.catalog import CATALOG, find, kinds
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ROOT / "edm2_guidance"
 CATALOGUES = {HOUSE / "recipe" / "catalog.py", HOUSE / "metrics" / "catalog.py"}
-#: What a recipe has unless something is chosen: named where recipes, options and captions say so. `linear` is two kinds.
+#: What a recipe has unless something is chosen; recipes, options and captions name it. `linear` is two kinds.
 USUAL = {"heun", "edm", "network", "constant", "linear"}
 FOLDERS = (HOUSE, ROOT / "dnnlib", ROOT / "torch_utils", ROOT / "training")
 #: All sources but those that train what ships: each makes the weights of one kind.
