@@ -41,7 +41,7 @@ ALL_WORDS = {path: set(words(path)) for path in PRODUCT}
 
 @pytest.mark.parametrize(("axis", "kind"), [(axis, kind) for axis in CATALOG for kind in kinds(axis)])
 def test_only_its_own_file_and_the_catalogue_name_a_kind(axis, kind):
-    """Short names of metrics ("fid") are data of presets, tables and files. Of the usual kinds the file alone counts."""
+    """Short names of metrics ("fid") are data of presets, tables and files. Of usual kinds the file alone counts."""
     cls = find(axis, kind)
     own = Path(importlib.import_module(cls.__module__).__file__)
     named = {cls.__module__, f"{cls.__module__}:{cls.__name__}"} | (set() if kind in USUAL else {kind, cls.__name__})
