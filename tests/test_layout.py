@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_models_alone_ask_encoders_for_their_class():
         if any(reaches(name, "training.encoders") for name in imports(path))
     }
     assert {path for path in asking if not path.startswith("models/")} == {"commands/dataset_tool.py"}
+
+
+def test_no_module_imports_itself_on_any_way():
+    """Also inside functions. Raises CycleError, with the modules on the way, if there is one."""
+    places = [path for package in ALLOWED for path in folder(package).rglob("*.py")]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in places
+    }
+    graph = {}
+    for module, path in modules.items():
+        names = (f"{HOUSE}.{name}" if f"{HOUSE}.{name.split('.')[0]}" in modules else name for name in imports(path))
+        graph[module] = {
+            target
+            for name in names
+            for target in (name, name.rpartition(".")[0])
+            if target in modules and target != module
+        }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
 
 
 def test_every_package_is_in_the_plan():

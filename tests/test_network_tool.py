@@ -213,7 +213,7 @@ def test_fetch_of_a_preset_means_its_networks(run, tmp_path, monkeypatch):
     monkeypatch.setenv("EDM2_MODEL_ROOT", str(tmp_path))
     folder = tmp_path / "posthoc-reconstructions"
     folder.mkdir()
-    from edm2_guidance.papers.presets import find_preset
+    from edm2_guidance.papers.lookup import find_preset
 
     sources = find_preset("edm2-img512-s-guid-dino").sources
     assert len(sources) == 2

@@ -15,7 +15,7 @@ from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
 from edm2_guidance.cli.recipe_args import GuideDefaults, in_the_interval_papers_words, recipe_from
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
-from edm2_guidance.papers.presets import find_preset
+from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.recipe.parts import Schedule, constant
 from edm2_guidance.recipe.recipe import Recipe
 

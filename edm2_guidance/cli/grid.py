@@ -15,7 +15,8 @@ from edm2_guidance.cli.command import bad_input, stack
 from edm2_guidance.cli.lists import FloatList, IntList
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import GuideDefaults, recipe_from, with_weight
-from edm2_guidance.papers.presets import all_presets, find_preset
+from edm2_guidance.papers.lookup import find_preset
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import ClassName, class_text
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at

@@ -15,7 +15,8 @@ from edm2_guidance.cli.recipe_options import FIELD_OPTIONS
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.spec_options import field_names
 from edm2_guidance.cli.typed import given
-from edm2_guidance.papers.presets import Preset, all_presets, find_preset
+from edm2_guidance.papers.lookup import find_preset
+from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval

@@ -26,7 +26,8 @@ class Kind(ParamType):
             click.echo(listing(self.axis))
             ctx.exit()
         try:
-            return catalog.find(self.axis, str(value).split(":")[0]).parse(str(value))
+            spec: Spec = catalog.find(self.axis, str(value).split(":")[0]).parse(str(value))
+            return spec
         except ValueError as error:
             self.fail(f"{error}; give KIND or KIND:FIELD=VALUE, --{self.axis}=list shows which", param, ctx)
 

@@ -10,7 +10,8 @@ from dnnlib.atomic import check_destination
 from dnnlib.places import find_file
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.papers.presets import all_presets, find_preset
+from edm2_guidance.papers.lookup import find_preset
+from edm2_guidance.papers.presets import all_presets
 
 OFFLINE = click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing")
 

@@ -4,7 +4,6 @@ Each names its networks, weight and interval, and the published score where ther
 """
 
 import csv
-import difflib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,21 +93,3 @@ def _embedded() -> list[Preset]:
 def all_presets() -> dict[str, Preset]:
     """Every preset by name, in the order of the papers, the embedded ones last."""
     return {preset.name: preset for preset in [*_published(), *_embedded()]}
-
-
-def find_preset(name: str) -> Preset:
-    """The preset of that name; ValueError that lists the nearest names if there is none."""
-    presets = all_presets()
-    if name not in presets:
-        from edm2_guidance.papers import tables  # which is built on this module
-
-        if any(row.name == name for row in tables.all_rows()):
-            raise ValueError(
-                f"'{name}' is a row of the tables that no preset stands for: python reproduce.py run {name} makes it, "
-                "plan shows its networks and weights"
-            )
-        near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
-        raise ValueError(
-            f"there is no preset '{name}'; near it: {', '.join(near)} (all: generate_images.py --list-presets)"
-        )
-    return presets[name]

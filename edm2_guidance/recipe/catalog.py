@@ -3,10 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from edm2_guidance.recipe.spec import Spec
+from typing import Any
 
 _HOUSE = "edm2_guidance."
 CATALOG: Mapping[str, Mapping[str, str]] = {
@@ -50,13 +47,13 @@ def kinds(axis: str) -> list[str]:
     return list(CATALOG[axis])
 
 
-def find(axis: str, kind: str) -> type["Spec"]:
-    """The class of a kind. ValueError, naming near ones, if there is none."""
+def find(axis: str, kind: str) -> type[Any]:
+    """The class of a kind, a `Spec` (which is built on this module). ValueError, naming near ones, if there is none."""
     known = CATALOG[axis]
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"there is no {axis} '{kind}'{meant}: one of {', '.join(known)}")
     module, name = known[kind].split(":")
-    found: type[Spec] = getattr(importlib.import_module(_HOUSE + module), name)
+    found: type[Any] = getattr(importlib.import_module(_HOUSE + module), name)
     return found
