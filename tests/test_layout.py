@@ -89,18 +89,12 @@ def test_models_alone_ask_encoders_for_their_class():
 def test_no_module_imports_itself_on_any_way():
     """Also inside functions. Raises CycleError, with the modules on the way, if there is one."""
     places = [path for package in ALLOWED for path in folder(package).rglob("*.py")]
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in places
-    }
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in places}
     graph = {}
-    for module, path in modules.items():
-        names = (f"{HOUSE}.{name}" if f"{HOUSE}.{name.split('.')[0]}" in modules else name for name in imports(path))
-        graph[module] = {
-            target
-            for name in names
-            for target in (name, name.rpartition(".")[0])
-            if target in modules and target != module
-        }
+    for path in places:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        names = [each for name in imports(path) for each in (name, f"{HOUSE}.{name}")]
+        graph[module] = modules & {each for name in names for each in (name, name.rpartition(".")[0])} - {module}
     assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
 
 
