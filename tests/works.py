@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edm2_guidance.metrics.score_output import Features, measured
-from edm2_guidance.work.shards import ShardFolder
+from edm2_guidance.work.shards import ShardFolder, ShardOutput
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,11 @@ def feature_work(folder, plan, recipe, run, detectors):
     return ShardFolder(folder, plan, recipe, run, [features], more=more)
 
 
-class MomentsOutput:
+class MomentsOutput(ShardOutput):
     """The moments of all images as the result, which is kept nowhere."""
 
     def __init__(self, work, detectors):
         self.work, self.detectors = work, detectors
-        self.has, self.sink, self.kept = work.has, work.sink, work.kept
 
     def find(self):
         self.work.check()

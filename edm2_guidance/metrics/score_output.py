@@ -33,7 +33,7 @@ from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.complete import OneStep, Run, ShardsMissing
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
-from edm2_guidance.work.shards import SHARD_JSON, ShardFolder, ShardWriter
+from edm2_guidance.work.shards import SHARD_JSON, ShardFolder, ShardOutput, ShardWriter
 from edm2_guidance.work.zip_output import ZipOutput
 
 Record = Mapping[str, Any]
@@ -111,7 +111,7 @@ def open_index(path: str | Path, *, again: bool = False) -> ledger.Index:
     return ledger.Index(path, keys_of, again=again)
 
 
-class ScoreOutput:
+class ScoreOutput(ShardOutput):
     """The scores of images that are sampled now; they are kept nowhere, or, by `kept_in`, in a ZIP of the same pass."""
 
     def __init__(self, scorer: Scorer, sampler: Sampler, work: ShardFolder, tags: Mapping[str, Any]) -> None:
@@ -159,18 +159,6 @@ class ScoreOutput:
         if found is None:
             self.work.check()
         return found
-
-    def has(self, part: int) -> bool:
-        """Whether a shard is there."""
-        return self.work.has(part)
-
-    def sink(self, part: int) -> ShardWriter:
-        """A sink for the images of one shard, in order."""
-        return self.work.sink(part)
-
-    def kept(self) -> str:
-        """In words, what an interruption leaves behind."""
-        return self.work.kept()
 
     def join(self) -> Scores:
         """Write the lines that the ledger lacks, and the ZIP before them.

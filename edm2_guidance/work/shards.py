@@ -264,10 +264,6 @@ class ShardFolder(Work):
             content.check(path, file, self.plan.shard(index), head)
         return head
 
-    def sink(self, index: int) -> "ShardWriter":
-        """A sink for the images of one shard, in order."""
-        return ShardWriter(self, index)
-
     def head_bytes(self, index: int, content: Mapping[str, Any], reduced: Mapping[str, int]) -> bytes:
         """The shard.json of a shard. reduced: as `ImageBatch.reduced`; left out if memory held every batch."""
         extra: dict[str, Any] = {"reduced": dict(reduced)} if reduced else {}
@@ -279,11 +275,6 @@ class ShardFolder(Work):
         """Remove a shard that cannot be used."""
         warnings.warn(f"shard {index} is unusable and will be made again: {error}", RuntimeWarning, stacklevel=3)
         self.path(index).unlink(missing_ok=True)
-
-    def kept(self) -> str:
-        """In words, what an interruption leaves behind."""
-        done = sum(self.has(index) for index in range(len(self.plan)))
-        return f"{done} of {len(self.plan)} shards are kept in {self.folder}; the same command goes on"
 
     @contextmanager
     def becoming(self, path: Path, rename: Callable[[Path, Path], None] = replace_synced) -> Iterator[Path]:
@@ -302,8 +293,27 @@ class ShardFolder(Work):
         return [*(path for path in beside if name and path.name.startswith(name)), *self.folder.glob("*.tmp")]
 
 
+class ShardOutput:
+    """What every output of a work in shards does alike (`complete.Output`)."""
+
+    work: ShardFolder
+
+    def has(self, part: int) -> bool:
+        """Whether a shard is there."""
+        return self.work.has(part)
+
+    def sink(self, part: int) -> "ShardWriter":
+        """A sink for the images of one shard, in order."""
+        return ShardWriter(self.work, part)
+
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+        done = sum(map(self.has, range(len(self.work.plan))))
+        return f"{done} of {len(self.work.plan)} shards are kept in {self.work.folder}; the same command goes on"
+
+
 class ShardWriter:
-    """A sink for the images of one shard; made by `ShardFolder.sink`.
+    """A sink for the images of one shard; made by `ShardOutput.sink`.
 
     Images come in the order of the plan, in batches of any size, all with labels or all without. The shard gets its
     name when the block ends without an error and every image is there.

@@ -21,13 +21,13 @@ from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, ShardsMissing
 from edm2_guidance.work.identity import refuse
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
-from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder, ShardWriter
+from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder, ShardOutput
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
 
 
-class ZipOutput:
+class ZipOutput(ShardOutput):
     """A ZIP of the images of a plan, whose bytes depend on plan, recipe, labels and pixels alone.
 
     It holds the images in plan order, then `dataset.json` and `recipe.json`:
@@ -77,18 +77,6 @@ class ZipOutput:
         if any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
             refuse(self.path, found, wanted)
         return self.path
-
-    def has(self, part: int) -> bool:
-        """Whether a shard is there."""
-        return self.work.has(part)
-
-    def sink(self, part: int) -> ShardWriter:
-        """A sink for the images of one shard, in order."""
-        return self.work.sink(part)
-
-    def kept(self) -> str:
-        """In words, what an interruption leaves behind."""
-        return self.work.kept()
 
     def join(self) -> Path:
         """All shards as the final ZIP, which appears at once. Returns its path.

@@ -398,7 +398,7 @@ def _feature_shard(folder: Path, file: str, kind: str) -> Format:
     def make(place: Path) -> None:
         shards = _features(place)
         shards.open()
-        drain(_Generated(PLAN.shard(0)), shards.sink(0))
+        drain(_Generated(PLAN.shard(0)), MomentsOutput(shards, ()).sink(0))
         shards.close()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> object:

@@ -169,7 +169,7 @@ def test_workers_at_the_same_time(tmp_path: Path, undisturbed: Any) -> None:
 def test_what_is_there_is_not_made_again(tmp_path: Path, undisturbed: Any) -> None:
     shards = opened(tmp_path / "work")
     for index in (0, 2):
-        drain(Generated(shards.plan.shard(index)), shards.sink(index))
+        drain(Generated(shards.plan.shard(index)), MomentsOutput(shards, DETECTORS).sink(index))
     made: list[int] = []
     assert missing(shards_at(tmp_path / "work")) == [1, 3]
     assert_same(work(tmp_path / "work", made), undisturbed)
@@ -187,10 +187,10 @@ def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
     with zipfile.ZipFile(shards.path(3)) as file:
         before = {name: file.read(name) for name in file.namelist() if name != "shard.json"}
     shards.path(3).unlink()
-    drain(Generated(shards.plan.shard(3), batch=1), shards.sink(3))
+    drain(Generated(shards.plan.shard(3), batch=1), MomentsOutput(shards, DETECTORS).sink(3))
     with zipfile.ZipFile(shards.path(3)) as file:
         assert {name: file.read(name) for name in before} == before
-    drain(Generated(shards.plan.shard(3), labels=False), shards.sink(3))
+    drain(Generated(shards.plan.shard(3), labels=False), MomentsOutput(shards, DETECTORS).sink(3))
     with np.load(shards.path(3)) as file:
         assert "labels" not in file.files
 
@@ -198,7 +198,7 @@ def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
 def all_made(folder: Path) -> ShardFolder:
     shards = opened(folder)
     for index in range(4):
-        drain(Generated(shards.plan.shard(index)), shards.sink(index))
+        drain(Generated(shards.plan.shard(index)), MomentsOutput(shards, DETECTORS).sink(index))
     return shards
 
 
@@ -261,7 +261,7 @@ def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     ]
     for source, kind, words in cases:
         with pytest.raises(kind, match=words):
-            drain(source, shards.sink(0))
+            drain(source, MomentsOutput(shards, DETECTORS).sink(0))
     assert missing(shards) == [0, 1, 2, 3]
     assert sorted(p.name for p in shards.folder.iterdir()) == ["plan.json", "worker-0-of-1.0.claim"]
 
@@ -283,7 +283,7 @@ def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
     shards = opened(tmp_path / "work")
     DETECTORS[1].memory.limit = 2
     try:
-        with shards.sink(1) as sink:
+        with MomentsOutput(shards, DETECTORS).sink(1) as sink:
             for batch in Generated(shards.plan.shard(1)):
                 sink.write(replace(batch, reduced={"sampling": 1}))
     finally:
