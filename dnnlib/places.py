@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
+_BEFORE = EMBEDDED.parents[1] / "pretrained"  # where it lay, which scripts of users name by its whole path
 _SUFFIXES = (".pkl", ".npz", ".safetensors")
 
 
@@ -28,7 +29,11 @@ def find_file(name: str | os.PathLike[str]) -> Path:
     `pretrained/mnist16-cond.pkl`.
     """
     path = Path(os.path.expanduser(name))
-    if path.is_absolute() or path.exists():
+    if path.exists():
+        return path
+    if path.is_relative_to(_BEFORE):
+        path = Path("pretrained") / path.relative_to(_BEFORE)
+    if path.is_absolute():
         return path
     shipped = embedded().get(path.as_posix(), EMBEDDED.parent / path)
     return shipped if EMBEDDED in shipped.parents and shipped.is_file() else path

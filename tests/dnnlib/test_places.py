@@ -66,6 +66,19 @@ def test_what_ships_here_has_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }, "all that ships, but texts, has a name"
 
 
+def test_the_place_where_it_lay_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = EMBEDDED.parents[1] / "pretrained"
+    assert (
+        find_file(before / "mnist16-cond.pkl")
+        == fetch(str(before / "mnist16-cond.pkl"))
+        == EMBEDDED / "mnist16-cond.pkl"
+    )
+    assert find_file(before / "toy" / "main.pkl") == EMBEDDED / "toy" / "main.pkl"
+    for name in ("/elsewhere/pretrained/mnist16-cond.pkl", EMBEDDED.parents[1] / "mnist16-cond.pkl"):
+        assert find_file(name) == Path(name)
+
+
 @pytest.mark.parametrize(
     ("command", "args"),
     [
