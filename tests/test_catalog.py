@@ -1,6 +1,7 @@
 """A kind is one file and one line of the catalogue: no other product file knows that it is there."""
 
 import ast
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -56,3 +57,13 @@ def test_every_line_of_the_catalogue_is_a_kind(axis):
         assert (cls.axis, cls.kind) == (axis, kind)
         assert str(cls()) == kind
         assert cls.__doc__
+        assert not cls.__doc__.startswith(f"{cls.__name__}("), "what dataclasses write where nobody did"
+
+
+def test_defaults_are_for_ever():
+    """A default that changes makes old recipes, folders and ledgers mean something else: add lines, change none."""
+    now = []
+    for axis, kind in ((each, kind) for each in CATALOG for kind in kinds(each)):
+        fields = dataclasses.fields(find(axis, kind))
+        now.append(" ".join([axis, kind, *(f"{field.name}={field.default!r}" for field in fields)]))
+    assert sorted(now) == sorted((ROOT / "tests" / "recipe" / "defaults.txt").read_text().splitlines())

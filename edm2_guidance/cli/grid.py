@@ -151,7 +151,7 @@ def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     names = [name.strip() for value in params["preset"] for name in value.split(",")]
     if not names:
         recipe = recipe_from(params, defaults=_first_weight(params))
-        return [("guided" if recipe.guides else "unguided", recipe)]
+        return [(_with_unusual("guided" if recipe.guides else "unguided", recipe), recipe)]
     with bad_input():
         presets = [find_preset(name) for name in names]
     rows = []
@@ -160,8 +160,13 @@ def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
         caption = preset.caption or preset.name
         if recipe.guides and params["weights"] is None:
             caption += f", w = {recipe.guides[0].weight.w:g}"
-        rows.append((caption, recipe))
+        rows.append((_with_unusual(caption, recipe), recipe))
     return rows
+
+
+def _with_unusual(caption: str, recipe: Recipe) -> str:
+    """The caption, and what is not as in the papers."""
+    return ", ".join(filter(None, [caption, recipe.unusual_text()]))
 
 
 def _first_weight(params: dict[str, Any]) -> GuideDefaults | None:

@@ -24,33 +24,45 @@ from edm2_guidance.metrics.catalog import (
 )
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
+from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import begun
 
 LEDGER = "results/ledger.jsonl"
 
 
-class Metrics(ParamType):
-    """Comma-separated metrics (`metrics.catalog`), as a list of their names; `list` prints the short ones and ends."""
+class OneMetric(ParamType):
+    """A metric (`metrics.catalog`), as its name; `list` prints which there are, and ends."""
 
-    name = "list"
+    name = "metric"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        if isinstance(value, list):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "list" and ctx is not None:
             click.echo(table())
             ctx.exit()
-        return list(dict.fromkeys(self._name(text.strip(), param, ctx) for text in str(value).split(",")))
+        return self.parsed(str(value), param, ctx)
 
-    def _name(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        kind = text.partition(":")[0].replace("-", "_")
-        if kind not in METRICS and "/" not in text:
+    def parsed(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind = text.strip().partition(":")[0]
+        if kind in catalog.kinds("measure") and kind not in METRICS and "/" not in text:
+            self.fail(f"'{kind}' is a measure: give it with its features, such as {text.strip()}/mnist", param, ctx)
+        if kind.replace("-", "_") not in METRICS and "/" not in text:
             self.fail(f"'{kind}' is not one of {', '.join(METRICS)}", param, ctx)
         try:
             return find_metric(text).name
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Metrics(OneMetric):
+    """Comma-separated metrics, as a list of their names, each once."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, list) or value == "list":
+            return value if isinstance(value, list) else super().convert(value, param, ctx)
+        return list(dict.fromkeys(self.parsed(text, param, ctx) for text in str(value).split(",")))
 
 
 class Weights(ParamType):
@@ -177,7 +189,7 @@ plain_options = stack(
         click.option(
             "--metric",
             metavar="NAME",
-            type=click.Choice(list(METRICS)),
+            type=OneMetric(),
             default="fid",
             show_default=True,
             help=", ".join(METRICS),

@@ -155,8 +155,9 @@ def _guides(
     each = (nets, weights or [None] * len(nets), intervals, references, schedules)
     if any(len(values) != len(nets) for values in each):
         raise ValueError(
-            f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals: repeat --gnet, --guidance and "
-            "the interval once per guide, in the same order"
+            f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals, {len(references)} references, "
+            f"{len(schedules)} schedules of weights: repeat --gnet, --guidance and the others once per guide, in the "
+            "same order; --reference, --weight and the interval may be given once for all"
         )
     return tuple(
         Guide(

@@ -31,7 +31,7 @@ def describe(recipe: Recipe) -> str:
 
 def weight_text(weight: Weight) -> str:
     """'w = 1.5', and after what schedule, if it is none that stays."""
-    return f"w = {weight.w:g}" + ("" if weight.kind == "constant" else f" ({weight.kind})")
+    return f"w = {weight.w:g}" + (f" ({weight.schedule})" if weight.schedule else "")
 
 
 def announce(generation: Any) -> None:

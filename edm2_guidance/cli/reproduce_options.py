@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from edm2_guidance.cli.command import keeps, stack
-from edm2_guidance.cli.metric_options import REFERENCE, again_option, reference_from
+from edm2_guidance.cli.metric_options import REFERENCE, OneMetric, again_option, reference_from
 from edm2_guidance.cli.run_options import batch_option, run_options
 from edm2_guidance.cli.seeds import seed_option
-from edm2_guidance.metrics.catalog import METRICS
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
 
@@ -47,7 +46,7 @@ block_options = stack(
 target_options = stack(
     [
         click.option(
-            "--metric", "--metrics", "metric", type=click.Choice(list(METRICS)), help="[default: the preset's]"
+            "--metric", "--metrics", "metric", type=OneMetric(), help="[default: the preset's]"
         ),
         click.option("--ref", metavar="PATH|URL|NAME", help=f"{REFERENCE}  [default: the preset's]"),
         click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),

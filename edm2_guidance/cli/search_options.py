@@ -93,7 +93,7 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    fixed += [f"{recipe.num_steps} steps", f"labels: {labels}"]
+    fixed += [f"{recipe.num_steps} steps", *filter(None, [recipe.unusual_text()]), f"labels: {labels}"]
     if "ema" in names:
         fixed.append("the EMA lengths in these names are what is tried")
     tried = [f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({len(axis.values)} values)" for axis in axes]

@@ -121,7 +121,9 @@ def table() -> str:
         features = f"{extractor.kind}, {extractor.feature_dim} [{extractor.source}]"
         rows.append((name, measure.better, _first_line(measure), features, measure.source))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    measures, spaces = (", ".join(catalog.kinds(axis)) for axis in ("measure", "extractor"))
+    return "\n".join([*lines, f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces})"])
 
 
 def _extractor(kind: str) -> Extractor:

@@ -29,12 +29,24 @@ class Scores:
         self.name = name
         found: dict[Key, dict[str, float]] = {}
         self.recipe: Mapping[str, Any] = {}
+        solvers: set[str] = set()  # what is not searched, and so is the same in all
+        guided: set[str] = set()
         for record in records:
             tag = record.get("search") or {}
             if tag.get("name") == name and record.get("num_images") == num_images:
                 blocks = found.setdefault(tuple(sorted(tag["point"].items())), {})
                 blocks[str(record["images"]["seeds"])] = record["value"]
                 self.recipe = record["recipe"]
+                recipe = read_recipe(self.recipe)
+                solvers.add(f"{recipe.sampler} over {recipe.schedule}")
+                if recipe.guides:  # at w = 1 there are none
+                    guided.add(recipe.unusual_text() or "as usual")
+        for kinds in (solvers, guided):
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"the search '{name}' holds scores of different recipes ({' | '.join(sorted(kinds))}), which make no "
+                    "curve together: give each search its own --name"
+                )
         seen = set[str]().union(*found.values())
         common = seen.intersection(*found.values()) or seen
         self.points = {

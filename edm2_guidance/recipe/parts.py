@@ -115,9 +115,14 @@ class Weight(Spec):
     w: float = option(1.0, "Guidance weight; 1 = off")
 
     @property
+    def schedule(self) -> str:
+        """All of its text but w, such as "cosine"; empty for one that stays."""
+        return "" if self.kind == "constant" else str(self.with_fields({"w": 1.0}))
+
+    @property
     def short(self) -> str:
         """The weight in few characters: "w=1.5", and after what schedule, if it does not stay."""
-        return f"w={number_text(self.w)}" + ("" if self.kind == "constant" else f" {self.kind}")
+        return f"w={number_text(self.w)} {self.schedule}".rstrip()
 
     def check(self) -> None:
         if not math.isfinite(self.w):

@@ -215,6 +215,12 @@ class Recipe:
         idle = self.sampler.kind == "heun" and "S_churn" not in self.sampler.changed()
         return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
 
+    def unusual_text(self) -> str:
+        """What is not as in the papers, in the words of the command line, comma-separated; empty if all is."""
+        references = [str(guide.reference) for guide in self.guides if guide.reference != _network()]
+        schedules = [guide.weight.schedule for guide in self.guides if guide.weight.schedule]
+        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual())]))
+
     def levels(self) -> list[float]:
         """The noise levels that steps start from, falling."""
         return self.schedule.levels(self.num_steps)

@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import types
+from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -57,7 +58,7 @@ def option(default: Any, help: str, **about: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(ABC):
     """Base of all kinds. An axis is what is chosen (a sampler, a measure); its kinds are the ways to choose.
 
     Subclasses are frozen dataclasses whose fields, made by `option`, are numbers, texts of a Literal, flags or tuples
@@ -82,7 +83,7 @@ class Spec:
                 about.check(f"{self.kind}: {each.name}", value)
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most kinds have nothing to add
         """ValueError for fields that contradict each other."""
 
     @classmethod
@@ -190,13 +191,9 @@ def _read(kind: type[Spec], part: str) -> tuple[str, Any]:
                 return each.name, part
             if hints[each.name] is bool and part.replace("-", "_") == each.name:
                 return each.name, True
-        return _field(kind, part), _missing_value(kind, part)
+        raise ValueError(f"{kind.kind}: write {_field(kind, part)}=VALUE")
     name = _field(kind, name)
     return name, _value(f"{kind.kind}: {name}", text, hints[name])
-
-
-def _missing_value(kind: type[Spec], part: str) -> Any:
-    raise ValueError(f"{kind.kind}: write {part}=VALUE")
 
 
 def _value(name: str, text: str, hint: Any) -> Any:

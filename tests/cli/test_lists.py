@@ -4,7 +4,7 @@ import click
 import pytest
 
 from edm2_guidance.cli.lists import FloatList, IntList
-from edm2_guidance.cli.metric_options import Metrics
+from edm2_guidance.cli.metric_options import Metrics, OneMetric
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,9 @@ def test_metrics_are_unique_and_known():
     assert Metrics().convert("fd-dinov2,fid,fid,fd/inception", None, None) == ["fd_dinov2", "fid"]
     with pytest.raises(click.BadParameter, match=r"'fif' is not one of fid, fd_dinov2"):
         Metrics().convert("fif", None, None)
+    with pytest.raises(click.BadParameter, match="'fd' is a measure: give it with its features, such as fd/mnist"):
+        OneMetric().convert("fd", None, None)
+    assert OneMetric().convert("kid:size=20/mnist", None, None) == "kid_mnist:size=20"
     with pytest.raises(click.BadParameter, match=r"there is no measure 'fad' \(did you mean fd\?\)"):
         Metrics().convert("fad/inception", None, None)
     with pytest.raises(click.BadParameter, match="fd has no 'size'; it takes nothing"):

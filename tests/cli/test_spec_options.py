@@ -7,7 +7,9 @@ from click.testing import CliRunner
 from edm2_guidance.cli.command import Command
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.report import describe
 from edm2_guidance.cli.run_options import run_options
+from edm2_guidance.cli.search_options import search_text
 from edm2_guidance.recipe import catalog
 
 MAIN, GUIDE = "--net=mnist16-cond", "--gnet=mnist16-uncond"
@@ -92,3 +94,13 @@ def test_lists(recipe_of, axis):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == catalog.kinds(axis)
     assert all("[default: " in line for line in lines if line.startswith(" "))
+
+
+def test_what_is_not_as_usual_is_said(recipe_of):
+    guided = [GUIDE, "--guidance=1.5"]
+    plain, other = recipe_of(*guided), recipe_of(*guided, "--weight=cosine", "--rule=rescale", "--sampler=dpmpp-2m")
+    assert plain.unusual_text() == ""
+    assert other.unusual_text() == "cosine, dpmpp-2m, rescale"
+    assert recipe_of("--reference=other-label", "--guidance=2").unusual_text() == "other-label"
+    assert "cosine, dpmpp-2m, rescale" in search_text(other, [], 1)[0]
+    assert "w = 1.5 (cosine), at all steps; 32 steps of dpmpp-2m in float32, rule rescale" in describe(other)

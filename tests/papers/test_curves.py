@@ -1,12 +1,14 @@
 """Which scores stand on one curve, and what a plot shows of them."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, weight_panel
 from edm2_guidance.papers.plots import Panel, draw
-from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.parts import Sampler, Schedule, Weight, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 
 RECIPE = Recipe(NetworkRef("main"), num_steps=16).to_json()
 
@@ -33,6 +35,20 @@ def test_blocks_that_all_points_have_are_one_place_of_a_curve():
     panel = weight_panel(records, ["cfg", "autog"], 1000, {"floor": 0.5})
     assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4, 1.1]}, "autog": {2.0: [0.7]}}
     assert panel.lines == {"floor": 0.5}
+
+
+def test_scores_of_other_recipes_make_no_curve_together():
+    def of(recipe, **point):
+        return {**line("a", 1.0, **point), "recipe": recipe.to_json()}
+
+    net = NetworkRef("main")
+    plain = Recipe(net, (Guide(NetworkRef("guide"), constant(2)),))
+    rising = Recipe(net, (Guide(NetworkRef("guide"), Weight.parse("cosine:w=2")),))
+    unguided = of(Recipe(net), weight=1.0)
+    assert weight_panel([unguided, of(rising, weight=2.0)], ["a"], 1000).curves == {"a": {1.0: [1.0], 2.0: [1.0]}}
+    for other in (rising, replace(plain, sampler=Sampler.parse("euler"))):
+        with pytest.raises(ValueError, match=r"holds scores of different recipes \(.* \| .*\).* its own --name"):
+            weight_panel([unguided, of(plain, weight=2.0), of(other, weight=3.0)], ["a"], 1000)
 
 
 def test_interval_ends_in_noise_levels_and_in_the_cheap_order():
