@@ -44,8 +44,8 @@ class Scores:
         for kinds in (solvers, guided):
             if len(kinds) > 1:
                 raise ValueError(
-                    f"the search '{name}' holds scores of different recipes ({' | '.join(sorted(kinds))}), which make no "
-                    "curve together: give each search its own --name"
+                    f"the search '{name}' holds scores of different recipes ({' | '.join(sorted(kinds))}), which "
+                    "make no curve together: give each search its own --name"
                 )
         seen = set[str]().union(*found.values())
         common = seen.intersection(*found.values()) or seen
