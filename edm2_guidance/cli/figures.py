@@ -108,9 +108,10 @@ def stand_in_caption(picture: Picture, recipe: Recipe, num_classes: int) -> str:
         return ""
     weights = ", ".join(f"{setting.weight:g}" for setting in picture.settings)
     interval = picture.settings[0].interval
+    unusual = f"; {recipe.unusual_text()}" if recipe.unusual_text() else ""
     where = "at all steps" if interval is None else f"at {interval.sigmas(PAPER_LEVELS)}"
     return (
         f"Stand-in for {picture.printed} of arXiv 2404.07724 ({picture.figure}): not ImageNet, but {recipe.net.name} "
         f"guided by {recipe.guides[0].name}.\n"
-        f"Class {recipe.labels} in place of {picture.class_index}; w = {weights} {where}"
+        f"Class {recipe.labels} in place of {picture.class_index}; w = {weights} {where}{unusual}"
     )

@@ -187,7 +187,8 @@ def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
             "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, and "
             "--weights=W,... for rows"
         )
-    return [(f"w = {weight:g}", recipe_from({**params, "guidance": (weight, weight)})) for weight in weights]
+    rows = [(weight, recipe_from({**params, "guidance": (weight, weight)})) for weight in weights]
+    return [(_with_unusual(f"w = {weight:g}", recipe), recipe) for weight, recipe in rows]
 
 
 def _blend(recipe: Recipe, alpha: float) -> Recipe:

@@ -142,8 +142,8 @@ def _guides(
         return ()
     defaults = _of_the_interval_paper(defaults, weights, intervals)
     schedules = list(params["weight"]) or [constant(1.0)]
-    if not weights and all(schedule.w == 1 for schedule in schedules):
-        if defaults.weight is None:
+    if not weights and any(schedule.w == 1 for schedule in schedules):
+        if defaults.weight is None or any(schedule.w != 1 for schedule in schedules):
             said = "gnet" if params["gnet"] else "reference"
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
         weights = [defaults.weight] * len(nets)

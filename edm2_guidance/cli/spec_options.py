@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import click
@@ -25,11 +26,13 @@ class Kind(ParamType):
         if value == "list" and ctx is not None:
             click.echo(listing(self.axis))
             ctx.exit()
+        if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", str(value)):
+            self.fail("w=1 is off: give --guidance=1, or leave the guide out", param, ctx)
         try:
             spec: Spec = catalog.find(self.axis, str(value).split(":")[0]).parse(str(value))
             return spec
         except ValueError as error:
-            self.fail(f"{error}; give KIND or KIND:FIELD=VALUE, --{self.axis}=list shows which", param, ctx)
+            self.fail(f"{error}; give KIND or KIND:FIELD=VALUE:FIELD=VALUE, --{self.axis}=list shows which", param, ctx)
 
 
 def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Any:

@@ -293,7 +293,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     images, reference = record.get("images") or {}, record.get("reference") or {}
     return (
         str(record.get("name", record["metric"])),
-        value_text(record["metric"], record["value"]),
+        value_text(str(record["metric"]), record["value"]),
         _file_name(images.get("path")),
         str(record.get("note") or describe_recipe(record.get("recipe"))),
         "-" if record.get("labels") is None else str(record["labels"]),

@@ -72,12 +72,22 @@ def open_python(source: str, device: torch.device, *, trust_pickle: bool, offlin
     parts = [text, name.encode()]
     if isinstance(made, nn.Module):
         made = made.to(device).eval().requires_grad_(False)
-    if not (hasattr(made, "shape") and hasattr(made, "predict")):
-        made = _Bare(made, code)
-    elif getattr(made, "identity", None) is not None:
+        parts.append(_weights_sha256(made))
+    if getattr(made, "identity", None) is not None:
         with code.runs("writing its identity as JSON"):
             parts.append(json.dumps(made.identity, sort_keys=True, allow_nan=False).encode())
+    if not (hasattr(made, "shape") and hasattr(made, "predict")):
+        made = _Bare(made, code)
     return PythonModel(made, code, hashlib.sha256(b"\0".join(parts)).hexdigest())
+
+
+def _weights_sha256(net: nn.Module) -> bytes:
+    """Digest of all parameters and buffers, with their names: the file that they were loaded from may change."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.digest()
 
 
 def _module(code: _Code, text: bytes) -> types.ModuleType:

@@ -136,7 +136,7 @@ def open_recipe(
         check_guide(main, guide)
     labelled = _labelled(main, others)
     recipe = _with_checked_labels(recipe, labelled, notes)
-    _check_references(recipe)
+    _check_references(recipe, main, guides)
     if labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
     main.load_decoder(offline=offline)
@@ -303,11 +303,12 @@ def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> R
     return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _check_references(recipe: Recipe) -> None:
-    """ValueError for a reference that needs classes where there are none."""
-    for guide in recipe.guides:
-        if guide.reference.needs_labels and recipe.labels == "none":
-            raise ValueError(f"the reference '{guide.reference}' needs classes, and no network here knows any")
+def _check_references(recipe: Recipe, main: Model, models: Sequence[Model | None]) -> None:
+    """ValueError for a reference that needs classes, of a network that knows none."""
+    for guide, model in zip(recipe.guides, models, strict=True):
+        asked = main if model is None else model
+        if guide.reference.needs_labels and (asked.num_classes == 0 or recipe.labels == "none"):
+            raise ValueError(f"the reference '{guide.reference}' needs classes, and {asked.source} knows none")
 
 
 def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:

@@ -11,6 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from dnnlib.atomic import atomic_path, check_destination
 from edm2_guidance.images.decode import text_in_png
+from edm2_guidance.images.zips import parse_object
+from edm2_guidance.recipe.stored import upgraded
 
 _KEY = "recipe"  # of the PNG's text chunk
 
@@ -32,7 +34,7 @@ class FigureFolder:
         if self.overwrite or not path.exists():
             return False
         found = text_in_png(path, _KEY)
-        if found == _text(content):
+        if found is not None and _is_same(found, content):
             return True
         origin = "of unknown origin" if found is None else "of other networks or settings"
         raise ValueError(f"{path} is {origin}: take another --results_dir, or --overwrite")
@@ -43,6 +45,21 @@ class FigureFolder:
         about.add_text(_KEY, _text(content))
         with atomic_path(self.folder / name) as temporary:
             picture.save(temporary, format="PNG", pnginfo=about)
+
+
+def _is_same(text: str, content: Mapping[str, Any]) -> bool:
+    """Whether a picture's text says what determines it as `content` does; its recipes may be of format 1."""
+    if text == _text(content):
+        return True
+    try:
+        found = parse_object(text.encode(), "the picture's text")
+    except ValueError:
+        return False
+    recipes = found.get("recipes")
+    if not isinstance(recipes, list):
+        return False
+    now = [upgraded({"recipe": recipe})["recipe"] for recipe in recipes]
+    return _text({**found, "recipes": now}) == _text(content)
 
 
 def _text(content: Mapping[str, Any]) -> str:

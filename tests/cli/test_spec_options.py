@@ -76,6 +76,8 @@ def test_a_reference_that_asks_the_main_network_needs_no_other(recipe_of):
         (["--schedule=logsnr", "--rho=5"], "--rho=5: the schedule logsnr has none; see --schedule=list"),
         ([GUIDE, "--guidance=2", "--weight=cosine:w=3"], "--weight=cosine:w=3 and --guidance=2 say two weights"),
         ([GUIDE, "--weight=cosine"], "a guide needs a weight; give it as --guidance=W"),
+        ([GUIDE, "--guidance=2", "--weight=linear:w=1"], "--weight=linear:w=1: w=1 is off: give --guidance=1"),
+        ([GUIDE, GUIDE, "--weight=linear:w=2", "--weight=cosine"], "a guide needs a weight"),
         (["--weight=cosine:w=2"], "--weight=cosine:w=2: a weight needs a guiding network"),
         (["--reference=network", "--guidance=2"], "the reference 'network' asks another network: name it (--gnet)"),
         ([GUIDE, "--guidance=2", "--weight=linear", "--weight=cosine"], "1 guides, 1 weights"),

@@ -125,7 +125,7 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
         ),
         (
             [f"--ref={DIGITS}", "--metrics=kid_mnist"],
-            "are too few for subsets of 1000: give more, or smaller subsets, as in kid:size=200",
+            "are too few for subsets of 1000: give more, or smaller subsets, as in kid_mnist:size=200",
         ),
         ([f"--ref={DIGITS}", "--metrics=kid_mnist:size=1"], "kid: size=1: must be at least 2"),
         ([f"--ref={DIGITS}", "--metrics=kid_mnist:sise=100"], "did you mean size?"),

@@ -354,3 +354,25 @@ def test_only_a_path_on_this_machine_runs(file, monkeypatch):
         assert "only network files can be read here" in run(*command, source, code=2).stderr
     assert run(network_tool.main, "fetch", source, code=2).stderr.count("\n") == 1
     assert "no file at" in run(generate_zip.main, f"--net={file.parent}/nowhere.py:make", code=2).stderr
+
+
+def test_other_weights_are_another_network(tmp_path):
+    """A file of weights that changes while the code stays; what the code calls its identity counts, too."""
+    (tmp_path / "net.py").write_text(
+        "from pathlib import Path\n"
+        "import torch\n"
+        "def make(device):\n"
+        "    net = torch.nn.Linear(1, 1)\n"
+        "    net.img_channels, net.img_resolution, net.label_dim = 3, 4, 0\n"
+        "    torch.nn.init.constant_(net.weight, float(Path(__file__).with_name('w.txt').read_text()))\n"
+        "    torch.nn.init.zeros_(net.bias)\n"
+        "    net.identity = Path(__file__).with_name('id.txt').read_text()\n"
+        "    return net\n"
+    )
+    found = []
+    for weight, identity in (("1", "a"), ("2", "a"), ("1", "b"), ("1", "a")):
+        (tmp_path / "w.txt").write_text(weight)
+        (tmp_path / "id.txt").write_text(identity)
+        found.append(open_model(f"{tmp_path / 'net.py'}:make", torch.device("cpu")).identity["sha256"])
+    assert found[0] == found[3]
+    assert len(set(found)) == 3

@@ -40,7 +40,7 @@ class Kernel(Measure):
     def check_count(self, count: int, what: str, metric: str) -> None:
         if count < self.size:
             few = f"{count} {what} are too few for subsets of {self.size}"
-            raise ValueError(f"{metric}: {few}: give more, or smaller subsets, as in {self.kind}:size={count}")
+            raise ValueError(f"{metric}: {few}: give more, or smaller subsets, as in {_with_size(metric, count)}")
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         import numpy as np
@@ -85,3 +85,9 @@ def _rows(moments: "Moments") -> "NDArray[Any]":
     assert moments.features is not None  # `needs`
     rows: NDArray[Any] = moments.features.numpy()
     return rows
+
+
+def _with_size(metric: str, size: int) -> str:
+    """The metric's name with subsets of another size."""
+    named, slash, features = metric.partition("/")
+    return f"{named.partition(':')[0]}:size={size}{slash}{features}"

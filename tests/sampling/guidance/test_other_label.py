@@ -75,5 +75,8 @@ def test_without_classes_it_is_refused(tiny_networks):
     guide = Guide(None, constant(1.5), reference=OTHER)
     with pytest.raises(ValueError, match="the reference 'other-label' needs classes"):
         open_recipe(Recipe(NetworkRef(str(tiny_networks["uncond"])), (guide,), noise_device="cpu"), "cpu")
+    told = Guide(NetworkRef(str(tiny_networks["uncond"])), constant(1.5), reference=OTHER)
+    with pytest.raises(ValueError, match=r"needs classes, and .*uncond\.pkl knows none"):
+        open_recipe(Recipe(NetworkRef(str(tiny_networks["cond"])), (told,), noise_device="cpu"), "cpu")
     with pytest.raises(ValueError, match="'network' asks another network"):
         Guide(None, constant(1.5))
