@@ -11,8 +11,8 @@ FORMAT_1 = {
     "net": {"source": "main", "sha256": "a" * 64}, "guides": [], "labels": "random", "seed_rule": "edm2",
     "noise_device": "cpu", "encoder": {},
     "sampler": {
-        "num_steps": 32, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_churn": 0.0, "S_min": 0.0, "S_max": "inf",
-        "S_noise": 1.0, "dtype": "float32",
+        "num_steps": 32, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "S_churn": 0.0, "S_min": 0.0,
+        "S_max": "inf", "S_noise": 1.0, "dtype": "float32",
     },
 }  # fmt: skip
 
