@@ -248,6 +248,7 @@ def solve(noise, num_steps, **kwargs):
     return last.x
 
 
+@pytest.mark.slow  # samplers/test_heun.py, faster
 def test_second_order_on_an_exact_denoiser():
     noise = torch.randn(256, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     truth = solve(noise, 4096)

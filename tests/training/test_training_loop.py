@@ -196,6 +196,7 @@ def test_finished_run_writes_lost_networks_again(dataset, tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_run_can_be_made_longer(dataset, tmp_path, one_thread):
     train(tiny_config(duration=1024), dataset, tmp_path / "parts", device=CPU)
     train(tiny_config(), dataset, tmp_path / "parts", device=CPU)
