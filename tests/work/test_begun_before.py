@@ -26,6 +26,7 @@ def begun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile(DATA) as file:
         file.extractall(tmp_path)
+    Path("row-scores").rename(Path("results", "work"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
