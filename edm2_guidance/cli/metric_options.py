@@ -85,30 +85,22 @@ class Weights(ParamType):
 REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), or one of {', '.join(REFERENCES)}"
 STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
-metrics_option = click.option(
-    "--metrics",
-    "--metric",
-    metavar="LIST",
-    type=Metrics(),
-    default=",".join(STANDARD_METRICS),
-    show_default=True,
-    help=f"{', '.join(METRICS)}; list tells what they are",
-)
 
-scored_metrics_option = click.option(
-    "--metrics",
-    "--metric",
-    metavar="LIST",
-    type=Metrics(),
-    default=",".join(STANDARD_METRICS),
-    help=f"{', '.join(METRICS)}; list tells what they are  "
-    f"[default: what the reference has; of images, {','.join(STANDARD_METRICS)}]",
-)
+def _metrics_option(default: str) -> Callable[[Any], Any]:
+    """--metrics; default: in words, what the command takes for it."""
+    return click.option(
+        "--metrics", "--metric", metavar="LIST", type=Metrics(), default=",".join(STANDARD_METRICS),
+        help=f"{', '.join(METRICS)}; list tells what they are  [default: {default}]",
+    )  # fmt: skip
 
 
-def num_option(default: str) -> Callable[[Any], Any]:
+metrics_option = _metrics_option(",".join(STANDARD_METRICS))
+scored_metrics_option = _metrics_option(f"what the reference has; of images, {','.join(STANDARD_METRICS)}")
+
+
+def num_option(default: str, what: str = "How many images") -> Callable[[Any], Any]:
     """--num, None if it is not given; default: in words, what the command then takes."""
-    text = f"How many images (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
+    text = f"{what} (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
     return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
 
 

@@ -208,14 +208,7 @@ def send_jobs(params: dict[str, Any], recipe: Any, ref: str, choices: Mapping[st
 @click.option("--dest", metavar="NPZ|PKL", required=True, help="Statistics to write; .pkl is EDM2's format")
 @opt.overwrite_option
 @opt.metrics_option
-@click.option(
-    "--num",
-    "--num_images",
-    "num",
-    metavar="INT",
-    type=click.IntRange(min=2),
-    help="A subset of so many images  [default: all]",
-)
+@opt.num_option("all", "A subset of so many images")
 @opt.stored_options
 @opt.detector_options
 @opt.device_options

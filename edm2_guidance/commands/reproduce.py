@@ -15,7 +15,7 @@ from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.metric_options import LEDGER
+from edm2_guidance.cli.metric_options import LEDGER, num_option
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
@@ -79,14 +79,7 @@ def list_rows(names: tuple[str, ...], form: str) -> None:
 
 @main.command("plan")
 @click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
-@click.option(
-    "--num",
-    "--num_images",
-    "num",
-    metavar="INT",
-    type=click.IntRange(min=2),
-    help="Images per run  [default: as the paper, 50000]",
-)
+@num_option("as the paper, 50000", "Images per run")
 @click.option(
     "--throughput",
     metavar="TFLOP/S",

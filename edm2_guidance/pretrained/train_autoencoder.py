@@ -6,20 +6,18 @@ command gives the same bytes with the same versions and thread count, and anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.pretrained.fitting import fit, standardise
 
 if TYPE_CHECKING:  # --help needs no torch
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-BATCH = 128
 PEAK_LEARNING_RATE = 2e-3
-WEIGHT_DECAY = 1e-2
 
 
 @click.command(cls=Command)
@@ -44,8 +42,12 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
     torch.manual_seed(seed)
     net: Any = MnistAutoencoder().build()
     with progress_bar(epochs * len(images), "training") as advance:
-        _train(net, images, epochs, torch.Generator().manual_seed(seed), advance)
-    _standardise(net, images)
+        fit(
+            [*net.encoder.parameters(), *net.decoder.parameters()],
+            lambda rows: _loss(net, _grey(images[rows])), len(images),
+            epochs=epochs, peak=PEAK_LEARNING_RATE, generator=torch.Generator().manual_seed(seed), advance=advance,
+        )  # fmt: skip
+    standardise(net.standardise, images, net.raw)
     with torch.no_grad():
         error = float(_loss(net, _grey(test_images)))
     with atomic_path(dest) as path:
@@ -77,38 +79,6 @@ def _loss(net: Any, x: Tensor) -> Tensor:
     import torch
 
     return torch.nn.functional.mse_loss(net.decoder(net.encoder(x)), x)
-
-
-def _train(net: Any, images: Tensor, epochs: int, generator: Generator, advance: Callable[[int], None]) -> None:
-    """One-cycle AdamW."""
-    import torch
-
-    batches = len(images) // BATCH
-    optimizer = torch.optim.AdamW([*net.encoder.parameters(), *net.decoder.parameters()], weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=epochs * batches)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images), generator=generator)[: batches * BATCH].split(BATCH):
-            loss = _loss(net, _grey(images[rows]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            advance(BATCH)
-
-
-def _standardise(net: Any, images: Tensor) -> None:
-    """Sets the last normalisation to the exact statistics of the training images."""
-    import torch
-
-    from edm2_guidance.metrics.moments import RunningMoments
-
-    running = RunningMoments(net.standardise.num_features)
-    with torch.no_grad():
-        for batch in images.split(1000):
-            running.append(net.raw(batch))
-    moments = running.moments()
-    statistics = {"running_mean": moments.mean, "running_var": moments.cov.diagonal()}
-    net.standardise.load_state_dict({**net.standardise.state_dict(), **statistics})
 
 
 if __name__ == "__main__":

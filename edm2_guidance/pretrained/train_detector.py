@@ -8,22 +8,20 @@ versions give a detector as good, but another one, whose numbers do not compare 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.pretrained.fitting import fit, standardise
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
 
     from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
-BATCH = 128
 PEAK_LEARNING_RATE = 5e-3
-WEIGHT_DECAY = 1e-2
 
 
 @click.command(cls=Command)
@@ -42,14 +40,20 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
     from safetensors.torch import save
 
     from dnnlib.atomic import atomic_path
+    from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
     with bad_input():
         images, labels = _load(data)
         test_images, test_labels = _load(test)
     torch.manual_seed(seed)
+    net, generator = DigitClassifier().train(), torch.Generator().manual_seed(seed)
     with progress_bar(epochs * len(images), "training") as advance:
-        net = _train(images, labels, epochs, torch.Generator().manual_seed(seed), advance)
-    _standardise(net, images)
+        fit(
+            net.parameters(), lambda rows: _loss(net, images[rows], labels[rows], generator), len(images),
+            epochs=epochs, peak=PEAK_LEARNING_RATE, generator=generator, advance=advance,
+        )  # fmt: skip
+    net.eval()
+    standardise(net.standardise, images, net.hidden_inputs)
     with torch.no_grad():
         guesses = torch.cat([net.logits(batch).argmax(dim=1) for batch in test_images.split(1000)])
     accuracy = float((guesses == test_labels).double().mean())
@@ -73,44 +77,12 @@ def _load(path: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dataset.items(everything)), torch.from_numpy(onehot).argmax(dim=1)
 
 
-def _train(
-    images: Tensor, labels: Tensor, epochs: int, generator: Generator, advance: Callable[[int], None]
-) -> DigitClassifier:
-    """One-cycle AdamW on the cross-entropy. Returns the classifier in eval mode."""
+def _loss(net: DigitClassifier, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+    """Cross-entropy of a batch, shifted by up to one pixel."""
     import torch
 
-    from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
-
-    net = DigitClassifier().train()
-    batches = len(images) // BATCH
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=epochs * batches)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images), generator=generator)[: batches * BATCH].split(BATCH):
-            down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
-            shifted = images[rows].roll((down, right), dims=(2, 3))
-            loss = torch.nn.functional.cross_entropy(net.logits(shifted), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            advance(BATCH)
-    return net.eval()
-
-
-def _standardise(net: DigitClassifier, images: Tensor) -> None:
-    """Sets the last normalisation to the exact statistics of the training images, instead of a running average."""
-    import torch
-
-    from edm2_guidance.metrics.moments import RunningMoments
-
-    running = RunningMoments(net.standardise.num_features)
-    with torch.no_grad():
-        for batch in images.split(1000):
-            running.append(net.hidden_inputs(batch))
-    moments = running.moments()
-    statistics = {"running_mean": moments.mean, "running_var": moments.cov.diagonal()}
-    net.standardise.load_state_dict({**net.standardise.state_dict(), **statistics})
+    down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
+    return torch.nn.functional.cross_entropy(net.logits(images.roll((down, right), dims=(2, 3))), labels)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,9 @@ import csv
 import hashlib
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from edm2_guidance.cli.command import Command
-from edm2_guidance.cli.recipe_args import recipe_from
-from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
-from edm2_guidance.cli.run_options import run_options
 from edm2_guidance.papers.presets import POSTHOC, all_presets
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
@@ -19,19 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def describe(tmp_path):
+def describe(tmp_path, recipe_command):
     """Runs a command line through the shared options; gives (recipe or None, exit code, stderr)."""
     for name in ("a.pkl", "b.pkl", "c.pkl"):
         (tmp_path / name).write_bytes(b"x")
-    seen = []
-
-    @click.command(cls=Command)
-    @network_options()
-    @sampler_options
-    @label_options
-    @run_options
-    def command(**params):
-        seen.append(recipe_from(params))
+    command, seen = recipe_command
 
     def run(line):
         seen.clear()

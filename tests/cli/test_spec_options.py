@@ -1,14 +1,9 @@
 """Options made of specs: what they take, list and refuse, and the recipe that they give."""
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from edm2_guidance.cli.command import Command
-from edm2_guidance.cli.recipe_args import recipe_from
-from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
 from edm2_guidance.cli.report import describe
-from edm2_guidance.cli.run_options import run_options
 from edm2_guidance.cli.search_options import search_text
 from edm2_guidance.recipe import catalog
 
@@ -16,18 +11,11 @@ MAIN, GUIDE = "--net=mnist16-cond", "--gnet=mnist16-uncond"
 
 
 @pytest.fixture
-def recipe_of():
+def recipe_of(recipe_command):
+    command, made = recipe_command
+
     def recipe(*words):
-        made = []
-
-        @click.command(cls=Command)
-        @network_options()
-        @sampler_options
-        @label_options
-        @run_options
-        def command(**params):
-            made.append(recipe_from(params))
-
+        made.clear()
         done = CliRunner().invoke(command, [MAIN, *words])
         return made[0] if made else done
 

@@ -6,11 +6,13 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from click.testing import CliRunner
 
 Array = torch.Tensor | np.ndarray
 Golden = tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]
@@ -91,3 +93,19 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     PIL.Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+@pytest.fixture
+def trained_files(tmp_path: Path, make_digit_zip: Callable[..., Path]) -> Callable[[Any, str], list[Path]]:
+    """What a training script writes for the seeds 0, 0 and 1, from few digits; said: what it prints."""
+
+    def train(main: Any, said: str) -> list[Path]:
+        data, files = make_digit_zip(), [tmp_path / f"{number}.safetensors" for number in range(3)]
+        for seed, file in zip((0, 0, 1), files, strict=True):
+            arguments = [f"--data={data}", f"--test={data}", f"--dest={file}", "--epochs=1", f"--seed={seed}"]
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 0, result.output
+            assert said in result.output
+        return files
+
+    return train

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,22 +113,14 @@ def test_weights_are_small(detector: Detector) -> None:
     assert detector.feature_dim == 64
 
 
-def test_training_script_reproduces_its_bytes(tmp_path: Path, make_digit_zip: Callable[..., Path]) -> None:
+def test_training_script_reproduces_its_bytes(tmp_path: Path, trained_files: Callable[[Any, str], list[Path]]) -> None:
     """Not well trained by 130 digits, but complete: the same seed gives the same file, another seed another one."""
-    from click.testing import CliRunner
 
     from edm2_guidance.pretrained.train_detector import main
 
-    data = make_digit_zip()
-    files = []
-    for seed in (0, 0, 1):
-        files.append(tmp_path / f"{len(files)}.safetensors")
-        arguments = [f"--data={data}", f"--test={data}", f"--dest={files[-1]}", "--epochs=1", f"--seed={seed}"]
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 0, result.output
-        assert "test accuracy" in result.output
+    files = trained_files(main, "test accuracy")
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
-    features = load_detector("fd_mnist", weights=files[0])(all_images(data))
+    features = load_detector("fd_mnist", weights=files[0])(all_images(tmp_path / "digits.zip"))
     assert features.mean(dim=0).abs().max() < 1e-3
     assert ((features.var(dim=0) > 0.5) & (features.var(dim=0) < 1.001)).all()  # not 1: eps counts when untrained
 

@@ -4,6 +4,7 @@ Convention, as in the papers: D = D_guide + w * (D_main - D_guide), so w = 1 is 
 interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ class _Call:
     def __init__(self, x: Tensor, sigma: float, step: StepInfo, batch: Batch, main: Network) -> None:
         self.x, self.sigma, self.step, self.batch = x, sigma, step, batch
         self.labels, self.num_classes = batch.labels, batch.num_classes
-        self.at_work = self._network = main
+        self._asked = self._network = main
         self._main: Tensor | None = None
 
     def main(self) -> Tensor:
@@ -65,7 +66,13 @@ class _Call:
         return self._main
 
     def guide(self, labels: list[int] | None) -> Tensor:
-        return self.at_work(self.x, self.x.new_tensor(self.sigma), labels)
+        return self._asked(self.x, self.x.new_tensor(self.sigma), labels)
+
+    def asking(self, network: Network) -> "_Call":
+        """The same call, whose guide is this network."""
+        other = copy.copy(self)
+        other._asked = network
+        return other
 
     def draw(self, purpose: str, high: int) -> list[int]:
         return self.batch.draws.integers(purpose, high)
@@ -85,8 +92,7 @@ class _Acting:
 
     def push(self) -> Tensor:
         main = self.call.main()
-        self.call.at_work = self.network
-        return main - self.guide.reference.denoise(self.call)
+        return main - self.guide.reference.denoise(self.call.asking(self.network))
 
 
 class Counted:
