@@ -3,6 +3,8 @@
 import os
 import signal
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands set it, before torch reads it: see cli.settings
+
 import pytest
 import torch
 from hypothesis import settings
