@@ -123,7 +123,7 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
 def test_a_zip_by_two_terminals(run, network, tmp_path):
     """The scripts themselves; tests/faults has every layout, faster, by processes that are forked."""
     started = [start("generate_zip.py", *zip_args(network, tmp_path / "two.zip"), f"--worker={i}/2") for i in range(2)]
-    outputs = [worker.communicate(timeout=120) for worker in started]
+    outputs = [worker.communicate(timeout=300) for worker in started]
     assert [worker.returncode for worker in started] == [0, 0], outputs
     run(generate_zip.main, *zip_args(network, "one.zip"))
     assert Path("two.zip").read_bytes() == Path("one.zip").read_bytes()
@@ -328,7 +328,7 @@ def test_a_folder_by_workers_that_steal(run, network, made):
 @pytest.mark.slow  # the one before, by processes of their own
 def test_a_folder_by_processes_that_steal(run, network, tmp_path):
     started = [start("generate_images.py", *folder_args(network, tmp_path / "many", "--steal")) for _ in range(2)]
-    outputs = [worker.communicate(timeout=120) for worker in started]
+    outputs = [worker.communicate(timeout=300) for worker in started]
     assert [worker.returncode for worker in started] == [0, 0], outputs
     made = [re.match(r"(\d+) images in", stdout) for stdout, _ in outputs]  # None of one that came after all was done
     assert sum(int(match[1]) for match in made if match) == 11
@@ -522,7 +522,7 @@ def test_who_lost_the_result_writes_none(run, network, monkeypatch):
 def test_a_score_under_torchrun(network, score, tmp_path):
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
     command = [*torchrun, str(ROOT / "calculate_metrics.py"), *gen_args(network)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (record,) = ledger.read("results/ledger.jsonl")
     if torch.backends.mkldnn.enabled:

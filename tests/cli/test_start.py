@@ -16,7 +16,7 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
 def python(*args, **more):
-    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, timeout=60, **more)
+    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, timeout=300, **more)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -29,7 +29,9 @@ def test_one_thread_at_a_time(tmp_path):
             assert locked
             inside += 1
             most = max(most, inside)
-            time.sleep(0.02)
+            while not waited:  # the first stays until there is somebody outside
+                time.sleep(0.001)
+            time.sleep(0.005)
             inside -= 1
 
     threads = [threading.Thread(target=work) for _ in range(6)]

@@ -1,9 +1,15 @@
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from edm2_guidance.images.pool import OrderedPool, usable_cores
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.001)
 
 
 def test_results_come_in_the_order_of_submission() -> None:
@@ -38,15 +44,14 @@ def test_leaving_drops_what_has_not_started() -> None:
 
     def wait(number: int) -> None:
         started.append(number)
-        gate.wait(10)
+        gate.wait()
 
     before = threading.active_count()
     with OrderedPool[None](1) as pool:
         for number in range(5):
             pool.submit(wait, number)
-        while not started:
-            time.sleep(0.001)
-        threading.Timer(0.1, gate.set).start()
+        wait_until(lambda: started)
+        threading.Thread(target=lambda last: (wait_until(last.cancelled), gate.set()), args=[pool._futures[-1]]).start()
     assert started == [0]
     assert len(pool) == 0
     assert threading.active_count() == before
@@ -96,7 +101,8 @@ def test_with_a_slow_reader_the_bound_is_exact() -> None:
         gauge = Gauge(pool)
         for _ in range(12):
             pool.submit(gauge.call, 40)
-        time.sleep(0.1)
+        wait_until(lambda: gauge.most == 80)
+        time.sleep(0.05)
         assert gauge.most == 80
         assert [gauge.pop() for _ in range(12)] == [40] * 12
 

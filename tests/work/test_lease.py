@@ -112,18 +112,11 @@ def test_slurm_starts_a_job_again_when_it_has_ended_it(tmp_path, monkeypatch, ot
         assert claim.sign().holder == f"{claims.owner()} 77:1"
 
 
-def test_waiting_ends_with_a_sign_of_life(tmp_path, other):
+def test_waiting_ends_with_a_sign_of_life(tmp_path, other, monkeypatch):
     path = other("worker-0-of-2", age=30)
-
-    def beat():
-        time.sleep(0.2)
-        os.utime(path)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(path))
     with pytest.warns(RuntimeWarning, match=r"waiting for a sign of life of elsewhere\.17"):
-        assert not Lease(tmp_path, "worker-0-of-2").acquire(wait=True, poll_seconds=0.05)
-    thread.join()
+        assert not Lease(tmp_path, "worker-0-of-2").acquire(wait=True)
 
 
 def test_waiting_ends_with_the_claim_of_the_dead(tmp_path, other, monkeypatch):
@@ -150,7 +143,7 @@ def test_claims_of_a_living_process_are_touched(tmp_path, monkeypatch):
     released.release()
     (path,) = tmp_path.iterdir()
     os.utime(path, (0, 0))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while path.stat().st_mtime == 0 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert abs(path.stat().st_mtime - time.time()) < 60
@@ -226,7 +219,7 @@ def test_a_link_that_was_made_though_its_answer_was_lost(tmp_path, monkeypatch):
 
 def test_a_zombie_is_dead(tmp_path, other):
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not claims._is_zombie(child.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     host, _, token = claims.owner().split(".")
@@ -246,7 +239,7 @@ def test_a_moment_each(tmp_path):
     )
     (tmp_path / "n").write_text("0")
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(ROOT)]) for _ in range(3)]
-    assert [each.wait(60) for each in started] == [0, 0, 0]
+    assert [each.wait(300) for each in started] == [0, 0, 0]
     assert (tmp_path / "n").read_text() == "120"
     assert [path.name for path in tmp_path.iterdir()] == ["n"]
     with pytest.raises(FileNotFoundError), claims.exclusive(tmp_path / "gone", "n"):
