@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edm2_guidance.images.archive import Label, count_classes, open_archive
+from edm2_guidance.images.archive import open_archive
+from edm2_guidance.images.labels import Label, count_classes
 from edm2_guidance.images.set_writer import check_set_destination, image_set, latents_name, pixels_name
 from edm2_guidance.images.sinks import png_bytes
 from edm2_guidance.images.sources import StoredImages

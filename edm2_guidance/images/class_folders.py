@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edm2_guidance.images.archive import Label
+from edm2_guidance.images.labels import Label
 from edm2_guidance.images.members import shortened
 from edm2_guidance.recipe.class_names import MAX_NAME
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edm2_guidance.images.archive import Archive, Label, count_classes, open_archive
+from edm2_guidance.images.archive import Archive, open_archive
 from edm2_guidance.images.class_folders import class_folders
 from edm2_guidance.images.colour_profiles import has_other_colours
 from edm2_guidance.images.decode import ImageRefused, decoded_bytes, has_more_frames, is_deep, opened_image, to_array
+from edm2_guidance.images.labels import Label, count_classes
 from edm2_guidance.images.members import shortened
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.set_writer import check_set_destination, image_set, pixels_name

@@ -6,13 +6,16 @@ Whatever is left out is counted, so that somebody can be told. Torch-free.
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 #: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy"}
-)
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy",
+)  # fmt: skip
+
+#: Longest name of a member, in characters: what file systems take for a path is hardly longer.
+MAX_NAME = 1024
 
 #: Name of the optional member that holds the labels.
 LABELS_NAME = "dataset.json"
@@ -70,11 +73,12 @@ def sort_out(files: Iterable[tuple[str, str]], folders: Iterable[str]) -> Member
         else:
             found[name] = stored
     known = {name + "/" for name in map(clean_name, folders) if not is_junk(name)}
-    root = _common_folder(found, known)
-    images = tuple(sorted(name for name in found if has_image_suffix(name)))
+    images = tuple(sorted(filter(has_image_suffix, found)))
+    others = [name for name in found if not has_image_suffix(name)]
+    root = _common_folder(images, others, known)
     below = (name[len(root) :] for name in (*found, *known) if name.startswith(root))
     top = {name.partition("/")[0] for name in below if "/" in name}
-    notes = tuple(_notes(found, root, hidden))
+    notes = tuple(_notes(others, root, hidden))
     found |= {name: found[root + name] for name in _BY_NAME if root + name in found}
     return Members(found, images, root, tuple(sorted(top)), notes)
 
@@ -87,7 +91,7 @@ def clean_name(name: str) -> str:
 
 
 def has_image_suffix(name: str) -> bool:
-    return _suffix(name) in IMAGE_SUFFIXES
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_junk(name: str) -> bool:
@@ -129,17 +133,17 @@ def _suffix(name: str) -> str:
     return dot + ending.lower() if stem else ""
 
 
-def _common_folder(files: Collection[str], folders: Collection[str]) -> str:
+def _common_folder(images: Sequence[str], others: Sequence[str], folders: Collection[str]) -> str:
     """The longest "a/b/" that all images, files read by name and folders lie in; "" if there is none.
 
     Other files may lie beside it: somebody's notes, say. Another folder, even an empty one, makes it one of several.
     """
-    kept = [name for name in files if has_image_suffix(name) or _base(name) in _BY_NAME]
+    kept = [*images, *(name for name in others if _base(name) in _BY_NAME)]
     root = ""
     while kept:
         first, slash, _ = kept[0][len(root) :].partition("/")
         longer = f"{root}{first}/"
-        below = (name for name in files if "/" in name[len(root) :])
+        below = (name for name in others if "/" in name[len(root) :])
         alone = all(name.startswith(longer) or longer.startswith(name) for name in folders)
         if not (slash and alone and all(name.startswith(longer) for name in itertools.chain(kept, below))):
             break
@@ -147,14 +151,14 @@ def _common_folder(files: Collection[str], folders: Collection[str]) -> str:
     return root
 
 
-def _notes(found: Iterable[str], root: str, hidden: Counter[str]) -> Iterator[str]:
-    """What of the members is not read, and how many images are hidden, by which folders."""
-    strays = [name for name in found if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
+def _notes(others: Sequence[str], root: str, hidden: Counter[str]) -> Iterator[str]:
+    """What of the members, of which `others` are no images, is not read, and which folders hide how many images."""
+    strays = [name for name in others if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
     by_name = {root + name for name in _BY_NAME}.union(strays)
-    others = Counter(_suffix(n) or "without ending" for n in found if not has_image_suffix(n) and n not in by_name)
-    if others:
-        kinds = shortened(f"{count} {ending}" for ending, count in sorted(others.items()))
-        subject = "1 file is" if others.total() == 1 else f"{others.total()} files are"
+    endings = Counter(_suffix(name) or "without ending" for name in others if name not in by_name)
+    if endings:
+        kinds = shortened(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        subject = "1 file is" if endings.total() == 1 else f"{endings.total()} files are"
         yield f"{subject} not read, as no images of a known kind: {kinds}"
     if by_themselves := hidden.pop("", 0):
         yield f"{by_themselves} images are not read, as their names begin with a dot"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dnnlib.atomic import atomic_path
-from edm2_guidance.images.archive import Label
+from edm2_guidance.images.labels import Label
 from edm2_guidance.images.members import LABELS_NAME
 from edm2_guidance.images.zips import ZipWriter, json_bytes
 

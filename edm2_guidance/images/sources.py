@@ -22,15 +22,7 @@ from PIL import Image
 from dnnlib.places import near
 from dnnlib.urls import refuse_url
 from edm2_guidance.images import npy
-from edm2_guidance.images.archive import (
-    Archive,
-    check_zip,
-    damage_means,
-    open_archive,
-    open_zip,
-    read_zip_member,
-    select_subset,
-)
+from edm2_guidance.images.archive import Archive, open_archive, select_subset
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.decode import (
     MAX_PIXELS,
@@ -42,6 +34,7 @@ from edm2_guidance.images.decode import (
     to_array,
 )
 from edm2_guidance.images.pool import OrderedPool
+from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
 
 Pixels = NDArray[np.uint8]
 
@@ -289,7 +282,7 @@ def seeds_of(names: Sequence[str]) -> list[int] | None:
 
     None if any name is of another form, or if a seed comes twice.
     """
-    found = [_OF_SEED.fullmatch(name.rpartition("/")[2]) for name in names]
+    found = (_OF_SEED.fullmatch(name.rpartition("/")[2]) for name in names)
     seeds = [int(match[1]) for match in found if match is not None and match[1] == f"{int(match[1]):06d}"]
     return seeds if len(seeds) == len(names) == len(set(seeds)) else None
 

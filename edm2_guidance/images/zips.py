@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import read_regular
-from edm2_guidance.images.archive import check_member_name, open_zip, read_zip_member
+from edm2_guidance.images.unzip import check_member_name, open_zip, read_zip_member
 
 #: Name of the member that says how the images of a ZIP were made.
 RECIPE_NAME = "recipe.json"

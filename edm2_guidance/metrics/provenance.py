@@ -1,12 +1,14 @@
 """What a result says about the images it was computed from."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm2_guidance.images.archive import is_image_name, open_archive, open_zip
+from edm2_guidance.images.archive import open_archive
+from edm2_guidance.images.members import has_image_suffix
 from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.unzip import open_zip
 from edm2_guidance.images.zips import RECIPE_NAME, parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
@@ -119,17 +121,18 @@ def content_sha256(source: str | Path | StoredImages) -> str:
 
     A folder and a ZIP of it have the same one. source: the set, or where it is. ValueError for anything else.
     """
-    archive = source.archive if isinstance(source, StoredImages) else None
+    if isinstance(source, StoredImages) and source.archive is not None:
+        return _hash(source.archive.checksums())
     path = source.path if isinstance(source, StoredImages) else Path(source)
-    if archive is not None:
-        members = archive.checksums()
-    elif path.suffix.lower() == ".npz":
+    if path.suffix.lower() == ".npz":
         with open_zip(path) as file:
-            members = sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if is_image_name(m.filename))
-    else:
-        with open_archive(path) as archive:
-            members = archive.checksums()
-    digest = hashlib.sha256()
-    for name, checksum, size in members:
-        digest.update(f"{checksum:08x} {size} {name}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+            return _hash(
+                sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if has_image_suffix(m.filename))
+            )
+    with open_archive(path) as archive:
+        return _hash(archive.checksums())
+
+
+def _hash(members: Iterable[tuple[str, int, int]]) -> str:
+    text = "".join(f"{checksum:08x} {size} {name}\n" for name, checksum, size in members)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

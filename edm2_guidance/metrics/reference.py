@@ -38,7 +38,7 @@ from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.regular import open_regular, sha256_of
 from dnnlib.urls import without_secrets
 from edm2_guidance.images import npy
-from edm2_guidance.images.archive import check_zip, damage_means, open_zip, read_zip_member
+from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
 from edm2_guidance.images.zips import ZipWriter, parse_object
 from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.features import metric_of_dim, moments_of_array, moments_of_rows

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edm2_guidance.images import npy
-from edm2_guidance.images.archive import damage_means, open_zip, read_zip_member
 from edm2_guidance.images.batch import ImageBatch, ImageSource
+from edm2_guidance.images.unzip import damage_means, open_zip, read_zip_member
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
 from edm2_guidance.metrics.detectors import Detector

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from dnnlib.atomic import replace_synced
 from dnnlib.errors import naming
 from dnnlib.urls import without_secrets
-from edm2_guidance.images.archive import open_zip
 from edm2_guidance.images.sinks import seeds_of_batch
+from edm2_guidance.images.unzip import open_zip
 from edm2_guidance.images.zips import ZipWriter, json_bytes, read_json, read_object
 from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded

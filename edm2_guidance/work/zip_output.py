@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from edm2_guidance.images.archive import open_zip, read_zip_member
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
+from edm2_guidance.images.unzip import open_zip, read_zip_member
 from edm2_guidance.images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, ShardsMissing

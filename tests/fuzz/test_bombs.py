@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edm2_guidance.images import archive
+from edm2_guidance.images import unzip
 from edm2_guidance.metrics import reference
 from tests.fuzz.formats import Format, all_formats
 from tests.fuzz.mutations import Member, build_zip, zip_members
@@ -57,9 +57,9 @@ def test_members_that_unpack_to_far_more(
 ) -> None:
     """Each member of each original in turn, and a labels file or recipe where there is none."""
     kind = formats[name]
-    for check in (archive.check_zip, archive.check_zip_member):
+    for check in (unzip.check_zip, unzip.check_zip_member):
         monkeypatch.setattr(check, "__defaults__", (LIMIT,))
-    monkeypatch.setattr(archive, "_MAX_JSON_BYTES", LIMIT)
+    monkeypatch.setattr(unzip, "_MAX_JSON_BYTES", LIMIT)
     monkeypatch.setattr(reference, "MAX_FEATURES", 64)
     monkeypatch.setattr(reference, "_MAX_TEXT_BYTES", LIMIT)
     members = zip_members(kind.originals[0])

@@ -4,6 +4,7 @@ import json
 import ntpath
 import posixpath
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from edm2_guidance.cli.intervals import Sigmas, Steps
 from edm2_guidance.cli.lists import MAX_IMAGES, MAX_SEED, IntList
-from edm2_guidance.images.archive import Archive, check_member_name, is_image_name, open_archive
-from edm2_guidance.images.members import clean_name, is_junk
+from edm2_guidance.images.archive import open_archive
+from edm2_guidance.images.labels import Label, parse_label_file, parse_labels
+from edm2_guidance.images.members import clean_name, has_image_suffix, is_junk
+from edm2_guidance.images.unzip import check_member_name
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe
 from edm2_guidance.metrics import ledger
 from edm2_guidance.recipe.parts import constant
@@ -177,7 +180,7 @@ def test_what_is_written_is_read_under_the_same_names(
         assert "two members named" in str(said(lambda: open_archive(path)))
         return
     with open_archive(path) as archive:
-        assert archive.names == tuple(sorted(name for name, stored in seen.items() if is_image_name(stored)))
+        assert archive.names == tuple(sorted(filter(has_image_suffix, seen)))
         assert all(archive.read(name) == seen[name].encode() for name in archive.names)
 
 
@@ -191,23 +194,8 @@ JSON = st.recursive(
 )
 
 
-class Named(Archive):
-    """An image set of which only the names and the labels count."""
-
-    def __init__(self, names: list[str], labels: bytes) -> None:
-        self.path, self.names, self._labels = Path("set.zip"), tuple(names), labels
-
-    def __contains__(self, name: object) -> bool:
-        return name == "dataset.json"
-
-    def read(self, name: str) -> bytes:
-        return self._labels
-
-    def _size(self, name: str) -> int:
-        raise NotImplementedError
-
-    def _crc(self, name: str) -> int:
-        raise NotImplementedError
+def read_labels(names: list[str], data: bytes) -> dict[str, Label] | None:
+    return parse_labels(parse_label_file(data, "dataset.json"), "dataset.json", "", names)
 
 
 @given(
@@ -216,13 +204,13 @@ class Named(Archive):
     )
 )
 def test_labels_are_read_as_they_are_written(labels: dict[str, int]) -> None:
-    assert Named(list(labels), dataset_json(labels.items())).labels() == labels
+    assert read_labels(list(labels), dataset_json(labels.items())) == labels
     for name in labels:  # the same with one image too few, and one too many
         rest = [other for other in labels if other != name]
         with pytest.raises(ValueError, match="not in the image set"):
-            Named(rest, dataset_json(labels.items())).labels()
+            read_labels(rest, dataset_json(labels.items()))
         with pytest.raises(ValueError, match="has no label for"):
-            Named(list(labels), dataset_json((other, labels[other]) for other in rest)).labels()
+            read_labels(list(labels), dataset_json((other, labels[other]) for other in rest))
 
 
 @given(
@@ -231,10 +219,10 @@ def test_labels_are_read_as_they_are_written(labels: dict[str, int]) -> None:
     )
 )
 def test_any_json_is_labels_or_refused(content: Any) -> None:
-    archive = Named(["0.png", "1.png"], json.dumps(content).encode())
-    refusal = said(archive.labels)
-    assert refusal is None or "dataset.json of set.zip" in refusal
-    labels = archive.labels() if refusal is None else None
+    read = partial(read_labels, ["0.png", "1.png"], json.dumps(content).encode())
+    refusal = said(read)
+    assert refusal is None or "dataset.json" in refusal
+    labels = read() if refusal is None else None
     assert labels is None or set(labels) == {"0.png", "1.png"}
 
 

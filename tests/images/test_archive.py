@@ -15,15 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edm2_guidance.images import archive
-from edm2_guidance.images.archive import (
-    count_classes,
-    damage_means,
-    open_archive,
-    open_zip,
-    read_zip_member,
-    select_subset,
-)
+from edm2_guidance.images import unzip
+from edm2_guidance.images.archive import Archive, open_archive, select_subset
+from edm2_guidance.images.labels import count_classes
+from edm2_guidance.images.unzip import damage_means, open_zip, read_zip_member
 
 MEMBERS = {
     "b/2.PNG": b"two",
@@ -125,8 +120,8 @@ def test_absurd_sizes_encryption_and_methods_are_refused(make_zip: Any) -> None:
         open_archive(path)
 
     path = make_zip({"0.png": b"x" * 10})
-    patch_directory(path, 20, "<I", archive.MAX_MEMBER_BYTES + 1)
-    patch_directory(path, 24, "<I", archive.MAX_MEMBER_BYTES + 1)
+    patch_directory(path, 20, "<I", unzip.MAX_MEMBER_BYTES + 1)
+    patch_directory(path, 24, "<I", unzip.MAX_MEMBER_BYTES + 1)
     with pytest.raises(ValueError, match="hostile"):
         open_archive(path)
 
@@ -240,7 +235,7 @@ def test_malformed_dataset_json(make_zip: Any) -> None:
             open_archive(make_zip({"0.png": b"x", "dataset.json": text})).labels()
 
 
-def read_all(images: archive.Archive) -> list[bytes]:
+def read_all(images: Archive) -> list[bytes]:
     return [images.read(name) for name in images.names]
 
 
@@ -254,7 +249,7 @@ def test_workers_read_through_handles_of_their_own(make_zip: Any, method: str) -
     assert read_all(images) == expected
 
 
-def fork_and_read(images: archive.Archive, expected: list[bytes]) -> int:
+def fork_and_read(images: Archive, expected: list[bytes]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
@@ -319,8 +314,8 @@ def test_subsets_are_sorted_distinct_and_of_the_asked_size(n: int, size: int, se
 def test_sizes_beyond_the_file_are_refused_before_they_are_allocated(make_zip: Any) -> None:
     path = make_zip({"0.png": b"x" * 10})
     for offset in (20, 24):
-        patch_directory(path, offset, "<I", archive.MAX_MEMBER_BYTES)
-    with pytest.raises(ValueError, match=rf"0\.png.*claims {archive.MAX_MEMBER_BYTES} bytes, which are not there"):
+        patch_directory(path, offset, "<I", unzip.MAX_MEMBER_BYTES)
+    with pytest.raises(ValueError, match=rf"0\.png.*claims {unzip.MAX_MEMBER_BYTES} bytes, which are not there"):
         open_archive(path)
     with open_zip(path) as file, pytest.raises(ValueError, match="which are not there"):
         read_zip_member(path, file, "0.png")
@@ -380,7 +375,7 @@ def test_a_zip_of_macos_with_more_members_than_it_can_count(make_zip: Any, monke
     """It writes no ZIP64 record: 70,000 members are announced as 4,464. Here, 70 are as 6."""
     path = make_zip({f"{i:02d}.png": b"%d" % i for i in range(70)})
     announce(path, 70 % 64)
-    monkeypatch.setattr(archive, "_COUNTED_MODULO", 64)
+    monkeypatch.setattr(unzip, "_COUNTED_MODULO", 64)
     images = open_archive(path)
     assert len(images.names) == 70
     assert images.read("69.png") == b"69"
@@ -427,6 +422,7 @@ def test_names_with_backslashes_and_labels_that_repeat_them(make_zip: Any, tmp_p
     for name, data in (("cat\\0.png", b"x"), ("dog\\1.png", b"y")):
         (tmp_path / "set" / name).write_bytes(data)
     (tmp_path / "set" / "dataset.json").write_text('{"labels": [["cat/0.png", 0], ["dog\\\\1.png", 1]]}')
+    assert [*open_archive(path).checksums()] == [*open_archive(tmp_path / "set").checksums()]
     for images in (open_archive(path), open_archive(tmp_path / "set")):
         assert images.names == ("cat/0.png", "dog/1.png")
         assert images.read("cat/0.png") == b"x"
