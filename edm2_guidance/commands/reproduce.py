@@ -294,6 +294,7 @@ def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite
                 if kind == "interval"
                 else [curves.ema_panel(records, names[0], num)]
             )
+    say_notes(note for panel in panels for note in panel.notes)
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
     plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0], out)
     click.echo(out)
