@@ -237,6 +237,9 @@ def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
         (["--outdir=x", "--weights=1,2"], "--grid"),
         (["--grid=x.png", "--weights=1,2", "--classes=3"], "one guide"),
         (["--grid=x.png", "--weights=1,2"], "one guide"),
+        (["--grid=x.png", "--gnet=@weak.pkl", "--weights=1,2", "--weight=linear:w=3"], "w is what --weights says"),
+        (["--grid=x.png", "--gnet=@weak.pkl", "--weights=1,2", "--guidance=3"], "w is what --weights says"),
+        (["--figs=fig5", "--gnet=@uncond.pkl", "--weight=linear:w=3"], "leave out --weight"),
         (["--grid=x.png", "--classes=11"], "classes 0 to 9"),
         (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
         (
