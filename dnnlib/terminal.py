@@ -21,6 +21,12 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str, form: str = "") -> str:
+    """So many of something, "1 image", "2 classes"; form: of the number, such as ","."""
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
+    return f"{number:{form}} {noun if number == 1 else plural}"
+
+
 class _Guarded:
     """A text stream that writes out control characters, except line feeds and tabs."""
 

@@ -171,6 +171,15 @@ def test_a_run_that_fails_claims_nothing(run, tmp_path):
     assert run(f"--outdir={out}", "--steps=2").exit_code == 0
 
 
+def test_weights_beyond_all_use_are_said(run, tmp_path):
+    args = ("--steps=2", "--seeds=0-3", "--batch=1", "--gnet=@weak.pkl")
+    with pytest.warns(RuntimeWarning, match="sampling gave values beyond 1000, .* the weight may be far too large"):
+        far = run(f"--outdir={tmp_path}/far", *args, "--guidance=1e30")
+    assert far.exit_code == 0
+    assert "note: w = 1e+30 is beyond all use" in far.stderr
+    assert "beyond" not in run(f"--outdir={tmp_path}/near", *args, "--guidance=20").stderr
+
+
 def test_images_equal_those_of_a_zip(run, tmp_path, tiny_networks):
     import zipfile
 
@@ -228,6 +237,9 @@ def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
         (["--outdir=x", "--weights=1,2"], "--grid"),
         (["--grid=x.png", "--weights=1,2", "--classes=3"], "one guide"),
         (["--grid=x.png", "--weights=1,2"], "one guide"),
+        (["--grid=x.png", "--gnet=@weak.pkl", "--weights=1,2", "--weight=linear:w=3"], "w is what --weights says"),
+        (["--grid=x.png", "--gnet=@weak.pkl", "--weights=1,2", "--guidance=3"], "w is what --weights says"),
+        (["--figs=fig5", "--gnet=@uncond.pkl", "--weight=linear:w=3"], "leave out --weight"),
         (["--grid=x.png", "--classes=11"], "classes 0 to 9"),
         (["--outdir=x", "--gnet=@larger.pkl", "--guidance=2"], "resolution 16"),
         (

@@ -121,6 +121,8 @@ def test_search_and_plot(invoke, monkeypatch):
         (["--preset=mnist16-cfg", "--over=ema"], "no EMA length in the name"),
         ([f"--net={PRETRAINED}/mnist16-cond.pkl", "--over=ema"], "without a --preset"),
         (["--preset=mnist16-cfg", "--over=weight", "--weights=2,1,3"], "rise or fall"),
+        (["--preset=mnist16-cfg", "--over=weight", "--weight=linear:w=3"], "w is what --over=weight says"),
+        (["--preset=mnist16-cfg", "--over=weight,interval", "--guidance=2"], "w is what --over=weight,interval says"),
         (["--preset=mnist16-uncond", "--over=weight"], "has no guide"),
         (["--preset=mnist16-cfg", "--over=weight", "--ref=img-512"], "did you mean img512"),
     ],

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -146,6 +147,8 @@ def _end(error: BaseException, signalled: int | None) -> int:
     if signalled == signal.SIGINT or isinstance(error, click.Abort | KeyboardInterrupt):
         return _fail(f"interrupted{_kept(error)}", 128 + signal.SIGINT)
     if isinstance(error, click.ClickException):
+        if error.__cause__ is not None and settings.tracebacks():
+            traceback.print_exception(error.__cause__)
         return _fail(typed.in_words(error), error.exit_code)
     if not isinstance(error, _FAILURES) or settings.tracebacks():
         raise error

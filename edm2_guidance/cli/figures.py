@@ -43,7 +43,7 @@ figure_options = stack(
 # What a figure lays down itself.
 _FIXED = {
     *("outdir", "subdirs", "seeds", "num_images", "grid", "weights", "alphas", "classes"),
-    *("class_idx", "labels", "guidance", "guidance_interval", "guidance_sigma"),
+    *("class_idx", "labels", "guidance", "weight", "guidance_interval", "guidance_sigma"),
 }
 PAPER_LEVELS = Schedule.parse("edm").levels(NUM_STEPS)  # that the steps of its intervals count
 

@@ -14,7 +14,7 @@ from edm2_guidance.cli.class_names import Class, index_of, known_names
 from edm2_guidance.cli.command import bad_input, stack
 from edm2_guidance.cli.lists import FloatList, IntList
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.recipe_args import GuideDefaults, recipe_from, with_weight
+from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight, recipe_from, with_weight
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import ClassName, class_text
@@ -98,6 +98,8 @@ def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
 
     Classes beside weights multiply the rows, all methods of one class together; blends have weights for rows.
     """
+    if params["weights"] is not None:
+        check_no_weight(params, "--weights")
     if params["alphas"] is not None:
         return _blend_rows(params)
     rows = _method_rows(params)
@@ -179,8 +181,6 @@ def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
     if params["classes"] is not None:
         raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
     weights = params["weights"] or list(dict.fromkeys(params["guidance"]))
-    if params["weights"] is not None and params["guidance"]:
-        raise click.UsageError("--weights are the rows of blends: leave out --guidance")
     outside = [alpha for alpha in params["alphas"] if not 0 <= alpha <= 1]
     if len(params["gnet"]) != 2 or outside or not weights or (len(weights) > 1 and params["weights"] is None):
         raise click.UsageError(

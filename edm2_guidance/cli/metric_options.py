@@ -90,7 +90,7 @@ def _metrics_option(default: str) -> Callable[[Any], Any]:
     """--metrics; default: in words, what the command takes for it."""
     return click.option(
         "--metrics", "--metric", metavar="LIST", type=Metrics(), default=",".join(STANDARD_METRICS),
-        help=f"{', '.join(METRICS)}; list tells what they are  [default: {default}]",
+        help=f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
     )  # fmt: skip
 
 

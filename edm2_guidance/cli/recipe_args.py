@@ -129,10 +129,11 @@ def _guides(
     """The guides of an unguided recipe."""
     nets: list[Any] = list(params["gnet"])
     weights = list(params["guidance"])
+    stated = [schedule.w for schedule in params["weight"] if schedule.w != 1]
     intervals = _intervals(params)
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
-        weights = weights or [preset.guidance] * len(nets)
+        weights = weights if weights or stated else [preset.guidance] * len(nets)
         preset_levels = replace(recipe, num_steps=preset.num_steps, schedule=Schedule.parse("edm")).levels()
         intervals = intervals or [on_schedule(preset.interval, preset_levels, recipe.levels())]
     if not nets and params["reference"]:
@@ -140,10 +141,10 @@ def _guides(
     if not nets:
         _check_nothing_to_guide(params, weights, intervals)
         return ()
-    defaults = _of_the_interval_paper(defaults, weights, intervals)
+    defaults = _of_the_interval_paper(defaults, weights or stated, intervals)
     schedules = list(params["weight"]) or [constant(1.0)]
     if not weights and any(schedule.w == 1 for schedule in schedules):
-        if defaults.weight is None or any(schedule.w != 1 for schedule in schedules):
+        if defaults.weight is None or stated:
             said = "gnet" if params["gnet"] else "reference"
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
         weights = [defaults.weight] * len(nets)
@@ -177,6 +178,14 @@ def _weight(schedule: Weight, w: float | None) -> Weight:
     if schedule.w not in (1, w):
         raise ValueError(f"--weight={schedule} and --guidance={w:g} say two weights: leave one of them out")
     return schedule.with_fields({"w": w})
+
+
+def check_no_weight(params: dict[str, Any], option: str) -> None:
+    """A usage error for a weight of the guides' own where `option` gives it; the preset's gives way to either."""
+    stated = [f"--weight={schedule}" for schedule in params["weight"] if schedule.w != 1]
+    if stated or params["guidance"]:
+        shown = stated[0] if stated else typed.quoted("guidance")
+        raise click.UsageError(f"{shown}: w is what {option} says; leave one of them out")
 
 
 def _check_nothing_to_guide(params: dict[str, Any], weights: list[Any], intervals: list[Any]) -> None:

@@ -10,6 +10,8 @@ from dnnlib.terminal import printable
 from edm2_guidance.recipe.parts import Weight
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
+SENSIBLE = 100.0  # weights above it leave nothing of an image
+
 
 def describe(recipe: Recipe) -> str:
     """One line: network, guides with weight and interval, sampler, label rule."""
@@ -41,6 +43,8 @@ def announce(generation: Any) -> None:
     for guide in generation.recipe.guides:
         if guide.weight.w < 1:
             click.echo(f"note: w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
+        if guide.weight.w > SENSIBLE:
+            click.echo(f"note: w = {guide.weight.w:g} is beyond all use; the papers' best are from 1 to 4", err=True)
     costs = counts(generation.evaluations_per_image())
     click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
                err=True)  # fmt: skip

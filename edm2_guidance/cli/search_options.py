@@ -11,7 +11,7 @@ from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.command import stack
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
-from edm2_guidance.cli.recipe_args import GuideDefaults
+from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.recipe import Recipe
@@ -49,8 +49,10 @@ search_options = stack(
 
 
 def varied(params: Mapping[str, Any]) -> GuideDefaults:
-    """What a guide need not be given, since --over searches it."""
+    """What a guide need not be given, since --over searches it. A usage error for a weight that it would forget."""
     names = [name.strip() for name in params["over"].split(",")]
+    if names[0] == "weight":
+        check_no_weight(params, f"--over={params['over']}")
     return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
 
 

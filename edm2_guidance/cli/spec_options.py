@@ -39,8 +39,8 @@ def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = F
     """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40."""
     shown = default is not None
     return click.option(
-        f"--{axis}", metavar="KIND", type=Kind(axis), default=default, show_default=shown, multiple=multiple,
-        help=f"{help}; list = which there are",
+        f"--{axis}", metavar="KIND[:FIELD=VALUE]...", type=Kind(axis), default=default, show_default=shown,
+        multiple=multiple, help=f"{help}; list = which there are",
     )  # fmt: skip
 
 

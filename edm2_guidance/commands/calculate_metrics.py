@@ -20,7 +20,7 @@ from edm2_guidance.cli.run_options import batch_option, run_options, run_options
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import elsewhere, send, submit_options
 from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
-from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, value_text
+from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, too_few, value_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
@@ -223,15 +223,15 @@ def ref(
 
     with bad_input():
         reference.check_new(dest, overwrite=overwrite)
-        stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch)
+        stored = evaluation.open_stored(data, metrics, num=num, seed=seed, batch=batch, scored=False)
         reference.check_kept(dest, kept_features(metrics), stored.source.num_images)
         detectors = open_detectors(choices, params)
-    say_notes(stored.source.notes)
+    say_notes([*stored.source.notes, *too_few(metrics, stored.source.num_images)])
     with progress_bar(stored.source.num_images, "images") as progress:
         moments = evaluation.measure(stored.source, detectors, stored.names, progress).moments
     described = {**stored.description, "path": Path(data).name}
     reference.save_statistics(dest, moments, detectors={d.name: d.identity for d in detectors}, images=described)
-    click.echo(f"{dest}: {', '.join(moments)} of {stored.source.num_images} images")
+    click.echo(f"{dest}: {', '.join(metrics)} of {stored.source.num_images} images")
 
 
 @main.command()

@@ -19,6 +19,7 @@ from edm2_guidance.cli.metric_options import LEDGER, num_option
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.search_options import (
     SearchTeller,
@@ -293,6 +294,7 @@ def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite
                 if kind == "interval"
                 else [curves.ema_panel(records, names[0], num)]
             )
+    say_notes(note for panel in panels for note in panel.notes)
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
     plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0], out)
     click.echo(out)
@@ -337,7 +339,10 @@ def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None)
     with bad_input():
         if out is not None:
             check_destination(out)
-        text = report.report(rows, read(ledger), form)
+        records = read(ledger)
+        text = report.report(rows, records, form)
+    if form == "csv":
+        say_notes(report.left_out_lines(report.left_out(rows, records)))
     if out is None:
         return click.echo(text)
     with atomic_path(out) as path:

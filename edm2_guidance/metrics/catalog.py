@@ -17,6 +17,7 @@ from typing import cast
 from edm2_guidance.metrics.extractors.base import Extractor
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.spec import fields_of
 
 #: Measure and extractor by short name, in the order in which they are listed.
 METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -59,13 +60,21 @@ def find_metric(text: str) -> Metric:
         raise ValueError(f"metric {text!r} is not known: use one of {', '.join(METRICS)}")
     if ":" in extractor_kind:
         raise ValueError(f"{text}: fields stand with the measure, as in kid:size=500/{extractor_kind.split(':')[0]}")
-    measure = Measure.parse(measure_text)
+    try:
+        measure = Measure.parse(measure_text)
+    except ValueError as error:
+        raise ValueError(_in_words_of(kind, measure_text.partition(":")[0], str(error))) from None
     extractor = _extractor(extractor_kind)
     pairs = {pair: name for name, pair in METRICS.items()}
     named = pairs.get((measure.kind, extractor.kind))
     written = str(measure)
     name = f"{written}/{extractor.kind}" if named is None else named + written.removeprefix(measure.kind)
     return Metric(name, measure, extractor)
+
+
+def _in_words_of(asked: str, measure: str, message: str) -> str:
+    """A message that begins with the measure's name, with the short name that was asked for in its place."""
+    return f"{asked}{message.removeprefix(measure)}" if asked in METRICS and message.startswith(measure) else message
 
 
 def extractors() -> dict[str, Extractor]:
@@ -112,6 +121,17 @@ def check_counts(metrics: Iterable[str], num_images: int, what: str = "images") 
         find_metric(metric).measure.check_count(num_images, what, metric)
 
 
+def too_few(metrics: Iterable[str], num_images: int) -> list[str]:
+    """What `check_counts` refuses, a sentence for each of the metrics."""
+    found = []
+    for metric in metrics:
+        try:
+            check_counts([metric], num_images)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
 def table() -> str:
     """Every short name with what it is, for the command line."""
     rows = [("metric", "better", "definition", "features", "source")]
@@ -123,7 +143,10 @@ def table() -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     measures, spaces = (", ".join(catalog.kinds(axis)) for axis in ("measure", "extractor"))
-    return "\n".join([*lines, f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces})"])
+    lines.append(f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces})")
+    for kind in catalog.kinds("measure"):
+        lines += [f"{kind}: {text}" for text in fields_of(catalog.find("measure", kind))]
+    return "\n".join([*lines, "With fields of your own: METRIC:FIELD=VALUE, several as METRIC:FIELD=VALUE:FIELD=VALUE"])
 
 
 def _extractor(kind: str) -> Extractor:

@@ -31,8 +31,11 @@ def open_stored(
     most: int | None = None,
     seed: int = 0,
     batch: int = 64,
+    scored: bool = True,
 ) -> StoredSet:
     """Opens a ZIP, folder or .npz of images for the metrics named. path: or the set that was opened there.
+
+    scored: whether their features are compared now, for which they must be enough; or else are to be kept.
 
     num: this many images, chosen by `seed` if there are more; None takes all, or `most`. batch: images at a time.
     OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a
@@ -51,7 +54,8 @@ def open_stored(
         raise ValueError(f"{wanted} image to score: statistics need at least 2")
     source = everything.chosen(batch, wanted, seed)
     check_image_sizes(metrics, source.image_size)
-    check_counts(metrics, wanted, f"images of {path}")
+    if scored:
+        check_counts(metrics, wanted, f"images of {path}")
     return StoredSet(source, source.names, describe_stored(path, source, total, seed))
 
 

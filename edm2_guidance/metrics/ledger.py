@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ from dnnlib.errors import naming
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
-from dnnlib.terminal import printable
+from dnnlib.terminal import counted, printable
 from edm2_guidance.metrics.catalog import value_text
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe, upgraded
 from edm2_guidance.work.lease import exclusive
 
@@ -27,6 +28,11 @@ _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
 _CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
 _TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
+#: What recipes with the same networks, guides and kinds may still differ in, and the words for it.
+_DETAILS: Mapping[str, Callable[[Recipe], str]] = {
+    "num_steps": lambda recipe: counted(recipe.num_steps, "step"),
+    "noise_device": lambda recipe: f"noise from {recipe.noise_device}",
+}
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 
 
@@ -267,7 +273,8 @@ def format_table(records: Iterable[Mapping[str, Any]]) -> str:
     if not records:
         return ""
     header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
-    rows = [header, *(tuple(map(printable, _row(record))) for record in records)]
+    varied = _varied(records)
+    rows = [header, *(tuple(map(printable, _row(record, varied))) for record in records)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
@@ -289,13 +296,31 @@ def _flag_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
 
 
-def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _varied(records: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Of what a table is silent as long as it is the same in all rows, that in which they differ."""
+    found: dict[str, set[object]] = {}
+    for record in records:
+        if record.get("recipe"):
+            for name in _DETAILS:
+                found.setdefault(name, set()).add(repr(record["recipe"].get(name)))
+        if _seeds(record) is not None:
+            found.setdefault("seeds", set()).add(_seeds(record))
+    return frozenset(name for name, values in found.items() if len(values) > 1)
+
+
+def _seeds(record: Mapping[str, Any]) -> str | None:
+    """The seeds of images that lie in no file, in words; None if unknown."""
+    images = record.get("images") or {}
+    return f"seeds {images['seeds']}" if images.get("seeds") and not images.get("path") else None
+
+
+def _row(record: Mapping[str, Any], varied: frozenset[str]) -> tuple[str, ...]:
     images, reference = record.get("images") or {}, record.get("reference") or {}
     return (
         str(record.get("name", record["metric"])),
         value_text(str(record["metric"]), record["value"]),
-        _file_name(images.get("path")),
-        str(record.get("note") or describe_recipe(record.get("recipe"))),
+        (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
+        str(record.get("note") or describe_recipe(record.get("recipe"), varied)),
         "-" if record.get("labels") is None else str(record["labels"]),
         _file_name(reference.get("source")),
         str(record.get("time", "-")),
@@ -307,8 +332,9 @@ def _file_name(path: object) -> str:
     return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-def describe_recipe(stored: Mapping[str, Any] | None) -> str:
-    """A few words on how images were made: network, and guides with weight and steps; "-" if unknown."""
+def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()) -> str:
+    """A few words on how images were made: network, guides with weight and steps, and what is not usual; "-" if
+    unknown. also: fields of the recipe that are said even so, "num_steps" or "noise_device"."""
     try:
         recipe = read_recipe(stored or {})
     except ValueError:  # those beside stored images may be anybody's
@@ -317,7 +343,9 @@ def describe_recipe(stored: Mapping[str, Any] | None) -> str:
     for guide in recipe.guides:
         where = "" if guide.interval is None else f" {guide.interval}"
         parts.append(f"{guide.name} {guide.weight.short}{' never' if guide.never else where}")
-    return ", ".join([" + ".join(parts), *map(str, recipe.unusual())])
+    details = [words(recipe) for name, words in _DETAILS.items() if name in also]
+    dtype = [] if recipe.dtype == "float32" else [recipe.dtype]
+    return ", ".join([" + ".join(parts), *details, *dtype, *map(str, recipe.unusual())])
 
 
 def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -329,23 +357,27 @@ def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
     for name, group in groups.items():
         for what, values in _comparable(group).items():
             if len(values) > 1:
-                shown = ", ".join(sorted(values))
+                shown = ", ".join(sorted(values.values()))
                 notes.append(f"{name}: the rows mix {what} ({shown})")
     return notes
 
 
-def _comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {
-        "references": set(),
-        "detector weights": set(),
-        "resizes": set(),
-        "label rules": set(),
+def _comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What should be the same in all rows: of each, the values that there are, and what to call them."""
+    found: dict[str, dict[str, str]] = {
+        "references": {},
+        "detector weights": {},
+        "resizes": {},
+        "label rules": {},
     }
     for record in group:
         reference, detector = record.get("reference") or {}, record.get("detector") or {}
-        found["references"].add(str(reference.get("sha256"))[:8])
-        found["detector weights"].add(str(detector.get("weights_sha256"))[:8])
-        found["resizes"].add(str(detector.get("resize")))
+        source, content = _file_name(reference.get("source")), reference.get("sha256")
+        named = source if content is None else f"{source} {str(content)[:8]}"
+        found["references"].setdefault(str(content or source), named)  # one file may have several names
+        weights, resize = str(detector.get("weights_sha256"))[:8], str(detector.get("resize"))
+        found["detector weights"][weights] = weights
+        found["resizes"][resize] = resize
         if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
-            found["label rules"].add(str(record["labels"]))
+            found["label rules"][str(record["labels"])] = str(record["labels"])
     return found

@@ -52,9 +52,20 @@ class _Code:
         except (Exception, SystemExit) as error:
             if is_out_of_memory(error):
                 raise
-            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
-            where = f" in line {lines[-1]}" if lines else ""
-            raise ValueError(f"{self.source}: {what} failed{where}: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"{self.source}: {what} failed: {type(error).__name__}: {_message(error)}{self._where(error)}"
+            ) from error
+
+    def _where(self, error: BaseException) -> str:
+        """The line of the file in which it was, " (FILE.py, line N)"; empty if in none."""
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
+        if isinstance(error, SyntaxError) and error.filename == str(self.path):
+            lines.append(error.lineno)
+        return f" ({self.path.name}, line {lines[-1]})" if lines else ""
+
+
+def _message(error: BaseException) -> str:
+    return error.msg if isinstance(error, SyntaxError) else str(error)  # which says file and line its own way
 
 
 def open_python(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonModel":

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dnnlib.terminal import counted
 from edm2_guidance.papers.plots import Panel
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -27,21 +29,21 @@ class Scores:
 
     def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
         self.name = name
+        tagged = [record for record in records if (record.get("search") or {}).get("name") == name]
         found: dict[Key, dict[str, float]] = {}
         self.recipe: Mapping[str, Any] = {}
-        solvers: set[str] = set()  # what is not searched, and so is the same in all
+        fixed: set[str] = set()  # what is not searched, and so is the same in all
         guided: set[str] = set()
-        for record in records:
-            tag = record.get("search") or {}
-            if tag.get("name") == name and record.get("num_images") == num_images:
-                blocks = found.setdefault(tuple(sorted(tag["point"].items())), {})
+        for record in tagged:
+            if record.get("num_images") == num_images:
+                blocks = found.setdefault(tuple(sorted(record["search"]["point"].items())), {})
                 blocks[str(record["images"]["seeds"])] = record["value"]
                 self.recipe = record["recipe"]
                 recipe = read_recipe(self.recipe)
-                solvers.add(f"{recipe.sampler} over {recipe.schedule}")
+                fixed.add(_fixed(record, recipe))
                 if recipe.guides:  # at w = 1 there are none
                     guided.add(recipe.unusual_text() or "as usual")
-        for kinds in (solvers, guided):
+        for kinds in (fixed, guided):
             if len(kinds) > 1:
                 raise ValueError(
                     f"the search '{name}' holds scores of different recipes ({' | '.join(sorted(kinds))}), which "
@@ -57,6 +59,8 @@ class Scores:
             raise ValueError(
                 f"no search '{name}' at {num_images} images in the ledger; there: {', '.join(known) or '-'}"
             )
+        self._total, self._counted = len(tagged), sum(r.get("num_images") == num_images for r in tagged)
+        self._drawn: set[Key] = set()
 
     def require(self, kind: str) -> None:
         """ValueError, saying which plots there are, if the search did not vary what a plot of this kind shows."""
@@ -86,8 +90,33 @@ class Scores:
         for key, values in self.points.items():
             point = dict(key)
             if axis in point and {name: value for name, value in point.items() if name != axis} == others:
+                self._drawn.add(key)
                 curve.setdefault(point[axis], []).extend(values)
         return curve
+
+    def left_out(self) -> tuple[str, ...]:
+        """How many scores of the search are on none of the curves so far, and why; nothing if all are."""
+        used, drawn = (sum(len(self.points[key]) for key in keys) for keys in (self.points, self._drawn))
+        reasons = {
+            "of other numbers of images": self._total - self._counted,
+            "of seeds that not all points have, or scored again": self._counted - used,
+            "away from the best in what is not on the axis": used - drawn,
+        }
+        said = ", ".join(f"{count} {why}" for why, count in reasons.items() if count > 0)
+        left = self._total - drawn
+        return (
+            (f"{self.name}: {left} of {counted(self._total, 'score')} are on none of its curves: {said}",)
+            if said
+            else ()
+        )
+
+
+def _fixed(record: Record, recipe: Recipe) -> str:
+    """What all scores of a search share, in words."""
+    reference = record.get("reference") or {}
+    against = f"{str(reference.get('source')).rsplit('/', 1)[-1]} {str(reference.get('sha256'))[:8]}"
+    made = f"{recipe.num_steps} steps of {recipe.sampler} over {recipe.schedule} in {recipe.dtype}"
+    return f"{record['metric']} against {against}, {made}, labels {recipe.labels}, noise from {recipe.noise_device}"
 
 
 def weight_panel(
@@ -97,12 +126,13 @@ def weight_panel(
 
     This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
     """
-    curves = {}
+    curves, notes = {}, []
     for name in names:
         scores = Scores(records, name, num_images)
         scores.require("weight")
         curves[name] = scores.along("weight", scores.best())
-    return Panel(curves, "guidance weight w", lines=lines)
+        notes += scores.left_out()
+    return Panel(curves, "guidance weight w", lines=lines, notes=tuple(notes))
 
 
 def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
@@ -117,9 +147,10 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
     upper = scores.along("first", scores.best(last=open_end))
     lower = scores.along("last", scores.best())
     below = [*levels[1:], levels[-1]]
+    first, last = {levels[int(x)]: y for x, y in upper.items()}, {below[int(x)]: y for x, y in lower.items()}
     return [
-        Panel({name: {levels[int(x)]: y for x, y in upper.items()}}, "upper end of the interval, sigma", log=True),
-        Panel({name: {below[int(x)]: y for x, y in lower.items()}}, "lower end of the interval, sigma", log=True),
+        Panel({name: first}, "upper end of the interval, sigma", log=True),
+        Panel({name: last}, "lower end of the interval, sigma", log=True, notes=scores.left_out()),
     ]
 
 
@@ -133,4 +164,4 @@ def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
     best = scores.best()
     words = {"ema": "main network", "guide_ema": "guide"}
     curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}
-    return Panel(curves, "EMA length, sigma_rel")
+    return Panel(curves, "EMA length, sigma_rel", notes=scores.left_out())

@@ -22,7 +22,7 @@ def as_text(rows: Cells) -> str:
 
 def as_markdown(rows: Cells) -> str:
     """A Markdown table, whose cells are shown as the texts that they are."""
-    lines = ["| " + " | ".join(_markdown_text(str(cell)) for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(markdown_text(str(cell)) for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
@@ -31,7 +31,7 @@ _MARKDOWN = str.maketrans(
 )
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """A text that ends no cell, and makes no code, link, picture or HTML."""
     return printable(text).translate(_MARKDOWN).replace("://", r":\//")
 

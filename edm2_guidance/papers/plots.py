@@ -18,12 +18,16 @@ COLOURS = ("#3366cc", "#d9662b", "#2f8f4e", "#8a4fb0", "#b03a48", "#6b6b6b")
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. curves: by label. lines: horizontal lines by label, such as a floor. log: of the x axis."""
+    """One pair of axes. curves: by label. lines: horizontal lines by label, such as a floor. log: of the x axis.
+
+    notes: what the curves leave out, a sentence each.
+    """
 
     curves: Mapping[str, Curve]
     xlabel: str
     log: bool = False
     lines: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, title: str = "") -> None:

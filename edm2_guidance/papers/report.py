@@ -8,12 +8,13 @@ with what differs, without comparing it to the published number. No torch here.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
-from edm2_guidance.papers.listing import as_csv, as_json, as_markdown
+from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
 from edm2_guidance.recipe.parts import Weight, constant
@@ -25,6 +26,7 @@ Record = Mapping[str, Any]
 #: How far a score of the digits may lie from the one that ships, in percent. Other processors move its last digits.
 SHIPPED_TOLERANCE = 1.0
 #: A flag that says again what the number of images says.
+_SHOWN = 6  # of the images whose scores are in no row
 _COUNT_FLAG = re.compile(r"[\d,]+ images, where published scores have 50,000")
 
 
@@ -32,7 +34,8 @@ _COUNT_FLAG = re.compile(r"[\d,]+ images, where published scores have 50,000")
 class Result:
     """Scores of one row under one protocol. differs: what is not as in the paper, empty for a reproduction.
 
-    values: one per set of images, in the order of the ledger. labels: the rule that was used.
+    values: one per set of images, in the order of the ledger. labels: the rule that was used. dtype: of the sampler's
+    state, which the papers leave open.
     """
 
     row: Row
@@ -40,6 +43,7 @@ class Result:
     num_images: int | None
     labels: str
     differs: tuple[str, ...]
+    dtype: str = "float32"
 
     @property
     def least(self) -> float:
@@ -73,21 +77,45 @@ def collect(rows: Iterable[Row], records: Sequence[Record]) -> list[Result]:
     images were made by the row's networks, weights, intervals and number of steps. Of several scores of the same
     images the first counts.
     """
-    results = []
+    return [_result(row, found, differs) for row, differs, found in _grouped(rows, records)]
+
+
+def left_out(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, list[str]]:
+    """The scores that `collect` puts into no row: why, and of each what it is, in a few words."""
+    held = {id(record) for _, _, found in _grouped(rows, records) for record in found}
+    metrics = {row.metric for row in rows}
+    left: dict[str, list[str]] = {}
+    for record in (record for record in records if id(record) not in held):
+        if record["metric"] not in metrics:
+            left.setdefault("by a metric that none of these rows has", []).append(record["metric"])
+        elif any(_belongs(row, record) for row in rows):
+            left.setdefault("of images that an older line scores, which counts", []).append(_made_by(record))
+        else:
+            left.setdefault("of images that none of these rows makes", []).append(_made_by(record))
+    return left
+
+
+def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[Row, tuple[str, ...], list[Record]]]:
+    """Scores that one protocol gave for one row, and how it differs from the row's; reproductions come first."""
     for row in rows:
-        groups: dict[tuple[str, ...], dict[object, Record]] = {}
+        groups: dict[tuple[tuple[str, ...], str], dict[object, Record]] = {}
         for record in records:
             if _belongs(row, record):
-                groups.setdefault(tuple(differences(row, record)), {}).setdefault(_images_key(record), record)
-        for differs, found in sorted(groups.items(), key=lambda item: len(item[0]) > 0):
-            results.append(_result(row, list(found.values()), differs))
-    return results
+                key = tuple(differences(row, record)), _dtype(record)
+                groups.setdefault(key, {}).setdefault(_images_key(record), record)
+        for (differs, _), found in sorted(groups.items(), key=lambda item: len(item[0][0]) > 0):
+            yield row, differs, list(found.values())
 
 
 def _result(row: Row, records: Sequence[Record], differs: tuple[str, ...]) -> Result:
     first = records[0]
     labels = "real images" if row.real is not None else str((first.get("recipe") or {}).get("labels", "unknown"))
-    return Result(row, tuple(float(r["value"]) for r in records), first.get("num_images"), labels, differs)
+    values = tuple(float(record["value"]) for record in records)
+    return Result(row, values, first.get("num_images"), labels, differs, _dtype(first))
+
+
+def _dtype(record: Record) -> str:
+    return str((record.get("recipe") or {}).get("dtype", "float32"))
 
 
 def _belongs(row: Row, record: Record) -> bool:
@@ -122,6 +150,17 @@ def _method_differences(row: Row, record: Record) -> list[str]:
     except ValueError:  # another program's
         return ["the recipe of the images is in no form that this version knows"]
     return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
+
+
+def _made_by(record: Record) -> str:
+    """How images were made, as far as rows differ in it."""
+    try:
+        recipe = read_recipe(record.get("recipe") or {})
+    except ValueError:
+        return _file_name((record.get("images") or {}).get("path"))
+    method = _method(recipe)
+    guides = "" if method["guide"] == "none" else f" guided by {method['guide']}"
+    return f"{method['network']}{guides}, {counted(recipe.num_steps, 'step')}"
 
 
 def _method(recipe: Recipe) -> dict[str, object]:
@@ -213,6 +252,7 @@ def plain(result: Result) -> dict[str, Any]:
         "within_spread": result.within,
         "images": result.num_images,
         "labels": result.labels,
+        "dtype": result.dtype,
         "protocol": "changed" if result.differs else "as published" if row.published is not None else "as defined",
         "changed": list(result.differs),
     }
@@ -251,12 +291,12 @@ def differs_from_shipped(row: Row, record: Record) -> bool:
     """Whether the images, or how they were scored, are not those of the scores that ship."""
     if _method_differences(row, record) or _other_rules(row, record):
         return True
-    return row.real is None and (record.get("recipe") or {}).get("noise_device") != "cpu"
+    return row.real is None and ((record.get("recipe") or {}).get("noise_device"), _dtype(record)) != ("cpu", "float32")
 
 
 def report(rows: Sequence[Row], records: Sequence[Record], form: str) -> str:
     """The report on these rows as markdown, csv or json. Rows never scored are named, with what would make them."""
-    results, compared = collect(rows, records), compare_shipped(rows, records)
+    results, compared, left = collect(rows, records), compare_shipped(rows, records), left_out(rows, records)
     scored = {(result.row.table, result.row.name) for result in results}
     idle = [row for row in rows if (row.table, row.name) not in scored]
     if form == "json":
@@ -266,6 +306,7 @@ def report(rows: Sequence[Row], records: Sequence[Record], form: str) -> str:
                 {"row": c.row.name, "images": c.images, "ours": c.ours, "shipped": c.shipped,
                  "difference_percent": c.difference} for c in compared
             ],
+            "left_out": left,
             "not_run": [row.name for row in idle],
             "not_run_why": {row.name: _why_not_run(row) for row in idle},
         })  # fmt: skip
@@ -273,8 +314,26 @@ def report(rows: Sequence[Row], records: Sequence[Record], form: str) -> str:
         return as_csv([plain(result) for result in results])
     parts = [_as_published(table, results) for table in TABLES]
     parts += [_changed([result for result in results if result.differs]), _beside_shipped(compared)]
-    parts.append(_not_run(idle, len(rows)))
+    parts += [_left_out(left, len(records)), _not_run(idle, len(rows))]
     return "\n\n".join(part for part in parts if part)
+
+
+def left_out_lines(left: Mapping[str, Sequence[str]]) -> list[str]:
+    """What `left_out` found, a line for each reason: how many, and the first few of what they are."""
+    lines = []
+    for why, each in left.items():
+        kinds = list(dict.fromkeys(each))
+        more = f", and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else ""
+        lines.append(f"{counted(len(each), 'score')} {why}: {'; '.join(kinds[:_SHOWN])}{more}")
+    return lines
+
+
+def _left_out(left: Mapping[str, Sequence[str]], total: int) -> str:
+    if not left:
+        return ""
+    head = f"**In none of these rows: {sum(map(len, left.values()))} of {counted(total, 'score')} in the ledger**"
+    lines = (f"- {markdown_text(line)}" for line in left_out_lines(left))
+    return "\n".join([head, "", *lines, "", "Every score, line by line: python calculate_metrics.py table LEDGER"])
 
 
 def _why_not_run(row: Row) -> str:
@@ -331,7 +390,7 @@ def _line(result: Result) -> tuple[object, ...]:
     spread = {None: "not stated", True: "yes", False: "no"}[result.within]
     return (
         row.name,
-        f"{row.model}, {row.method}",
+        f"{row.model}, {row.method}" + _unusual_dtype(result),
         row.metric,
         "-" if row.published is None else f"{row.published:.2f}",
         *_values(result),
@@ -343,6 +402,10 @@ def _line(result: Result) -> tuple[object, ...]:
     )
 
 
+def _unusual_dtype(result: Result) -> str:
+    return "" if result.dtype == "float32" else f", {result.dtype}"
+
+
 def _values(result: Result) -> tuple[str, str, str]:
     return f"{result.least:.4g}", f"{result.mean:.4g}", ", ".join(f"{value:.4g}" for value in result.values)
 
@@ -351,11 +414,12 @@ def _changed(results: Sequence[Result]) -> str:
     if not results:
         return ""
     header = ("row", "metric", "changed protocol", "min", "mean", "all", "images", "labels")
-    shown = {(result.row.name, result.differs): result for result in results}.values()
+    shown = {(result.row.name, result.differs, result.dtype): result for result in results}.values()
     counts = Counter(text for result in shown for text in result.differs)
     marks = {text: f"({n})" for n, text in enumerate((text for text, count in counts.items() if count > 1), start=1)}
     lines = [
-        (r.row.name, r.row.metric, "; ".join(marks.get(text, text) for text in r.differs), *_values(r),
+        (r.row.name, r.row.metric, "; ".join(marks.get(text, text) for text in r.differs) + _unusual_dtype(r),
+         *_values(r),
          _count(r.num_images), r.labels)
         for r in shown
     ]  # fmt: skip

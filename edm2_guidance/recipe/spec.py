@@ -147,8 +147,13 @@ def listing(axis: str) -> str:
         found = catalog.find(axis, kind)
         what = (found.__doc__ or "").strip().splitlines()[0]
         lines.append(f"{kind:<12} {what}" + (f" [{found.source}]" if found.source else ""))
-        lines += [f"    {_field_text(found, each)}" for each in dataclasses.fields(found) if "about" in each.metadata]
-    return "\n".join(lines)
+        lines += [f"    {text}" for text in fields_of(found)]
+    return "\n".join([*lines, "With fields of your own: KIND:FIELD=VALUE, several as KIND:FIELD=VALUE:FIELD=VALUE"])
+
+
+def fields_of(kind: type[Spec]) -> list[str]:
+    """What a kind takes, a line for each field: how to write it, what it is, its default."""
+    return [_field_text(kind, each) for each in dataclasses.fields(kind) if "about" in each.metadata]
 
 
 def number_text(value: float) -> str:

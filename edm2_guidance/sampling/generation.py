@@ -1,6 +1,7 @@
 """From a recipe and seeds to images: networks opened and checked once, then batches made as they are asked for."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from edm2_guidance.sampling.guidance.guided import Batch, Counted, Network, guid
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
 
+BEYOND = 1000.0  # no pixel or latent comes near it
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -225,7 +227,8 @@ def sample(
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
     The class is None if the main network knows none, whatever its guides were told.
-    Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite.
+    Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite,
+    a warning if it is far from any image.
     """
     recipe, main, device = generation.recipe, generation.main, generation.device
     num_classes = generation.num_classes
@@ -246,6 +249,13 @@ def sample(
         raise RuntimeError(
             f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
             "or the network file damaged"
+        )
+    if float(last.x.abs().max()) > BEYOND:
+        warnings.warn(
+            f"sampling gave values beyond {BEYOND:g}, where those of images are about 1: the weight may be far too "
+            "large, and pictures of saturated pixels are what is left of it",
+            RuntimeWarning,
+            stacklevel=2,
         )
     return last.x, labels if main.num_classes > 0 else None
 

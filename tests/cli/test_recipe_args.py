@@ -75,6 +75,12 @@ def test_other_words_guide_everywhere_and_need_a_weight(describe, words):
         assert typed in err.split(": a guide needs a weight; give it as --guidance=W")[0]
 
 
+def test_a_stated_weight_is_not_said_to_be_the_papers(describe):
+    recipe, code, err = describe("--cond_pkl=@a.pkl --uncond_pkl=@b.pkl --weight=linear:w=3")
+    assert (code, str(recipe.guides[0].weight)) == (0, "linear:w=3")
+    assert "w = 2" not in err
+
+
 def test_several_guides_in_step(describe):
     recipe, *_ = describe(
         "--net=@a.pkl --gnet=@b.pkl --gnet=@c.pkl --guidance=1.5 --guidance=2.5 --guidance-sigma=0.1,5 "
@@ -92,6 +98,8 @@ def test_presets_fill_in_and_options_override(describe):
     assert (preset.guides[0].weight.w, preset.guides[0].interval) == (2.0, StepInterval(17, 22))
     changed, *_ = describe("--preset=edm2-img512-xxl-interval-fid --guidance=1.5 --guidance_interval=None --steps=64")
     assert (changed.guides[0].weight.w, changed.guides[0].interval, changed.num_steps) == (1.5, None, 64)
+    rising, *_ = describe("--preset=edm2-img512-xxl-interval-fid --weight=linear:w=3")
+    assert str(rising.guides[0].weight) == "linear:w=3"
     other, *_ = describe("--preset=edm2-img512-s-guid-fid --gnet=@b.pkl")
     assert (other.guides[0].weight.w, other.guides[0].net.name) == (1.4, "b")
     off, *_ = describe("--preset=edm2-img512-s-guid-fid --guidance=1 --class=0")

@@ -43,7 +43,7 @@ def test_lists_that_are_none(text):
 
 
 def test_what_is_searched_need_not_be_given():
-    assert varied({"over": "weight, interval"}) == GuideDefaults(1.0, EVERYWHERE)
+    assert varied({"over": "weight, interval", "guidance": (), "weight": ()}) == GuideDefaults(1.0, EVERYWHERE)
     assert varied({"over": "interval"}) == GuideDefaults(None, EVERYWHERE)
     assert varied({"over": "ema,alpha"}) == GuideDefaults()
 

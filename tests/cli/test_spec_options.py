@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from edm2_guidance.cli.report import describe
 from edm2_guidance.cli.search_options import search_text
+from edm2_guidance.commands import calculate_metrics, generate_images
 from edm2_guidance.recipe import catalog
 
 MAIN, GUIDE = "--net=mnist16-cond", "--gnet=mnist16-uncond"
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_one_line(recipe_of, words, said):
 def test_lists(recipe_of, axis):
     done = recipe_of(f"--{axis}=list")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == catalog.kinds(axis)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*catalog.kinds(axis), "With"]
     assert all("[default: " in line for line in lines if line.startswith(" "))
 
 
@@ -94,3 +95,31 @@ def test_what_is_not_as_usual_is_said(recipe_of):
     assert recipe_of("--reference=other-label", "--guidance=2").unusual_text() == "other-label"
     assert "cosine, dpmpp-2m, rescale" in search_text(other, [], 1)[0]
     assert "w = 1.5 (cosine), at all steps; 32 steps of dpmpp-2m in float32, rule rescale" in describe(other)
+
+
+def test_help_and_lists_say_how_fields_are_written():
+    for page in (generate_images.main, calculate_metrics.gen):
+        text = " ".join(CliRunner().invoke(page, ["--help"]).stdout.split())
+        for axis in ("sampler", "schedule", "weight", "reference", "rule"):
+            assert f"--{axis} KIND[:FIELD=VALUE]..." in text
+    assert "KIND:FIELD=VALUE:FIELD=VALUE" in CliRunner().invoke(page, ["--sampler=list"]).stdout
+    assert "METRIC:FIELD=VALUE" in text
+    metrics = CliRunner().invoke(page, ["--metrics=list"]).stdout
+    assert "METRIC:FIELD=VALUE:FIELD=VALUE" in metrics
+    assert "kid: size=IMAGES  Images of either set in a subset  [default: 1000]" in metrics
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("kid_mnist:size=1", "kid_mnist: size=1: must be at least 2"),
+        ("kid_mnist:sise=5", "kid_mnist has no 'sise' (did you mean size?)"),
+        ("kid_mnist:size=5:size=6", "kid_mnist:size=5:size=6: size is given twice"),
+        ("kid_mnist:size=x", "kid_mnist: size=x: 'x' is not an integer"),
+        ("kid:size=1/mnist", "kid: size=1: must be at least 2"),
+    ],
+)
+def test_errors_of_a_metric_name_it_as_it_was_asked(metric, said):
+    done = CliRunner().invoke(calculate_metrics.gen, [f"--metrics={metric}"])
+    assert done.exit_code == 2
+    assert f"--metrics={metric}: {said}" in done.stderr.replace("--metric=", "--metrics=")

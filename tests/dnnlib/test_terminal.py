@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.terminal import guard, printable, unguarded
+from dnnlib.terminal import counted, guard, printable, unguarded
 from edm2_guidance.cli.command import Command
 from edm2_guidance.cli.progress import progress_bar
 
@@ -77,3 +77,8 @@ def test_bars_are_drawn_past_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_printable_lines_hold_no_escape_sequences():
     assert printable("Größe 3 µm \\") == "Größe 3 µm \\"
     assert printable("\x1b[2J\n\udcff\u202e") == r"\x1b[2J\n\udcff\u202e"
+
+
+def test_one_of_a_thing_is_no_plural():
+    assert [counted(number, "image", ",") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert [counted(number, noun) for number, noun in ((2, "class"), (3, "batch"))] == ["2 classes", "3 batches"]

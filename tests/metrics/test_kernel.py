@@ -127,7 +127,7 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
             [f"--ref={DIGITS}", "--metrics=kid_mnist"],
             "are too few for subsets of 1000: give more, or smaller subsets, as in kid_mnist:size=200",
         ),
-        ([f"--ref={DIGITS}", "--metrics=kid_mnist:size=1"], "kid: size=1: must be at least 2"),
+        ([f"--ref={DIGITS}", "--metrics=kid_mnist:size=1"], "kid_mnist: size=1: must be at least 2"),
         ([f"--ref={DIGITS}", "--metrics=kid_mnist:sise=100"], "did you mean size?"),
         ([f"--ref={DIGITS}", "--metrics=kid/mnist:size=9"], "fields stand with the measure, as in kid:size=500/mnist"),
     ],
@@ -178,6 +178,16 @@ def test_networks_are_scored_shard_by_shard(tmp_path: Path) -> None:
     assert sampled["value"] == pytest.approx(scored["value"], rel=1e-5)
     assert distance["metric"] == "fd_mnist"
     assert not any(Path("results/work").iterdir())
+
+
+def test_a_reference_of_few_images_is_made_and_scored_by_smaller_subsets() -> None:
+    done = run("ref", f"--data={DIGITS}", "--dest=few.npz", "--metrics=kid_mnist")
+    note = "note: kid_mnist: 200 images are too few for subsets of 1000: give more, or smaller subsets, as in kid_mnist"
+    assert note in done.stderr
+    assert done.stdout == "few.npz: kid_mnist of 200 images\n"
+    run("calc", f"--images={DIGITS}", "--ref=few.npz", "--metrics=kid_mnist:size=200:subsets=1")
+    refused = run("calc", f"--images={DIGITS}", "--ref=few.npz", "--metrics=kid_mnist", code=2)
+    assert "200 reference images are too few for subsets of 1000" in refused.stderr
 
 
 def test_the_catalogue_is_printed() -> None:

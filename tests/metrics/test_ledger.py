@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edm2_guidance.metrics import ledger
-from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.parts import Sampler, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,12 +225,42 @@ def test_table_says_what_its_rows_mix() -> None:
         reference={"source": "x", "sha256": "99999999"},
     )
     assert ledger.mixtures([*same, other]) == [
-        "fid: the rows mix references (01234567, 99999999)",
+        "fid: the rows mix references (img512.pkl 01234567, x 99999999)",
         "fid: the rows mix detector weights (67268250, ffffffff)",
         "fid: the rows mix label rules (balanced, random)",
     ]
     assert ledger.mixtures([*same, {**other, "name": "fid@5000"}]) == [], "another count is another name"
     assert "! fid: the rows mix label rules (balanced, random)" in ledger.format_table([*same, other])
+
+
+def test_one_reference_under_two_names_is_no_mixture() -> None:
+    by_name = record(reference={"source": "mnist16-refs", "sha256": "01234567"})
+    by_path = record(reference={"source": "pretrained/mnist16-refs.npz", "sha256": "01234567"})
+    assert ledger.mixtures([by_name, by_path]) == []
+    unknown = record(reference={"source": "other", "sha256": None})
+    assert ledger.mixtures([by_name, unknown]) == ["fid: the rows mix references (mnist16-refs 01234567, other)"]
+
+
+def test_table_tells_rows_apart_that_differ_in_anything_that_is_sampled() -> None:
+    net = NetworkRef("s")
+    plain = Recipe(net)
+    generated = {"path": None, "seeds": "0-49999"}
+    alike = [record(recipe=plain.to_json(), images=generated), record(recipe=plain.to_json(), images=generated)]
+    assert "steps" not in ledger.format_table(alike), "what is the same everywhere is not said"
+    assert "seeds" not in ledger.format_table(alike)
+    for other, words in (
+        (Recipe(net, num_steps=1), ("s, 32 steps", "s, 1 step ")),
+        (Recipe(net, dtype="float64"), ("s ", "s, float64")),
+        (Recipe(net, noise_device="cuda"), ("s, noise from cpu", "s, noise from cuda")),
+        (Recipe(net, sampler=Sampler.parse("euler")), ("s ", "s, euler")),
+    ):
+        lines = ledger.format_table([alike[0], record(recipe=other.to_json(), images=generated)]).splitlines()
+        assert words[0] in lines[1], other
+        assert words[1] in lines[2], other
+    assert "s, float64" in ledger.format_table([record(recipe=Recipe(net, dtype="float64").to_json())])
+    lines = ledger.format_table([alike[0], record(recipe=plain.to_json(), images={"path": None, "seeds": "9"})])
+    assert "seeds 0-49999" in lines.splitlines()[1]
+    assert "seeds 9" in lines.splitlines()[2]
 
 
 def test_table_shows_flags() -> None:

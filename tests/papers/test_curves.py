@@ -35,6 +35,10 @@ def test_blocks_that_all_points_have_are_one_place_of_a_curve():
     panel = weight_panel(records, ["cfg", "autog"], 1000, {"floor": 0.5})
     assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4, 1.1]}, "autog": {2.0: [0.7]}}
     assert panel.lines == {"floor": 0.5}
+    assert panel.notes == (
+        "cfg: 2 of 6 scores are on none of its curves: 1 of other numbers of images, 1 of seeds that not all points "
+        "have, or scored again",
+    )
 
 
 def test_scores_of_other_recipes_make_no_curve_together():
@@ -49,6 +53,24 @@ def test_scores_of_other_recipes_make_no_curve_together():
     for other in (rising, replace(plain, sampler=Sampler.parse("euler"))):
         with pytest.raises(ValueError, match=r"holds scores of different recipes \(.* \| .*\).* its own --name"):
             weight_panel([unguided, of(plain, weight=2.0), of(other, weight=3.0)], ["a"], 1000)
+
+
+def test_scores_of_other_metrics_references_steps_or_precision_make_no_curve_together():
+    first = line("a", 1.0, weight=1.0)
+    for other in (
+        {"metric": "kid_mnist"},
+        {"reference": {"source": "mine.npz", "sha256": "f"}},
+        {"recipe": Recipe(NetworkRef("main"), num_steps=8).to_json()},
+        {"recipe": Recipe(NetworkRef("main"), num_steps=16, dtype="float64").to_json()},
+    ):
+        with pytest.raises(ValueError, match="scores of different recipes"):
+            weight_panel([first, line("a", 2.0, weight=2.0) | other], ["a"], 1000)
+
+
+def test_points_away_from_the_best_are_counted():
+    records = [line("a", m + g, ema=m, guide_ema=g) for m in (0.05, 0.1) for g in (0.1, 0.2)]
+    (note,) = ema_panel(records, "a", 1000).notes
+    assert note == "a: 1 of 4 scores are on none of its curves: 1 away from the best in what is not on the axis"
 
 
 def test_interval_ends_in_noise_levels_and_in_the_cheap_order():

@@ -200,6 +200,40 @@ def test_the_same_images_count_once():
     assert only(collect([row(AUTOG)], [*lines, again])).values == (1.36, 1.35)
 
 
+def test_scores_that_no_row_holds_are_counted_with_the_reason():
+    lines = [
+        record("mnist16-cfg", 1.0),
+        record("mnist16-cfg", 1.1),
+        record("mnist16-cfg", 1.2) | {"metric": "kid_mnist"},
+        record("mnist16-cfg", 1.3, tagged=False, num_steps=8),
+        *(record("mnist16-unguided", 1.4, tagged=False, num_steps=steps) for steps in range(20, 27)),
+        record("mnist16-cfg", 1.5, tagged=False) | {"recipe": None, "images": {"path": "out/mine.zip"}},
+    ]
+    rows = find("mnist16")
+    text = report(rows, lines, "markdown")
+    assert "**In none of these rows: 11 of 12 scores in the ledger**" in text
+    assert "- 1 score by a metric that none of these rows has: kid_mnist" in text
+    made = "mnist16-cond guided by mnist16-uncond w=1.5, 8 steps; mnist16-cond, 20 steps; "
+    assert f"- 9 scores of images that none of these rows makes: {made}" in text
+    assert "mnist16-cond, 24 steps, and 3 more" in text
+    assert "- 1 score of images that an older line scores, which counts: mnist16-cond guided by mnist16-uncond " in text
+    left = json.loads(report(rows, lines, "json"))["left_out"]
+    assert sum(map(len, left.values())) == 11
+    assert left["of images that none of these rows makes"][-1] == "mine.zip"
+    assert "In none" not in report(rows, lines[:1], "markdown")
+
+
+def test_scores_of_another_precision_are_no_run_of_the_same_series():
+    lines = [record(AUTOG, 1.36), record(AUTOG, 1.30, "50000-99999", dtype="float64")]
+    results = collect([row(AUTOG)], lines)
+    assert [(r.values, r.dtype, r.differs) for r in results] == [((1.36,), "float32", ()), ((1.30,), "float64", ())]
+    assert "autoguidance (XS, T/16), float64 | fid" in report([row(AUTOG)], lines, "markdown")
+    for line in lines:
+        line["num_images"] = 500
+    text = report([row(AUTOG)], lines, "markdown")
+    assert ("| (1) | 1.36 |" in text, "| (1), float64 | 1.3 |" in text) == (True, True)
+
+
 def test_an_interval_row_wants_its_interval():
     name = "edm2-img512-xxl-interval-fid"
     line = record(name, 1.4)
