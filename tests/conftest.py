@@ -1,7 +1,9 @@
 """Shared by all tests: CUDA tests are skipped without a device, and no test touches the user's caches."""
 
+import itertools
 import os
 import signal
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands set it, before torch reads it: see cli.settings
 
@@ -12,6 +14,9 @@ from hypothesis import settings
 from edm2_guidance.work import complete
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The many processes that tests start compile each module once, not once each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # The same examples each time, however busy the machine.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
@@ -35,10 +40,17 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory):
+    """Folders that are not there yet, one after the other: mktemp takes longer the more there are."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory, monkeypatch):
+def private_cache(caches, monkeypatch):
     """Downloads and anything else cached go to a fresh folder."""
-    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(next(caches)))
     monkeypatch.delenv("EDM2_MODEL_ROOT", raising=False)
 
 

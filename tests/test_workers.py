@@ -519,6 +519,7 @@ def test_who_lost_the_result_writes_none(run, network, monkeypatch):
     assert not Path("results/ledger.jsonl").exists()
 
 
+@pytest.mark.slow  # ranks score in tests/faults, and tests/commands runs torchrun
 def test_a_score_under_torchrun(network, score, tmp_path):
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
     command = [*torchrun, str(ROOT / "calculate_metrics.py"), *gen_args(network)]

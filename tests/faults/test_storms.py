@@ -28,9 +28,9 @@ def test_a_few_blows(options):
     (record,) = storms(
         *options,
         "--workers=2",
-        "--kills=6",
-        "--num=160",
-        "--shard-size=16",
+        "--kills=5",
+        "--num=96",
+        "--shard-size=8",
         "--signals=KILL,TERM,INT",
         "--pause",
         "0.02",
@@ -51,7 +51,7 @@ def test_a_few_blows(options):
 )
 def test_one_result_in_any_layout(what, workers):
     """Numbered, stealing and as ranks."""
-    records = storms(f"--what={what}", LAYOUTS, f"--workers={workers}", "--kills=0", "--num=44", "--shard-size=4")
+    records = storms(f"--what={what}", LAYOUTS, f"--workers={workers}", "--kills=0", "--num=22", "--shard-size=2")
     assert len({(record["layout"], record["workers"]) for record in records}) == 3 * len(workers.split(","))
     assert [record["exit codes"] for record in records] == [{"0": record["workers"]} for record in records]
     assert all(record["same"] for record in records), records
