@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ class Memory:
 
     sampling: Batches = field(default_factory=lambda: Batches("sampling"))
     decoding: Batches = field(default_factory=lambda: Batches("decoding"))
+
+
+class Numerics(TypedDict):
+    """See `work.complete.Run`."""
+
+    decoder_batch: int | None
+    deterministic: bool
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Generation:
             self.main.decoder_batch = batch
 
     @property
-    def numerics(self) -> dict[str, Any]:
+    def numerics(self) -> Numerics:
         """What may change last bits beside the recipe, the batch and the device."""
         return {
             "decoder_batch": self.main.decoder_batch,
