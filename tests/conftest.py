@@ -21,7 +21,7 @@ sys.dont_write_bytecode = False
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 # All tests see what they write at once.
-complete.APPEARS_SECONDS, complete._POLL_SECONDS = 0.1, 0.02
+complete.APPEARS_SECONDS, complete._POLL_SECONDS, complete._TURN_SECONDS = 0.1, 0.02, 0.02
 # Signals as a terminal has them, also where the tests run in the background or under nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):

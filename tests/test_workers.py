@@ -4,10 +4,8 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -18,16 +16,17 @@ import torch
 from click.testing import CliRunner
 
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.images.batch import drain
 from edm2_guidance.metrics import ledger
 from edm2_guidance.sampling.generation import GeneratedImages
 from edm2_guidance.work import complete as protocol
 from edm2_guidance.work.complete import Pending, Run, complete
-from edm2_guidance.work.lease import owner
 from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.png_output import PngOutput
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.digits_network import save_digits_network
 from tests.small import register_tiny_extractors
-from tests.works import Stated
+from tests.works import ELSEWHERE, Generated, Stated, held, left
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
@@ -37,8 +36,6 @@ LAYOUT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TA
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """In a folder of its own, as the only process, with one thread: last bits depend on their number."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
@@ -148,61 +145,38 @@ def test_impossible_worker_numbers_are_refused(run, network, number):
     assert not list(Path().iterdir())
 
 
-def test_the_same_worker_twice_is_refused(run, network, tmp_path):
+@pytest.mark.parametrize("place", ["a.zip.shards", "folder"])
+def test_the_same_worker_twice_is_refused(run, network, place):
     """While the first still works; the message says who it is and what to do."""
-    first = start("generate_zip.py", *zip_args(network, tmp_path / "a.zip"), "--steps=3000", "--worker=0/2")
-    try:
-        deadline = time.monotonic() + 60
-        while not list(Path("a.zip.shards").glob("worker-0-of-2.0.claim")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        args = [*zip_args(network, "a.zip"), "--steps=3000"]
-        again = run(generate_zip.main, *args, "--worker=0/2", code=2)
-        assert f".{first.pid}." in again.stderr
-        assert "is this worker already" in again.stderr
-        assert "--worker=1/2" in again.stderr
-    finally:
-        first.kill()
-        first.communicate()
+    command, args = generate_images.main, folder_args(network, "folder", "--worker=0/2")
+    if place == "a.zip.shards":
+        command, args = generate_zip.main, [*zip_args(network, "a.zip"), "--worker=0/2"]
+    with held(Path(place), "worker-0-of-2") as first:
+        again = run(command, *args, code=2)
+    for text in (f".{first}.", "is this worker already", "--worker=1/2"):
+        assert text in again.stderr
+    run(command, *args)
 
 
 @pytest.fixture
 def two_shards(tmp_path):
     """A ZIP of two shards, of which the first is there."""
-    import torch
-
-    from edm2_guidance.images.batch import ImageBatch
-
     output = ZipOutput(tmp_path / "a.zip", ShardPlan((0, 1), 1), Stated("hash"), Run(1))
     output.work.open()
 
-    class Black(list):
-        num_images = 1
-
-    output.black = lambda seeds: Black([ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), seeds)])
-    with output.sink(0) as writer:
-        writer.write(output.black((0,))[0])
+    drain(Generated((0,)), output.work.sink(0))
     return output
 
 
 def test_shards_that_somebody_removes_are_not_made_again(two_shards):
     """Who has joined them removes them one by one, and the plan at last."""
-    work = two_shards.work
-    joiner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        host, _, token = owner().split(".")
-        (work.folder / "join.0.claim").write_text(f"{host}.{joiner.pid}.{token}")
-        assert complete(work, two_shards, lambda seeds: pytest.fail("made again")) == Pending(1, 2)
-    finally:
-        joiner.communicate(b"\n")
+    with held(two_shards.work.folder, "join"):
+        assert complete(two_shards, lambda seeds: pytest.fail("made again")) == Pending(1, 2)
 
 
 def test_shards_that_a_dead_process_had_joined_or_removed_are_made_again(two_shards):
-    work = two_shards.work
-    joiner = subprocess.Popen([sys.executable, "-c", "pass"])
-    joiner.wait()
-    host, _, token = owner().split(".")
-    (work.folder / "join.0.claim").write_text(f"{host}.{joiner.pid}.{token}")
-    assert complete(work, two_shards, two_shards.black) == two_shards.path
+    left(two_shards.work.folder, "join")
+    assert complete(two_shards, Generated) == two_shards.path
     assert [path.name for path in two_shards.path.parent.iterdir()] == ["a.zip"]
 
 
@@ -214,9 +188,9 @@ def test_a_result_may_take_a_while_until_it_is_seen(two_shards, monkeypatch):
 
     def removed(seeds):
         two_shards.work.remove()
-        return two_shards.black(seeds)
+        return Generated(seeds)
 
-    assert complete(two_shards.work, two_shards, removed) == two_shards.path
+    assert complete(two_shards, removed) == two_shards.path
     assert next(looks, "no more") == "no more"
 
 
@@ -292,20 +266,14 @@ def test_workers_overwrite_another_recipe(run, network):
 
 
 def test_of_two_recipes_that_start_together_one_gets_the_folder(tmp_path):
-    import torch
-
-    from edm2_guidance.images.batch import ImageBatch
-    from edm2_guidance.work.png_output import PngOutput
-
     outputs = [PngOutput(tmp_path / "out", [0], Run(1)) for _ in range(2)]
     for output, name in zip(outputs, ("a", "b"), strict=True):
         output.check()
         output.state(Stated(name))
-    image = ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,))
     for output in outputs:
         refused = pytest.raises(ValueError, match="another recipe") if output is outputs[1] else nullcontext()
-        with refused, output.sink(0) as sink:
-            sink.write(image)
+        with refused:
+            drain(Generated((0,)), output.sink(0))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "recipe.json"]
 
 
@@ -362,27 +330,10 @@ def test_what_an_overwriting_job_made_is_not_made_again_when_slurm_starts_it_aga
 
 @pytest.mark.parametrize("more", [[], ["--steal"]])
 def test_claims_of_the_dead_are_swept_from_a_finished_folder(run, network, more):
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    host, _, token = owner().split(".")
-    Path("two").mkdir()
-    for name, holder in (("batch-00001.0", f"{host}.{dead.pid}.{token}"), ("batch-00002.0", "elsewhere.17.0123abcd")):
-        Path(f"two/{name}.claim").write_text(holder)
+    left(Path("two"), "batch-00001")
+    Path("two/batch-00002.0.claim").write_text(ELSEWHERE)
     run(generate_images.main, *folder_args(network, "two", "--seeds=0-1", *more))
     assert [path.name for path in Path("two").glob("*.claim")] == ["batch-00002.0.claim"]
-
-
-def test_a_folder_has_every_worker_once(run, network):
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        host, _, token = owner().split(".")
-        Path("two").mkdir()
-        Path("two/worker-0-of-1.0.claim").write_text(f"{host}.{alive.pid}.{token}")
-        assert "is this worker already" in run(generate_images.main, *folder_args(network, "two"), code=2).stderr
-    finally:
-        alive.communicate(b"\n")
-    run(generate_images.main, *folder_args(network, "two"))
-    assert len(list(Path("two").iterdir())) == 12
 
 
 def test_a_grid_is_drawn_by_one(run, network):
@@ -410,8 +361,6 @@ def bits(record):
 @pytest.fixture(scope="module")
 def score(network, tmp_path_factory):
     """`bits` of the score that one undisturbed process gives."""
-    import torch
-
     torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("one")
     args = gen_args(network, f"--ledger={path}/l.jsonl", f"--workdir={path}/work")
@@ -509,7 +458,7 @@ def test_who_lost_the_result_writes_none(run, network, monkeypatch):
 
     def slow(work, detectors):
         made = plain(work, detectors)
-        (work.folder / "join.1.claim").write_text("elsewhere.17.0123abcd")
+        (work.folder / "join.1.claim").write_text(ELSEWHERE)
         return made
 
     with monkeypatch.context() as patch:
@@ -532,27 +481,6 @@ def test_a_score_under_torchrun(network, score, tmp_path):
         assert record["value"] == pytest.approx(score[0], rel=1e-6)
     assert done.stdout.count("fd_mnist@70") == 1
     assert not list(Path("results/work").iterdir())
-
-
-@pytest.mark.slow  # tests/faults kills forks of it, faster
-def test_a_score_after_a_kill(run, network, score, made):
-    args = gen_args(network, "--steps=8")
-    with start("calculate_metrics.py", *args) as process:
-        deadline = time.monotonic() + 60
-        while not (there := list(Path("results", "work").glob("*/shard-*.npz"))) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert 1 <= len(there) < 4
-    assert not Path("results/ledger.jsonl").exists()
-    left = 4 - len(list(Path("results", "work").glob("*/shard-*.npz")))
-    result = run(calculate_metrics.main, *args)
-    assert "20/70" in result.stderr or "40/70" in result.stderr or "60/70" in result.stderr
-    assert len({(batch[0] // 20) for batch in made}) == left
-    made.clear()
-    run(calculate_metrics.main, *args, "--again")
-    after, again = ledger.read("results/ledger.jsonl")
-    assert bits(after) == bits(again) != score
-    assert len(made) == 7
 
 
 def test_a_kill_between_the_result_and_the_end(run, network, monkeypatch):

@@ -135,7 +135,7 @@ def score_networks(
 ) -> None:
     """What `gen` does in this process. source: of `opt.reference_from`; choices: of `opt.detector_choices`."""
     from edm2_guidance.metrics import evaluation, ledger
-    from edm2_guidance.metrics.score_output import ScoreOutput, Scorer, open_index
+    from edm2_guidance.metrics.score_output import ScoreOutput, Scorer, feature_shards, open_index
     from edm2_guidance.metrics.sides import open_reference_side, open_side
     from edm2_guidance.sampling.generation import open_recipe
     from edm2_guidance.work.complete import Run, complete
@@ -158,8 +158,9 @@ def score_networks(
     reference = measured_reference(theirs, detectors, quiet=not workers.speaks)
     scorer = Scorer(reference, tuple(detectors), index, generation.device, batch)
     folder = opt.work_folder(params["workdir"], generation.recipe, seeds, metrics)
-    how = Run(batch, generation.numerics, workers, device_identity(generation.device))
-    output = ScoreOutput.of(scorer, generation, plan, folder, how, {"note": params["note"]})
+    how = Run(batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
+    work = feature_shards(folder, plan, generation.recipe, how, detectors)
+    output = ScoreOutput(scorer, generation, work, {"note": params["note"]})
 
     def tell() -> None:
         announce(generation)
@@ -167,7 +168,7 @@ def score_networks(
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
-        made = complete(output.work, output, lambda part: generation.images(part, batch), progress)
+        made = complete(output, lambda part: generation.images(part, batch), progress)
     return tell_made(made, workers, path, found_before=not progress.began)
 
 

@@ -114,7 +114,7 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
             click.echo(f"note: {output.num_there} of the images were there, by the same recipe", err=True)
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
-        mine = complete(output.work, output, sampling, progress)
+        mine = complete(output, sampling, progress)
     if not progress.began:
         found = f"all {mine} images were there, of the same recipe" if mine else "nothing to do"
         return click.echo(f"{workers.prefix}{outdir}: {found}")

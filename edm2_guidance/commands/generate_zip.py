@@ -85,7 +85,7 @@ def main(**params: Any) -> None:
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(params["batch_size_decoder"])
         path = Path(params["out"] or default_path(params["zip_dir"], generation.recipe, seeds))
-        how = Run(batch, generation.numerics, workers, device_identity(generation.device))
+        how = Run(batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
         output = ZipOutput(path, plan, generation.recipe, how)
     sampling = Sampling(generation, batch)
 
@@ -94,7 +94,7 @@ def main(**params: Any) -> None:
         announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
-        made = complete(output.work, output, sampling, progress)
+        made = complete(output, sampling, progress)
     if not progress.began:
         return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
     if params["verbose"]:

@@ -20,7 +20,7 @@ from dnnlib.terminal import counted, printable
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe, upgraded
-from edm2_guidance.work.lease import exclusive
+from edm2_guidance.work.lease import Lease
 
 SCHEMA = 2  # 1 had recipes of format 1; both are read
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
@@ -55,7 +55,7 @@ def append(path: str | Path, record: Mapping[str, Any]) -> None:
         raise ValueError(f"a ledger could not be read with this record in it, which {error}") from error
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path.parent, path.name), naming(path):
+    with Lease(path.parent, path.name), naming(path):
         _append(path, line)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edm2_guidance.images import npy
-from edm2_guidance.images.batch import ImageBatch, ImageSource
+from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.unzip import damage_means, open_zip, read_zip_member
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
@@ -31,9 +31,10 @@ from edm2_guidance.metrics.provenance import content_sha256, describe_generated,
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score_key, write_scores
 from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.work.complete import OneStep, Run, ShardsMissing
+from edm2_guidance.work.complete import Pending, Run, ShardsMissing, once
+from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
-from edm2_guidance.work.shards import SHARD_JSON, ShardFolder, ShardOutput, ShardWriter
+from edm2_guidance.work.shards import SHARD_JSON, ShardFolder
 from edm2_guidance.work.zip_output import ZipOutput
 
 Record = Mapping[str, Any]
@@ -47,11 +48,6 @@ class Sampler(Protocol):
 
     @property
     def image_size(self) -> int: ...
-
-    @property
-    def numerics(self) -> Mapping[str, Any]: ...
-
-    def images(self, seeds: Sequence[int], batch: int) -> ImageSource: ...
 
 
 class Scores(NamedTuple):
@@ -111,45 +107,42 @@ def open_index(path: str | Path, *, again: bool = False) -> ledger.Index:
     return ledger.Index(path, keys_of, again=again)
 
 
-class ScoreOutput(ShardOutput):
-    """The scores of images that are sampled now; they are kept nowhere, or, by `kept_in`, in a ZIP of the same pass."""
+def feature_shards(
+    folder: Path, plan: ShardPlan, recipe: Recipe, run: Run, detectors: Sequence[Detector]
+) -> ShardFolder:
+    """The work of a score of images that are kept nowhere: features in shards in `folder`."""
+    features = Features(detectors)
+    return ShardFolder(folder, plan, recipe, run, [features], more={"detectors": features.identities})
 
-    def __init__(self, scorer: Scorer, sampler: Sampler, work: ShardFolder, tags: Mapping[str, Any]) -> None:
-        self.work = work
-        self._scorer = scorer
-        self._sampler = sampler
-        self._tags = tags
-        self._zip: ZipOutput | None = None
 
-    @classmethod
-    def of(
-        cls,
+class ScoreOutput:
+    """The scores of images that are sampled now."""
+
+    def __init__(
+        self,
         scorer: Scorer,
         sampler: Sampler,
-        plan: ShardPlan,
-        folder: Path,
-        run: Run,
+        work: ShardFolder,
         tags: Mapping[str, Any],
-    ) -> "ScoreOutput":
-        """Features in shards in `folder`. ValueError for too few images, or of a size, for a metric."""
-        check_counts(scorer.metrics, len(plan.seeds))
-        check_image_sizes(scorer.metrics, (sampler.image_size, sampler.image_size))
-        features = Features(scorer.detectors)
-        more = {"detectors": features.identities}
-        work = ShardFolder(folder, plan, sampler.recipe, run, [features], more=more)
-        return cls(scorer, sampler, work, tags)
+        images: ZipOutput | None = None,
+    ) -> None:
+        """ValueError for too few images, or of a size, for a metric.
 
-    @classmethod
-    def kept_in(cls, output: ZipOutput, scorer: Scorer, sampler: Sampler, tags: Mapping[str, Any]) -> "ScoreOutput":
-        """Features in the shards of a ZIP, beside the images; its `contents` are to be [Features(..., beside=True)]."""
-        made = cls(scorer, sampler, output.work, tags)
-        made._zip = output
-        return made
+        work: of `feature_shards`. images: the ZIP of the same pass, if they are kept: then the work is its own, and its
+        `contents` are [Features(..., beside=True)].
+        """
+        check_counts(scorer.metrics, len(work.plan.seeds))
+        check_image_sizes(scorer.metrics, (sampler.image_size, sampler.image_size))
+        self.work = work
+        self._scorer = scorer
+        self._recipe = sampler.recipe
+        self._tags = tags
+        self._zip = images
 
     @property
     def which(self) -> tuple[str, str]:
         """What the images are, as `score_key` takes it."""
-        return self._sampler.recipe.hash, format_seeds(self.work.plan.seeds)
+        return self._recipe.hash, format_seeds(self.work.plan.seeds)
 
     def find(self) -> Scores | None:
         """The scores, if the ledger has them all, and the ZIP is there, if there is to be one."""
@@ -174,50 +167,29 @@ class ScoreOutput(ShardOutput):
                 made, _ = measure_stored(path, self._scorer, len(seeds))
             kept = {"path": str(path), "content_sha256": content_sha256(path)}
         assert made is not None  # shards without images hold features
-        self.work.check_lease()
-        images = describe_generated(self._sampler.recipe, seeds, made.image_size)
+        self.work.lease.check()
+        images = describe_generated(self._recipe, seeds, made.image_size)
         return self._scorer.write(made, self.which, {**images, **kept}, self._tags)
 
 
-class StoredScoreOutput:
-    """The score of images that are there, in a file or as statistics, by one process."""
+def score_once(
+    scorer: Scorer,
+    which: Sequence[object],
+    measured: Callable[[], tuple[Measured, Mapping[str, Any]]],
+    tags: Mapping[str, Any],
+    lease: Lease,
+) -> Scores | Pending:
+    """The scores of images that are there, in a file or as statistics, by one process.
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        which: Sequence[object],
-        measured: Callable[[], tuple[Measured, Mapping[str, Any]]],
-        tags: Mapping[str, Any],
-        work: OneStep,
-    ) -> None:
-        """which: as `score_key`'s images. measured: gives what was measured, and what is known of the images."""
-        self.work = work
-        self._scorer = scorer
-        self._which = which
-        self._measured = measured
-        self._tags = tags
+    which: as `score_key`'s images. measured: gives what was measured, and what is known of the images.
+    """
 
-    def find(self) -> Scores | None:
-        """The scores, if the ledger has them all."""
-        return self._scorer.find(*self._which)
+    def write() -> Scores:
+        made, images = measured()
+        lease.check()
+        return scorer.write(made, which, images, tags)
 
-    def has(self, part: int) -> bool:
-        """There are no parts, nor is this asked."""
-        raise NotImplementedError
-
-    def sink(self, part: int) -> ShardWriter:
-        """As `has`."""
-        raise NotImplementedError
-
-    def kept(self) -> str:
-        """Nothing: it is measured anew."""
-        return "nothing is kept; the same command measures anew"
-
-    def join(self) -> Scores:
-        """Measure, and write the lines. LeaseLost if another took this process for dead meanwhile."""
-        made, images = self._measured()
-        self.work.check_lease()
-        return self._scorer.write(made, self._which, images, self._tags)
+    return once(lease, lambda: scorer.find(*which), write)
 
 
 def measure_stored(path: Path, scorer: Scorer, num: int) -> tuple[Measured, Mapping[str, Any]]:

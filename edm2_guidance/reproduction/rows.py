@@ -15,13 +15,14 @@ from edm2_guidance.metrics import ledger, score_output
 from edm2_guidance.metrics.catalog import file_name, find_metric
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.reference import open_statistics
-from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores, StoredScoreOutput
+from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
 from edm2_guidance.sampling.generation import Generation, opener
-from edm2_guidance.work.complete import OneStep, Pending, Run, complete
+from edm2_guidance.work.complete import Pending, Run, complete
+from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds
 from edm2_guidance.work.zip_output import ZipOutput
 from torch_utils.distributed import device_identity, pick_device
@@ -146,13 +147,13 @@ class Runner:
 
         if not self.settings.keep_images:
             output = self._streamed(scorer, generation, seeds, tags)
-            return _record(complete(output.work, output, source_of, bar))
+            return _record(complete(output, source_of, bar))
         known = scorer.find(generation.recipe.hash, _text(seeds)) is not None
         images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
         if not known and images.find() is None:
-            output = ScoreOutput.kept_in(images, scorer, generation, tags)
-            return _record(complete(output.work, output, source_of, bar))
-        if isinstance(complete(images.work, images, source_of, bar), Pending):
+            output = ScoreOutput(scorer, generation, images.work, tags, images)
+            return _record(complete(output, source_of, bar))
+        if isinstance(complete(images, source_of, bar), Pending):
             return None
         return _record(self._stored(scorer, images.path, generation.recipe, seeds, tags))
 
@@ -173,7 +174,9 @@ class Runner:
         name = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
         folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{name}")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
-        return ScoreOutput.of(scorer, generation, plan, folder, self._run(generation), tags)
+        run = self._run(generation)
+        work = score_output.feature_shards(folder, plan, generation.recipe, run, scorer.detectors)
+        return ScoreOutput(scorer, generation, work, tags)
 
     def _zip(self, generation: Generation, seeds: range, name: str, contents: Sequence[Features]) -> ZipOutput:
         """A block whose images are kept."""
@@ -186,17 +189,17 @@ class Runner:
         self, scorer: Scorer, path: Path, recipe: Recipe, seeds: range, tags: Mapping[str, Any]
     ) -> Scores | Pending:
         """The score of a ZIP that holds the images of these seeds."""
-        work = OneStep(self._work, f"{recipe.hash[:16]}-{seeds[0]}-{file_name(scorer.metrics[0])}")
+        lease = Lease(self._work, f"{recipe.hash[:16]}-{seeds[0]}-{file_name(scorer.metrics[0])}")
         measured = functools.partial(score_output.measure_stored, path, scorer, len(seeds))
-        output = StoredScoreOutput(scorer, (recipe.hash, _text(seeds)), measured, tags, work)
-        return complete(work, output)
+        return score_output.score_once(scorer, (recipe.hash, _text(seeds)), measured, tags, lease)
 
     @property
     def _work(self) -> Path:
         return self.settings.results / "work"
 
     def _run(self, generation: Generation) -> Run:
-        return Run(self.settings.batch, generation.numerics, self.settings.workers, device_identity(self._device))
+        workers, device = self.settings.workers, device_identity(self._device)
+        return Run(self.settings.batch, workers=workers, device=device, **generation.numerics)
 
     def _run_real(self, row: Row) -> Iterator[Block]:
         if self.settings.workers.index != 0:
@@ -209,9 +212,9 @@ class Runner:
             tags = {"row": {"name": row.name, "block": number}}
             num = self.settings.num or row.num_images
             measured = functools.partial(score_output.measure_statistics, statistics, scorer, num)
-            work = OneStep(self._work, f"{statistics.sha256[:16]}-{file_name(row.metric)}")
-            output = StoredScoreOutput(scorer, which, measured, tags, work)
-            yield Block(row, number, range(0), _record(complete(work, output)), reused=found is not None)
+            lease = Lease(self._work, f"{statistics.sha256[:16]}-{file_name(row.metric)}")
+            made = score_output.score_once(scorer, which, measured, tags, lease)
+            yield Block(row, number, range(0), _record(made), reused=found is not None)
 
     def _floors(self, row: Row) -> list[tuple[int, Path]]:
         """Statistics of this many real images that ship, block by block; possibly none."""

@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ class Memory:
 
     sampling: Batches = field(default_factory=lambda: Batches("sampling"))
     decoding: Batches = field(default_factory=lambda: Batches("decoding"))
+
+
+class Numerics(TypedDict):
+    """See `work.complete.Run`."""
+
+    decoder_batch: int | None
+    deterministic: bool
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Generation:
             self.main.decoder_batch = batch
 
     @property
-    def numerics(self) -> dict[str, Any]:
+    def numerics(self) -> Numerics:
         """What may change last bits beside the recipe, the batch and the device."""
         return {
             "decoder_batch": self.main.decoder_batch,

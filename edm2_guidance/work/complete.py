@@ -21,17 +21,18 @@ What ends a process in the middle leaves every finished part, and says so. Torch
 import errno
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dnnlib.errors import Refused
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work import lease
-from edm2_guidance.work.lease import Lease, each_unleased
-from edm2_guidance.work.plan import format_seeds
+from edm2_guidance.work.lease import Lease, LeaseLost
+from edm2_guidance.work.plan import ShardPlan, format_seeds
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageSource, Sink
@@ -45,27 +46,44 @@ Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
 _POLL_SECONDS = 1.0
+_TURN_SECONDS = 2.0  # between two looks at what others have leased
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
 _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
 
 
 @dataclass(frozen=True)
 class Run:
-    """How this process makes images: what may change last bits, and its place among all that share the work.
+    """How this process makes images, and its place among all that share the work.
 
-    batch: images at a time, 1 or more. numerics: what else may change last bits, so that all workers must have it
-    alike: plain data. workers: the place of this process. device: what identifies the device that it computes on, if
-    no other worker should; None for any number of workers on it.
+    What may change last bits is fixed in the plan as part of "the same work", and recorded beside a score. What changes
+    more than these is no part of a run: the precision is the recipe's (`Recipe.dtype`), and so in a score's key.
+
+    Attributes:
+        batch: Images at a time, 1 or more.
+        decoder_batch: The same of the decoder, if it is a network; None for others.
+        deterministic: The form in which everything is computed: by kernels that give the same bits every time, or by
+            the fastest ones.
+        threads: Of the CPU that computes; None for other devices.
+        workers: The place of this process.
+        device: What identifies the device that it computes on, if no other worker should; None for any number on it.
     """
 
     batch: int
-    numerics: Mapping[str, Any] = field(default_factory=dict)
+    decoder_batch: int | None = None
+    deterministic: bool = False
+    threads: int | None = None
     workers: Workers = ALONE
     device: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"{self.batch} images per batch: need 1 or more")
+
+    @property
+    def fixed(self) -> dict[str, int | bool | None]:
+        """What all workers must have alike, and who goes on later: what may change last bits."""
+        names = ("batch", "decoder_batch", "deterministic", "threads")
+        return {name: getattr(self, name) for name in names}
 
 
 class ShardsMissing(RuntimeError):
@@ -80,10 +98,6 @@ class ShardsMissing(RuntimeError):
         self.indices = indices
 
 
-class LeaseLost(Exception):
-    """Others took this process for dead while it joined the parts: what it would write, another writes."""
-
-
 @dataclass(frozen=True)
 class Pending:
     """Other workers are still at it. left: of so many `parts`, those that are missing; 0: another joins them."""
@@ -92,40 +106,7 @@ class Pending:
     parts: int
 
 
-class Output(Protocol[Result_co]):
-    """What is made of the images of a work."""
-
-    def find(self) -> Result_co | None:
-        """The finished result, whoever made it; None if there is none.
-
-        ValueError or OSError, before any work: something else is in its place, or it could not be written.
-        """
-
-    def has(self, part: int) -> bool:
-        """Whether this part is there. What is damaged is removed, with a warning."""
-
-    def sink(self, part: int) -> "Sink":
-        """Takes the images of this part, in the order of the plan."""
-
-    def join(self) -> Result_co:
-        """The result, from all parts; called by one process, under the lease.
-
-        Raises ShardsMissing if parts must be made again, and LeaseLost if others took this process for dead meanwhile.
-        """
-
-    def kept(self) -> str:
-        """In words, what an interruption leaves behind."""
-
-
-class Plan(Protocol):
-    """Seeds in parts, as `ShardPlan`."""
-
-    def __len__(self) -> int: ...
-
-    def shard(self, index: int) -> tuple[int, ...]: ...
-
-
-class Work:
+class Work(ABC):
     """Seeds in parts, made in a folder that stays, by workers of whom each makes its own parts or any that is free.
 
     plan: its shards are the parts.
@@ -133,7 +114,7 @@ class Work:
 
     part_name = "batch"
 
-    def __init__(self, folder: Path, plan: Plan, run: Run) -> None:
+    def __init__(self, folder: Path, plan: ShardPlan, run: Run) -> None:
         self.folder = folder
         self.plan = plan
         self.run = run
@@ -161,6 +142,22 @@ class Work:
             place.release()
         self._places = []
 
+    @abstractmethod
+    def has(self, part: int) -> bool:
+        """Whether this part is there. What is damaged is removed, with a warning."""
+
+    @abstractmethod
+    def sink(self, part: int) -> "Sink":
+        """Takes the images of this part, in the order of the plan."""
+
+    @abstractmethod
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+
+    def missing(self) -> list[int]:
+        """The parts that are not there."""
+        return [part for part in range(len(self.plan)) if not self.has(part)]
+
     @contextmanager
     def making(self, part: int) -> Iterator[None]:
         """Around the making of a part."""
@@ -183,38 +180,29 @@ class Work:
         if self.folder.is_dir():
             lease.sweep(self.folder)
 
-    def check_lease(self) -> None:
-        """LeaseLost unless this process still may write the result."""
-        if not self.lease.is_held():
-            raise LeaseLost
 
+class Output(Protocol[Result_co]):
+    """What is made of the images of a work."""
 
-class OneStep(Work):
-    """Work without parts: one process joins what is there already. name: of its lease in `folder`."""
+    @property
+    def work(self) -> Work: ...
 
-    def __init__(self, folder: Path, name: str) -> None:
-        super().__init__(folder, _NoParts(), Run(1))
-        self.lease = Lease(folder, name)
+    def find(self) -> Result_co | None:
+        """The finished result, whoever made it; None if there is none.
 
-    def open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ValueError or OSError, before any work: something else is in its place, or it could not be written.
+        """
 
-    def sweep(self) -> None:
-        pass
+    def join(self) -> Result_co:
+        """The result, from all parts; called by one process, under the lease.
 
-
-class _NoParts:
-    def __len__(self) -> int:
-        return 0
-
-    def shard(self, index: int) -> tuple[int, ...]:
-        raise ValueError(f"part {index} of none")
+        Raises ShardsMissing if parts must be made again, and LeaseLost if others took this process for dead meanwhile.
+        """
 
 
 def complete(
-    work: Work,
     output: Output[Result],
-    source_of: SourceOf | None = None,
+    source_of: SourceOf,
     progress: Progress = lambda total, done: nullcontext(lambda count: None),
 ) -> Result | Pending:
     """The result of a work: found, or made by this process together with any others that are at it.
@@ -223,123 +211,144 @@ def complete(
     is through last joins the parts. What ends this in the middle leaves every finished part to the next run.
 
     Args:
-        work: What is made, and where.
-        output: What becomes of the images.
-        source_of: Gives the images of these seeds, in order; None for work without parts.
+        output: What becomes of the images, and the work that makes them.
+        source_of: Gives the images of these seeds, in order.
         progress: Called when everything that can be refused was, and there is something to make.
 
     Raises what `output.find` and `work.open` refuse, before `progress` is called; ShardsMissing if parts keep being
     damaged or removed; RuntimeError if the work was removed while it went on; and whatever sources and sinks raise.
     """
-    found = output.find()
+    work, found = output.work, output.find()
     if found is None:
-        if not work.order and len(work.plan) > 0:  # nor is a folder made again that others have removed
-            return Pending(_left(work, output), len(work.plan))
+        if not work.order:  # nor is a folder made again that others have removed
+            return _pending(work)
         work.open()
         try:
             found = output.find()  # others may have been through before we opened the folder, and made it again
             if found is None:
-                with progress(*_counts(work, output)) as advance, _noting(output):
-                    joined = _make_and_join(work, output, source_of, advance)
+                with progress(*_counts(work)) as advance, _noting(work):
+                    joined = _make_and_join(output, source_of, advance)
                 if joined is not None:
                     return joined
-                found = _found_at_end(work, output)
+                found = _found_at_end(output)
         finally:
             work.close()
             if work.is_over():  # we were late, and may have made the folder again
                 with suppress(OSError):
                     work.folder.rmdir()
     if found is None:
-        return Pending(_left(work, output), len(work.plan))
+        return _pending(work)
     work.sweep()
     return found
 
 
-def _make_and_join(
-    work: Work, output: Output[Result], source_of: SourceOf | None, advance: Callable[[int], None]
-) -> Result | None:
+def once(lease: Lease, find: Callable[[], Result | None], make: Callable[[], Result]) -> Result | Pending:
+    """A result that has no parts: found, or made by one process under a lease, whose folder is made as needed."""
+    found = find()
+    if found is None:
+        lease.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            is_ours = lease.acquire(wait=True)
+            found = find()
+            if found is None and is_ours:
+                found = make()
+        except LeaseLost:
+            found = find()
+        finally:
+            lease.release()
+    return Pending(0, 0) if found is None else found
+
+
+def _make_and_join(output: Output[Result], source_of: SourceOf, advance: Callable[[int], None]) -> Result | None:
     """The result, joined by this process; None if other workers have parts to make, or have the result."""
+    work = output.work
     try:
         for _ in range(_REPAIRS + 1):
-            _make_missing(work, output, source_of, advance)
-            gone = sorted(set(_missing(work, output)) & set(work.order))
+            _make_missing(work, source_of, advance)
+            gone = sorted(set(work.missing()) & set(work.order))
             if not gone or work.another_ends_it():
                 break
         else:
             raise ShardsMissing(f"shards of {work.folder} keep vanishing: {format_seeds(tuple(gone))}", gone)
-        if _missing(work, output) or not work.lease.acquire(wait=True):
+        if work.missing() or not work.lease.acquire(wait=True):
             return None
         result = output.find()  # somebody who died before the parts were removed
         if result is None:
-            result = _join_and_repair(work, output, source_of)
+            result = _join_and_repair(output, source_of)
         work.close()
         work.remove()
-        work.lease.release()
         return result
     except LeaseLost:
-        work.lease.release()
         return None
-    except BaseException as error:
-        work.lease.release()
-        if isinstance(error, OSError) and error.errno in _IS_GONE and work.is_over():
+    except OSError as error:
+        if error.errno in _IS_GONE and work.is_over():
             return None  # somebody took this worker for dead, and has finished everything
         raise
+    finally:
+        work.lease.release()
 
 
-def _make_missing(
-    work: Work, output: Output[object], source_of: SourceOf | None, advance: Callable[[int], None]
-) -> None:
-    missing = set(_missing(work, output))
-    mine = [part for part in work.order if part in missing]
-    with closing(_turns(work, output, mine)) as turns:
-        for number, to_make in turns:
+def _make_missing(work: Work, source_of: SourceOf, advance: Callable[[int], None]) -> None:
+    missing = set(work.missing())
+    with closing(_turns(work, [part for part in work.order if part in missing])) as turns:
+        for part in turns:
             if work.another_ends_it():
                 return
-            if to_make:
-                _make(work, output, mine[number], source_of, advance)
+            if work.has(part):
+                advance(len(work.plan.shard(part)))  # made by others meanwhile
             else:
-                advance(len(work.plan.shard(mine[number])))  # made by others meanwhile
+                _make(work, part, source_of, advance)
 
 
-def _turns(work: Work, output: Output[object], parts: Sequence[int]) -> Generator[tuple[int, bool]]:
-    if work.leases_parts:
-        names = [work.name(part) for part in parts]
-        return each_unleased(work.folder, names, lambda number: output.has(parts[number]))
-    return ((number, not output.has(part)) for number, part in enumerate(parts))
+def _turns(work: Work, parts: Sequence[int]) -> Generator[int]:
+    """The parts one after the other, each under its lease while the caller has it, unless workers have their own.
+
+    Parts that others have leased come last: when they are there, or when their owners turn out to be dead.
+    """
+    left = list(parts)
+    while left and (work.folder.exists() or not work.leases_parts):
+        others = []
+        for part in left:
+            lease = Lease(work.folder, work.name(part))
+            if not work.leases_parts or work.has(part):
+                yield part
+            elif lease.acquire():
+                try:
+                    yield part
+                finally:
+                    lease.release()
+            else:
+                others.append(part)
+        if others:
+            time.sleep(_TURN_SECONDS)
+        left = others
 
 
-def _make(
-    work: Work,
-    output: Output[object],
-    part: int,
-    source_of: SourceOf | None,
-    advance: Callable[[int], None] | None = None,
-) -> None:
+def _make(work: Work, part: int, source_of: SourceOf, advance: Callable[[int], None] | None = None) -> None:
     from edm2_guidance.images.batch import drain
 
-    assert source_of is not None
     with work.making(part):
-        drain(source_of(work.plan.shard(part)), output.sink(part), progress=advance)
-    if not output.has(part) and not work.is_over():
+        drain(source_of(work.plan.shard(part)), work.sink(part), progress=advance)
+    if not work.has(part) and not work.is_over():
         raise RuntimeError(f"{work.name(part)} was not made, or was gone at once: is {work.folder} on a healthy disk?")
 
 
-def _join_and_repair(work: Work, output: Output[Result], source_of: SourceOf | None) -> Result:
+def _join_and_repair(output: Output[Result], source_of: SourceOf) -> Result:
     for _ in range(_REPAIRS):
         try:
             return output.join()
         except ShardsMissing as error:
             for part in error.indices:
-                _make(work, output, part, source_of)
+                _make(output.work, part, source_of)
     return output.join()
 
 
-def _found_at_end(work: Work, output: Output[Result]) -> Result | None:
+def _found_at_end(output: Output[Result]) -> Result | None:
     """The result that another process wrote; it may take a while until other machines see it.
 
     RuntimeError if the work is over, and no result is there.
     """
-    found = output.find()
+    work, found = output.work, output.find()
     if found is not None or not work.is_over():
         return found
     deadline = time.monotonic() + APPEARS_SECONDS
@@ -353,29 +362,25 @@ def _found_at_end(work: Work, output: Output[Result]) -> Result | None:
     return found
 
 
-def _missing(work: Work, output: Output[object]) -> list[int]:
-    return [part for part in range(len(work.plan)) if not output.has(part)]
+def _pending(work: Work) -> Pending:
+    return Pending(0 if work.is_over() else len(work.missing()), len(work.plan))
 
 
-def _left(work: Work, output: Output[object]) -> int:
-    return 0 if work.is_over() else len(_missing(work, output))
-
-
-def _counts(work: Work, output: Output[object]) -> tuple[int, int]:
+def _counts(work: Work) -> tuple[int, int]:
     """(images of the parts that this worker may make, how many of them are there already)."""
-    missing = set(_missing(work, output))
+    missing = set(work.missing())
     sizes = {part: len(work.plan.shard(part)) for part in work.order}
     return sum(sizes.values()), sum(size for part, size in sizes.items() if part not in missing)
 
 
 @contextmanager
-def _noting(output: Output[object]) -> Iterator[None]:
+def _noting(work: Work) -> Iterator[None]:
     """What ends the work in the middle carries a note of what it leaves behind, which an interrupt tells."""
     try:
         yield
     except BaseException as error:
         with suppress(OSError):
-            error.add_note(output.kept())
+            error.add_note(work.kept())
         raise
 
 

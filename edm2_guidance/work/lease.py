@@ -6,6 +6,8 @@ one process can do: nobody ever removes another's lease, so a slow process canno
 
 A process that lives touches its leases every `BEAT_SECONDS`. On the owner's machine the system says whether it lives;
 elsewhere only its silence speaks, and since clocks jump, silence counts only as far as somebody watched it.
+
+Other rooms use `Lease` alone.
 """
 
 import atexit
@@ -17,12 +19,13 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from dnnlib.errors import naming
 from dnnlib.regular import read_regular
@@ -35,6 +38,7 @@ STALE_SECONDS = 300.0
 WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
+_MOMENT_SECONDS = 0.05
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -64,6 +68,10 @@ def is_gone(text: str) -> bool:
     return _is_zombie(pid)
 
 
+class LeaseLost(Exception):
+    """Others took this process for dead while it held a lease: what it would write, another writes."""
+
+
 @dataclass(frozen=True)
 class Sign:
     """What can be seen of a lease: its file, whose it is, when it was touched (in seconds, by the folder's clock)."""
@@ -74,10 +82,13 @@ class Sign:
 
 
 class Lease:
-    """The lease `name` in `folder`. Processes hold leases, not objects: a process that has it gets it again."""
+    """The lease `name` in `folder`: acquired and released, or held by a `with` block.
+
+    Processes hold leases, not objects: a process that has it gets it again.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._name = name
         self._held: Path | None = None  # what this object took; it may be another's by now: see `_is_ours`
 
@@ -91,26 +102,39 @@ class Lease:
             if not wait:
                 return False
             now = self.sign()
-            if not self._folder.exists() or (now is not None and (_lives_here(now) or _later(first, now))):
+            if not self.folder.exists() or (now is not None and (_lives_here(now) or _later(first, now))):
                 return False
             if not waited and now is not None:
-                warnings.warn(f"waiting for a sign of life of {now.holder}, {self._name} in {self._folder}",
+                warnings.warn(f"waiting for a sign of life of {now.holder}, {self._name} in {self.folder}",
                               RuntimeWarning, stacklevel=2)  # fmt: skip
             first, waited = first or now, True
             time.sleep(poll_seconds)
         return True
 
+    def __enter__(self) -> Self:
+        """Hold it during a block that takes a moment, after everybody who has it now. FileNotFoundError: no folder."""
+        while not self.acquire():
+            if not self.folder.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(self.folder))
+            time.sleep(_MOMENT_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
     def _acquire_now(self) -> bool:
-        temporary = self._folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
+        temporary = self.folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
         try:
-            with naming(self._folder):
+            with naming(self.folder):
                 temporary.write_text(_lease_text())
             last = self.sign()
             if last is not None and _is_ours(last.holder):
                 self._hold(last.path)
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
                 # Held before it is there, so that whatever ends this process in between leaves no lease behind.
-                self._hold(self._folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
+                self._hold(self.folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
                 assert self._held is not None
                 _link(temporary, self._held)
             else:
@@ -132,6 +156,11 @@ class Lease:
         """Whether this process still holds the lease: nobody has given up on it since."""
         last = self.sign()
         return last is not None and last.path == self._held and _is_ours(last.holder)
+
+    def check(self) -> None:
+        """LeaseLost unless this process still holds it."""
+        if not self.is_held():
+            raise LeaseLost
 
     def release(self) -> None:
         """Let others have it, if this process holds it. Older leases, of processes that are gone, are swept away."""
@@ -156,7 +185,7 @@ class Lease:
 
     def files(self) -> list[Path]:
         """The files of all leases of this name, older ones first."""
-        return sorted(self._folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
+        return sorted(self.folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
 
 
 def read_lease(path: Path) -> str:
@@ -170,54 +199,6 @@ def sweep(folder: Path) -> None:
         with suppress(FileNotFoundError):
             if is_gone(read_lease(path)):
                 path.unlink()
-
-
-@contextmanager
-def exclusive(folder: Path, name: str, poll_seconds: float = 0.05) -> Iterator[None]:
-    """Hold the lease `name` in `folder` during the block, after everybody who has it now. For what takes a moment."""
-    lease = Lease(folder, name)
-    while not lease.acquire():
-        if not folder.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
-        time.sleep(poll_seconds)
-    try:
-        yield
-    finally:
-        lease.release()
-
-
-def each_unleased(
-    folder: Path, names: Sequence[str], is_done: Callable[[int], bool], poll_seconds: float = 2.0
-) -> Generator[tuple[int, bool]]:
-    """The parts of some work one after the other, each under its lease while the caller has it.
-
-    Parts that others have leased come last: when they are done, or when their owners turn out to be dead. Close the
-    generator when leaving early, to release the lease.
-
-    Args:
-        folder: Where the leases are; the work is over when it is gone.
-        names: Of the parts, as leases.
-        is_done: Whether the part of this index in `names` is finished.
-
-    Yields (index in `names`, whether the part is still to be made here).
-    """
-    left = list(range(len(names)))
-    while left and folder.exists():
-        held_by_others = []
-        for index in left:
-            lease = Lease(folder, names[index])
-            if is_done(index):
-                yield index, False
-            elif lease.acquire():
-                try:
-                    yield index, not is_done(index)  # somebody may have made it between our looking and leasing
-                finally:
-                    lease.release()
-            else:
-                held_by_others.append(index)
-        if held_by_others:
-            time.sleep(poll_seconds)
-        left = held_by_others
 
 
 class _Heart:

@@ -17,7 +17,7 @@ from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, Work
 from edm2_guidance.work.identity import differences
-from edm2_guidance.work.lease import exclusive
+from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, is_in_runs, seed_runs
 from edm2_guidance.work.shards import Recipe
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 _IMAGE = re.compile(r"\d{6,}\.png")
 
 
-class PngOutput:
-    """PNGs of one recipe, which `recipe.json` beside them states; each worker's result is its own.
+class PngOutput(Work):
+    """PNGs of one recipe, which `recipe.json` beside them states: work and result in one, and the sink of every part.
 
-    The parts are batches: batch number b of all is worker b mod count's to make, as in one process. Those of which
-    something is missing are made whole, since last bits depend on the size of a batch; images that are there stay as
-    they are. `recipe.json` appears with the first images; images that are to be made again are removed then.
+    Each worker's result is its own. The parts are batches: batch number b of all is worker b mod count's to make, as in
+    one process. Those of which something is missing are made whole, since last bits depend on the size of a batch;
+    images that are there stay as they are. `recipe.json` appears with the first images; images that are to be made
+    again are removed then.
 
     The usual order: `check` (before any network opens), `state` (once the recipe's hashes are known), then `complete`.
     """
@@ -47,14 +48,12 @@ class PngOutput:
         overwrite: bool = False,
     ) -> None:
         """Nothing is read or written yet. overwrite: make images again that are there."""
-        self.folder = Path(folder)
-        self._plan = ShardPlan(tuple(seeds), run.batch)
-        self.work = Work(self.folder, self._plan, run)
+        super().__init__(Path(folder), ShardPlan(tuple(seeds), run.batch), run)
         self.images = PNGFolder(folder, subdirs)
-        self.num_written = 0  # by this object
         self._overwrite = overwrite
-        self._mine = frozenset(self.work.order)
-        self._done: set[int] = set()  # parts; by this object only, if it overwrites
+        self._mine = frozenset(self.order)
+        self._done: set[int] = set()  # parts
+        self._written: set[int] = set()  # seeds, by this object
         self._content: dict[str, Any] | None = None  # of recipe.json, until it is written
         self._replaces: str | None = None  # the hash in the recipe.json that is there
 
@@ -65,7 +64,7 @@ class PngOutput:
         another layout of subfolders, or if workers that steal should overwrite; OSError if it cannot be written.
         """
         check_destination(self.folder / RECIPE_NAME)
-        if self.work.run.workers.steal and self._overwrite:
+        if self.run.workers.steal and self._overwrite:
             raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
         kept = self._others()
         if kept and not (self.folder / RECIPE_NAME).exists():
@@ -77,7 +76,7 @@ class PngOutput:
 
         device: as in `Run`, where it is known by now only.
         """
-        self.work.run = replace(self.work.run, device=device)
+        self.run = replace(self.run, device=device)
         found = self._stated()
         self._replaces = None if found is None else found.get("recipe_hash")
         if restarted() and self._replaces == recipe.hash:
@@ -88,22 +87,18 @@ class PngOutput:
 
     def find(self) -> int | None:
         """How many images this worker may make, if all of them are there."""
-        return sum(map(len, self._parts())) if all(map(self.has, self.work.order)) else None
+        return sum(map(len, self._parts())) if all(map(self.has, self.order)) else None
 
     def has(self, part: int) -> bool:
         """Whether all images of a batch are there; if they are made again, only those that this object made count."""
-        made_again = self._overwrite and part in self._mine
-        if part not in self._done and not made_again and all(map(self.images.has, self._plan.shard(part))):
+        is_there = self._written.__contains__ if self._overwrite and part in self._mine else self.images.has
+        if part not in self._done and all(map(is_there, self.plan.shard(part))):
             self._done.add(part)
         return part in self._done
 
-    def sink(self, part: int) -> "_PngSink":
-        """Takes the images of a batch."""
-        return _PngSink(self, part)
-
-    def finished(self, part: int) -> None:
-        """A batch was written."""
-        self._done.add(part)
+    def sink(self, part: int) -> Self:
+        """Takes the images of a batch, as of any other."""
+        return self
 
     def join(self) -> int:
         """Nothing is left to do when all images are there."""
@@ -112,8 +107,18 @@ class PngOutput:
     def kept(self) -> str:
         """In words, what an interruption leaves behind."""
         again = "the same command without --overwrite goes on" if self._overwrite else "the same command goes on"
-        seeds = self._plan.seeds
+        seeds = self.plan.seeds
         return f"{len(self.images.existing(seeds))} of {len(seeds)} images are in {self.folder}; {again}"
+
+    @property
+    def work(self) -> Self:
+        """As `Output`."""
+        return self
+
+    @property
+    def num_written(self) -> int:
+        """How many images this object has written."""
+        return len(self._written)
 
     @property
     def num_there(self) -> int:
@@ -122,7 +127,7 @@ class PngOutput:
 
     def _parts(self) -> list[tuple[int, ...]]:
         """The seeds of the batches that this worker may make."""
-        return list(map(self._plan.shard, self.work.order))
+        return list(map(self.plan.shard, self.order))
 
     def _check_layout(self) -> None:
         """ValueError if there are images in subfolders and they should not be, or the other way round."""
@@ -153,8 +158,17 @@ class PngOutput:
 
     def _others(self) -> list[Path]:
         """Images in the folder that stay."""
-        mine = {self.images.path(seed) for seed in self._plan.seeds} if self._overwrite else set()
+        mine = {self.images.path(seed) for seed in self.plan.seeds} if self._overwrite else set()
         return [path for path in self._images() if path not in mine]
+
+    def __enter__(self) -> Self:
+        self.images.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.images.__exit__(kind, error, trace)
 
     def write(self, batch: "ImageBatch") -> None:
         """Write those of a batch that are to be made; before the first one, the recipe."""
@@ -166,7 +180,7 @@ class PngOutput:
             batch = batch.select([row for row, done in enumerate(there) if not done]) if any(there) else batch
         if len(batch) > 0:
             self.images.write(batch)
-        self.num_written += len(batch)
+            self._written.update(seeds_of_batch(batch))
 
     def _write_recipe(self, content: dict[str, Any]) -> None:
         """Make recipe.json say this, one process at a time, and remove the images that are to be made again.
@@ -174,13 +188,13 @@ class PngOutput:
         Refused if it says by now what it did not when this run stated its recipe: another run was faster.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.folder, "recipe"):
+        with Lease(self.folder, "recipe"):
             found = self._stated()
             stated = None if found is None else found.get("recipe_hash")
             if found is not None and stated not in (self._replaces, content["recipe_hash"]):
                 self._refuse(found, content)
             # Nobody has written an image of this recipe yet, or else those of others are not ours to remove.
-            again = self._parts() if stated == content["recipe_hash"] else [self._plan.seeds]
+            again = self._parts() if stated == content["recipe_hash"] else [self.plan.seeds]
             for path in self.images.existing(seed for seeds in again for seed in seeds) if self._overwrite else ():
                 path.unlink(missing_ok=True)
             with atomic_path(self.folder / RECIPE_NAME) as temporary:
@@ -189,7 +203,7 @@ class PngOutput:
 
     def _asked_by_all(self, found: dict[str, Any] | None) -> str:
         """The seeds that were ever asked for, as text. found: what recipe.json says of the same recipe, if anything."""
-        asked = self._plan.seeds
+        asked = self.plan.seeds
         before = "" if found is None else str(found.get("asked", ""))
         runs = seed_runs(before)
         if not runs:
@@ -197,23 +211,3 @@ class PngOutput:
         is_known = is_in_runs(runs)
         more = format_seeds(tuple(seed for seed in asked if not is_known(seed)))
         return f"{before},{more}" if more else before
-
-
-class _PngSink:
-    def __init__(self, output: PngOutput, part: int) -> None:
-        self._output = output
-        self._part = part
-
-    def __enter__(self) -> Self:
-        self._output.images.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._output.images.__exit__(kind, error, trace)
-        if error is None:
-            self._output.finished(self._part)
-
-    def write(self, batch: "ImageBatch") -> None:
-        self._output.write(batch)

@@ -101,7 +101,7 @@ class ShardFolder(Work):
             folder: Where the shards go.
             plan: Seeds and shards.
             recipe: How the images are made.
-            run: How they are made here; its batch and numerics have to agree for work to be continued.
+            run: How they are made here; what it fixes has to agree for work to be continued.
             contents: What shards hold.
             more: What else has to agree for work to be continued: plain data.
             zip_path: The ZIP that the shards become; None if they become none.
@@ -118,11 +118,10 @@ class ShardFolder(Work):
             "num_images": len(plan.seeds),
             "seeds": format_seeds(plan.seeds),
             "shard_size": plan.shard_size,
-            "batch": run.batch,
-            **run.numerics,
+            **run.fixed,
         }
         self.content = self._asked  # as the folder's plan spells it, once it is known
-        self._identity = ("format", "recipe_hash", *more, "seeds", "shard_size", "batch", *run.numerics)
+        self._identity = ("format", "recipe_hash", *more, "seeds", "shard_size", *run.fixed)
         self._making_since: float | None = None
 
     # As `Work`.
@@ -250,6 +249,15 @@ class ShardFolder(Work):
             return False
         return True
 
+    def sink(self, index: int) -> "ShardWriter":
+        """A sink for the images of a shard, in order."""
+        return ShardWriter(self, index)
+
+    def kept(self) -> str:
+        """In words, what an interruption leaves behind."""
+        done = len(self.plan) - len(self.missing())
+        return f"{done} of {len(self.plan)} shards are kept in {self.folder}; the same command goes on"
+
     def head(self, index: int, file: zipfile.ZipFile) -> dict[str, Any]:
         """The shard.json of an open shard; ValueError if it is not this shard of this plan, or lacks a content."""
         path = self.path(index)
@@ -293,27 +301,8 @@ class ShardFolder(Work):
         return [*(path for path in beside if name and path.name.startswith(name)), *self.folder.glob("*.tmp")]
 
 
-class ShardOutput:
-    """What every output of a work in shards does alike (`complete.Output`)."""
-
-    work: ShardFolder
-
-    def has(self, part: int) -> bool:
-        """Whether a shard is there."""
-        return self.work.has(part)
-
-    def sink(self, part: int) -> "ShardWriter":
-        """A sink for the images of one shard, in order."""
-        return ShardWriter(self.work, part)
-
-    def kept(self) -> str:
-        """In words, what an interruption leaves behind."""
-        done = sum(map(self.has, range(len(self.work.plan))))
-        return f"{done} of {len(self.work.plan)} shards are kept in {self.work.folder}; the same command goes on"
-
-
 class ShardWriter:
-    """A sink for the images of one shard; made by `ShardOutput.sink`.
+    """A sink for the images of one shard; made by `ShardFolder.sink`.
 
     Images come in the order of the plan, in batches of any size, all with labels or all without. The shard gets its
     name when the block ends without an error and every image is there.

@@ -21,13 +21,13 @@ from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, ShardsMissing
 from edm2_guidance.work.identity import refuse
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
-from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder, ShardOutput
+from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
 
 
-class ZipOutput(ShardOutput):
+class ZipOutput:
     """A ZIP of the images of a plan, whose bytes depend on plan, recipe, labels and pixels alone.
 
     It holds the images in plan order, then `dataset.json` and `recipe.json`:
@@ -127,9 +127,7 @@ class ZipOutput(ShardOutput):
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work
-        content = {
-            key: value for key, value in work.content.items() if key not in {"shard_size", "batch", *work.run.numerics}
-        }
+        content = {key: value for key, value in work.content.items() if key not in {"shard_size", *work.run.fixed}}
         return {**content, "batches": work.plan.batch_runs(work.run.batch)}
 
 

@@ -26,12 +26,13 @@ from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
+from edm2_guidance.metrics.score_output import feature_shards
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.fuzz.mutations import Member, build_zip
-from tests.works import MomentsOutput, Stated, feature_work
+from tests.works import MomentsOutput, Stated
 from torch_utils.tensor_file import read_tensors
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
@@ -371,12 +372,12 @@ def _image_shard(folder: Path, file: str, kind: str) -> Format:
     def make(place: Path) -> None:
         output = _image_folder(place)
         output.work.open()
-        drain(_Generated(PLAN.shard(0)), output.sink(0))
+        drain(_Generated(PLAN.shard(0)), output.work.sink(0))
         output.work.close()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> bytes:
         output = _image_folder(place)
-        complete(output.work, output, _Generated)
+        complete(output, _Generated)
         return (place / "out.zip").read_bytes()
 
     files = _sandboxed(folder, make)
@@ -391,19 +392,19 @@ class _Mean(torch.nn.Module):
 
 def _features(folder: Path) -> ShardFolder:
     detector = Detector("fid", 3, {"metric": "fid", "weights_sha256": "ab"}, _Mean(), torch.device("cpu"))
-    return feature_work(folder / "work", PLAN, Stated("c0", {"net": "main"}), Run(2), (detector,))
+    return feature_shards(folder / "work", PLAN, Stated("c0", {"net": "main"}), Run(2), (detector,))
 
 
 def _feature_shard(folder: Path, file: str, kind: str) -> Format:
     def make(place: Path) -> None:
         shards = _features(place)
         shards.open()
-        drain(_Generated(PLAN.shard(0)), MomentsOutput(shards, ()).sink(0))
+        drain(_Generated(PLAN.shard(0)), shards.sink(0))
         shards.close()  # or the claims would be touched, now and then, during other work
 
     def read(place: Path) -> object:
         shards = _features(place)
-        moments = complete(shards, MomentsOutput(shards, shards.contents[0].detectors), _Generated).moments["fid"]
+        moments = complete(MomentsOutput(shards, shards.contents[0].detectors), _Generated).moments["fid"]
         return moments.mean.tolist(), moments.cov.tolist(), moments.num_images
 
     files = _sandboxed(folder, make)

@@ -3,9 +3,6 @@
 import io
 import itertools
 import json
-import subprocess
-import sys
-import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,17 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images import npy
 from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.moments import RunningMoments
-from edm2_guidance.work.complete import Pending, Run, complete
+from edm2_guidance.metrics.score_output import feature_shards
+from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
-from tests.works import MomentsOutput, Stated, feature_work
-
-SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
+from tests.works import SEEDS, Generated, MomentsOutput, Stated, pixels
 
 
 class Colours(torch.nn.Module):
@@ -44,27 +39,6 @@ def detector(name: str = "fid", sha: str = "ab") -> Detector:
 DETECTORS = (detector(), detector("fd_dinov2"))
 
 
-class Generated:
-    """A source whose images and labels depend on the seed alone, like generated ones."""
-
-    def __init__(self, seeds: Sequence[int], batch: int = 2, labels: bool = True, size: int = 6) -> None:
-        self.seeds, self.batch, self.labels, self.size = tuple(seeds), batch, labels, size
-        self.num_images = len(self.seeds)
-
-    def __len__(self) -> int:
-        return -(-len(self.seeds) // self.batch)
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        for start in range(0, len(self.seeds), self.batch):
-            seeds = self.seeds[start : start + self.batch]
-            labels = tuple(seed % 7 for seed in seeds) if self.labels else None
-            yield ImageBatch(torch.stack([self.pixels(seed) for seed in seeds]), seeds, labels)
-
-    def pixels(self, seed: int) -> torch.Tensor:
-        random = np.random.RandomState(seed)
-        return torch.from_numpy(random.randint(0, 256, [3, self.size, self.size], dtype=np.uint8))
-
-
 class Chained:
     """Sources one after the other, as one."""
 
@@ -76,10 +50,8 @@ class Chained:
         return itertools.chain.from_iterable(self.sources)
 
 
-def shards_at(folder: Path, seeds: tuple[int, ...] = SEEDS, size: int = 3, **changes: Any) -> ShardFolder:
-    recipe = Stated(changes.get("recipe_hash", "c0ffee"), {"net": "main"})
-    run = Run(changes.get("batch", 2), workers=changes.get("workers", ALONE))
-    return feature_work(folder, ShardPlan(seeds, size), recipe, run, changes.get("detectors", DETECTORS))
+def shards_at(folder: Path, seeds: tuple[int, ...] = SEEDS, detectors: Sequence[Detector] = DETECTORS) -> ShardFolder:
+    return feature_shards(folder, ShardPlan(seeds, 3), Stated("c0ffee", {"net": "main"}), Run(2), detectors)
 
 
 def opened(folder: Path, **changes: Any) -> ShardFolder:
@@ -88,20 +60,16 @@ def opened(folder: Path, **changes: Any) -> ShardFolder:
     return shards
 
 
-def missing(shards: ShardFolder) -> list[int]:
-    return [index for index in range(len(shards.plan)) if not shards.has(index)]
-
-
-def work(folder: Path, made: list[int] | None = None, worker: int = 0, workers: int = 1, **changes: Any) -> Any:
+def work(folder: Path, made: list[int] | None = None, **changes: Any) -> Any:
     """What `complete` gives; made: gets the shards that are made. The shards are gone if the result is ours."""
-    shards = shards_at(folder, workers=Workers(job=worker, jobs=workers), **changes)
+    shards = shards_at(folder, **changes)
 
     def source_of(seeds: Sequence[int]) -> Generated:
         if made is not None:
             made.append(shards.plan.seeds.index(seeds[0]) // shards.plan.shard_size)
         return Generated(seeds)
 
-    return complete(shards, MomentsOutput(shards, DETECTORS), source_of)
+    return complete(MomentsOutput(shards, DETECTORS), source_of)
 
 
 def assert_same(result: Any, expected: Any) -> None:
@@ -138,45 +106,6 @@ def test_moments_are_accumulated_in_the_order_of_the_plan(tmp_path: Path, undist
     assert torch.equal(undisturbed[0]["fid"].cov, running.moments().cov)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_workers_in_any_order_give_the_same_numbers_once(
-    tmp_path: Path, undisturbed: Any, order: tuple[int, ...]
-) -> None:
-    made: list[int] = []
-    results = [work(tmp_path / "work", made, worker, 3) for worker in order]
-    assert [type(result) for result in results[:2]] == [Pending, Pending]
-    assert_same(results[2], undisturbed)
-    assert sorted(made) == [0, 1, 2, 3]
-
-
-def test_workers_at_the_same_time(tmp_path: Path, undisturbed: Any) -> None:
-    results: list[Any] = []
-
-    def run(worker: int) -> None:
-        results.append(work(tmp_path / "work", None, worker, 3))
-
-    threads = [threading.Thread(target=run, args=[worker]) for worker in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    done = [result for result in results if not isinstance(result, Pending)]
-    assert done, "claims are between processes: threads may all have it"
-    for result in done:
-        assert_same(result, undisturbed)
-
-
-def test_what_is_there_is_not_made_again(tmp_path: Path, undisturbed: Any) -> None:
-    shards = opened(tmp_path / "work")
-    for index in (0, 2):
-        drain(Generated(shards.plan.shard(index)), MomentsOutput(shards, DETECTORS).sink(index))
-    made: list[int] = []
-    assert missing(shards_at(tmp_path / "work")) == [1, 3]
-    assert_same(work(tmp_path / "work", made), undisturbed)
-    assert made == [1, 3]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
     shards = all_made(tmp_path / "work")
     with np.load(tmp_path / "work" / "shard-00001.npz") as file:
@@ -187,10 +116,10 @@ def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
     with zipfile.ZipFile(shards.path(3)) as file:
         before = {name: file.read(name) for name in file.namelist() if name != "shard.json"}
     shards.path(3).unlink()
-    drain(Generated(shards.plan.shard(3), batch=1), MomentsOutput(shards, DETECTORS).sink(3))
+    drain(Generated(shards.plan.shard(3), batch=1), shards.sink(3))
     with zipfile.ZipFile(shards.path(3)) as file:
         assert {name: file.read(name) for name in before} == before
-    drain(Generated(shards.plan.shard(3), labels=False), MomentsOutput(shards, DETECTORS).sink(3))
+    drain(Generated(shards.plan.shard(3), labels=False), shards.sink(3))
     with np.load(shards.path(3)) as file:
         assert "labels" not in file.files
 
@@ -198,7 +127,7 @@ def test_a_shard_is_an_npz_that_anyone_reads(tmp_path: Path) -> None:
 def all_made(folder: Path) -> ShardFolder:
     shards = opened(folder)
     for index in range(4):
-        drain(Generated(shards.plan.shard(index)), MomentsOutput(shards, DETECTORS).sink(index))
+        drain(Generated(shards.plan.shard(index)), shards.sink(index))
     return shards
 
 
@@ -235,34 +164,24 @@ def test_damaged_shards_are_made_again(tmp_path: Path, undisturbed: Any, kind: s
     assert made == [1, 3]
 
 
-def test_another_run_is_refused(tmp_path: Path) -> None:
+def test_another_detector_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "work")
-    for changes, words in [
-        ({"recipe_hash": "beef"}, "recipe_hash: c0ffee | beef"),
-        ({"batch": 4}, "batch: 2 | 4"),
-        ({"size": 4}, "shard_size: 3 | 4"),
-        ({"detectors": DETECTORS[:1]}, "detectors.fd_dinov2"),
-        ({"detectors": (detector(), detector("fd_dinov2", "cd"))}, "weights_sha256: ab | cd"),
+    for detectors, words in [
+        (DETECTORS[:1], "detectors.fd_dinov2"),
+        ((detector(), detector("fd_dinov2", "cd")), "weights_sha256: ab | cd"),
     ]:
         with pytest.raises(ValueError, match="belongs to another run") as caught:
-            opened(tmp_path / "work", **changes)  # type: ignore[arg-type]
+            opened(tmp_path / "work", detectors=detectors)
         assert words in str(caught.value)
     with pytest.raises(ValueError, match="once only"):
         shards_at(tmp_path / "work", detectors=(detector(), detector()))
 
 
-def test_images_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     shards = opened(tmp_path / "work")
-    cases: list[tuple[Any, type[Exception], str]] = [
-        (Generated((5, 4, 6)), ValueError, "are 4-5, but 5,4 came"),
-        (Generated((4, 5)), RuntimeError, "got 2 of its 3 images"),
-        (Chained([Generated((4,)), Generated((5, 6), size=8)]), ValueError, "another size"),
-        (Chained([Generated((4,)), Generated((5, 6), labels=False)]), ValueError, "some have none"),
-    ]
-    for source, kind, words in cases:
-        with pytest.raises(kind, match=words):
-            drain(source, MomentsOutput(shards, DETECTORS).sink(0))
-    assert missing(shards) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="another size"):
+        drain(Chained([Generated((4,)), Generated((5, 6), size=8)]), shards.sink(0))
+    assert shards.missing() == [0, 1, 2, 3]
     assert sorted(p.name for p in shards.folder.iterdir()) == ["plan.json", "worker-0-of-1.0.claim"]
 
 
@@ -271,7 +190,7 @@ def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch:
 
     def overflow(self: Colours, images: torch.Tensor) -> torch.Tensor:
         features = plain(self, images)
-        features[images[:, 0, 0, 0] == Generated(()).pixels(6)[0, 0, 0]] = torch.nan
+        features[images[:, 0, 0, 0] == pixels(6)[0, 0, 0]] = torch.nan
         return features
 
     monkeypatch.setattr(Colours, "forward", overflow)
@@ -283,7 +202,7 @@ def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
     shards = opened(tmp_path / "work")
     DETECTORS[1].memory.limit = 2
     try:
-        with MomentsOutput(shards, DETECTORS).sink(1) as sink:
+        with shards.sink(1) as sink:
             for batch in Generated(shards.plan.shard(1)):
                 sink.write(replace(batch, reduced={"sampling": 1}))
     finally:
@@ -291,30 +210,6 @@ def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
     result = work(tmp_path / "work")
     assert result.reduced == {"sampling": 1, "fd_dinov2": 2}
     assert work(tmp_path / "other").reduced == {}
-
-
-# Claims.
-
-
-def test_the_result_belongs_to_one_process(tmp_path: Path, undisturbed: Any) -> None:
-    """While another process that lives has the claim nobody else joins; once it is dead, the next one does."""
-    shards = opened(tmp_path / "work")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from edm2_guidance.work.lease import Lease\n"
-        "print(Lease(Path(sys.argv[1]), 'join').acquire(), flush=True); sys.stdin.read()"
-    )
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(shards.folder), root],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None
-        assert other.stdout.readline() == "True\n"
-        assert work(shards.folder) == Pending(4, 4)
-        other.kill()
-    assert_same(work(shards.folder), undisturbed)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_join_lets_others_have_it(tmp_path: Path) -> None:

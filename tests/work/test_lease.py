@@ -3,16 +3,15 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from edm2_guidance.work import lease as claims
-from edm2_guidance.work.lease import Lease, each_unleased
+from edm2_guidance.work.lease import Lease
+from tests.works import ELSEWHERE, left
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = "elsewhere.17.0123abcd"
 
 
 @pytest.fixture
@@ -89,11 +88,8 @@ def test_a_fresh_claim_is_left_alone_for_as_long_as_it_is_fresh(tmp_path, clock,
     assert not claim.acquire()
 
 
-def test_a_dead_process_of_this_machine_is_known_to_be_dead(tmp_path, other):
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
-    host, _, token = claims.owner().split(".")
-    other("join", text=f"{host}.{child.pid}.{token}")
+def test_a_dead_process_of_this_machine_is_known_to_be_dead(tmp_path):
+    left(tmp_path, "join")
     assert Lease(tmp_path, "join").acquire()
 
 
@@ -232,9 +228,10 @@ def test_a_moment_each(tmp_path):
     """Processes in line for one file, none of which loses what another wrote."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from edm2_guidance.work.lease import exclusive\n"
+        "from edm2_guidance.work import lease\n"
+        "lease._MOMENT_SECONDS = 0.001\n"
         "for _ in range(40):\n"
-        "    with exclusive(Path(sys.argv[1]), 'n', poll_seconds=0.001):\n"
+        "    with lease.Lease(Path(sys.argv[1]), 'n'):\n"
         "        file = Path(sys.argv[1], 'n'); file.write_text(str(int(file.read_text()) + 1))\n"
     )
     (tmp_path / "n").write_text("0")
@@ -242,50 +239,5 @@ def test_a_moment_each(tmp_path):
     assert [each.wait(300) for each in started] == [0, 0, 0]
     assert (tmp_path / "n").read_text() == "120"
     assert [path.name for path in tmp_path.iterdir()] == ["n"]
-    with pytest.raises(FileNotFoundError), claims.exclusive(tmp_path / "gone", "n"):
+    with pytest.raises(FileNotFoundError), Lease(tmp_path / "gone", "n"):
         pass
-
-
-# Parts of some work.
-
-
-def test_parts_that_others_are_at_come_last(tmp_path, other, monkeypatch):
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.2)
-    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.1)
-    other("a")
-    done = set()
-    seen = []
-    for index, to_make in each_unleased(tmp_path, ["a", "b", "c"], done.__contains__, poll_seconds=0.05):
-        seen.append((index, to_make))
-        assert Lease(tmp_path, "abc"[index]).holder() == ("nobody" if not to_make else claims.owner())
-        done.update({index, 2})
-    assert seen == [(1, True), (2, False), (0, True)]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_others_finish_meanwhile_is_not_made(tmp_path, other):
-    path = other("a")
-    looks = iter([False, False, True])
-
-    def done(index):
-        if (answer := next(looks)) is True:
-            path.unlink()
-        return answer
-
-    assert list(each_unleased(tmp_path, ["a"], done, poll_seconds=0.01)) == [(0, False)]
-
-
-def test_a_claim_is_released_when_the_work_is_left(tmp_path):
-    with closing(each_unleased(tmp_path, ["a"], lambda index: False)) as turns:
-        assert next(turns) == (0, True)
-        assert len(list(tmp_path.iterdir())) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_work_is_over_when_the_folder_is_gone(tmp_path, other):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (folder / "a.0.claim").write_text(ELSEWHERE)
-    turns = each_unleased(folder, ["a"], lambda index: False, poll_seconds=0.5)
-    threading.Timer(0.1, lambda: [p.unlink() for p in folder.iterdir()] and folder.rmdir()).start()
-    assert list(turns) == []

@@ -9,11 +9,12 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,32 +33,9 @@ from edm2_guidance.work.complete import Run, ShardsMissing, complete
 from edm2_guidance.work.lease import owner
 from edm2_guidance.work.plan import ShardPlan, format_seeds
 from edm2_guidance.work.zip_output import ZipOutput
-from tests.works import Stated
+from tests.works import ELSEWHERE, SEEDS, Generated, Stated, held, left, pixels
 
 RECIPE = {"net": {"source": "main", "sha256": "ab" * 32}, "guides": [{"weight": 1.5, "steps": [3, 9]}]}
-SEEDS = (4, 5, 6, 7, 0, 1, 2, 9, 8, 30)  # three full shards of 3, one of 1
-
-
-def pixels(seed: int, size: int = 6) -> torch.Tensor:
-    random = np.random.RandomState(seed)
-    return torch.from_numpy(random.randint(0, 256, [3, size, size], dtype=np.uint8))
-
-
-class Generated:
-    """A source whose images and labels depend on the seed alone, like generated ones."""
-
-    def __init__(self, seeds: tuple[int, ...], batch: int, labels: bool = True) -> None:
-        self.seeds, self.batch, self.labels = seeds, batch, labels
-        self.num_images = len(seeds)
-
-    def __len__(self) -> int:
-        return -(-len(self.seeds) // self.batch)
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        for start in range(0, len(self.seeds), self.batch):
-            seeds = self.seeds[start : start + self.batch]
-            labels = tuple(seed % 7 for seed in seeds) if self.labels else None
-            yield ImageBatch(torch.stack([pixels(seed) for seed in seeds]), seeds, labels)
 
 
 def folder_at(
@@ -73,38 +51,27 @@ def folder_at(
 
 
 def make(folder: ZipOutput, index: int, labels: bool = True) -> None:
-    drain(Generated(folder.work.plan.shard(index), 2, labels), folder.sink(index))
+    drain(Generated(folder.work.plan.shard(index), 2, labels), folder.work.sink(index))
 
 
 def missing(folder: ZipOutput) -> list[int]:
-    return [index for index in range(len(folder.work.plan)) if not folder.has(index)]
-
-
-class Watched:
-    """A sink that calls `after` when its shard is there."""
-
-    def __init__(self, sink: Any, after: Callable[[], object]) -> None:
-        self.sink, self.after, self.write = sink, after, sink.write
-
-    def __enter__(self) -> None:
-        self.sink.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.sink.__exit__(*error)
-        if error[0] is None:
-            self.after()
+    return folder.work.missing()
 
 
 def completed(
     folder: ZipOutput, after: Callable[[int], object] = lambda index: None, labels: bool = True, **more: Any
 ) -> Any:
     """What the command does. after: called with the number of each shard that was made here."""
-    plain = folder.sink
-    folder.sink = lambda index: Watched(plain(index), lambda: after(index))  # type: ignore[method-assign]
-    try:
-        return complete(folder.work, folder, lambda seeds: Generated(seeds, 2, labels), **more)
-    finally:
-        folder.sink = plain  # type: ignore[method-assign]
+    plain = folder.work.making
+
+    @contextmanager
+    def making(index: int) -> Iterator[None]:
+        with plain(index):
+            yield
+        after(index)
+
+    with patch.object(folder.work, "making", making):
+        return complete(folder, lambda seeds: Generated(seeds, 2, labels), **more)
 
 
 def run(path: Path, made: list[int] | None = None, **changes: Any) -> bytes:
@@ -230,7 +197,7 @@ def test_what_memory_did_not_hold_is_on_record(tmp_path: Path, undisturbed: byte
             found = reductions.get(SEEDS.index(self.seeds[0]) // 3, [{}, {}])
             return (replace(batch, reduced=found[number]) for number, batch in enumerate(super().__iter__()))
 
-    complete(folder.work, folder, lambda seeds: Reduced(seeds, 2))
+    complete(folder, lambda seeds: Reduced(seeds, 2))
     with zipfile.ZipFile(folder.path) as file:
         recipe = json.loads(file.read("recipe.json"))
     assert recipe.pop("reduced") == {"sampling": 2, "decoding": 1}
@@ -403,22 +370,22 @@ def test_a_shard_takes_its_seeds_in_order(tmp_path: Path) -> None:
     folder.work.open()
     for seeds, message in [((5, 4), "are 4-5, but 5,4 came"), ((4, 5, 6, 7), "are 4-6, but 4-7 came")]:
         with pytest.raises(ValueError, match=message):
-            drain(Generated(seeds, 9), folder.sink(0))
+            drain(Generated(seeds, 9), folder.work.sink(0))
     with pytest.raises(RuntimeError, match="got 2 of its 3 images"):
-        drain(Generated((4, 5), 1), folder.sink(0))
-    with pytest.raises(ValueError, match="without seeds"), folder.sink(0) as sink:
+        drain(Generated((4, 5), 1), folder.work.sink(0))
+    with pytest.raises(ValueError, match="without seeds"), folder.work.sink(0) as sink:
         sink.write(ImageBatch(pixels(0)[None]))
     for first, second in (((1,), None), (None, (1,))):
-        with folder.sink(0) as sink:
+        with folder.work.sink(0) as sink:
             sink.write(ImageBatch(pixels(4)[None], (4,), first))
             with pytest.raises(ValueError, match="some have none"):
                 sink.write(ImageBatch(pixels(5)[None], (5,), second))
             for batch in Generated((5, 6), 9, labels=first is not None):
                 sink.write(batch)
     with pytest.raises(RuntimeError, match="with block"):
-        folder.sink(0).write(ImageBatch(pixels(0)[None], (4,)))
+        folder.work.sink(0).write(ImageBatch(pixels(0)[None], (4,)))
     with pytest.raises(ValueError, match="shard 4 of 4"):
-        folder.sink(4)
+        folder.work.sink(4)
     found = sorted(p.name for p in folder.work.folder.iterdir())
     assert found == ["plan.json", "shard-00000.zip", "worker-0-of-1.0.claim"]
     assert missing(folder) == [1, 2, 3]
@@ -429,7 +396,7 @@ def test_batches_of_any_size_make_the_same_shard(tmp_path: Path) -> None:
     folder.work.open()
     contents = []
     for batch in (1, 3, 10):
-        drain(Generated(SEEDS, batch), folder.sink(0))
+        drain(Generated(SEEDS, batch), folder.work.sink(0))
         contents.append(folder.work.path(0).read_bytes())
     assert contents[0] == contents[1] == contents[2]
 
@@ -437,7 +404,7 @@ def test_batches_of_any_size_make_the_same_shard(tmp_path: Path) -> None:
 def test_few_images_wait_to_be_stored(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "out.zip", seeds=tuple(range(60)), size=60)
     folder.work.open()
-    with folder.sink(0) as sink:
+    with folder.work.sink(0) as sink:
         for batch in Generated(folder.work.plan.seeds, 4):
             sink.write(batch)
             assert len(sink._collectors[0]._pool) <= 4
@@ -683,63 +650,68 @@ def test_no_torch_is_needed_to_look_at_shards() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def held(folder: ZipOutput, name: str) -> subprocess.Popen[bytes]:
-    """A lease of a process that lives until it gets a line."""
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    host, _, token = owner().split(".")
-    folder.work.folder.mkdir(exist_ok=True)
-    (folder.work.folder / f"{name}.0.claim").write_text(f"{host}.{alive.pid}.{token}")
-    return alive
-
-
 def test_two_processes_are_never_the_same_worker(tmp_path: Path) -> None:
     """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
     path = tmp_path / "again.zip"
-    alive = held(folder_at(path), "worker-0-of-1")
-    try:
-        with pytest.raises(ValueError, match=rf"another process .*{alive.pid}.* is this worker already.*--steal"):
+    with held(folder_at(path).work.folder, "worker-0-of-1") as other:
+        with pytest.raises(ValueError, match=rf"another process .*{other}.* is this worker already.*--steal"):
             completed(folder_at(path))
         for workers in (Workers(job=0, jobs=2), Workers(steal=True)):
             folder_at(path, workers=workers).work.open()
-    finally:
-        alive.communicate(b"\n")
     assert completed(folder_at(path)) == path  # now that it is gone, this process takes over
     assert [p.name for p in tmp_path.iterdir()] == ["again.zip"]
 
 
 def test_two_processes_share_a_device_if_asked_only(tmp_path: Path) -> None:
     path = tmp_path / "out.zip"
-    alive = held(folder_at(path), "device-cuda-GPU-1")
-    try:
+    with held(folder_at(path).work.folder, "device-cuda-GPU-1") as other:
         second = folder_at(path, workers=Workers(job=1, jobs=2), device="cuda-GPU-1")
-        with pytest.raises(ValueError, match=rf"{alive.pid}.* computes on this device already.*--share-device"):
+        with pytest.raises(ValueError, match=rf"{other}.* computes on this device already.*--share-device"):
             second.work.open()
         assert not list(second.work.folder.glob("worker-*"))
         folder_at(path, workers=Workers(job=1, jobs=2), device="cuda-GPU-2").work.open()
         folder_at(path, workers=Workers(job=1, jobs=2, share_device=True), device="cuda-GPU-1").work.open()
-    finally:
-        alive.communicate(b"\n")
 
 
 def test_who_steals_does_what_others_left(tmp_path: Path, undisturbed: bytes) -> None:
     """Shards of a worker that died, and none of a worker that lives: that one is waited for."""
     path = tmp_path / "out.zip"
     folder = folder_at(path, workers=Workers(steal=True))
-    alive = held(folder, "shard-00001")
-    dead = held(folder, "shard-00002")
-    dead.communicate(b"\n")
     made: list[int] = []
     counts: list[int] = []
+    left(folder.work.folder, "shard-00002")
 
     def after(index: int) -> None:
         made.append(index)
         if index == 3:
             make(folder_at(path), 1)  # as the other process would
-            alive.communicate(b"\n")
 
-    assert completed(folder, after, progress=lambda total, done: nullcontext(counts.append)) == path
+    with held(folder.work.folder, "shard-00001"):
+        assert completed(folder, after, progress=lambda total, done: nullcontext(counts.append)) == path
     assert (made, counts) == ([0, 2, 3], [2, 1, 2, 1, 1, 3])  # in batches, and the shard of the other at once
     assert path.read_bytes() == undisturbed
+
+
+def finish(path: Path) -> None:
+    """What is left of the work, as other processes do it."""
+    other = folder_at(path)
+    for index in missing(other):
+        make(other, index)
+    other.join()
+    other.work.remove()
+
+
+def test_who_waits_for_others_sees_that_all_is_done(
+    tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.zip"
+    folder = folder_at(path, workers=Workers(steal=True))
+    folder.work.open()
+    (folder.work.folder / "shard-00001.0.claim").write_text(ELSEWHERE)
+    monkeypatch.setattr(time, "sleep", lambda seconds: finish(path))
+    assert completed(folder) == path
+    assert path.read_bytes() == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
 
 
 def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) -> None:
@@ -749,14 +721,10 @@ def test_who_comes_late_finds_the_work_done(tmp_path: Path, undisturbed: bytes) 
 
     def source_of(seeds: tuple[int, ...]) -> Iterator[ImageBatch]:
         if not path.exists():
-            other = folder_at(path)
-            for each in missing(other):
-                make(other, each)
-            other.join()
-            other.work.remove()
+            finish(path)
         return Generated(seeds, 2)
 
-    assert complete(late.work, late, source_of) == path
+    assert complete(late, source_of) == path
     assert path.read_bytes() == undisturbed
     assert [p.name for p in tmp_path.iterdir()] == ["out.zip"]
 
@@ -814,7 +782,7 @@ def test_what_finished_work_left_is_swept_unless_somebody_is_at_it(tmp_path: Pat
     folder.work.open()
     make(folder, 0)
     claim = folder.work.folder / "shard-00001.0.claim"
-    claim.write_text("elsewhere.17.0123abcd")
+    claim.write_text(ELSEWHERE)
     folder.work.sweep()
     assert missing(folder) == [1, 2, 3]
     folder_at(tmp_path / "out.zip", recipe_hash="beef").work.sweep()
@@ -833,7 +801,7 @@ def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        complete(folder.work, folder, fail)
+        complete(folder, fail)
     failed = folder.work.folder / "shard-00000.failed"
     assert json.loads(failed.read_text()) == {"owner": owner(), "error": "RuntimeError: no memory"}
     assert not list(folder.work.folder.glob("*.claim"))
@@ -844,8 +812,8 @@ def test_why_a_shard_failed_is_kept_until_it_is_made(tmp_path: Path, undisturbed
 
 
 def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path: Path) -> None:
-    def opened(name: str, **numerics: int) -> None:
-        folder_at(tmp_path / name, seeds=(0, 1, 2, 3), size=2, batch=1, numerics=numerics).work.open()
+    def opened(name: str, threads: int | None = None) -> None:
+        folder_at(tmp_path / name, seeds=(0, 1, 2, 3), size=2, batch=1, threads=threads).work.open()
 
     opened("a.zip", threads=1)
     with pytest.raises(ValueError, match=r"OMP_NUM_THREADS=1 in the environment with --batch=1.*\n  threads: 1 \| 2"):

@@ -22,9 +22,7 @@ from edm2_guidance.work.complete import Run
 from edm2_guidance.work.plan import ShardPlan, format_seeds, seed_runs
 from edm2_guidance.work.status import _pace, find_work
 from edm2_guidance.work.zip_output import ZipOutput
-from tests.works import Stated
-
-HOST, _, TOKEN = claims.owner().split(".")
+from tests.works import ELSEWHERE, Stated, left
 
 
 @pytest.fixture
@@ -49,15 +47,13 @@ def status(path, *args):
 
 
 def test_who_is_at_it_and_what_went_wrong(folder, tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
     at = folder.folder
     (at / "shard-00001.0.claim").write_text("elsewhere.17.0123abcd 4711:0")
     (at / "shard-00001.failed").write_text(json.dumps({"owner": "x", "error": "RuntimeError: no memory"}))
-    (at / "shard-00003.0.claim").write_text(f"{HOST}.{dead.pid}.{TOKEN}")
+    left(at, "shard-00003")
     (work,) = find_work(tmp_path)
     assert (work.path, work.total, work.done) == (at, 25, 15)
-    assert [(name, who) for name, who, _ in work.running] == [("shard-00001", "elsewhere.17.0123abcd")]
+    assert [(name, who) for name, who, _ in work.running] == [("shard-00001", ELSEWHERE)]
     assert [name for name, _, _ in work.stale] == ["shard-00003"]
     assert work.failed == [("shard-00001", "RuntimeError: no memory")]
     assert work.pace == 15 / 12
@@ -74,7 +70,7 @@ def test_who_is_at_it_and_what_went_wrong(folder, tmp_path):
 
 def test_a_silent_machine_is_stale(folder, tmp_path):
     path = folder.folder / "shard-00001.0.claim"
-    path.write_text("elsewhere.17.0123abcd")
+    path.write_text(ELSEWHERE)
     then = path.stat().st_mtime - claims.STALE_SECONDS - 1
     os.utime(path, (then, then))
     (work,) = find_work(tmp_path)
@@ -84,7 +80,7 @@ def test_a_silent_machine_is_stale(folder, tmp_path):
 def test_the_pace_is_that_of_all_who_work(folder, tmp_path):
     """Workers that began together end together: when shards were finished says little of the pace."""
     for number in (1, 5, 6):
-        (folder.folder / f"shard-0000{number}.0.claim").write_text("elsewhere.17.0123abcd")
+        (folder.folder / f"shard-0000{number}.0.claim").write_text(ELSEWHERE)
     put_shard(folder, 3, 0)  # nonsense, as is what cannot be read, counts nothing
     folder.path(4).write_bytes(b"PK")
     (work,) = find_work(tmp_path)
@@ -98,10 +94,9 @@ def test_the_pace_without_workers_is_none(folder, tmp_path):
 
 def test_shards_say_how_long_they_took(tmp_path, monkeypatch):
     monkeypatch.setattr("edm2_guidance.work.shards.time", SimpleNamespace(monotonic=iter([100.0, 107.25]).__next__))
-    output = ZipOutput(tmp_path / "a.zip", ShardPlan((0,), 1), Stated("hash"), Run(5))
-    work = output.work
+    work = ZipOutput(tmp_path / "a.zip", ShardPlan((0,), 1), Stated("hash"), Run(5)).work
     work.open()
-    with work.making(0), output.sink(0) as writer:
+    with work.making(0), work.sink(0) as writer:
         writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,)))
     with zipfile.ZipFile(work.path(0)) as file:
         assert json.loads(file.read("shard.json"))["seconds"] == 7.25
@@ -112,14 +107,11 @@ def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
     assert "25 of 25 images (100.0 %); 0 running, 0 stale, 0 failed, the same command, run again, joins them" in status(
         tmp_path
     )
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    claim = folder.folder / "join.0.claim"
-    claim.write_text(f"{HOST}.{dead.pid}.{TOKEN}")
+    left(folder.folder, "join")
     text = status(tmp_path)
     assert "1 stale, 0 failed, the same command, run again, joins them" in text
     assert "join" in text.splitlines()[1]
-    claim.write_text("elsewhere.17.0123abcd")
+    (folder.folder / "join.0.claim").write_text(ELSEWHERE)
     assert "being joined by elsewhere" in status(tmp_path)
 
 
@@ -128,12 +120,10 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "out" / "recipe.json").write_text(json.dumps({"recipe_hash": "a", "asked": "7,0-3"}))
     for seed in range(3):
         (tmp_path / "out" / f"{seed:06d}.png").write_bytes(b"")
-    (tmp_path / "out" / "worker-1-of-2.0.claim").write_text("elsewhere.17.0123abcd")
+    (tmp_path / "out" / "worker-1-of-2.0.claim").write_text(ELSEWHERE)
     (tmp_path / "out" / "000019.png").write_bytes(b"")  # of another run
     assert "out: 3 of 5 images (60.0 %); 1 running" in status(tmp_path)
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead.wait()
-    (tmp_path / "out" / "batch-00001.0.claim").write_text(f"{HOST}.{dead.pid}.{TOKEN}")
+    left(tmp_path / "out", "batch-00001")
     assert "1 running, 1 stale" in status(tmp_path)
     for seed in (3, 7):
         (tmp_path / "out" / f"{seed:06d}.png").write_bytes(b"")
