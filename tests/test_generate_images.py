@@ -171,6 +171,13 @@ def test_a_run_that_fails_claims_nothing(run, tmp_path):
     assert run(f"--outdir={out}", "--steps=2").exit_code == 0
 
 
+def test_evaluations_of_whole_batches_are_said_to_be(run, tmp_path):
+    args = (f"--outdir={tmp_path}", "--steps=2", "--seeds=0-9", "--batch=4")
+    assert f"10 images in {tmp_path}; evaluations: 30 main" in run(*args).stdout
+    (tmp_path / "000002.png").unlink()
+    assert f"1 image in {tmp_path}; evaluations for 4 in whole batches: 12 main" in run(*args).stdout
+
+
 def test_weights_beyond_all_use_are_said(run, tmp_path):
     args = ("--steps=2", "--seeds=0-3", "--batch=1", "--gnet=@weak.pkl")
     with pytest.warns(RuntimeWarning, match="sampling gave values beyond 1000, .* the weight may be far too large"):

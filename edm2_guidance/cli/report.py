@@ -77,6 +77,11 @@ class Sampling:
         self._sources.append(self._generation.images(seeds, self._batch))
         return self._sources[-1]
 
+    @property
+    def images(self) -> int:
+        """How many images were sampled so far, those that were there among them: batches are sampled whole."""
+        return sum(source.num_images for source in self._sources)
+
     def evaluations(self) -> str:
         """Network evaluations so far, in words."""
         total = Counter(dict.fromkeys(self._generation.evaluations_per_image(), 0))

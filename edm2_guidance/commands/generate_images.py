@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dnnlib.atomic import atomic_path
+from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
     check_classes,
@@ -118,7 +119,8 @@ def write_folder(params: dict[str, Any], recipe: Recipe) -> None:
     if not progress.began:
         found = f"all {mine} images were there, of the same recipe" if mine else "nothing to do"
         return click.echo(f"{workers.prefix}{outdir}: {found}")
-    made = f"{output.num_written} images in {outdir}; evaluations: {sampling.evaluations()}"
+    whole = "" if sampling.images == output.num_written else f" for {sampling.images} in whole batches"
+    made = f"{counted(output.num_written, 'image')} in {outdir}; evaluations{whole}: {sampling.evaluations()}"
     return click.echo(f"{workers.prefix}{made}")
 
 
