@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dnnlib.terminal import counted
-from edm2_guidance.papers.plots import Panel
+from edm2_guidance.papers.plots import Curve, Panel
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -126,7 +126,8 @@ def weight_panel(
 
     This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
     """
-    curves, notes = {}, []
+    curves: dict[str, Curve] = {}
+    notes: list[str] = []
     for name in names:
         scores = Scores(records, name, num_images)
         scores.require("weight")

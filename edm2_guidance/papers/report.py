@@ -25,8 +25,8 @@ Record = Mapping[str, Any]
 
 #: How far a score of the digits may lie from the one that ships, in percent. Other processors move its last digits.
 SHIPPED_TOLERANCE = 1.0
-#: A flag that says again what the number of images says.
 _SHOWN = 6  # of the images whose scores are in no row
+#: A flag that says again what the number of images says.
 _COUNT_FLAG = re.compile(r"[\d,]+ images, where published scores have 50,000")
 
 
