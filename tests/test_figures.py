@@ -10,7 +10,7 @@ from PIL import Image
 
 from edm2_guidance.cli.figures import wanted_pictures
 from edm2_guidance.cli.grid import grid_columns, grid_rows
-from edm2_guidance.commands.generate_images import main
+from edm2_guidance.commands.generate_images import ImageOptions, main
 from edm2_guidance.images.insets import sheet
 from edm2_guidance.papers.figures import pictures
 from tests.functions import levels, steps_of
@@ -157,14 +157,16 @@ def test_workers_share_the_pictures_out(run, tmp_path, monkeypatch):
 )
 def test_which_command_lines_draw_figures(args, count):
     with main.make_context("generate_images.py", list(args)) as context:
-        assert len(wanted_pictures(context.params)) == count
+        asked = ImageOptions.of(context.params)
+        assert len(wanted_pictures(asked.figures.figs, asked.networks)) == count
     assert len(pictures(["all"])) == 35
 
 
 def grid_of(tiny_networks, args):
     args = [str(arg).replace("@", f"{tiny_networks['cond'].parent}/") for arg in args]
     with main.make_context("generate_images.py", ["--grid=x.png", *args]) as context:
-        rows, columns = grid_rows(context.params), grid_columns(context.params)
+        asked = ImageOptions.of(context.params)
+        rows, columns = grid_rows(asked.grid, asked.method), grid_columns(asked.grid, asked.method)
         return (
             [caption for caption, _ in rows],
             [caption for caption, _ in columns],

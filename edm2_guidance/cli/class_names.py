@@ -46,13 +46,6 @@ class Class(ParamType):
         return numbers
 
 
-class_names_option = click.option(
-    "--class-names",
-    metavar="FILE",
-    help="Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
-)
-
-
 def known_names(source: str, file: str | None) -> tuple[str, ...] | None:
     """Class names that are known before a network is opened: of --class-names, else those of a published network.
 
@@ -113,22 +106,21 @@ def _check_lines(lines: list[str]) -> None:
             raise ValueError(f"has {len(line):,} characters in line {number}: a name has at most {MAX_NAME}")
 
 
-def with_index(params: dict[str, Any], source: str | None) -> dict[str, Any]:
-    """The parameters with the index in place of a --class that is a name, if names are known by now.
+def known_class(named: int | ClassName | None, file: str | None, source: str | None) -> int | ClassName | None:
+    """The index of a --class that is a name, if names are known by now.
 
-    source: the main network. Else the name stays, for the network to resolve when it is opened. A usage error for a
-    name that is not among them.
+    file: of --class-names. source: the main network. Else the name stays, for the network to resolve when it is
+    opened. A usage error for a name that is not among them.
     """
-    named, file = params.get("class_idx"), params.get("class_names")
     if file is not None:
         with bad_input():
             read_names(file)  # of use for captions at least: nobody gives it to be ignored
     if source is None or not isinstance(named, ClassName):
-        return params
+        return named
     index = index_of(named, source, file)
     if isinstance(index, int):
         click.echo(f"note: --class={named} is class {index}", err=True)
-    return {**params, "class_idx": index}
+    return index
 
 
 def index_of(named: int | ClassName, source: str, file: str | None) -> int | ClassName:

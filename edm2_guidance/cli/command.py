@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
 from edm2_guidance.cli import settings, typed
 from edm2_guidance.cli.signals import Terminated, termination
-from edm2_guidance.cli.start import cure
+from edm2_guidance.cli.start import as_started, cure
 
 _FROM_HOME = re.compile(r"((?:--?[\w-]+=)?(?:[\w-]+=)?)(~.*)", re.DOTALL)  # [--option=][METRIC=]~...
 
@@ -85,6 +85,9 @@ class _OneLineErrors(click.Command):
             error.ctx = error.ctx or ctx
             raise
         return rest
+
+    def get_help(self, ctx: click.Context) -> str:
+        return as_started(super().get_help(ctx))
 
     def invoke(self, ctx: click.Context) -> Any:
         with settings.deterministic(bool(ctx.params.get("deterministic"))):
@@ -156,7 +159,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    line = without_secrets(" ".join(message.split()))
+    line = without_secrets(as_started(" ".join(message.split())))
     shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
     click.echo(f"Error: {printable(shown)}", err=True)
     return exit_code
@@ -170,14 +173,3 @@ class Group(_OneLineErrors, click.Group):
     """click.Group with this project's manners; its subcommands share them."""
 
     command_class = Command
-
-
-def stack(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """Several click options as one decorator, in the order of --help."""
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate

@@ -6,13 +6,14 @@ Options and their meaning are those of the interval repository's script of the s
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import click
 
-from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
+from edm2_guidance.cli.option_group import OptionGroup, option
 from edm2_guidance.cli.recipe_args import GuideDefaults, in_the_interval_papers_words, recipe_from
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from edm2_guidance.papers.lookup import find_preset
@@ -21,24 +22,22 @@ from edm2_guidance.recipe.recipe import Recipe
 
 STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 
-figure_options = stack(
-    [
-        click.option(
-            "--figs", metavar="LIST", help=f"The interval paper's figures instead: all, {', '.join(figure_names())}"
-        ),
-        click.option("--results_dir", metavar="DIR", default="./results", show_default=True, help="Where figures go"),
-        click.option(
-            "--seed",
-            metavar="INT",
-            type=click.IntRange(min=0),
-            default=0,
-            help="First seed, of --num_images; for figures unused, as in the original",
-        ),
-        click.option(
-            "--verbose", metavar="BOOL", type=bool, default=False, help="Say the recipe of every image of the figures"
-        ),
-    ]
-)
+
+class FigureOptions(OptionGroup):
+    """Figures of the interval paper in place of a folder of images."""
+
+    figs: str | None = option(f"The interval paper's figures instead: all, {', '.join(figure_names())}", metavar="LIST")
+    results_dir: str = option("Where figures go", "--results_dir", metavar="DIR", default="./results")
+    seed: int = option(
+        "First seed, of --num_images; for figures unused, as in the original",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=False,
+    )
+    verbose: bool = option(
+        "Say the recipe of every image of the figures", type=click.BOOL, default=False, show_default=False
+    )
+
 
 # What a figure lays down itself.
 _FIXED = {
@@ -48,30 +47,30 @@ _FIXED = {
 PAPER_LEVELS = Schedule.parse("edm").levels(NUM_STEPS)  # that the steps of its intervals count
 
 
-def wanted_pictures(params: dict[str, Any]) -> list[Picture]:
-    """The pictures that --figs asks for; none if it is not given.
+def wanted_pictures(figs: str | None, networks: NetworkOptions) -> list[Picture]:
+    """The pictures that --figs (its text) asks for; none if it is not given.
 
     Two networks in the reference's words, and nothing that says what to do with them, is its command line for all.
     """
-    figs = params["figs"]
     if figs is None:
-        if not in_the_interval_papers_words() or params["preset"] or any(given(name) for name in _FIXED):
+        if not in_the_interval_papers_words() or networks.preset or any(given(name) for name in _FIXED):
             return []
         figs = "all"
         click.echo("note: no --figs, --outdir or --grid: drawing all figures, as the original does", err=True)
-    for option in click.get_current_context().command.params:
-        if option.name in _FIXED and given(option.name):
-            raise click.UsageError(f"--figs lays down what is drawn: leave out {option.opts[0]}")
+    for each in click.get_current_context().command.params:
+        if each.name in _FIXED and given(each.name):
+            raise click.UsageError(f"--figs lays down what is drawn: leave out {each.opts[0]}")
     with bad_input():
         return pictures([name.strip() for name in figs.split(",")])
 
 
-def figure_recipe(params: dict[str, Any]) -> Recipe:
+def figure_recipe(method: Method) -> Recipe:
     """What all pictures share: the networks that were given, or the embedded ones; the sampler's state in float64."""
-    if params["net"] is None and not params["gnet"] and not params["preset"]:
-        recipe = recipe_from(params, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
+    networks = method.networks
+    if networks.net is None and not networks.gnet and not networks.preset:
+        recipe = recipe_from(method, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
     else:
-        recipe = recipe_from(params, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
+        recipe = recipe_from(method, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
     if len(recipe.guides) != 1:
         raise click.UsageError("figures take a main network and one guide: --cond_pkl and --uncond_pkl, or a --preset")
     return recipe if given("dtype") else replace(recipe, dtype="float64")
@@ -83,8 +82,9 @@ def figure_recipes(pictures: Sequence[Picture], base: Recipe, num_classes: int) 
     on = {interval: on_schedule(interval, PAPER_LEVELS, base.levels()) for interval in intervals}
 
     def recipe(picture: Picture, setting: Setting) -> Recipe:
-        interval = None if on[setting.interval] == EVERYWHERE else on[setting.interval]
-        guide = replace(base.guides[0], weight=constant(setting.weight), interval=interval)
+        interval = on[setting.interval]
+        where = None if isinstance(interval, str) else interval
+        guide = replace(base.guides[0], weight=constant(setting.weight), interval=where)
         return replace(base, guides=(guide,), labels=picture.class_index % num_classes, seed_rule="figure")
 
     return [[recipe(picture, setting) for setting in picture.settings] for picture in pictures]

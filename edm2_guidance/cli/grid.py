@@ -5,21 +5,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.cli.class_names import Class, index_of, known_names
-from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.lists import FloatList, IntList
+from edm2_guidance.cli.option_group import OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight, recipe_from, with_weight
+from edm2_guidance.cli.recipe_options import Method, SamplingOptions
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import ClassName, class_text
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
+
+if TYPE_CHECKING:
+    from edm2_guidance.sampling.generation import Generation
 
 ChangeRecipe = Callable[[Recipe], Recipe]
 
@@ -49,81 +54,72 @@ def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-grid_options = stack(
-    [
-        click.option(
-            "--grid", metavar="PNG", help="One captioned picture instead: a row per --preset, columns as follows"
-        ),
-        click.option("--weights", metavar="LIST", type=FloatList(), help="Columns of the grid: guidance weights"),
-        click.option(
-            "--classes", metavar="LIST", type=Classes(), help="Columns of the grid: classes; with --weights, rows"
-        ),
-        click.option(
-            "--alphas",
-            metavar="LIST",
-            type=FloatList(),
-            help="Columns of the grid: blends, 0 = guided by the first --gnet, 1 = by the second; --weights are rows",
-        ),
-        click.option(
-            "--list-presets",
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=list_presets,
-            help="Name them all",
-        ),
-    ]
-)
+class GridOptions(OptionGroup):
+    """A grid of methods in place of a folder of images."""
+
+    grid: str | None = option("One captioned picture instead: a row per --preset, columns as follows", metavar="PNG")
+    weights: list[float] | None = option("Columns of the grid: guidance weights", metavar="LIST", type=FloatList())
+    classes: list[int | ClassName] | None = option(
+        "Columns of the grid: classes; with --weights, rows", metavar="LIST", type=Classes()
+    )
+    alphas: list[float] | None = option(
+        "Columns of the grid: blends, 0 = guided by the first --gnet, 1 = by the second; --weights are rows",
+        metavar="LIST",
+        type=FloatList(),
+    )
+    list_presets: bool = flag("Name them all", is_eager=True, callback=list_presets)
 
 
-def check_grid(params: dict[str, Any]) -> None:
-    """Usage errors for options of a grid without --grid, and for a --grid that cannot be written."""
-    if params["grid"] is None:
-        if any(params[name] is not None for name in ("weights", "classes", "alphas")):
+def check_grid(grid: GridOptions, *, folder: bool, overwrite: bool) -> None:
+    """Usage errors for options of a grid without --grid, and for a --grid that cannot be written.
+
+    folder: whether options of a folder were given.
+    """
+    if grid.grid is None:
+        if any(columns is not None for columns in (grid.weights, grid.classes, grid.alphas)):
             raise click.UsageError("--weights, --classes and --alphas are of a grid: add --grid=FILE.png")
         return
-    if params["outdir"] is not None or params["subdirs"]:
+    if folder:
         raise click.UsageError("--grid is one picture: leave out --outdir and --subdirs")
-    picture = Path(params["grid"])
+    picture = Path(grid.grid)
     with bad_input():
         check_destination(picture)
     if picture.suffix.lower() != ".png":
         raise click.UsageError(f"--grid={picture}: the picture is a PNG, give a name that ends in .png")
-    if picture.exists() and not params["overwrite"]:
+    if picture.exists() and not overwrite:
         raise click.UsageError(f"{picture} exists: take another name, or --overwrite")
 
 
-def grid_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
+def grid_rows(grid: GridOptions, method: Method) -> list[tuple[str, Recipe]]:
     """(caption, recipe) per row: a --preset, or the one method that the other options describe.
 
     Classes beside weights multiply the rows, all methods of one class together; blends have weights for rows.
     """
-    if params["weights"] is not None:
-        check_no_weight(params, "--weights")
-    if params["alphas"] is not None:
-        return _blend_rows(params)
-    rows = _method_rows(params)
-    if params["weights"] is None or params["classes"] is None:
+    if grid.weights is not None:
+        check_no_weight(method.networks, "--weights")
+    if grid.alphas is not None:
+        return _blend_rows(grid, grid.alphas, method)
+    rows = _method_rows(grid, method)
+    if grid.weights is None or grid.classes is None:
         return rows
-    _check_labels(params)
+    _check_labels(method.sampling)
     return [
         (f"{caption}, {class_text(item, None)}", replace(recipe, labels=item))
-        for item in params["classes"]
+        for item in grid.classes
         for caption, recipe in rows
     ]
 
 
-def grid_columns(params: dict[str, Any]) -> list[tuple[str, ChangeRecipe]]:
+def grid_columns(grid: GridOptions, method: Method) -> list[tuple[str, ChangeRecipe]]:
     """(caption, change of a row's recipe) per blend, weight or class; one column without change if none is asked."""
-    weights, classes, alphas = params["weights"], params["classes"], params["alphas"]
-    if alphas is not None:
-        ends = dict(zip((0, 1), (f" ({NetworkRef(net).name})" for net in params["gnet"]), strict=False))
-        return [(f"alpha = {alpha:g}{ends.get(alpha, '')}", partial(_blend, alpha=alpha)) for alpha in alphas]
-    if weights is not None:
-        return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in weights]
-    if classes is not None:
-        _check_labels(params)
-        return [(class_text(item, None), partial(replace, labels=item)) for item in classes]
+    if grid.alphas is not None:
+        ends = dict(zip((0.0, 1.0), (f" ({NetworkRef(net).name})" for net in method.networks.gnet), strict=False))
+        return [(f"alpha = {alpha:g}{ends.get(alpha, '')}", partial(_blend, alpha=alpha)) for alpha in grid.alphas]
+    if grid.weights is not None:
+        return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in grid.weights]
+    if grid.classes is not None:
+        _check_labels(method.sampling)
+        return [(class_text(item, None), partial(replace, labels=item)) for item in grid.classes]
     return [("", replace)]
 
 
@@ -137,30 +133,32 @@ def of_known_class(recipe: Recipe, file: str | None) -> Recipe:
     return replace(recipe, labels=index_of(recipe.labels, recipe.net.source, file))
 
 
-def caption_of(caption: str, asked: Recipe, generation: Any, file: str | None) -> str:
-    """The caption of a row or column once its network is open (a Generation): a class with index and name.
+def caption_of(caption: str, asked: Recipe, generation: "Generation", file: str | None) -> str:
+    """The caption of a row or column once its network is open: a class with index and name.
 
     asked: the recipe as `grid_rows` and `grid_columns` say it. file: of --class-names.
     """
+    found = generation.recipe.labels
     typed = "" if isinstance(asked.labels, str) else class_text(asked.labels, None)
-    if not typed or not caption.endswith(typed):
+    if not typed or isinstance(found, str) or not caption.endswith(typed):
         return caption
     names = known_names(asked.net.source, file) or generation.main.class_names
-    return caption.removesuffix(typed) + class_text(generation.recipe.labels, names)
+    return caption.removesuffix(typed) + class_text(found, names)
 
 
-def _method_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
-    names = [name.strip() for value in params["preset"] for name in value.split(",")]
+def _method_rows(grid: GridOptions, method: Method) -> list[tuple[str, Recipe]]:
+    varied = GuideDefaults(grid.weights[0]) if grid.weights else None  # guides get the weights of the columns
+    names = [name.strip() for value in method.networks.preset for name in value.split(",")]
     if not names:
-        recipe = recipe_from(params, defaults=_first_weight(params))
+        recipe = recipe_from(method, defaults=varied)
         return [(_with_unusual("guided" if recipe.guides else "unguided", recipe), recipe)]
     with bad_input():
         presets = [find_preset(name) for name in names]
     rows = []
     for preset in presets:
-        recipe = recipe_from(params, preset, _first_weight(params))
+        recipe = recipe_from(method, preset, varied)
         caption = preset.caption or preset.name
-        if recipe.guides and params["weights"] is None:
+        if recipe.guides and grid.weights is None:
             caption += f", w = {recipe.guides[0].weight.w:g}"
         rows.append((_with_unusual(caption, recipe), recipe))
     return rows
@@ -171,23 +169,20 @@ def _with_unusual(caption: str, recipe: Recipe) -> str:
     return ", ".join(filter(None, [caption, recipe.unusual_text()]))
 
 
-def _first_weight(params: dict[str, Any]) -> GuideDefaults | None:
-    """A weight for guides that get those of the columns."""
-    return GuideDefaults(params["weights"][0]) if params["weights"] else None
-
-
-def _blend_rows(params: dict[str, Any]) -> list[tuple[str, Recipe]]:
+def _blend_rows(grid: GridOptions, alphas: list[float], method: Method) -> list[tuple[str, Recipe]]:
     """A row per weight w of blends; the guides' own weights follow from w and alpha."""
-    if params["classes"] is not None:
+    networks = method.networks
+    if grid.classes is not None:
         raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
-    weights = params["weights"] or list(dict.fromkeys(params["guidance"]))
-    outside = [alpha for alpha in params["alphas"] if not 0 <= alpha <= 1]
-    if len(params["gnet"]) != 2 or outside or not weights or (len(weights) > 1 and params["weights"] is None):
+    weights = grid.weights or list(dict.fromkeys(networks.guidance))
+    outside = [alpha for alpha in alphas if not 0 <= alpha <= 1]
+    if len(networks.gnet) != 2 or outside or not weights or (len(weights) > 1 and grid.weights is None):
         raise click.UsageError(
             "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, and "
             "--weights=W,... for rows"
         )
-    rows = [(weight, recipe_from({**params, "guidance": (weight, weight)})) for weight in weights]
+    each = {weight: replace(networks, guidance=(weight, weight)) for weight in weights}
+    rows = [(weight, recipe_from(replace(method, networks=each[weight]))) for weight in weights]
     return [(_with_unusual(f"w = {weight:g}", recipe), recipe) for weight, recipe in rows]
 
 
@@ -196,6 +191,6 @@ def _blend(recipe: Recipe, alpha: float) -> Recipe:
     return recipe_at(recipe, {"weight": recipe.guides[0].weight.w, "alpha": alpha})
 
 
-def _check_labels(params: dict[str, Any]) -> None:
-    if params["class_idx"] is not None or params["labels"] is not None:
+def _check_labels(sampling: SamplingOptions) -> None:
+    if sampling.class_idx is not None or sampling.labels is not None:
         raise click.UsageError("--classes are the labels of the grid: leave out --class and --labels")

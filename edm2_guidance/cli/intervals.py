@@ -10,6 +10,7 @@ from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
+Interval = StepInterval | SigmaInterval | str
 
 
 class Steps(ParamType):
@@ -56,7 +57,7 @@ class Sigmas(ParamType):
             self.fail(reason, param, ctx)
 
 
-def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], used: Sequence[float]) -> Any:
+def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], used: Sequence[float]) -> Interval:
     """An interval that is known in steps from some levels, for others: by the noise levels that the steps stand for."""
     if interval is None or isinstance(interval, str):
         return EVERYWHERE

@@ -1,15 +1,16 @@
 """Options of calculate_metrics.py. No torch here."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
-from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.option_group import COUNT, Declared, OptionGroup, flag, option, several_options
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.run_options import batch_option, deterministic_option
 from edm2_guidance.cli.typed import given
@@ -18,6 +19,7 @@ from edm2_guidance.metrics.catalog import (
     extractors,
     feature_names,
     file_name,
+    find_extractor,
     find_metric,
     kept_features,
     table,
@@ -28,6 +30,11 @@ from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import begun
 
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.extractors.base import Extractor
+
+#: Keyword arguments of `metrics.detectors.load_detector`, by the name of the features.
+Choices = dict[str, dict[str, Any]]
 LEDGER = "results/ledger.jsonl"
 
 
@@ -86,126 +93,116 @@ REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), 
 STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
 
-def _metrics_option(default: str) -> Callable[[Any], Any]:
+def metrics_option(default: str) -> Any:
     """--metrics; default: in words, what the command takes for it."""
-    return click.option(
-        "--metrics", "--metric", metavar="LIST", type=Metrics(), default=",".join(STANDARD_METRICS),
-        help=f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
-    )  # fmt: skip
-
-
-metrics_option = _metrics_option(",".join(STANDARD_METRICS))
-scored_metrics_option = _metrics_option(f"what the reference has; of images, {','.join(STANDARD_METRICS)}")
-
-
-def num_option(default: str, what: str = "How many images") -> Callable[[Any], Any]:
-    """--num, None if it is not given; default: in words, what the command then takes."""
-    text = f"{what} (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
-    return click.option("--num", "--num_images", "num", metavar="INT", type=click.IntRange(min=2), help=text)
-
-
-stored_options = stack([
-    click.option("--seed", metavar="INT", type=int, default=0, show_default=True, help="Which, if there are more"),
-    batch_option(64),
-    click.option(
-        "--workers", metavar="INT", type=click.IntRange(min=0), default=2, expose_value=False,
-        help="Ignored: images are decoded by one thread per core",
-    ),
-])  # fmt: skip
-
-
-def _extractor_fields() -> Iterator[tuple[str, str, dataclasses.Field[Any]]]:
-    """Every field of an extractor: the name of its features in files, that of its option, and the field."""
-    for name, extractor in extractors().items():
-        for field in dataclasses.fields(extractor):
-            yield name, f"{extractor.kind}_{field.name}", field
-
-
-def _field_option(option: str, extractor: str, field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
-    choices = get_args(get_type_hints(type(extractors()[extractor]))[field.name])
-    return click.option(
-        f"--{option.replace('_', '-')}",
-        type=click.Choice(choices),
-        default=field.default,
-        show_default=True,
-        help=field.metadata["about"].help,
+    return option(
+        f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
+        "--metrics",
+        "--metric",
+        metavar="LIST",
+        type=Metrics(),
+        default=",".join(STANDARD_METRICS),
+        show_default=False,
     )
 
 
-detector_options = stack([
-    click.option(
-        "--weights", metavar="METRIC=PATH", type=Weights(), multiple=True,
-        help="A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
-    ),
-    *(_field_option(option, name, field) for name, option, field in _extractor_fields()),
-])  # fmt: skip
+def scored_metrics_option() -> Any:
+    """--metrics of commands that have a reference, which may decide."""
+    return metrics_option(f"what the reference has; of images, {','.join(STANDARD_METRICS)}")
 
-work_options = stack([
-    click.option(
-        "--workdir", metavar="DIR", default="results/work", show_default=True,
-        help="Where features lie until the result is there, 4 bytes each",
-    ),
-    click.option(
-        "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True,
-        help="Images per shard, what an interruption costs at most",
-    ),
-])  # fmt: skip
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the statistics that are there")
+def num_option(default: str, what: str = "How many images") -> Any:
+    """--num, None if it is not given; default: in words, what the command then takes."""
+    text = f"{what} (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
+    return option(text, "--num", "--num_images", type=click.IntRange(min=2))
 
-ledger_options = stack(
-    [
-        click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="Where results are appended"),
-        click.option("--note", metavar="TEXT", help="Your words for these rows of the ledger"),
-    ]
-)
 
-again_option = click.option("--again", is_flag=True, help="Compute scores that the ledger has once more: further lines")
+class StoredOptions(OptionGroup):
+    """How stored images are read."""
 
-device_options = stack(
-    [
-        click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
-        deterministic_option,
-        click.option("--offline", is_flag=True, help="Never download; say what is missing"),
-    ]
-)
+    seed: int = option("Which, if there are more", type=click.INT, default=0)
+    batch: int = batch_option(64)
+    workers: int = option(
+        "Ignored: images are decoded by one thread per core", type=click.IntRange(min=0), default=2, show_default=False
+    )
 
-#: The interval-guidance repository's form, without a command.
-plain_options = stack(
-    [
-        click.option("--gen_zip", metavar="ZIP|DIR|NPZ", help="Images to score, all of them"),
-        click.option("--ref_path", metavar="PATH|URL|NAME", help="Reference, as --ref of calc"),
-        click.option(
-            "--results_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ledger"
-        ),
-        click.option(
-            "--metric",
-            metavar="NAME",
-            type=OneMetric(),
-            default="fid",
-            show_default=True,
-            help=", ".join(METRICS),
-        ),
-        click.option(
-            "--batch_size",
-            "--batch",
-            metavar="INT",
-            type=click.IntRange(min=1),
-            default=128,
-            show_default=True,
-            help="Images at a time",
-        ),
-    ]
-)
 
-#: What that form cannot say: the defaults of `calc`.
-PLAIN_DEFAULTS = {
-    "weights": (),
-    **{option: field.default for _, option, field in _extractor_fields()},
-    "device": "auto",
-    "offline": False,
-    "note": None,
-}
+def _field_options() -> dict[str, Declared]:
+    """An option for every field of an extractor: --dinov2-resize=tf1."""
+    declared: dict[str, Declared] = {}
+    for extractor in extractors().values():
+        hints = get_type_hints(type(extractor))
+        for name, field in _fields(extractor).items():
+            choices, about = click.Choice(get_args(hints[field.name])), field.metadata["about"]
+            declared[name] = (), {"type": choices, "default": field.default, "help": about.help}
+    return declared
+
+
+def _fields(extractor: "Extractor") -> dict[str, dataclasses.Field[Any]]:
+    """The fields of an extractor by the names of their options."""
+    return {f"{extractor.kind}_{each.name}".replace("-", "_"): each for each in dataclasses.fields(extractor)}
+
+
+class DetectorOptions(OptionGroup):
+    """Weights of detectors, and the fields of their extractors."""
+
+    weights: tuple[tuple[str, str], ...] = option(
+        "A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
+        metavar="METRIC=PATH",
+        type=Weights(),
+        multiple=True,
+    )
+    fields: dict[str, str] = several_options(_field_options())
+
+    def choices(self, metrics: Sequence[str]) -> Choices:
+        """How the detectors of these metrics are to be opened.
+
+        A usage error for weights of an extractor that is not asked for, or given twice.
+        """
+        kept = kept_features(metrics)
+        choices: Choices = {}
+        for name in feature_names(metrics):
+            choices[name] = {"keep": True} if name in kept else {}
+            choices[name] |= {field.name: self.fields[of] for of, field in _fields(find_extractor(name)).items()}
+        for metric, path in self.weights:
+            if metric not in choices:
+                raise click.UsageError(
+                    f"--weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see --metrics"
+                )
+            if "weights" in choices[metric]:
+                raise click.UsageError(f"--weights={metric}=... is given twice: leave out one of them")
+            choices[metric]["weights"] = path
+        return choices
+
+
+class LedgerOptions(OptionGroup):
+    """Where results go."""
+
+    ledger: str = option("Where results are appended", metavar="JSONL", default=LEDGER)
+    note: str | None = option("Your words for these rows of the ledger", metavar="TEXT")
+
+
+def again_option() -> Any:
+    """--again."""
+    return flag("Compute scores that the ledger has once more: further lines")
+
+
+class DeviceOptions(OptionGroup):
+    """Where detectors run."""
+
+    device: str = option("cpu, cuda, cuda:1, mps", metavar="NAME", default="auto")
+    deterministic: bool = deterministic_option()
+    offline: bool = flag("Never download; say what is missing")
+
+
+class PlainOptions(OptionGroup):
+    """The interval-guidance repository's form, without a command."""
+
+    gen_zip: str | None = option("Images to score, all of them", "--gen_zip", metavar="ZIP|DIR|NPZ")
+    ref_path: str | None = option("Reference, as --ref of calc", "--ref_path", metavar="PATH|URL|NAME")
+    results_dir: str = option("Folder of the ledger", "--results_dir", metavar="DIR", default="./results")
+    metric: str = option(", ".join(METRICS), metavar="NAME", type=OneMetric(), default="fid")
+    batch_size: int = option("Images at a time", "--batch_size", "--batch", type=COUNT, default=128)
 
 
 def sides_from(samples: str | None, reference: str | None, images: str | None, ref: str | None) -> tuple[str, str]:
@@ -249,26 +246,3 @@ def work_folder(workdir: str, recipe: Recipe, seeds: range, metrics: Sequence[st
     """Where the features of these images lie while they are being made."""
     part = f"{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
     return begun(recipe, lambda recipe_hash: Path(workdir) / f"{recipe_hash[:16]}-{part}")
-
-
-def detector_choices(metrics: Sequence[str], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What `metrics.detectors.load_detector` is to be given, by the name of the features that these metrics need.
-
-    params: of `detector_options`. A usage error for weights of an extractor that is not asked for, or given twice.
-    """
-    kept = kept_features(metrics)
-    choices: dict[str, dict[str, Any]] = {
-        name: {"keep": True} if name in kept else {} for name in feature_names(metrics)
-    }
-    for name, option, field in _extractor_fields():
-        if name in choices:
-            choices[name][field.name] = params[option]
-    for metric, path in params["weights"]:
-        if metric not in choices:
-            raise click.UsageError(
-                f"--weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see --metrics"
-            )
-        if "weights" in choices[metric]:
-            raise click.UsageError(f"--weights={metric}=... is given twice: leave out one of them")
-        choices[metric]["weights"] = path
-    return choices

@@ -1,25 +1,28 @@
 """The recipe that the options of a command line describe. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal, TypeVar
 
 import click
 
 from dnnlib.places import find_file, near, python_function
 from edm2_guidance.cli import typed
-from edm2_guidance.cli.class_names import with_index
+from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
-from edm2_guidance.cli.recipe_options import FIELD_OPTIONS
+from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.spec_options import field_names
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Reference, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
+from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
+
+AnySpec = TypeVar("AnySpec", Sampler, Schedule)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ _INTERVAL_PAPER = GuideDefaults(2.0, StepInterval(17, 22))
 
 
 def recipe_from(
-    params: dict[str, Any],
+    method: Method,
     preset: Preset | None = None,
     defaults: GuideDefaults | None = None,
     *,
@@ -43,32 +46,33 @@ def recipe_from(
 ) -> Recipe:
     """The recipe that a command line describes: the preset's settings, overridden by the options that were given.
 
-    `params` are click's parameters; which of them the user gave, and in which words, is asked of the current click
-    context. A guide needs a weight, its own or the preset's or that of `defaults`; one that is given in the interval
-    paper's words takes what is said there. Files are checked to exist, and everything that contradicts itself is a
-    usage error, before any network opens. The command gets as many threads as these networks are worth, unless its
-    images are `scored` as well: then it calls `threads_for` itself, once it knows by what.
+    Which options the user gave, and in which words, is asked of the current click context. A guide needs a weight, its
+    own or the preset's or that of `defaults`; one that is given in the interval paper's words takes what is said there.
+    Files are checked to exist, and everything that contradicts itself is a usage error, before any network opens. The
+    command gets as many threads as these networks are worth, unless its images are `scored` as well: then it calls
+    `threads_for` itself, once it knows by what.
     """
-    if preset is None and params.get("preset"):
-        preset = only_preset(params["preset"])
-    params = with_index(params, params["net"] or (preset.net if preset is not None else None))
-    if preset is not None and params["net"] is None and not params["gnet"]:
-        _check_class(params["class_idx"], preset)
+    networks, sampling = method.networks, method.sampling
+    if preset is None and networks.preset:
+        preset = only_preset(networks.preset)
+    net = networks.net or (preset.net if preset is not None else None)
+    class_idx = known_class(sampling.class_idx, sampling.class_names, net)
+    if preset is not None and networks.net is None and not networks.gnet:
+        _check_class(class_idx, preset)
     with bad_input():
-        net = params["net"] or (preset.net if preset is not None else None)
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
         unguided = Recipe(
             net=NetworkRef(_existing(net)),
-            num_steps=preset.num_steps if preset is not None and not given("steps") else params["steps"],
-            sampler=_with_options(params["sampler"], params),
-            schedule=_with_options(params["schedule"], params),
-            rule=params["rule"],
-            dtype=params["dtype"],
-            labels=_labels(params),
-            noise_device=params.get("noise_device") or "device",
+            num_steps=preset.num_steps if preset is not None and not given("steps") else sampling.steps,
+            sampler=_with_fields(sampling.sampler, sampling.sampler_fields),
+            schedule=_with_fields(sampling.schedule, sampling.schedule_fields),
+            rule=networks.rule,
+            dtype=sampling.dtype,
+            labels=_label_rule(class_idx, sampling.labels),
+            noise_device=method.noise_device or "device",
         )
-        recipe = replace(unguided, guides=_guides(params, preset, defaults or GuideDefaults(), unguided))
+        recipe = replace(unguided, guides=_guides(networks, preset, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)
     return recipe
@@ -91,12 +95,12 @@ def only_preset(names: Sequence[str]) -> Preset:
         return find_preset(names[0])
 
 
-def _with_options(spec: Any, params: dict[str, Any]) -> Any:
+def _with_fields(spec: AnySpec, fields: Mapping[str, float]) -> AnySpec:
     """A sampler or schedule with the options of its own fields that were given, such as --rho of the schedule edm.
 
     ValueError for one that it does not have, and for one that its text gives as well.
     """
-    options = {name: params[name] for name in FIELD_OPTIONS[spec.axis] if given(name)}
+    options = {name: value for name, value in fields.items() if given(name)}
     for name in options:
         if name in spec.changed():
             raise ValueError(f"{typed.quoted(name)}: --{spec.axis}={spec} says it already: leave one of them out")
@@ -105,12 +109,12 @@ def _with_options(spec: Any, params: dict[str, Any]) -> Any:
     return spec.with_fields(options)
 
 
-def _labels(params: dict[str, Any]) -> Any:
-    if params["class_idx"] is not None and params["labels"] is not None:
+def _label_rule(class_idx: int | ClassName | None, labels: Literal["random", "balanced"] | None) -> LabelRule:
+    if class_idx is None:
+        return labels or "random"
+    if labels is not None:
         raise click.UsageError("--class fixes the class of every image; leave out --labels")
-    if params["class_idx"] is not None:
-        return params["class_idx"]
-    return params["labels"] or "random"
+    return class_idx
 
 
 def _existing(source: str) -> str:
@@ -124,35 +128,34 @@ def _existing(source: str) -> str:
 
 
 def _guides(
-    params: dict[str, Any], preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
+    networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
     """The guides of an unguided recipe."""
-    nets: list[Any] = list(params["gnet"])
-    weights = list(params["guidance"])
-    stated = [schedule.w for schedule in params["weight"] if schedule.w != 1]
-    intervals = _intervals(params)
+    nets: list[str | None] = list(networks.gnet)
+    weights: list[float | None] = list(networks.guidance)
+    stated = [schedule.w for schedule in networks.weight if schedule.w != 1]
+    intervals = _intervals(networks)
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
         weights = weights if weights or stated else [preset.guidance] * len(nets)
         preset_levels = replace(recipe, num_steps=preset.num_steps, schedule=Schedule.parse("edm")).levels()
         intervals = intervals or [on_schedule(preset.interval, preset_levels, recipe.levels())]
-    if not nets and params["reference"]:
-        nets = [None] * len(params["reference"])
+    if not nets and networks.reference:
+        nets = [None] * len(networks.reference)
     if not nets:
-        _check_nothing_to_guide(params, weights, intervals)
+        _check_nothing_to_guide(networks, intervals)
         return ()
-    defaults = _of_the_interval_paper(defaults, weights or stated, intervals)
-    schedules = list(params["weight"]) or [constant(1.0)]
+    defaults = _of_the_interval_paper(defaults, bool(weights or stated), bool(intervals))
+    schedules = list(networks.weight) or [constant(1.0)]
     if not weights and any(schedule.w == 1 for schedule in schedules):
         if defaults.weight is None or stated:
-            said = "gnet" if params["gnet"] else "reference"
+            said = "gnet" if networks.gnet else "reference"
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
         weights = [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, Recipe(recipe.net).levels(), recipe.levels())]
-    references = list(params["reference"]) or [Reference.parse("network")]
-    intervals, references, schedules = (
-        values * len(nets) if len(values) == 1 else values for values in (intervals, references, schedules)
-    )
+    references = list(networks.reference) or [Reference.parse("network")]
+    intervals, references = _for_all(intervals, nets), _for_all(references, nets)
+    schedules = _for_all(schedules, nets)
     each = (nets, weights or [None] * len(nets), intervals, references, schedules)
     if any(len(values) != len(nets) for values in each):
         raise ValueError(
@@ -164,11 +167,16 @@ def _guides(
         Guide(
             net=None if net is None else NetworkRef(_existing(net)),
             weight=_weight(schedule, weight),
-            interval=None if interval == EVERYWHERE else interval,
+            interval=None if isinstance(interval, str) else interval,
             reference=reference,
         )
         for net, weight, interval, reference, schedule in zip(*each, strict=True)
     )
+
+
+def _for_all(values: list[Value], nets: list[str | None]) -> list[Value]:
+    """Of all guides, what may be given once."""
+    return values * len(nets) if len(values) == 1 else values
 
 
 def _weight(schedule: Weight, w: float | None) -> Weight:
@@ -180,21 +188,21 @@ def _weight(schedule: Weight, w: float | None) -> Weight:
     return schedule.with_fields({"w": w})
 
 
-def check_no_weight(params: dict[str, Any], option: str) -> None:
+def check_no_weight(networks: NetworkOptions, option: str) -> None:
     """A usage error for a weight of the guides' own where `option` gives it; the preset's gives way to either."""
-    stated = [f"--weight={schedule}" for schedule in params["weight"] if schedule.w != 1]
-    if stated or params["guidance"]:
+    stated = [f"--weight={schedule}" for schedule in networks.weight if schedule.w != 1]
+    if stated or networks.guidance:
         shown = stated[0] if stated else typed.quoted("guidance")
         raise click.UsageError(f"{shown}: w is what {option} says; leave one of them out")
 
 
-def _check_nothing_to_guide(params: dict[str, Any], weights: list[Any], intervals: list[Any]) -> None:
+def _check_nothing_to_guide(networks: NetworkOptions, intervals: list[Interval]) -> None:
     """ValueError for a weight or an interval without a guide."""
-    if any(weight != 1 for weight in weights) or params["weight"]:
-        shown = typed.quoted("guidance" if weights else "weight")
+    if any(weight != 1 for weight in networks.guidance) or networks.weight:
+        shown = typed.quoted("guidance" if networks.guidance else "weight")
         raise ValueError(f"{shown}: a weight needs a guiding network; give --gnet=PATH|URL")
     if intervals and intervals != [EVERYWHERE]:
-        shown = typed.quoted("guidance_interval" if params["guidance_interval"] else "guidance_sigma")
+        shown = typed.quoted("guidance_interval" if networks.guidance_interval else "guidance_sigma")
         raise ValueError(f"{shown}: an interval needs a guiding network; give --gnet=PATH|URL and --guidance=W")
 
 
@@ -204,8 +212,11 @@ def in_the_interval_papers_words() -> bool:
     return theirs and len(typed.typed("gnet")) == 1
 
 
-def _of_the_interval_paper(defaults: GuideDefaults, weights: list[Any], intervals: list[Any]) -> GuideDefaults:
-    """What is not said of a guide, filled up with the interval paper's, and a note, if its words name the networks."""
+def _of_the_interval_paper(defaults: GuideDefaults, weights: bool, intervals: bool) -> GuideDefaults:
+    """What is not said of a guide, filled up with the interval paper's, and a note, if its words name the networks.
+
+    weights, intervals: whether some are said.
+    """
     if not in_the_interval_papers_words():
         return defaults
     paper, notes = defaults, []
@@ -220,10 +231,10 @@ def _of_the_interval_paper(defaults: GuideDefaults, weights: list[Any], interval
     return paper
 
 
-def _intervals(params: dict[str, Any]) -> list[Any]:
-    if params["guidance_interval"] and params["guidance_sigma"]:
+def _intervals(networks: NetworkOptions) -> list[Interval]:
+    if networks.guidance_interval and networks.guidance_sigma:
         raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
-    return list(params["guidance_interval"] or params["guidance_sigma"])
+    return list(networks.guidance_interval or networks.guidance_sigma)
 
 
 def with_weight(recipe: Recipe, weight: float) -> Recipe:

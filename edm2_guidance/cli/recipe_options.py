@@ -3,86 +3,81 @@
 Both reference vocabularies parse: --net or --cond_pkl, --gnet or --uncond_pkl, --guidance or --guidance_scale.
 """
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import click
 
-from edm2_guidance.cli.class_names import Class, class_names_option
-from edm2_guidance.cli.command import stack
+from edm2_guidance.cli.class_names import Class
 from edm2_guidance.cli.intervals import Sigmas, Steps
-from edm2_guidance.cli.spec_options import field_names, field_options, kind_option
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, several_options
+from edm2_guidance.cli.spec_options import field_options, kind_option
+from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight
+from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 
-def network_options(*, presets: bool = True) -> Callable[[Any], Any]:
-    """--preset, networks, guidance and its intervals; the arguments that `recipe_from` takes."""
-    preset = click.option(
-        "--preset", metavar="NAME", multiple=True, help="Networks, guidance and steps of a paper's row"
+class NetworkOptions(OptionGroup):
+    """--preset, networks, guidance and its intervals."""
+
+    preset: tuple[str, ...] = option("Networks, guidance and steps of a paper's row", metavar="NAME", multiple=True)
+    net: str | None = option(
+        "Main network, or FILE.py:FUNCTION that makes one", "--net", "--cond_pkl", metavar="PATH|URL"
     )
-    options = [
-        click.option(
-            "--net", "--cond_pkl", metavar="PATH|URL", help="Main network, or FILE.py:FUNCTION that makes one"
-        ),
-        click.option(
-            "--gnet", "--uncond_pkl", metavar="PATH|URL", multiple=True, help="Guiding network; one per guide"
-        ),
-        click.option(
-            "--guidance",
-            "--guidance_scale",
-            metavar="FLOAT",
-            type=float,
-            multiple=True,
-            help="Guidance weight w, needed with a guide; 1 = off, one per guide",
-        ),
-        click.option(
-            "--guidance_interval",
-            metavar="FIRST,LAST",
-            type=Steps(),
-            multiple=True,
-            help="Guide at these sampling steps only, both included, 0 = noisiest; None = all",
-        ),
-        click.option(
-            "--guidance-sigma",
-            metavar="LO,HI",
-            type=Sigmas(),
-            multiple=True,
-            help="Guide at noise levels in (LO, HI] only, decided once per step",
-        ),
-        kind_option("reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True),
-        kind_option("weight", None, "How w goes over the steps, one per guide  [default: constant]", multiple=True),
-        kind_option("rule", "linear", "How main network and references make D"),
-    ]
-    return stack([preset, *options] if presets else options)
+    gnet: tuple[str, ...] = option(
+        "Guiding network; one per guide", "--gnet", "--uncond_pkl", metavar="PATH|URL", multiple=True
+    )
+    guidance: tuple[float, ...] = option(
+        "Guidance weight w, needed with a guide; 1 = off, one per guide",
+        "--guidance",
+        "--guidance_scale",
+        type=click.FLOAT,
+        multiple=True,
+    )
+    guidance_interval: tuple[StepInterval | str, ...] = option(
+        "Guide at these sampling steps only, both included, 0 = noisiest; None = all",
+        "--guidance_interval",
+        metavar="FIRST,LAST",
+        type=Steps(),
+        multiple=True,
+    )
+    guidance_sigma: tuple[SigmaInterval | str, ...] = option(
+        "Guide at noise levels in (LO, HI] only, decided once per step", metavar="LO,HI", type=Sigmas(), multiple=True
+    )
+    reference: tuple[Reference, ...] = kind_option(
+        "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
+    )
+    weight: tuple[Weight, ...] = kind_option(
+        "weight", None, "How w goes over the steps, one per guide  [default: constant]", multiple=True
+    )
+    rule: Rule = kind_option("rule", "linear", "How main network and references make D")
 
 
-#: The options that stand for fields of the default kinds, by axis.
-FIELD_OPTIONS = {axis: field_names(axis, kind) for axis, kind in (("schedule", "edm"), ("sampler", "heun"))}
+class SamplingOptions(OptionGroup):
+    """Steps, schedule and sampler, whose default kinds' fields are options as well; classes of the images."""
 
-sampler_options = stack(
-    [
-        click.option("--steps", metavar="INT", type=click.IntRange(min=1), default=32, show_default=True, help="Steps"),
-        kind_option("schedule", "edm", "Noise levels of the steps"),
-        *field_options("schedule", "edm"),
-        kind_option("sampler", "heun", "How a step is made"),
-        *field_options("sampler", "heun"),
-        click.option(
-            "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
-            help="Precision of the sampler's state",
-        ),
-    ]
-)  # fmt: skip
+    steps: int = option("Steps", type=COUNT, default=32)
+    schedule: Schedule = kind_option("schedule", "edm", "Noise levels of the steps")
+    schedule_fields: dict[str, float] = several_options(field_options("schedule", "edm"))
+    sampler: Sampler = kind_option("sampler", "heun", "How a step is made")
+    sampler_fields: dict[str, float] = several_options(field_options("sampler", "heun"))
+    dtype: Literal["float32", "float64"] = option("Precision of the sampler's state", default="float32")
+    class_idx: int | ClassName | None = option(
+        "One class for all images; 0 counts", "--class", metavar="INT|NAME", type=Class()
+    )
+    class_names: str | None = option(
+        "Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
+        metavar="FILE",
+    )
+    labels: Literal["random", "balanced"] | None = option(
+        "Classes: drawn per seed, as in the papers (default), or seed mod classes",
+    )
 
 
-label_options = stack(
-    [
-        click.option(
-            "--class", "class_idx", metavar="INT|NAME", type=Class(), help="One class for all images; 0 counts"
-        ),
-        class_names_option,
-        click.option(
-            "--labels",
-            type=click.Choice(["random", "balanced"]),
-            help="Classes: drawn per seed, as in the papers (default), or seed mod classes",
-        ),
-    ]
-)
+@dataclass(frozen=True)
+class Method:
+    """All options that describe a recipe. noise_device: of the options of a run."""
+
+    networks: NetworkOptions
+    sampling: SamplingOptions
+    noise_device: str | None

@@ -1,100 +1,101 @@
-"""The options of reproduce.py's run and search. No torch here."""
+"""The options of reproduce.py's run, search and plot. No torch here."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import click
 
-from edm2_guidance.cli.command import keeps, stack
-from edm2_guidance.cli.metric_options import REFERENCE, OneMetric, again_option, reference_from
-from edm2_guidance.cli.run_options import batch_option, run_options
+from edm2_guidance.cli.command import keeps
+from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.run_options import RunOptions, batch_option
 from edm2_guidance.cli.seeds import seed_option
+from edm2_guidance.cli.submit import JobOptions
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
 
-_count = click.IntRange(min=1)
 _images = click.IntRange(min=2)
 
-networks_option = click.option(
-    "--networks", metavar="DIR", default=NETWORKS, show_default=True, help="Where reconstructed networks are"
-)
 
-work_options = stack(
-    [
-        batch_option(64),
-        click.option(
-            "--shard-size", metavar="INT", type=_count, default=128, show_default=True, help="Images a kill can cost"
-        ),
-        click.option("--results", metavar="DIR", default="results", show_default=True, help="Where unfinished work is"),
-        click.option("--keep-images", is_flag=True, help="Keep them: a ZIP per block in DIR/images, scored if there"),
-        again_option,
-        networks_option,
-        run_options,
-    ]
-)
-
-block_options = stack(
-    [
-        click.option("--num", "--num_images", metavar="INT", type=_images, help="Per block  [default: as the paper]"),
-        click.option("--blocks", metavar="INT", type=_count, help="Seed blocks  [default: 3 for a minimum of three]"),
-        seed_option,
-        click.option("--labels", type=click.Choice(["random", "balanced"]), help="Another label rule than the paper's"),
-    ]
-)  # fmt: skip
-
-target_options = stack(
-    [
-        click.option(
-            "--metric", "--metrics", "metric", type=OneMetric(), help="[default: the preset's]"
-        ),
-        click.option("--ref", metavar="PATH|URL|NAME", help=f"{REFERENCE}  [default: the preset's]"),
-        click.option("--name", metavar="NAME", help="In ledger and plots  [default: the preset's]"),
-        click.option(
-            "--num", "--num_images", metavar="INT", type=_images, default=5000, show_default=True, help="Images a point"
-        ),
-        click.option("--final-num", metavar="INT", type=_images, help="Images per block at the best  [default: --num]"),
-        click.option("--blocks", metavar="INT", type=_count, default=3, show_default=True, help="Blocks at the best"),
-        seed_option,
-    ]
-)  # fmt: skip
-
-plot_options = stack(
-    [
-        click.option("--kind", type=click.Choice(["weight", "interval", "ema"]), required=True, help="The x axis"),
-        click.option(
-            "--num",
-            "--num_images",
-            "num",
-            metavar="INT",
-            type=_images,
-            required=True,
-            help="The scores at so many images",
-        ),
-        click.option("--out", metavar="PNG|PDF|SVG", required=True, help="The picture"),
-        click.option("--overwrite", is_flag=True, help="Replace the picture that is there"),
-    ]
-)
+def networks_option() -> Any:
+    """--networks."""
+    return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS)
 
 
-def goes_on(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command of these options, which tells an interrupt what it leaves behind."""
+def _num_option(help: str, **settings: Any) -> Any:
+    return option(help, "--num", "--num_images", type=_images, **settings)
 
-    @functools.wraps(command)
-    def run(**params: Any) -> Any:
-        kept = f"what was scored is in {params['ledger']}, unfinished work in {params['results']}"
+
+class ScoresOptions(OptionGroup):
+    """The ledger."""
+
+    ledger: str = option("The scores", metavar="JSONL", default=LEDGER)
+
+
+class WorkOptions(OptionGroup):
+    """How rows and points of a search are made."""
+
+    batch: int = batch_option(64)
+    shard_size: int = option("Images a kill can cost", type=COUNT, default=128)
+    results: str = option("Where unfinished work is", metavar="DIR", default="results")
+    keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
+    again: bool = again_option()
+    networks: str = networks_option()
+
+    @contextmanager
+    def goes_on(self, scores: ScoresOptions) -> Iterator[None]:
+        """Around the work: an interrupt is told what it leaves behind."""
+        kept = f"what was scored is in {scores.ledger}, unfinished work in {self.results}"
         with keeps(lambda: f"{kept}; the same command goes on"):
-            return command(**params)
-
-    return run
+            yield
 
 
-def target_from(params: dict[str, Any], preset: Preset | None) -> tuple[str, str, str]:
-    """(name, metric, reference) of a search, given or of its preset. Usage errors."""
-    name = params["name"] or (preset.name if preset is not None else "")
-    metric = params["metric"] or (preset.metric if preset is not None else "")
-    needed = {"--name": name, "--metric": metric, "--ref": params["ref"] or preset}
-    missing = [option for option, value in needed.items() if not value]
-    if missing:
-        raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
-    return name, metric, reference_from(params["ref"], preset)
+class BlockOptions(OptionGroup):
+    """The blocks of a row."""
+
+    num: int | None = _num_option("Per block  [default: as the paper]")
+    blocks: int | None = option("Seed blocks  [default: 3 for a minimum of three]", type=COUNT)
+    seed: int = seed_option()
+    labels: Literal["random", "balanced"] | None = option("Another label rule than the paper's")
+
+
+class RowOptions(OptionGroup):
+    """How rows are made."""
+
+    blocks: BlockOptions
+    work: WorkOptions
+    run: RunOptions
+    scores: ScoresOptions
+    jobs: JobOptions
+
+
+class TargetOptions(OptionGroup):
+    """What a search is for, and by how many images."""
+
+    metric: str | None = option("[default: the preset's]", "--metric", "--metrics", type=OneMetric())
+    ref: str | None = option(f"{REFERENCE}  [default: the preset's]", metavar="PATH|URL|NAME")
+    name: str | None = option("In ledger and plots  [default: the preset's]", metavar="NAME")
+    num: int = _num_option("Images a point", default=5000)
+    final_num: int | None = option("Images per block at the best  [default: --num]", type=_images)
+    blocks: int = option("Blocks at the best", type=COUNT, default=3)
+    seed: int = seed_option()
+
+    def resolved(self, preset: Preset | None) -> tuple[str, str, str]:
+        """(name, metric, reference), given or of the preset. Usage errors."""
+        name = self.name or (preset.name if preset is not None else "")
+        metric = self.metric or (preset.metric if preset is not None else "")
+        needed = {"--name": name, "--metric": metric, "--ref": self.ref or preset}
+        missing = [flag for flag, value in needed.items() if not value]
+        if missing:
+            raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
+        return name, metric, reference_from(self.ref, preset)
+
+
+class PlotOptions(OptionGroup):
+    """A plot of searches."""
+
+    kind: Literal["weight", "interval", "ema"] = option("The x axis", required=True)
+    num: int = _num_option("The scores at so many images", required=True)
+    out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
+    overwrite: bool = flag("Replace the picture that is there")

@@ -1,63 +1,35 @@
 """Options that do not determine the images: where and how they are computed. No torch here."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import click
 
 from edm2_guidance.cli import settings
-from edm2_guidance.cli.command import stack
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
 from edm2_guidance.metrics.catalog import find_metric
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What does not determine the images: where and how they are computed."""
-
-    device: str
-    trust_pickle: bool
-    offline: bool
+def deterministic_option() -> Any:
+    """--deterministic."""
+    return flag("Only kernels that give the same bits every time; no TF32")
 
 
-deterministic_option = click.option(
-    "--deterministic", is_flag=True, help="Only kernels that give the same bits every time; no TF32"
-)
-
-
-run_options = stack(
-    [
-        click.option(
-            "--device",
-            metavar="NAME",
-            default="auto",
-            show_default=True,
-            help="cpu, cuda, cuda:1, mps; auto = the best",
-        ),
-        click.option(
-            "--noise-device",
-            type=click.Choice(["cpu", "cuda", "mps"]),
-            help="Whose generator draws the noise: the numbers differ (default: the device's)",
-        ),
-        deterministic_option,
-        click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing"),
-        click.option(
-            "--trust-pickle", is_flag=True, help="Execute the code in network files. Only for files you trust"
-        ),
-    ]
-)
-
-
-def batch_option(default: int) -> Callable[[Any], Any]:
+def batch_option(default: int) -> Any:
     """--batch: images at a time."""
-    return click.option(
-        "--batch", "--batch_size", "batch", metavar="INT", type=click.IntRange(min=1), default=default,
-        show_default=True, help="Images at a time",
-    )  # fmt: skip
+    return option("Images at a time", "--batch", "--batch_size", type=COUNT, default=default)
 
 
-def run_options_from(params: dict[str, Any]) -> RunOptions:
-    return RunOptions(device=params["device"], trust_pickle=params["trust_pickle"], offline=params["offline"])
+class RunOptions(OptionGroup):
+    """What does not determine the images: where and how they are computed. (The noise's device does: `Method`.)"""
+
+    device: str = option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto")
+    noise_device: Literal["cpu", "cuda", "mps"] | None = option(
+        "Whose generator draws the noise: the numbers differ (default: the device's)",
+    )
+    deterministic: bool = deterministic_option()
+    offline: bool = flag("Never download; use what is there or say what is missing")
+    trust_pickle: bool = flag("Execute the code in network files. Only for files you trust")
 
 
 def threads_for(sources: Sequence[str], metrics: Iterable[str] = ()) -> None:

@@ -2,84 +2,74 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from dnnlib.places import find_file
 from edm2_guidance.cli.agenda import Agenda
-from edm2_guidance.cli.command import stack
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight
+from edm2_guidance.cli.recipe_options import NetworkOptions
+from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import ema_of, with_ema
 
-# What is searched, in the order in which it is searched; see `stages_from`.
+# What is searched, in the order in which it is searched; see `SearchOptions.stages`.
 PARAMETERS = ("weight", "interval", "ema", "alpha")
 
 _WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
 _EMAS = "0.010,0.015,...,0.250"
 
-search_options = stack(
-    [
-        click.option(
-            "--over",
-            metavar="LIST",
-            required=True,
-            help=f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice",
-        ),
-        click.option("--weights", metavar="LIST", type=FloatList(), default=_WEIGHTS, show_default=True, help="Grid"),
-        click.option("--emas", metavar="LIST", type=FloatList(), default=_EMAS, show_default=True, help="Grid"),
-        click.option(
-            "--alphas", metavar="LIST", type=FloatList(), default="0,0.1,...,1", show_default=True, help="Grid"
-        ),
-        click.option(
-            "--stride",
-            metavar="INT",
-            type=click.IntRange(min=1),
-            default=8,
-            show_default=True,
-            help="The coarse pass takes every INT-th value; 1 = all values",
-        ),
-    ]
-)
 
+class SearchOptions(OptionGroup):
+    """What is searched, on which grids."""
 
-def varied(params: Mapping[str, Any]) -> GuideDefaults:
-    """What a guide need not be given, since --over searches it. A usage error for a weight that it would forget."""
-    names = [name.strip() for name in params["over"].split(",")]
-    if names[0] == "weight":
-        check_no_weight(params, f"--over={params['over']}")
-    return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
+    over: str = option(
+        f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice", metavar="LIST", required=True
+    )
+    weights: list[float] = option("Grid", metavar="LIST", type=FloatList(), default=_WEIGHTS)
+    emas: list[float] = option("Grid", metavar="LIST", type=FloatList(), default=_EMAS)
+    alphas: list[float] = option("Grid", metavar="LIST", type=FloatList(), default="0,0.1,...,1")
+    stride: int = option("The coarse pass takes every INT-th value; 1 = all values", type=COUNT, default=8)
 
+    @property
+    def parameters(self) -> list[str]:
+        """What --over names, in order."""
+        return [name.strip() for name in self.over.split(",")]
 
-def stages_from(params: Mapping[str, Any], recipe: Recipe) -> list[list[Axis]]:
-    """The stages of --over: the interval's upper end before its lower, both EMA lengths at once. Usage errors."""
-    names = [name.strip() for name in params["over"].split(",")]
-    steps = tuple(range(recipe.num_steps))
-    emas = tuple(params["emas"])
-    guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.nets[1:] else [])]
-    known = {
-        "weight": [[Axis("weight", tuple(params["weights"]))]],
-        "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
-        "ema": [guided],
-        "alpha": [[Axis("alpha", tuple(params["alphas"]))]],
-    }
-    stages: list[list[Axis]] = []
-    for name in names:
-        if name not in known:
-            raise click.UsageError(f"--over={params['over']}: '{name}' is not one of {', '.join(PARAMETERS)}")
-        if name != "ema" and not recipe.guides:
-            raise click.UsageError(
-                f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
-            )
-        if name == "alpha" and len(recipe.guides) != 2:
-            raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")
-        stages += known[name]
-    return stages
+    def varied(self, networks: NetworkOptions) -> GuideDefaults:
+        """What a guide need not be given, since it is searched. A usage error for a weight that this would forget."""
+        names = self.parameters
+        if names[0] == "weight":
+            check_no_weight(networks, f"--over={self.over}")
+        return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
+
+    def stages(self, recipe: Recipe) -> list[list[Axis]]:
+        """The stages of --over: the interval's upper end before its lower, both EMA lengths at once. Usage errors."""
+        steps, emas = tuple(range(recipe.num_steps)), tuple(self.emas)
+        guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.nets[1:] else [])]
+        known = {
+            "weight": [[Axis("weight", tuple(self.weights))]],
+            "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
+            "ema": [guided],
+            "alpha": [[Axis("alpha", tuple(self.alphas))]],
+        }
+        stages: list[list[Axis]] = []
+        for name in self.parameters:
+            if name not in known:
+                raise click.UsageError(f"--over={self.over}: '{name}' is not one of {', '.join(PARAMETERS)}")
+            if name != "ema" and not recipe.guides:
+                raise click.UsageError(
+                    f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
+                )
+            if name == "alpha" and len(recipe.guides) != 2:
+                raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")
+            stages += known[name]
+        return stages
 
 
 def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[str]:
@@ -165,7 +155,7 @@ class SearchTeller:
 
     def result(self, text: str) -> None:
         if self.speaks:  # every process of a launch comes to the same end
-            click.echo(text)
+            click.echo(as_started(text))
 
 
 def _point_text(point: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.option_group import Declared, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.spec import About, Spec, listing
@@ -36,12 +37,11 @@ class Kind(ParamType):
 
 
 def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Any:
-    """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40."""
-    shown = default is not None
-    return click.option(
-        f"--{axis}", metavar="KIND[:FIELD=VALUE]...", type=Kind(axis), default=default, show_default=shown,
-        multiple=multiple, help=f"{help}; list = which there are",
-    )  # fmt: skip
+    """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40. A field of a group."""
+    about = f"{help}; list = which there are"
+    return option(
+        about, f"--{axis}", metavar="KIND[:FIELD=VALUE]...", type=Kind(axis), default=default, multiple=multiple
+    )
 
 
 def field_names(axis: str, kind: str) -> list[str]:
@@ -49,18 +49,17 @@ def field_names(axis: str, kind: str) -> list[str]:
     return [each.name for each in dataclasses.fields(catalog.find(axis, kind))]
 
 
-def field_options(axis: str, kind: str) -> list[Any]:
+def field_options(axis: str, kind: str) -> dict[str, Declared]:
     """An option for every field of a kind, all of them numbers: --rho=7."""
-    return [_field_option(each) for each in dataclasses.fields(catalog.find(axis, kind))]
+    usual = catalog.find(axis, kind)()
+    return {
+        each.name: _number_option(f"--{each.name}", each.metadata["about"], getattr(usual, each.name))
+        for each in dataclasses.fields(usual)
+    }
 
 
-def _field_option(each: Any) -> Any:
-    about: About = each.metadata["about"]
+def _number_option(name: str, about: About, default: float) -> Declared:
     low = max(about.low, about.above)
-    numbers: Any = click.FLOAT
-    if low > -math.inf:
-        numbers = click.FloatRange(min=low, min_open=about.above == low)
-    return click.option(
-        f"--{each.name}", each.name, metavar="FLOAT", type=numbers,
-        default=int(each.default) if each.default.is_integer() else each.default, show_default=True, help=about.help,
-    )  # fmt: skip
+    numbers = click.FLOAT if low == -math.inf else click.FloatRange(min=low, min_open=about.above == low)
+    shown = int(default) if default.is_integer() else default
+    return (name,), {"metavar": "FLOAT", "type": numbers, "default": shown, "help": about.help}

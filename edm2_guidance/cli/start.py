@@ -44,6 +44,23 @@ def start() -> None:
             )
 
 
+def as_started(text: str) -> str:
+    """A text that names scripts, `python reproduce.py` or `reproduce.py`, in the words of whoever started the program.
+
+    To users of an installation's console commands they are `edm2-reproduce`. Lines of torchrun start scripts anyway.
+    """
+    if not os.path.basename(sys.argv[0]).startswith("edm2-"):
+        return text
+    import re
+
+    def named(found: re.Match[str]) -> str:
+        page = found["page"] or ""
+        is_ours = os.path.isfile(os.path.join(ROOT, "edm2_guidance", "commands", f"{page}.py"))
+        return f"edm2-{page.removesuffix('_edm2').replace('_', '-')}" if is_ours else found[0]
+
+    return re.sub(r"torchrun .*|(?<![\w/.-])(?:python )?(?P<page>\w+)\.py\b", named, text)
+
+
 def _found(name: str) -> str | None:
     """The folder of the package that an import of this name takes, or the file of a module; None if it finds nothing.
 

@@ -15,18 +15,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from dnnlib.atomic import check_destination
 from dnnlib.extras import need
 from dnnlib.workers import launched
-from edm2_guidance.cli.command import bad_input, stack
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.option_group import COUNT, flag, option
 from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.run_options import RunOptions
+from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.typed import given, occurrences
+from edm2_guidance.cli.worker_options import WorkerOptions
+
+if TYPE_CHECKING:
+    from edm2_guidance.cli.script_job import ScriptJob
 
 INSTALL = "pip install submitit"
 _TIMEOUTS = 100  # how often a job goes on after its time was up; one that gets nowhere must end some day
@@ -75,105 +83,106 @@ class SlurmOption(ParamType):
         return key, text if equals else True
 
 
-_count = click.IntRange(min=1)
+class JobOptions(WorkerOptions):
+    """Which worker this process is; or jobs instead of work in this process."""
 
-submit_options = stack(
-    [
-        click.option("--submit", type=click.Choice(["slurm", "local"]), help="Send jobs and end; each is a --worker"),
-        click.option("--jobs", metavar="INT", type=_count, default=1, show_default=True, help="How many jobs share it"),
-        click.option("--partition", metavar="NAME", help="Of Slurm  [default: the cluster's]"),
-        click.option(
-            "--time", metavar="TIME", type=SlurmTime(), default="4:00:00", show_default=True,
-            help="Of a job, in minutes or D-HH:MM:SS; it goes on in another when that is over",
-        ),
-        click.option("--gpus-per-node", metavar="INT", type=_count, help="GPUs of a job  [default: none]"),
-        click.option(
-            "--tasks-per-node", metavar="INT", type=_count, help="Processes of a job  [default: one per GPU, or one]"
-        ),
-        click.option(
-            "--slurm", metavar="KEY=VALUE", type=SlurmOption(), multiple=True,
-            help="Any other option of sbatch: account=NAME, qos=NAME, cpus-per-task=8, mem=64G, exclusive",
-        ),
-        click.option(
-            "--requeue/--no-requeue", default=True, show_default=True, help="Go on after pre-emption and time-out"
-        ),
-        click.option(
-            "--submit-dir", metavar="DIR", default="results/submit", show_default=True,
-            help="Logs of the jobs; on a disk that all nodes see",
-        ),
-        click.option("--wait", is_flag=True, help="With --submit=local: until all jobs have ended"),
-        click.option("--fetch-only", is_flag=True, help="Fetch every file that this needs, say where it is, and end"),
-    ]
-)  # fmt: skip
+    submit: Literal["slurm", "local"] | None = option("Send jobs and end; each is a --worker")
+    jobs: int = option("How many jobs share it", type=COUNT, default=1)
+    partition: str | None = option("Of Slurm  [default: the cluster's]", metavar="NAME")
+    time: int = option(
+        "Of a job, in minutes or D-HH:MM:SS; it goes on in another when that is over",
+        metavar="TIME",
+        type=SlurmTime(),
+        default="4:00:00",
+    )
+    gpus_per_node: int | None = option("GPUs of a job  [default: none]", type=COUNT)
+    tasks_per_node: int | None = option("Processes of a job  [default: one per GPU, or one]", type=COUNT)
+    slurm: tuple[tuple[str, str | bool], ...] = option(
+        "Any other option of sbatch: account=NAME, qos=NAME, cpus-per-task=8, mem=64G, exclusive",
+        metavar="KEY=VALUE",
+        type=SlurmOption(),
+        multiple=True,
+    )
+    requeue: bool = option("Go on after pre-emption and time-out", "--requeue/--no-requeue", default=True)
+    submit_dir: str = option("Logs of the jobs; on a disk that all nodes see", metavar="DIR", default="results/submit")
+    wait: bool = flag("With --submit=local: until all jobs have ended")
+    fetch_only: bool = flag("Fetch every file that this needs, say where it is, and end")
 
-_NAMES = (
-    "submit", "jobs", "partition", "time", "gpus_per_node", "tasks_per_node", "slurm", "requeue", "submit_dir", "wait",
-    "fetch_only",
-)  # fmt: skip
+    @property
+    def tasks(self) -> int:
+        """Processes of one job, on each of its nodes."""
+        return self.tasks_per_node or self.gpus_per_node or 1
 
+    @property
+    def notice(self) -> int:
+        """Seconds between the warning that the time of a job is nearly up and its end."""
+        return min(_NOTICE, 30 * self.time)
 
-def elsewhere(params: Mapping[str, Any]) -> bool:
-    """Whether this process has no images to make: --fetch-only or --submit was given. Usage errors."""
-    if params["fetch_only"]:
+    def elsewhere(self) -> bool:
+        """Whether this process has no images to make: --fetch-only or --submit was given. Usage errors."""
+        if self.fetch_only:
+            return True
+        if self.submit is None:
+            for name in filter(given, _NAMES):
+                shown = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{shown} is for jobs that are sent: add --submit=slurm or --submit=local")
+            return False
+        if self.worker is not None:
+            raise click.UsageError("--submit gives every job its --worker: leave it out, and say --jobs=N")
+        if launched().world > 1:
+            raise click.UsageError("--submit is said once: start it without torchrun or srun")
+        if self.wait and self.submit == "slurm":
+            raise click.UsageError("--wait is for --submit=local; squeue shows what Slurm's jobs do")
         return True
-    if params["submit"] is None:
-        for name in _NAMES:
-            if given(name):
-                option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} is for jobs that are sent: add --submit=slurm or --submit=local")
-        return False
-    if params["worker"] is not None:
-        raise click.UsageError("--submit gives every job its --worker: leave it out, and say --jobs=N")
-    if launched().world > 1:
-        raise click.UsageError("--submit is said once: start it without torchrun or srun")
-    if params["wait"] and params["submit"] == "slurm":
-        raise click.UsageError("--wait is for --submit=local; squeue shows what Slurm's jobs do")
-    return True
+
+
+_NAMES = [field.name for field in fields(JobOptions)[len(fields(WorkerOptions)) :]]
 
 
 def send(
-    params: Mapping[str, Any],
+    jobs: JobOptions,
+    run: RunOptions,
     fetch_all: Callable[..., Sequence[str]],
-    writes: Mapping[str | Path, int],
-    watch: str = "",
+    writes: Mapping[Path, int],
+    work: str | Path,
 ) -> None:
-    """Do what `elsewhere` found to be asked for: fetch what is needed and say where it is, or send the jobs.
+    """Do what is asked for in place of the work: fetch what is needed and say where it is, or send the jobs.
 
     Nothing enters the queue before all files were found here, networks opened, and places and space for results found.
 
     Args:
-        params: The command's, with those of `submit_options` and `offline`.
+        jobs, run: What the command was told.
         fetch_all: Returns where each file is that is needed; by keyword, offline: raise OSError for what is not here.
         writes: What the jobs will write, and about how many bytes of it.
-        watch: The command that shows how far the work is.
+        work: The folder that shows how far the work is.
 
     Raises click.UsageError if a check fails, RuntimeError if the queue refuses the jobs or, with --wait, one fails.
     """
     with bad_input():
-        if params["fetch_only"]:
-            return click.echo("\n".join(fetch_all(offline=params["offline"])))
+        if jobs.fetch_only:
+            return click.echo("\n".join(fetch_all(offline=run.offline)))
         submitit: Any = need("submitit", INSTALL)
         name = Path(sys.argv[0]).stem
-        folder = Path(params["submit_dir"]) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        folder = Path(jobs.submit_dir) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         for path, size in {**writes, folder / "log": 0}.items():
             check_destination(path)
             check_space(path, size)
-        jobs = _jobs(params)
+        scripts = _scripts(jobs, run)
         try:
             fetch_all(offline=True)
         except FileNotFoundError as error:
             raise ValueError(f"{error} (the same command with --fetch-only fetches all of it)") from error
-        executor = _executor(submitit, params, folder, name)
-    gpus = params["submit"] == "slurm" or glob("/dev/nvidia[0-9]*")
-    if gpus and params["gpus_per_node"] is None and params["device"] != "cpu":
+        executor = _executor(submitit, jobs, folder, name)
+    gpus = jobs.submit == "slurm" or glob("/dev/nvidia[0-9]*")
+    if gpus and jobs.gpus_per_node is None and run.device != "cpu":
         click.echo(
             "note: no GPUs are asked for; --gpus-per-node=N does, --device=cpu says that none are meant", err=True
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with _detached(folder) if params["submit"] == "local" else nullcontext():
-        sent = executor.submit_array(jobs)
-    click.echo("\n".join(_about(params["submit"], [job.job_id for job in sent], folder, watch)))
-    return _wait(sent) if params["wait"] else None
+    with _detached(folder) if jobs.submit == "local" else nullcontext():
+        sent = executor.submit_array(scripts)
+    click.echo("\n".join(_about(jobs.submit == "slurm", [job.job_id for job in sent], folder, work)))
+    return _wait(sent) if jobs.wait else None
 
 
 def check_space(path: str | Path, size: int) -> None:
@@ -184,32 +193,22 @@ def check_space(path: str | Path, size: int) -> None:
         raise ValueError(f"{path} needs about {size / 1e9:.3g} GB, and {folder} has {free / 1e9:.3g} GB left")
 
 
-def _jobs(params: Mapping[str, Any]) -> list[Any]:
-    """A script_job.ScriptJob for each job: this command line, as one of so many workers."""
+def _scripts(jobs: JobOptions, run: RunOptions) -> list["ScriptJob"]:
+    """One for each job: this command line, as one of so many workers."""
     from edm2_guidance.cli.script_job import ScriptJob
 
-    count, local = params["jobs"], params["submit"] == "local"
+    count, local = jobs.jobs, jobs.submit == "local"
     # The first task of a job puts it back into the queue when its time is up: it has to stay while others work.
-    alone = _tasks(params) == 1 and not {"nodes", "ntasks"} & set(dict(params["slurm"]))
-    steal = [] if alone or params["steal"] else ["--steal"]
-    devices = _devices(count, params["gpus_per_node"] or 0) if local else []
-    jobs = []
+    alone = jobs.tasks == 1 and not {"nodes", "ntasks"} & set(dict(jobs.slurm))
+    steal = [] if alone or jobs.steal else ["--steal"]
+    devices = _devices(count, jobs.gpus_per_node or 0) if local else []
+    scripts = []
     for number in range(count):
-        own = [f"--worker={number}/{count}", *([] if params["offline"] else ["--offline"]), *steal]
+        own = [f"--worker={number}/{count}", *([] if run.offline else ["--offline"]), *steal]
         command = (sys.executable, os.path.abspath(sys.argv[0]), *_with(own_arguments(sys.argv[1:]), own))
         environment = {"CUDA_VISIBLE_DEVICES": devices[number]} if local else {}
-        jobs.append(ScriptJob(command, os.getcwd(), environment, _notice(params) - _MARGIN, params["requeue"]))
-    return jobs
-
-
-def _tasks(params: Mapping[str, Any]) -> int:
-    """Processes of one job, on each of its nodes."""
-    return int(params["tasks_per_node"] or params["gpus_per_node"] or 1)
-
-
-def _notice(params: Mapping[str, Any]) -> int:
-    """Seconds between the warning that the time of a job is nearly up and its end."""
-    return min(_NOTICE, 30 * int(params["time"]))
+        scripts.append(ScriptJob(command, os.getcwd(), environment, jobs.notice - _MARGIN, jobs.requeue))
+    return scripts
 
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
@@ -235,31 +234,30 @@ def _devices(jobs: int, each: int) -> list[str | None]:
     return [",".join(there[job * each : (job + 1) * each]) for job in range(jobs)]
 
 
-def _executor(submitit: Any, params: Mapping[str, Any], folder: Path, name: str) -> Any:
-    """submitit's, with everything that was asked for. ValueError where there is no Slurm."""
+def _executor(submitit: Any, jobs: JobOptions, folder: Path, name: str) -> Any:
+    """submitit's, which has no types, with everything that was asked for. ValueError where there is no Slurm."""
     from edm2_guidance.cli import script_job  # needs the signals of Unix
 
     # Jobs get the module itself: in the folder where they run there may be no `cli`.
     need("cloudpickle", INSTALL).register_pickle_by_value(script_job)
-    tasks = _tasks(params)
-    if params["submit"] == "local":
+    if jobs.submit == "local":
         executor = submitit.LocalExecutor(folder, max_num_timeout=_TIMEOUTS)
-        executor.update_parameters(timeout_min=params["time"], tasks_per_node=tasks, signal_delay_s=_notice(params))
+        executor.update_parameters(timeout_min=jobs.time, tasks_per_node=jobs.tasks, signal_delay_s=jobs.notice)
         return executor
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ValueError("--submit=slurm: there is no sbatch here; run it on a login node, or take --submit=local")
-    extra: dict[str, str | bool] = dict(params["slurm"])
-    extra["requeue" if params["requeue"] else "no-requeue"] = True
-    asked = {"partition": params["partition"], "gpus_per_node": params["gpus_per_node"]}
+    extra: dict[str, str | bool] = dict(jobs.slurm)
+    extra["requeue" if jobs.requeue else "no-requeue"] = True
+    asked = {"partition": jobs.partition, "gpus_per_node": jobs.gpus_per_node}
     # srun no longer takes the number of CPUs from sbatch (since 22.05)
     cpus = [f"--cpus-per-task={extra['cpus-per-task']}"] if "cpus-per-task" in extra else []
     executor = submitit.SlurmExecutor(folder, max_num_timeout=_TIMEOUTS)
     executor.update_parameters(
         job_name=name,
-        time=params["time"],
-        ntasks_per_node=tasks,
-        signal_delay_s=_notice(params),
-        array_parallelism=params["jobs"],
+        time=jobs.time,
+        ntasks_per_node=jobs.tasks,
+        signal_delay_s=jobs.notice,
+        array_parallelism=jobs.jobs,
         additional_parameters=extra,
         srun_args=cpus,
         **{name: value for name, value in asked.items() if value is not None},
@@ -284,15 +282,14 @@ def _detached(folder: Path) -> Iterator[None]:
             os.close(copy)
 
 
-def _about(kind: str, numbers: Sequence[str], folder: Path, watch: str) -> Iterator[str]:
+def _about(slurm: bool, numbers: Sequence[str], folder: Path, work: str | Path) -> Iterator[str]:
     """What the user wants to know of jobs that were sent."""
     first = numbers[0].partition("_")[0]
     yield f"sent {len(numbers)} jobs: {', '.join(numbers)}" if len(numbers) > 1 else f"sent one job: {first}"
     yield f"logs:    {folder}/*_log.out, *_log.err"
-    yield f"queue:   squeue --job={first}" if kind == "slurm" else f"running: ps {' '.join(numbers)}"
-    if watch:
-        yield f"work:    {watch}"
-    yield f"cancel:  scancel {first}" if kind == "slurm" else f"cancel:  kill {' '.join(numbers)}"
+    yield f"queue:   squeue --job={first}" if slurm else f"running: ps {' '.join(numbers)}"
+    yield f"work:    {as_started(f'python reproduce.py status {work}')}"
+    yield f"cancel:  scancel {first}" if slurm else f"cancel:  kill {' '.join(numbers)}"
 
 
 def _wait(jobs: Sequence[Any]) -> None:

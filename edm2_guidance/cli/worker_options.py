@@ -1,12 +1,13 @@
 """Options that say which worker of several a process is, and what it then tells. No torch here."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from dnnlib.workers import ALONE, Workers, launched
-from edm2_guidance.cli.command import stack
+from edm2_guidance.cli.option_group import OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 
 
@@ -27,27 +28,26 @@ class WorkerNumber(ParamType):
         return number, count
 
 
-share_device_option = click.option("--share-device", is_flag=True, help="Several workers may compute on one device")
-
-worker_options = stack(
-    [
-        click.option(
-            "--worker",
-            metavar="I/N",
-            type=WorkerNumber(),
-            help="This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
-        ),
-        click.option("--steal", is_flag=True, help="Do any part of the work that nobody is at, until all is done"),
-        share_device_option,
-    ]
-)
+def share_device_option() -> Any:
+    """--share-device."""
+    return flag("Several workers may compute on one device")
 
 
-def workers_from(params: dict[str, Any]) -> Workers:
-    """The place of this process: that of the launcher, and of --worker. ValueError if they make no sense."""
-    here = launched()
-    job, jobs = params["worker"] or (0, 1)
-    return Workers(here.rank, here.world, here.local, here.launcher, job, jobs, params["steal"], params["share_device"])
+class WorkerOptions(OptionGroup):
+    """Which worker of several this process is."""
+
+    worker: tuple[int, int] | None = option(
+        "This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
+        metavar="I/N",
+        type=WorkerNumber(),
+    )
+    steal: bool = flag("Do any part of the work that nobody is at, until all is done")
+    share_device: bool = share_device_option()
+
+    def place(self) -> Workers:
+        """The place of this process: that of the launcher, and of --worker. ValueError if they make no sense."""
+        job, jobs = self.worker or (0, 1)
+        return replace(launched(), job=job, jobs=jobs, steal=self.steal, share_device=self.share_device)
 
 
 def announce_workers(workers: Workers, parts: str) -> None:

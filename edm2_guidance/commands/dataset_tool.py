@@ -3,15 +3,20 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edm2_guidance.cli.command import Group, bad_input, stack
+from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 
+if TYPE_CHECKING:
+    from training.latents import Decoding, Encoding
+
+DEST = "Set to write: a name ending in .zip, or a folder"
 #: Names of `images.transforms.TRANSFORMS`, which take longer to import than --help may.
 TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad-average")
 
@@ -32,21 +37,32 @@ class Size(ParamType):
         return int(match[1]), int(match[2])
 
 
-max_images_option = click.option(
-    "--max-images", metavar="INT", type=click.IntRange(min=1), help="Take only the first so many"
-)
-vae_options = stack([
-    click.option(
-        "--model-url", metavar="NAME|DIR", default="stabilityai/sd-vae-ft-mse", show_default=True,
-        help="VAE: name on the Hugging Face hub, or a folder",
-    ),
-    max_images_option,
-    click.option(
-        "--batch", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time"
-    ),
-    click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps"),
-    click.option("--offline", is_flag=True, help="Never download; say what is missing"),
-])  # fmt: skip
+def _max_images_option() -> Any:
+    return option("Take only the first so many", type=COUNT)
+
+
+class ConvertOptions(OptionGroup):
+    """What convert reads, writes and changes."""
+
+    source: str = option("Images to read: a ZIP or a folder tree", metavar="ZIP|DIR", required=True)
+    dest: str = option(DEST, metavar="ZIP|DIR", required=True)
+    max_images: int | None = _max_images_option()
+    transform: str | None = option(
+        "How images come to --resolution; see above", metavar="MODE", type=click.Choice(TRANSFORMS)
+    )
+    resolution: tuple[int, int] | None = option("Width and height of the result", metavar="WxH", type=Size())
+
+
+class VaeOptions(OptionGroup):
+    """The VAE, and where it runs."""
+
+    model_url: str = option(
+        "VAE: name on the Hugging Face hub, or a folder", metavar="NAME|DIR", default="stabilityai/sd-vae-ft-mse"
+    )
+    max_images: int | None = _max_images_option()
+    batch: int = option("Images at a time", type=COUNT, default=8)
+    device: str = option("cpu, cuda, cuda:1, mps", metavar="NAME", default="auto")
+    offline: bool = flag("Never download; say what is missing")
 
 
 @click.group(cls=Group)
@@ -63,19 +79,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--source", metavar="ZIP|DIR", required=True, help="Images to read: a ZIP or a folder tree")
-@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
-@max_images_option
-@click.option(
-    "--transform",
-    metavar="MODE",
-    type=click.Choice(TRANSFORMS),
-    help="How images come to --resolution; see above",
-)
-@click.option("--resolution", metavar="WxH", type=Size(), help="Width and height of the result")
-def convert(
-    source: str, dest: str, max_images: int | None, transform: str | None, resolution: tuple[int, int] | None
-) -> None:
+@takes_options
+def convert(asked: ConvertOptions) -> None:
     """Repack images as a training set: RGB PNG files of one size, in sorted order, with their labels.
 
     Labels come from the dataset.json of the source; without one, from the names of its top-level folders, if there
@@ -96,59 +101,64 @@ def convert(
 
     with bad_input():
         require_one_process("dataset_tool.py")
-        conversion = Conversion(source, dest, max_images=max_images, transform=transform, resolution=resolution)
+        conversion = Conversion(
+            asked.source,
+            asked.dest,
+            max_images=asked.max_images,
+            transform=asked.transform,
+            resolution=asked.resolution,
+        )
     say_notes(conversion.notes)
-    with progress_bar(conversion.num_images, Path(dest).name) as progress:
+    with progress_bar(conversion.num_images, Path(asked.dest).name) as progress:
         conversion.run(progress)
     say_notes(conversion.losses)
-    click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {dest}")
+    click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {asked.dest}")
 
 
 @main.command()
 @click.option("--source", metavar="ZIP|DIR", required=True, help="Set of images, as convert writes it")
-@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
-@vae_options
-def encode(**params: Any) -> None:
+@click.option("--dest", metavar="ZIP|DIR", required=True, help=DEST)
+@takes_options
+def encode(source: str, dest: str, vae: VaeOptions) -> None:
     """Encode images into latents of the Stability VAE, for training on them.
 
     Each image becomes img-mean-std-*.npy, float32 [8, H/8, W/8]: means, then standard deviations. Labels are kept.
     """
     from training.latents import Encoding
 
-    recode(Encoding, params)
+    recode(Encoding, source, dest, vae)
 
 
 @main.command()
 @click.option("--source", metavar="ZIP|DIR", required=True, help="Set of latents, as encode writes it")
-@click.option("--dest", metavar="ZIP|DIR", required=True, help="Set to write: a name ending in .zip, or a folder")
-@vae_options
-def decode(**params: Any) -> None:
+@click.option("--dest", metavar="ZIP|DIR", required=True, help=DEST)
+@takes_options
+def decode(source: str, dest: str, vae: VaeOptions) -> None:
     """Decode latents of the Stability VAE back into images, to look at them. Labels are kept.
 
     The means are decoded; training draws around them.
     """
     from training.latents import Decoding
 
-    recode(Decoding, params)
+    recode(Decoding, source, dest, vae)
 
 
-def recode(direction: Any, params: dict[str, Any]) -> None:
+def recode(direction: "type[Encoding | Decoding]", source: str, dest: str, vae: VaeOptions) -> None:
     """Open everything that can be missing, then write."""
     from torch_utils.distributed import pick_device, require_one_process
     from training.encoders import VAE_FILES, VAE_VARIABLE, StabilityVAEEncoder
 
-    dest = params["dest"]
     with bad_input():
         require_one_process("dataset_tool.py")
-        device = pick_device(params["device"])
-        encoder = StabilityVAEEncoder(params["model_url"], batch_size=params["batch"])
-        recoding = direction(params["source"], dest, encoder, max_images=params["max_images"])
+        device = pick_device(vae.device)
+        encoder = StabilityVAEEncoder(vae.model_url, batch_size=vae.batch)
+        recoding = direction(source, dest, encoder, max_images=vae.max_images)
         try:
-            encoder.init(device, offline=params["offline"])
+            encoder.init(device, offline=vae.offline)
         except FileNotFoundError as error:
             if os.environ.get(VAE_VARIABLE):  # which names the folder in place of the option
                 raise
-            text = f"--model-url={params['model_url']}: {error}. --model-url=DIR takes a folder with"
+            text = f"--model-url={vae.model_url}: {error}. --model-url=DIR takes a folder with"
             raise FileNotFoundError(f"{text} {' and '.join(VAE_FILES)}") from error
     say_notes(recoding.notes)
     with progress_bar(recoding.num_images, Path(dest).name) as progress:

@@ -2,56 +2,48 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
-from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, others
-from edm2_guidance.cli.run_options import batch_option, run_options, run_options_from
+from edm2_guidance.cli.run_options import RunOptions, batch_option
 from edm2_guidance.cli.seeds import seed_option, seeds_from
-from edm2_guidance.cli.submit import elsewhere, send, submit_options
-from edm2_guidance.cli.worker_options import announce_workers, worker_options, workers_from
+from edm2_guidance.cli.submit import JobOptions, send
+from edm2_guidance.cli.worker_options import announce_workers
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import begun
 
 
+class ZipOptions(OptionGroup):
+    """Which images, into which file, and in what portions."""
+
+    networks: NetworkOptions
+    zip_dir: str = option("Folder of the ZIP", "--zip_dir", metavar="DIR", default="./results")
+    out: str | None = option("File name of the ZIP; default: after networks, seeds, weight and recipe", metavar="ZIP")
+    num_images: int = option("Images", "--num_images", "--num", type=click.IntRange(1, MAX_IMAGES), default=50000)
+    seed: int = seed_option()
+    seeds: list[int] | None = option("Seeds, instead of --seed and --num_images", metavar="LIST", type=IntList())
+    batch: int = batch_option(64)
+    batch_size_decoder: int = option("VAE batch", "--batch_size_decoder", type=COUNT, default=8)
+    shard_size: int = option("Images per shard", type=COUNT, default=512)
+    verbose: bool = option("More output", type=click.BOOL, default=False, show_default=False)
+    sampling: SamplingOptions
+    run: RunOptions
+    jobs: JobOptions
+
+
 @click.command(cls=Command)
-@network_options()
-@click.option("--zip_dir", metavar="DIR", default="./results", show_default=True, help="Folder of the ZIP")
-@click.option("--out", metavar="ZIP", help="File name of the ZIP; default: after networks, seeds, weight and recipe")
-@click.option(
-    "--num_images",
-    "--num",
-    metavar="INT",
-    type=click.IntRange(1, MAX_IMAGES),
-    default=50000,
-    show_default=True,
-    help="Images",
-)
-@seed_option
-@click.option("--seeds", metavar="LIST", type=IntList(), help="Seeds, instead of --seed and --num_images")
-@batch_option(64)
-@click.option(
-    "--batch_size_decoder", metavar="INT", type=click.IntRange(min=1), default=8, show_default=True, help="VAE batch"
-)
-@click.option(
-    "--shard-size", metavar="INT", type=click.IntRange(min=1), default=512, show_default=True, help="Images per shard"
-)
-@click.option("--verbose", metavar="BOOL", type=bool, default=False, help="More output")
-@sampler_options
-@label_options
-@run_options
-@worker_options
-@submit_options
-def main(**params: Any) -> None:
+@takes_options
+def main(asked: ZipOptions) -> None:
     """Sample images into a ZIP with labels and recipe.
 
     A guide needs a weight; one that is given as --uncond_pkl, beside --cond_pkl, takes the interval paper's weight and
@@ -64,57 +56,57 @@ def main(**params: Any) -> None:
     python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
-    recipe = recipe_from(params)
-    seeds = seeds_from(params, params["num_images"])
-    if elsewhere(params):
-        return send_jobs(params, recipe, seeds)
+    recipe = recipe_from(Method(asked.networks, asked.sampling, asked.run.noise_device))
+    seeds = seeds_from(asked.seeds, asked.seed, asked.num_images)
+    if not asked.jobs.elsewhere():
+        return write_zip(recipe, seeds, asked)
+    from edm2_guidance.reproduction.files import fetch_all
+
+    if asked.out is not None:
+        with bad_input():
+            check_zip(asked.out, seeds)
+    path = Path(asked.out or Path(asked.zip_dir, "images.zip"))
+    size = 2 * len(seeds) * png_bytes(recipe.net.source)  # shards, and the ZIP that they are joined to
+    fetch = partial(fetch_all, [recipe], trust_pickle=asked.run.trust_pickle)
+    return send(asked.jobs, asked.run, fetch, {path: size}, path.parent)
+
+
+def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
+    """Sample, in this process, what is missing of the ZIP."""
     from edm2_guidance.sampling.generation import open_recipe
     from edm2_guidance.work.complete import Pending, Run, complete
     from edm2_guidance.work.plan import ShardPlan
     from edm2_guidance.work.zip_output import ZipOutput
     from torch_utils.distributed import device_identity
 
-    run, batch = run_options_from(params), params["batch"]
+    run = asked.run
     with bad_input():
-        workers = workers_from(params)
-        if params["out"] is not None:
-            check_zip(params["out"], seeds)
-        plan = ShardPlan(tuple(seeds), params["shard_size"])
+        workers = asked.jobs.place()
+        if asked.out is not None:
+            check_zip(asked.out, seeds)
+        plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
-        generation.set_decoder_batch(params["batch_size_decoder"])
-        path = Path(params["out"] or default_path(params["zip_dir"], generation.recipe, seeds))
-        how = Run(batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
+        generation.set_decoder_batch(asked.batch_size_decoder)
+        path = Path(asked.out or default_path(asked.zip_dir, generation.recipe, seeds))
+        how = Run(asked.batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
         output = ZipOutput(path, plan, generation.recipe, how)
-    sampling = Sampling(generation, batch)
+    sampling = Sampling(generation, asked.batch)
 
     def tell() -> None:
         announce(generation)
-        announce_workers(workers, f"{len(plan)} shards of {params['shard_size']} images")
+        announce_workers(workers, f"{len(plan)} shards of {asked.shard_size} images")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         made = complete(output, sampling, progress)
     if not progress.began:
         return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
-    if params["verbose"]:
+    if asked.verbose:
         click.echo(f"{workers.prefix}evaluations: {sampling.evaluations()}", err=True)
     if isinstance(made, Pending):
         return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
     return click.echo(f"{path}: {len(seeds)} images")
-
-
-def send_jobs(params: dict[str, Any], recipe: Recipe, seeds: list[int]) -> None:
-    """Fetch what the images need, or send the jobs that make them."""
-    from edm2_guidance.reproduction.files import fetch_all
-
-    if params["out"] is not None:
-        with bad_input():
-            check_zip(params["out"], seeds)
-    path = Path(params["out"] or Path(params["zip_dir"], "images.zip"))
-    size = 2 * len(seeds) * png_bytes(recipe.net.source)  # shards, and the ZIP that they are joined to
-    fetch = partial(fetch_all, [recipe], trust_pickle=params["trust_pickle"])
-    send(params, fetch, {path: size}, f"python reproduce.py status {path.parent}")
 
 
 def check_zip(path: str, seeds: list[int]) -> None:

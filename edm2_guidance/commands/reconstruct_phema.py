@@ -1,45 +1,31 @@
 """Networks of other EMA lengths from the snapshots of a training run (post-hoc EMA)."""
 
-from typing import Any
-
 import click
 
-from edm2_guidance.cli.command import Command, bad_input, keeps, stack
+from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import FloatList
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
 
 
-def option(name: str, metavar: str, kind: Any, text: str, **kwargs: Any) -> Any:
-    """One row of the table below."""
-    return click.option(name, metavar=metavar, type=kind, help=text, **kwargs)
+class PhemaOptions(OptionGroup):
+    """The snapshots, and what is made of them."""
 
-
-INT = click.IntRange(min=1)
-
-
-# fmt: off
-OPTIONS = stack([
-    option("--indir",     "DIR|URL", str,       "Snapshots, PREFIX-KIMG-LENGTH.pkl", required=True),
-    option("--inprefix",  "STR",     str,       "Only those of this prefix (needed if there are several)"),
-    option("--instd",     "LIST",    FloatList(unique=True), "Only those of these lengths"),
-    option("--outdir",    "DIR",     str,       "Where the new networks go", required=True),
-    option("--outprefix", "STR",     str,       "Prefix of their names", default="phema", show_default=True),
-    option("--outstd",    "LIST",    FloatList(unique=True), "Lengths to make", required=True),
-    option("--outkimg",   "KIMG",    INT,       "Time in thousands of images; default: the last snapshot"),
-    click.option("--skip", is_flag=True, help="Leave alone what is there already"),
-    option("--batch",     "INT",     INT,       "Networks made in one pass over the snapshots", default=8,
-           show_default=True),
-    click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing"),
-])
-# fmt: on
+    indir: str = option("Snapshots, PREFIX-KIMG-LENGTH.pkl", metavar="DIR|URL", required=True)
+    inprefix: str | None = option("Only those of this prefix (needed if there are several)", metavar="STR")
+    instd: list[float] | None = option("Only those of these lengths", metavar="LIST", type=FloatList(unique=True))
+    outdir: str = option("Where the new networks go", metavar="DIR", required=True)
+    outprefix: str = option("Prefix of their names", metavar="STR", default="phema")
+    outstd: list[float] = option("Lengths to make", metavar="LIST", type=FloatList(unique=True), required=True)
+    outkimg: int | None = option("Time in thousands of images; default: the last snapshot", metavar="KIMG", type=COUNT)
+    skip: bool = flag("Leave alone what is there already")
+    batch: int = option("Networks made in one pass over the snapshots", type=COUNT, default=8)
+    offline: bool = flag("Never download; use what is there or say what is missing")
 
 
 @click.command(cls=Command)
-@OPTIONS
-def main(
-    indir: str, inprefix: str | None, instd: list[float] | None, outdir: str, outprefix: str, outstd: list[float],
-    outkimg: int | None, skip: bool, batch: int, offline: bool,
-) -> None:  # fmt: skip
+@takes_options
+def main(asked: PhemaOptions) -> None:
     """Networks of other EMA lengths than those that were tracked, from the snapshots of a training run.
 
     Lengths are relative, between 0 and 0.289 (0.1 = 10 % of training). Snapshots are read one after the other, in one
@@ -59,15 +45,17 @@ def main(
         from torch_utils import distributed
         from training import reconstruct
 
-        snapshots = reconstruct.find_snapshots(indir, prefix=inprefix, sigma_rels=instd, kimg=outkimg)
-        plan = reconstruct.plan_reconstructions(snapshots, outstd, outdir, outprefix)
+        snapshots = reconstruct.find_snapshots(
+            asked.indir, prefix=asked.inprefix, sigma_rels=asked.instd, kimg=asked.outkimg
+        )
+        plan = reconstruct.plan_reconstructions(snapshots, asked.outstd, asked.outdir, asked.outprefix)
     mine = plan.outputs[distributed.rank() :: distributed.world_size()]
-    wanted = [output for output in mine if not (skip and output.path.exists())]
-    passes = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
+    wanted = [output for output in mine if not (asked.skip and output.path.exists())]
+    passes = [wanted[i : i + asked.batch] for i in range(0, len(wanted), asked.batch)]
     click.echo(reconstruct.describe(plan, wanted, len(passes)), err=True)
-    left = f"finished networks are in {outdir}; the same command with --skip makes the others"
+    left = f"finished networks are in {asked.outdir}; the same command with --skip makes the others"
     with keeps(lambda: left), progress_bar(len(passes) * len(snapshots), "snapshots", "net") as progress:
         for outputs in passes:
-            reconstruct.reconstruct(snapshots, outputs, offline=offline, progress=progress)
+            reconstruct.reconstruct(snapshots, outputs, offline=asked.offline, progress=progress)
     for output in mine:
         click.echo(output.path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,22 +16,16 @@ from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.metric_options import LEDGER, num_option
+from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
-from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import say_notes
-from edm2_guidance.cli.run_options import threads_for
-from edm2_guidance.cli.search_options import (
-    SearchTeller,
-    missing_files,
-    search_options,
-    search_text,
-    stages_from,
-    start_of,
-    varied,
-)
-from edm2_guidance.cli.submit import elsewhere, send, submit_options
-from edm2_guidance.cli.worker_options import announce_workers, share_device_option, worker_options, workers_from
+from edm2_guidance.cli.run_options import RunOptions, threads_for
+from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
+from edm2_guidance.cli.start import as_started
+from edm2_guidance.cli.submit import send
+from edm2_guidance.cli.worker_options import announce_workers, share_device_option
 from edm2_guidance.metrics.catalog import feature_names, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
@@ -39,7 +33,8 @@ from edm2_guidance.papers.search import expected_points
 from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
 from edm2_guidance.recipe.search import recipe_at, valid
 
-ledger_option = click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
+if TYPE_CHECKING:
+    from edm2_guidance.reproduction.rows import Block, Runner, Settings
 
 
 def rows_named(names: tuple[str, ...]) -> list[Row]:
@@ -73,22 +68,27 @@ def list_rows(names: tuple[str, ...], form: str) -> None:
     """
     rows = rows_named(names)
     if form == "table":
-        return click.echo(listing.list_text(rows))
+        return click.echo(as_started(listing.list_text(rows)))
     records = [listing.record_of(row) for row in rows]
     return click.echo(listing.as_csv(records) if form == "csv" else listing.as_json(records))
 
 
+class PlanOptions(OptionGroup):
+    """What a plan assumes."""
+
+    num: int | None = num_option("as the paper, 50000", "Images per run")
+    throughput: float | None = option(
+        "Of all devices together, counting a multiply-add once  [default: 40, one A100; digits: 0.02, two CPU cores]",
+        metavar="TFLOP/S",
+        type=click.FloatRange(min=0, min_open=True),
+    )
+    networks: str = opt.networks_option()
+
+
 @main.command("plan")
 @click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
-@num_option("as the paper, 50000", "Images per run")
-@click.option(
-    "--throughput",
-    metavar="TFLOP/S",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Of all devices together, counting a multiply-add once  [default: 40, one A100; digits: 0.02, two CPU cores]",
-)
-@opt.networks_option
-def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
+@takes_options
+def plan_rows(names: tuple[str, ...], asked: PlanOptions) -> None:
     """Say what rows need and cost before they are run.
 
     Network evaluations with guidance and its interval counted, operations, hours (of sampling and decoding; scoring is
@@ -96,40 +96,43 @@ def plan_rows(names: tuple[str, ...], networks: str, **given: Any) -> None:
     """
     with bad_input():
         rows = select(names)
-        costs = {row.name: cost(row, networks=networks, **given) for row in rows}
+        costs = {row.name: cost(row, **vars(asked)) for row in rows}
     for row in rows:
-        click.echo("\n".join(plan.plan_lines(row, costs[row.name], networks)) + "\n")
+        click.echo(as_started("\n".join(plan.plan_lines(row, costs[row.name], asked.networks)) + "\n"))
     sampled = [each for each in costs.values() if each is not None]
     if len(sampled) > 1:
-        click.echo("\n".join(plan.total_lines(sampled, networks)))
+        click.echo("\n".join(plan.total_lines(sampled, asked.networks)))
 
 
 @main.command("run")
 @click.argument("names", metavar="TABLE|ROW...", nargs=-1, required=True)
-@opt.block_options
-@opt.work_options
-@ledger_option
-@worker_options
-@submit_options
-@opt.goes_on
-def run_rows(names: tuple[str, ...], **params: Any) -> None:
+@takes_options
+def run_rows(names: tuple[str, ...], asked: opt.RowOptions) -> None:
     """Make rows: fetch, sample or reuse, score, one block of seeds after the other, into the ledger.
 
     Run again, also after a kill, it computes only what is missing. Under torchrun or srun, or started several times
     with --worker=I/N or --steal, the workers share every block.
     Rows that need networks nobody published are passed over, with what would make them.
     """
+    with asked.work.goes_on(asked.scores):
+        with bad_input():
+            rows = select(names)
+            if asked.jobs.elsewhere():
+                return send_rows(asked, rows)
+            settings = settings_from(asked.work, asked.run, asked.scores, asked.jobs.place(), asked.blocks)
+        return make_rows(rows, settings)
+
+
+def make_rows(wanted: list[Row], settings: "Settings") -> None:
+    """Make, in this process, what is missing of those of the rows that can run."""
+    workers = settings.workers
     with bad_input():
-        asked = select(names)
-        if elsewhere(params):
-            return send_rows(asked, params)
-        workers = workers_from(params)
         agenda = Agenda(0, quiet=not workers.speaks)
-        runner = runner_from(params, workers, agenda)
-        rows = [row for row in asked if can_run(runner, row)]
+        runner = runner_from(settings, agenda)
+        rows = [row for row in wanted if can_run(runner, row)]
         if not rows:
             raise ValueError("none of these rows can run; see reproduce.py plan")
-        threads_for([file for row in rows for file in row.sources(params["networks"])], {row.metric for row in rows})
+        threads_for([file for row in rows for file in row.sources(settings.networks)], {row.metric for row in rows})
         runner.prepare(rows)
     announce_workers(workers, f"{len(rows)} rows")
     unfinished = 0
@@ -140,14 +143,11 @@ def run_rows(names: tuple[str, ...], **params: Any) -> None:
             known = "  (in the ledger)" if block.reused else ""
             value = value_text(block.record["metric"], block.record["value"])
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
-    return (
+    if unfinished:
         click.echo(f"{unfinished} blocks are left to the other workers (start any that does not run, or --steal)")
-        if unfinished
-        else None
-    )
 
 
-def made_blocks(runner: Any, rows: list[Row], agenda: Agenda, speaks: bool) -> Iterator[Any]:
+def made_blocks(runner: "Runner", rows: list[Row], agenda: Agenda, speaks: bool) -> "Iterator[Block]":
     """Every block of the rows as it is finished; says on stderr which of how many is at work, and what time is left."""
     parts = {row.name: runner.parts(row) for row in rows}
     weights = {row.name: tflop_per_image(row) or 0 for row in rows}
@@ -162,94 +162,117 @@ def made_blocks(runner: Any, rows: list[Row], agenda: Agenda, speaks: bool) -> I
             yield from itertools.islice(blocks, 1)
 
 
-def send_rows(asked: list[Row], params: dict[str, Any]) -> None:
+def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     """Fetch what those of the rows need that can run, or send the jobs that make them."""
     from edm2_guidance.reproduction.files import fetch_all
 
-    networks, work = params["networks"], Path(params["results"], "work")
-    rows = [row for row in asked if row.net is not None and not row.missing(networks)]
+    block, work, trust = asked.blocks, asked.work, asked.run.trust_pickle
+    rows = [row for row in wanted if row.net is not None and not row.missing(work.networks)]
     if not rows:
         raise ValueError("none of these rows can be sampled; see reproduce.py plan")
-    costs = [made for row in rows if (made := cost(row, num=params["num"], networks=networks)) is not None]
-    images = sum(made.images * (params["blocks"] or made.repeats) // made.repeats for made in costs)
-    writes: dict[str | Path, int] = {params["ledger"]: 0, work / "plan.json": max(made.features for made in costs)}
-    if params["keep_images"]:
-        writes[work.parent / "images" / "a.zip"] = images
-    recipes = [row.recipe(networks) for row in rows]
+    costs = [made for row in rows if (made := cost(row, num=block.num, networks=work.networks)) is not None]
+    features = max(made.features for made in costs)
+    writes = {Path(asked.scores.ledger): 0, Path(work.results, "work", "plan.json"): features}
+    if work.keep_images:
+        images = sum(made.images * (block.blocks or made.repeats) // made.repeats for made in costs)
+        writes[Path(work.results, "images", "a.zip")] = images
     detectors: dict[str, dict[str, Any]] = {name: {} for name in feature_names(row.metric for row in rows)}
-    references = [row.reference for row in rows]
-    fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=params["trust_pickle"])
-    send(params, fetch, writes, f"python reproduce.py status {work.parent if params['keep_images'] else work}")
+    recipes, references = [row.recipe(work.networks) for row in rows], [row.reference for row in rows]
+    fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=trust)
+    folder = Path(work.results) if work.keep_images else Path(work.results, "work")
+    send(asked.jobs, asked.run, fetch, writes, folder)
 
 
-def can_run(runner: Any, row: Row) -> bool:
+def can_run(runner: "Runner", row: Row) -> bool:
     """Whether the row can be made; says on stderr why not, and what would make its networks."""
     reason = runner.obstacle(row)
     if reason is not None:
         click.echo(f"{row.name}: passed over, {reason}", err=True)
         for line in how_to_make(row.missing(runner.settings.networks), runner.settings.networks):
-            click.echo(f"    {line}", err=True)
+            click.echo(f"    {as_started(line)}", err=True)
     return reason is None
 
 
-def runner_from(params: dict[str, Any], workers: Workers, agenda: Agenda) -> Any:
-    """A reproduction.rows.Runner with these options, which tells the agenda of its progress; makes nothing yet."""
+def settings_from(
+    work: opt.WorkOptions, run: RunOptions, scores: opt.ScoresOptions, workers: Workers, *blocks: opt.BlockOptions
+) -> "Settings":
+    """How rows are run. blocks: of rows; a search says its own."""
+    from edm2_guidance.reproduction.rows import Settings
+
+    folders = {"results": Path(work.results), "ledger": Path(scores.ledger), "networks": Path(work.networks)}
+    given = {name: value for group in (run, work, *blocks) for name, value in vars(group).items()} | folders
+    known = {field.name for field in fields(Settings)}
+    return Settings(**{name: value for name, value in given.items() if name in known}, workers=workers)
+
+
+def runner_from(settings: "Settings", agenda: Agenda) -> "Runner":
+    """A runner that tells the agenda of its progress; makes nothing yet."""
     from edm2_guidance.metrics.ledger import check_writable, read
-    from edm2_guidance.reproduction.rows import Runner, Settings
+    from edm2_guidance.reproduction.rows import Runner
     from torch_utils.distributed import pick_device
 
-    check_writable(params["ledger"])
-    check_destination(Path(params["results"], "work", "plan.json"))
-    if Path(params["ledger"]).exists():
-        read(params["ledger"])  # a damaged line is refused now, not after the first block
-    if params["noise_device"] is not None:
-        pick_device(params["noise_device"], "--noise-device")
-    folders = {name: Path(params[name]) for name in ("results", "ledger", "networks")}
-    plain = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
+    check_writable(settings.ledger)
+    check_destination(settings.results / "work" / "plan.json")
+    if settings.ledger.exists():
+        read(settings.ledger)  # a damaged line is refused now, not after the first block
+    if settings.noise_device is not None:
+        pick_device(settings.noise_device, "--noise-device")
+    return Runner(settings, agenda.bar)
 
-    return Runner(Settings(**{**plain, **folders}, workers=workers), agenda.bar)
+
+class FindOptions(OptionGroup):
+    """What is searched, of which method."""
+
+    networks: NetworkOptions
+    search: SearchOptions
+    target: opt.TargetOptions
+    sampling: SamplingOptions
+    work: opt.WorkOptions
+    run: RunOptions
+    scores: opt.ScoresOptions
+    share_device: bool = share_device_option()
 
 
 @main.command("search")
-@network_options()
-@search_options
-@opt.target_options
-@sampler_options
-@label_options
-@opt.work_options
-@ledger_option
-@share_device_option
-@opt.goes_on
-def search_best(**params: Any) -> None:
+@takes_options
+def search_best(asked: FindOptions) -> None:
     """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
 
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    recipe = recipe_from(params, defaults=varied(params), scored=True)
-    preset = only_preset(params["preset"]) if params["preset"] else None
-    name, metric, reference = opt.target_from(params, preset)
+    with asked.work.goes_on(asked.scores):
+        make_search(asked)
+
+
+def make_search(asked: FindOptions) -> None:
+    """Search, score the best point, and say how to sample and score it."""
+    method, search, target = Method(asked.networks, asked.sampling, asked.run.noise_device), asked.search, asked.target
+    workers = replace(launched(), steal=True, share_device=asked.share_device)
+    settings = settings_from(asked.work, asked.run, asked.scores, workers)
+    recipe = recipe_from(method, defaults=search.varied(asked.networks), scored=True)
+    preset = only_preset(asked.networks.preset) if asked.networks.preset else None
+    name, metric, reference = target.resolved(preset)
     threads_for(recipe.sources, [metric])
-    workers = replace(launched(), steal=True, share_device=params["share_device"])
+    num, blocks, final = target.num, target.blocks, target.final_num or target.num
     with bad_input():
-        stages = stages_from(params, recipe)
+        stages = search.stages(recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
             raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
-        expected = expected_points(start, stages, stride=params["stride"], valid=valid)
-        final, blocks = params["final_num"] or params["num"], params["blocks"]
-        agenda = Agenda(expected * params["num"] + blocks * final, quiet=not workers.speaks)
-        runner = runner_from({**params, "blocks": None, "labels": None}, workers, agenda)
+        expected = expected_points(start, stages, stride=search.stride, valid=valid)
+        agenda = Agenda(expected * num + blocks * final, quiet=not workers.speaks)
+        runner = runner_from(settings, agenda)
         runner.scorer(metric, reference)
         runner.open(recipe)
     from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat
 
-    tell = SearchTeller(metric, params["num"], expected, agenda, workers.speaks)
-    tell.plan([f"{metric} against {reference}, {params['num']:,} images a point, from seed {params['seed']} on",
-               *search_text(recipe, stages, params["stride"]),
+    tell = SearchTeller(metric, num, expected, agenda, workers.speaks)
+    tell.plan([f"{metric} against {reference}, {num:,} images a point, from seed {target.seed} on",
+               *search_text(recipe, stages, search.stride),
                f"to come: about {expected} points, then the best in {blocks} blocks of {final:,} images"])  # fmt: skip
-    sweep = Sweep(name, recipe, recipe_at, metric, reference, params["num"], params["seed"])
-    found = find_best(runner, sweep, start, stages, params["stride"], valid, tell.score, tell.begin)
+    sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed)
+    found = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
     tell.score(found.point, found.score)
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
@@ -259,16 +282,15 @@ def search_best(**params: Any) -> None:
     flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
     score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
-    if params["ledger"] != LEDGER:
-        score += f" --ledger={shlex.quote(params['ledger'])}"
+    if settings.ledger != Path(LEDGER):
+        score += f" --ledger={shlex.quote(str(settings.ledger))}"
     tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
 
 
 @main.command("plot")
 @click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
-@opt.plot_options
-@ledger_option
-def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite: bool, ledger: str) -> None:
+@takes_options
+def plot_search(names: tuple[str, ...], plot: opt.PlotOptions, scores: opt.ScoresOptions) -> None:
     """Plot searches from the ledger: scores against the weight, the interval's ends or both EMA lengths.
 
     A curve is the mean over blocks of seeds, its band their minimum and maximum. Several names only with
@@ -278,26 +300,24 @@ def plot_search(names: tuple[str, ...], kind: str, num: int, out: str, overwrite
     from edm2_guidance.papers import curves, plots
 
     with bad_input():
-        if len(names) > 1 and kind != "weight":
-            raise ValueError(f"--kind={kind} plots one search at a time, not {', '.join(names)}")
-        if Path(out).suffix.lower() not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--out={out}: a .png, .pdf or .svg")
-        if Path(out).exists() and not overwrite:
-            raise ValueError(f"{out} exists: take another name, or --overwrite")
-        check_destination(out)
-        records = read(ledger)
-        if kind == "weight":
-            panels = [curves.weight_panel(records, names, num)]
+        if len(names) > 1 and plot.kind != "weight":
+            raise ValueError(f"--kind={plot.kind} plots one search at a time, not {', '.join(names)}")
+        if Path(plot.out).suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--out={plot.out}: a .png, .pdf or .svg")
+        if Path(plot.out).exists() and not plot.overwrite:
+            raise ValueError(f"{plot.out} exists: take another name, or --overwrite")
+        check_destination(plot.out)
+        records = read(scores.ledger)
+        if plot.kind == "weight":
+            panels = [curves.weight_panel(records, names, plot.num)]
+        elif plot.kind == "interval":
+            panels = curves.interval_panels(records, names[0], plot.num)
         else:
-            panels = (
-                curves.interval_panels(records, names[0], num)
-                if kind == "interval"
-                else [curves.ema_panel(records, names[0], num)]
-            )
+            panels = [curves.ema_panel(records, names[0], plot.num)]
     say_notes(note for panel in panels for note in panel.notes)
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
-    plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0], out)
-    click.echo(out)
+    plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{plot.num}")) or metrics[0], plot.out)
+    click.echo(plot.out)
 
 
 @main.command("status")
@@ -324,7 +344,7 @@ def show_status(folder: str, form: str) -> None:
 @main.command("report")
 @click.argument("names", metavar="[TABLE|ROW]...", nargs=-1)
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
-@ledger_option
+@click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
 @click.option("--out", metavar="FILE", help="Write it there  [default: print it]")
 def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None) -> None:
     """Set published scores beside those of the ledger.
@@ -344,7 +364,7 @@ def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None)
     if form == "csv":
         say_notes(report.left_out_lines(report.left_out(rows, records)))
     if out is None:
-        return click.echo(text)
+        return click.echo(as_started(text))
     with atomic_path(out) as path:
         Path(path).write_text(text + "\n", encoding="utf-8")
     return None

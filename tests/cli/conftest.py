@@ -4,9 +4,10 @@ import click
 import pytest
 
 from edm2_guidance.cli.command import Command
+from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.recipe_args import recipe_from
-from edm2_guidance.cli.recipe_options import label_options, network_options, sampler_options
-from edm2_guidance.cli.run_options import run_options
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
+from edm2_guidance.cli.run_options import RunOptions
 
 
 @pytest.fixture
@@ -15,11 +16,8 @@ def recipe_command():
     recipes = []
 
     @click.command(cls=Command)
-    @network_options()
-    @sampler_options
-    @label_options
-    @run_options
-    def command(**params):
-        recipes.append(recipe_from(params))
+    @takes_options
+    def command(networks: NetworkOptions, sampling: SamplingOptions, run: RunOptions):
+        recipes.append(recipe_from(Method(networks, sampling, run.noise_device)))
 
     return command, recipes

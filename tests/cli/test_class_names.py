@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from edm2_guidance.cli.class_names import Class, index_of, read_names, with_index
+from edm2_guidance.cli.class_names import Class, index_of, known_class, read_names
 from edm2_guidance.cli.grid import Classes
 from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from edm2_guidance.recipe.class_names import ClassName
@@ -60,7 +60,7 @@ def test_lists_mix_indices_and_names() -> None:
 
 
 def test_published_networks_know_imagenet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert with_index({"class_idx": ClassName("Golden Retriever")}, XS)["class_idx"] == 207
+    assert known_class(ClassName("Golden Retriever"), None, XS) == 207
     assert "note: --class=Golden Retriever is class 207" in capsys.readouterr().err
     assert index_of(ClassName("crane bird"), XS, None) == 134
     with pytest.raises(click.UsageError, match=r"crane bird \(134\) and crane \(517\); give the index"):
@@ -80,7 +80,7 @@ def test_names_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(click.UsageError, match=r"names\.txt has no class of that name"):
         index_of(ClassName("goldfish"), XS, str(lines))
     with pytest.raises(click.UsageError, match="No such file"):
-        with_index({"class_idx": 3, "class_names": str(tmp_path / "none")}, XS)
+        known_class(3, str(tmp_path / "none"), XS)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from dnnlib.errors import DownloadError
 from edm2_guidance.cli.command import Command, Group, bad_input
+from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.reproduce_options import goes_on
+from edm2_guidance.cli.reproduce_options import ScoresOptions, WorkOptions
 from edm2_guidance.cli.signals import stop_signals
 
 
@@ -196,17 +197,16 @@ def test_a_signal_that_somebody_swallows_ends_the_work_all_the_same(number, code
 
 def test_an_interrupt_tells_what_is_kept_whatever_libraries_make_of_it():
     @click.command(cls=Command)
-    @click.option("--ledger", default="a.jsonl")
-    @click.option("--results", default="b")
-    @goes_on
-    def command(**params):
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-        except BaseException as error:
-            raise ValueError("could not determine the shape of an object") from error
+    @takes_options
+    def command(work: WorkOptions, scores: ScoresOptions):
+        with work.goes_on(scores):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+            except BaseException as error:
+                raise ValueError("could not determine the shape of an object") from error
 
-    said = CliRunner().invoke(command, []).stderr
+    said = CliRunner().invoke(command, ["--ledger=a.jsonl", "--results=b"]).stderr
     assert said == "Error: interrupted: what was scored is in a.jsonl, unfinished work in b; the same command goes on\n"
 
 

@@ -7,6 +7,7 @@ import pytest
 from dnnlib.places import EMBEDDED
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.commands import calculate_metrics, generate_images
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
@@ -37,7 +38,9 @@ RECIPES = [
 def test_round_trip(recipe, command, more):
     command = calculate_metrics.main.commands[command] if isinstance(command, str) else command
     with command.make_context("x", [*shlex.split(recipe_flags(recipe)), *more]) as context:
-        assert recipe_from(context.params) == recipe
+        params = context.params
+        method = Method(NetworkOptions.of(params), SamplingOptions.of(params), params["noise_device"])
+        assert recipe_from(method) == recipe
 
 
 def test_defaults_are_left_out_and_files_that_ship_have_short_names():

@@ -1,12 +1,15 @@
 """What is searched in which order, and the recipe that a point of a search stands for."""
 
+from dataclasses import replace
+
 import click
 import pytest
 
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
-from edm2_guidance.cli.search_options import missing_files, stages_from, start_of, varied
+from edm2_guidance.cli.recipe_options import NetworkOptions
+from edm2_guidance.cli.search_options import SearchOptions, missing_files, start_of
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 from edm2_guidance.recipe.search import recipe_at, valid
@@ -14,11 +17,12 @@ from edm2_guidance.recipe.search import recipe_at, valid
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
 ONE = Recipe(MAIN, (Guide(UNCOND, constant(1.5)),), 16)
 TWO = Recipe(MAIN, (Guide(UNCOND, constant(1.5)), Guide(WEAK, constant(1.25))), 16)
-GRIDS = {"weights": [1.0, 1.5, 2.0], "emas": [0.05, 0.1], "alphas": [0.0, 0.5, 1.0]}
+NETWORKS = NetworkOptions.defaults()
+OPTIONS = SearchOptions(over="", weights=[1.0, 1.5, 2.0], emas=[0.05, 0.1], alphas=[0.0, 0.5, 1.0], stride=1)
 
 
 def stages(over, recipe=ONE):
-    return stages_from({"over": over, **GRIDS}, recipe)
+    return replace(OPTIONS, over=over).stages(recipe)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +47,9 @@ def test_lists_that_are_none(text):
 
 
 def test_what_is_searched_need_not_be_given():
-    assert varied({"over": "weight, interval", "guidance": (), "weight": ()}) == GuideDefaults(1.0, EVERYWHERE)
-    assert varied({"over": "interval"}) == GuideDefaults(None, EVERYWHERE)
-    assert varied({"over": "ema,alpha"}) == GuideDefaults()
+    assert replace(OPTIONS, over="weight, interval").varied(NETWORKS) == GuideDefaults(1.0, EVERYWHERE)
+    assert replace(OPTIONS, over="interval").varied(NETWORKS) == GuideDefaults(None, EVERYWHERE)
+    assert replace(OPTIONS, over="ema,alpha").varied(NETWORKS) == GuideDefaults()
 
 
 def test_order_of_the_stages():

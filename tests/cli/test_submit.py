@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from edm2_guidance.cli import submit
 from edm2_guidance.cli.command import Command
-from edm2_guidance.cli.submit import SlurmOption, SlurmTime, check_space, elsewhere, own_arguments, send, submit_options
-from edm2_guidance.cli.worker_options import worker_options
+from edm2_guidance.cli.option_group import takes_options
+from edm2_guidance.cli.run_options import RunOptions
+from edm2_guidance.cli.submit import JobOptions, SlurmOption, SlurmTime, check_space, own_arguments, send
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -24,8 +25,9 @@ sys.path.insert(0, {root!r})
 import json, os, signal, time
 import click
 from edm2_guidance.cli.command import Command
-from edm2_guidance.cli.submit import elsewhere, send, submit_options
-from edm2_guidance.cli.worker_options import worker_options
+from edm2_guidance.cli.option_group import takes_options
+from edm2_guidance.cli.run_options import RunOptions
+from edm2_guidance.cli.submit import JobOptions, send
 
 def leave(number, frame):
     sys.exit(128 + number)
@@ -33,12 +35,10 @@ def leave(number, frame):
 @click.command(cls=Command)
 @click.option("--code", type=int, default=0)
 @click.option("--seconds", type=float, default=0)
-@click.option("--offline", is_flag=True)
-@submit_options
-@worker_options
-def main(code, seconds, **params):
-    if elsewhere(params):
-        return send(params, lambda offline: ["a file"], {{"out.zip": 0}}, "status out.zip")
+@takes_options
+def main(code, seconds, jobs: JobOptions, run: RunOptions):
+    if jobs.elsewhere():
+        return send(jobs, run, lambda offline: ["a file"], {{"out.zip": 0}}, "out.zip")
     signal.signal(signal.SIGTERM, leave)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
     print(json.dumps([sys.argv[1:], *map(os.environ.get, names)]), flush=True)
@@ -52,13 +52,11 @@ main()
 @click.command(cls=Command)
 @click.argument("names", nargs=-1)
 @click.option("--note")
-@click.option("--offline", is_flag=True)
-@submit_options
-@worker_options
-def command(names, **params):
+@takes_options
+def command(names, note, jobs: JobOptions, run: RunOptions):
     """In the tests below it says what it would do."""
     arguments = own_arguments(sys.argv[1:])
-    click.echo(json.dumps(arguments if elsewhere(params) else "works here"))
+    click.echo(json.dumps(arguments if jobs.elsewhere() else "works here"))
 
 
 @pytest.fixture(autouse=True)
@@ -139,12 +137,10 @@ def sending(fetch=lambda offline: ["a file"], writes=None):
 
     @click.command(cls=Command)
     @click.argument("names", nargs=-1)
-    @click.option("--offline", is_flag=True)
-    @submit_options
-    @worker_options
-    def command(names, **params):
-        assert elsewhere(params)
-        send(params, fetch, {"out/a.zip": 0} if writes is None else writes, "reproduce.py status out")
+    @takes_options
+    def command(names, jobs: JobOptions, run: RunOptions):
+        assert jobs.elsewhere()
+        send(jobs, run, fetch, {"out/a.zip": 0} if writes is None else writes, "out")
 
     return command
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.cli.command import Command, Group
-from edm2_guidance.cli.recipe_options import sampler_options
+from edm2_guidance.cli.option_group import takes_options
+from edm2_guidance.cli.recipe_options import SamplingOptions
 from edm2_guidance.cli.typed import occurrences, plain_number, spellings, typed, values
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +58,9 @@ def refuse():
     @click.option("--kind", type=click.Choice(["random", "balanced"]))
     @click.option("--loud", is_flag=True)
     @click.option("--out", metavar="FILE")
-    @sampler_options
-    def work(**params):
-        click.echo(params["S_max"])
+    @takes_options
+    def work(sampling: SamplingOptions):
+        click.echo(sampling.sampler_fields["S_max"])
 
     def run(*words):
         result = CliRunner().invoke(group, ["work", *words])
