@@ -22,28 +22,21 @@ MAX_FILE_BYTES = 1 << 26
 class Class(ParamType):
     """A class: its index as an int, or its name as a ClassName."""
 
-    name = "class"
+    name = "int|name"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | ClassName:
-        if isinstance(value, int | ClassName):
-            return value
-        text = str(value).strip()
+    def parse(self, text: str) -> int | ClassName:
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             return int(text)
         if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
-            self.fail(
-                f"give a class number{self._known(ctx)}, or a name, or leave it out for random classes", param, ctx
-            )
+            raise ValueError(f"give a class number{_known_numbers()}, or a name, or leave it out for random classes")
         return ClassName(text)
 
-    def _known(self, ctx: click.Context | None) -> str:
-        """Which numbers there are, by the presets that were typed."""
-        numbers = " of 0 or more"
-        presets = all_presets()
-        for name in typed.values("preset", ctx):
-            if name in presets and presets[name].num_classes > 0:
-                numbers = f" from 0 to {presets[name].num_classes - 1}"
-        return numbers
+
+def _known_numbers() -> str:
+    """Which numbers there are, by the presets that were typed."""
+    presets = all_presets()
+    counts = [presets[name].num_classes for name in typed.values("preset") if name in presets]
+    return next((f" from 0 to {count - 1}" for count in reversed(counts) if count > 0), " of 0 or more")
 
 
 def known_names(source: str, file: str | None) -> tuple[str, ...] | None:

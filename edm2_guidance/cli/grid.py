@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.cli.class_names import Class, index_of, known_names
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.lists import FloatList, IntList
+from edm2_guidance.cli.lists import FloatList, IntList, check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight, recipe_from, with_weight
@@ -34,17 +34,12 @@ class Classes(ParamType):
 
     name = "list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int | ClassName]:
-        if isinstance(value, list):
-            return value
-        found: dict[int | ClassName, None] = {}
-        for part in str(value).split(","):
+    def parse(self, text: str) -> list[int | ClassName]:
+        found: list[int | ClassName] = []
+        for part in text.split(","):
             numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
-            items = IntList().convert(part, param, ctx) if numbers else [Class().convert(part, param, ctx)]
-            if twice := [item for item in items if item in found]:
-                self.fail(f"{twice[0]} stands there more than once", param, ctx)
-            found |= dict.fromkeys(items)
-        return list(found)
+            found += IntList().parse(part) if numbers else [Class().parse(part.strip())]
+        return check_once(found)
 
 
 def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -58,13 +53,10 @@ class GridOptions(OptionGroup):
     """A grid of methods in place of a folder of images."""
 
     grid: str | None = option("One captioned picture instead: a row per --preset, columns as follows", metavar="PNG")
-    weights: list[float] | None = option("Columns of the grid: guidance weights", metavar="LIST", type=FloatList())
-    classes: list[int | ClassName] | None = option(
-        "Columns of the grid: classes; with --weights, rows", metavar="LIST", type=Classes()
-    )
+    weights: list[float] | None = option("Columns of the grid: guidance weights", type=FloatList())
+    classes: list[int | ClassName] | None = option("Columns of the grid: classes; with --weights, rows", type=Classes())
     alphas: list[float] | None = option(
         "Columns of the grid: blends, 0 = guided by the first --gnet, 1 = by the second; --weights are rows",
-        metavar="LIST",
         type=FloatList(),
     )
     list_presets: bool = flag("Name them all", is_eager=True, callback=list_presets)

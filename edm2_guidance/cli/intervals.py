@@ -1,8 +1,8 @@
 """Option types for the interval of a guide: in sampling steps, or in noise levels. No torch here."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -13,48 +13,39 @@ EVERYWHERE = "everywhere"  # an interval option that says: no limit
 Interval = StepInterval | SigmaInterval | str
 
 
-class Steps(ParamType):
+class _IntervalType(ParamType):
+    def parse(self, text: str) -> Interval:
+        return EVERYWHERE if text.lower() in ("none", EVERYWHERE) else self.limits(text)
+
+    @abstractmethod
+    def limits(self, text: str) -> StepInterval | SigmaInterval:
+        """An interval that has limits."""
+
+
+class Steps(_IntervalType):
     """FIRST,LAST (also "[17, 22]" and 17-22) as a StepInterval; None as EVERYWHERE."""
 
     name = "first,last"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StepInterval | str:
-        if isinstance(value, StepInterval):
-            return value
-        text = str(value).strip()
-        if text.lower() in ("none", EVERYWHERE):
-            return EVERYWHERE
+    def limits(self, text: str) -> StepInterval:
         match = re.fullmatch(r"[\[(]?\s*(\d+)\s*[,-]\s*(\d+)\s*[\])]?", text)
         if match is None:
-            self.fail(
-                "give FIRST,LAST in sampling steps, such as 17,22, or None for all; noise levels are --guidance-sigma",
-                param,
-                ctx,
-            )
-        try:
-            return StepInterval(int(match[1]), int(match[2]))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+            advice = "give FIRST,LAST in sampling steps, such as 17,22, or None for all"
+            raise ValueError(f"{advice}; noise levels are --guidance-sigma")
+        return StepInterval(int(match[1]), int(match[2]))
 
 
-class Sigmas(ParamType):
+class Sigmas(_IntervalType):
     """LO,HI as a SigmaInterval (inf allowed); None as EVERYWHERE."""
 
     name = "lo,hi"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SigmaInterval | str:
-        if isinstance(value, SigmaInterval):
-            return value
-        text = str(value).strip()
-        if text.lower() in ("none", EVERYWHERE):
-            return EVERYWHERE
-        parts = text.strip("[]()").split(",")
+    def limits(self, text: str) -> SigmaInterval:
         try:
-            lo, hi = (float(part) for part in parts)
-            return SigmaInterval(lo, hi)
-        except ValueError as error:
-            reason = str(error) if "LO,HI" in str(error) else "give LO,HI in noise levels, such as 0.28,2.90, or None"
-            self.fail(reason, param, ctx)
+            lo, hi = (float(part) for part in text.strip("[]()").split(","))
+        except ValueError:
+            raise ValueError("give LO,HI in noise levels, such as 0.28,2.90, or None") from None
+        return SigmaInterval(lo, hi)
 
 
 def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], used: Sequence[float]) -> Interval:

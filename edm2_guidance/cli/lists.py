@@ -2,9 +2,7 @@
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Any
-
-import click
+from typing import TypeVar
 
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import plain_number
@@ -12,6 +10,7 @@ from edm2_guidance.cli.typed import plain_number
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
+Item = TypeVar("Item")
 
 
 class IntList(ParamType):
@@ -19,29 +18,32 @@ class IntList(ParamType):
 
     name = "list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        if isinstance(value, list):
-            return value
+    def parse(self, text: str) -> list[int]:
         numbers: list[int] = []
-        parts = str(value).split(",")
+        parts = text.split(",")
         for part in parts:
             match = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
             if match is None or (len(parts) > 1 and re.fullmatch(r"0\d\d", part)):  # 50,000 is not 50 and 0
-                self.fail(_about_list(str(value)), param, ctx)
+                raise ValueError(_about_list(text))
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
-                self.fail(f"the range {part.strip()} runs backwards; write {last}-{first}", param, ctx)
+                raise ValueError(f"the range {part.strip()} runs backwards; write {last}-{first}")
             if last > MAX_SEED:
-                self.fail(f"{last} is too large: numbers go up to {MAX_SEED}", param, ctx)
+                raise ValueError(f"{last} is too large: numbers go up to {MAX_SEED}")
             if len(numbers) + last - first >= MAX_IMAGES:
-                self.fail(f"these are more than {MAX_IMAGES} numbers", param, ctx)
+                raise ValueError(f"these are more than {MAX_IMAGES} numbers")
             numbers.extend(range(first, last + 1))
-        seen: set[int] = set()
-        for number in numbers:
-            if number in seen:
-                self.fail(f"{number} stands there more than once", param, ctx)
-            seen.add(number)
-        return numbers
+        return check_once(numbers)
+
+
+def check_once(items: list[Item]) -> list[Item]:
+    """The items. ValueError if one of them comes twice."""
+    seen: set[Item] = set()
+    for item in items:
+        if item in seen:
+            raise ValueError(f"{item} stands there more than once")
+        seen.add(item)
+    return items
 
 
 def _about_list(text: str) -> str:
@@ -65,40 +67,40 @@ class FloatList(ParamType):
     def __init__(self, *, unique: bool = False) -> None:
         self.unique = unique
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        if isinstance(value, list):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
+    def parse(self, text: str) -> list[float]:
+        parts = [part.strip() for part in text.split(",")]
         numbers: list[Decimal] = []  # decimal, so that the spacing is that of the digits
         dots = False
         for index, part in enumerate(parts):
             if part == "...":
                 if dots or len(numbers) < 2 or index == len(parts) - 1:
-                    self.fail("write a,b,...,c with two numbers before the dots and one after", param, ctx)
+                    raise ValueError("write a,b,...,c with two numbers before the dots and one after")
                 dots = True
                 continue
-            number = self._number(part, param, ctx)
+            number = _decimal(part)
             if dots:
-                numbers += self._between(numbers[-2], numbers[-1], number, param, ctx)
+                numbers += _between(numbers[-2], numbers[-1], number)
             numbers.append(number)
             dots = False
         if self.unique and len(set(numbers)) < len(numbers):
-            self.fail("a number stands there more than once", param, ctx)
+            raise ValueError("a number stands there more than once")
         return [float(number) for number in numbers]
 
-    def _number(self, part: str, param: Any, ctx: Any) -> Decimal:
-        try:
-            number = Decimal(part)
-        except InvalidOperation:
-            number = Decimal("nan")
-        if not number.is_finite():
-            self.fail(f"'{part}' is not a number; give numbers such as 1,1.5,2 or 1,1.05,...,3", param, ctx)
-        return number
 
-    def _between(self, first: Decimal, second: Decimal, end: Decimal, param: Any, ctx: Any) -> list[Decimal]:
-        """What follows `second` before `end` at the spacing of the first two."""
-        step = second - first
-        count = 0 if step == 0 else (end - second) / step
-        if count < 1 or count != int(count) or count > MAX_VALUES:
-            self.fail(f"steps of {step} from {second} do not lead to {end}", param, ctx)
-        return [second + step * i for i in range(1, int(count))]
+def _decimal(text: str) -> Decimal:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise ValueError(f"'{text}' is not a number; give numbers such as 1,1.5,2 or 1,1.05,...,3")
+    return number
+
+
+def _between(first: Decimal, second: Decimal, end: Decimal) -> list[Decimal]:
+    """What follows `second` before `end` at the spacing of the first two."""
+    step = second - first
+    count = 0 if step == 0 else (end - second) / step
+    if count < 1 or count != int(count) or count > MAX_VALUES:
+        raise ValueError(f"steps of {step} from {second} do not lead to {end}")
+    return [second + step * i for i in range(1, int(count))]

@@ -43,22 +43,21 @@ class OneMetric(ParamType):
 
     name = "metric"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "list" and ctx is not None:
+    def parse(self, text: str) -> Any:
+        context = click.get_current_context(silent=True)
+        if text == "list" and context is not None:
             click.echo(table())
-            ctx.exit()
-        return self.parsed(str(value), param, ctx)
+            context.exit()
+        return _metric_name(text)
 
-    def parsed(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        kind = text.strip().partition(":")[0]
-        if kind in catalog.kinds("measure") and kind not in METRICS and "/" not in text:
-            self.fail(f"'{kind}' is a measure: give it with its features, such as {text.strip()}/mnist", param, ctx)
-        if kind.replace("-", "_") not in METRICS and "/" not in text:
-            self.fail(f"'{kind}' is not one of {', '.join(METRICS)}", param, ctx)
-        try:
-            return find_metric(text).name
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+
+def _metric_name(text: str) -> str:
+    kind = text.strip().partition(":")[0]
+    if kind in catalog.kinds("measure") and kind not in METRICS and "/" not in text:
+        raise ValueError(f"'{kind}' is a measure: give it with its features, such as {text.strip()}/mnist")
+    if kind.replace("-", "_") not in METRICS and "/" not in text:
+        raise ValueError(f"'{kind}' is not one of {', '.join(METRICS)}")
+    return find_metric(text).name
 
 
 class Metrics(OneMetric):
@@ -66,10 +65,8 @@ class Metrics(OneMetric):
 
     name = "list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, list) or value == "list":
-            return value if isinstance(value, list) else super().convert(value, param, ctx)
-        return list(dict.fromkeys(self.parsed(text, param, ctx) for text in str(value).split(",")))
+    def parse(self, text: str) -> list[str]:
+        return list(dict.fromkeys(super(Metrics, self).parse(each) for each in text.split(",")))
 
 
 class Weights(ParamType):
@@ -77,15 +74,13 @@ class Weights(ParamType):
 
     name = "metric=path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        metric, _, path = str(value).partition("=")
+    def parse(self, text: str) -> tuple[str, str]:
+        metric, _, path = text.partition("=")
         metric = metric.strip().replace("-", "_")
         if metric not in extractors() or path == "":
-            self.fail(f"give METRIC=PATH with one of {', '.join(extractors())}", param, ctx)
+            raise ValueError(f"give METRIC=PATH with one of {', '.join(extractors())}")
         if not is_url(path) and not find_file(path).is_file():
-            self.fail(f"there is no file {path}{near(path)}", param, ctx)
+            raise ValueError(f"there is no file {path}{near(path)}")
         return metric, path
 
 
@@ -99,7 +94,6 @@ def metrics_option(default: str) -> Any:
         f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
         "--metrics",
         "--metric",
-        metavar="LIST",
         type=Metrics(),
         default=",".join(STANDARD_METRICS),
         show_default=False,
@@ -148,7 +142,6 @@ class DetectorOptions(OptionGroup):
 
     weights: tuple[tuple[str, str], ...] = option(
         "A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
-        metavar="METRIC=PATH",
         type=Weights(),
         multiple=True,
     )

@@ -1,10 +1,28 @@
-"""The base of the types of options, whose values click gives as anything."""
+"""The base of the types of options: a text becomes a value."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]  # newer versions of click alone can be asked for its parameter when they run
+    _Base = click.ParamType[Any]  # newer versions of click alone can be asked for its parameter when they run
 else:
-    ParamType = click.ParamType
+    _Base = click.ParamType
+
+
+class ParamType(_Base):
+    """A type that says how a text is parsed. name: in capitals, the option's metavar."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Any:
+        """What the text stands for, spaces around it removed. ValueError that says what to give instead."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click calls it: with a text, or with what was made of one."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value.strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

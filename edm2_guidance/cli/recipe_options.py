@@ -37,12 +37,11 @@ class NetworkOptions(OptionGroup):
     guidance_interval: tuple[StepInterval | str, ...] = option(
         "Guide at these sampling steps only, both included, 0 = noisiest; None = all",
         "--guidance_interval",
-        metavar="FIRST,LAST",
         type=Steps(),
         multiple=True,
     )
     guidance_sigma: tuple[SigmaInterval | str, ...] = option(
-        "Guide at noise levels in (LO, HI] only, decided once per step", metavar="LO,HI", type=Sigmas(), multiple=True
+        "Guide at noise levels in (LO, HI] only, decided once per step", type=Sigmas(), multiple=True
     )
     reference: tuple[Reference, ...] = kind_option(
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
@@ -62,15 +61,13 @@ class SamplingOptions(OptionGroup):
     sampler: Sampler = kind_option("sampler", "heun", "How a step is made")
     sampler_fields: dict[str, float] = several_options(field_options("sampler", "heun"))
     dtype: Literal["float32", "float64"] = option("Precision of the sampler's state", default="float32")
-    class_idx: int | ClassName | None = option(
-        "One class for all images; 0 counts", "--class", metavar="INT|NAME", type=Class()
-    )
+    class_idx: int | ClassName | None = option("One class for all images; 0 counts", "--class", type=Class())
     class_names: str | None = option(
         "Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
         metavar="FILE",
     )
     labels: Literal["random", "balanced"] | None = option(
-        "Classes: drawn per seed, as in the papers (default), or seed mod classes",
+        "Classes: drawn per seed, as in the papers (default), or seed mod classes"
     )
 
 

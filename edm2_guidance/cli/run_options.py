@@ -25,7 +25,7 @@ class RunOptions(OptionGroup):
 
     device: str = option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto")
     noise_device: Literal["cpu", "cuda", "mps"] | None = option(
-        "Whose generator draws the noise: the numbers differ (default: the device's)",
+        "Whose generator draws the noise: the numbers differ (default: the device's)"
     )
     deterministic: bool = deterministic_option()
     offline: bool = flag("Never download; use what is there or say what is missing")

@@ -31,9 +31,9 @@ class SearchOptions(OptionGroup):
     over: str = option(
         f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice", metavar="LIST", required=True
     )
-    weights: list[float] = option("Grid", metavar="LIST", type=FloatList(), default=_WEIGHTS)
-    emas: list[float] = option("Grid", metavar="LIST", type=FloatList(), default=_EMAS)
-    alphas: list[float] = option("Grid", metavar="LIST", type=FloatList(), default="0,0.1,...,1")
+    weights: list[float] = option("Grid", type=FloatList(), default=_WEIGHTS)
+    emas: list[float] = option("Grid", type=FloatList(), default=_EMAS)
+    alphas: list[float] = option("Grid", type=FloatList(), default="0,0.1,...,1")
     stride: int = option("The coarse pass takes every INT-th value; 1 = all values", type=COUNT, default=8)
 
     @property

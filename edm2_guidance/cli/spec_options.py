@@ -16,32 +16,30 @@ from edm2_guidance.recipe.spec import About, Spec, listing
 class Kind(ParamType):
     """A spec of an axis, in its text form; `list` prints what there is, and ends."""
 
-    name = "spec"
+    name = "kind[:field=value]..."
 
     def __init__(self, axis: str) -> None:
         self.axis = axis
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Spec:
-        if isinstance(value, Spec):
-            return value
-        if value == "list" and ctx is not None:
+    def parse(self, text: str) -> Spec:
+        context = click.get_current_context(silent=True)
+        if text == "list" and context is not None:
             click.echo(listing(self.axis))
-            ctx.exit()
-        if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", str(value)):
-            self.fail("w=1 is off: give --guidance=1, or leave the guide out", param, ctx)
+            context.exit()
+        if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", text):
+            raise ValueError("w=1 is off: give --guidance=1, or leave the guide out")
         try:
-            spec: Spec = catalog.find(self.axis, str(value).split(":")[0]).parse(str(value))
-            return spec
+            spec: Spec = catalog.find(self.axis, text.split(":")[0]).parse(text)
         except ValueError as error:
-            self.fail(f"{error}; give KIND or KIND:FIELD=VALUE:FIELD=VALUE, --{self.axis}=list shows which", param, ctx)
+            shows = f"--{self.axis}=list shows which"
+            raise ValueError(f"{error}; give KIND or KIND:FIELD=VALUE:FIELD=VALUE, {shows}") from None
+        return spec
 
 
 def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Any:
     """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40. A field of a group."""
     about = f"{help}; list = which there are"
-    return option(
-        about, f"--{axis}", metavar="KIND[:FIELD=VALUE]...", type=Kind(axis), default=default, multiple=multiple
-    )
+    return option(about, f"--{axis}", type=Kind(axis), default=default, multiple=multiple)
 
 
 def field_names(axis: str, kind: str) -> list[str]:

@@ -48,12 +48,10 @@ class SlurmTime(ParamType):
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value).strip())
+    def parse(self, text: str) -> int:
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
         if match is None:
-            self.fail("give minutes, or a time such as 4:00:00 or 2-12:00:00", param, ctx)
+            raise ValueError("give minutes, or a time such as 4:00:00 or 2-12:00:00")
         days, *rest = match.groups()
         numbers = [int(number) for number in rest if number is not None]
         if days is not None:  # days-hours:minutes:seconds
@@ -62,7 +60,7 @@ class SlurmTime(ParamType):
             hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
         total = math.ceil(int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60)
         if total < 1:
-            self.fail("that is no time at all: give at least a minute", param, ctx)
+            raise ValueError("that is no time at all: give at least a minute")
         return total
 
 
@@ -71,16 +69,14 @@ class SlurmOption(ParamType):
 
     name = "key=value"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | bool]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
+    def parse(self, text: str) -> tuple[str, str | bool]:
+        key, equals, value = text.partition("=")
         key = key.strip().lstrip("-").replace("_", "-")
-        if re.fullmatch(r"[a-z][a-z-]+", key) is None or "\n" in text:
-            self.fail("give KEY=VALUE of sbatch, such as account=physics", param, ctx)
+        if re.fullmatch(r"[a-z][a-z-]+", key) is None or "\n" in value:
+            raise ValueError("give KEY=VALUE of sbatch, such as account=physics")
         if key in _TAKEN:
-            self.fail(f"{key} has an option of its own, or is set by --jobs, --submit-dir", param, ctx)
-        return key, text if equals else True
+            raise ValueError(f"{key} has an option of its own, or is set by --jobs, --submit-dir")
+        return key, value if equals else True
 
 
 class JobOptions(WorkerOptions):
@@ -91,7 +87,6 @@ class JobOptions(WorkerOptions):
     partition: str | None = option("Of Slurm  [default: the cluster's]", metavar="NAME")
     time: int = option(
         "Of a job, in minutes or D-HH:MM:SS; it goes on in another when that is over",
-        metavar="TIME",
         type=SlurmTime(),
         default="4:00:00",
     )
@@ -99,7 +94,6 @@ class JobOptions(WorkerOptions):
     tasks_per_node: int | None = option("Processes of a job  [default: one per GPU, or one]", type=COUNT)
     slurm: tuple[tuple[str, str | bool], ...] = option(
         "Any other option of sbatch: account=NAME, qos=NAME, cpus-per-task=8, mem=64G, exclusive",
-        metavar="KEY=VALUE",
         type=SlurmOption(),
         multiple=True,
     )

@@ -50,7 +50,7 @@ class FigureOptions(OptionGroup):
 
     figure: str = option(
         "sheet, fig1, fig2 or fig9 of the autoguidance paper, gi1d", metavar="NAME",
-        type=click.Choice(list(FIGURES)), default="sheet",
+        type=click.Choice(list(FIGURES)), default="sheet"
     )  # fmt: skip
     net: str = _net_option("Main network", f"{PUBLISHED}/clsA-layers04-dim64/iter4096.pkl")
     gnet: str = _net_option("Guiding network", f"{PUBLISHED}/clsA-layers04-dim32/iter0512.pkl")
@@ -73,8 +73,6 @@ class ScoreOptions(OptionGroup):
     gnet: str = _net_option("Guiding network", SHIPPED["gnet"])
     uncond_net: str = _net_option("Guide of classifier-free guidance", SHIPPED["uncond_net"])
     weights: WeightOptions
-    seeds: list[int] = option(
-        "One set of samples each; errors are over these", metavar="LIST", type=IntList(), default="0-4"
-    )
+    seeds: list[int] = option("One set of samples each; errors are over these", type=IntList(), default="0-4")
     num: int = option("Samples in a set", type=click.IntRange(min=100), default=16384)
     save: Path | None = option("Write the scores of every seed", metavar="JSON", type=FILE)

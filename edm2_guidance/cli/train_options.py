@@ -12,7 +12,7 @@ from edm2_guidance.cli.typed import given, plain_number
 from edm2_guidance.papers.train_presets import find_train_preset
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from training.config import TrainingConfig
 
 _UNITS = {"": 1, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -22,41 +22,30 @@ class ImageCount(ParamType):
 
     name = "nimg"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+)(|ki|mi|gi)", str(value).strip().lower())
+    def parse(self, text: str) -> int:
+        match = re.fullmatch(r"(\d+)(|ki|mi|gi)", text.lower())
         if match is None:
-            digits = plain_number(str(value))
-            meant = f"; {value} is {digits}" if digits is not None and digits.isdigit() else ""
-            self.fail(f"give a number of images, such as 4096, 128Ki, 8Mi or 1Gi{meant}", param, ctx)
+            digits = plain_number(text)
+            meant = f"; {text} is {digits}" if digits is not None and digits.isdigit() else ""
+            raise ValueError(f"give a number of images, such as 4096, 128Ki, 8Mi or 1Gi{meant}")
         return int(match[1]) * _UNITS[match[2]]
 
 
 class Numbers(ParamType):
     """Comma-separated numbers of one kind, as a tuple; 'none' is the empty one."""
 
-    name = "list"
-
     def __init__(self, kind: type[int] | type[float]) -> None:
         self.kind = kind
+        self.name = f"{kind.__name__}s"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        if str(value).strip().lower() == "none":
+    def parse(self, text: str) -> tuple[float, ...]:
+        if text.lower() == "none":
             return ()
         try:
-            return tuple(self.kind(part) for part in str(value).split(","))
+            return tuple(self.kind(part) for part in text.split(","))
         except ValueError:
             kind = "whole numbers" if self.kind is int else "numbers"
-            self.fail(f"give {kind}, such as 1,2, or none", param, ctx)
-
-
-def image_count_text(count: int) -> str:
-    """The shortest exact spelling of a count: 131072 is 128Ki."""
-    for unit in ("Gi", "Mi", "Ki"):
-        if count and count % _UNITS[unit.lower()] == 0:
-            return f"{count // _UNITS[unit.lower()]}{unit}"
-    return str(count)
+            raise ValueError(f"give {kind}, such as 1,2, or none") from None
 
 
 NIMG, INTS, FLOATS = ImageCount(), Numbers(int), Numbers(float)
@@ -69,7 +58,7 @@ def _switch(help: str, default: bool | None, *names: str) -> Any:
 
 def _images(help: str, default: str | int | None = None) -> Any:
     """A number of images."""
-    return option(help, metavar="NIMG", type=NIMG, default=default)
+    return option(help, type=NIMG, default=default)
 
 
 class TrainOptions(OptionGroup):
@@ -82,13 +71,9 @@ class TrainOptions(OptionGroup):
     duration: int | None = _images("Images in all")
     batch: int | None = _images("Images per step, over all workers")
     channels: int | None = option("Width of the first level", type=COUNT)
-    channel_mult: tuple[int, ...] = option(
-        "Width of every level, times --channels", metavar="INTS", type=INTS, default="1,2,3,4"
-    )
+    channel_mult: tuple[int, ...] = option("Width of every level, times --channels", type=INTS, default="1,2,3,4")
     num_blocks: int = option("Blocks per level", type=COUNT, default=3)
-    attn_resolutions: tuple[int, ...] = option(
-        "Sizes with attention; none = middle only", metavar="INTS", type=INTS, default="16,8"
-    )
+    attn_resolutions: tuple[int, ...] = option("Sizes with attention; none = middle only", type=INTS, default="16,8")
     channels_per_head: int = option("Width of an attention head", type=COUNT, default=64)
     dropout: float | None = option("Dropout probability", type=SHARE)
     P_mean: float | None = option("Mean of ln sigma", "--P_mean", type=click.FLOAT)
@@ -96,9 +81,7 @@ class TrainOptions(OptionGroup):
     lr: float | None = option("Learning rate after ramp-up, before decay", type=POSITIVE)
     decay: float | None = option("Steps until the rate falls; 0 = never", metavar="BATCHES", type=FROM_0)
     rampup: int = _images("Images over which the rate rises; 0 = none", 10_000_000)
-    ema: tuple[float, ...] = option(
-        "Relative lengths of the parameter averages", metavar="FLOATS", type=FLOATS, default="0.05,0.10"
-    )
+    ema: tuple[float, ...] = option("Relative lengths of the parameter averages", type=FLOATS, default="0.05,0.10")
     batch_gpu: int = _images("Most images per worker at once; 0 = no limit", 0)
     fp16: bool = _switch("float16 activations, on CUDA devices", True)
     bf16: bool = _switch("bfloat16 autocast, on CPUs", False)
@@ -123,7 +106,7 @@ class TrainOptions(OptionGroup):
         left = {name: text for name, text in find_train_preset(self.preset).items() if not given(name)}
         return replace(self, **{name: casts[name](context, text) for name, text in left.items()})
 
-    def given_of(self, config: "type[DataclassInstance]") -> dict[str, Any]:
-        """Those of the fields of `TrainingConfig` that are not None."""
+    def given_of(self, config: "type[TrainingConfig]") -> dict[str, Any]:
+        """Its fields, but for those that are None here: arguments of it."""
         values = {field.name: getattr(self, field.name, None) for field in fields(config)}
         return {name: value for name, value in values.items() if value is not None}

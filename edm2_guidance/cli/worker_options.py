@@ -16,15 +16,13 @@ class WorkerNumber(ParamType):
 
     name = "i/n"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)\s*/\s*(\d+)", str(value).strip())
+    def parse(self, text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)\s*/\s*(\d+)", text)
         if match is None:
-            self.fail("give I/N, such as 0/4 for the first of four", param, ctx)
+            raise ValueError("give I/N, such as 0/4 for the first of four")
         number, count = int(match[1]), int(match[2])
         if number >= count:
-            self.fail(f"workers count from 0 to N - 1, such as 0/{max(count, 1)}", param, ctx)
+            raise ValueError(f"workers count from 0 to N - 1, such as 0/{max(count, 1)}")
         return number, count
 
 
@@ -38,7 +36,6 @@ class WorkerOptions(OptionGroup):
 
     worker: tuple[int, int] | None = option(
         "This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
-        metavar="I/N",
         type=WorkerNumber(),
     )
     steal: bool = flag("Do any part of the work that nobody is at, until all is done")

@@ -26,14 +26,11 @@ class Size(ParamType):
 
     name = "WxH"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
+    def parse(self, text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)[xX](\d+)", text)
         if match is None:
-            side = re.fullmatch(r"\s*(\d+)\s*", str(value))
-            square = f": {side[1]}x{side[1]}" if side else ", such as 512x512"
-            self.fail(f"give width and height, WxH{square}", param, ctx)
+            square = f": {text}x{text}" if re.fullmatch(r"\d+", text) else ", such as 512x512"
+            raise ValueError(f"give width and height, WxH{square}")
         return int(match[1]), int(match[2])
 
 

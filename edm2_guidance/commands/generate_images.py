@@ -38,7 +38,7 @@ class ImageOptions(OptionGroup):
     networks: NetworkOptions
     outdir: str | None = option("Where to put the PNGs", metavar="DIR")
     subdirs: bool = flag("A subfolder for every 1000 seeds")
-    seeds: list[int] = option("Such as 1,2,5-10", metavar="LIST", type=IntList(), default="16-19")
+    seeds: list[int] = option("Such as 1,2,5-10", type=IntList(), default="16-19")
     num_images: int | None = option(
         "Images, from --seed on", "--num_images", "--num", type=click.IntRange(1, MAX_IMAGES)
     )

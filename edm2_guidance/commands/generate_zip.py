@@ -31,7 +31,7 @@ class ZipOptions(OptionGroup):
     out: str | None = option("File name of the ZIP; default: after networks, seeds, weight and recipe", metavar="ZIP")
     num_images: int = option("Images", "--num_images", "--num", type=click.IntRange(1, MAX_IMAGES), default=50000)
     seed: int = seed_option()
-    seeds: list[int] | None = option("Seeds, instead of --seed and --num_images", metavar="LIST", type=IntList())
+    seeds: list[int] | None = option("Seeds, instead of --seed and --num_images", type=IntList())
     batch: int = batch_option(64)
     batch_size_decoder: int = option("VAE batch", "--batch_size_decoder", type=COUNT, default=8)
     shard_size: int = option("Images per shard", type=COUNT, default=512)

@@ -13,10 +13,10 @@ class PhemaOptions(OptionGroup):
 
     indir: str = option("Snapshots, PREFIX-KIMG-LENGTH.pkl", metavar="DIR|URL", required=True)
     inprefix: str | None = option("Only those of this prefix (needed if there are several)", metavar="STR")
-    instd: list[float] | None = option("Only those of these lengths", metavar="LIST", type=FloatList(unique=True))
+    instd: list[float] | None = option("Only those of these lengths", type=FloatList(unique=True))
     outdir: str = option("Where the new networks go", metavar="DIR", required=True)
     outprefix: str = option("Prefix of their names", metavar="STR", default="phema")
-    outstd: list[float] = option("Lengths to make", metavar="LIST", type=FloatList(unique=True), required=True)
+    outstd: list[float] = option("Lengths to make", type=FloatList(unique=True), required=True)
     outkimg: int | None = option("Time in thousands of images; default: the last snapshot", metavar="KIMG", type=COUNT)
     skip: bool = flag("Leave alone what is there already")
     batch: int = option("Networks made in one pass over the snapshots", type=COUNT, default=8)

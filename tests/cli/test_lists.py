@@ -108,5 +108,5 @@ def test_metrics_are_unique_and_known():
     assert OneMetric().convert("kid:size=20/mnist", None, None) == "kid_mnist:size=20"
     with pytest.raises(click.BadParameter, match=r"there is no measure 'fad' \(did you mean fd\?\)"):
         Metrics().convert("fad/inception", None, None)
-    with pytest.raises(click.BadParameter, match="fd has no 'size'; it takes nothing"):
+    with pytest.raises(click.BadParameter, match="fid has no 'size'; it takes nothing"):
         Metrics().convert("fid:size=3", None, None)
