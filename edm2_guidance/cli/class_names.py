@@ -76,7 +76,7 @@ def _names_in(data: bytes) -> tuple[str, ...]:
         raise ValueError("is not UTF-8 text: save it as UTF-8") from error
     if "\0" in text:  # UTF-16 without its mark
         raise ValueError("is not UTF-8 text: save it as UTF-8")
-    content: Any
+    content: Any  # JSON of others
     if text.lstrip()[:1] in ("{", "["):
         content = parse_json(text)
     else:

@@ -10,8 +10,8 @@ import click
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.option_group import COUNT, Declared, OptionGroup, flag, option, several_options
-from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, flag, option, several_options
+from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.cli.run_options import batch_option, deterministic_option
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
@@ -43,11 +43,8 @@ class OneMetric(ParamType):
 
     name = "metric"
 
-    def parse(self, text: str) -> Any:
-        context = click.get_current_context(silent=True)
-        if text == "list" and context is not None:
-            click.echo(table())
-            context.exit()
+    def parse(self, text: str) -> str:
+        show_if_list(text, table)
         return _metric_name(text)
 
 
@@ -60,13 +57,14 @@ def _metric_name(text: str) -> str:
     return find_metric(text).name
 
 
-class Metrics(OneMetric):
+class Metrics(ParamType):
     """Comma-separated metrics, as a list of their names, each once."""
 
     name = "list"
 
     def parse(self, text: str) -> list[str]:
-        return list(dict.fromkeys(super(Metrics, self).parse(each) for each in text.split(",")))
+        show_if_list(text, table)
+        return list(dict.fromkeys(map(_metric_name, text.split(","))))
 
 
 class Weights(ParamType):
@@ -88,7 +86,7 @@ REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), 
 STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
 
-def metrics_option(default: str) -> Any:
+def metrics_option(default: str) -> Field:
     """--metrics; default: in words, what the command takes for it."""
     return option(
         f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
@@ -100,12 +98,12 @@ def metrics_option(default: str) -> Any:
     )
 
 
-def scored_metrics_option() -> Any:
+def scored_metrics_option() -> Field:
     """--metrics of commands that have a reference, which may decide."""
     return metrics_option(f"what the reference has; of images, {','.join(STANDARD_METRICS)}")
 
 
-def num_option(default: str, what: str = "How many images") -> Any:
+def num_option(default: str, what: str = "How many images") -> Field:
     """--num, None if it is not given; default: in words, what the command then takes."""
     text = f"{what} (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
     return option(text, "--num", "--num_images", type=click.IntRange(min=2))
@@ -175,7 +173,7 @@ class LedgerOptions(OptionGroup):
     note: str | None = option("Your words for these rows of the ledger", metavar="TEXT")
 
 
-def again_option() -> Any:
+def again_option() -> Field:
     """--again."""
     return flag("Compute scores that the ledger has once more: further lines")
 

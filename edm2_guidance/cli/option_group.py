@@ -26,25 +26,24 @@ _METAVARS = {
     click.types.BoolParamType: "BOOL",
 }
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+#: What `option` gives. As that of dataclasses.field it has the type of the annotation that it stands beside.
+Field = Any
 #: Names of an option, or () for that of its parameter in dashes; settings of click.option. Defaults are shown.
 Declared = tuple[tuple[str, ...], Mapping[str, Any]]
 
 
-def option(help: str, *names: str, **settings: Any) -> Any:
-    """A field that is an option, as `Declared`. Numbers and BOOL need no metavar, a Literal no type.
-
-    Gives Any, as dataclasses.field does: the field's annotation is the type of what click makes of the text.
-    """
+def option(help: str, *names: str, **settings: Any) -> Field:
+    """A field that is an option, as `Declared`. Numbers and BOOL need no metavar, a Literal no type."""
     metavar = next((text for kind, text in _METAVARS.items() if isinstance(settings.get("type"), kind)), None)
     return dataclasses.field(metadata={"option": (names, {"metavar": metavar, "help": help, **settings})})
 
 
-def flag(help: str, *names: str, **settings: Any) -> Any:
+def flag(help: str, *names: str, **settings: Any) -> Field:
     """A field that is a switch, False unless it is given."""
     return option(help, *names, is_flag=True, **settings)
 
 
-def several_options(declared: Mapping[str, Declared]) -> Any:
+def several_options(declared: Mapping[str, Declared]) -> Field:
     """A field that is a dict of options, by the names of their parameters: for those that a catalogue declares."""
     return dataclasses.field(metadata={"several": declared})
 

@@ -1,6 +1,7 @@
 """The base of the types of options: a text becomes a value."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,3 +27,11 @@ class ParamType(_Base):
             return self.parse(value.strip())
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def show_if_list(text: str, listing: Callable[[], str]) -> None:
+    """Print which there are, and end the command, where the text is `list`."""
+    context = click.get_current_context(silent=True)
+    if text == "list" and context is not None:
+        click.echo(listing())
+        context.exit()

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dnnlib.terminal import printable
 from edm2_guidance.recipe.parts import Weight
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
+
+if TYPE_CHECKING:
+    from edm2_guidance.sampling.generation import GeneratedImages, Generation
+    from edm2_guidance.work.complete import Pending
 
 SENSIBLE = 100.0  # weights above it leave nothing of an image
 
@@ -36,8 +40,8 @@ def weight_text(weight: Weight) -> str:
     return f"w = {weight.w:g}" + (f" ({weight.schedule})" if weight.schedule else "")
 
 
-def announce(generation: Any) -> None:
-    """Say on stderr what is about to be sampled (a sampling.generation.Generation) and what it costs."""
+def announce(generation: "Generation") -> None:
+    """Say on stderr what is about to be sampled and what it costs."""
     click.echo(describe(generation.recipe), err=True)
     say_notes(generation.notes)
     for guide in generation.recipe.guides:
@@ -56,8 +60,8 @@ def say_notes(notes: Iterable[str]) -> None:
         click.echo(f"note: {printable(note)}", err=True)
 
 
-def others(pending: Any) -> str:
-    """What a worker says that is through, but not the one to end the work (a work.complete.Pending)."""
+def others(pending: "Pending") -> str:
+    """What a worker says that is through, but not the one to end the work."""
     if pending.left == 0:
         return "another joins the shards (if none does, run the same command again)"
     left = f"{pending.left} of {pending.parts} shards are left to the other workers"
@@ -65,14 +69,14 @@ def others(pending: Any) -> str:
 
 
 class Sampling:
-    """Sources of a sampling.generation.Generation, `batch` images at a time, whose evaluations are counted."""
+    """Sources of images, `batch` images at a time, whose evaluations are counted."""
 
-    def __init__(self, generation: Any, batch: int) -> None:
+    def __init__(self, generation: "Generation", batch: int) -> None:
         self._generation = generation
         self._batch = batch
-        self._sources: list[Any] = []
+        self._sources: list[GeneratedImages] = []
 
-    def __call__(self, seeds: Sequence[int]) -> Any:
+    def __call__(self, seeds: Sequence[int]) -> "GeneratedImages":
         """The images of these seeds."""
         self._sources.append(self._generation.images(seeds, self._batch))
         return self._sources[-1]

@@ -8,7 +8,7 @@ import click
 
 from edm2_guidance.cli.command import keeps
 from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.run_options import RunOptions, batch_option
 from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import JobOptions
@@ -18,19 +18,17 @@ from edm2_guidance.papers.tables import NETWORKS
 _images = click.IntRange(min=2)
 
 
-def networks_option() -> Any:
+def networks_option() -> Field:
     """--networks."""
     return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS)
 
 
-def _num_option(help: str, **settings: Any) -> Any:
+def _num_option(help: str, **settings: Any) -> Field:
     return option(help, "--num", "--num_images", type=_images, **settings)
 
 
-class ScoresOptions(OptionGroup):
-    """The ledger."""
-
-    ledger: str = option("The scores", metavar="JSONL", default=LEDGER)
+def _ledger_option() -> Field:
+    return option("The scores", metavar="JSONL", default=LEDGER)
 
 
 class WorkOptions(OptionGroup):
@@ -42,31 +40,25 @@ class WorkOptions(OptionGroup):
     keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
     again: bool = again_option()
     networks: str = networks_option()
+    run: RunOptions
+    ledger: str = _ledger_option()
 
     @contextmanager
-    def goes_on(self, scores: ScoresOptions) -> Iterator[None]:
+    def goes_on(self) -> Iterator[None]:
         """Around the work: an interrupt is told what it leaves behind."""
-        kept = f"what was scored is in {scores.ledger}, unfinished work in {self.results}"
+        kept = f"what was scored is in {self.ledger}, unfinished work in {self.results}"
         with keeps(lambda: f"{kept}; the same command goes on"):
             yield
 
 
-class BlockOptions(OptionGroup):
-    """The blocks of a row."""
+class RowOptions(OptionGroup):
+    """The blocks of a row, and how they are made."""
 
     num: int | None = _num_option("Per block  [default: as the paper]")
     blocks: int | None = option("Seed blocks  [default: 3 for a minimum of three]", type=COUNT)
     seed: int = seed_option()
     labels: Literal["random", "balanced"] | None = option("Another label rule than the paper's")
-
-
-class RowOptions(OptionGroup):
-    """How rows are made."""
-
-    blocks: BlockOptions
     work: WorkOptions
-    run: RunOptions
-    scores: ScoresOptions
     jobs: JobOptions
 
 
@@ -99,3 +91,4 @@ class PlotOptions(OptionGroup):
     num: int = _num_option("The scores at so many images", required=True)
     out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
     overwrite: bool = flag("Replace the picture that is there")
+    ledger: str = _ledger_option()

@@ -1,21 +1,21 @@
 """Options that do not determine the images: where and how they are computed. No torch here."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from edm2_guidance.cli import settings
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.metrics.catalog import find_metric
 
 
-def deterministic_option() -> Any:
+def deterministic_option() -> Field:
     """--deterministic."""
     return flag("Only kernels that give the same bits every time; no TF32")
 
 
-def batch_option(default: int) -> Any:
+def batch_option(default: int) -> Field:
     """--batch: images at a time."""
     return option("Images at a time", "--batch", "--batch_size", type=COUNT, default=default)
 

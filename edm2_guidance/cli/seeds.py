@@ -1,15 +1,13 @@
 """Which seeds a command line asks for. No torch here."""
 
-from typing import Any
-
 import click
 
 from edm2_guidance.cli.lists import MAX_SEED
-from edm2_guidance.cli.option_group import option
+from edm2_guidance.cli.option_group import Field, option
 from edm2_guidance.cli.typed import given
 
 
-def seed_option() -> Any:
+def seed_option() -> Field:
     """--seed: the first one."""
     return option("First seed", type=click.IntRange(min=0), default=0)
 

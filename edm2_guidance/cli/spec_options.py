@@ -3,12 +3,12 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from functools import partial
 
 import click
 
-from edm2_guidance.cli.option_group import Declared, option
-from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.option_group import Declared, Field, option
+from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.spec import About, Spec, listing
 
@@ -22,10 +22,7 @@ class Kind(ParamType):
         self.axis = axis
 
     def parse(self, text: str) -> Spec:
-        context = click.get_current_context(silent=True)
-        if text == "list" and context is not None:
-            click.echo(listing(self.axis))
-            context.exit()
+        show_if_list(text, partial(listing, self.axis))
         if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", text):
             raise ValueError("w=1 is off: give --guidance=1, or leave the guide out")
         try:
@@ -36,7 +33,7 @@ class Kind(ParamType):
         return spec
 
 
-def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Any:
+def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Field:
     """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40. A field of a group."""
     about = f"{help}; list = which there are"
     return option(about, f"--{axis}", type=Kind(axis), default=default, multiple=multiple)

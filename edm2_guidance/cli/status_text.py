@@ -3,17 +3,20 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dnnlib.terminal import printable
 
+if TYPE_CHECKING:
+    from edm2_guidance.work.status import WorkStatus
 
-def status_lines(work: Any) -> list[str]:
-    """One line on the work (a work.status.WorkStatus), and one on each part that is not simply done or waiting."""
+
+def status_lines(work: "WorkStatus") -> list[str]:
+    """One line on the work, and one on each part that is not simply done or waiting."""
     return list(map(printable, _lines(work)))
 
 
-def _lines(work: Any) -> list[str]:
+def _lines(work: "WorkStatus") -> list[str]:
     total = f" of {work.total}" if work.total else ""
     share = f" ({100 * work.done / work.total:.1f} %)" if work.total else ""
     counts = [f"{len(getattr(work, kind))} {kind}" for kind in ("running", "stale", "failed")]
@@ -31,8 +34,8 @@ def _lines(work: Any) -> list[str]:
     return [*lines, *(f"    {name:<18}failed   {error}" for name, error in work.failed)]
 
 
-def status_json(works: Iterable[Any]) -> str:
-    """A list of objects with the attributes of work.status.WorkStatus, and `seconds_left`."""
+def status_json(works: "Iterable[WorkStatus]") -> str:
+    """A list of objects with the attributes of WorkStatus, and `seconds_left`."""
     records = [{**asdict(work), "path": str(work.path), "seconds_left": work.seconds_left} for work in works]
     return json.dumps(records, indent=1)
 

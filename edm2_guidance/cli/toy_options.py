@@ -1,12 +1,12 @@
 """Options of `toy_example.py`. No torch here."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from edm2_guidance.cli.lists import IntList
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
 SHIPPED = {"net": "toy/main", "gnet": "toy/weak", "uncond_net": "toy/unconditional"}
@@ -34,7 +34,7 @@ class TrainOptions(OptionGroup):
     device: str = option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto")
 
 
-def _net_option(help: str, default: str) -> Any:
+def _net_option(help: str, default: str) -> Field:
     return option(help, metavar="PKL|URL", default=default)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import given, plain_number
 from edm2_guidance.papers.train_presets import find_train_preset
@@ -52,11 +52,11 @@ NIMG, INTS, FLOATS = ImageCount(), Numbers(int), Numbers(float)
 POSITIVE, FROM_0, SHARE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0), click.FloatRange(0, 1)
 
 
-def _switch(help: str, default: bool | None, *names: str) -> Any:
+def _switch(help: str, default: bool | None, *names: str) -> Field:
     return option(help, *names, type=click.BOOL, default=default)
 
 
-def _images(help: str, default: str | int | None = None) -> Any:
+def _images(help: str, default: str | int | None = None) -> Field:
     """A number of images."""
     return option(help, type=NIMG, default=default)
 

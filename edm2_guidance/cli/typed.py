@@ -161,7 +161,7 @@ def _converts(option: click.Option, text: str, ctx: click.Context) -> bool:
 
 def _advice(option: click.Option, text: str, ctx: click.Context) -> str | None:
     """What to give for an option of one of click's types, which know no more than that a text is wrong; else None."""
-    kind: Any = option.type
+    kind = option.type
     if isinstance(kind, click.Choice):
         near = difflib.get_close_matches(text, kind.choices, n=1)
         return f"give one of {', '.join(kind.choices)}" + (f"; nearest is {near[0]}" if near else "")
@@ -177,11 +177,11 @@ def _advice(option: click.Option, text: str, ctx: click.Context) -> str | None:
     return f"{advice}, in digits: {digits}" if meant else advice
 
 
-def _is_float(kind: Any) -> bool:
+def _is_float(kind: "click.ParamType[Any]") -> bool:
     return kind is click.FLOAT or isinstance(kind, click.FloatRange)
 
 
-def _range(kind: Any) -> str:
+def _range(kind: "click.ParamType[Any]") -> str:
     """The range of a click.IntRange or FloatRange in words."""
     low, high = getattr(kind, "min", None), getattr(kind, "max", None)
     if low is None and high is None:
@@ -190,7 +190,7 @@ def _range(kind: Any) -> str:
         return f" from {low} to {high}"
     if high is not None:
         return f" of at most {high}"
-    return f" above {low}" if kind.min_open else f" of at least {low}"
+    return f" above {low}" if getattr(kind, "min_open", False) else f" of at least {low}"
 
 
 def plain_number(text: str) -> str | None:

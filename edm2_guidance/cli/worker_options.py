@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import click
 
 from dnnlib.workers import ALONE, Workers, launched
-from edm2_guidance.cli.option_group import OptionGroup, flag, option
+from edm2_guidance.cli.option_group import Field, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 
 
@@ -26,7 +25,7 @@ class WorkerNumber(ParamType):
         return number, count
 
 
-def share_device_option() -> Any:
+def share_device_option() -> Field:
     """--share-device."""
     return flag("Several workers may compute on one device")
 

@@ -3,12 +3,12 @@
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
@@ -34,7 +34,7 @@ class Size(ParamType):
         return int(match[1]), int(match[2])
 
 
-def _max_images_option() -> Any:
+def _max_images_option() -> Field:
     return option("Take only the first so many", type=COUNT)
 
 

@@ -3,7 +3,7 @@
 import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import say_notes
-from edm2_guidance.cli.run_options import RunOptions, threads_for
+from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
@@ -114,13 +114,15 @@ def run_rows(names: tuple[str, ...], asked: opt.RowOptions) -> None:
     with --worker=I/N or --steal, the workers share every block.
     Rows that need networks nobody published are passed over, with what would make them.
     """
-    with asked.work.goes_on(asked.scores):
+    with asked.work.goes_on():
         with bad_input():
             rows = select(names)
             if asked.jobs.elsewhere():
                 return send_rows(asked, rows)
-            settings = settings_from(asked.work, asked.run, asked.scores, asked.jobs.place(), asked.blocks)
-        return make_rows(rows, settings)
+            settings = settings_from(asked.work, asked.jobs.place())
+        return make_rows(
+            rows, replace(settings, num=asked.num, blocks=asked.blocks, seed=asked.seed, labels=asked.labels)
+        )
 
 
 def make_rows(wanted: list[Row], settings: "Settings") -> None:
@@ -166,21 +168,21 @@ def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     """Fetch what those of the rows need that can run, or send the jobs that make them."""
     from edm2_guidance.reproduction.files import fetch_all
 
-    block, work, trust = asked.blocks, asked.work, asked.run.trust_pickle
+    work, trust = asked.work, asked.work.run.trust_pickle
     rows = [row for row in wanted if row.net is not None and not row.missing(work.networks)]
     if not rows:
         raise ValueError("none of these rows can be sampled; see reproduce.py plan")
-    costs = [made for row in rows if (made := cost(row, num=block.num, networks=work.networks)) is not None]
+    costs = [made for row in rows if (made := cost(row, num=asked.num, networks=work.networks)) is not None]
     features = max(made.features for made in costs)
-    writes = {Path(asked.scores.ledger): 0, Path(work.results, "work", "plan.json"): features}
+    writes = {Path(asked.work.ledger): 0, Path(work.results, "work", "plan.json"): features}
     if work.keep_images:
-        images = sum(made.images * (block.blocks or made.repeats) // made.repeats for made in costs)
+        images = sum(made.images * (asked.blocks or made.repeats) // made.repeats for made in costs)
         writes[Path(work.results, "images", "a.zip")] = images
     detectors: dict[str, dict[str, Any]] = {name: {} for name in feature_names(row.metric for row in rows)}
     recipes, references = [row.recipe(work.networks) for row in rows], [row.reference for row in rows]
     fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=trust)
     folder = Path(work.results) if work.keep_images else Path(work.results, "work")
-    send(asked.jobs, asked.run, fetch, writes, folder)
+    send(asked.jobs, work.run, fetch, writes, folder)
 
 
 def can_run(runner: "Runner", row: Row) -> bool:
@@ -193,16 +195,16 @@ def can_run(runner: "Runner", row: Row) -> bool:
     return reason is None
 
 
-def settings_from(
-    work: opt.WorkOptions, run: RunOptions, scores: opt.ScoresOptions, workers: Workers, *blocks: opt.BlockOptions
-) -> "Settings":
-    """How rows are run. blocks: of rows; a search says its own."""
+def settings_from(work: opt.WorkOptions, workers: Workers) -> "Settings":
+    """How rows and points are made."""
     from edm2_guidance.reproduction.rows import Settings
 
-    folders = {"results": Path(work.results), "ledger": Path(scores.ledger), "networks": Path(work.networks)}
-    given = {name: value for group in (run, work, *blocks) for name, value in vars(group).items()} | folders
-    known = {field.name for field in fields(Settings)}
-    return Settings(**{name: value for name, value in given.items() if name in known}, workers=workers)
+    run = work.run
+    return Settings(
+        Path(work.results), Path(work.ledger), Path(work.networks), noise_device=run.noise_device,
+        keep_images=work.keep_images, again=work.again, batch=work.batch, shard_size=work.shard_size,
+        device=run.device, offline=run.offline, trust_pickle=run.trust_pickle, workers=workers,
+    )  # fmt: skip
 
 
 def runner_from(settings: "Settings", agenda: Agenda) -> "Runner":
@@ -228,8 +230,6 @@ class FindOptions(OptionGroup):
     target: opt.TargetOptions
     sampling: SamplingOptions
     work: opt.WorkOptions
-    run: RunOptions
-    scores: opt.ScoresOptions
     share_device: bool = share_device_option()
 
 
@@ -241,15 +241,16 @@ def search_best(asked: FindOptions) -> None:
     A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
-    with asked.work.goes_on(asked.scores):
+    with asked.work.goes_on():
         make_search(asked)
 
 
 def make_search(asked: FindOptions) -> None:
     """Search, score the best point, and say how to sample and score it."""
-    method, search, target = Method(asked.networks, asked.sampling, asked.run.noise_device), asked.search, asked.target
+    search, target = asked.search, asked.target
     workers = replace(launched(), steal=True, share_device=asked.share_device)
-    settings = settings_from(asked.work, asked.run, asked.scores, workers)
+    settings = settings_from(asked.work, workers)
+    method = Method(asked.networks, asked.sampling, settings.noise_device)
     recipe = recipe_from(method, defaults=search.varied(asked.networks), scored=True)
     preset = only_preset(asked.networks.preset) if asked.networks.preset else None
     name, metric, reference = target.resolved(preset)
@@ -290,7 +291,7 @@ def make_search(asked: FindOptions) -> None:
 @main.command("plot")
 @click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
 @takes_options
-def plot_search(names: tuple[str, ...], plot: opt.PlotOptions, scores: opt.ScoresOptions) -> None:
+def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     """Plot searches from the ledger: scores against the weight, the interval's ends or both EMA lengths.
 
     A curve is the mean over blocks of seeds, its band their minimum and maximum. Several names only with
@@ -307,7 +308,7 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions, scores: opt.Score
         if Path(plot.out).exists() and not plot.overwrite:
             raise ValueError(f"{plot.out} exists: take another name, or --overwrite")
         check_destination(plot.out)
-        records = read(scores.ledger)
+        records = read(plot.ledger)
         if plot.kind == "weight":
             panels = [curves.weight_panel(records, names, plot.num)]
         elif plot.kind == "interval":

@@ -14,7 +14,7 @@ from dnnlib.errors import DownloadError
 from edm2_guidance.cli.command import Command, Group, bad_input
 from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.reproduce_options import ScoresOptions, WorkOptions
+from edm2_guidance.cli.reproduce_options import WorkOptions
 from edm2_guidance.cli.signals import stop_signals
 
 
@@ -198,8 +198,8 @@ def test_a_signal_that_somebody_swallows_ends_the_work_all_the_same(number, code
 def test_an_interrupt_tells_what_is_kept_whatever_libraries_make_of_it():
     @click.command(cls=Command)
     @takes_options
-    def command(work: WorkOptions, scores: ScoresOptions):
-        with work.goes_on(scores):
+    def command(work: WorkOptions):
+        with work.goes_on():
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(10)

@@ -8,8 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edm2_guidance.cli import start
+from edm2_guidance.cli.start import as_started
+from edm2_guidance.commands import generate_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -174,3 +177,19 @@ def test_closed_streams_lead_nowhere(closed, tmp_path):
     assert (tmp_path / "made").read_bytes() == b""
     assert ("out" in done.stdout) == (closed[0] != "1")
     assert ("err" in done.stderr) == (closed[0] != "2")
+
+
+def test_hints_name_what_was_started(monkeypatch, capsys):
+    """Of an installation's console commands; lines of torchrun start scripts, and files of users keep their names."""
+    hint = "python reproduce.py status out (see calculate_metrics.py calc), train_edm2.py, my_model.py, a/reproduce.py"
+    torchrun = "torchrun --standalone train_edm2.py --preset=x"
+    monkeypatch.setattr(sys, "argv", ["generate_zip.py"])
+    assert as_started(hint) == hint
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/edm2-generate-zip"])
+    assert as_started(f"{hint}\n{torchrun}").split("\n") == [
+        "edm2-reproduce status out (see edm2-calculate-metrics calc), edm2-train, my_model.py, a/reproduce.py",
+        torchrun,
+    ]
+    done = CliRunner().invoke(generate_zip.main, ["--help"])
+    assert "\n  edm2-generate-zip --preset=mnist16-autog --num_images=1000\n" in done.stdout
+    assert "all: edm2-generate-images --list-presets" in CliRunner().invoke(generate_zip.main, ["--preset=no"]).stderr
