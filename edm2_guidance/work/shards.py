@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from dnnlib.atomic import replace_synced
 from dnnlib.errors import naming
@@ -34,13 +34,15 @@ from edm2_guidance.images.unzip import open_zip
 from edm2_guidance.images.zips import ZipWriter, json_bytes, read_json, read_object
 from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
-from edm2_guidance.work.complete import Run, Work
+from edm2_guidance.work.complete import Run, ShardsMissing, Work
 from edm2_guidance.work.identity import refuse
 from edm2_guidance.work.lease import is_gone, owner, read_lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
+
+Read = TypeVar("Read")
 
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
@@ -271,6 +273,24 @@ class ShardFolder(Work):
         for content in self.contents:
             content.check(path, file, self.plan.shard(index), head)
         return head
+
+    def each(self, read: Callable[[int, zipfile.ZipFile, dict[str, Any]], Read]) -> Iterator[Read]:
+        """What `read` gives of every shard in order, by its number, the open file and its shard.json.
+
+        Raises ShardsMissing after the last one if some are missing or damaged (they are removed, with a warning).
+        """
+        unusable = []
+        for index in range(len(self.plan)):
+            try:
+                with open_zip(self.path(index)) as file:
+                    found = read(index, file, self.head(index, file))
+            except (ValueError, FileNotFoundError) as error:
+                self.discard(index, error)
+                unusable.append(index)
+            else:
+                yield found
+        if unusable:
+            raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(unusable))}", unusable)
 
     def head_bytes(self, index: int, content: Mapping[str, Any], reduced: Mapping[str, int]) -> bytes:
         """The shard.json of a shard. reduced: as `ImageBatch.reduced`; left out if memory held every batch."""
