@@ -8,12 +8,12 @@ Torch-free.
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
@@ -126,25 +126,18 @@ class Pngs:
         if labels is not None and not (isinstance(labels, list) and len(labels) == len(names)):
             raise ValueError(f"{path} does not hold one label per image")
 
-    def collect(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> "_PngCollector":
+    @contextmanager
+    def collect(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> Iterator["_PngCollector"]:
         """Encodes in threads, at most about two batches behind."""
-        return _PngCollector(seeds, add)
+        with OrderedPool[bytes]() as pool:
+            yield _PngCollector(map(image_name, seeds), pool, add)
 
 
 class _PngCollector:
-    def __init__(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> None:
-        self._names = map(image_name, seeds)
+    def __init__(self, names: Iterator[str], pool: OrderedPool[bytes], add: Callable[[str, bytes], None]) -> None:
+        self._names = names
+        self._pool = pool
         self._add = add
-        self._pool = OrderedPool[bytes]()
-
-    def __enter__(self) -> Self:
-        self._pool.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.__exit__(kind, error, trace)
 
     def write(self, batch: "ImageBatch") -> None:
         for pixels in pixels_of(batch):
