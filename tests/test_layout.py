@@ -91,6 +91,12 @@ def test_models_alone_ask_encoders_for_their_class():
     assert {path for path in asking if not path.startswith("models/")} == {"commands/dataset_tool.py"}
 
 
+def test_other_rooms_take_leases_by_their_class_alone():
+    paths = [path for path in (ROOT / HOUSE).rglob("*.py") if path.parent.name != "work"]
+    asked = {name for path in paths for name in imports(path) if reaches(name, "work.lease")}
+    assert asked == {"work.lease.Lease"}
+
+
 def test_no_module_imports_itself_on_any_way():
     """Also inside functions. Raises CycleError, with the modules on the way, if there is one."""
     places = [path for package in ALLOWED for path in folder(package).rglob("*.py")]

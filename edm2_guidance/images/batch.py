@@ -1,10 +1,9 @@
 """Images on their way from a source to sinks: `drain` makes one pass and may feed several sinks at once."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -61,23 +60,16 @@ class ImageSource(Protocol):
         """Start a pass."""
 
 
-class Sink(Protocol):
-    """Where images go: a context manager that takes batches, and finishes or discards its work at the end.
-
-    `__exit__` without an exception completes the output; with one it leaves nothing half-made under a final
-    name. It never swallows the exception.
-    """
-
-    def __enter__(self) -> Any:
-        """Make ready to take batches."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete the output, or discard it if there is an `error`."""
+class Writer(Protocol):
+    """What takes batches."""
 
     def write(self, batch: ImageBatch) -> None:
         """Take a batch; it may keep the tensors, which nobody changes afterwards."""
+
+
+#: Where images go: a context manager that gives what takes the batches, and finishes or discards its work at the end.
+#: After an exception it leaves nothing half-made under a final name, and never swallows it.
+Sink = AbstractContextManager[Writer]
 
 
 def drain(source: ImageSource, *sinks: Sink, progress: Callable[[int], None] | None = None) -> int:
@@ -98,14 +90,13 @@ def drain(source: ImageSource, *sinks: Sink, progress: Callable[[int], None] | N
     """
     num_images = 0
     with ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
+        writers = [stack.enter_context(sink) for sink in sinks]
         batches = iter(source)
         if isinstance(batches, Generator):
             stack.callback(batches.close)  # before the sinks are left: it may hold threads and files
         for batch in batches:
-            for sink in sinks:
-                sink.write(batch)
+            for writer in writers:
+                writer.write(batch)
             num_images += len(batch)
             if progress is not None:
                 progress(len(batch))

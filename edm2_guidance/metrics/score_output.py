@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from edm2_guidance.images import npy
 from edm2_guidance.images.batch import ImageBatch
-from edm2_guidance.images.unzip import damage_means, open_zip, read_zip_member
+from edm2_guidance.images.unzip import damage_means, read_zip_member
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
 from edm2_guidance.metrics.detectors import Detector
@@ -31,7 +32,7 @@ from edm2_guidance.metrics.provenance import content_sha256, describe_generated,
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score_key, write_scores
 from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.work.complete import Pending, Run, ShardsMissing, once
+from edm2_guidance.work.complete import Pending, Run, once
 from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, ShardFolder
@@ -82,9 +83,12 @@ class Scorer:
 
     def lines(self, metric: str, *images: object) -> list[Record]:
         """All of the ledger's lines of these images by one metric."""
-        identities = {detector.name: detector.identity for detector in self.detectors}
-        identity = identities[find_metric(metric).extractor.stored_as]
+        identity = self._identities[find_metric(metric).extractor.stored_as]
         return self.index.find(score_key(metric, identity, self.reference, *images))
+
+    @property
+    def _identities(self) -> dict[str, Mapping[str, Any]]:
+        return {detector.name: detector.identity for detector in self.detectors}
 
     def write(
         self, made: Measured, which: Sequence[object], images: Mapping[str, Any], tags: Mapping[str, Any]
@@ -92,10 +96,9 @@ class Scorer:
         """Append what the ledger lacks. which: as `score_key`'s images. images: what is known of them, in full."""
         there = {metric: self.lines(metric, *which)[:1] for metric in self.metrics}
         lacking = [metric for metric in there if not there[metric]]
-        identities = {detector.name: detector.identity for detector in self.detectors}
         around = environment(self.device, vae=vae_ran(images))
         written = write_scores(
-            self.index.path, self.reference, made.moments, identities, images, around,
+            self.index.path, self.reference, made.moments, self._identities, images, around,
             metrics=lacking, tags=tags, batch=self.batch, reduced=made.reduced,
         )  # fmt: skip
         new = {record["metric"]: record for record in written}
@@ -136,19 +139,15 @@ class ScoreOutput:
         self.work = work
         self._scorer = scorer
         self._recipe = sampler.recipe
+        self._which = (sampler.recipe.hash, format_seeds(work.plan.seeds))  # as `score_key` takes images
         self._tags = tags
         self._zip = images
-
-    @property
-    def which(self) -> tuple[str, str]:
-        """What the images are, as `score_key` takes it."""
-        return self._recipe.hash, format_seeds(self.work.plan.seeds)
 
     def find(self) -> Scores | None:
         """The scores, if the ledger has them all, and the ZIP is there, if there is to be one."""
         if self._zip is not None and self._zip.find() is None:
             return None
-        found = self._scorer.find(*self.which)
+        found = self._scorer.find(*self._which)
         if found is None:
             self.work.check()
         return found
@@ -169,7 +168,7 @@ class ScoreOutput:
         assert made is not None  # shards without images hold features
         self.work.lease.check()
         images = describe_generated(self._recipe, seeds, made.image_size)
-        return self._scorer.write(made, self.which, {**images, **kept}, self._tags)
+        return self._scorer.write(made, self._which, {**images, **kept}, self._tags)
 
 
 def score_once(
@@ -290,45 +289,32 @@ def measured(work: ShardFolder, detectors: Sequence[Detector]) -> Measured | Non
     """
     running = {detector.name: RunningMoments(detector.feature_dim, detector.keep) for detector in detectors}
     heads: list[Mapping[str, Any]] = []
-    unusable = []
-    for index in range(len(work.plan)):
-        try:
-            head, features = _read(work, index, detectors)
-        except (ValueError, FileNotFoundError) as error:
-            work.discard(index, error)
-            unusable.append(index)
-            continue
+    for head, features in work.each(partial(_read, work, detectors)):
         if features is None:
             return None
         heads.append(head)
         for name, values in features.items():
             running[name].append(values)
-    if unusable:
-        numbers = format_seeds(tuple(unusable))
-        raise ShardsMissing(f"{len(unusable)} of {len(work.plan)} shards must be made: {numbers}", unusable)
     height, width = heads[0]["size"]
     reduced = merged_reductions(head.get(key) or {} for head in heads for key in ("reduced", "features_reduced"))
     return Measured({name: moments.moments() for name, moments in running.items()}, (height, width), reduced)
 
 
 def _read(
-    work: ShardFolder, index: int, detectors: Sequence[Detector]
+    work: ShardFolder, detectors: Sequence[Detector], index: int, file: zipfile.ZipFile, head: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], dict[str, Tensor] | None]:
     """shard.json, and features float32 [n, D] per metric if there are any. ValueError for a shard that is damaged."""
-    path = work.path(index)
     (content,) = (content for content in work.contents if isinstance(content, Features))
-    features = {}
-    with open_zip(path) as file:
-        head = work.head(index, file)
-        if not content.are_in(head):
-            return head, None
-        for detector in detectors:
-            array = _array(path, file, detector.name)
-            if array.shape != (len(work.plan.shard(index)), detector.feature_dim):
-                raise ValueError(f"{path}: {detector.name} has the shape {list(array.shape)}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{path}: {detector.name} holds values that are not finite")
-            features[detector.name] = torch.from_numpy(array)
+    if not content.are_in(head):
+        return head, None
+    path, features = work.path(index), {}
+    for detector in detectors:
+        array = _array(path, file, detector.name)
+        if array.shape != (len(work.plan.shard(index)), detector.feature_dim):
+            raise ValueError(f"{path}: {detector.name} has the shape {list(array.shape)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {detector.name} holds values that are not finite")
+        features[detector.name] = torch.from_numpy(array)
     return head, features
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # D(x; sigma) [N,C,H,W] of the guided denoiser inside one step, given x [N,C,H,W] and sigma > 0.
 Denoise = Callable[["Tensor", float], "Tensor"]
+# Unit normal noise of the shape of x [N,C,H,W], each image's from its own seed.
+RandnLike = Callable[["Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,7 @@ class Sampler(Spec):
         return info
 
     @abstractmethod
-    def step(
-        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
-        past: Sequence[Step],
-    ) -> Step:  # fmt: skip
+    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
         """Make one planned step from x at `info.level`. past: the last `memory` steps, oldest first."""
 
 

@@ -1,12 +1,12 @@
 """From noise to data: the one loop over sampling steps."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Sampler, Step, StepInfo
+from edm2_guidance.recipe.parts import RandnLike, Sampler, Step, StepInfo
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
 
 
@@ -15,7 +15,7 @@ def trajectory(
     steps: Sequence[StepInfo],
     at: DenoiseAt,
     noise: Tensor,
-    randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
+    randn_like: RandnLike = torch.randn_like,
 ) -> Iterator[Step]:
     """Follow the sampler from noise to data, yielding every step; the last one's x is the sample.
 

@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dnnlib.errors import Refused
 from dnnlib.workers import ALONE, Workers
-from edm2_guidance.work import lease
-from edm2_guidance.work.lease import Lease, LeaseLost
+from edm2_guidance.work.lease import Lease, LeaseLost, sweep
 from edm2_guidance.work.plan import ShardPlan, format_seeds
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ class Work(ABC):
     def sweep(self) -> None:
         """Remove what others left whose result is there, unless somebody is at it."""
         if self.folder.is_dir():
-            lease.sweep(self.folder)
+            sweep(self.folder)
 
 
 class Output(Protocol[Result_co]):

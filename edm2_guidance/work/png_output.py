@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dnnlib.atomic import atomic_path, check_destination
@@ -28,7 +28,7 @@ _IMAGE = re.compile(r"\d{6,}\.png")
 
 
 class PngOutput(Work):
-    """PNGs of one recipe, which `recipe.json` beside them states: work and result in one, and the sink of every part.
+    """PNGs of one recipe, which `recipe.json` beside them states: work and result in one.
 
     Each worker's result is its own. The parts are batches: batch number b of all is worker b mod count's to make, as in
     one process. Those of which something is missing are made whole, since last bits depend on the size of a batch;
@@ -96,9 +96,11 @@ class PngOutput(Work):
             self._done.add(part)
         return part in self._done
 
-    def sink(self, part: int) -> Self:
+    @contextmanager
+    def sink(self, part: int) -> Iterator[Self]:
         """Takes the images of a batch, as of any other."""
-        return self
+        with self.images:
+            yield self
 
     def join(self) -> int:
         """Nothing is left to do when all images are there."""
@@ -160,15 +162,6 @@ class PngOutput(Work):
         """Images in the folder that stay."""
         mine = {self.images.path(seed) for seed in self.plan.seeds} if self._overwrite else set()
         return [path for path in self._images() if path not in mine]
-
-    def __enter__(self) -> Self:
-        self.images.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.images.__exit__(kind, error, trace)
 
     def write(self, batch: "ImageBatch") -> None:
         """Write those of a batch that are to be made; before the first one, the recipe."""

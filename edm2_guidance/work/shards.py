@@ -23,8 +23,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dnnlib.atomic import replace_synced
 from dnnlib.errors import naming
@@ -34,13 +34,15 @@ from edm2_guidance.images.unzip import open_zip
 from edm2_guidance.images.zips import ZipWriter, json_bytes, read_json, read_object
 from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
-from edm2_guidance.work.complete import Run, Work
+from edm2_guidance.work.complete import Run, ShardsMissing, Work
 from edm2_guidance.work.identity import refuse
 from edm2_guidance.work.lease import is_gone, owner, read_lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
+
+Read = TypeVar("Read")
 
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
@@ -249,9 +251,15 @@ class ShardFolder(Work):
             return False
         return True
 
-    def sink(self, index: int) -> "ShardWriter":
-        """A sink for the images of a shard, in order."""
-        return ShardWriter(self, index)
+    @contextmanager
+    def sink(self, index: int) -> Iterator["ShardWriter"]:
+        """Takes the images of a shard, in order: it appears when the block ends, if every image is there."""
+        seeds = self.plan.shard(index)
+        with self.becoming(self.path(index)) as temporary, ZipWriter(temporary) as file, ExitStack() as stack:
+            collectors = [stack.enter_context(content.collect(seeds, file.add)) for content in self.contents]
+            writer = ShardWriter(index, seeds, collectors)
+            yield writer
+            file.add(SHARD_JSON, self._head_bytes(index, writer.finish()))
 
     def kept(self) -> str:
         """In words, what an interruption leaves behind."""
@@ -272,12 +280,27 @@ class ShardFolder(Work):
             content.check(path, file, self.plan.shard(index), head)
         return head
 
-    def head_bytes(self, index: int, content: Mapping[str, Any], reduced: Mapping[str, int]) -> bytes:
-        """The shard.json of a shard. reduced: as `ImageBatch.reduced`; left out if memory held every batch."""
-        extra: dict[str, Any] = {"reduced": dict(reduced)} if reduced else {}
-        if self._making_since is not None:
-            extra["seconds"] = round(time.monotonic() - self._making_since, 3)  # for work.status
-        return json_bytes({"plan": self._plan_id, "index": index, **content, **extra}, indent=None)
+    def each(self, read: Callable[[int, zipfile.ZipFile, dict[str, Any]], Read]) -> Iterator[Read]:
+        """What `read` gives of every shard in order, by its number, the open file and its shard.json.
+
+        Raises ShardsMissing after the last one if some are missing or damaged (they are removed, with a warning).
+        """
+        unusable = []
+        for index in range(len(self.plan)):
+            try:
+                with open_zip(self.path(index)) as file:
+                    found = read(index, file, self.head(index, file))
+            except (ValueError, FileNotFoundError) as error:
+                self.discard(index, error)
+                unusable.append(index)
+            else:
+                yield found
+        if unusable:
+            raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(unusable))}", unusable)
+
+    def _head_bytes(self, index: int, content: Mapping[str, Any]) -> bytes:
+        seconds = {} if self._making_since is None else {"seconds": round(time.monotonic() - self._making_since, 3)}
+        return json_bytes({"plan": self._plan_id, "index": index, **content, **seconds}, indent=None)
 
     def discard(self, index: int, error: Exception) -> None:
         """Remove a shard that cannot be used."""
@@ -302,58 +325,23 @@ class ShardFolder(Work):
 
 
 class ShardWriter:
-    """A sink for the images of one shard; made by `ShardFolder.sink`.
+    """The images of one shard: in the order of the plan, in batches of any size, all with labels or all without."""
 
-    Images come in the order of the plan, in batches of any size, all with labels or all without. The shard gets its
-    name when the block ends without an error and every image is there.
-    """
-
-    def __init__(self, folder: ShardFolder, index: int) -> None:
-        self.seeds = folder.plan.shard(index)
-        self._folder = folder
+    def __init__(self, index: int, seeds: tuple[int, ...], collectors: Sequence[Collector]) -> None:
         self._index = index
-        self._stack: ExitStack | None = None
-
-    def __enter__(self) -> Self:
+        self._seeds = seeds
+        self._collectors = collectors
         self._received = 0
         self._labels: list[int] | None = None
         self._reduced: dict[str, int] = {}
-        with ExitStack() as stack:
-            temporary = stack.enter_context(self._folder.becoming(self._folder.path(self._index)))
-            self._zip = stack.enter_context(ZipWriter(temporary))
-            self._collectors = [
-                stack.enter_context(content.collect(self.seeds, self._zip.add)) for content in self._folder.contents
-            ]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stack, self._stack = self._stack, None
-        if stack is None:
-            return
-        if error is not None:
-            stack.__exit__(kind, error, trace)
-            return
-        with stack:
-            if self._received != len(self.seeds):
-                raise RuntimeError(f"shard {self._index} got {self._received} of its {len(self.seeds)} images")
-            content: dict[str, Any] = {}
-            for collector in self._collectors:
-                content |= collector.finish(self._labels)
-            reduced = merged_reductions([self._reduced, content.pop("reduced", {})])
-            self._zip.add(SHARD_JSON, self._folder.head_bytes(self._index, content, reduced))
 
     def write(self, batch: "ImageBatch") -> None:
         """Take the next images of the shard.
 
         Raises ValueError if their seeds are not the next ones of the plan, or if only some images have labels.
         """
-        if self._stack is None:
-            raise RuntimeError("a shard takes images inside its with block only")
         seeds = seeds_of_batch(batch)
-        expected = self.seeds[self._received : self._received + len(seeds)]
+        expected = self._seeds[self._received : self._received + len(seeds)]
         if seeds != expected:
             got = format_seeds(seeds)
             due = format_seeds(expected) or "none"
@@ -368,6 +356,19 @@ class ShardWriter:
         self._reduced = merged_reductions([self._reduced, batch.reduced])
         for collector in self._collectors:
             collector.write(batch)
+
+    def finish(self) -> dict[str, Any]:
+        """What shard.json is to say: `reduced`, as `ImageBatch.reduced`, is left out if memory held every batch.
+
+        RuntimeError if images are missing.
+        """
+        if self._received != len(self._seeds):
+            raise RuntimeError(f"shard {self._index} got {self._received} of its {len(self._seeds)} images")
+        content: dict[str, Any] = {}
+        for collector in self._collectors:
+            content |= collector.finish(self._labels)
+        reduced = merged_reductions([self._reduced, content.pop("reduced", {})])
+        return {**content, "reduced": reduced} if reduced else content
 
 
 def _is_stale(temporary: Path) -> bool:

@@ -142,7 +142,9 @@ def _is_silent(sign: Sign, now: float) -> bool:
 
 def _failures(folder: Path) -> Iterator[tuple[str, str]]:
     for path in folder.glob("shard-*.failed"):
-        content = _content(path, {}) or {}
+        content: dict[str, Any] = {}
+        with suppress(ValueError, OSError):
+            content = read_object(path)
         yield path.stem, str(content.get("error", "(no reason was written down)"))
 
 
@@ -187,16 +189,14 @@ def _touched(path: Path) -> float | None:
         return None
 
 
-def _content(path: Path, broken: Any = ValueError) -> dict[str, Any] | None:
-    """None if the file is gone; `broken` in place of what is not a JSON object, or a ValueError."""
+def _content(path: Path) -> dict[str, Any] | None:
+    """The JSON object there; None if the file is gone. ValueError for anything else."""
     try:
         return read_object(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        if broken is ValueError:
-            raise ValueError(f"{path} is unreadable ({error})") from error
-    return dict(broken)
+        raise ValueError(f"{path} is unreadable ({error})") from error
 
 
 def _number(plan: Mapping[str, Any], key: str, folder: Path) -> int:

@@ -8,19 +8,21 @@ Torch-free.
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
-from edm2_guidance.images.unzip import open_zip, read_zip_member
+from edm2_guidance.images.unzip import read_zip_member
 from edm2_guidance.images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
 from edm2_guidance.recipe.stored import upgraded
-from edm2_guidance.work.complete import Run, ShardsMissing
+from edm2_guidance.work.complete import Run
 from edm2_guidance.work.identity import refuse
-from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
+from edm2_guidance.work.plan import ShardPlan, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder
 
 if TYPE_CHECKING:
@@ -85,45 +87,26 @@ class ZipOutput:
         them at once.
         """
         with self.work.becoming(self.path) as temporary, ZipWriter(temporary) as target:
-            labels: list[tuple[str, int] | None] = []
-            reductions: list[Mapping[str, int]] = []
-            damaged: list[int] = []
-            for index in range(len(self.work.plan)):
-                try:
-                    head = self._copy(index, target)
-                except (ValueError, FileNotFoundError) as error:
-                    self.work.discard(index, error)
-                    damaged.append(index)
-                    continue
-                names = map(image_name, self.work.plan.shard(index))
-                labels += [
-                    None if label is None else (name, label)
-                    for name, label in zip(names, _labels(head, len(self.work.plan.shard(index))), strict=True)
-                ]
-                reductions.append(head.get("reduced") or {})
-            if damaged:
-                raise ShardsMissing(f"damaged shards must be made again: {format_seeds(tuple(damaged))}", damaged)
-            self._add_records(target, labels, merged_reductions(reductions))
+            heads = list(self.work.each(partial(self._copy, target)))
+            target.add("dataset.json", dataset_json(self._labels(heads)))
+            reduced = merged_reductions(head.get("reduced") or {} for head in heads)
+            target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
         return self.path
 
-    def _copy(self, index: int, target: ZipWriter) -> dict[str, Any]:
+    def _copy(self, target: ZipWriter, index: int, file: zipfile.ZipFile, head: dict[str, Any]) -> dict[str, Any]:
         """Copy the images of a shard, by name; returns its shard.json."""
-        path = self.work.path(index)
-        with open_zip(path) as file:
-            head = self.work.head(index, file)
-            for name in map(image_name, self.work.plan.shard(index)):
-                target.add(name, read_zip_member(path, file, name))
+        for name in map(image_name, self.work.plan.shard(index)):
+            target.add(name, read_zip_member(self.work.path(index), file, name))
         return head
 
-    def _add_records(
-        self, target: ZipWriter, labels: Sequence[tuple[str, int] | None], reduced: Mapping[str, int]
-    ) -> None:
-        known = [pair for pair in labels if pair is not None]
-        if known and len(known) != len(labels):
+    def _labels(self, heads: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]] | None:
+        """Name and class of every image; None for images without. ValueError if some only have classes."""
+        listed = [head.get("labels") for head in heads]
+        known = [labels for labels in listed if labels is not None]
+        if known and len(known) != len(listed):
             folder = self.work.folder
             raise ValueError(f"some shards in {folder} have labels and some have none: move it away to start over")
-        target.add("dataset.json", dataset_json(known or None))
-        target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
+        return list(zip(map(image_name, self.work.plan.seeds), chain(*known), strict=True)) if known else None
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work
@@ -143,25 +126,18 @@ class Pngs:
         if labels is not None and not (isinstance(labels, list) and len(labels) == len(names)):
             raise ValueError(f"{path} does not hold one label per image")
 
-    def collect(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> "_PngCollector":
+    @contextmanager
+    def collect(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> Iterator["_PngCollector"]:
         """Encodes in threads, at most about two batches behind."""
-        return _PngCollector(seeds, add)
+        with OrderedPool[bytes]() as pool:
+            yield _PngCollector(map(image_name, seeds), pool, add)
 
 
 class _PngCollector:
-    def __init__(self, seeds: tuple[int, ...], add: Callable[[str, bytes], None]) -> None:
-        self._names = map(image_name, seeds)
+    def __init__(self, names: Iterator[str], pool: OrderedPool[bytes], add: Callable[[str, bytes], None]) -> None:
+        self._names = names
+        self._pool = pool
         self._add = add
-        self._pool = OrderedPool[bytes]()
-
-    def __enter__(self) -> Self:
-        self._pool.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.__exit__(kind, error, trace)
 
     def write(self, batch: "ImageBatch") -> None:
         for pixels in pixels_of(batch):
@@ -176,9 +152,3 @@ class _PngCollector:
         """Write encoded images until at most `waiting` are left in the threads."""
         while len(self._pool) > waiting:
             self._add(next(self._names), self._pool.pop())
-
-
-def _labels(head: Mapping[str, Any], number: int) -> Sequence[int | None]:
-    """The class of each image of a shard, by its shard.json; None for images without."""
-    labels = head.get("labels")
-    return [None] * number if labels is None else labels

@@ -1,11 +1,10 @@
 """Fresh noise before a step: what EDM's stochastic samplers share (arXiv 2206.00364, Algorithm 2)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edm2_guidance.recipe.parts import Sampler, StepInfo
+from edm2_guidance.recipe.parts import RandnLike, Sampler, StepInfo
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Churned(Sampler):
             return info
         return replace(info, sigma=info.level * (1 + min(self.S_churn / info.num_steps, math.sqrt(2) - 1)))
 
-    def churned(self, x: "Tensor", info: StepInfo, randn_like: Callable[["Tensor"], "Tensor"]) -> "Tensor":
+    def churned(self, x: "Tensor", info: StepInfo, randn_like: RandnLike) -> "Tensor":
         """x [N,C,H,W] at the planned sigma; no noise is drawn where the plan adds none."""
         if info.sigma <= info.level:
             return x

@@ -1,11 +1,11 @@
 """DPM-Solver++ (2M): second order at one evaluation per step, by what the step before saw."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, Sampler, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, RandnLike, Sampler, Step, StepInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +22,7 @@ class DPMpp2M(Sampler):
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [1] * len(levels)
 
-    def step(
-        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
-        past: Sequence[Step],
-    ) -> Step:  # fmt: skip
+    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
         denoised = denoise(x, info.sigma)
         if info.sigma_next == 0:
             return Step(info, x, denoised, denoised)

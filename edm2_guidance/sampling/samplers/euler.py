@@ -1,10 +1,10 @@
 """Euler's first-order sampler, with optional churn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, RandnLike, Step, StepInfo
 from edm2_guidance.sampling.samplers.churn import Churned
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ class Euler(Churned):
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [1] * len(levels)
 
-    def step(
-        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
-        past: Sequence[Step],
-    ) -> Step:  # fmt: skip
+    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
         x = self.churned(x, info, randn_like)
         denoised = denoise(x, info.sigma)
         slope = (x - denoised) / info.sigma

@@ -1,10 +1,10 @@
 """Heun's second-order sampler, with optional churn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, RandnLike, Step, StepInfo
 from edm2_guidance.sampling.samplers.churn import Churned
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ class Heun(Churned):
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]
 
-    def step(
-        self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: Callable[["Tensor"], "Tensor"],
-        past: Sequence[Step],
-    ) -> Step:  # fmt: skip
+    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
         x = self.churned(x, info, randn_like)
         sigma, sigma_next = info.sigma, info.sigma_next
         denoised = denoise(x, sigma)
