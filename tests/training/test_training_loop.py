@@ -153,21 +153,6 @@ def stop_after(images):
     return (lambda: sum(seen) >= images), seen.append
 
 
-@pytest.mark.slow  # tests/test_train_edm2.py stops a run by a signal and compares the bytes
-def test_resumed_run_ends_with_the_same_bytes(dataset, tmp_path, one_thread):
-    config = tiny_config(dropout=0.1)
-    train(config, dataset, tmp_path / "whole", device=CPU)
-    should_stop, progress = stop_after(64 * 13)
-    assert train(config, dataset, tmp_path / "parts", device=CPU, should_stop=should_stop, progress=progress) == 64 * 13
-    should_stop, progress = stop_after(64 * 24)  # counts what was seen before, too
-    train(config, dataset, tmp_path / "parts", device=CPU, should_stop=should_stop, progress=progress)
-    assert train(config, dataset, tmp_path / "parts", device=CPU) == 2048
-    for path in (tmp_path / "whole").glob("network-snapshot-*"):
-        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
-    whole, parts = (load_checkpoint(checkpoint_path(tmp_path / d, 2048)) for d in ("whole", "parts"))
-    torch.testing.assert_close(parts["optimizer"]["state"], whole["optimizer"]["state"], rtol=0, atol=0)
-
-
 def test_resumed_run_drops_statistics_from_beyond_its_checkpoint(dataset, tmp_path):
     config = tiny_config(status=256, checkpoint=512)
     should_stop, progress = stop_after(1024)
