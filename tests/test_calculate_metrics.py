@@ -433,7 +433,10 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["--images=d.npz", "--num=2", "--device=tpu"], "tpu"),
         (["--images=d.npz", "--num=2", "--batch=0"], "--batch"),
         (["--images=d.npz", "--num=2", "--metrics=fd_mnist,kit"], "'kit' is not one of"),
-        (["--images=d.npz", "--num=2", "--metrics=fid", "--ref=fid.npz", "--offline"], "inception"),
+        (
+            ["--images=d.npz", "--num=2", "--metrics=fd_dinov2", "--ref=few.npz", "--offline"],
+            "dinov2_vitl14_pretrain.pth is not in",
+        ),
         (["--images=d.npz", "--num=2", "--ledger=d.npz/ledger.jsonl"], "d.npz"),
         ([f"--images={FLOOR}", "--num=500"], "made of 1000 images, not of 500"),
     ],
@@ -442,8 +445,8 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
     np.savez("d.npz", arr_0=np.zeros((4, 16, 16, 3), dtype=np.uint8))
     np.savez("1.npz", arr_0=np.zeros((1, 16, 16, 3), dtype=np.uint8))
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
-    if "--ref=fid.npz" in arguments:
-        np.savez("fid.npz", mu=np.zeros(2048), sigma=np.zeros((2048, 2048)))  # of constant features: quickly checked
+    if "--ref=few.npz" in arguments:
+        np.savez("few.npz", mu=np.zeros(1024), sigma=np.zeros((1024, 1024)))  # of constant features: quickly checked
     assert words in refused("calc", f"--ref={REFERENCE}", "--metrics=fd_mnist", *arguments)
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -97,32 +95,6 @@ def test_run_again_does_nothing_and_says_so(run, tmp_path):
     assert again.exit_code == 0
     assert "finished before" in again.output
     assert only_zip(tmp_path).stat().st_mtime_ns == before
-
-
-@pytest.mark.slow  # tests/faults kills forks of it, faster
-def test_killed_and_run_again_ends_with_the_same_bytes(tiny_networks, tmp_path):
-    def command(folder):
-        return [
-            sys.executable, "generate_zip.py", f"--net={tiny_networks['cond']}", "--steps=16", "--num_images=48",
-            "--shard-size=8", "--batch=4", f"--zip_dir={folder}",
-        ]  # fmt: skip
-
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command(tmp_path / "plain"), cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (shards := list(tmp_path.glob("killed/*.shards/shard-*.zip"))) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert shards
-    assert not list(tmp_path.glob("killed/*.zip")), "killed before the end"
-    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*.shards/shard-*.zip")}
-    assert 1 <= len(stamps) < 6
-    again = subprocess.run(command(tmp_path / "killed"), cwd=ROOT, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert only_zip(tmp_path / "killed").read_bytes() == only_zip(tmp_path / "plain").read_bytes()
 
 
 def test_another_recipe_in_the_same_place_is_refused(run, tmp_path):

@@ -228,22 +228,22 @@ def uninterrupted(pixels_zip, tmp_path_factory):
     outdir = tmp_path_factory.mktemp("whole")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert run(f"--outdir={outdir}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki").exit_code == 0
+    assert run(f"--outdir={outdir}", f"--data={pixels_zip}", *SMALL, "--duration=2Ki").exit_code == 0
     yield {path.name: path.read_bytes() for path in outdir.glob("network-snapshot-*")}
     torch.set_num_threads(before)
 
 
 @pytest.mark.slow
 def test_killed_run_ends_with_the_same_bytes(pixels_zip, tmp_path, uninterrupted):
-    process = start(pixels_zip, tmp_path, "4Ki")
+    process = start(pixels_zip, tmp_path, "2Ki")
     process.kill()
     process.wait(timeout=300)
-    assert not list(tmp_path.glob("network-snapshot-0000004-*"))  # it was not done yet
+    assert not list(tmp_path.glob("network-snapshot-*"))  # it was not done yet
     (tmp_path / ".training-state-0000001.0123456789ab.tmp.pt").write_bytes(b"half")  # a kill may leave such a file
-    assert run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki").exit_code == 0
+    assert run(f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=2Ki").exit_code == 0
     assert "resumed at" in (tmp_path / "log.txt").read_text()
     assert {path.name: path.read_bytes() for path in tmp_path.glob("network-snapshot-*")} == uninterrupted
-    assert len(uninterrupted) == 4
+    assert len(uninterrupted) == 2
     assert not list(tmp_path.glob("*.tmp*"))
     assert not list(tmp_path.glob(".*.tmp*"))
 
@@ -257,7 +257,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_it_has(pixels_zip, tmp_path, unin
             os.kill(os.getpid(), number)
         return plain(trainer)
 
-    args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=4Ki"]
+    args = [f"--outdir={tmp_path}", f"--data={pixels_zip}", *SMALL, "--duration=2Ki"]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step)
         result = run(*args)
@@ -282,8 +282,3 @@ def test_nan_ends_a_run_with_one_line(pixels_zip, tmp_path):
     last = result.stderr.splitlines()[-1]
     assert last.startswith("Error: training stopped at 0.2 kimg: 3 steps in a row with no finite gradient")
     assert not list(tmp_path.glob("*.p*t*")) + list(tmp_path.glob("*.pkl"))
-
-
-def test_help_needs_no_torch():
-    code = "import sys, train_edm2; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

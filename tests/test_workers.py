@@ -116,18 +116,6 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
     assert sorted(path.name for path in Path().iterdir()) == ["many.zip", "one.zip"]
 
 
-@pytest.mark.slow
-def test_a_zip_by_two_terminals(run, network, tmp_path):
-    """The scripts themselves; tests/faults has every layout, faster, by processes that are forked."""
-    started = [start("generate_zip.py", *zip_args(network, tmp_path / "two.zip"), f"--worker={i}/2") for i in range(2)]
-    outputs = [worker.communicate(timeout=300) for worker in started]
-    assert [worker.returncode for worker in started] == [0, 0], outputs
-    run(generate_zip.main, *zip_args(network, "one.zip"))
-    assert Path("two.zip").read_bytes() == Path("one.zip").read_bytes()
-    assert sorted(path.name for path in Path().iterdir()) == ["one.zip", "two.zip"]
-    assert any("of 2 (launch " in stderr for _, stderr in outputs)
-
-
 def test_launches_of_several_processes_add_up(run, network, made):
     """A job array of torchruns: launch 1 of 2 holds the workers 2 and 3 of 4."""
     run(generate_zip.main, *zip_args(network, "many.zip"), "--worker=1/2", worker=1, workers=2)

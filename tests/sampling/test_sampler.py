@@ -1,6 +1,5 @@
 """Schedule, guidance, Heun and seeds against golden numbers and against exact solutions."""
 
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -246,15 +245,6 @@ def mixture_denoiser(x, sigma):
 def solve(noise, num_steps, **kwargs):
     *_, last = steps_of(denoise_at(mixture_denoiser), noise, levels(num_steps), **kwargs)
     return last.x
-
-
-@pytest.mark.slow  # samplers/test_heun.py, faster
-def test_second_order_on_an_exact_denoiser():
-    noise = torch.randn(256, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    truth = solve(noise, 4096)
-    errors = [float((solve(noise, n) - truth).norm(dim=1).median()) for n in (32, 64, 128, 256)]
-    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
-    assert all(1.7 < order < 2.5 for order in orders), (errors, orders)
 
 
 def test_one_gaussian_is_solved_exactly_in_the_limit():

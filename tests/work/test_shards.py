@@ -642,12 +642,6 @@ def test_files_of_others_in_the_folder_are_not_removed(tmp_path: Path, undisturb
     assert [p.name for p in folder.work.folder.iterdir()] == ["notes.txt"]
 
 
-def test_no_torch_is_needed_to_look_at_shards() -> None:
-    code = "import sys; from edm2_guidance.work import png_output, status, zip_output; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-
-
 def test_two_processes_are_never_the_same_worker(tmp_path: Path) -> None:
     """The second is refused before it makes anything, and told who is at it; the first goes on undisturbed."""
     path = tmp_path / "again.zip"
