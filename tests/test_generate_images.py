@@ -61,7 +61,7 @@ def test_run_again_it_goes_on_and_overwrites_when_asked(run, tmp_path):
     stamp = (tmp_path / "000000.png").stat().st_mtime_ns
     more = run(*args, "--seeds=0-3")
     assert more.exit_code == 0
-    assert "note: 1 of the images were there" in more.stderr
+    assert "note: 1 of the images was there" in more.stderr
     assert more.stdout.startswith(f"3 images in {tmp_path}")
     assert (tmp_path / "000000.png").stat().st_mtime_ns == stamp
     assert pixels(tmp_path / "000002.png").shape == pixels(tmp_path / "000003.png").shape == (8, 8, 3)

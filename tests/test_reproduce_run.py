@@ -59,7 +59,7 @@ def test_unfinished_work_of_another_run_is_refused(invoke):
     assert refused.exit_code == 2
     assert "batch: 64 | 2" in refused.stderr
     assert not first.exists()
-    assert "blocks are left to the other workers (start any" in invoke(*words, "--worker=1/2").stdout
+    assert "\n1 block left to the other workers (start any" in invoke(*words, "--worker=1/2").stdout
 
 
 def test_rows_that_nothing_published_makes_are_named_with_what_would(invoke):

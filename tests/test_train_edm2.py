@@ -86,7 +86,7 @@ def test_dry_run_of_a_published_preset(imagenet_like, tmp_path, preset, millions
     assert result.exit_code == 0, result.output
     parameters = int(re.search(r"network +([\d,]+) parameters", result.output)[1].replace(",", ""))
     assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
-    assert "1 workers x 64 rounds x 32 images" in result.output
+    assert "1 worker x 64 rounds x 32 images" in result.output
     assert not (tmp_path / "run").exists()
 
 

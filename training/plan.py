@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from dnnlib.terminal import counted
 from training import encoders, loss, networks_edm2
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
@@ -44,9 +45,10 @@ class TrainingPlan:
         options = {**asdict(config), "network": self.network_kwargs}
         lines = [json.dumps(options, indent=2)]
         lines.append(f"network     {self.parameters:,} parameters")
-        lines.append(f"duration    {config.duration:,} images in {self.steps:,} steps of {config.batch}")
-        lines.append(f"batch       {self.world_size} workers x {self.rounds} rounds x {self.batch_gpu} images")
-        lines.append(f"snapshots   {self.snapshots} network files of about {_mib(self.snapshot_bytes)} each")
+        lines.append(f"duration    {config.duration:,} images in {counted(self.steps, 'step', ',')} of {config.batch}")
+        sizes = {"worker": self.world_size, "round": self.rounds, "image": self.batch_gpu}
+        lines.append(f"batch       {' x '.join(counted(size, noun) for noun, size in sizes.items())}")
+        lines.append(f"snapshots   {counted(self.snapshots, 'network file')} of about {_mib(self.snapshot_bytes)} each")
         lines.append(f"checkpoint  about {_mib(self.checkpoint_bytes)} each, the last 3 are kept")
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dnnlib.errors import Refused
+from dnnlib.terminal import counted
 from edm2_guidance.images.zips import json_bytes
 from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, load_checkpoint
@@ -70,8 +71,8 @@ def _choose(outdir: Path, run: Run, checkpoints: CheckpointFolder) -> Start:
     networks = files_of_runs(outdir)
     if networks:
         changes.append(
-            f"begins anew: an earlier start of this run left {len(networks)} networks but no checkpoint; they stay "
-            "until this one has come as far and writes them again"
+            f"begins anew: an earlier start of this run left {counted(len(networks), 'network')} but no checkpoint; "
+            "they stay until this one has come as far and writes them again"
         )
     return Start(None, changes)
 

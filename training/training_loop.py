@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dnnlib.errors import Refused, odd_files_are_value_errors
 from dnnlib.filelock import exclusive
 from dnnlib.regular import sha256_of
+from dnnlib.terminal import counted
 from torch_utils import distributed
 from torch_utils.finite import first_not_finite
 from training.checkpoint import CheckpointFolder
@@ -309,7 +310,8 @@ def _describe(trainer: Trainer) -> str:
     parameters = sum(p.numel() for p in trainer.state.net.parameters())
     return (
         f"{parameters} parameters, {len(trainer.dataset)} items of {list(trainer.dataset.image_shape)}, "
-        f"{trainer.world_size} workers x {trainer.rounds} rounds x {trainer.batch_gpu} images on {trainer.device}"
+        f"{counted(trainer.world_size, 'worker')} x {counted(trainer.rounds, 'round')} x "
+        f"{counted(trainer.batch_gpu, 'image')} on {trainer.device}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import click
 
 from dnnlib.places import find_file, near, python_function
+from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
@@ -158,9 +159,10 @@ def _guides(
     schedules = _for_all(schedules, nets)
     each = (nets, weights or [None] * len(nets), intervals, references, schedules)
     if any(len(values) != len(nets) for values in each):
+        counts = {"guide": nets, "weight": weights, "interval": intervals, "reference": references}
+        found = ", ".join(counted(len(values), noun) for noun, values in counts.items())
         raise ValueError(
-            f"{len(nets)} guides, {len(weights)} weights, {len(intervals)} intervals, {len(references)} references, "
-            f"{len(schedules)} schedules of weights: repeat --gnet, --guidance and the others once per guide, in the "
+            f"{found}, {len(schedules)} of --weight: repeat --gnet, --guidance and the others once per guide, in the "
             "same order; --reference, --weight and the interval may be given once for all"
         )
     return tuple(

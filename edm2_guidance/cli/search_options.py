@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import click
 
 from dnnlib.places import find_file
+from dnnlib.terminal import counted
 from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
@@ -85,10 +86,12 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    fixed += [f"{recipe.num_steps} steps", *filter(None, [recipe.unusual_text()]), f"labels: {labels}"]
+    fixed += [counted(recipe.num_steps, "step"), *filter(None, [recipe.unusual_text()]), f"labels: {labels}"]
     if "ema" in names:
         fixed.append("the EMA lengths in these names are what is tried")
-    tried = [f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({len(axis.values)} values)" for axis in axes]
+    tried = [
+        f"{axis.name} {axis.values[0]:g} to {axis.values[-1]:g} ({counted(len(axis.values), 'value')})" for axis in axes
+    ]
     first = "all of them" if stride == 1 else f"every {_ordinal(stride)} first, then finer around the best"
     return [f"fixed: {'; '.join(fixed)}", f"tried: {', then '.join(tried)}; {first}"]
 

@@ -24,6 +24,7 @@ import click
 
 from dnnlib.atomic import check_destination
 from dnnlib.extras import need
+from dnnlib.terminal import counted
 from dnnlib.workers import launched
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.option_group import COUNT, flag, option
@@ -224,7 +225,7 @@ def _devices(jobs: int, each: int) -> list[str | None]:
         return [visible] * jobs
     there = str(visible).split(",") if visible else [str(n) for n in range(len(glob("/dev/nvidia[0-9]*")))]
     if jobs * each > len(there):
-        raise ValueError(f"{jobs} jobs of {each} GPUs on this machine, which has {len(there)}")
+        raise ValueError(f"{counted(jobs, 'job')} of {counted(each, 'GPU')} on this machine, which has {len(there)}")
     return [",".join(there[job * each : (job + 1) * each]) for job in range(jobs)]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib.places import find_file
+from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli import typed
@@ -165,7 +166,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
         workers = asked.jobs.place()
         plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
-            return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
+            return click.echo(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images", err=True)
         ledger.check_writable(path)
         check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=run.offline), metrics)
@@ -183,7 +184,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     def tell() -> None:
         announce(generation)
         tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
-        announce_workers(workers, f"{len(plan)} shards of {asked.shard_size} images")
+        announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         made = complete(output, lambda part: generation.images(part, batch), progress)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType
@@ -109,7 +110,7 @@ def convert(asked: ConvertOptions) -> None:
     with progress_bar(conversion.num_images, Path(asked.dest).name) as progress:
         conversion.run(progress)
     say_notes(conversion.losses)
-    click.echo(f"wrote {conversion.num_images} images, {conversion.label_text}, to {asked.dest}")
+    click.echo(f"wrote {counted(conversion.num_images, 'image')}, {conversion.label_text}, to {asked.dest}")
 
 
 @main.command()
@@ -160,4 +161,4 @@ def recode(direction: "type[Encoding | Decoding]", source: str, dest: str, vae: 
     say_notes(recoding.notes)
     with progress_bar(recoding.num_images, Path(dest).name) as progress:
         recoding.run(device, progress)
-    click.echo(f"wrote {recoding.num_images} images to {dest}")
+    click.echo(f"wrote {counted(recoding.num_images, 'image')} to {dest}")

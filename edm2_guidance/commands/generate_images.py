@@ -123,14 +123,16 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
 
     def tell() -> None:
         announce(generation)
-        announce_workers(workers, f"{len(seeds)} images")
+        announce_workers(workers, counted(len(seeds), "image"))
         if output.num_there:
-            click.echo(f"note: {output.num_there} of the images were there, by the same recipe", err=True)
+            was = "was" if output.num_there == 1 else "were"
+            click.echo(f"note: {output.num_there} of the images {was} there, by the same recipe", err=True)
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         mine = complete(output, sampling, progress)
     if not progress.began:
-        found = f"all {mine} images were there, of the same recipe" if mine else "nothing to do"
+        every = "the image was" if mine == 1 else f"all {mine} images were"
+        found = f"{every} there, of the same recipe" if mine else "nothing to do"
         return click.echo(f"{workers.prefix}{asked.outdir}: {found}")
     whole = "" if sampling.images == output.num_written else f" for {sampling.images} in whole batches"
     made = f"{counted(output.num_written, 'image')} in {asked.outdir}; evaluations{whole}: {sampling.evaluations()}"
@@ -210,4 +212,4 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
             drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))
             folder.save(picture.file_name, drawn, content)
     kept = len(pictures) - len(todo)
-    click.echo(f"{workers.prefix}{len(todo)} pictures made in {folder.folder}, {kept} were there")
+    click.echo(f"{workers.prefix}{counted(len(todo), 'picture')} made in {folder.folder}, {kept} were there")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from dnnlib.atomic import check_destination
+from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
@@ -86,7 +87,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
             check_zip(asked.out, seeds)
         plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
-            return click.echo(f"{workers.prefix}nothing to do: {len(plan)} shards of images", err=True)
+            return click.echo(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.set_decoder_batch(asked.batch_size_decoder)
         path = Path(asked.out or default_path(asked.zip_dir, generation.recipe, seeds))
@@ -96,7 +97,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
 
     def tell() -> None:
         announce(generation)
-        announce_workers(workers, f"{len(plan)} shards of {asked.shard_size} images")
+        announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         made = complete(output, sampling, progress)
@@ -106,7 +107,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
         click.echo(f"{workers.prefix}evaluations: {sampling.evaluations()}", err=True)
     if isinstance(made, Pending):
         return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
-    return click.echo(f"{path}: {len(seeds)} images")
+    return click.echo(f"{path}: {counted(len(seeds), 'image')}")
 
 
 def check_zip(path: str, seeds: list[int]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnnlib.atomic import check_destination
+from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.agenda import Agenda
@@ -136,7 +137,7 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
             raise ValueError("none of these rows can run; see reproduce.py plan")
         threads_for([file for row in rows for file in row.sources(settings.networks)], {row.metric for row in rows})
         runner.prepare(rows)
-    announce_workers(workers, f"{len(rows)} rows")
+    announce_workers(workers, counted(len(rows), "row"))
     unfinished = 0
     for block in made_blocks(runner, rows, agenda, workers.speaks):
         unfinished += block.record is None
@@ -146,7 +147,8 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
             value = value_text(block.record["metric"], block.record["value"])
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
     if unfinished:
-        click.echo(f"{unfinished} blocks are left to the other workers (start any that does not run, or --steal)")
+        left = f"{counted(unfinished, 'block')} left to the other workers"
+        click.echo(f"{left} (start any that does not run, or --steal)")
 
 
 def made_blocks(runner: "Runner", rows: list[Row], agenda: Agenda, speaks: bool) -> "Iterator[Block]":
@@ -260,7 +262,8 @@ def make_search(asked: FindOptions) -> None:
         stages = search.stages(recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
-            raise ValueError(f"{len(missing)} networks are not there, such as {missing[0]}: reconstruct_phema.py")
+            networks = counted(len(missing), "network")
+            raise ValueError(f"not there: {networks}, such as {missing[0]}: reconstruct_phema.py")
         expected = expected_points(start, stages, stride=search.stride, valid=valid)
         agenda = Agenda(expected * num + blocks * final, quiet=not workers.speaks)
         runner = runner_from(settings, agenda)
@@ -271,7 +274,8 @@ def make_search(asked: FindOptions) -> None:
     tell = SearchTeller(metric, num, expected, agenda, workers.speaks)
     tell.plan([f"{metric} against {reference}, {num:,} images a point, from seed {target.seed} on",
                *search_text(recipe, stages, search.stride),
-               f"to come: about {expected} points, then the best in {blocks} blocks of {final:,} images"])  # fmt: skip
+               f"to come: about {counted(expected, 'point')}, "
+               f"then the best in {counted(blocks, 'block')} of {final:,} images"])  # fmt: skip
     sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed)
     found = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
@@ -279,7 +283,7 @@ def make_search(asked: FindOptions) -> None:
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
     least, mean = (value_text(metric, value) for value in (min(values), sum(values) / len(values)))
-    tell.result(f"in {len(values)} blocks of {final}: min {least}, mean {mean}")
+    tell.result(f"in {counted(len(values), 'block')} of {final}: min {least}, mean {mean}")
     flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
     score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dnnlib.terminal import counted
+
 #: File name endings, in lower case, that make a member an image (or, for `.npy`, an array of latents).
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy",
@@ -151,6 +153,10 @@ def _common_folder(images: Sequence[str], others: Sequence[str], folders: Collec
     return root
 
 
+def _unread(number: int, noun: str) -> str:
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'} not read"
+
+
 def _notes(others: Sequence[str], root: str, hidden: Counter[str]) -> Iterator[str]:
     """What of the members, of which `others` are no images, is not read, and which folders hide how many images."""
     strays = [name for name in others if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
@@ -158,14 +164,15 @@ def _notes(others: Sequence[str], root: str, hidden: Counter[str]) -> Iterator[s
     endings = Counter(_suffix(name) or "without ending" for name in others if name not in by_name)
     if endings:
         kinds = shortened(f"{count} {ending}" for ending, count in sorted(endings.items()))
-        subject = "1 file is" if endings.total() == 1 else f"{endings.total()} files are"
-        yield f"{subject} not read, as no images of a known kind: {kinds}"
+        yield f"{_unread(endings.total(), 'file')}, as no images of a known kind: {kinds}"
     if by_themselves := hidden.pop("", 0):
-        yield f"{by_themselves} images are not read, as their names begin with a dot"
+        why = "its name begins" if by_themselves == 1 else "their names begin"
+        yield f"{_unread(by_themselves, 'image')}, as {why} with a dot"
     if hidden:
         folders = shortened(map(repr, sorted(hidden)))
+        why = "it lies" if hidden.total() == 1 else "they lie"
         yield (
-            f"{hidden.total()} images are not read, as they lie in folders that are hidden or of the system: "
+            f"{_unread(hidden.total(), 'image')}, as {why} in folders that are hidden or of the system: "
             f"{folders}; rename those that are meant, or delete them"
         )
     if strays:

@@ -115,7 +115,7 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     """What all scores of a search share, in words."""
     reference = record.get("reference") or {}
     against = f"{str(reference.get('source')).rsplit('/', 1)[-1]} {str(reference.get('sha256'))[:8]}"
-    made = f"{recipe.num_steps} steps of {recipe.sampler} over {recipe.schedule} in {recipe.dtype}"
+    made = f"{counted(recipe.num_steps, 'step')} of {recipe.sampler} over {recipe.schedule} in {recipe.dtype}"
     return f"{record['metric']} against {against}, {made}, labels {recipe.labels}, noise from {recipe.noise_device}"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dnnlib.terminal import counted
 from edm2_guidance.papers.costs import DECODER_GFLOPS, Cost, downloads, facts_of, snapshot_bytes
 from edm2_guidance.papers.tables import NETWORKS, Row, how_to_make
 
@@ -54,7 +55,7 @@ def _costs(row: Row, cost: Cost) -> list[str]:
     counts = [f"{cost.evaluations[0]} main", *(f"{number} guide" for number in cost.evaluations[1:])]
     total = f" = {sum(cost.evaluations)}" if len(counts) > 1 else ""
     decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
-    runs = "1 run" if cost.repeats == 1 else f"{cost.repeats} runs"
+    runs = counted(cost.repeats, "run")
     return [
         f"    evaluations  {' + '.join(counts)}{total} per image, {row.num_steps} steps",
         f"    operations   {cost.tflop:.4g} Tflop per image{decoder}",
@@ -79,7 +80,7 @@ def total_lines(costs: Sequence[Cost], networks: str | Path = NETWORKS) -> list[
     return [
         f"together: {len(costs)} rows that can be sampled here",
         f"    operations   {operations(sum(cost.pflop for cost in costs))}, {duration(sum(c.hours for c in costs))}",
-        f"    fetch        {size(sum(files.values()))} in {len(files)} files",
+        f"    fetch        {size(sum(files.values()))} in {counted(len(files), 'file')}",
         f"    disk         {size(features)} of features while it runs; images, if kept, about {size(images)}",
         *_make_first(missing, networks),
     ]

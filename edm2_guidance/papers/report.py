@@ -354,7 +354,7 @@ def _not_run(idle: Sequence[Row], total: int) -> str:
         f"- {reason}: python reproduce.py run {' '.join(names)}" if reason == "not run yet" else
         f"- {reason}: {', '.join(names)}" for reason, names in reasons.items()
     ]  # fmt: skip
-    return "\n".join([f"**Not run: {len(idle)} of {total} rows**", "", *lines])
+    return "\n".join([f"**Not run: {len(idle)} of {counted(total, 'row')}**", "", *lines])
 
 
 def _beside_shipped(compared: Sequence[Comparison]) -> str:
@@ -423,6 +423,6 @@ def _changed(results: Sequence[Result]) -> str:
          _count(r.num_images), r.labels)
         for r in shown
     ]  # fmt: skip
-    notes = "".join(f"\n\n{mark} {text}, in {counts[text]} rows" for text, mark in marks.items())
+    notes = "".join(f"\n\n{mark} {text}, in {counted(counts[text], 'row')}" for text, mark in marks.items())
     table = as_markdown([header, *lines])
     return f"**Changed protocol: not to be compared with published numbers**\n\n{table}{notes}"

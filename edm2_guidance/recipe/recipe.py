@@ -199,8 +199,9 @@ class Recipe:
         for guide in self.guides:
             interval = guide.interval
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
+                steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
                 raise ValueError(
-                    f"guidance on {interval}, but sampling takes {self.num_steps} steps (0 to "
+                    f"guidance on {interval}, but sampling takes {steps} (0 to "
                     f"{self.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
                     "to use another number of steps"
                 )

@@ -261,7 +261,7 @@ def sample(
     if float(last.x.abs().max()) > BEYOND:
         warnings.warn(
             f"sampling gave values beyond {BEYOND:g}, where those of images are about 1: the weight may be far too "
-            "large, and pictures of saturated pixels are what is left of it",
+            "large, or the steps too few, and pictures of saturated pixels are what is left",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -69,7 +69,10 @@ def test_a_reference_that_asks_the_main_network_needs_no_other(recipe_of):
         ([GUIDE, GUIDE, "--weight=linear:w=2", "--weight=cosine"], "a guide needs a weight"),
         (["--weight=cosine:w=2"], "--weight=cosine:w=2: a weight needs a guiding network"),
         (["--reference=network", "--guidance=2"], "the reference 'network' asks another network: name it (--gnet)"),
-        ([GUIDE, "--guidance=2", "--weight=linear", "--weight=cosine"], "1 guides, 1 weights"),
+        (
+            [GUIDE, "--guidance=2", "--weight=linear", "--weight=cosine"],
+            "1 guide, 1 weight, 1 interval, 1 reference, 2 of --weight",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(recipe_of, words, said):

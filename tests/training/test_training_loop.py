@@ -336,7 +336,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     ]
     output = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
-    assert "2 workers x 1 rounds x 128 images" in output[0]
+    assert "2 workers x 1 round x 128 images" in output[0]
     said = [[line for line in text.splitlines() if line.startswith("refused:")] for text in output]
     assert output[1].splitlines() == said[1]  # one voice
     assert said[0][0] == "refused: worker 1 cannot go on: see its message"

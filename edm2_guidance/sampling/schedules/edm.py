@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dnnlib.terminal import counted
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.spec import option
 
@@ -36,7 +37,7 @@ class EDM(Schedule):
         falling = all(a > b > 0 for a, b in itertools.pairwise(levels))
         if not (falling and all(map(math.isfinite, levels))):
             raise ValueError(
-                f"{num_steps} steps from {self.sigma_max:g} to {self.sigma_min:g} with rho {self.rho:g} are no "
-                "falling noise levels: take fewer steps, levels further apart, or rho nearer to 7"
+                f"{counted(num_steps, 'step')} from {self.sigma_max:g} to {self.sigma_min:g} with rho {self.rho:g} are "
+                "no falling noise levels: take fewer steps, levels further apart, or rho nearer to 7"
             )
         return levels
