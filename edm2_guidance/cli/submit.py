@@ -177,7 +177,8 @@ def send(
     with _detached(folder) if jobs.submit == "local" else nullcontext():
         sent = executor.submit_array(scripts)
     click.echo("\n".join(_about(jobs.submit == "slurm", [job.job_id for job in sent], folder, work)))
-    return _wait(sent) if jobs.wait else None
+    if jobs.wait:
+        click.echo("\n".join(_wait(sent)))
 
 
 def check_space(path: str | Path, size: int) -> None:
@@ -287,11 +288,25 @@ def _about(slurm: bool, numbers: Sequence[str], folder: Path, work: str | Path) 
     yield f"cancel:  scancel {first}" if slurm else f"cancel:  kill {' '.join(numbers)}"
 
 
-def _wait(jobs: Sequence[Any]) -> None:
-    """Until all local jobs have ended. RuntimeError, naming the logs, if one of them failed."""
+def _wait(jobs: Sequence[Any]) -> Iterator[str]:
+    """Until all local jobs have ended: how, and the last line that each of their scripts printed.
+
+    RuntimeError, naming the logs, if one of them failed.
+    """
     for job in jobs:
         job.wait()
     tasks = [job.task(number) for job in jobs for number in range(job.num_tasks)]
-    failed = [str(task.paths.stderr) for task in tasks if not task.paths.result_pickle.exists()]
+    failed = [task.paths.stderr for task in tasks if not task.paths.result_pickle.exists()]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(tasks)} processes failed; see {failed[0]}")
+        why = _last(failed[0], lambda line: line.startswith("Error: "))
+        where = f"{failed[0]}: {why.removeprefix('Error: ')}" if why else failed[0]
+        raise RuntimeError(f"{len(failed)} of {counted(len(tasks), 'process')} failed; see {where}")
+    yield f"ended:   {counted(len(tasks), 'process')}, none failed"
+    said = (_last(task.paths.stdout, lambda line: not line.startswith("submitit ")) for task in tasks)
+    yield from (f"         {line}" for line in said if line)
+
+
+def _last(log: Path, wanted: Callable[[str], bool]) -> str:
+    """The last such line of a log; empty if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return next(filter(wanted, reversed(lines)), "")

@@ -43,6 +43,8 @@ def main(code, seconds, jobs: JobOptions, run: RunOptions):
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
     print(json.dumps([sys.argv[1:], *map(os.environ.get, names)]), flush=True)
     time.sleep(seconds)
+    if code == 7:
+        print("Error: the disk is full", file=sys.stderr)
     sys.exit(code)
 
 main()
@@ -277,6 +279,7 @@ def test_local_jobs_of_several_tasks(script):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("sent 2 jobs: ")
     assert "status out.zip" in done.stdout
+    assert "\nended:   4 processes, none failed\n         [" in done.stdout
     lines = [line for text in logs(".out") for line in text.splitlines() if line.startswith("[")]
     said = sorted((arguments[0], *rest) for arguments, *rest in map(json.loads, lines))
     assert said == [(f"--worker={job}/2", str(rank), "2", str(rank), "3") for job in (0, 1) for rank in (0, 1)]
@@ -285,7 +288,8 @@ def test_local_jobs_of_several_tasks(script):
 def test_a_job_fails_with_its_script(script):
     done = start(script, "--submit=local", "--code=7", "--wait")
     assert done.returncode == 1
-    assert "1 of 1 processes failed; see " in done.stderr
+    assert "1 of 1 process failed; see " in done.stderr
+    assert done.stderr.endswith("_log.err: the disk is full\n")
     assert "the script ended with exit code 7" in logs(".err")[0]
 
 
