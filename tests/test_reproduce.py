@@ -151,3 +151,12 @@ def test_reconstructions_are_named_as_rows_look_for_them_and_read_what_the_plan_
         assert snapshot_bytes([file]) == len(snapshots) * facts_of(file).bytes
         made = plan_reconstructions(snapshots, [float(options["outstd"])], options["outdir"], options["outprefix"])
         assert [output.path for output in made.outputs] == [tmp_path / file]
+
+
+def test_a_csv_report_says_on_stderr_what_it_cannot_hold(tmp_path):
+    line = {"schema": 2, "metric": "kid_mnist", "value": 0.1, "num_images": 50}
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text(json.dumps(line) + "\n")
+    done = run("report", "mnist16", "--format=csv", f"--ledger={ledger}")
+    assert (done.exit_code, done.stdout) == (0, "\n")
+    assert done.stderr == "note: 1 score by a metric that none of these rows has: kid_mnist\n"

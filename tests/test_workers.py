@@ -107,7 +107,7 @@ def test_a_zip_by_workers_one_after_the_other(run, network, made, order):
     done = [result.stderr.partition(f"worker {w} of 3: done; ")[2] for w, result in zip(order, results, strict=True)]
     left = {(0, 1, 2): 2, (2, 0, 1): 3}[order]
     assert [text.split(" (")[0] for text in done] == [
-        f"{left} of 4 shards are left to the other workers", "1 of 4 shards are left to the other workers", "",
+        f"{left} of 4 shards are left to the other workers", "1 of 4 shards is left to the other workers", "",
     ]  # fmt: skip
     assert ["evaluations per image" in result.stderr for result in results] == [w == 0 for w in order]
     late = run(generate_zip.main, *zip_args(network, "many.zip"), worker=1, workers=3)

@@ -64,7 +64,8 @@ def others(pending: "Pending") -> str:
     """What a worker says that is through, but not the one to end the work."""
     if pending.left == 0:
         return "another joins the shards (if none does, run the same command again)"
-    left = f"{pending.left} of {pending.parts} shards are left to the other workers"
+    verb = "is" if pending.left == 1 else "are"
+    left = f"{pending.left} of {counted(pending.parts, 'shard')} {verb} left to the other workers"
     return f"{left} (start any that does not run, or --steal)"
 
 
