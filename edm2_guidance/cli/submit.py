@@ -179,6 +179,7 @@ def send(
     click.echo("\n".join(_about(jobs.submit == "slurm", [job.job_id for job in sent], folder, work)))
     if jobs.wait:
         click.echo("\n".join(_wait(sent)))
+    return None
 
 
 def check_space(path: str | Path, size: int) -> None:
