@@ -18,8 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib.filelock import exclusive
-from edm2_guidance.cli.train_options import ImageCount, TrainOptions
-from edm2_guidance.commands.train_edm2 import main
+from edm2_guidance.commands.train_edm2 import ImageCount, TrainOptions, main
 from edm2_guidance.images.zips import ZipWriter, json_bytes
 from edm2_guidance.papers.train_presets import all_train_presets
 from training import training_loop

@@ -12,7 +12,7 @@ from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, flag, option, several_options
 from edm2_guidance.cli.param_type import ParamType, show_if_list
-from edm2_guidance.cli.run_options import batch_option, deterministic_option
+from edm2_guidance.cli.run_options import batch_option, deterministic_option, device_option
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
     METRICS,
@@ -181,7 +181,7 @@ def again_option() -> Field:
 class DeviceOptions(OptionGroup):
     """Where detectors run."""
 
-    device: str = option("cpu, cuda, cuda:1, mps", metavar="NAME", default="auto")
+    device: str = device_option("")
     deterministic: bool = deterministic_option()
     offline: bool = flag("Never download; say what is missing")
 

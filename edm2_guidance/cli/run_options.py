@@ -1,13 +1,24 @@
-"""Options that do not determine the images: where and how they are computed. No torch here."""
+"""Options that do not determine the images: where, how and by how many workers they are computed. No torch here."""
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import click
 
+from dnnlib.workers import ALONE, Workers, launched
 from edm2_guidance.cli import settings
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.metrics.catalog import find_metric
+
+OFFLINE = "Never download; use what is there or say what is missing"
+
+
+def device_option(more: str = "; auto = the best") -> Field:
+    """--device. more: said of it."""
+    return option(f"cpu, cuda, cuda:1, mps{more}", metavar="NAME", default="auto")
 
 
 def deterministic_option() -> Field:
@@ -23,12 +34,12 @@ def batch_option(default: int) -> Field:
 class RunOptions(OptionGroup):
     """What does not determine the images: where and how they are computed. (The noise's device does: `Method`.)"""
 
-    device: str = option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto")
+    device: str = device_option()
     noise_device: Literal["cpu", "cuda", "mps"] | None = option(
         "Whose generator draws the noise: the numbers differ (default: the device's)"
     )
     deterministic: bool = deterministic_option()
-    offline: bool = flag("Never download; use what is there or say what is missing")
+    offline: bool = flag(OFFLINE)
     trust_pickle: bool = flag("Execute the code in network files. Only for files you trust")
 
 
@@ -40,3 +51,45 @@ def threads_for(sources: Sequence[str], metrics: Iterable[str] = ()) -> None:
     context = click.get_current_context(silent=True)
     if context is not None and all(find_metric(metric).extractor.small for metric in metrics):
         context.with_resource(settings.threads_for(sources))
+
+
+class WorkerNumber(ParamType):
+    """I/N as the pair (I, N): the I-th of N, counted from 0."""
+
+    name = "i/n"
+
+    def parse(self, text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)\s*/\s*(\d+)", text)
+        if match is None:
+            raise ValueError("give I/N, such as 0/4 for the first of four")
+        number, count = int(match[1]), int(match[2])
+        if number >= count:
+            raise ValueError(f"workers count from 0 to N - 1, such as 0/{max(count, 1)}")
+        return number, count
+
+
+def share_device_option() -> Field:
+    """--share-device."""
+    return flag("Several workers may compute on one device")
+
+
+class WorkerOptions(OptionGroup):
+    """Which worker of several this process is."""
+
+    worker: tuple[int, int] | None = option(
+        "This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
+        type=WorkerNumber(),
+    )
+    steal: bool = flag("Do any part of the work that nobody is at, until all is done")
+    share_device: bool = share_device_option()
+
+    def place(self) -> Workers:
+        """The place of this process: that of the launcher, and of --worker. ValueError if they make no sense."""
+        job, jobs = self.worker or (0, 1)
+        return replace(launched(), job=job, jobs=jobs, steal=self.steal, share_device=self.share_device)
+
+
+def announce_workers(workers: Workers, parts: str) -> None:
+    """Say on stderr, once per launch, how the work is shared. parts: what there is to share, such as "98 shards"."""
+    if workers.speaks and workers != ALONE:
+        click.echo(f"{workers}; {parts} in all", err=True)

@@ -29,10 +29,9 @@ from dnnlib.workers import launched
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.option_group import COUNT, flag, option
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.run_options import RunOptions
+from edm2_guidance.cli.run_options import RunOptions, WorkerOptions
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.typed import given, occurrences
-from edm2_guidance.cli.worker_options import WorkerOptions
 
 if TYPE_CHECKING:
     from edm2_guidance.cli.script_job import ScriptJob

@@ -19,11 +19,10 @@ from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import announce, others, say_notes
-from edm2_guidance.cli.run_options import RunOptions, batch_option, threads_for
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
 from edm2_guidance.cli.seeds import first_seeds, seed_option
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.cli.worker_options import announce_workers
 from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, too_few, value_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 from edm2_guidance.papers.costs import feature_bytes

@@ -11,6 +11,7 @@ import click
 from dnnlib.places import embedded, find_file, python_function
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
+from edm2_guidance.cli.run_options import OFFLINE
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.train_presets import all_train_presets, network_arguments
 
@@ -18,7 +19,7 @@ from edm2_guidance.papers.train_presets import all_train_presets, network_argume
 @click.command(cls=Command)
 @click.argument("net", metavar="PKL|URL|NAME")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
-@click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing")
+@click.option("--offline", is_flag=True, help=OFFLINE)
 def main(net: str, as_json: bool, offline: bool) -> None:
     """Count parameters and the Gflops of one evaluation of one image.
 

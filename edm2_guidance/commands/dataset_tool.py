@@ -13,6 +13,7 @@ from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, opti
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.run_options import device_option
 
 if TYPE_CHECKING:
     from training.latents import Decoding, Encoding
@@ -59,7 +60,7 @@ class VaeOptions(OptionGroup):
     )
     max_images: int | None = _max_images_option()
     batch: int = option("Images at a time", type=COUNT, default=8)
-    device: str = option("cpu, cuda, cuda:1, mps", metavar="NAME", default="auto")
+    device: str = device_option("")
     offline: bool = flag("Never download; say what is missing")
 
 

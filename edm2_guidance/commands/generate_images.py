@@ -23,10 +23,9 @@ from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce
-from edm2_guidance.cli.run_options import RunOptions, batch_option
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
 from edm2_guidance.cli.seeds import seeds_from
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.cli.worker_options import announce_workers
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.papers.figures import Picture
 from edm2_guidance.recipe.recipe import Recipe

@@ -14,10 +14,9 @@ from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, others
-from edm2_guidance.cli.run_options import RunOptions, batch_option
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
 from edm2_guidance.cli.seeds import seed_option, seeds_from
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.cli.worker_options import announce_workers
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.recipe.recipe import Recipe

@@ -10,10 +10,11 @@ from dnnlib.atomic import check_destination
 from dnnlib.places import find_file
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.run_options import OFFLINE
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import all_presets
 
-OFFLINE = click.option("--offline", is_flag=True, help="Never download; use what is there or say what is missing")
+offline_option = click.option("--offline", is_flag=True, help=OFFLINE)
 
 
 @click.group(cls=Group)
@@ -30,7 +31,7 @@ def main() -> None:
 @main.command()
 @click.argument("source", metavar="FILE|URL")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
-@OFFLINE
+@offline_option
 def inspect(source: str, as_json: bool, offline: bool) -> None:
     """Say what a file holds: classes, arguments, parameters, encoder, hashes, and whether it would be read.
 
@@ -49,7 +50,7 @@ def inspect(source: str, as_json: bool, offline: bool) -> None:
 @click.option("--to", "form", type=click.Choice(["safetensors", "pkl"]), required=True, help="Form to write")
 @click.option("--out", metavar="PATH", help="File to write (default: FILE's name with the new suffix)")
 @click.option("--force", is_flag=True, help="Replace the file if it exists")
-@OFFLINE
+@offline_option
 def convert(source: str, form: str, out: str | None, force: bool, offline: bool) -> None:
     """Write a network in another form, bit for bit the same tensors.
 
@@ -80,7 +81,7 @@ def _beside(source: str) -> Path:
 @main.command()
 @click.argument("sources", metavar="PRESET|URL|FILE...", nargs=-1, required=True)
 @click.option("--encoders", is_flag=True, help="Open the networks and fetch what their encoders need too: the VAE")
-@OFFLINE
+@offline_option
 def fetch(sources: tuple[str, ...], encoders: bool, offline: bool) -> None:
     """Bring files into the cache, for machines without a network later; print where they are.
 

@@ -6,6 +6,7 @@ from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.run_options import OFFLINE
 
 
 class PhemaOptions(OptionGroup):
@@ -20,7 +21,7 @@ class PhemaOptions(OptionGroup):
     outkimg: int | None = option("Time in thousands of images; default: the last snapshot", metavar="KIMG", type=COUNT)
     skip: bool = flag("Leave alone what is there already")
     batch: int = option("Networks made in one pass over the snapshots", type=COUNT, default=8)
-    offline: bool = flag("Never download; use what is there or say what is missing")
+    offline: bool = flag(OFFLINE)
 
 
 @click.command(cls=Command)

@@ -22,11 +22,10 @@ from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import say_notes
-from edm2_guidance.cli.run_options import threads_for
+from edm2_guidance.cli.run_options import announce_workers, share_device_option, threads_for
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
-from edm2_guidance.cli.worker_options import announce_workers, share_device_option
 from edm2_guidance.metrics.catalog import feature_names, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image

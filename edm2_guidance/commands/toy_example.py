@@ -2,15 +2,86 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from dnnlib.atomic import atomic_path, check_destination
-from edm2_guidance.cli import toy_options as opt
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.option_group import takes_options
+from edm2_guidance.cli.lists import IntList
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.run_options import device_option
 from edm2_guidance.cli.typed import given
+
+PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
+SHIPPED = {"net": "toy/main", "gnet": "toy/weak", "uncond_net": "toy/unconditional"}
+FIGURES = {"sheet": (10, 5.4), "fig1": (15, 3.4), "fig2": (12.5, 2.9), "fig9": (8, 8), "gi1d": (13, 3)}  # inches
+
+
+FILE = click.Path(path_type=Path)
+
+
+class TrainOptions(OptionGroup):
+    """A network of the toy, and its training."""
+
+    outdir: Path | None = option(
+        "Write networks here, every 256 iterations; default: nowhere", metavar="DIR", type=FILE
+    )
+    classes: Literal["A", "B", "AB"] = option(
+        "Classes to learn; AB makes an unconditional network", "--cls", metavar="A|B|AB", default="A"
+    )
+    layers: int = option("Hidden layers", type=COUNT, default=4)
+    dim: int = option("Their width", type=COUNT, default=64)
+    iterations: int = option("How long; does not change what came before", type=COUNT, default=4096)
+    batch: int = option("Points per iteration", type=COUNT, default=4096)
+    seed: int = option("Seed of weights and points", type=click.IntRange(min=0), default=0)
+    viz: bool = option("With --outdir: a picture beside every network", type=click.BOOL, default=True)
+    device: str = device_option()
+
+
+def _net_option(help: str, default: str) -> Field:
+    return option(help, metavar="PKL|URL", default=default)
+
+
+class WeightOptions(OptionGroup):
+    """Weights of the guides."""
+
+    guidance: float = option("Weight of --gnet (1 = off)", type=click.FLOAT, default=3)
+    cfg: float = option("Weight of --uncond-net (1 = off)", type=click.FLOAT, default=4)
+
+
+class FigureOptions(OptionGroup):
+    """What is drawn, of which networks, and where."""
+
+    figure: str = option(
+        "sheet, fig1, fig2 or fig9 of the autoguidance paper, gi1d", metavar="NAME",
+        type=click.Choice(list(FIGURES)), default="sheet"
+    )  # fmt: skip
+    net: str = _net_option("Main network", f"{PUBLISHED}/clsA-layers04-dim64/iter4096.pkl")
+    gnet: str = _net_option("Guiding network", f"{PUBLISHED}/clsA-layers04-dim32/iter0512.pkl")
+    uncond_net: str = _net_option(
+        "Guide of classifier-free guidance: fig1, fig2, fig9", f"{PUBLISHED}/clsAB-layers04-dim32/iter0512.pkl"
+    )
+    weights: WeightOptions
+    save: Path | None = option("File to write; default, without --show: out/toy-NAME.png", metavar="PNG|PDF", type=FILE)
+    show: bool = flag("Display it in a window")
+    shipped: bool = flag("The project's own networks, for all that are not given")
+
+
+class ScoreOptions(OptionGroup):
+    """What is scored, and by how many samples."""
+
+    example: Literal["2d", "1d"] = option(
+        "2d: the methods of fig1; 1d: the intervals of gi1d", metavar="2d|1d", default="2d"
+    )
+    net: str = _net_option("Main network", SHIPPED["net"])
+    gnet: str = _net_option("Guiding network", SHIPPED["gnet"])
+    uncond_net: str = _net_option("Guide of classifier-free guidance", SHIPPED["uncond_net"])
+    weights: WeightOptions
+    seeds: list[int] = option("One set of samples each; errors are over these", type=IntList(), default="0-4")
+    num: int = option("Samples in a set", type=click.IntRange(min=100), default=16384)
+    save: Path | None = option("Write the scores of every seed", metavar="JSON", type=FILE)
 
 
 @click.group(cls=Group)
@@ -26,7 +97,7 @@ def main() -> None:
 
 @main.command()
 @takes_options
-def train(asked: opt.TrainOptions) -> None:
+def train(asked: TrainOptions) -> None:
     """Train a log-density network by exact score matching.
 
     Files are DIR/iter{NNNN}.pkl, in the form of the published networks.
@@ -56,7 +127,7 @@ def train(asked: opt.TrainOptions) -> None:
 
 @main.command()
 @takes_options
-def plot(asked: opt.FigureOptions) -> None:
+def plot(asked: FigureOptions) -> None:
     """Draw a figure: samples, learned densities, their ratios and sampling paths.
 
     sheet shows --net guided by --gnet in eight panels. gi1d is the 1D example of the interval paper (arXiv
@@ -64,7 +135,7 @@ def plot(asked: opt.FigureOptions) -> None:
     """
     files = {"net": asked.net, "gnet": asked.gnet, "uncond_net": asked.uncond_net}
     if asked.shipped:
-        files |= {name: file for name, file in opt.SHIPPED.items() if not given(name)}
+        files |= {name: file for name, file in SHIPPED.items() if not given(name)}
     save = Path("out", f"toy-{asked.figure}.png") if asked.save is None and not asked.show else asked.save
     with bad_input():
         from edm2_guidance.toy import plots
@@ -72,7 +143,7 @@ def plot(asked: opt.FigureOptions) -> None:
 
         if save is not None:
             plots.check_target(save)
-        canvas = plots.new_figure(opt.FIGURES[asked.figure], asked.show)
+        canvas = plots.new_figure(FIGURES[asked.figure], asked.show)
         nets = {name: load_model(files[name]) for name in plots.NEEDS[asked.figure]}
     plots.draw(asked.figure, canvas, nets, asked.weights.cfg, asked.weights.guidance)
     if save is not None:
@@ -84,7 +155,7 @@ def plot(asked: opt.FigureOptions) -> None:
 
 @main.command()
 @takes_options
-def score(asked: opt.ScoreOptions) -> None:
+def score(asked: ScoreOptions) -> None:
     """Put numbers on the figures: outliers, coverage, density and distance to the truth, for every method.
 
     Prints a table, mean and standard deviation over seeds. outside: samples outside the contour that holds 99 % of

@@ -1,21 +1,130 @@
 """Train an EDM2 network on a ZIP or folder of images or latents."""
 
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+import re
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from signal import SIGTERM
+from typing import TYPE_CHECKING, Self
 
 import click
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.option_group import takes_options
+from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.run_options import device_option
 from edm2_guidance.cli.signals import stop_signals
-from edm2_guidance.cli.train_options import TrainOptions
+from edm2_guidance.cli.typed import given, plain_number
+from edm2_guidance.papers.train_presets import find_train_preset
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 CACHE_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory unless --cache says otherwise
+
+
+_UNITS = {"": 1, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+class ImageCount(ParamType):
+    """A number of images, such as 4096, 128Ki (x 1024), 8Mi (x 1024^2) or 1Gi (x 1024^3)."""
+
+    name = "nimg"
+
+    def parse(self, text: str) -> int:
+        match = re.fullmatch(r"(\d+)(|ki|mi|gi)", text.lower())
+        if match is None:
+            digits = plain_number(text)
+            meant = f"; {text} is {digits}" if digits is not None and digits.isdigit() else ""
+            raise ValueError(f"give a number of images, such as 4096, 128Ki, 8Mi or 1Gi{meant}")
+        return int(match[1]) * _UNITS[match[2]]
+
+
+class Numbers(ParamType):
+    """Comma-separated numbers of one kind, as a tuple; 'none' is the empty one."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+        self.name = f"{kind.__name__}s"
+
+    def parse(self, text: str) -> tuple[float, ...]:
+        if text.lower() == "none":
+            return ()
+        try:
+            return tuple(self.kind(part) for part in text.split(","))
+        except ValueError:
+            kind = "whole numbers" if self.kind is int else "numbers"
+            raise ValueError(f"give {kind}, such as 1,2, or none") from None
+
+
+NIMG, INTS, FLOATS = ImageCount(), Numbers(int), Numbers(float)
+POSITIVE, FROM_0, SHARE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0), click.FloatRange(0, 1)
+
+
+def _switch(help: str, default: bool | None, *names: str) -> Field:
+    return option(help, *names, type=click.BOOL, default=default)
+
+
+def _images(help: str, default: str | int | None = None) -> Field:
+    """A number of images."""
+    return option(help, type=NIMG, default=default)
+
+
+class TrainOptions(OptionGroup):
+    """Everything of a run. None: as `TrainingConfig` has it, if the preset says nothing."""
+
+    outdir: str = option("Where the run's files go; goes on with the run there", metavar="DIR", required=True)
+    data: str = option("Images, or latents, made by dataset_tool.py", metavar="ZIP|DIR", required=True)
+    cond: bool = _switch("Train with class labels", True)
+    preset: str = option("Settings by name", metavar="STR", default="edm2-img512-s")
+    duration: int | None = _images("Images in all")
+    batch: int | None = _images("Images per step, over all workers")
+    channels: int | None = option("Width of the first level", type=COUNT)
+    channel_mult: tuple[int, ...] = option("Width of every level, times --channels", type=INTS, default="1,2,3,4")
+    num_blocks: int = option("Blocks per level", type=COUNT, default=3)
+    attn_resolutions: tuple[int, ...] = option("Sizes with attention; none = middle only", type=INTS, default="16,8")
+    channels_per_head: int = option("Width of an attention head", type=COUNT, default=64)
+    dropout: float | None = option("Dropout probability", type=SHARE)
+    P_mean: float | None = option("Mean of ln sigma", "--P_mean", type=click.FLOAT)
+    P_std: float | None = option("Standard deviation of ln sigma", "--P_std", type=POSITIVE)
+    lr: float | None = option("Learning rate after ramp-up, before decay", type=POSITIVE)
+    decay: float | None = option("Steps until the rate falls; 0 = never", metavar="BATCHES", type=FROM_0)
+    rampup: int = _images("Images over which the rate rises; 0 = none", 10_000_000)
+    ema: tuple[float, ...] = option("Relative lengths of the parameter averages", type=FLOATS, default="0.05,0.10")
+    batch_gpu: int = _images("Most images per worker at once; 0 = no limit", 0)
+    fp16: bool = _switch("float16 activations, on CUDA devices", True)
+    bf16: bool = _switch("bfloat16 autocast, on CPUs", False)
+    ls: float = option("Loss scaling", type=POSITIVE, default=1)
+    bench: bool = _switch("Let cuDNN time its algorithms first", True)
+    device: str = device_option()
+    cache: bool | None = _switch("Keep decoded images; default: if under 1 GiB", None)
+    workers: int = option("Threads that read images", type=COUNT, default=2)
+    status: int = _images("Report every so many images", "128Ki")
+    snapshot: int = _images("Network files every so many, and at the end", "8Mi")
+    checkpoint: int = _images("Checkpoint every so many, and at the end", "128Mi")
+    seed: int = option("Seed of everything random", type=click.INT, default=0)
+    dry_run: bool = flag("Print what would be done, and stop", "-n", "--dry-run")
+
+    def with_preset(self) -> Self:
+        """These, with the preset's values in place of what the command line left out.
+
+        Raises ValueError for an unknown preset.
+        """
+        context = click.get_current_context()
+        casts = {each.name: each.type_cast_value for each in context.command.params}
+        left = {name: text for name, text in find_train_preset(self.preset).items() if not given(name)}
+        return replace(self, **{name: casts[name](context, text) for name, text in left.items()})
+
+    def config(self) -> "TrainingConfig":
+        """What is trained. ValueError for what cannot be."""
+        from training.config import TrainingConfig
+
+        values = {field.name: getattr(self, field.name, None) for field in fields(TrainingConfig)}
+        return TrainingConfig(**{name: value for name, value in values.items() if value is not None})
 
 
 @click.command(cls=Command)
@@ -42,12 +151,11 @@ def main(asked: TrainOptions) -> int:
         asked = asked.with_preset()
         check_destination(outdir / "log.txt")
         from torch_utils import distributed
-        from training.config import TrainingConfig
         from training.dataset import ImageFolderDataset
         from training.plan import plan_training
         from training.training_loop import configure_backends, train
 
-        config = TrainingConfig(**asked.given_of(TrainingConfig))
+        config = asked.config()
         device = distributed.pick_device(asked.device)
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
@@ -59,29 +167,13 @@ def main(asked: TrainOptions) -> int:
     if asked.cache or (asked.cache is None and dataset.nbytes < CACHE_LIMIT):
         dataset.cache()
     configure_backends(asked.bench)
-    bar = _Bar(config.duration, outdir.name)
-    with stop_signals() as stopped, closing(bar):
+    with stop_signals() as stopped, ExitStack() as at_end:
+        bar = cache(lambda: at_end.enter_context(progress_bar(config.duration, outdir.name)))
         seen = train(
-            config, dataset, outdir, device=device, workers=asked.workers,
-            should_stop=lambda: stopped() is not None, progress=bar.advance if distributed.rank() == 0 else None,
+            config, dataset, outdir, device=device, workers=asked.workers, should_stop=lambda: stopped() is not None,
+            progress=(lambda count: bar()(count)) if distributed.rank() == 0 else None,  # none of a run that is refused
         )  # fmt: skip
         signal = stopped()
     if seen >= config.duration:
         return 0
     return 128 + (SIGTERM if signal is None else signal)  # None: another worker was told
-
-
-class _Bar:
-    """A progress bar that is drawn when there is progress: not for a run that is refused."""
-
-    def __init__(self, total: int, name: str) -> None:
-        self._bar, self._open = progress_bar(total, name), ExitStack()
-        self._advance: Callable[[int], None] | None = None
-
-    def advance(self, count: int) -> None:
-        """So many more images are done."""
-        self._advance = self._advance or self._open.enter_context(self._bar)
-        self._advance(count)
-
-    def close(self) -> None:
-        self._open.close()
