@@ -373,15 +373,6 @@ def test_a_score_by_workers_is_written_once(run, network, score, made, order):
     assert not list(Path("results/work").iterdir())
 
 
-def test_a_score_that_a_stealing_worker_comes_late_to(run, network, score):
-    run(calculate_metrics.main, *gen_args(network), "--steal")
-    (record,) = ledger.read("results/ledger.jsonl")
-    assert bits(record) == score
-    late = run(calculate_metrics.main, *gen_args(network), "--steal")
-    assert "in results/ledger.jsonl already" in late.stderr
-    assert not list(Path("results/work").iterdir())
-
-
 def test_a_result_by_another_detector_or_of_fewer_images_is_another(run, network, made):
     """Neither stands in for what is asked for, nor are the features of unfinished work thrown away for it."""
     run(calculate_metrics.main, *gen_args(network), "--worker=0/1")
@@ -423,19 +414,6 @@ def test_a_kill_between_two_metrics_writes_each_once(run, network, monkeypatch, 
     assert [record["metric"] for record in ledger.read("results/ledger.jsonl")] == ["fid", "fd_dinov2"]
     assert "70/70" in result.stderr
     assert not list(Path("results/work").iterdir())
-
-
-def test_work_that_is_removed_under_a_score_is_an_error(run, network, monkeypatch):
-    plain = GeneratedImages._make
-
-    def remove(self, seeds):
-        if seeds[0] == 20:
-            next(Path("results/work").glob("*/plan.json")).unlink()
-        return plain(self, seeds)
-
-    monkeypatch.setattr(GeneratedImages, "_make", remove)
-    result = run(calculate_metrics.main, *gen_args(network), code=1)
-    assert "was removed while work was going on" in result.stderr
 
 
 def test_who_lost_the_result_writes_none(run, network, monkeypatch):
@@ -497,18 +475,6 @@ def test_a_score_is_computed_once_unless_again(run, network, made):
     assert sorted(chain(*made)) == list(range(70))
     one, two = ledger.read("results/ledger.jsonl")
     assert (one["note"], two["note"], bits(one)) == ("first", None, bits(two))
-
-
-def test_unfinished_work_of_other_settings_is_not_continued(run, network, monkeypatch):
-    def interrupted(self, seeds):
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratedImages, "_make", interrupted)
-        run(calculate_metrics.main, *gen_args(network), code=1)
-    result = run(calculate_metrics.main, *gen_args(network, "--batch=20"), code=2)
-    assert "batch: 10 | 20" in result.stderr
-    assert json.loads(next(Path("results/work").glob("*/plan.json")).read_text())["seeds"] == "0-69"
 
 
 def test_stored_images_are_read_by_the_first_worker(run):

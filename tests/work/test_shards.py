@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 import zipfile
@@ -224,23 +223,6 @@ def test_a_finished_zip_is_recognised(tmp_path: Path) -> None:
     assert folder_at(path).find() == path
     assert not folder_at(tmp_path / "other.zip").find()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zip"]
-
-
-def test_workers_share_a_folder_without_talking(tmp_path: Path, undisturbed: bytes) -> None:
-    path = tmp_path / "out.zip"
-
-    def work(worker: int) -> None:
-        folder = folder_at(path)
-        folder.work.open()
-        for index in Workers(job=worker, jobs=3).order(len(folder.work.plan)):
-            make(folder, index)
-
-    threads = [threading.Thread(target=work, args=[worker]) for worker in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert completed(folder_at(path)).read_bytes() == undisturbed
 
 
 def test_a_linked_output_file_stays_a_link(tmp_path: Path, undisturbed: bytes) -> None:
@@ -576,33 +558,6 @@ def test_killed_at_every_single_step_it_ends_with_the_same_bytes(
         assert [p.name for p in path.parent.iterdir()] == ["out.zip"]
         at += 1
     assert at > 30
-
-
-CHILD = """
-import sys, time
-sys.path[:0] = [{tests!r}, {root!r}]
-import test_shards
-from pathlib import Path
-folder = test_shards.folder_at(Path({path!r}))
-def after(index):
-    print(index, flush=True)
-    time.sleep(0 if index < {at} else 60)
-test_shards.completed(folder, after)
-"""
-
-
-def test_a_process_killed_from_outside_between_shards(tmp_path: Path, undisturbed: bytes) -> None:
-    path = tmp_path / "out.zip"
-    here = Path(__file__)
-    code = CHILD.format(tests=str(here.parent), root=str(here.parents[2]), path=str(path), at=1)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert [child.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
-        child.kill()
-    assert child.returncode == -signal.SIGKILL
-    made: list[int] = []
-    assert run(path, made) == undisturbed
-    assert made == [2, 3]
 
 
 def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
