@@ -1,6 +1,5 @@
 """calculate_metrics.py end to end, offline, on real digits."""
 
-import io
 import json
 import pickle
 import zipfile
@@ -17,6 +16,8 @@ from click.testing import CliRunner, Result
 from edm2_guidance.commands.calculate_metrics import main
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import open_statistics
+from tests.digits_network import save_digits_network
+from tests.pictures import encoded
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
@@ -51,16 +52,12 @@ def error(result: Result) -> str:
 
 
 def png(mode: str = "RGB", size: int = 16) -> bytes:
-    stream = io.BytesIO()
-    PIL.Image.new(mode, (size, size)).save(stream, "PNG")
-    return stream.getvalue()
+    return encoded(PIL.Image.new(mode, (size, size)))
 
 
 def digit_png(index: int) -> bytes:
     with np.load(DIGITS) as file:
-        stream = io.BytesIO()
-        PIL.Image.fromarray(file["arr_0"][index]).save(stream, "PNG")
-        return stream.getvalue()
+        return encoded(file["arr_0"][index])
 
 
 @pytest.fixture
@@ -80,15 +77,7 @@ def make_zip(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained 16x16 network with ten classes."""
-    from training.encoders import StandardRGBEncoder
-    from training.network_io import save_network
-    from training.networks_edm2 import Precond
-
-    torch.manual_seed(0)
-    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[])
-    path = tmp_path_factory.mktemp("net") / "net.pkl"
-    save_network(path, net, encoder=StandardRGBEncoder())
-    return path
+    return save_digits_network(tmp_path_factory.mktemp("net") / "net.pkl")
 
 
 # What it computes

@@ -15,6 +15,7 @@ from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, sample
+from tests.digits_network import save_digits_network
 
 DATA = Path(__file__).parent / "data"
 SAMPLE = 1e-3  # across batch sizes, of float32 samples in [-1, 1]; docs/reliability.md derives it
@@ -92,14 +93,7 @@ def test_equal_batches_give_equal_bytes_in_any_order(few_steps):
 
 @pytest.fixture
 def network(tmp_path):
-    from training.encoders import StandardRGBEncoder
-    from training.network_io import save_network
-    from training.networks_edm2 import Precond
-
-    torch.manual_seed(0)
-    net = Precond(16, 3, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[16])
-    save_network(tmp_path / "net.pkl", net, encoder=StandardRGBEncoder())
-    return tmp_path / "net.pkl"
+    return save_digits_network(tmp_path / "net.pkl")
 
 
 def run(command, *args):

@@ -1,7 +1,6 @@
 """train_edm2.py as its user runs it: presets, dry runs, refusals, and what interruptions leave."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -15,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 from dnnlib.filelock import exclusive
 from edm2_guidance.commands.train_edm2 import ImageCount, TrainOptions, main
-from edm2_guidance.images.zips import ZipWriter, json_bytes
 from edm2_guidance.papers.train_presets import all_train_presets
+from tests.pictures import write_set
 from training import training_loop
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.config import TrainingConfig
@@ -34,36 +32,19 @@ SMALL = [
 ]  # fmt: skip
 
 
-def write_zip(path, members, labels):
-    with ZipWriter(path) as archive:
-        for name, data in members.items():
-            archive.add(name, data)
-        pairs = None if labels is None else [[n, label] for n, label in zip(members, labels, strict=True)]
-        archive.add("dataset.json", json_bytes({"labels": pairs}))
-    return path
-
-
 @pytest.fixture(scope="module")
 def pixels_zip(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    members = {}
-    for i in range(40):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, [8, 8, 3], dtype=np.uint8)).save(buffer, format="PNG")
-        members[f"00000/img{i:08d}.png"] = buffer.getvalue()
-    return write_zip(tmp_path_factory.mktemp("data") / "pixels.zip", members, [i % 4 for i in range(40)])
+    pixels = np.random.default_rng(0).integers(0, 256, [40, 8, 8, 3], dtype=np.uint8)
+    return write_set(tmp_path_factory.mktemp("data") / "pixels.zip", pixels, [i % 4 for i in range(40)])
 
 
 @pytest.fixture(scope="module")
 def imagenet_like(tmp_path_factory):
     """One item with the shape and classes of {'512': ImageNet-512 latents, '64': ImageNet-64 pixels}."""
     folder = tmp_path_factory.mktemp("imagenet")
-    latents, pixels = io.BytesIO(), io.BytesIO()
-    np.save(latents, np.zeros([8, 64, 64], np.float32))
-    Image.fromarray(np.zeros([64, 64, 3], np.uint8)).save(pixels, format="PNG")
     return {
-        "512": write_zip(folder / "512.zip", {"00000/img-mean-std-00000000.npy": latents.getvalue()}, [999]),
-        "64": write_zip(folder / "64.zip", {"00000/img00000000.png": pixels.getvalue()}, [999]),
+        "512": write_set(folder / "512.zip", np.zeros([1, 8, 64, 64], np.float32), [999]),
+        "64": write_set(folder / "64.zip", np.zeros([1, 64, 64, 3], np.uint8), [999]),
     }
 
 
@@ -101,12 +82,7 @@ def test_presets_hold_the_published_settings():
 
 @pytest.mark.parametrize("preset", [name for name in all_train_presets() if name.startswith("mnist16")])
 def test_presets_of_the_networks_that_ship_here(tmp_path, preset):
-    members = {}
-    for i in range(10):
-        buffer = io.BytesIO()
-        Image.fromarray(np.zeros([16, 16, 3], np.uint8)).save(buffer, format="PNG")
-        members[f"{i}.png"] = buffer.getvalue()
-    data = write_zip(tmp_path / "digits.zip", members, list(range(10)))
+    data = write_set(tmp_path / "digits.zip", np.zeros([10, 16, 16, 3], np.uint8), list(range(10)))
     result = run(f"--outdir={tmp_path}/run", f"--data={data}", f"--preset={preset}", "-n")
     assert result.exit_code == 0, result.output
     options = json.loads(result.output[: result.output.index("\n}") + 2])

@@ -159,8 +159,8 @@ def _guides(
     schedules = _for_all(schedules, nets)
     each = (nets, weights or [None] * len(nets), intervals, references, schedules)
     if any(len(values) != len(nets) for values in each):
-        counts = {"guide": nets, "weight": weights, "interval": intervals, "reference": references}
-        found = ", ".join(counted(len(values), noun) for noun, values in counts.items())
+        lengths = {"guide": len(nets), "weight": len(weights), "interval": len(intervals), "reference": len(references)}
+        found = ", ".join(counted(length, noun) for noun, length in lengths.items())
         raise ValueError(
             f"{found}, {len(schedules)} of --weight: repeat --gnet, --guidance and the others once per guide, in the "
             "same order; --reference, --weight and the interval may be given once for all"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dnnlib import download
 from dnnlib.transfer import PartialFile
@@ -32,6 +31,7 @@ from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.fuzz.mutations import Member, build_zip
+from tests.pictures import encoded, picture
 from tests.works import MomentsOutput, Stated
 from torch_utils.tensor_file import read_tensors
 from training.dataset import ImageFolderDataset
@@ -228,15 +228,8 @@ def _described(value: object) -> str:
 # Images.
 
 
-def _picture(number: int, size: int = 8) -> Image.Image:
-    pixels = np.random.RandomState(number).randint(0, 256, [size, size, 3], dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def _encoded(number: int, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    _picture(number).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encoded(picture(number), kind, **options)
 
 
 def _labels() -> bytes:
@@ -275,7 +268,7 @@ def _image_zips() -> list[bytes]:
 
 
 def _image_npz() -> list[bytes]:
-    images = np.stack([np.asarray(_picture(i)) for i in range(3)])
+    images = np.stack([np.asarray(picture(i)) for i in range(3)])
     labels = np.array([0, 1, 0])
     return [_npz(save, arr_0=images, arr_1=labels) for save in (np.savez, np.savez_compressed)] + [
         _npz(np.savez, arr_0=images)
@@ -348,7 +341,7 @@ class _Generated:
         return 1
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        images = torch.stack([torch.from_numpy(np.array(_picture(seed, 4))).permute(2, 0, 1) for seed in self.seeds])
+        images = torch.stack([torch.from_numpy(np.array(picture(seed, 4))).permute(2, 0, 1) for seed in self.seeds])
         yield ImageBatch(images, self.seeds, tuple(seed % 2 for seed in self.seeds))
 
 

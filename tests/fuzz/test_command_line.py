@@ -1,6 +1,5 @@
 """Hostile and damaged files given to the commands: one line, an exit code of 1 or 2, and nothing else on the disk."""
 
-import io
 import json
 import random
 import struct
@@ -14,25 +13,18 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, network_tool
 from edm2_guidance.images import npy
 from tests.fuzz.formats import all_formats
 from tests.fuzz.mutations import Member, build_png, build_zip, mutate, png_chunks
+from tests.pictures import encoded, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
 
 
-def png(number: int) -> bytes:
-    pixels = np.random.RandomState(number).randint(0, 256, [16, 16, 3], dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-MEMBERS = [Member(f"{i:06d}.png", png(i)) for i in range(4)]
+MEMBERS = [Member(f"{i:06d}.png", encoded(picture(i, 16))) for i in range(4)]
 
 
 def with_member(name: str, data: bytes = b"x") -> bytes:
@@ -70,7 +62,7 @@ def overlapping() -> bytes:
 
 
 def resized(width: int, height: int) -> bytes:
-    (kind, header), *rest = png_chunks(png(1))
+    (kind, header), *rest = png_chunks(MEMBERS[1].data)
     return build_png([(kind, struct.pack(">II", width, height) + header[8:]), *rest])
 
 
@@ -152,7 +144,7 @@ def test_hostile_sets_are_refused_with_the_name_of_the_member(name: str) -> None
 
 def test_pixels_that_inflate_without_end_are_read_no_further_than_the_picture() -> None:
     """More pixels than the picture has are no harm, as long as nobody takes memory for them."""
-    chunks = [(kind, data) for kind, data in png_chunks(png(1)) if kind != b"IDAT"]
+    chunks = [(kind, data) for kind, data in png_chunks(MEMBERS[1].data) if kind != b"IDAT"]
     pixels = zlib.compress(bytes(16 * 49) + b"\0" * 100_000_000, 9)
     Path("set.zip").write_bytes(with_member("000001.png", build_png([chunks[0], (b"IDAT", pixels), *chunks[1:]])))
     arguments = ("calc", "--images=set.zip", f"--ref={REFERENCE}", "--metrics=fd_mnist", "--num=4", "--ledger=scores")

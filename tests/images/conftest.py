@@ -1,28 +1,20 @@
 """Image sets made on the spot, for the tests of this folder."""
 
-import io
 import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-
-def picture(number: int, size: int = 8, mode: str = "RGB") -> Image.Image:
-    """A picture that differs from number to number."""
-    pixels = np.random.RandomState(number).randint(0, 256, [size, size, 3], dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
+from tests.pictures import encoded, picture
 
 
 def png(number: int, size: int = 8, mode: str = "RGB") -> bytes:
     """The bytes of `picture` as a PNG."""
-    buffer = io.BytesIO()
-    picture(number, size, mode).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(picture(number, size, mode))
 
 
 @pytest.fixture

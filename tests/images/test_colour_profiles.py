@@ -1,6 +1,5 @@
 """Colour profiles that mean other colours than sRGB are noticed, whatever they unpack to."""
 
-import io
 import struct
 import tracemalloc
 import zlib
@@ -12,6 +11,7 @@ from PIL import Image
 from edm2_guidance.images.colour_profiles import has_other_colours
 from edm2_guidance.images.convert import Decoded, read_pixels
 from edm2_guidance.images.decode import opened_image
+from tests.pictures import encoded
 
 
 def profile(description: bytes) -> bytes:
@@ -27,9 +27,7 @@ def multilingual(text: str) -> bytes:
 
 
 def save(kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (8, 8), (1, 2, 3)), kind, **options)
 
 
 def noticed(data: bytes) -> bool:

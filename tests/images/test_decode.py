@@ -17,18 +17,9 @@ from edm2_guidance.images import convert
 from edm2_guidance.images.archive import open_archive
 from edm2_guidance.images.decode import MAX_PIXELS, has_more_frames, opened_image, to_array
 from edm2_guidance.images.sources import decode_rgb
+from tests.pictures import chunk, encoded
 
 ROOT = Path(__file__).parents[2]
-
-
-def save(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_no_other_file_of_the_product_opens_images() -> None:
@@ -87,14 +78,14 @@ def test_formats_that_are_not_listed_stay_outside(kind: str) -> None:
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {kind}")
     with pytest.raises(ValueError, match=r"^x is not a PNG, JPEG, WebP, BMP, GIF or TIFF image"):
-        decode_rgb(save(Image.new("RGB", (16, 16)), kind), "x")
+        decode_rgb(encoded(Image.new("RGB", (16, 16)), kind), "x")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
 def test_listed_formats_keep_their_pixels(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, [9, 7, 3], dtype=np.uint8)
     options = {"lossless": True} if kind == "WEBP" else {}
-    assert np.array_equal(decode_rgb(save(Image.fromarray(pixels), kind, **options), "x"), pixels)
+    assert np.array_equal(decode_rgb(encoded(Image.fromarray(pixels), kind, **options), "x"), pixels)
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
@@ -108,7 +99,7 @@ def test_texts_and_profiles_of_any_size_are_not_unpacked(kind: bytes) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, [8, 8, 3], dtype=np.uint8)
     packed = zlib.compress(bytes(1 << 26), 1)
     body = {b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0", b"iCCP": b"p\0\0", b"tEXt": b"k\0"}[kind] + packed
-    png = with_chunks(save(Image.fromarray(pixels), "PNG"), chunk(kind, body), chunk(b"tEXt", b"more\0text"))
+    png = with_chunks(encoded(Image.fromarray(pixels), "PNG"), chunk(kind, body), chunk(b"tEXt", b"more\0text"))
     if kind != b"tEXt":
         assert len(packed) > PngImagePlugin.MAX_TEXT_CHUNK // 16
     tracemalloc.start()
@@ -138,7 +129,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(size: tuple[int, in
 def test_frames_and_pages_are_noticed(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), (v, v, v)) for v in (0, 120, 240)]
     for more in ([], frames[1:]):
-        with opened_image(save(frames[0], kind, save_all=True, append_images=more), "x") as image:
+        with opened_image(encoded(frames[0], kind, save_all=True, append_images=more), "x") as image:
             assert has_more_frames(image) == bool(more)
             image.load()
             assert np.asarray(image.convert("RGB")).max() == 0
@@ -147,7 +138,7 @@ def test_frames_and_pages_are_noticed(kind: str) -> None:
 def test_truncated_images_stay_refused() -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     with pytest.raises(ValueError, match="truncated or damaged"):
-        decode_rgb(save(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:-200], "x")
+        decode_rgb(encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")[:-200], "x")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +154,7 @@ def test_truncated_images_stay_refused() -> None:
 )
 def test_numbers_that_have_no_white_are_refused(tmp_path: Path, values: Any, tags: Any, text: str) -> None:
     """By both readers in the same words: neither sends people to the other."""
-    data = save(Image.fromarray(values), "TIFF", tiffinfo={339: 1})
+    data = encoded(Image.fromarray(values), "TIFF", tiffinfo={339: 1})
     for tag, value in tags.items():  # PIL writes its own
         place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
         data = data[:place] + struct.pack("<H", value) + data[place + 2 :]
@@ -184,7 +175,7 @@ def test_sixteen_bits_of_grey_are_read(tmp_path: Path) -> None:
 def test_cut_files_are_no_other_format(kind: str) -> None:
     """A TIFF's directory may be at its end, so that nothing is known of a cut one but how it begins."""
     options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
-    data = save(Image.effect_noise((64, 64), 50).convert("RGB"), kind, **options)
+    data = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), kind, **options)
     for length in (8, 20, len(data) // 2):
         with pytest.raises(ValueError, match="is truncated"):
             decode_rgb(data[:length], "x")

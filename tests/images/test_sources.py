@@ -1,4 +1,3 @@
-import io
 import os
 import struct
 import threading
@@ -17,16 +16,7 @@ from PIL import Image
 from edm2_guidance.images import npy, sources
 from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.sources import StoredImages, decode_rgb, seeds_of
-
-
-def save(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+from tests.pictures import chunk, encoded
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, pixels: bytes) -> bytes:
@@ -103,9 +93,9 @@ def test_subsets_follow_the_rule(generated: Path, tmp_path: Path, make_picture: 
 
 def test_other_formats_and_members(make_zip: Any, make_picture: Any) -> None:
     members = {
-        "a.JPG": save(make_picture(0), "JPEG"),
-        "b.webp": save(make_picture(1), "WEBP", lossless=True),
-        "c.bmp": save(make_picture(2), "BMP"),
+        "a.JPG": encoded(make_picture(0), "JPEG"),
+        "b.webp": encoded(make_picture(1), "WEBP", lossless=True),
+        "c.bmp": encoded(make_picture(2), "BMP"),
         "notes.txt": b"not an image",
     }
     pixels, seeds, labels = everything(StoredImages(make_zip(members)))
@@ -131,7 +121,7 @@ def test_seeds_need_exact_names() -> None:
 def bad_images(make_picture: Callable[..., Image.Image]) -> dict[str, tuple[bytes, str]]:
     """Every kind of unusable file, with what the error must say."""
     picture = make_picture(5, 32)
-    png = save(picture)
+    png = encoded(picture)
     flipped = bytearray(png)
     flipped[png.index(b"IDAT") + 300] ^= 1
     without_end = png[: png.index(b"IEND") - 4]
@@ -140,15 +130,15 @@ def bad_images(make_picture: Callable[..., Image.Image]) -> dict[str, tuple[byte
     bomb = raw_png(60000, 60000, 8, 2, zlib.compress(bytes(1000)))
     large = raw_png(10000, 7000, 8, 2, zlib.compress(bytes(1000)))
     short = raw_png(32, 32, 8, 2, zlib.compress(bytes(1000)))
-    animation = save(picture, "WEBP", save_all=True, append_images=[make_picture(6, 32)])
+    animation = encoded(picture, "WEBP", save_all=True, append_images=[make_picture(6, 32)])
     return {
-        "grey": (save(picture.convert("L")), "grey image"),
-        "grey and alpha": (save(picture.convert("LA")), "grey image with transparency"),
-        "palette": (save(picture.convert("P")), "palette image"),
-        "RGBA": (save(picture.convert("RGBA")), "transparency"),
-        "transparent colour": (save(picture, transparency=(1, 2, 3)), "transparency"),
-        "black and white": (save(picture.convert("1")), "black-and-white"),
-        "CMYK": (save(picture.convert("CMYK"), "JPEG"), "CMYK"),
+        "grey": (encoded(picture.convert("L")), "grey image"),
+        "grey and alpha": (encoded(picture.convert("LA")), "grey image with transparency"),
+        "palette": (encoded(picture.convert("P")), "palette image"),
+        "RGBA": (encoded(picture.convert("RGBA")), "transparency"),
+        "transparent colour": (encoded(picture, transparency=(1, 2, 3)), "transparency"),
+        "black and white": (encoded(picture.convert("1")), "black-and-white"),
+        "CMYK": (encoded(picture.convert("CMYK"), "JPEG"), "CMYK"),
         "16-bit RGB": (deep_rgb, "16 bits"),
         "16-bit grey": (deep_grey, "16 bits"),
         "truncated": (png[:-100], "truncated"),
@@ -156,13 +146,13 @@ def bad_images(make_picture: Callable[..., Image.Image]) -> dict[str, tuple[byte
         "no end chunk": (without_end, "truncated"),
         "bit flip": (bytes(flipped), "damaged"),
         "too few pixels": (short, "truncated or damaged"),
-        "truncated JPEG": (save(picture, "JPEG")[:-200], "truncated or damaged"),
+        "truncated JPEG": (encoded(picture, "JPEG")[:-200], "truncated or damaged"),
         "bomb": (bomb, "more than the 67108864"),
         "large": (large, "10000x7000"),
         "animation": (animation, "animation"),
         "text": (b"hello", "not a PNG, JPEG, WebP, BMP, GIF or TIFF"),
         "empty": (b"", "not a PNG, JPEG, WebP, BMP, GIF or TIFF"),
-        "GIF": (save(picture, "GIF"), "palette image"),
+        "GIF": (encoded(picture, "GIF"), "palette image"),
     }
 
 
@@ -206,7 +196,7 @@ def test_mutated_pngs_give_an_image_or_a_clear_error() -> None:
     """Every chunk is under its CRC: a changed image never comes through, as it does in PIL for smooth ones."""
     ramp = np.add.outer(np.arange(64), np.arange(64))
     pixels = np.stack([ramp, ramp, ramp // 2], axis=2).astype(np.uint8)
-    original = save(Image.fromarray(pixels), compress_level=1)
+    original = encoded(Image.fromarray(pixels), compress_level=1)
     random = np.random.RandomState(1)
     refused = 0
     for _ in range(3000):

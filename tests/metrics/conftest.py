@@ -1,6 +1,5 @@
 """What several metric tests share: golden weights drawn by their published recipe, tiny image sets."""
 
-import io
 import json
 import math
 import zipfile
@@ -9,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
+
+from tests.pictures import encoded
 
 Array = torch.Tensor | np.ndarray
 Golden = tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]
@@ -78,7 +78,7 @@ def make_digit_zip(tmp_path: Path) -> Callable[..., Path]:
     def make(count: int = 200, name: str = "digits.zip", extra: dict[str, bytes] | None = None) -> Path:
         with np.load(DATA / "mnist16-200.npz") as file:
             pixels, labels = file["arr_0"][:count], file["arr_1"][:count]
-        members = {f"{i:06d}.png": png_bytes(image) for i, image in enumerate(pixels)}
+        members = {f"{i:06d}.png": encoded(image) for i, image in enumerate(pixels)}
         listed = [[key, int(label)] for key, label in zip(members, labels, strict=True)]
         members["dataset.json"] = json.dumps({"labels": listed}).encode()
         with zipfile.ZipFile(tmp_path / name, "w") as file:
@@ -87,12 +87,6 @@ def make_digit_zip(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
-
-
-def png_bytes(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture

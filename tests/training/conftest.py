@@ -1,28 +1,12 @@
 """A tiny training set and the smallest network that has every part."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from edm2_guidance.images.zips import ZipWriter, json_bytes
+from tests.pictures import write_set
 
 NUM_ITEMS = 50  # no multiple of any batch, so that passes end inside steps
-
-
-def write_set(path, pixels, labels=None):
-    """A ZIP of uint8 [N,H,W,3] with labels."""
-    names = [f"00000/img{i:08d}.png" for i in range(len(pixels))]
-    with ZipWriter(path) as archive:
-        for name, image in zip(names, pixels, strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, format="PNG")
-            archive.add(name, buffer.getvalue())
-        pairs = None if labels is None else [[n, label] for n, label in zip(names, labels, strict=True)]
-        archive.add("dataset.json", json_bytes({"labels": pairs}))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import io
 import shutil
 from collections import Counter
 
@@ -7,10 +6,11 @@ import pytest
 
 from edm2_guidance.images import archive
 from edm2_guidance.images.archive import select_subset
-from edm2_guidance.images.zips import ZipWriter, json_bytes
+from edm2_guidance.images.zips import ZipWriter
+from tests.pictures import write_set
 from training.dataset import ImageFolderDataset, ShuffledOrder
 
-from .conftest import NUM_ITEMS, write_set
+from .conftest import NUM_ITEMS
 
 
 def test_pixels_and_one_hot_labels(tiny_zip, tiny_pixels, tiny_labels):
@@ -61,19 +61,9 @@ def test_vector_labels(tmp_path, tiny_pixels):
     assert dataset.labels([1]).tolist() == [[0.0, 2.0]]
 
 
-def latents_zip(path, arrays):
-    with ZipWriter(path) as archive:
-        for i, array in enumerate(arrays):
-            buffer = io.BytesIO()
-            np.save(buffer, array)
-            archive.add(f"00000/img-mean-std-{i:08d}.npy", buffer.getvalue())
-        archive.add("dataset.json", json_bytes({"labels": None}))
-    return path
-
-
 def test_latents(tmp_path):
     arrays = np.random.default_rng(0).normal(size=[3, 8, 4, 4]).astype(np.float32)
-    dataset = ImageFolderDataset(latents_zip(tmp_path / "latents.zip", arrays), use_labels=False)
+    dataset = ImageFolderDataset(write_set(tmp_path / "latents.zip", arrays), use_labels=False)
     assert dataset.image_shape == (8, 4, 4)
     assert np.array_equal(dataset.items([2, 1]), arrays[[2, 1]])
 
@@ -89,7 +79,7 @@ def test_latents(tmp_path):
 )
 def test_bad_latents(tmp_path, array, message):
     with pytest.raises(ValueError, match=message):
-        ImageFolderDataset(latents_zip(tmp_path / "latents.zip", [array]), use_labels=False)
+        ImageFolderDataset(write_set(tmp_path / "latents.zip", [array]), use_labels=False)
 
 
 def test_missing_labels(tmp_path, tiny_pixels):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands.dataset_tool import main
-from edm2_guidance.images.zips import ZipWriter, json_bytes
+from tests.pictures import write_set
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder
 
@@ -46,19 +46,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory, pixels):
-    return write_images(tmp_path_factory.mktemp("set") / "images.zip", pixels, LABELS)
-
-
-def write_images(path, pixels, labels=None):
-    names = [f"00000/img{i:08d}.png" for i in range(len(pixels))]
-    with ZipWriter(path) as archive:
-        for name, image in zip(names, pixels, strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, format="PNG")
-            archive.add(name, buffer.getvalue())
-        pairs = None if labels is None else [list(pair) for pair in zip(names, labels, strict=True)]
-        archive.add("dataset.json", json_bytes({"labels": pairs}))
-    return path
+    return write_set(tmp_path_factory.mktemp("set") / "images.zip", pixels, LABELS)
 
 
 def tool(command, vae, *args):
@@ -102,7 +90,7 @@ def test_decoding_gives_the_images_of_the_means(vae, images, tmp_path):
 
 
 def test_the_first_images_to_a_folder_without_labels(vae, pixels, tmp_path):
-    source = write_images(tmp_path / "set.zip", pixels)
+    source = write_set(tmp_path / "set.zip", pixels)
     args = (f"--source={source}", f"--dest={tmp_path}/out", "--max-images=3", "--batch=2")
     assert tool("encode", vae, *args).exit_code == 0
     assert sorted(p.name for p in (tmp_path / "out" / "00000").iterdir()) == [
@@ -129,7 +117,7 @@ def test_the_first_images_to_a_folder_without_labels(vae, pixels, tmp_path):
 )
 def test_bad_input_is_one_line_before_any_work(vae, images, pixels, tmp_path, monkeypatch, command, args, message):
     monkeypatch.delenv("EDM2_VAE", raising=False)
-    write_images(tmp_path / "odd.zip", pixels[:, :12, :12])
+    write_set(tmp_path / "odd.zip", pixels[:, :12, :12])
     (tmp_path / "latents").mkdir()
     np.save(tmp_path / "latents" / "a.npy", np.zeros([3, 2, 2], np.float32))
     before = sorted(tmp_path.rglob("*"))

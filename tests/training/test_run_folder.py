@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dnnlib.errors import Refused
+from tests.pictures import write_set
 from tests.training.tiny_run import tiny_config, tiny_state
 from training.checkpoint import (
     CheckpointFolder,
@@ -23,8 +24,6 @@ from training.checkpoint import (
 )
 from training.dataset import ImageFolderDataset
 from training.training_loop import train
-
-from .conftest import write_set
 
 CPU = torch.device("cpu")
 SHORT = {"batch": 256, "checkpoint": 256, "duration": 1024}
