@@ -1,11 +1,14 @@
-"""Option types for lists: whole numbers and ranges, numbers evenly spaced. No torch here."""
+"""Option types for lists: whole numbers and ranges, numbers evenly spaced; seeds. No torch here."""
 
 import re
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
+import click
+
+from edm2_guidance.cli.option_group import Field, option
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.typed import plain_number
+from edm2_guidance.cli.typed import given, plain_number
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
@@ -104,3 +107,25 @@ def _between(first: Decimal, second: Decimal, end: Decimal) -> list[Decimal]:
     if count < 1 or count != int(count) or count > MAX_VALUES:
         raise ValueError(f"steps of {step} from {second} do not lead to {end}")
     return [second + step * i for i in range(1, int(count))]
+
+
+def seed_option() -> Field:
+    """--seed: the first one."""
+    return option("First seed", type=click.IntRange(min=0), default=0)
+
+
+def seeds_from(seeds: list[int] | None, first: int, num: int) -> list[int]:
+    """The seeds of --seeds, or `num` of them from --seed on; a usage error for both."""
+    if seeds is None or given("seed") or given("num_images"):
+        if given("seeds"):
+            raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
+        return list(first_seeds(first, num))
+    return list(seeds)
+
+
+def first_seeds(first: int, num: int) -> range:
+    """So many seeds; a usage error if generators do not take them all."""
+    last = first + num - 1
+    if last > MAX_SEED:
+        raise click.UsageError(f"seeds up to {last}: they go up to {MAX_SEED}")
+    return range(first, last + 1)

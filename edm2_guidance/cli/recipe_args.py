@@ -12,9 +12,8 @@ from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
-from edm2_guidance.cli.recipe_options import Method, NetworkOptions
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
-from edm2_guidance.cli.spec_options import field_names
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets

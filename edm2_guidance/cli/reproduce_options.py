@@ -7,10 +7,10 @@ from typing import Any, Literal
 import click
 
 from edm2_guidance.cli.command import keeps
+from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.run_options import RunOptions, batch_option
-from edm2_guidance.cli.seeds import seed_option
 from edm2_guidance.cli.submit import JobOptions
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS

@@ -7,10 +7,10 @@ import click
 
 from dnnlib.places import find_file
 from dnnlib.terminal import counted
-from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
+from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight
 from edm2_guidance.cli.recipe_options import NetworkOptions
 from edm2_guidance.cli.start import as_started

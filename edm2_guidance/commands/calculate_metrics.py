@@ -14,13 +14,13 @@ from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.lists import first_seeds, seed_option
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import announce, others, say_notes
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
-from edm2_guidance.cli.seeds import first_seeds, seed_option
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, too_few, value_text

@@ -17,14 +17,13 @@ from edm2_guidance.cli.figures import (
     wanted_pictures,
 )
 from edm2_guidance.cli.grid import GridOptions, caption_of, check_grid, grid_columns, grid_rows, of_known_class
-from edm2_guidance.cli.lists import MAX_IMAGES, IntList
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seeds_from
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
-from edm2_guidance.cli.seeds import seeds_from
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.papers.figures import Picture

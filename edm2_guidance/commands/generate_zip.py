@@ -8,14 +8,13 @@ import click
 from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.lists import MAX_IMAGES, IntList
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seed_option, seeds_from
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, others
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
-from edm2_guidance.cli.seeds import seed_option, seeds_from
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes

@@ -14,10 +14,10 @@ from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
-from edm2_guidance.cli.agenda import Agenda
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.metric_options import LEDGER, num_option
 from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
+from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edm2_guidance.cli.agenda import Agenda
+from edm2_guidance.cli.progress import Agenda
 
 
 class Clock:
