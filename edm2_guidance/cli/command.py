@@ -67,7 +67,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class _OneLineErrors(click.Command):
-    """Shows an error as one line on stderr and ends with its exit code."""
+    """Shows an error as one line on stderr and ends with its exit code. What click hands through is Any, as there."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})

@@ -17,7 +17,10 @@ class ParamType(_Base):
 
     @abstractmethod
     def parse(self, text: str) -> Any:
-        """What the text stands for, spaces around it removed. ValueError that says what to give instead."""
+        """What the text stands for, spaces around it removed: each type says which class that is.
+
+        ValueError that says what to give instead.
+        """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """As click calls it: with a text, or with what was made of one."""

@@ -62,7 +62,7 @@ class ScriptJob:
         sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """What is to run when the job starts again: the same."""
+        """What is to run when the job starts again, for submitit, which has no types: the same."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -79,7 +79,7 @@ def _is_small(source: str) -> bool:
     return os.path.isfile(source) and os.path.getsize(source) <= SMALL_FILE
 
 
-def _for_users(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
+def _for_users(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
     """A RuntimeWarning is for users, who have no need of the place in the code that it comes from."""
     if category is RuntimeWarning and not tracebacks():
         return f"warning: {message}\n"

@@ -53,7 +53,7 @@ def termination() -> Iterator[Callable[[], int | None]]:
     ignored, as `nohup` has SIGHUP, and shells SIGINT for what runs in the background.
     """
     received: list[int] = []
-    previous: dict[int, Any] = {}
+    previous: dict[int, Any] = {}  # whatever signal.signal gave
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)

@@ -289,7 +289,7 @@ def _about(slurm: bool, numbers: Sequence[str], folder: Path, work: str | Path) 
 
 
 def _wait(jobs: Sequence[Any]) -> Iterator[str]:
-    """Until all local jobs have ended: how, and the last line that each of their scripts printed.
+    """Until all local jobs, of submitit, have ended: how, and the last line that each of their scripts printed.
 
     RuntimeError, naming the logs, if one of them failed.
     """

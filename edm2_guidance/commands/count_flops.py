@@ -58,7 +58,7 @@ def is_file(source: str) -> bool:
     return named or is_url(source) or find_file(source).exists()
 
 
-def arguments_of(size: str) -> dict[str, Any]:
+def arguments_of(size: str) -> dict[str, Any]:  # of many types
     """Constructor arguments of the network of that size; ValueError that lists the nearest names if it is none."""
     try:
         return network_arguments(size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.metric_options import LEDGER, num_option
+from edm2_guidance.cli.metric_options import LEDGER, Choices, num_option
 from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
@@ -179,7 +179,7 @@ def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     if work.keep_images:
         images = sum(made.images * (asked.blocks or made.repeats) // made.repeats for made in costs)
         writes[Path(work.results, "images", "a.zip")] = images
-    detectors: dict[str, dict[str, Any]] = {name: {} for name in feature_names(row.metric for row in rows)}
+    detectors: Choices = {name: {} for name in feature_names(row.metric for row in rows)}
     recipes, references = [row.recipe(work.networks) for row in rows], [row.reference for row in rows]
     fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=trust)
     folder = Path(work.results) if work.keep_images else Path(work.results, "work")
