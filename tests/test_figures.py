@@ -116,7 +116,7 @@ def test_finished_pictures_are_kept(run, tmp_path):
     first.unlink()
     stamp = second.stat().st_mtime_ns
     again = run("--figs=fig6", "--steps=3")
-    assert "1 pictures made" in again.stdout
+    assert "1 picture made" in again.stdout
     assert second.stat().st_mtime_ns == stamp
     assert first.exists()
     for other in (["--steps=4"], ["--dtype=float32", "--steps=3"]):
