@@ -179,10 +179,10 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
 def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
     """Figures of the interval paper, one PNG per picture; those that are there are kept."""
     base = figure_recipe(asked.method)
+    from edm2_guidance.images.figure_folder import FigureFolder
     from edm2_guidance.images.insets import sheet
     from edm2_guidance.sampling.generation import opener
     from edm2_guidance.sampling.method_grid import sample_pictures
-    from edm2_guidance.work.figure_folder import FigureFolder
 
     run = asked.run
     with bad_input():

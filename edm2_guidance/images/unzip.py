@@ -118,10 +118,11 @@ def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     Raises ValueError, naming `path` and the member, if it is absurdly large or its bytes are damaged, OSError if the
     disk fails.
     """
-    with damage_means(_damaged_member(path, name)):
+    damaged = _damaged_member(path, name)
+    with damage_means(damaged):
         info = file.getinfo(name)
     check_zip_member(path, file, info)
-    with damage_means(_damaged_member(path, name)), file.open(info) as stream:
+    with damage_means(damaged), file.open(info) as stream:
         return stream.read(info.file_size + 1)  # not all there is: `zipfile` unpacks it before it looks at the size
 
 

@@ -1,7 +1,8 @@
 """Long work by any number of processes. `complete` is the one place that knows in which order things happen, and why.
 
 A work is a plan of seeds cut into parts, and a folder. Workers share that folder and nothing else; every step that
-they see of each other is atomic. An output says what is made of the images: a ZIP, a folder of PNGs, a score.
+they see of each other is atomic. An output says what is made of the images: a ZIP, a folder of PNGs, a score. What has
+no parts, one process makes at `once`.
 
 1. Find the result: nothing is made twice. What is in its place, but another's, is refused before any work.
 2. Open the folder: take this worker's place, so that no two processes are the same worker or compute on one device.
@@ -55,7 +56,7 @@ class Run:
     """How this process makes images, and its place among all that share the work.
 
     What may change last bits is fixed in the plan as part of "the same work", and recorded beside a score. What changes
-    more than these is no part of a run: the precision is the recipe's (`Recipe.dtype`), and so in a score's key.
+    more is no part of a run: the precision is the recipe's (`Recipe.dtype`), hence in its hash and in a score's key.
 
     Attributes:
         batch: Images at a time, 1 or more.

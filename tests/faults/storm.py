@@ -59,10 +59,9 @@ def start(what, folder, args, place=((), {})):
     pid = os.fork()
     if pid:
         return pid
-    code = 130  # if an interrupt comes before the log is there
+    code = 130  # if an interrupt comes before the command can say what that means, or after it ended
     with suppress(BaseException), open(folder / f"log-{os.getpid()}.txt", "w") as log:
         sys.stdout = sys.stderr = log
-        code = 70
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from what runs in the background
         try:
             main, arguments = command(what, folder, args.num, args.shard_size)
@@ -71,9 +70,8 @@ def start(what, folder, args, place=((), {})):
             main.main([*arguments, *options])
         except SystemExit as end:
             code = end.code or 0
-        except KeyboardInterrupt:  # it came before the command could say what that means
-            code = 130
-        except BaseException as error:
+        except Exception as error:
+            code = 70
             print(repr(error))
         claims._heart(os.getpid())._stop()  # what the interpreter does at its end, which a fork has not
     os._exit(code)
@@ -96,7 +94,7 @@ def storm(args, folder):
             stopped.pop(pid, None)
             ends[code] += 1
             if code != 0:
-                assert code in (-9, 130, 143, -15, -2), (folder / f"log-{pid}.txt").read_text()
+                assert code in (-9, 130, 143, -15, -2), f"{code}: " + (folder / f"log-{pid}.txt").read_text()
                 running[start(args.what, folder, args, place)] = place
             continue
         for pid, until in list(stopped.items()):
