@@ -77,8 +77,8 @@ RANGES = re.compile(r"^(--seeds|--classes)=(\d+)-\d+$")
 
 
 def cut(words):
-    """The same command for less work: four of the images counted, one block of a row, few columns and steps."""
-    small = [COUNTS.sub(r"\1=100" if words[1] == "toy_example.py" else r"\1=4", word) for word in words[2:]]
+    """The same command for less work: two of the images counted, one block of a row, few columns and steps."""
+    small = [COUNTS.sub(r"\1=100" if words[1] == "toy_example.py" else r"\1=2", word) for word in words[2:]]
     if any(word.startswith("--grid=") for word in words):
         small = [RANGES.sub(r"\1=\2", word) for word in small]
     if words[1:3] == ["reproduce.py", "run"]:

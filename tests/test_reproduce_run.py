@@ -31,12 +31,12 @@ def test_run_then_report_then_run_again(invoke):
     done = invoke("run", "mnist16-floor", "--num=16")
     assert done.exit_code == 2
     assert "no statistics of 16 real images" in done.output
-    words = ("run", "mnist16-autog", "--num=3", "--blocks=2", "--shard-size=2", "--device=cpu")
+    words = ("run", "mnist16-autog", "--num=2", "--blocks=2", "--shard-size=1", "--device=cpu")
     done = invoke(*words)
     assert done.exit_code == 0, done.output
     assert done.stdout.count("mnist16-autog") == 2
-    assert "seeds 0-2" in done.stdout
-    assert "seeds 3-5" in done.stdout
+    assert "seeds 0-1" in done.stdout
+    assert "seeds 2-3" in done.stdout
     assert "row 1 of 1, block 1 of 2: mnist16-autog\n" in done.stderr
     assert "row 1 of 1, block 2 of 2: mnist16-autog (about " in done.stderr
     assert "left in all" in done.stderr
@@ -46,14 +46,14 @@ def test_run_then_report_then_run_again(invoke):
     report = invoke("report", "mnist16-autog")
     assert report.exit_code == 0, report.output
     assert "changed protocol" in report.stdout.lower()
-    assert "3 images" in report.stdout or "| 3 |" in report.stdout
+    assert "2 images" in report.stdout or "| 2 |" in report.stdout
 
 
 def test_unfinished_work_of_another_run_is_refused(invoke):
     """Before any work, whatever block it is of."""
-    words = ("run", "mnist16-autog", "--num=3", "--blocks=2", "--shard-size=2", "--device=cpu")
+    words = ("run", "mnist16-autog", "--num=2", "--blocks=2", "--shard-size=1", "--device=cpu")
     assert invoke(*words, "--worker=0/2").exit_code == 0
-    (first,) = (path for path in Path("results/work").iterdir() if "-0-3" in path.name)
+    (first,) = (path for path in Path("results/work").iterdir() if "-0-2" in path.name)
     shutil.rmtree(first)
     refused = invoke(*words, "--worker=1/2", "--batch=2")
     assert refused.exit_code == 2

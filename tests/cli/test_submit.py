@@ -340,20 +340,21 @@ class Running:
         code = JOB.format(first=first, requeue=requeue, at_stop=at_stop, seconds=seconds)
         environment = {**os.environ, "SUBMITIT_EXECUTOR": where, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
         assert self.line() == "started"
 
     def line(self):
-        return self.process.stdout.readline().strip()
+        return self.process.stdout.readline().decode().strip()  # without a buffer: `end` gets what comes after
 
     def send(self, number):
         """Slurm sends its warning to the script too."""
         (os.killpg if number == signal.SIGUSR2 else os.kill)(self.process.pid, number)
 
     def end(self):
-        """What else it prints (communicate() would not see what the last `line` has read ahead), and its exit code."""
-        return self.process.stdout.read().strip(), self.process.wait()
+        """What else it prints, and its exit code."""
+        rest, _ = self.process.communicate(timeout=120)
+        return rest.decode().strip(), self.process.returncode
 
     def goes_on(self):
         try:

@@ -29,7 +29,8 @@ def test_one_thread_at_a_time(tmp_path):
             assert locked
             inside += 1
             most = max(most, inside)
-            while not waited:  # the first stays until there is somebody outside
+            deadline = time.monotonic() + 60
+            while not waited and time.monotonic() < deadline:  # the first stays until there is somebody outside
                 time.sleep(0.001)
             time.sleep(0.005)
             inside -= 1

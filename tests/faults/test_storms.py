@@ -51,7 +51,7 @@ def test_a_few_blows(options):
 )
 def test_one_result_in_any_layout(what, workers):
     """Numbered, stealing and as ranks."""
-    records = storms(f"--what={what}", LAYOUTS, f"--workers={workers}", "--kills=0", "--num=22", "--shard-size=2")
+    records = storms(f"--what={what}", LAYOUTS, f"--workers={workers}", "--kills=0", "--num=22", "--shard-size=4")
     assert len({(record["layout"], record["workers"]) for record in records}) == 3 * len(workers.split(","))
     assert [record["exit codes"] for record in records] == [{"0": record["workers"]} for record in records]
     assert all(record["same"] for record in records), records

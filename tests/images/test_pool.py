@@ -8,7 +8,9 @@ from edm2_guidance.images.pool import OrderedPool, usable_cores
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    while not condition():
+    """Or for a minute: what is asserted afterwards fails then."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.001)
 
 
