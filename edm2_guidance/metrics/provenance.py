@@ -14,6 +14,7 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import upgraded
+from edm2_guidance.work.plan import FULL
 
 # How each decoder makes 8 bits of its output: part of what a score depends on.
 _QUANTISERS = {
@@ -61,7 +62,13 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         stored = parse_object(data, "it")
     except ValueError as error:
         return _without(images, RECIPE_NAME, str(error))
-    return _with(images, {key: upgraded(stored).get(key) for key in ("seeds", "recipe", "recipe_hash")}, RECIPE_NAME)
+    return _with(images, _said(upgraded(stored)), RECIPE_NAME)
+
+
+def _said(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe.json says that ledgers tell, too."""
+    said = {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}
+    return {**said, **({"precision": stored["precision"]} if "precision" in stored else {})}
 
 
 def describe_statistics(statistics: Statistics) -> dict[str, Any]:
@@ -101,7 +108,9 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+def describe_generated(
+    recipe: Recipe, seeds: Sequence[int], size: Sequence[int], precision: str = FULL
+) -> dict[str, Any]:
     """Images that were scored as they were made and kept nowhere. seeds: consecutive."""
     return {
         "path": None,
@@ -111,6 +120,7 @@ def describe_generated(recipe: Recipe, seeds: Sequence[int], size: Sequence[int]
         "subset_seed": None,
         "size": list(size),
         "seeds": f"{seeds[0]}-{seeds[-1]}",
+        **({"precision": precision} if precision != FULL else {}),
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
     }

@@ -34,7 +34,7 @@ from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.complete import Pending, Run, once
 from edm2_guidance.work.lease import Lease
-from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
+from edm2_guidance.work.plan import ShardPlan, format_seeds, images_key, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, ShardFolder
 from edm2_guidance.work.zip_output import ZipOutput
 
@@ -139,7 +139,7 @@ class ScoreOutput:
         self.work = work
         self._scorer = scorer
         self._recipe = sampler.recipe
-        self._which = (sampler.recipe.hash, format_seeds(work.plan.seeds))  # as `score_key` takes images
+        self._which = images_key(sampler.recipe.hash, format_seeds(work.plan.seeds), work.run.precision)
         self._tags = tags
         self._zip = images
 
@@ -167,7 +167,7 @@ class ScoreOutput:
             kept = {"path": str(path), "content_sha256": content_sha256(path)}
         assert made is not None  # shards without images hold features
         self.work.lease.check()
-        images = describe_generated(self._recipe, seeds, made.image_size)
+        images = describe_generated(self._recipe, seeds, made.image_size, self.work.run.precision)
         return self._scorer.write(made, self._which, {**images, **kept}, self._tags)
 
 

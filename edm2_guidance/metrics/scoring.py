@@ -14,6 +14,7 @@ from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
 from edm2_guidance.metrics.reference import Statistics, open_statistics
+from edm2_guidance.work.plan import images_key
 
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 
@@ -168,8 +169,8 @@ def fewer_than_published(num_images: int) -> str:
 def score_key(metric: str, detector: Mapping[str, Any], reference: Reference, *images: object) -> str:
     """What a score is a function of: measure, detector, reference, and images, in their precision.
 
-    images: hash of the recipe, which states the precision, and seeds (`format_seeds`), all of them; or, where nothing
-    but statistics are there, their SHA-256. Batch, form and threads touch last bits only: they are recorded beside it.
+    images: `work.plan.images_key` of all of them; or, where nothing but statistics are there, their SHA-256. Batch,
+    form and threads touch last bits only: they are recorded beside it.
     """
     return _key(metric, detector, reference.statistics.sha256, images)
 
@@ -180,7 +181,7 @@ def keys_of(record: Mapping[str, Any]) -> list[str]:
     reference = (record.get("reference") or {}).get("sha256")
     found: list[Sequence[object]] = []
     if record.get("recipe_hash") and images.get("seeds") and images.get("num_images") == images.get("total"):
-        found.append((record["recipe_hash"], images["seeds"]))
+        found.append(images_key(record["recipe_hash"], images["seeds"], images.get("precision")))
     if images.get("sha256"):
         found.append((images["sha256"],))
     return [_key(record["metric"], detector, reference, which) for which in found]

@@ -35,6 +35,7 @@ class Model(ABC):
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
         supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x).
+        precision: In which its activations are computed, a name of a torch dtype.
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
     """
@@ -46,6 +47,7 @@ class Model(ABC):
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
+    precision: str = "float32"
     num_parameters: int = 0
     decoder_batch: int | None = None
 

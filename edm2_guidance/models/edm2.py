@@ -8,6 +8,7 @@ from torch import Tensor
 from edm2_guidance.models.base import Model, Prediction
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
 from training.network_io import NetworkFile, load_network
+from training.networks_edm2 import compute_dtype
 
 _CHANNELS = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}
 
@@ -33,6 +34,7 @@ class Edm2Model(Model):
         self.num_classes = self.net.label_dim
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
+        self.precision = str(compute_dtype(getattr(self.net, "use_fp16", False), False, device.type)).split(".")[-1]
         self.num_parameters = sum(weights.numel() for weights in self.net.parameters())
         if isinstance(self.encoder, StabilityVAEEncoder):
             self.decoder_batch = self.encoder.batch_size

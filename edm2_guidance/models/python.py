@@ -152,6 +152,7 @@ class PythonModel(Model):
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
         self.decoder_batch = getattr(made, "decoder_batch", None)
+        self.precision = str(getattr(made, "precision", None) or self.precision)
         self.num_parameters = getattr(made, "num_parameters", None) or 0
 
     def _checked_shape(self) -> tuple[int, int, int]:

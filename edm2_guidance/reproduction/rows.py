@@ -11,6 +11,7 @@ from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
+from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger, score_output
 from edm2_guidance.metrics.catalog import file_name, find_metric
 from edm2_guidance.metrics.detectors import load_detector
@@ -23,7 +24,7 @@ from edm2_guidance.recipe.stored import begun
 from edm2_guidance.sampling.generation import Generation, opener
 from edm2_guidance.work.complete import Pending, Run, complete
 from edm2_guidance.work.lease import Lease
-from edm2_guidance.work.plan import ShardPlan, format_seeds
+from edm2_guidance.work.plan import ShardPlan, format_seeds, images_key
 from edm2_guidance.work.zip_output import ZipOutput
 from torch_utils.distributed import device_identity, pick_device
 
@@ -118,7 +119,7 @@ class Runner:
                 self._streamed(scorer, generation, seeds, {}).find()  # refuses what another run began
         for number, seeds in enumerate(self.blocks(row)):
             tags = {"row": {"name": row.name, "block": number}}
-            found = scorer.find(generation.recipe.hash, _text(seeds))
+            found = scorer.find(*_which(generation, seeds))
             record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
             yield Block(row, number, seeds, record, reused=found is not None)
 
@@ -148,7 +149,7 @@ class Runner:
         if not self.settings.keep_images:
             output = self._streamed(scorer, generation, seeds, tags)
             return _record(complete(output, source_of, bar))
-        known = scorer.find(generation.recipe.hash, _text(seeds)) is not None
+        known = scorer.find(*_which(generation, seeds)) is not None
         images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
         if not known and images.find() is None:
             output = ScoreOutput(scorer, generation, images.work, tags, images)
@@ -160,7 +161,9 @@ class Runner:
     def tagged(self, record: Record, metric: str, reference: str, tags: Mapping[str, Any]) -> Record:
         """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
         scorer = self.scorer(metric, reference)
-        lines = scorer.lines(scorer.metrics[0], record["recipe_hash"], record["images"]["seeds"])
+        images = record["images"]
+        which = images_key(record["recipe_hash"], images["seeds"], images.get("precision"))
+        lines = scorer.lines(scorer.metrics[0], *which)
         found = next((line for line in lines if tags.items() <= line.items()), None)
         if found is not None:
             return found
@@ -191,7 +194,9 @@ class Runner:
         """The score of a ZIP that holds the images of these seeds."""
         lease = Lease(self._work, f"{recipe.hash[:16]}-{seeds[0]}-{file_name(scorer.metrics[0])}")
         measured = functools.partial(score_output.measure_stored, path, scorer, len(seeds))
-        return score_output.score_once(scorer, (recipe.hash, _text(seeds)), measured, tags, lease)
+        stored = read_recipe(path) or {}  # another machine may have made it
+        which = images_key(recipe.hash, format_seeds(tuple(seeds)), stored.get("precision"))
+        return score_output.score_once(scorer, which, measured, tags, lease)
 
     @property
     def _work(self) -> Path:
@@ -243,8 +248,8 @@ def _record(made: Scores | Pending) -> Record | None:
     return None if isinstance(made, Pending) else made.records[0]
 
 
-def _text(seeds: range) -> str:
-    return format_seeds(tuple(seeds))
+def _which(generation: Generation, seeds: range) -> tuple[str, ...]:
+    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.numerics["precision"])
 
 
 def _real_statistics(row: Row, num: int, number: int) -> Path:

@@ -48,6 +48,7 @@ class Numerics(TypedDict):
     decoder_batch: int | None
     deterministic: bool
     threads: int | None
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class Generation:
 
     @property
     def numerics(self) -> Numerics:
-        """What may change last bits beside the recipe, the batch and the device."""
+        """What may change images beside the recipe, the batch and the device."""
         return {
             "decoder_batch": self.main.decoder_batch,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+            "precision": "+".join(sorted({model.precision for model in self.networks().values()})),
         }
 
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from dnnlib.errors import Refused
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
-from edm2_guidance.work.plan import ShardPlan, format_seeds
+from edm2_guidance.work.plan import FULL, ShardPlan, format_seeds
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageSource, Sink
@@ -55,8 +55,8 @@ _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not 
 class Run:
     """How this process makes images, and its place among all that share the work.
 
-    What may change last bits is fixed in the plan as part of "the same work", and recorded beside a score. What changes
-    more is no part of a run: the precision is the recipe's (`Recipe.dtype`), hence in its hash and in a score's key.
+    What may change images is fixed in the plan as part of "the same work". Of it the precision alone is part of a
+    score's key; the rest touches last bits, and is recorded beside the score.
 
     Attributes:
         batch: Images at a time, 1 or more.
@@ -64,6 +64,7 @@ class Run:
         deterministic: The form in which everything is computed: by kernels that give the same bits every time, or by
             the fastest ones.
         threads: Of the CPU that computes; None for other devices.
+        precision: In which the networks compute. (That of the sampler's state is the recipe's, `Recipe.dtype`.)
         workers: The place of this process.
         device: What identifies the device that it computes on, if no other worker should; None for any number on it.
     """
@@ -72,6 +73,7 @@ class Run:
     decoder_batch: int | None = None
     deterministic: bool = False
     threads: int | None = None
+    precision: str = FULL
     workers: Workers = ALONE
     device: str | None = None
 
@@ -80,9 +82,11 @@ class Run:
             raise ValueError(f"{self.batch} images per batch: need 1 or more")
 
     @property
-    def fixed(self) -> dict[str, int | bool | None]:
-        """What all workers must have alike, and who goes on later: what may change last bits."""
-        names = ("batch", "decoder_batch", "deterministic", "threads")
+    def fixed(self) -> dict[str, int | bool | str | None]:
+        """What all workers must have alike, and who goes on later. The usual precision is left out, as plans began."""
+        names = ["batch", "decoder_batch", "deterministic", "threads"]
+        if self.precision != FULL:
+            names.append("precision")
         return {name: getattr(self, name) for name in names}
 
 

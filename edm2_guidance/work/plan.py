@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+FULL = "float32"  # the precision that goes without saying
 _RUN = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?(?:,|\Z)", re.ASCII)
 
 
@@ -77,6 +78,11 @@ def format_seeds(seeds: tuple[int, ...]) -> str:
     breaks = [i for i, (a, b) in enumerate(pairwise(seeds), start=1) if b != a + 1]
     runs = [seeds[start:end] for start, end in pairwise([0, *breaks, len(seeds)])]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def images_key(recipe_hash: str, seeds: str, precision: str | None = FULL) -> tuple[str, ...]:
+    """What tells sets of generated images apart. seeds: by `format_seeds`. precision: of the networks; None: `FULL`."""
+    return (recipe_hash, seeds) if precision in (None, FULL) else (recipe_hash, seeds, str(precision))
 
 
 def seed_runs(text: str) -> list[range]:

@@ -216,6 +216,8 @@ class ShardFolder(Work):
         except ValueError as error:
             raise ValueError(f"{error}: move {self.folder} away to start over") from error
         now = upgraded(found)
+        if "precision" not in found:  # as in plans of the version before, whatever it was
+            self._identity = tuple(key for key in self._identity if key != "precision")
         if any(now.get(key) != self._asked[key] for key in self._identity):
             refuse(self.folder, now, self._asked)
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}

@@ -36,6 +36,7 @@ class ZipOutput:
 
         {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
          "batches": [[64, 781], [16, 1]],          (runs of [batch size, how many batches])
+         "precision": "float16",                   (of the networks; only if it is not float32)
          "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
                                                     last bits may then differ from those of another run)
 
@@ -110,7 +111,8 @@ class ZipOutput:
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work
-        content = {key: value for key, value in work.content.items() if key not in {"shard_size", *work.run.fixed}}
+        of_the_way = {"shard_size", *work.run.fixed} - {"precision"}
+        content = {key: value for key, value in work.content.items() if key not in of_the_way}
         return {**content, "batches": work.plan.batch_runs(work.run.batch)}
 
 

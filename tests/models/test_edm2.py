@@ -26,6 +26,18 @@ def test_a_prediction_is_the_networks_own_in_the_precision_of_x(tiny_networks):
         model.predict(X, SIGMA, y, attention="perturbed")
 
 
+def test_the_precision_is_what_the_network_computes_in(tiny_networks):
+    """float16 where the file allows it on a CUDA device, which is only named here."""
+    file = load_network(tiny_networks["cond"])
+    precisions = {}
+    for kind in ("cpu", "cuda"):
+        for allowed in (True, False):
+            file.net.use_fp16 = allowed
+            precisions[kind, allowed] = Edm2Model(file, torch.device(kind)).precision
+    assert precisions.pop(("cuda", True)) == "float16"
+    assert set(precisions.values()) == {"float32"}
+
+
 def test_no_labels_are_no_conditions(tiny_networks):
     assert open_model(tiny_networks["cond"]).conditions(None, torch.device("cpu")) is None
     assert open_model(tiny_networks["uncond"]).conditions([3], torch.device("cpu")) is None

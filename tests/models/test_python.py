@@ -15,6 +15,7 @@ from PIL import Image
 from dnnlib.places import EMBEDDED
 from edm2_guidance.commands import calculate_metrics, count_flops, generate_images, generate_zip, network_tool
 from edm2_guidance.models import open_model
+from edm2_guidance.models.python import PythonModel
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.reproduction.files import fetch_all
@@ -235,6 +236,20 @@ def test_zip_in_two_goes_and_its_score(file, tmp_path, monkeypatch):
     file.write_text(SOURCE.replace("-0.4, 0.5", "-0.4, 0.6"))
     refused = run(generate_zip.main, *making, code=2)
     assert "a.zip belongs to another run" in refused.stderr, "another text is another recipe"
+
+
+def test_networks_of_another_precision_have_scores_of_their_own(file, tmp_path, monkeypatch):
+    """The recipe is the same, as that of one file is on a CPU and on a GPU; its images are not."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--net=gauss.py:duck", "--steps=2", "--num=4", "--ref=mnist16", "--metrics=fd_mnist", "--ledger=l.jsonl"]
+    already = []
+    for precision in ("bfloat16", "float32", "bfloat16", "float32"):
+        monkeypatch.setattr(PythonModel, "precision", precision)
+        already.append("already" in run(calculate_metrics.main, "gen", *common).stderr)
+    assert already == [False, False, True, True]
+    half, full = map(json.loads, (tmp_path / "l.jsonl").read_text().splitlines())
+    assert half["recipe_hash"] == full["recipe_hash"]
+    assert (half["images"]["precision"], full["images"].get("precision")) == ("bfloat16", None)
 
 
 def test_a_grid_of_weights_has_the_colours_of_the_means(file, tmp_path, monkeypatch):

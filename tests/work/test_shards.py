@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from dnnlib.workers import Workers
 from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.images.zips import ZipWriter, read_recipe
 from edm2_guidance.work import complete as protocol
 from edm2_guidance.work import identity
 from edm2_guidance.work import lease as claims
@@ -768,6 +768,27 @@ def test_another_number_of_threads_is_refused_and_told_how_to_go_on(tmp_path: Pa
     opened("b.zip")  # of a version that did not write them down
     with pytest.raises(ValueError, match="run: give another name"):
         opened("b.zip", threads=2)
+
+
+def test_another_precision_is_another_work_and_stands_in_the_zip(tmp_path: Path) -> None:
+    folder_at(tmp_path / "a.zip", precision="float16").work.open()
+    with pytest.raises(ValueError, match=r"(?s)a\.zip\.shards belongs to another run.*float16 \| bfloat16"):
+        folder_at(tmp_path / "a.zip", precision="bfloat16").find()
+    run(tmp_path / "half.zip", precision="float16")
+    run(tmp_path / "full.zip")
+    stored = [read_recipe(tmp_path / f"{name}.zip") or {} for name in ("half", "full")]
+    assert [recipe.get("precision") for recipe in stored] == ["float16", None]
+
+
+def test_a_plan_that_does_not_say_its_precision_goes_on(tmp_path: Path) -> None:
+    """As the version before wrote them, for networks that compute in float16 too."""
+    path, made = tmp_path / "a.zip", list[int]()
+    folder = folder_at(path)
+    folder.work.open()
+    make(folder, 0)
+    folder.work.close()
+    run(path, made, precision="float16")
+    assert made == [1, 2, 3]
 
 
 def test_another_batch_is_told_how_to_go_on(tmp_path: Path) -> None:
