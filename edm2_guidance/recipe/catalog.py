@@ -48,8 +48,12 @@ def kinds(axis: str) -> list[str]:
 
 
 def find(axis: str, kind: str) -> type[Any]:
-    """The class of a kind, a `Spec` (which is built on this module). ValueError, naming near ones, if there is none."""
+    """The class of a kind, a `Spec` (which is built on this module); '-' and '_' are the same.
+
+    ValueError, naming near ones, if there is none.
+    """
     known = CATALOG[axis]
+    kind = kind.replace("_", "-")
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""

@@ -4,7 +4,8 @@
 
     spec = kind (":" (field "=" value | word))*
 
-A word alone is a choice of the field that has it, or a flag. A value holds no ":" or ","; lists inside a value are
+A word alone is a choice of the field that has it, a flag, or a variant: several fields at once, as some evaluator has
+them. Fields given beside a variant win. A value holds no ":" or ","; lists inside a value are
 joined by "+", lists of specs by ",". Nothing needs quoting in a shell. The same text stands on the command line, in
 JSON, captions and reports.
 
@@ -68,11 +69,14 @@ class Spec(ABC):
         axis: What is chosen; a key of the catalogue.
         kind: The name of the way.
         source: Where it is from, such as "arXiv 2206.00364, Algorithm 2".
+        variants: Fields by the name under which they may be chosen together. As with defaults, once published, they
+            never change.
     """
 
     axis: ClassVar[str]
     kind: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -96,13 +100,19 @@ class Spec(ABC):
         found = catalog.find(cls.axis, kind)
         if not issubclass(found, cls):
             raise ValueError(f"'{kind}' is no {cls.kind or cls.axis}")
+        named = [part for part in parts if part in found.variants]
+        if len(named) > 1:
+            raise ValueError(f"{text}: {named[0]} and {named[1]} are variants, and one may be given")
         given: dict[str, Any] = {}
         for part in parts:
+            if part in named:
+                continue
             name, value = _read(found, part)
             if name in given:
                 raise ValueError(f"{text}: {name} is given twice")
             given[name] = value
-        return found(**given)
+        variant = found.variants[named[0]] if named else {}
+        return found(**{**variant, **given})
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their default."""
@@ -116,9 +126,13 @@ class Spec(ABC):
         return dataclasses.replace(self, **values)
 
     def __str__(self) -> str:
+        """The text of this spec: the name of the variant that it is exactly, or the fields that are changed."""
+        named = [name for name, fields in self.variants.items() if fields and type(self)(**fields) == self]
+        return ":".join([self.kind, *(named[:1] or self._field_texts())])
+
+    def _field_texts(self) -> list[str]:
         hints = _hints(type(self))
-        parts = [_written(name, value, hints[name]) for name, value in self.changed().items()]
-        return ":".join([self.kind, *parts])
+        return [_written(name, value, hints[name]) for name, value in self.changed().items()]
 
 
 def canonical(value: Any) -> Any:
@@ -152,8 +166,11 @@ def listing(axis: str) -> str:
 
 
 def fields_of(kind: type[Spec]) -> list[str]:
-    """What a kind takes, a line for each field: how to write it, what it is, its default."""
-    return [_field_text(kind, each) for each in dataclasses.fields(kind) if "about" in each.metadata]
+    """What a kind takes, a line for each field (how to write it, what it is, its default) and for each variant."""
+    fields = [_field_text(kind, each) for each in dataclasses.fields(kind) if "about" in each.metadata]
+    for name, values in kind.variants.items():
+        fields.append(f"{name}  for {':'.join(kind(**values)._field_texts()) or 'the defaults'}")
+    return fields
 
 
 def number_text(value: float) -> str:

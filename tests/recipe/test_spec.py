@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -22,6 +23,10 @@ class Apple(Fruit):
 
     kind: ClassVar[str] = "apple"
     source: ClassVar[str] = "a tree"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cox": {"weight": 150, "age": 9, "peeled": True},
+        "usual": {},
+    }
 
     weight: float = option(100.0, "Weight", unit="gram", low=0, high=500)
     age: int = option(3, "Age", unit="days", low=0)
@@ -47,6 +52,9 @@ TEXTS = {
     "apple:green:peeled": Apple(colour="green", peeled=True),
     "apple:cuts=0.25+0.5+2": Apple(cuts=(0.25, 0.5, 2.0)),
     "apple:seeds=0": Apple(seeds=0),
+    "apple:cox": Apple(weight=150, age=9, peeled=True),
+    "apple:weight=150:age=8:peeled": Apple(weight=150, age=8, peeled=True),
+    "apple:weight=150:age=9": Apple(weight=150, age=9),
 }
 
 
@@ -60,6 +68,14 @@ def test_other_spellings_of_the_same():
     assert Fruit.parse("apple:colour=green:peeled=yes:weight=5e1") == Fruit.parse("apple:weight=50:green:peeled")
     assert Fruit.parse("apple:weight=100:seeds=none") == Apple()
     assert str(Apple(weight=100)) == "apple"
+    assert Fruit.parse("apple:usual") == Apple()
+    assert Fruit.parse("apple:age=9:peeled:weight=150") == Fruit.parse("apple:cox")
+    assert Fruit.parse("apple:age=8:cox") == Fruit.parse("apple:cox:age=8"), "fields win, wherever the variant stands"
+
+
+def test_a_variant_is_hashed_as_its_fields():
+    assert canonical(Fruit.parse("apple:cox")) == {"kind": "apple", "weight": 150.0, "age": 9, "peeled": True}
+    assert Fruit.parse("apple:cox:weight=100:age=3:peeled=no") == Apple()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +94,8 @@ def test_other_spellings_of_the_same():
         ("apple:peeled=maybe", "not true or false"),
         ("apple:cuts=1+x", "'x' is not a number"),
         ("apple:age=1:age=2", "age is given twice"),
+        ("apple:cox:usual", "apple:cox:usual: cox and usual are variants, and one may be given"),
+        ("apple:coks", r"apple has no 'coks'"),
     ],
 )
 def test_what_does_not_fit_is_refused(text, message):
@@ -121,3 +139,4 @@ def test_the_listing_tells_all_there_is():
     assert "apple        An apple, for these tests. [a tree]" in text
     assert "weight=GRAM  Weight  [default: 100]" in text
     assert "red|green  Colour  [default: red]" in text
+    assert "    cox  for weight=150:age=9:peeled\n    usual  for the defaults" in text
