@@ -1,12 +1,14 @@
 """Frechet distances against golden values, scipy's matrix square root and cases with exact answers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
+from edm2_guidance.metrics.measures import frechet
 from edm2_guidance.metrics.measures.frechet import factorize, frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
@@ -111,6 +113,58 @@ def test_ill_conditioned_covariances_keep_their_digits() -> None:
     deviations = np.logspace(0, -5, 40)
     a, b = (gaussian([0.0] * 40, rotation @ np.diag((s * deviations) ** 2) @ rotation.T) for s in (1, 2))
     assert frechet_distance(a, b) == pytest.approx((deviations**2).sum(), rel=1e-9)
+
+
+@pytest.fixture
+def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the eigenvalues were good enough, for each time they were computed."""
+    taken: list[bool] = []
+    original = frechet._by_eigenvalues
+
+    def spy(*arguments: Any) -> float | None:
+        found = original(*arguments)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(frechet, "_by_eigenvalues", spy)
+    return taken
+
+
+@pytest.mark.parametrize(("steepness", "quick"), [(0, True), (1, True), (3, False)])
+def test_the_short_way_is_taken_where_it_is_exact(routes: list[bool], steepness: float, quick: bool) -> None:
+    """Against the nuclear norm of the factors that the covariances are made of; spectra are power laws."""
+    rng = np.random.default_rng(12)
+    scales = np.arange(1, 201) ** -(steepness / 2)
+    mixing = np.linalg.qr(rng.standard_normal((200, 200)))[0] * scales
+    factors = [mixing @ rng.standard_normal((200, 900)) / 30 for _ in range(2)]
+    a, b = (gaussian([0.0] * 200, factor @ factor.T) for factor in factors)
+    traces = sum((factor**2).sum() for factor in factors)
+    overlap = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
+    assert frechet_distance(a, b) == pytest.approx(traces - 2 * overlap, abs=3e-13 * traces)
+    assert routes == [quick]
+
+
+def test_eigenvalues_that_lost_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the solver moved every eigenvalue by 1e-9 of the largest: the singular values are computed."""
+    a, b = moments_of(random_features(300, 24, 13)), moments_of(random_features(300, 24, 14))
+    right, solve = by_matrix_root(a, b), torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: solve(matrix) + 1e-9 * matrix.abs().max())
+    assert frechet_distance(a, b) == pytest.approx(right, rel=1e-10)
+
+
+def test_badly_scaled_features_keep_their_digits() -> None:
+    """Of independent features of very different scale each gives a distance of its own."""
+    scales = np.logspace(-6, 6, 13)
+    a, b = (gaussian(list(shift * scales), np.diag((factor * scales) ** 2)) for shift, factor in ((0, 1), (1, 3)))
+    assert frechet_distance(a, b) == pytest.approx((scales**2).sum() * (1 + 4), rel=1e-13)
+
+
+def test_sets_that_are_nearly_the_same() -> None:
+    """x and (1 + e) x: e^2 (|mean|^2 + tr cov)."""
+    x = random_features(400, 16, 15)
+    a, b = moments_of(x), moments_of(x * (1 + 1e-4))
+    expected = 1e-8 * float(a.mean @ a.mean + a.cov.trace())
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
 
 
 def test_factored_sides_give_the_same_bits() -> None:
