@@ -1,10 +1,10 @@
 """Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Moments:
     cov: Tensor
     num_images: int | None = None
     features: Tensor | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         dim = self.mean.shape[0] if self.mean.ndim == 1 else None
@@ -53,6 +54,12 @@ class Moments:
     @property
     def dim(self) -> int:
         return self.mean.shape[0]
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What measures derive from these features: made when first asked for under the key, and then kept."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @property
     def sha256(self) -> str:

@@ -38,6 +38,10 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "measure": {
         "fd": "metrics.measures.frechet:Frechet",
         "kid": "metrics.measures.kernel:Kernel",
+        "precision": "metrics.measures.precision:Precision",
+        "recall": "metrics.measures.recall:Recall",
+        "density": "metrics.measures.density:Density",
+        "coverage": "metrics.measures.coverage:Coverage",
     },
 }
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from edm2_guidance.recipe.spec import Spec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edm2_guidance.metrics.moments import Moments
 
 #: From what is known of a set of images to the measure's numbers by name, the one that is reported first.
@@ -46,3 +48,9 @@ class Measure(Spec):
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
         """What to mind of a value of `metric` because of one set, a sentence each. what: the word for its images."""
         return []
+
+
+def features_of(moments: "Moments") -> "Tensor":
+    """The features, [N, D], of a set for a measure that needs them."""
+    assert moments.features is not None  # `Measure.needs`
+    return moments.features

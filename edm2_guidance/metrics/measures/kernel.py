@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edm2_guidance.metrics.measures.base import Comparison, Measure
+from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def _cubic(x: "NDArray[Any]", y: "NDArray[Any]") -> "NDArray[Any]":
 
 
 def _rows(moments: "Moments") -> "NDArray[Any]":
-    assert moments.features is not None  # `needs`
-    rows: NDArray[Any] = moments.features.numpy()
+    rows: NDArray[Any] = features_of(moments).numpy()
     return rows
 
 

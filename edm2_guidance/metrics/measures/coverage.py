@@ -1,0 +1,29 @@
+"""Coverage: the share of the reference's balls in which there is an image.
+
+coverage = (1 / M) #{i: there is a j with |r_i - y_j| < R_i}   (Naeem et al. 2020, Eq. 4)
+
+R_i is the distance of r_i to its k-th nearest neighbour in the reference; the surface does not count, and k is 5, as in
+the authors' program (prdc 0.2).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edm2_guidance.metrics.measures.base import Comparison
+from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours
+
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.moments import Moments
+
+
+@dataclass(frozen=True)
+class Coverage(NeighbourMeasure):
+    """Share of the reference's k-nearest-neighbour balls that hold an image: diversity."""
+
+    kind = "coverage"
+    source = "arXiv 2002.09797, Eq. 4"
+
+    def against(self, reference: "Moments", name: str) -> Comparison:
+        self.rows(reference, "reference images", name)
+        counts = Neighbours.of(reference).ask(Balls("reference", self.k, closed=False))
+        return lambda images: {self.kind: float((counts(images).by_reference > 0).mean())}

@@ -1,0 +1,330 @@
+"""Nearest neighbours and balls of two sets of features, exactly, and in memory that grows with N + M alone.
+
+Squared distances of a block of points are found by a matrix product, |x|^2 + |y|^2 - 2 x . y, in float32. Its rounding
+error has a bound, e (|x|^2 + |y|^2). Where the bound does not decide (who is nearer? inside or outside?), and only
+there, distances are computed again as sums of squared differences in float64. So near-duplicates are right, copies are
+at distance 0, ties are ties, and what is counted depends neither on the size of blocks nor on threads.
+
+`float16` is another distance, the one of guided-diffusion's evaluator: the product form in half precision throughout.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from edm2_guidance.metrics.measures.base import Measure, features_of
+from edm2_guidance.recipe.spec import option
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from edm2_guidance.metrics.moments import Moments
+
+Form = Literal["exact", "float16"]
+Set = Literal["images", "reference"]
+_USUAL = 5  # neighbours are found at once, for all who want fewer
+_BLOCK = 1 << 23  # pairs at once
+_PIECE = 1 << 22  # numbers at once, where rows are converted or differences formed
+_MANY = 1 / 16  # of the pairs of a block undecided: float64 products decide most of them faster than differences
+
+
+class Nearest(NamedTuple):
+    """Of the k nearest by distance, then place: squared distances, float64 [N, k], and places, int64 [N, k]."""
+
+    squared: "Tensor"
+    place: "Tensor"
+
+
+class Block(Protocol):
+    """Distances of the points `rows` to all others."""
+
+    rows: slice
+
+    def inside(self, radii: "Tensor", closed: bool) -> "Tensor":
+        """bool [n, M]: squared distance < radii (or <=, if closed); radii: squared, float64 [n, 1] or [1, M]."""
+        ...
+
+    def nearest(self, k: int, own: bool) -> Nearest:
+        """The k nearest of each point. own: they are among the others, and count as no neighbours of their own."""
+        ...
+
+
+def blocks(points: "Tensor", others: "Tensor", form: Form, pairs: int = _BLOCK) -> Iterator[Block]:
+    """Blocks of the points [N, D] in order, each with all of the others [M, D]; so many pairs at once."""
+    size = max(1, pairs // len(others))
+    make: Callable[[slice], Block] = (_Products if form == "exact" else _Halves)(points, others).block
+    for start in range(0, len(points), size):
+        yield make(slice(start, min(start + size, len(points))))
+
+
+def nearest(points: "Tensor", others: "Tensor", k: int, form: Form = "exact", pairs: int = _BLOCK) -> Nearest:
+    """The k nearest of the others for each of the points; of one and the same set, others than itself."""
+    import torch
+
+    found = [block.nearest(k, points is others) for block in blocks(points, others, form, pairs)]
+    return Nearest(torch.cat([each.squared for each in found]), torch.cat([each.place for each in found]))
+
+
+def own_nearest(moments: "Moments", k: int, form: Form = "exact") -> Nearest:
+    """The k nearest, or more, of each point in its own set; found once."""
+    rows = features_of(moments)
+    most = max(k, min(_USUAL, len(rows) - 1))
+    found: Nearest = moments.once(("nearest", form, most), lambda: nearest(rows, rows, most, form))
+    return found
+
+
+def differences(points: "Tensor", others: "Tensor", rows: "Tensor", columns: "Tensor") -> "Tensor":
+    """Squared distances of the pairs, float64, by differences; by numpy, whose sums know nothing of threads."""
+    import numpy as np
+    import torch
+
+    squared = np.empty(len(rows))
+    size = max(1, _PIECE // points.shape[1])
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        apart = points[rows[part]].double().numpy() - others[columns[part]].double().numpy()
+        squared[part] = np.square(apart, out=apart).sum(axis=1)
+    return torch.from_numpy(squared)
+
+
+class _Products:
+    """Two sets, centred and scaled for products: norms are at most 1, and only differences matter."""
+
+    def __init__(self, points: "Tensor", others: "Tensor") -> None:
+        import torch
+
+        self.points, self.others = points, others
+        self.centre = others.mean(dim=0, dtype=torch.float64)
+        ends = [end.double() - self.centre for rows in (points, others) for end in (rows.amax(dim=0), rows.amin(dim=0))]
+        widest = max(float(end.abs().max()) for end in ends) * len(self.centre) ** 0.5
+        self.scale = 2.0 ** math.frexp(widest)[1]
+        # What subtracting the centre may move a point by, in norm.
+        self.moved = 2.0**-52 * (float(self.centre.norm()) / self.scale + 1)
+        self.columns = torch.empty(others.shape, dtype=torch.float32)
+        self.norms = torch.empty(len(others), dtype=torch.float64)
+        for piece in self.pieces():
+            centred = self.centred(others[piece])
+            self.columns[piece], self.norms[piece] = centred.float(), centred.square().sum(dim=1)
+
+    def pieces(self) -> Iterator[slice]:
+        """The others in pieces that are small in float64."""
+        size = max(1, _PIECE // len(self.centre))
+        return (slice(start, start + size) for start in range(0, len(self.others), size))
+
+    def centred(self, rows: "Tensor") -> "Tensor":
+        return (rows.double() - self.centre) / self.scale
+
+    def error(self, norms: "Tensor", dtype: "torch.dtype") -> "Tensor":
+        """A point's share of the bound on the error of its squared distances; norms: |x|^2 of points.
+
+        A sum of D products is off by at most D u |x| |y|, u the unit roundoff, in whatever order it is taken. Points
+        that are moved by m move |x - y|^2 by at most e |x - y|^2 + m^2 / e, whatever e.
+        """
+        import torch
+
+        unit = (len(self.centre) + 16) * torch.finfo(dtype).eps / 2
+        return 4 * unit * norms + 4 * self.moved**2 / unit + 1e-30
+
+    def block(self, rows: slice) -> "_ProductBlock":
+        import torch
+
+        return _ProductBlock(self, rows, torch.float32)
+
+
+class _ProductBlock:
+    def __init__(self, both: _Products, rows: slice, dtype: "torch.dtype") -> None:
+        import torch
+
+        self.both, self.rows, self.dtype = both, rows, dtype
+        self._sharper: _ProductBlock | None = None
+        x = both.centred(both.points[rows])
+        norms = x.square().sum(dim=1)
+        self.row_error, self.column_error = both.error(norms, dtype)[:, None], both.error(both.norms, dtype)[None]
+        if dtype == torch.float32:
+            product = x.float() @ both.columns.T
+        else:
+            product = torch.cat([x @ both.centred(both.others[piece]).T for piece in both.pieces()], dim=1)
+        self.squared = product.mul_(-2).add_(norms[:, None].to(dtype)).add_(both.norms[None].to(dtype))
+
+    def inside(self, radii: "Tensor", closed: bool) -> "Tensor":
+        import torch
+
+        scaled = radii / self.both.scale**2
+        rounded = scaled * torch.finfo(self.dtype).eps
+        by_column = radii.shape[0] == 1
+        margin = self._margin(0 if by_column else rounded, rounded if by_column else 0)
+        gap = self.squared - scaled.to(self.dtype)
+        found = gap < -margin
+        near = gap.abs_() <= margin
+        if self._undecided(near):
+            return self._sharp().inside(radii, closed)
+        rows, columns, exact = self._exact(near)
+        limit = radii.expand(near.shape)[rows, columns]
+        found[rows, columns] = exact <= limit if closed else exact < limit
+        return found
+
+    def nearest(self, k: int, own: bool) -> Nearest:
+        """Those whose lower bound is not above the k-th smallest upper bound are compared by their exact distance."""
+        import torch
+
+        squared, margin = self.squared.clone(), self._margin(0, 0)
+        if own:
+            squared[torch.arange(len(squared)), torch.arange(self.rows.start, self.rows.stop)] = torch.inf
+        limit = torch.topk(squared + margin, k, dim=1, largest=False).values[:, -1:]
+        near = squared - margin <= limit
+        if self._undecided(near):
+            return self._sharp().nearest(k, own)
+        rows, columns, exact = self._exact(near)
+        order = exact.argsort(stable=True)  # `columns` go up in each row already
+        order = order[rows[order].argsort(stable=True)]
+        counts = near.sum(dim=1)
+        first = order[(counts.cumsum(0) - counts)[:, None] + torch.arange(k)]
+        return Nearest(exact[first], columns[first])
+
+    def _margin(self, row: "Tensor | int", column: "Tensor | int") -> "Tensor":
+        """The bound on the error of what is compared, [n, M]: of the squared distances, and what is added to it."""
+        rows, columns = 1.001 * (self.row_error + row), 1.001 * (self.column_error + column)
+        return rows.to(self.dtype) + columns.to(self.dtype)
+
+    def _undecided(self, near: "Tensor") -> bool:
+        """Whether float32 leaves so much open that float64 is quicker."""
+        return self.dtype.itemsize == 4 and int(near.sum()) > _MANY * near.numel()
+
+    def _sharp(self) -> "_ProductBlock":
+        import torch
+
+        if self._sharper is None:
+            self._sharper = _ProductBlock(self.both, self.rows, torch.float64)
+        return self._sharper
+
+    def _exact(self, near: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
+        """Rows, columns and squared distances of the pairs that are marked."""
+        rows, columns = near.nonzero(as_tuple=True)
+        return rows, columns, differences(self.both.points[self.rows], self.both.others, rows, columns)
+
+
+class _Halves:
+    """Products in half precision: sums are rounded once. Of one and the same set, or of images and a reference."""
+
+    def __init__(self, points: "Tensor", others: "Tensor") -> None:
+        self.points, self.others = points.half(), others.half()
+        self.own = points is others
+
+    def block(self, rows: slice) -> "_HalfBlock":
+        return _HalfBlock(self, rows)
+
+
+class _HalfBlock:
+    def __init__(self, both: _Halves, rows: slice) -> None:
+        self.rows = rows
+        x, y = both.points[rows], both.others
+        product = (x.double() @ both.others.double().T).half()
+        row, column = (each.square().double().sum(dim=1).half() for each in (x, y))
+        first, last = (row[:, None], column[None]) if both.own else (column[None], row[:, None])
+        self.squared = (first - 2 * product + last).clamp_(min=0).double()
+
+    def inside(self, radii: "Tensor", closed: bool) -> "Tensor":
+        return self.squared <= radii if closed else self.squared < radii
+
+    def nearest(self, k: int, own: bool) -> Nearest:
+        """Of its own set, the point itself is where rounding puts it, and the first is left out."""
+        import torch
+
+        found = torch.topk(self.squared, k + own, dim=1, largest=False)
+        return Nearest(found.values[:, own:], found.indices[:, own:])
+
+
+@dataclass(frozen=True)
+class Balls:
+    """A ball around each point of one set, out to its k-th nearest neighbour in that set.
+
+    closed: its surface is part of it. clipped: no radius is above the median of all.
+    """
+
+    around: Set
+    k: int
+    closed: bool
+    clipped: bool = False
+
+    def radii(self, moments: "Moments", form: Form = "exact") -> "Tensor":
+        """Squared radii, float64 [points]."""
+        radii = own_nearest(moments, self.k, form).squared[:, self.k - 1]
+        if not self.clipped:
+            return radii
+        low, high = radii.sort().values[[(len(radii) - 1) // 2, len(radii) // 2]]
+        return radii.minimum(low if low == high else ((low.sqrt() + high.sqrt()) / 2).square())
+
+
+class Counts(NamedTuple):
+    """Pairs of an image and a reference image of which one is in the ball around the other.
+
+    by_image: int64 [N]. by_reference: int64 [M].
+    """
+
+    by_image: "NDArray[Any]"
+    by_reference: "NDArray[Any]"
+
+
+@dataclass(frozen=True)
+class NeighbourMeasure(Measure):
+    """Base of what is counted in balls that reach to the k-th nearest neighbour."""
+
+    needs = "features"
+    better = "higher"
+
+    k: int = option(5, "Balls reach to the k-th nearest other point of their set", low=1)
+
+    def check_count(self, count: int, what: str, metric: str) -> None:
+        if count <= self.k:
+            few = f"{count} {what} are too few for the {self.k} nearest neighbours of each"
+            raise ValueError(f"{metric}: {few}: give more, or a smaller k")
+
+    def rows(self, moments: "Moments", what: str, metric: str) -> "Tensor":
+        """The features of a set. ValueError for too few. what, metric: as in `check_count`."""
+        rows = features_of(moments)
+        self.check_count(len(rows), what, metric)
+        return rows
+
+
+class Neighbours:
+    """A reference, and what is asked of its neighbourhoods: all of it is answered in one pass over the pairs."""
+
+    def __init__(self, reference: "Moments", form: Form) -> None:
+        self._reference = reference
+        self._form = form
+        self._asked: set[Balls] = set()
+
+    @classmethod
+    def of(cls, reference: "Moments", form: Form = "exact") -> "Neighbours":
+        """The one that all measures of this reference share."""
+        found: Neighbours = reference.once(("neighbours", form), lambda: cls(reference, form))
+        return found
+
+    def ask(self, balls: Balls) -> "Callable[[Moments], Counts]":
+        """What counts for these balls; ask before the first images come, and all asked is counted together."""
+        self._asked.add(balls)
+        return lambda images: self._counts(images)[balls]
+
+    def _counts(self, images: "Moments") -> dict[Balls, Counts]:
+        asked = frozenset(self._asked)
+        found: dict[Balls, Counts] = images.once((self, asked), lambda: self._count(images, asked))
+        return found
+
+    def _count(self, images: "Moments", asked: frozenset[Balls]) -> dict[Balls, Counts]:
+        import torch
+
+        ours, theirs = features_of(images), features_of(self._reference)
+        sides = {"images": images, "reference": self._reference}
+        radii = {balls: balls.radii(sides[balls.around], self._form) for balls in asked}
+        none = [torch.zeros(len(rows), dtype=torch.int64) for rows in (ours, theirs)]
+        found = {balls: [each.clone() for each in none] for balls in asked}
+        for block in blocks(ours, theirs, self._form):
+            for balls, (by_image, by_reference) in found.items():
+                own = radii[balls]
+                inside = block.inside(own[None] if balls.around == "reference" else own[block.rows, None], balls.closed)
+                by_image[block.rows] = inside.sum(dim=1)
+                by_reference += inside.sum(dim=0)
+        return {balls: Counts(*(each.numpy() for each in counts)) for balls, counts in found.items()}
