@@ -42,6 +42,9 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "recall": "metrics.measures.recall:Recall",
         "density": "metrics.measures.density:Density",
         "coverage": "metrics.measures.coverage:Coverage",
+        "clipped-density": "metrics.measures.clipped_density:ClippedDensity",
+        "clipped-coverage": "metrics.measures.clipped_coverage:ClippedCoverage",
+        "authpct": "metrics.measures.authpct:AuthPct",
     },
 }
 
