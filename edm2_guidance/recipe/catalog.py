@@ -44,6 +44,10 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "coverage": "metrics.measures.coverage:Coverage",
         "clipped-density": "metrics.measures.clipped_density:ClippedDensity",
         "clipped-coverage": "metrics.measures.clipped_coverage:ClippedCoverage",
+        "is": "metrics.measures.inception_score:InceptionScore",
+        "fd-inf": "metrics.measures.fd_inf:FrechetInfinity",
+        "mind": "metrics.measures.mind:Mind",
+        "vendi": "metrics.measures.vendi:Vendi",
         "authpct": "metrics.measures.authpct:AuthPct",
     },
 }

@@ -8,8 +8,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from edm2_guidance.metrics.measures import frechet
-from edm2_guidance.metrics.measures.frechet import factorize, frechet_distance
+from edm2_guidance.metrics.measures import gaussians
+from edm2_guidance.metrics.measures.gaussians import factorize, frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -119,14 +119,14 @@ def test_ill_conditioned_covariances_keep_their_digits() -> None:
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the eigenvalues were good enough, for each time they were computed."""
     taken: list[bool] = []
-    original = frechet._by_eigenvalues
+    original = gaussians._by_eigenvalues
 
     def spy(*arguments: Any) -> float | None:
         found = original(*arguments)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(frechet, "_by_eigenvalues", spy)
+    monkeypatch.setattr(gaussians, "_by_eigenvalues", spy)
     return taken
 
 

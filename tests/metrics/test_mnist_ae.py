@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.detectors import Detector, load_detector
 from edm2_guidance.metrics.extractors.mnist_ae import MnistAutoencoder
-from edm2_guidance.metrics.measures.frechet import frechet_distance
+from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.pretrained.train_autoencoder import main

@@ -13,7 +13,7 @@ import torch
 from edm2_guidance.metrics import ledger, scoring
 from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.evaluation import measure, open_stored
-from edm2_guidance.metrics.measures.frechet import frechet_distance
+from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.provenance import (
     content_sha256,

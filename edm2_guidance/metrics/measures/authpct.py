@@ -22,6 +22,7 @@ class AuthPct(Measure):
     kind = "authpct"
     source = "arXiv 2102.08921, Sec. 4.3"
     needs = "features"
+    needs_reference = "features"
     better = "higher"
     decimals = 2
 

@@ -25,14 +25,18 @@ class Measure(Spec):
         better: Which values are better.
         biased: Whether fewer images give other values in the mean.
         decimals: How many tables show.
+        features: Which of an extractor's features it compares, by their name there.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
+        needs_reference: Likewise of the reference, of which some measures need nothing.
     """
 
     axis = "measure"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     biased: ClassVar[bool] = True
     decimals: ClassVar[int] = 4
+    features: ClassVar[str] = "pool"
     needs: ClassVar[Literal["moments", "features"]] = "moments"
+    needs_reference: ClassVar[Literal["moments", "features", "nothing"]] = "moments"
 
     def check_count(self, count: int, what: str, metric: str) -> None:
         """ValueError if so many images are too few for `metric`. what: the word for them."""

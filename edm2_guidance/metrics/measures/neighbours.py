@@ -273,6 +273,7 @@ class NeighbourMeasure(Measure):
     """Base of what is counted in balls that reach to the k-th nearest neighbour."""
 
     needs = "features"
+    needs_reference = "features"
     better = "higher"
 
     k: int = option(5, "Balls reach to the k-th nearest other point of their set", low=1)
