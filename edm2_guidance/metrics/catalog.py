@@ -65,6 +65,8 @@ def find_metric(text: str) -> Metric:
     except ValueError as error:
         raise ValueError(_in_words_of(kind, measure_text.partition(":")[0], str(error))) from None
     extractor = _extractor(extractor_kind)
+    if measure.features not in extractor.features:
+        raise ValueError(f"{text}: '{measure.kind}' is of {measure.features}, which {extractor.kind} does not give")
     pairs = {pair: name for name, pair in METRICS.items()}
     named = pairs.get((measure.kind, extractor.kind))
     written = str(measure)

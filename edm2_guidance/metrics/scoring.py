@@ -44,7 +44,7 @@ def prepare_reference(statistics: Statistics, metrics: Sequence[str]) -> Referen
 
     Errors as `moments_for` and `Measure.against`.
     """
-    moments = {metric: moments_for(metric, statistics) for metric in metrics}
+    moments = {metric: moments_for(metric, statistics, reference=True) for metric in metrics}
     compared = {
         metric: find_metric(metric).measure.against(each, f"{statistics.source}: {metric}")
         for metric, each in moments.items()
@@ -52,13 +52,18 @@ def prepare_reference(statistics: Statistics, metrics: Sequence[str]) -> Referen
     return Reference(statistics, compared)
 
 
-def moments_for(metric: str, statistics: Statistics, num_images: int | None = None) -> Moments:
-    """What a metric compares, out of statistics. ValueError if they lack it, or are of other dimensions, or of another
-    number of images than `num_images`."""
+def moments_for(
+    metric: str, statistics: Statistics, num_images: int | None = None, *, reference: bool = False
+) -> Moments:
+    """What a metric compares, out of statistics of images, or of a reference.
+
+    ValueError if they lack it, or are of other dimensions, or of another number of images than `num_images`.
+    """
     found = find_metric(metric)
     name = found.extractor.stored_as
     moments = statistics.of(name, found.extractor.feature_dim, num_images)
-    if found.needs_features and moments.features is None:
+    needs = found.measure.needs_reference if reference else found.measure.needs
+    if needs == "features" and moments.features is None:
         raise ValueError(
             f"{statistics.source} holds mean and covariance alone, and {metric} needs the features themselves: give "
             f"the images in its place, or make a file with them by calculate_metrics.py ref --metrics={metric}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.measures import inception_score
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.metrics.scoring import moments_for
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -154,3 +158,20 @@ def test_the_order_of_images_is_nothing(text: str) -> None:
     reference, kind = np.random.default_rng(4).standard_normal((50, 6)), text.partition(":")[0]
     mixed = values(text, rows[::-1].copy(), reference)[kind]
     assert mixed == pytest.approx(values(text, rows, reference)[kind], rel=1e-12)
+
+
+def test_a_measure_of_features_that_an_extractor_lacks() -> None:
+    with pytest.raises(ValueError, match="is/mnist-ae: 'is' is of logits, which mnist-ae does not give"):
+        find_metric("is/mnist-ae")
+
+
+def test_what_needs_nothing_of_a_reference_takes_one_of_moments_alone() -> None:
+    """What the features lack on the other side is still said."""
+    rows = kept(np.random.default_rng(5).standard_normal((60, 64)))
+    alone = Statistics({"fd_mnist": replace(rows, features=None)}, source="a.npz", sha256="")
+    for metric in ("fd-inf/mnist", "vendi/mnist"):
+        assert moments_for(metric, alone, reference=True).features is None
+        with pytest.raises(ValueError, match=r"a\.npz holds mean and covariance alone"):
+            moments_for(metric, alone)
+    with pytest.raises(ValueError, match="precision/mnist needs the features themselves"):
+        moments_for("precision/mnist", alone, reference=True)

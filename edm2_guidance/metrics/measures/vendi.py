@@ -44,13 +44,14 @@ def similarity(rows: "Tensor") -> "Tensor":
     import torch
 
     def of_length_1(piece: "Tensor") -> "Tensor":
-        wide = piece.double()
-        return wide / wide.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        wide: Tensor = piece.double()
+        lengths: Tensor = wide.norm(dim=1, keepdim=True)
+        return wide / lengths.clamp(min=torch.finfo(torch.float64).tiny)
 
     if len(rows) < rows.shape[1]:
-        all_rows = of_length_1(rows)
-        return all_rows @ all_rows.T / len(rows)
-    found = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        short = of_length_1(rows)
+        return short @ short.T / len(rows)
+    found: Tensor = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
     for piece in map(of_length_1, rows.split(_PIECE)):
         found.addmm_(piece.T, piece)
     return found / len(rows)
