@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edm2_guidance.metrics.measures.base import Measure
-from edm2_guidance.metrics.measures.clipped_coverage import ClippedCoverage, expected_fill
+from edm2_guidance.metrics.measures.clipped_coverage import expected_fill
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -105,7 +105,6 @@ def test_bounds_and_extremes() -> None:
     same = np.ones((9, 3))
     assert value("clipped-density", same, same) == 1
     assert value("clipped-coverage", same, same) == 0
-    assert ClippedCoverage().share(1.0, 50, 60) == 1
 
 
 @pytest.mark.parametrize("name", ["metrics_ties", "metrics_gauss"])

@@ -4,14 +4,15 @@ An image is authentic if it is farther from the nearest reference image than tha
 image (Alaa et al. 2022, Sec. 4.3). Only meaningful against the very images that a network was trained with.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
 from edm2_guidance.metrics.measures.neighbours import nearest, own_nearest
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -27,9 +28,15 @@ class AuthPct(Measure):
     decimals = 2
 
     def against(self, reference: "Moments", name: str) -> Comparison:
-        def compare(images: "Moments") -> Mapping[str, float]:
+        return lambda images: {self.kind: float(self.influence(images, reference).mean())}
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """It is a mean over images: 100 for the authentic, 0 for others."""
+
+        def make() -> Any:
             found = nearest(features_of(images), features_of(reference), 1)
             apart = own_nearest(reference, 1).squared[:, 0][found.place[:, 0]]
-            return {self.kind: 100 * float((apart < found.squared[:, 0]).double().mean())}
+            return 100 * (apart < found.squared[:, 0]).double().numpy()
 
-        return compare
+        made: NDArray[Any] = images.once((self, reference), make)
+        return made

@@ -1,15 +1,19 @@
 """What a measure is: features of two sets of images in, a number out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edm2_guidance.recipe.spec import Spec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
+
+GROUPS = 20  # of images, for the jackknife
+SEED = 0
 
 #: From what is known of a set of images to the measure's numbers by name, the one that is reported first.
 Comparison = Callable[["Moments"], Mapping[str, float]]
@@ -49,9 +53,40 @@ class Measure(Spec):
         """
         raise NotImplementedError
 
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """How much the value depends on each image, float64 [b]; the features of the images are needed.
+
+        Up to a constant: their standard deviation over sqrt(b) is the standard error of the value, over repeated
+        sampling of so many images with the reference as it is (`metrics/uncertainty.py`). One number per image where
+        a formula is known; this one asks what the value is without each of `GROUPS` groups of images.
+        """
+        from edm2_guidance.metrics.moments import RunningMoments
+
+        rows, group_of, compare = features_of(images), groups(len(features_of(images))), self.against(reference, "")
+        without = []
+        for group in range(GROUPS):
+            running = RunningMoments(rows.shape[1], keep=True)
+            running.append(rows[group_of != group])
+            without.append(next(iter(compare(running.moments()).values())))
+        return left_out(without)
+
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
         """What to mind of a value of `metric` because of one set, a sentence each. what: the word for its images."""
         return []
+
+
+def groups(count: int) -> "NDArray[Any]":
+    """The group that each of so many images is in, int64 [count]: as equal as can be, by a fixed random order."""
+    import numpy as np
+
+    return np.random.RandomState(SEED).permutation(count) % GROUPS
+
+
+def left_out(values: "Sequence[float]") -> "NDArray[Any]":
+    """Influences of groups by the values without each, so that the standard error is the jackknife's (Tukey 1958)."""
+    import numpy as np
+
+    return -(len(values) - 1) * np.asarray(values, dtype=np.float64)
 
 
 def features_of(moments: "Moments") -> "Tensor":

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edm2_guidance.metrics.measures.base import Comparison
-from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours
+from edm2_guidance.metrics.measures.base import Comparison, left_out
+from edm2_guidance.metrics.measures.neighbours import NeighbourMeasure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -28,22 +30,32 @@ class ClippedCoverage(NeighbourMeasure):
     source = "arXiv 2507.01761"
 
     def against(self, reference: "Moments", name: str) -> Comparison:
+        import numpy as np
+
         self.rows(reference, "reference images", name)
-        counts = Neighbours.of(reference).ask(Balls("reference", self.k, closed=False))
+        counts = self.counts(reference)
 
         def compare(images: "Moments") -> Mapping[str, float]:
             found = counts(images)
-            filled = float(found.by_reference.clip(max=self.k).mean()) / self.k
-            return {self.kind: self.share(filled, len(found.by_image), len(found.by_reference))}
+            table = expected_fill(len(found.by_image), len(found.by_reference), self.k)
+            return {self.kind: int(np.searchsorted(table, self._filled(found.by_reference))) / len(table)}
 
         return compare
 
-    def share(self, filled: float, images: int, reference: int) -> float:
-        """The value for y = filled."""
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """On y, by leaving out groups of images, over the slope of f: as if the scale went on beyond 1."""
         import numpy as np
 
-        table = expected_fill(images, reference, self.k)
-        return int(np.searchsorted(table, filled)) / len(table)
+        counts = self.counts(reference)(images)
+        table = expected_fill(len(counts.by_image), len(counts.by_reference), self.k)
+        at = int(np.searchsorted(table, self._filled(counts.by_reference)))
+        slope = float(np.gradient(table)[min(max(at, self.k), len(table) - 1)])
+        without = [self._filled(counts.by_reference - group) for group in counts.by_group]
+        return left_out([each / (slope * len(table)) for each in without])
+
+    def _filled(self, counts: "NDArray[Any]") -> float:
+        """y by the number of images in each ball."""
+        return float(counts.clip(max=self.k).mean()) / self.k
 
 
 def expected_fill(images: int, reference: int, k: int) -> Any:

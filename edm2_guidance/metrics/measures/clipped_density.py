@@ -10,14 +10,15 @@ C_i = min(R_i, median of R) (Salvy et al. 2025):
 Made for DINOv2's features and k = 5.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison
-from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours, own_nearest
+from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, own_nearest
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -30,23 +31,22 @@ class ClippedDensity(NeighbourMeasure):
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)
-        balls = Balls("reference", self.k, closed=True, clipped=True)
-        counts = Neighbours.of(reference).ask(balls)
+        self.counts(reference, closed=True, clipped=True)  # asked before images come
+        return lambda images: {self.kind: min(float(self.influence(images, reference).mean()), 1.0)}
 
-        def compare(images: "Moments") -> Mapping[str, float]:
-            itself = self._clipped(_neighbour_counts(reference, balls))
-            return {self.kind: min(self._clipped(counts(images).by_image) / itself, 1.0)}
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """It is a mean over images, up to its clipping at 1: the share of k balls that each lies in, over b."""
+        found = self.counts(reference, closed=True, clipped=True)(images)
+        held: NDArray[Any] = self._clipped(found.by_image) / self._clipped(self._among_themselves(reference)).mean()
+        return held
 
-        return compare
+    def _clipped(self, counts: "NDArray[Any]") -> Any:
+        return (counts / self.k).clip(max=1)
 
-    def _clipped(self, counts: Any) -> float:
-        return float((counts / self.k).clip(max=1).mean())
+    def _among_themselves(self, reference: "Moments") -> "NDArray[Any]":
+        """In how many balls each point of the reference lies, as one of the k nearest of their centres."""
+        import numpy as np
 
-
-def _neighbour_counts(reference: "Moments", balls: Balls) -> Any:
-    """In how many balls each point of the reference lies, as one of the k nearest of their centres."""
-    import numpy as np
-
-    found = own_nearest(reference, balls.k)
-    inside = found.squared[:, : balls.k] <= balls.radii(reference)[:, None]
-    return np.bincount(found.place[:, : balls.k][inside].numpy(), minlength=len(inside))
+        found, radii = own_nearest(reference, self.k), Balls("reference", self.k, True, clipped=True).radii(reference)
+        inside = found.squared[:, : self.k] <= radii[:, None]
+        return np.bincount(found.place[:, : self.k][inside].numpy(), minlength=len(inside))

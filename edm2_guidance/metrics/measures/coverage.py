@@ -7,12 +7,14 @@ the authors' program (prdc 0.2).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edm2_guidance.metrics.measures.base import Comparison
-from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours
+from edm2_guidance.metrics.measures.base import Comparison, left_out
+from edm2_guidance.metrics.measures.neighbours import NeighbourMeasure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -25,5 +27,10 @@ class Coverage(NeighbourMeasure):
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)
-        counts = Neighbours.of(reference).ask(Balls("reference", self.k, closed=False))
+        counts = self.counts(reference)
         return lambda images: {self.kind: float((counts(images).by_reference > 0).mean())}
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """By leaving out groups of images."""
+        found = self.counts(reference)(images)
+        return left_out([float((found.by_reference > group).mean()) for group in found.by_group])

@@ -7,12 +7,14 @@ the authors' program (prdc 0.2). It may be above 1.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison
-from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours
+from edm2_guidance.metrics.measures.neighbours import NeighbourMeasure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -25,5 +27,9 @@ class Density(NeighbourMeasure):
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)
-        counts = Neighbours.of(reference).ask(Balls("reference", self.k, closed=False))
+        counts = self.counts(reference)
         return lambda images: {self.kind: float(counts(images).by_image.mean()) / self.k}
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """It is a mean over images."""
+        return self.counts(reference)(images).by_image / self.k

@@ -6,14 +6,15 @@ line as in dgm-eval: 15 sizes evenly from min(5000, max(n // 10, 2)) to n, drawn
 Its draws differ from run to run; here they are those of its generator with the seed 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance
+from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
@@ -47,13 +48,24 @@ class FrechetInfinity(Measure):
 
             rows = features_of(images)
             self.check_count(len(rows), "images", name)
-            counts, draws = sizes(len(rows)), np.random.default_rng(SEED)
-            chosen = (draws.choice(len(rows), count, replace=False) for count in counts)
-            distances = [frechet_distance(moments_of(rows[which]), factored) for which in chosen]
-            slope, intercept = np.polyfit(1 / counts, distances, 1)
+            distances = [frechet_distance(moments_of(rows[which]), factored) for which in subsets(len(rows))]
+            slope, intercept = np.polyfit(1 / sizes(len(rows)), distances, 1)
             return {self.kind: float(intercept), "slope": float(slope)}
 
         return compare
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """That on each distance, times the distance's weight in the end of the line; first order, as if all had the
+        moments of all images."""
+        import numpy as np
+
+        count = len(features_of(images))
+        of_distance = influence(images, factor_of(reference, self.kind)).numpy()
+        weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(count)], axis=1))[0]
+        found = np.zeros(count)
+        for weight, which in zip(weights, subsets(count), strict=True):
+            found[which] += weight * count / len(which) * (of_distance[which] - of_distance[which].mean())
+        return found
 
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
         if moments.num_images is None or what.startswith("reference") or sizes(moments.num_images)[0] > moments.dim:
@@ -69,6 +81,14 @@ def sizes(count: int) -> Any:
     import numpy as np
 
     return np.linspace(min(5000, max(count // 10, 2)), count, SIZES).astype(np.int32)
+
+
+def subsets(count: int) -> "Iterator[NDArray[Any]]":
+    """Places of the images in each subset."""
+    import numpy as np
+
+    draws = np.random.default_rng(SEED)
+    return (draws.choice(count, size, replace=False) for size in sizes(count))
 
 
 def moments_of(rows: "Tensor") -> "Moments":

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance
+from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -25,6 +27,10 @@ class Frechet(Measure):
             return {self.kind: frechet_distance(images, factored)}
 
         return compare
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        found: NDArray[Any] = influence(images, factor_of(reference, self.kind)).numpy()
+        return found
 
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
         if moments.num_images is None or moments.num_images > moments.dim:

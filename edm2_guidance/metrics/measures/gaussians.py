@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edm2_guidance.metrics.measures.base import features_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,6 +27,7 @@ NEGATIVE_TOLERANCE = 1e-5
 LEAST_PIVOT = 1e-9  # of a covariance that counts as positive definite, relative to its largest: far above rounding
 FACTOR_TOLERANCE = 1e-9  # relative
 EIGENVALUE_TOLERANCE = 2e-14  # of the sum of the roots, relative to the traces
+_PIECE = 4096  # images at once in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,27 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
     distance = float(difference @ difference) + a.trace + b.trace - 2 * overlap
     # For positive semidefinite covariances only rounding can end below zero (of the order 1e-13 of the traces).
     return max(distance, 0.0)
+
+
+def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
+    """The derivative of the distance in the weight of each image, float64 [N], up to a constant.
+
+    With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
+    the reference, is the linear map that carries the images' Gaussian to the reference's.
+    """
+    import torch
+
+    values, vectors = torch.linalg.eigh(reference.factor.T @ images.cov @ reference.factor)
+    keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    root = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
+    difference = images.mean - reference.mean
+
+    def of(rows: "Tensor") -> "Tensor":
+        centred = rows.double() - images.mean
+        found: Tensor = 2 * centred @ difference + centred.square().sum(dim=1) - (centred @ root).square().sum(dim=1)
+        return found
+
+    return torch.cat([of(piece) for piece in features_of(images).split(_PIECE)])
 
 
 def _by_eigenvalues(product: "Tensor", log_det: float, scale: float) -> float | None:

@@ -15,12 +15,13 @@ is computed in float64; guided-diffusion's float32 moves the score by 1e-7 of it
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
@@ -54,22 +55,33 @@ class InceptionScore(Measure):
             import numpy as np
 
             self.check_count(images.num_images or 0, "images", name)
-            scores = [score(part) for part in self.split(features_of(images))]
+            logits = features_of(images)
+            scores = [score(logits[which]) for which in self.split(len(logits))]
             return {self.kind: float(np.mean(scores)), "std": float(np.std(scores))}
 
         return compare
 
-    def split(self, logits: "Tensor") -> "list[Tensor]":
-        """The parts of class scores [N, C]."""
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """By the divergence of each image: that of p(y) moves the score to second order alone."""
         import numpy as np
 
-        count = len(logits)
+        logits = features_of(images)
+        found, parts = np.zeros(len(logits)), self.split(len(logits))
+        for which in parts:
+            each = divergences(logits[which]).numpy()
+            found[which] = np.exp(each.mean()) * (each - each.mean()) * len(logits) / (len(which) * len(parts))
+        return found
+
+    def split(self, count: int) -> "list[NDArray[Any]]":
+        """The places of the images of each part, of so many."""
+        import numpy as np
+
         order = np.random.RandomState(SEED).permutation(count) if self.order == "shuffled" else np.arange(count)
         if self.size is not None:
             ends = list(range(self.size, count, self.size))
         else:
             ends = [part * count // self.parts for part in range(1, self.parts)]
-        return [logits[which] for which in np.split(order, ends)]
+        return np.split(order, ends)
 
 
 def score(logits: "Tensor") -> float:

@@ -9,7 +9,7 @@ order and with its seed, so that its numbers come out; it computes the kernel in
 than 1e-6. The variant `fidelity` is another name for the default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -60,15 +60,31 @@ class Kernel(Measure):
             """KID, and the standard deviation over subsets."""
             ours = _rows(images)
             self.check_count(len(ours), "images", name)
-            draws = np.random.RandomState(SEED)
-            values = []
-            for _ in range(self.subsets):
-                x = ours[draws.choice(len(ours), self.size, replace=False)].astype(np.float64)
-                y = theirs[draws.choice(len(theirs), self.size, replace=False)].astype(np.float64)
-                values.append(unbiased_mmd(x, y))
+            values = [unbiased_mmd(x, y) for _, x, y in self._drawn(ours, theirs)]
             return {self.kind: float(np.mean(values)), "std": float(np.std(values))}
 
         return compare
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """What each image adds to each subset that it is drawn into, by the kernels of its pairs."""
+        import numpy as np
+
+        ours, found = _rows(images), np.zeros(len(_rows(images)))
+        for which, x, y in self._drawn(ours, _rows(reference)):
+            own = _cubic(x, x)
+            others = (own.sum(axis=1) - own.diagonal()) / (self.size - 1)
+            found[which] += 2 * (others - _cubic(x, y).mean(axis=1)) / self.size
+        return found * len(ours) / self.subsets
+
+    def _drawn(self, ours: "NDArray[Any]", theirs: "NDArray[Any]") -> "Iterator[tuple[NDArray[Any], ...]]":
+        """Subsets: the places of images, their features and those of as many of the reference, float64."""
+        import numpy as np
+
+        draws = np.random.RandomState(SEED)
+        for _ in range(self.subsets):
+            which = draws.choice(len(ours), self.size, replace=False)
+            y = theirs[draws.choice(len(theirs), self.size, replace=False)]
+            yield which, ours[which].astype(np.float64), y.astype(np.float64)
 
 
 def unbiased_mmd(x: "NDArray[Any]", y: "NDArray[Any]") -> float:

@@ -12,7 +12,7 @@ The manifold of a set is the union of balls around its points, each out to its k
 Of copies within a set, k or more, the radius is 0: then the surface decides whether copies in the other set count.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,6 +22,8 @@ from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, N
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edm2_guidance.metrics.moments import Moments
 
 
@@ -51,13 +53,18 @@ class Manifold(NeighbourMeasure):
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)
-        balls = Balls(self.around, self.k, closed=self.surface == "in")
-        counts = Neighbours.of(reference, self.distances).ask(balls)
+        self.held(reference)  # asked before images come
 
         def compare(images: "Moments") -> Mapping[str, float]:
             self.rows(images, "images", name)
-            found = counts(images)
-            of_other: Any = found.by_image if self.around == "reference" else found.by_reference
-            return {self.kind: float((of_other > 0).mean())}
+            return {self.kind: float(self.held(reference)(images).mean())}
 
         return compare
+
+    def held(self, reference: "Moments", without: int | None = None) -> "Callable[[Moments], NDArray[Any]]":
+        """By images, whether each point of the other set is in the manifold, bool; without: as in `Balls`."""
+        balls = Balls(self.around, self.k, closed=self.surface == "in", without=without)
+        counts = Neighbours.of(reference, self.distances).ask(balls)
+        if self.around == "reference":
+            return lambda images: counts(images).by_image > 0
+        return lambda images: counts(images).by_reference > 0

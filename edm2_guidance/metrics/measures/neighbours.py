@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from edm2_guidance.metrics.measures.base import Measure, features_of
+from edm2_guidance.metrics.measures.base import GROUPS, Measure, features_of, groups
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Form = Literal["exact", "float16"]
 Set = Literal["images", "reference"]
-_USUAL = 5  # neighbours are found at once, for all who want fewer
+_USUAL = 24  # neighbours are found at once, for all who want fewer; some for k of 5 when a group is left out
 _BLOCK = 1 << 23  # pairs at once
 _PIECE = 1 << 22  # numbers at once, where rows are converted or differences formed
 _MANY = 1 / 16  # of the pairs of a block undecided: float64 products decide most of them faster than differences
@@ -241,17 +241,26 @@ class _HalfBlock:
 class Balls:
     """A ball around each point of one set, out to its k-th nearest neighbour in that set.
 
-    closed: its surface is part of it. clipped: no radius is above the median of all.
+    closed: its surface is part of it. clipped: no radius is above the median of all. without: a group of images
+    (`base.groups`) that is left out of the images which the balls are around; theirs hold nothing.
     """
 
     around: Set
     k: int
     closed: bool
     clipped: bool = False
+    without: int | None = None
 
     def radii(self, moments: "Moments", form: Form = "exact") -> "Tensor":
         """Squared radii, float64 [points]."""
-        radii = own_nearest(moments, self.k, form).squared[:, self.k - 1]
+        import torch
+
+        near = own_nearest(moments, self.k, form)
+        radii = near.squared[:, self.k - 1]
+        if self.without is not None:
+            out = torch.from_numpy(groups(len(radii)) == self.without)
+            rank = (~out[near.place]).cumsum(dim=1).clamp(max=self.k)
+            return near.squared.gather(1, rank.argmax(dim=1, keepdim=True))[:, 0].masked_fill(out, -1)
         if not self.clipped:
             return radii
         low, high = radii.sort().values[[(len(radii) - 1) // 2, len(radii) // 2]]
@@ -261,11 +270,20 @@ class Balls:
 class Counts(NamedTuple):
     """Pairs of an image and a reference image of which one is in the ball around the other.
 
-    by_image: int64 [N]. by_reference: int64 [M].
+    by_image: int64 [N]. by_group: int64 [GROUPS, M], of each group of images (`base.groups`) apart.
     """
 
     by_image: "NDArray[Any]"
-    by_reference: "NDArray[Any]"
+    by_group: "NDArray[Any]"
+
+    @property
+    def by_reference(self) -> "NDArray[Any]":
+        """int64 [M]."""
+        total: NDArray[Any] = self.by_group.sum(axis=0)
+        return total
+
+
+Counting = Callable[["Moments"], Counts]
 
 
 @dataclass(frozen=True)
@@ -289,6 +307,10 @@ class NeighbourMeasure(Measure):
         self.check_count(len(rows), what, metric)
         return rows
 
+    def counts(self, reference: "Moments", *, closed: bool = False, clipped: bool = False) -> "Counting":
+        """What counts images in the balls of the reference."""
+        return Neighbours.of(reference).ask(Balls("reference", self.k, closed, clipped))
+
 
 class Neighbours:
     """A reference, and what is asked of its neighbourhoods: all of it is answered in one pass over the pairs."""
@@ -304,28 +326,31 @@ class Neighbours:
         found: Neighbours = reference.once(("neighbours", form), lambda: cls(reference, form))
         return found
 
-    def ask(self, balls: Balls) -> "Callable[[Moments], Counts]":
+    def ask(self, balls: Balls) -> Counting:
         """What counts for these balls; ask before the first images come, and all asked is counted together."""
         self._asked.add(balls)
         return lambda images: self._counts(images)[balls]
 
     def _counts(self, images: "Moments") -> dict[Balls, Counts]:
-        asked = frozenset(self._asked)
-        found: dict[Balls, Counts] = images.once((self, asked), lambda: self._count(images, asked))
-        return found
+        known: dict[Balls, Counts] = images.once(self, dict)
+        asked = self._asked - known.keys()
+        if asked:
+            known.update(self._count(images, asked))
+        return known
 
-    def _count(self, images: "Moments", asked: frozenset[Balls]) -> dict[Balls, Counts]:
+    def _count(self, images: "Moments", asked: set[Balls]) -> dict[Balls, Counts]:
         import torch
 
         ours, theirs = features_of(images), features_of(self._reference)
+        group_of = torch.from_numpy(groups(len(ours)))
         sides = {"images": images, "reference": self._reference}
         radii = {balls: balls.radii(sides[balls.around], self._form) for balls in asked}
-        none = [torch.zeros(len(rows), dtype=torch.int64) for rows in (ours, theirs)]
+        none = [torch.zeros(size, dtype=torch.int64) for size in ((len(ours),), (GROUPS, len(theirs)))]
         found = {balls: [each.clone() for each in none] for balls in asked}
         for block in blocks(ours, theirs, self._form):
-            for balls, (by_image, by_reference) in found.items():
+            for balls, (by_image, by_group) in found.items():
                 own = radii[balls]
                 inside = block.inside(own[None] if balls.around == "reference" else own[block.rows, None], balls.closed)
                 by_image[block.rows] = inside.sum(dim=1)
-                by_reference += inside.sum(dim=0)
+                by_group.index_add_(0, group_of[block.rows], inside.long())
         return {balls: Counts(*(each.numpy() for each in counts)) for balls, counts in found.items()}

@@ -1,8 +1,15 @@
 """Recall: the share of the reference that lies in the manifold of the images (`manifold.py`)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from edm2_guidance.metrics.measures.base import GROUPS, left_out
 from edm2_guidance.metrics.measures.manifold import Manifold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edm2_guidance.metrics.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -12,3 +19,8 @@ class Recall(Manifold):
     kind = "recall"
     source = "arXiv 1904.06991, Eq. 2"
     around = "images"
+
+    def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
+        """By leaving out groups of images: balls are gone, and others reach farther."""
+        held = [self.held(reference, without=group) for group in range(GROUPS)]
+        return left_out([float(each(images).mean()) for each in held])

@@ -1,0 +1,164 @@
+"""Intervals: what they cover when sampling is repeated, and influences against values without one image."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from edm2_guidance.metrics.measures.base import Measure
+from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.uncertainty import difference, influence, interval, spread, student
+
+#: Every kind, with fewer draws where the default's are many.
+TEXTS = [
+    "fd", "fd-inf", "kid:size=150:subsets=20", "is", "is:given:size=100", "mind:directions=50", "vendi", "precision",
+    "precision:adm", "recall", "density", "coverage", "clipped-density", "clipped-coverage", "authpct",
+]  # fmt: skip
+
+
+def kept(rows: np.ndarray) -> Moments:
+    running = RunningMoments(rows.shape[1], keep=True)
+    running.append(torch.from_numpy(rows))
+    return running.moments()
+
+
+class Sampling:
+    """Images drawn again and again from one Gaussian, and a reference from another."""
+
+    def __init__(self, count: int = 300, dim: int = 8, apart: float = 0.3, seed: int = 0) -> None:
+        self._draws = np.random.default_rng(seed)
+        mixing = np.eye(dim) + 0.3 * self._draws.standard_normal((dim, dim)) / math.sqrt(dim)
+        self.reference = kept((self._draws.standard_normal((300, dim)) @ mixing).astype(np.float32))
+        self._count, self._apart, self._mixing = count, apart, (1 + apart) * mixing
+
+    def images(self) -> Moments:
+        rows = self._draws.standard_normal((self._count, len(self._mixing))) @ self._mixing + self._apart
+        return kept(rows.astype(np.float32))
+
+    def covered(self, text: str, repeats: int) -> float:
+        """The share of 95 % intervals that hold the mean of all values."""
+        measure = Measure.parse(text)
+        compare = measure.against(self.reference, text)
+        values, found = [], []
+        for _ in range(repeats):
+            images = self.images()
+            values.append(next(iter(compare(images).values())))
+            found.append(interval(measure, values[-1], images, self.reference))
+        return float(np.mean([each.low <= np.mean(values) <= each.high for each in found]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [0.3, 0.1, 0])
+@pytest.mark.parametrize("text", TEXTS)
+def test_nominal_coverage(text: str, apart: float) -> None:
+    """Of 400 repeats; sets that are alike may be covered more often, as a jackknife is never too narrow on average."""
+    assert Sampling(apart=apart).covered(text, 400) > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400)
+
+
+@pytest.mark.parametrize("text", ["fd", "is", "precision", "coverage"])
+def test_coverage_of_few_repeats(text: str) -> None:
+    assert Sampling().covered(text, 60) > 0.95 - 3.5 * math.sqrt(0.95 * 0.05 / 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "dim", "tolerance"), [("fd", 6, 0.05), ("is:parts=1", 6, 0.05), ("vendi", 6, 0.02), ("vendi", 500, 0.2)]
+)
+def test_influences_are_what_leaving_out_an_image_does(text: str, dim: int, tolerance: float) -> None:
+    """(n - 1) (value - value without it), up to a constant and to second order."""
+    sampling = Sampling(400, dim)
+    images, measure = sampling.images(), Measure.parse(text)
+    rows, compare = images.features, measure.against(sampling.reference, text)
+    assert rows is not None
+    whole = next(iter(compare(images).values()))
+    chosen = range(0, 400, 20)
+    without = [whole - next(iter(compare(kept(np.delete(rows.numpy(), i, axis=0))).values())) for i in chosen]
+    found = influence(measure, images, sampling.reference)[list(chosen)]
+    expected = 399 * np.array(without)
+    off = (found - found.mean()) - (expected - expected.mean())
+    assert np.abs(off).max() < tolerance * np.ptp(expected)
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text.partition(":")[0] not in ("kid", "fd-inf", "mind")])
+def test_formulas_agree_with_leaving_out_groups(text: str) -> None:
+    """The measure's own way against the plain one of every measure, whose 20 groups leave the error itself uncertain.
+
+    Not of KID, FD_infinity and MIND, which without a group draw other subsets.
+    """
+    sampling = Sampling(400)
+    images, measure = sampling.images(), Measure.parse(text)
+    ways = (influence(measure, images, sampling.reference), Measure.influence(measure, images, sampling.reference))
+    errors = [spread(0.5, each).error for each in ways]
+    assert 0.5 < errors[0] / errors[1] < 2
+
+
+def test_a_naive_bootstrap_of_frechet_distances_is_too_high() -> None:
+    """The mean of resampled values is above the value by about the bias that the value has, and so are percentiles."""
+    sampling = Sampling(200, 20, apart=0.05)
+    images, measure = sampling.images(), Measure.parse("fd")
+    compare = measure.against(sampling.reference, "fd")
+    repeated = np.mean([compare(sampling.images())["fd"] for _ in range(40)])
+    rows = images.features.numpy()
+    draws = np.random.default_rng(1)
+    resampled = [compare(kept(rows[draws.integers(200, size=200)]))["fd"] for _ in range(100)]
+    value = compare(images)["fd"]
+    assert np.percentile(resampled, 2.5) > max(value, repeated)
+    found = interval(measure, value, images, sampling.reference)
+    assert found.low < repeated < found.high
+
+
+def test_paired_differences_see_what_unpaired_ones_do_not() -> None:
+    """Of the same noise, moved a little: the difference is clear image by image, and lost in the spread of either."""
+    sampling = Sampling(500)
+    images, measure = sampling.images(), Measure.parse("fd")
+    moved = kept(images.features.numpy() * np.float32(1.01))
+    values = [measure.against(sampling.reference, "fd")(each)["fd"] for each in (images, moved)]
+    influences = [influence(measure, each, sampling.reference) for each in (images, moved)]
+    paired = difference(*values, *influences, paired=True)
+    apart = difference(*values, *influences, paired=False)
+    assert paired.word == "lower"
+    assert apart.word == "inconclusive"
+    assert difference(*values[::-1], *influences[::-1], paired=True).word == "higher"
+    assert (paired.low + paired.high) / 2 == pytest.approx(values[0] - values[1])
+    with pytest.raises(ValueError, match="500 and 499 images cannot be paired"):
+        difference(*values, influences[0], influences[1][1:], paired=True)
+
+
+def test_unpaired_differences_are_welchs() -> None:
+    draws = np.random.default_rng(2)
+    a, b = draws.standard_normal(30), 3 * draws.standard_normal(12)
+    expected = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    found = difference(a.mean(), b.mean(), a, b, paired=False)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3.7, 19, 100.5, 49_999])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_students_quantiles(freedom: float, level: float) -> None:
+    assert student(freedom, level) == pytest.approx(scipy.stats.t.ppf((1 + level) / 2, freedom), rel=1e-6)
+
+
+@pytest.mark.parametrize("hits", [0, 3, 50])
+def test_shares_have_wilsons_interval(hits: int) -> None:
+    """Also where all images are alike, and a standard error would be 0."""
+    expected = scipy.stats.binomtest(hits, 50).proportion_ci(0.95, method="wilson")
+    found = spread(hits / 50, np.arange(50) < hits)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_repeats_over_seed_blocks() -> None:
+    """Three values of a paper's table, as any sample of three."""
+    values = np.array([2.12, 2.05, 2.11])
+    found = spread(values.mean(), values)
+    expected = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    sampling = Sampling(39)
+    images, measure = sampling.images(), Measure.parse("fd")
+    with pytest.raises(ValueError, match="fd: 39 images are too few for an interval: 40 do"):
+        interval(measure, 1.0, images, sampling.reference)
+    with pytest.raises(ValueError, match="needs the features of the images, not mean and covariance alone"):
+        interval(measure, 1.0, Moments(images.mean, images.cov, 39), sampling.reference)
