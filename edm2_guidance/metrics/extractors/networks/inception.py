@@ -20,7 +20,8 @@ from torch.nn import functional as F
 IMAGE_SIZE = 299
 FEATURE_DIM = 2048
 NUM_LOGITS = 1008
-TAPS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
+TAPS = ("64", "192", "spatial", "768", "2048", "logits_unbiased", "logits")
+SPATIAL_CHANNELS = 7  # of 17 x 17: sFID's 2023 features
 
 PoolKind = Literal["avg", "max", "max_stride2"]
 
@@ -217,16 +218,18 @@ class InceptionV3(nn.Module):
         """Every feature map in use for FID and its variants, in one pass.
 
         images: uint8 [N, 3, H, W]. Returns float32 [N, ...]: "64" (first max pool), "192" (second), "768" (Mixed_6e)
-        and "2048" (Mixed_7c), each averaged over the image; "logits_unbiased" [N, 1008], the class scores
-        without the bias, which the Inception Score of the original program uses; "logits" with it.
+        and "2048" (Mixed_7c), each averaged over the image; "spatial" [N, 2023], of sFID: the first 7 channels of
+        Mixed_6d's 1x1 branch, row by row of the image, the channels of a place together (guided-diffusion);
+        "logits_unbiased" [N, 1008], the class scores without the bias, which the Inception Score of the original
+        program uses; "logits" with it.
         """
-        taps = self._pooled(images)
+        taps = self._pooled(images, spatial=True)
         taps["logits_unbiased"] = F.linear(taps["2048"], self.fc.weight)
         taps["logits"] = taps["logits_unbiased"] + self.fc.bias
         return taps
 
-    def _pooled(self, images: Tensor) -> dict[str, Tensor]:
-        """The taps that are feature maps averaged over the image."""
+    def _pooled(self, images: Tensor, *, spatial: bool = False) -> dict[str, Tensor]:
+        """The taps that are feature maps averaged over the image, and the spatial one, if asked for."""
         x = resize_tf1(images.to(torch.float32), IMAGE_SIZE)
         x = (x - 128) / 128
         taps: dict[str, Tensor] = {}
@@ -236,7 +239,11 @@ class InceptionV3(nn.Module):
         x = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, stride=2)
         taps["192"] = x.mean(dim=(2, 3))
         x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        x = self.Mixed_6c(self.Mixed_6b(x))
+        if spatial:
+            places = self.Mixed_6d.get_submodule("branch1x1")(x)[:, :SPATIAL_CHANNELS]
+            taps["spatial"] = places.permute(0, 2, 3, 1).flatten(1)
+        x = self.Mixed_6e(self.Mixed_6d(x))
         taps["768"] = x.mean(dim=(2, 3))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         taps["2048"] = x.mean(dim=(2, 3))
