@@ -55,16 +55,15 @@ class FrechetInfinity(Measure):
         return compare
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
-        """That on each distance, times the distance's weight in the end of the line; first order, as if all had the
-        moments of all images."""
+        """That on each of the distances, times the distance's weight in the end of the line."""
         import numpy as np
 
-        count = len(features_of(images))
-        of_distance = influence(images, factor_of(reference, self.kind)).numpy()
-        weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(count)], axis=1))[0]
-        found = np.zeros(count)
-        for weight, which in zip(weights, subsets(count), strict=True):
-            found[which] += weight * count / len(which) * (of_distance[which] - of_distance[which].mean())
+        rows, factored = features_of(images), factor_of(reference, self.kind)
+        weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(len(rows))], axis=1))[0]
+        found = np.zeros(len(rows))
+        for weight, which in zip(weights, subsets(len(rows)), strict=True):
+            each = influence(moments_of(rows[which]), factored).numpy()
+            found[which] += weight * len(rows) / len(which) * (each - each.mean())
         return found
 
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
@@ -92,10 +91,10 @@ def subsets(count: int) -> "Iterator[NDArray[Any]]":
 
 
 def moments_of(rows: "Tensor") -> "Moments":
-    """Mean and covariance of features [N, D]."""
+    """Mean and covariance of features [N, D], and these."""
     from edm2_guidance.metrics.moments import RunningMoments
 
-    running = RunningMoments(rows.shape[1])
+    running = RunningMoments(rows.shape[1], keep=True)
     for piece in rows.split(_PIECE):
         running.append(piece)
     return running.moments()
