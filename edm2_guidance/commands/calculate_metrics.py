@@ -304,7 +304,6 @@ def score_images(
 ) -> None:
     """Measure and score images. name: of their `Side`."""
     from edm2_guidance.metrics import evaluation
-    from edm2_guidance.metrics.scoring import fewer_than_published
 
     total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
     tell_sides(name, count, reference)
@@ -314,10 +313,10 @@ def score_images(
     say_notes(stored.source.notes)
     with progress_bar(count, "images") as progress:
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
-    notes = [fewer_than_published(count)] if asked.num is None and count < STANDARD_NUM_IMAGES else []
+    fewer = count if asked.num is None and count < STANDARD_NUM_IMAGES else None
     described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
     identities = {detector.name: detector.identity for detector in detectors}
-    report(asked, reference, measured.moments, identities, described, notes, **run_record)
+    report(asked, reference, measured.moments, identities, described, fewer, **run_record)
 
 
 def measured_reference(
@@ -367,7 +366,7 @@ def report(
     moments: "Mapping[str, Moments]",
     identities: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
-    notes: Sequence[str] = (),
+    fewer: int | None = None,
     **run_record: Any,
 ) -> None:
     """Appends the distances to the ledger, and prints them. What is Any becomes JSON of the ledger."""
@@ -376,7 +375,7 @@ def report(
     from torch_utils.distributed import pick_device
 
     around = environment(pick_device(asked.device.device), vae=provenance.vae_ran(images))
-    given = (asked.ledger.ledger, reference, moments, identities, images, around, notes)
+    given = (asked.ledger.ledger, reference, moments, identities, images, around, fewer)
     tell_scores(scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record))
 
 

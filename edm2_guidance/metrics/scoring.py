@@ -92,14 +92,14 @@ def score(
     moments: Mapping[str, Moments],
     detectors: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
-    notes: Sequence[str] = (),
+    fewer: int | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Score]:
     """Scores of a set of images against the reference, one per metric (None: all that the reference is opened for).
 
     moments: of the images, by the name of the features (`Extractor.stored_as`). detectors: likewise, identity of the
-    detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`). notes:
-    what to mind of so few images, where the measure is biased. RuntimeError if a value is not a finite number.
+    detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`). fewer:
+    their number, where that is worth a flag (`fewer_than_published`). RuntimeError if a value is not a finite number.
     """
     scores = []
     image_flags = [*_size_flags(images, reference.statistics.images), *_swap_flags(images, reference.statistics)]
@@ -111,7 +111,7 @@ def score(
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
         flags = [
-            *(notes if found.measure.biased else ()),
+            *([fewer_than_published(fewer, found.measure.few)] if fewer is not None and found.measure.few else ()),
             *found.measure.notes(each, "images", metric),
             *found.measure.notes(reference.statistics.moments[stored_as], "reference images", metric),
             *_detector_flags(stored_as, detectors.get(stored_as), reference.statistics),
@@ -163,11 +163,14 @@ def _swap_flags(images: Mapping[str, Any], reference: Statistics) -> list[str]:
     ]
 
 
-def fewer_than_published(num_images: int) -> str:
-    """What to mind of a score of all images there are, if these are fewer than published scores are made of."""
+def fewer_than_published(num_images: int, values: str) -> str:
+    """What to mind of a score of all images there are, if these are fewer than published scores are made of.
+
+    values: as `Measure.few`.
+    """
     return (
-        f"{num_images:,} images, where published scores have {ledger.STANDARD_NUM_IMAGES:,}: fewer give higher values, "
-        "so compare only at the same number"
+        f"{num_images:,} images, where published scores have {ledger.STANDARD_NUM_IMAGES:,}: "
+        f"fewer give {values} values, so compare only at the same number"
     )
 
 
@@ -203,7 +206,7 @@ def write_scores(
     detectors: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
     environment: Mapping[str, Any],
-    notes: Sequence[str] = (),
+    fewer: int | None = None,
     metrics: Sequence[str] | None = None,
     tags: Mapping[str, Any] = MappingProxyType({}),
     **run: Any,
@@ -213,7 +216,7 @@ def write_scores(
     tags: further keys of the lines.
     """
     records = []
-    for result in score(reference, moments, detectors, images, notes, metrics):
+    for result in score(reference, moments, detectors, images, fewer, metrics):
         detector = detectors.get(find_metric(result.metric).extractor.stored_as)
         record = ledger_record(result, reference, detector, images, environment, **run)
         records.append({**record, **tags})

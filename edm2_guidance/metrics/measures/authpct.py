@@ -22,6 +22,7 @@ class AuthPct(Measure):
 
     kind = "authpct"
     source = "arXiv 2102.08921, Sec. 4.3"
+    few = ""
     needs = "features"
     needs_reference = "features"
     better = "higher"

@@ -27,7 +27,7 @@ class Measure(Spec):
 
     Attributes:
         better: Which values are better.
-        biased: Whether fewer images give other values in the mean.
+        few: Which values fewer images give in the mean; "" for the same.
         decimals: How many tables show.
         features: Which of an extractor's features it compares, by their name there.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
@@ -36,7 +36,7 @@ class Measure(Spec):
 
     axis = "measure"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    biased: ClassVar[bool] = True
+    few: ClassVar[Literal["", "higher", "lower"]] = "higher"
     decimals: ClassVar[int] = 4
     features: ClassVar[str] = "pool"
     needs: ClassVar[Literal["moments", "features"]] = "moments"

@@ -28,6 +28,7 @@ class ClippedCoverage(NeighbourMeasure):
 
     kind = "clipped-coverage"
     source = "arXiv 2507.01761"
+    few = ""
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         import numpy as np

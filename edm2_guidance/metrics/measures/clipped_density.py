@@ -28,6 +28,7 @@ class ClippedDensity(NeighbourMeasure):
 
     kind = "clipped-density"
     source = "arXiv 2507.01761"
+    few = ""
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)

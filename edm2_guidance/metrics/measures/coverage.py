@@ -24,6 +24,7 @@ class Coverage(NeighbourMeasure):
 
     kind = "coverage"
     source = "arXiv 2002.09797, Eq. 4"
+    few = "lower"
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)

@@ -24,6 +24,7 @@ class Density(NeighbourMeasure):
 
     kind = "density"
     source = "arXiv 2002.09797, Eq. 3"
+    few = ""
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)

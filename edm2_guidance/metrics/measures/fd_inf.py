@@ -30,6 +30,7 @@ class FrechetInfinity(Measure):
 
     kind = "fd-inf"
     source = "arXiv 1911.07023"
+    few = ""
     needs = "features"
     needs_reference = "moments"
 

@@ -35,6 +35,7 @@ class InceptionScore(Measure):
 
     kind = "is"
     source = "arXiv 1606.03498, Sec. 4"
+    few = "lower"
     features = "logits"
     needs = "features"
     needs_reference = "nothing"

@@ -33,7 +33,7 @@ class Kernel(Measure):
     source = "arXiv 1801.01401, Eq. 4"
     needs = "features"
     needs_reference = "features"
-    biased = False
+    few = ""
     decimals = 6
     variants = MappingProxyType({"fidelity": {}})
 

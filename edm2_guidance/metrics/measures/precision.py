@@ -17,6 +17,7 @@ class Precision(Manifold):
 
     kind = "precision"
     source = "arXiv 1904.06991, Eq. 1"
+    few = ""
     around = "reference"
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":

@@ -25,6 +25,7 @@ class Vendi(Measure):
 
     kind = "vendi"
     source = "arXiv 2210.02410, Eq. 2"
+    few = "lower"
     needs = "features"
     needs_reference = "nothing"
     better = "higher"
