@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
 from edm2_guidance.metrics.reference import Statistics, open_statistics
+from edm2_guidance.metrics.uncertainty import Interval, interval_if_known
 from edm2_guidance.work.plan import images_key
 
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
@@ -75,7 +76,8 @@ def moments_for(
 class Score:
     """One result. name: as `ledger.result_name`. flags: what to mind when comparing it, a sentence each.
 
-    moments_sha256: of the images' moments. also: further numbers of the measure, by name.
+    moments_sha256: of the images' moments. also: further numbers of the measure, by name. interval: of the value, if
+    there were features of enough images to tell.
     """
 
     metric: str
@@ -85,6 +87,7 @@ class Score:
     flags: tuple[str, ...]
     moments_sha256: str
     also: Mapping[str, float] = field(default_factory=dict)
+    interval: Interval | None = None
 
 
 def score(
@@ -119,7 +122,8 @@ def score(
             *([images["recipe_problem"]] if "recipe_problem" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
-        scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256, dict(also)))
+        known = interval_if_known(found.measure, value, each, reference.statistics.moments[stored_as])
+        scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256, dict(also), known))
     return scores
 
 
@@ -250,6 +254,7 @@ def ledger_record(
         "metric": metric,
         "value": score.value,
         **({"also": dict(score.also)} if score.also else {}),
+        **({"interval": asdict(score.interval)} if score.interval is not None else {}),
         "num_images": score.num_images,
         "moments_sha256": score.moments_sha256,
         "flags": list(score.flags),

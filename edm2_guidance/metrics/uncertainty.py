@@ -57,6 +57,15 @@ def interval(measure: Measure, value: float, images: "Moments", reference: "Mome
     return spread(value, influence(measure, images, reference), level)
 
 
+def interval_if_known(
+    measure: Measure, value: float, images: "Moments", reference: "Moments", level: float = LEVEL
+) -> Interval | None:
+    """`interval`, or None where it would refuse."""
+    if images.features is None or len(images.features) < 2 * GROUPS:
+        return None
+    return interval(measure, value, images, reference, level)
+
+
 def influence(measure: Measure, images: "Moments", reference: "Moments") -> "NDArray[Any]":
     """`Measure.influence`. ValueError for fewer than two images in a group, or images without features."""
     if images.features is None:

@@ -1,6 +1,7 @@
 """All measures by one command: one pass over the images, one line each, and what is refused beforehand."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.reference import open_statistics
+from edm2_guidance.metrics.uncertainty import interval
 from edm2_guidance.recipe.catalog import kinds
 
 DIGITS = Path(__file__).resolve().parents[1] / "data" / "mnist16-200.npz"
@@ -56,6 +58,9 @@ def test_all_measures_of_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         expected = metric.measure.against(kept[1], text)(kept[0])
         assert record["metric"] == metric.name
         assert record["value"] == pytest.approx(expected[metric.measure.kind], rel=1e-9, abs=1e-9), text
+        known = interval(metric.measure, record["value"], *kept)
+        assert record["interval"] == pytest.approx(asdict(known), rel=1e-6, abs=1e-9)
+        assert record["interval"]["low"] < record["interval"]["high"]
 
 
 @pytest.mark.parametrize(("metric", "says"), [("coverage", "lower"), ("mind", "higher"), ("density", None)])

@@ -47,7 +47,7 @@ class InceptionScore(Measure):
     size: int | None = option(None, "Images in a part, in place of a number of parts", unit="images", low=1)
 
     def check_count(self, count: int, what: str, metric: str) -> None:
-        if self.size is None and count < self.parts and not what.startswith("reference"):
+        if self.size is None and count < self.parts:
             raise ValueError(f"{metric}: {count} {what} are too few for {self.parts} parts: give more, or fewer parts")
 
     def against(self, reference: "Moments", name: str) -> Comparison:
