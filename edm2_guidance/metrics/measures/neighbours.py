@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Form = Literal["exact", "float16"]
 Set = Literal["images", "reference"]
 _USUAL = 24  # neighbours are found at once, for all who want fewer; some for k of 5 when a group is left out
-_BLOCK = 1 << 23  # pairs at once
-_PIECE = 1 << 22  # numbers at once, where rows are converted or differences formed
+_BLOCK = 1 << 21  # pairs at once
+_PIECE = 1 << 19  # numbers at once, where rows are converted or differences formed
 _MANY = 1 / 16  # of the pairs of a block undecided: float64 products decide most of them faster than differences
 
 
