@@ -136,6 +136,13 @@ def test_half_precision_is_rounded_after_each_operation() -> None:
     np.testing.assert_array_equal(nearest(images, images, 3, "float16").squared[:, -1], own)
 
 
+def test_what_half_precision_does_not_hold_is_exact() -> None:
+    a, b = (torch.from_numpy(normal(40, 12, seed) * np.float32(100)) for seed in (25, 26))
+    assert torch.equal(nearest(a, b, 3, "float16").squared, nearest(a, b, 3).squared)
+    few = nearest(a / 10, b / 10, 3, "float16").squared
+    assert not torch.equal(few, nearest(a / 10, b / 10, 3).squared)
+
+
 def test_memory_holds_blocks_alone() -> None:
     """Of 4,000 x 4,000 distances, no more than a block is there at once."""
     a, b = (torch.from_numpy(normal(4000, 4, seed)) for seed in (23, 24))

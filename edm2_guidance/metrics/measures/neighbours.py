@@ -6,6 +6,7 @@ there, distances are computed again as sums of squared differences in float64. S
 at distance 0, ties are ties, and what is counted depends neither on the size of blocks nor on threads.
 
 `float16` is another distance, the one of guided-diffusion's evaluator: the product form in half precision throughout.
+Of features that are too large for it, as Inception's are not, distances are exact (the evaluator changes to float32).
 """
 
 import math
@@ -28,6 +29,8 @@ Set = Literal["images", "reference"]
 _USUAL = 24  # neighbours are found at once, for all who want fewer; some for k of 5 when a group is left out
 _BLOCK = 1 << 21  # pairs at once
 _PIECE = 1 << 19  # numbers at once, where rows are converted or differences formed
+_ROWS = 1024  # likewise
+_HALF_NORM = 65504 / 4  # up to which |x - y|^2 is no more than half precision holds
 _MANY = 1 / 16  # of the pairs of a block undecided: float64 products decide most of them faster than differences
 
 
@@ -55,9 +58,15 @@ class Block(Protocol):
 def blocks(points: "Tensor", others: "Tensor", form: Form, pairs: int = _BLOCK) -> Iterator[Block]:
     """Blocks of the points [N, D] in order, each with all of the others [M, D]; so many pairs at once."""
     size = max(1, pairs // len(others))
-    make: Callable[[slice], Block] = (_Products if form == "exact" else _Halves)(points, others).block
+    halves = form == "float16" and max(_largest_norm(points), _largest_norm(others)) <= _HALF_NORM
+    make: Callable[[slice], Block] = (_Halves if halves else _Products)(points, others).block
     for start in range(0, len(points), size):
         yield make(slice(start, min(start + size, len(points))))
+
+
+def _largest_norm(points: "Tensor") -> float:
+    """The largest |x|^2."""
+    return max(float(piece.double().square().sum(dim=1).max()) for piece in points.split(_ROWS))
 
 
 def nearest(points: "Tensor", others: "Tensor", k: int, form: Form = "exact", pairs: int = _BLOCK) -> Nearest:
@@ -210,8 +219,13 @@ class _Halves:
     """Products in half precision: sums are rounded once. Of one and the same set, or of images and a reference."""
 
     def __init__(self, points: "Tensor", others: "Tensor") -> None:
-        self.points, self.others = points.half(), others.half()
-        self.own = points is others
+        self.points, self.own = points, points is others
+        self.columns, self.norms = others.half().double(), self.norms_of(others)
+
+    def norms_of(self, rows: "Tensor") -> "Tensor":
+        import torch
+
+        return torch.cat([piece.half().square().double().sum(dim=1).half() for piece in rows.split(_ROWS)])
 
     def block(self, rows: slice) -> "_HalfBlock":
         return _HalfBlock(self, rows)
@@ -220,10 +234,9 @@ class _Halves:
 class _HalfBlock:
     def __init__(self, both: _Halves, rows: slice) -> None:
         self.rows = rows
-        x, y = both.points[rows], both.others
-        product = (x.double() @ both.others.double().T).half()
-        row, column = (each.square().double().sum(dim=1).half() for each in (x, y))
-        first, last = (row[:, None], column[None]) if both.own else (column[None], row[:, None])
+        product = (both.points[rows].half().double() @ both.columns.T).half()
+        row, column = both.norms_of(both.points[rows])[:, None], both.norms[None]
+        first, last = (row, column) if both.own else (column, row)
         self.squared = (first - 2 * product + last).clamp_(min=0).double()
 
     def inside(self, radii: "Tensor", closed: bool) -> "Tensor":
