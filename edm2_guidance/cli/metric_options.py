@@ -16,12 +16,11 @@ from edm2_guidance.cli.run_options import batch_option, deterministic_option, de
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
     METRICS,
+    detector_choices,
     extractors,
-    feature_names,
     file_name,
     find_extractor,
     find_metric,
-    kept_features,
     table,
 )
 from edm2_guidance.papers.presets import Preset
@@ -33,7 +32,7 @@ from edm2_guidance.recipe.stored import begun
 if TYPE_CHECKING:
     from edm2_guidance.metrics.extractors.base import Extractor
 
-#: Keyword arguments of `metrics.detectors.load_detector`, by the name of the features.
+#: Keyword arguments of `metrics.detectors.load_detector`, by its name.
 Choices = dict[str, dict[str, Any]]
 LEDGER = "results/ledger.jsonl"
 
@@ -150,10 +149,8 @@ class DetectorOptions(OptionGroup):
 
         A usage error for weights of an extractor that is not asked for, or given twice.
         """
-        kept = kept_features(metrics)
-        choices: Choices = {}
-        for name in feature_names(metrics):
-            choices[name] = {"keep": True} if name in kept else {}
+        choices: Choices = detector_choices(metrics)
+        for name in choices:
             choices[name] |= {field.name: self.fields[of] for of, field in _fields(find_extractor(name)).items()}
         for metric, path in self.weights:
             if metric not in choices:

@@ -233,6 +233,7 @@ def ref(asked: RefOptions) -> None:
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
+    from edm2_guidance.metrics.detectors import identities_of
 
     with bad_input():
         reference.check_new(asked.dest, overwrite=asked.overwrite)
@@ -245,8 +246,7 @@ def ref(asked: RefOptions) -> None:
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
     described = {**images.description, "path": Path(asked.data).name}
-    identities = {detector.name: detector.identity for detector in opened}
-    reference.save_statistics(asked.dest, moments, detectors=identities, images=described)
+    reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described)
     click.echo(f"{asked.dest}: {', '.join(asked.metrics)} of {images.source.num_images} images")
 
 
@@ -289,7 +289,7 @@ def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] |
                 ours.images or ours.path, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch
             )
         else:
-            moments = {find_metric(metric).extractor.stored_as: moments_for(metric, there, num) for metric in metrics}
+            moments = {find_metric(metric).stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)
         detectors = open_detectors(asked.detectors.choices(metrics), device, offline=offline) if needed else []
     reference = measured_reference(theirs, detectors)
@@ -304,6 +304,7 @@ def score_images(
 ) -> None:
     """Measure and score images. name: of their `Side`."""
     from edm2_guidance.metrics import evaluation
+    from edm2_guidance.metrics.detectors import identities_of
 
     total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
     tell_sides(name, count, reference)
@@ -315,7 +316,7 @@ def score_images(
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
     fewer = count if asked.num is None and count < STANDARD_NUM_IMAGES else None
     described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
-    identities = {detector.name: detector.identity for detector in detectors}
+    identities = identities_of(detectors)
     report(asked, reference, measured.moments, identities, described, fewer, **run_record)
 
 
@@ -337,9 +338,10 @@ def measured_reference(
 def tell_sides(samples: str, count: int | None, reference: "Reference") -> None:
     """Say on stderr which side is which, and how many images stand behind it."""
     statistics = reference.statistics
-    numbers = [count, next(iter(statistics.moments.values())).num_images]
+    numbers = [count, *(each.num_images for each in [*statistics.moments.values()][:1])]
     known = ["an unknown number of images" if number is None else f"{number:,} images" for number in numbers]
-    click.echo(f"samples:   {samples}, {known[0]}\nreference: {statistics.source}, {known[1]}", err=True)
+    known += [f"with features of {each.num_images:,} of them" for each in [*statistics.shown.values()][:1]]
+    click.echo(f"samples:   {samples}, {known[0]}\nreference: {', '.join([statistics.source, *known[1:]])}", err=True)
 
 
 def left_to_the_first() -> bool:

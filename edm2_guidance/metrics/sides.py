@@ -9,16 +9,19 @@ from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics import catalog
-from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.detectors import Detector, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
 from edm2_guidance.metrics.provenance import content_sha256
-from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics
+from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics, shows_images
 from edm2_guidance.metrics.scoring import Reference, prepare_reference
 
 
 @dataclass(frozen=True)
 class Side:
-    """What was named. name: as it was typed, of a URL no secrets. path: where it is. statistics, or else images."""
+    """What was named. name: as it was typed, of a URL no secrets. path: where it is.
+
+    statistics, or else images; or both, of guided-diffusion's references, where metrics need features of the latter.
+    """
 
     name: str
     path: Path
@@ -43,10 +46,18 @@ def open_side(
     path = Path(fetch(name, offline=offline)) if is_url(name) else find_file(name)
     shown = without_secrets(name) if is_url(name) else name
     if holds_statistics(path, reference=reference):
-        names = None if metrics is None else catalog.feature_names(metrics)
-        keep = catalog.kept_features(metrics or ())
-        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline))
+        wanted, images = metrics or (), None
+        if reference and shows_images(path) and catalog.kept_features(wanted, reference=True):
+            wanted, images = _by_moments(wanted), StoredImages(path)
+        names = None if metrics is None else catalog.feature_names(wanted, reference=reference)
+        keep = catalog.kept_features(wanted, reference=reference)
+        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline), images)
     return Side(shown, path, None, StoredImages(path))
+
+
+def _by_moments(metrics: Sequence[str]) -> list[str]:
+    """The metrics that need mean and covariance of a reference."""
+    return [name for name in metrics if catalog.find_metric(name).needs(reference=True) == "moments"]
 
 
 def common_metrics(*sides: Side | None) -> list[str]:
@@ -61,21 +72,30 @@ def common_metrics(*sides: Side | None) -> list[str]:
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """A reference of which the images are there, checked and to be measured by the detectors of the score."""
+    """A reference of which the images are there, checked and to be measured by the detectors of the score.
+
+    statistics: those that lie beside the images, and are of more than these.
+    """
 
     name: str
     stored: StoredSet
     metrics: Sequence[str]
+    statistics: Statistics | None = None
 
     def measure(self, detectors: Sequence[Detector], progress: Callable[[int], None] | None = None) -> Reference:
         """Its statistics. ValueError for images that cannot be scored, naming the first, as `measure`."""
+        keep = catalog.kept_features(self.metrics, reference=True)
+        names = keep if self.statistics is not None else catalog.feature_names(self.metrics, reference=True)
+        wanted = [each for each in (detector.only(names, keep) for detector in detectors) if each.dims]
+        moments = measure(self.stored.source, wanted, self.stored.names, progress).moments if wanted else {}
+        if self.statistics is not None:
+            return prepare_reference(replace(self.statistics, shown=moments), self.metrics)
         description = self.stored.description
-        measured = measure(self.stored.source, detectors, self.stored.names, progress)
         statistics = Statistics(
-            moments=measured.moments,
+            moments=moments,
             source=self.name,
             sha256=description["content_sha256"],
-            detectors={detector.name: detector.identity for detector in detectors},
+            detectors=identities_of(wanted),
             images=description,
         )
         return prepare_reference(statistics, self.metrics)
@@ -86,9 +106,13 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
 
     ValueError as `prepare_reference` and `open_stored`.
     """
-    if side.statistics is not None:
+    if side.statistics is not None and side.images is None:
         return prepare_reference(side.statistics, metrics)
-    stored = open_stored(side.images or side.path, metrics, batch=batch)
+    seen = [name for name in metrics if catalog.find_metric(name).needs(reference=True) != "nothing"]
+    if side.statistics is not None:
+        prepare_reference(side.statistics, by_moments := _by_moments(metrics))
+        seen = [name for name in seen if name not in by_moments]
+    stored = open_stored(side.images or side.path, seen, batch=batch)
     known = ("kind", "num_images", "total", "subset_seed", "size")
     description = {
         **{key: stored.description[key] for key in known},
@@ -96,4 +120,4 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
         "content_sha256": content_sha256(stored.source),
         "generated": stored.description.get("recipe") is not None,
     }
-    return ReferenceImages(side.name, replace(stored, description=description), metrics)
+    return ReferenceImages(side.name, replace(stored, description=description), metrics, side.statistics)
