@@ -136,9 +136,11 @@ def gen(asked: GenOptions) -> None:
     recipe = recipe_from(Method(networks, asked.sampling, run.noise_device), preset, scored=True)
     source = opt.reference_from(asked.ref, preset)
     metrics = opt.asked_metrics(asked.metrics) or opt.known_metrics(source) or metrics_of(source, preset, run.offline)
+    seeds = first_seeds(asked.seed, STANDARD_NUM_IMAGES if asked.num is None else asked.num)
+    if opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, source, None, len(seeds), run.offline)
     choices = asked.detectors.choices(metrics)
     threads_for(recipe.sources, choices)
-    seeds = first_seeds(asked.seed, STANDARD_NUM_IMAGES if asked.num is None else asked.num)
     if not asked.jobs.elsewhere():
         return score_networks(asked, recipe, source, metrics, seeds)
     from edm2_guidance.reproduction.files import fetch_all
@@ -229,7 +231,13 @@ class RefOptions(OptionGroup):
 @takes_options
 def ref(asked: RefOptions) -> None:
     """Write reference statistics of a set of images."""
-    choices, stored, device = asked.detectors.choices(asked.metrics), asked.stored, asked.device
+    metrics, stored, device = asked.metrics, asked.stored, asked.device
+    if opt.open_ended(metrics):
+        from edm2_guidance.metrics.sides import settled_for
+
+        with bad_input():
+            metrics = settled_for(metrics, asked.data)
+    choices = asked.detectors.choices(metrics)
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
@@ -238,16 +246,16 @@ def ref(asked: RefOptions) -> None:
     with bad_input():
         reference.check_new(asked.dest, overwrite=asked.overwrite)
         images = evaluation.open_stored(
-            asked.data, asked.metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
+            asked.data, metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
         )
-        reference.check_kept(asked.dest, kept_features(asked.metrics), images.source.num_images)
+        reference.check_kept(asked.dest, kept_features(metrics), images.source.num_images)
         opened = open_detectors(choices, device.device, offline=device.offline)
-    say_notes([*images.source.notes, *too_few(asked.metrics, images.source.num_images)])
+    say_notes([*images.source.notes, *too_few(metrics, images.source.num_images)])
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
     described = {**images.description, "path": Path(asked.data).name}
     reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described)
-    click.echo(f"{asked.dest}: {', '.join(asked.metrics)} of {images.source.num_images} images")
+    click.echo(f"{asked.dest}: {', '.join(metrics)} of {images.source.num_images} images")
 
 
 @main.command()
@@ -267,10 +275,12 @@ def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] |
 
     metrics: None = those that both sides have. most: images that are scored, unless --num says how many; None = all.
     """
-    if metrics is not None:
+    if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
     if left_to_the_first():
         return None
+    if metrics is not None and opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, ref, images, most if asked.num is None else asked.num, asked.device.offline)
     from edm2_guidance.metrics import evaluation, ledger, provenance
     from edm2_guidance.metrics.scoring import moments_for
     from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
@@ -318,6 +328,16 @@ def score_images(
     described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
     identities = identities_of(detectors)
     report(asked, reference, measured.moments, identities, described, fewer, **run_record)
+
+
+def settled_metrics(metrics: list[str], ref: str, images: str | None, num: int | None, offline: bool) -> list[str]:
+    """The metrics that "all" among these stands for; says what is left out, and why."""
+    from edm2_guidance.metrics.sides import settled
+
+    with bad_input():
+        found = settled(metrics, ref, images, num, offline=offline)
+    say_notes(found.left_out)
+    return found.metrics
 
 
 def measured_reference(

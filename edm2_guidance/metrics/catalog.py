@@ -48,6 +48,16 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
+#: Metrics that one evaluator or paper reports together, in its order.
+SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "adm": ("is:adm", "fid", "sfid", "precision:adm", "recall:adm"),
+        "interval": ("fid", "fd_dinov2", "precision:interval", "recall:interval"),
+    }
+)
+#: Every measure of the features at hand, or of those of an extractor, "all/mnist": as far as both sides allow it.
+ALL = "all"
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -128,6 +138,25 @@ def _in_words_of(asked: str, measure: str, message: str) -> str:
     return f"{asked}{message.removeprefix(measure)}" if asked in METRICS and message.startswith(measure) else message
 
 
+def names_of(text: str) -> list[str]:
+    """The metrics that one text stands for, by name: one, or those of a set. `ALL` stays as it is, if it is right."""
+    text = text.strip()
+    if text.partition("/")[0] == ALL:
+        if text != ALL:
+            all_of(text.partition("/")[2])
+        return [text]
+    return [find_metric(each).name for each in SETS.get(text, (text,))]
+
+
+def all_of(extractor: str) -> list[str]:
+    """Every measure of an extractor's features, with its defaults, by name. ValueError for an unknown extractor."""
+    features = _extractor(extractor).features
+    short = [name for name, (_, of) in METRICS.items() if of.partition(".")[0] == extractor and ":" not in name]
+    measures = (cast(type[Measure], catalog.find("measure", kind))() for kind in catalog.kinds("measure"))
+    every = [f"{measure}/{extractor}" for measure in measures if measure.features in features]
+    return list(dict.fromkeys(find_metric(text).name for text in [*short, *every]))
+
+
 def extractors() -> dict[str, Extractor]:
     """Every extractor, with its default fields, by the name of its features "pool" in files (`Extractor.stored_as`)."""
     found = map(_extractor, catalog.kinds("extractor"))
@@ -201,7 +230,7 @@ def too_few(metrics: Iterable[str], num_images: int) -> list[str]:
 
 
 def table() -> str:
-    """Every short name with what it is, for the command line."""
+    """Every short name with what it is, variants, and sets, for the command line."""
     rows = [("metric", "better", "definition", "features", "source")]
     for name in METRICS:
         metric = find_metric(name)
@@ -215,6 +244,8 @@ def table() -> str:
     lines.append(f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces})")
     for kind in catalog.kinds("measure"):
         lines += [f"{kind}: {text}" for text in fields_of(catalog.find("measure", kind))]
+    lines += [f"{name}: the set {', '.join(metrics)}" for name, metrics in SETS.items()]
+    lines.append(f"{ALL}: every measure of the features at hand, or {ALL}/EXTRACTOR, as far as both sides allow it")
     return "\n".join([*lines, "With fields of your own: METRIC:FIELD=VALUE, several as METRIC:FIELD=VALUE:FIELD=VALUE"])
 
 

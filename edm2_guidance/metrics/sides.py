@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dnnlib.download import fetch
 from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics import catalog
-from edm2_guidance.metrics.detectors import Detector, identities_of
+from edm2_guidance.metrics.detectors import Detector, check_image_size, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
 from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics, shows_images
-from edm2_guidance.metrics.scoring import Reference, prepare_reference
+from edm2_guidance.metrics.scoring import Reference, moments_for, prepare_reference
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,97 @@ def common_metrics(*sides: Side | None) -> list[str]:
         found = "; ".join(f"{side.name} has {', '.join(sorted(side.metrics))[:200]}" for side in held)
         raise ValueError(f"no metric of this program is in all of the statistics: {found}")
     return metrics
+
+
+class Settled(NamedTuple):
+    """Metrics in place of `catalog.ALL`, and why others are left out, a sentence each."""
+
+    metrics: list[str]
+    left_out: list[str]
+
+
+def settled(
+    asked: Sequence[str], reference: str, samples: str | None, num: int | None, *, offline: bool = False
+) -> Settled:
+    """Metrics as asked for; in place of `catalog.ALL` those that both sides have enough for.
+
+    samples: as named; None for images that are not there yet. num: how many images; None takes all.
+
+    OSError and ValueError as `open_side`; ValueError if nothing of `catalog.ALL` is left.
+    """
+    spaces = _spaces(open_side(reference, reference=True, offline=offline))
+    every = {text: [each for space in _space_of(text, spaces) for each in catalog.all_of(space)] for text in asked}
+    of_all = [each for text in asked for each in every[text]]
+    theirs = _open_what_is_there(reference, of_all, reference=True, offline=offline)
+    ours = None if samples is None else _open_what_is_there(samples, of_all, offline=offline)
+    found, reasons = Settled([], []), dict[str, list[str]]()
+    for metric in dict.fromkeys(each for text in asked for each in every[text] or [text]):
+        try:
+            if metric not in asked:
+                _check(metric, theirs, None, reference=True)
+                _check(metric, ours, num)
+            found.metrics.append(metric)
+        except ValueError as error:
+            reasons.setdefault(str(error).removeprefix(f"{metric}: "), []).append(metric)
+    found.left_out.extend(f"left out: {', '.join(metrics)}: {reason}" for reason, metrics in reasons.items())
+    if not found.metrics:
+        raise ValueError(f"nothing is left of {', '.join(asked)}: {'; '.join(found.left_out)[:500]}")
+    return found
+
+
+def settled_for(asked: Sequence[str], images: str) -> list[str]:
+    """The same where images are to be a reference themselves, which says later what they are too few for."""
+    spaces = _spaces(open_side(images)) if catalog.ALL in asked else []
+    every = [[each for space in _space_of(text, spaces) for each in catalog.all_of(space)] or [text] for text in asked]
+    return list(dict.fromkeys(each for part in every for each in part))
+
+
+def _space_of(text: str, at_hand: Sequence[str]) -> Sequence[str]:
+    """The extractors whose features a text means, if it is no metric."""
+    word, slash, space = text.partition("/")
+    return () if word != catalog.ALL else [space] if slash else at_hand
+
+
+def _spaces(side: Side) -> list[str]:
+    """The extractors at hand: those of statistics; those made for images of this size, or the first for any."""
+    known = catalog.extractors()
+    if side.images is None:
+        found = [each.kind for name, each in known.items() if name in side.metrics]
+    else:
+        size = side.images.image_size
+        found = [each.kind for each in known.values() if (each.image_size, each.image_size) == size]
+    return found or [next(each.kind for each in known.values() if each.image_size is None)]
+
+
+def _open_what_is_there(name: str, metrics: Sequence[str], *, reference: bool = False, offline: bool = False) -> Side:
+    """A side, with what it has of the metrics."""
+    side = open_side(name, reference=reference, offline=offline)
+    if side.statistics is None:
+        return side
+    there = {*side.metrics, *(catalog.dims() if reference and shows_images(side.path) else ())}
+    held = [each for each in metrics if catalog.find_metric(each).stored_as in there]
+    return open_side(name, held, reference=reference, offline=offline)
+
+
+def _check(metric: str, side: Side | None, num: int | None, *, reference: bool = False) -> None:
+    """ValueError if a side has not enough for a metric. num: images that are taken, of those that are there."""
+    found = catalog.find_metric(metric)
+    needs, count = found.needs(reference=reference), num
+    if needs == "nothing":
+        return
+    if side is not None and side.images is not None and (side.statistics is None or needs == "features"):
+        check_image_size(metric, side.images.image_size)
+        count = side.images.num_images if num is None else min(num, side.images.num_images)
+    elif side is not None and side.statistics is not None:
+        there = side.statistics.moments.get(found.stored_as)
+        if there is None:
+            raise ValueError(f"{side.name} has no statistics for {found.stored_as}")
+        if needs == "features" and there.features is None:
+            how = f"ref --metrics={catalog.ALL}/{found.extractor.kind}"
+            raise ValueError(f"{side.name} holds mean and covariance alone ({how} keeps features beside them)")
+        count = moments_for(metric, side.statistics, reference=reference).num_images  # or of another size
+    if count is not None and needs == "features":
+        found.measure.check_count(count, "reference images" if reference else "images", metric)
 
 
 @dataclass(frozen=True)

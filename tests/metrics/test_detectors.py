@@ -84,6 +84,13 @@ def test_fid_from_a_local_file(inception_golden: Any, relative_error: Callable[.
     features = detector(torch.from_numpy(arrays["images_32"][:1]))["fid"]
     assert features.dtype == torch.float32
     assert relative_error(features, arrays["pool2048_32"][:1]) < 1e-5
+    several = load_detector("sfid", weights=path, features=["spatial", "logits", "pool"], keep=["logits"])
+    assert several.keep == {"fid_logits"}
+    found = several(torch.from_numpy(arrays["images_32"][:1]))
+    assert {name: each.shape[1] for name, each in found.items()} == {"sfid": 2023, "fid_logits": 1008, "fid": 2048}
+    assert torch.equal(found["fid"], features), "what else is asked for moves nothing"
+    torch.testing.assert_close(found["fid_logits"], features @ state["fc.weight"].T, rtol=1e-4, atol=1e-4)
+    assert several.only(["sfid"], []).identities == {"sfid": {**detector.identities["fid"], "metric": "sfid"}}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
