@@ -40,6 +40,11 @@ class TinyFeatures(nn.Module):
         """uint8 [N, 3, H, W] -> float32 [N, FEATURE_DIM]."""
         return nn.functional.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1) @ self.projection
 
+    def named(self, images, wanted):
+        """Features by name, each other ones."""
+        pool = self(images)
+        return {"pool": pool, "spatial": pool.square(), "logits": 4 * pool}
+
 
 def register_tiny_extractors(setattr, folder):
     """Tiny ones, with weights in `folder`, in place of those whose weights are downloaded."""
@@ -48,10 +53,11 @@ def register_tiny_extractors(setattr, folder):
 
     weights = Path(folder, "tiny.safetensors")
     save_file({"projection": torch.randn(48, FEATURE_DIM, generator=torch.Generator().manual_seed(0))}, weights)
-    tiny = {"build": lambda self: TinyFeatures(), "features": {"pool": FEATURE_DIM}}
+    tiny = {"build": lambda self: TinyFeatures(), "run": lambda self, net, images, wanted: net.named(images, wanted)}
     for extractor in extractors().values():
         if extractor.weights.sha256:
-            for name, value in {**tiny, "weights": Weights(str(weights))}.items():
+            features = dict.fromkeys(extractor.features, FEATURE_DIM)
+            for name, value in {**tiny, "features": features, "weights": Weights(str(weights))}.items():
                 setattr(type(extractor), name, value)
 
 

@@ -48,7 +48,7 @@ def run(command, *args):
 
 
 def score(path):
-    detector = detectors.Detector("tiny", FEATURE_DIM, {{}}, TinyFeatures(), torch.device("cpu"))
+    detector = detectors.Detector("tiny", {{"tiny": FEATURE_DIM}}, {{}}, TinyFeatures(), torch.device("cpu"))
     evaluation.measure(StoredImages(path, 10), [detector])
 
 

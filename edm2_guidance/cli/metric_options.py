@@ -15,13 +15,15 @@ from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.cli.run_options import batch_option, deterministic_option, device_option
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
+    ALL,
     METRICS,
+    SETS,
+    detector_choices,
     extractors,
-    feature_names,
     file_name,
     find_extractor,
     find_metric,
-    kept_features,
+    names_of,
     table,
 )
 from edm2_guidance.papers.presets import Preset
@@ -33,7 +35,7 @@ from edm2_guidance.recipe.stored import begun
 if TYPE_CHECKING:
     from edm2_guidance.metrics.extractors.base import Extractor
 
-#: Keyword arguments of `metrics.detectors.load_detector`, by the name of the features.
+#: Keyword arguments of `metrics.detectors.load_detector`, by its name.
 Choices = dict[str, dict[str, Any]]
 LEDGER = "results/ledger.jsonl"
 
@@ -50,21 +52,26 @@ class OneMetric(ParamType):
 
 def _metric_name(text: str) -> str:
     kind = text.strip().partition(":")[0]
-    if kind in catalog.kinds("measure") and kind not in METRICS and "/" not in text:
-        raise ValueError(f"'{kind}' is a measure: give it with its features, such as {text.strip()}/mnist")
     if kind.replace("-", "_") not in METRICS and "/" not in text:
+        if kind in catalog.kinds("measure"):
+            raise ValueError(f"'{kind}' is a measure: give it with its features, such as {text.strip()}/mnist")
         raise ValueError(f"'{kind}' is not one of {', '.join(METRICS)}")
     return find_metric(text).name
 
 
 class Metrics(ParamType):
-    """Comma-separated metrics, as a list of their names, each once."""
+    """Comma-separated metrics and sets, as a list of the metrics' names, each once; "all" is left to `settled`."""
 
     name = "list"
 
     def parse(self, text: str) -> list[str]:
         show_if_list(text, table)
-        return list(dict.fromkeys(map(_metric_name, text.split(","))))
+        return list(dict.fromkeys(name for part in text.split(",") for name in _metric_names(part)))
+
+
+def _metric_names(text: str) -> list[str]:
+    is_set = text.strip() in SETS or text.strip().partition("/")[0] == ALL
+    return names_of(text) if is_set else [_metric_name(text)]
 
 
 class Weights(ParamType):
@@ -89,7 +96,8 @@ STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 def metrics_option(default: str) -> Field:
     """--metrics; default: in words, what the command takes for it."""
     return option(
-        f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; list tells what they are  [default: {default}]",
+        f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; sets are {', '.join([*SETS, ALL])}; list tells what "
+        f"they are  [default: {default}]",
         "--metrics",
         "--metric",
         type=Metrics(),
@@ -150,10 +158,8 @@ class DetectorOptions(OptionGroup):
 
         A usage error for weights of an extractor that is not asked for, or given twice.
         """
-        kept = kept_features(metrics)
-        choices: Choices = {}
-        for name in feature_names(metrics):
-            choices[name] = {"keep": True} if name in kept else {}
+        choices: Choices = detector_choices(metrics)
+        for name in choices:
             choices[name] |= {field.name: self.fields[of] for of, field in _fields(find_extractor(name)).items()}
         for metric, path in self.weights:
             if metric not in choices:
@@ -225,6 +231,11 @@ def reference_from(text: str | None, preset: Preset | None = None) -> str:
 def asked_metrics(metrics: list[str]) -> list[str] | None:
     """The metrics of `scored_metrics_option`; None if nobody gave them, so that the reference decides."""
     return metrics if given("metrics") else None
+
+
+def open_ended(metrics: Sequence[str]) -> bool:
+    """Whether it depends on the sides which metrics these are (`metrics.sides.settled`)."""
+    return any(name.partition("/")[0] == ALL for name in metrics)
 
 
 def known_metrics(source: str) -> list[str] | None:

@@ -136,9 +136,11 @@ def gen(asked: GenOptions) -> None:
     recipe = recipe_from(Method(networks, asked.sampling, run.noise_device), preset, scored=True)
     source = opt.reference_from(asked.ref, preset)
     metrics = opt.asked_metrics(asked.metrics) or opt.known_metrics(source) or metrics_of(source, preset, run.offline)
+    seeds = first_seeds(asked.seed, STANDARD_NUM_IMAGES if asked.num is None else asked.num)
+    if opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, source, None, len(seeds), run.offline)
     choices = asked.detectors.choices(metrics)
     threads_for(recipe.sources, choices)
-    seeds = first_seeds(asked.seed, STANDARD_NUM_IMAGES if asked.num is None else asked.num)
     if not asked.jobs.elsewhere():
         return score_networks(asked, recipe, source, metrics, seeds)
     from edm2_guidance.reproduction.files import fetch_all
@@ -229,25 +231,31 @@ class RefOptions(OptionGroup):
 @takes_options
 def ref(asked: RefOptions) -> None:
     """Write reference statistics of a set of images."""
-    choices, stored, device = asked.detectors.choices(asked.metrics), asked.stored, asked.device
+    metrics, stored, device = asked.metrics, asked.stored, asked.device
+    if opt.open_ended(metrics):
+        from edm2_guidance.metrics.sides import settled_for
+
+        with bad_input():
+            metrics = settled_for(metrics, asked.data)
+    choices = asked.detectors.choices(metrics)
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
+    from edm2_guidance.metrics.detectors import identities_of
 
     with bad_input():
         reference.check_new(asked.dest, overwrite=asked.overwrite)
         images = evaluation.open_stored(
-            asked.data, asked.metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
+            asked.data, metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
         )
-        reference.check_kept(asked.dest, kept_features(asked.metrics), images.source.num_images)
+        reference.check_kept(asked.dest, kept_features(metrics), images.source.num_images)
         opened = open_detectors(choices, device.device, offline=device.offline)
-    say_notes([*images.source.notes, *too_few(asked.metrics, images.source.num_images)])
+    say_notes([*images.source.notes, *too_few(metrics, images.source.num_images)])
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
     described = {**images.description, "path": Path(asked.data).name}
-    identities = {detector.name: detector.identity for detector in opened}
-    reference.save_statistics(asked.dest, moments, detectors=identities, images=described)
-    click.echo(f"{asked.dest}: {', '.join(asked.metrics)} of {images.source.num_images} images")
+    reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described)
+    click.echo(f"{asked.dest}: {', '.join(metrics)} of {images.source.num_images} images")
 
 
 @main.command()
@@ -267,10 +275,12 @@ def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] |
 
     metrics: None = those that both sides have. most: images that are scored, unless --num says how many; None = all.
     """
-    if metrics is not None:
+    if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
     if left_to_the_first():
         return None
+    if metrics is not None and opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, ref, images, most if asked.num is None else asked.num, asked.device.offline)
     from edm2_guidance.metrics import evaluation, ledger, provenance
     from edm2_guidance.metrics.scoring import moments_for
     from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
@@ -289,7 +299,7 @@ def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] |
                 ours.images or ours.path, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch
             )
         else:
-            moments = {find_metric(metric).extractor.stored_as: moments_for(metric, there, num) for metric in metrics}
+            moments = {find_metric(metric).stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)
         detectors = open_detectors(asked.detectors.choices(metrics), device, offline=offline) if needed else []
     reference = measured_reference(theirs, detectors)
@@ -304,6 +314,7 @@ def score_images(
 ) -> None:
     """Measure and score images. name: of their `Side`."""
     from edm2_guidance.metrics import evaluation
+    from edm2_guidance.metrics.detectors import identities_of
 
     total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
     tell_sides(name, count, reference)
@@ -315,8 +326,18 @@ def score_images(
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
     fewer = count if asked.num is None and count < STANDARD_NUM_IMAGES else None
     described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
-    identities = {detector.name: detector.identity for detector in detectors}
+    identities = identities_of(detectors)
     report(asked, reference, measured.moments, identities, described, fewer, **run_record)
+
+
+def settled_metrics(metrics: list[str], ref: str, images: str | None, num: int | None, offline: bool) -> list[str]:
+    """The metrics that "all" among these stands for; says what is left out, and why."""
+    from edm2_guidance.metrics.sides import settled
+
+    with bad_input():
+        found = settled(metrics, ref, images, num, offline=offline)
+    say_notes(found.left_out)
+    return found.metrics
 
 
 def measured_reference(
@@ -337,9 +358,10 @@ def measured_reference(
 def tell_sides(samples: str, count: int | None, reference: "Reference") -> None:
     """Say on stderr which side is which, and how many images stand behind it."""
     statistics = reference.statistics
-    numbers = [count, next(iter(statistics.moments.values())).num_images]
+    numbers = [count, *(each.num_images for each in [*statistics.moments.values()][:1])]
     known = ["an unknown number of images" if number is None else f"{number:,} images" for number in numbers]
-    click.echo(f"samples:   {samples}, {known[0]}\nreference: {statistics.source}, {known[1]}", err=True)
+    known += [f"with features of {each.num_images:,} of them" for each in [*statistics.shown.values()][:1]]
+    click.echo(f"samples:   {samples}, {known[0]}\nreference: {', '.join([statistics.source, *known[1:]])}", err=True)
 
 
 def left_to_the_first() -> bool:

@@ -26,7 +26,7 @@ from edm2_guidance.cli.run_options import announce_workers, share_device_option,
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
-from edm2_guidance.metrics.catalog import feature_names, value_text
+from edm2_guidance.metrics.catalog import detector_choices, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
@@ -179,7 +179,7 @@ def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     if work.keep_images:
         images = sum(made.images * (asked.blocks or made.repeats) // made.repeats for made in costs)
         writes[Path(work.results, "images", "a.zip")] = images
-    detectors: Choices = {name: {} for name in feature_names(row.metric for row in rows)}
+    detectors: Choices = detector_choices(row.metric for row in rows)
     recipes, references = [row.recipe(work.networks) for row in rows], [row.reference for row in rows]
     fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=trust)
     folder = Path(work.results) if work.keep_images else Path(work.results, "work")

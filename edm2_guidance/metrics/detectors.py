@@ -1,4 +1,4 @@
-"""Opened extractors: networks with their weights, by the name that their features have in files.
+"""Opened extractors: networks with their weights, which give features by the names that these have in files.
 
 Published weights are pinned by SHA-256. A file of your own takes their place by the argument `weights` or by the
 environment variable EDM2_<METRIC>_WEIGHTS (EDM2_FID_WEIGHTS, EDM2_FD_DINOV2_WEIGHTS, EDM2_FD_MNIST_WEIGHTS): the
@@ -6,9 +6,9 @@ same file somewhere else, or other weights under the same parameter names, which
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,19 +28,21 @@ from torch_utils.tensor_file import read_tensors
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Maps images to features.
+    """Maps images to features, all that are asked for in one pass.
 
-    name: what they are called in files (`Extractor.stored_as`). feature_dim: D. keep: whether they are kept as they
-    are, beside their mean and covariance. identity: what determines the features, for provenance: `metric`, `network`,
-    `weights_sha256`, `published` (whether these are the pinned weights), `resize`, `dtype`.
+    name: of the extractor (`Extractor.stored_as`). dims: D of each of the features, by their name in files
+    (`Extractor.stored`). keep: which are kept as they are, beside their mean and covariance. identity: what determines
+    the features, for provenance: `network`, `weights_sha256`, `published` (whether these are the pinned weights),
+    `resize`, `dtype`. run: network, images and names to features by name, if it is more than calling the network.
     """
 
     name: str
-    feature_dim: int
+    dims: Mapping[str, int]
     identity: Mapping[str, Any]
     net: nn.Module
     device: torch.device
-    keep: bool = False
+    keep: frozenset[str] = frozenset()
+    run: Callable[[nn.Module, Tensor, Collection[str]], Mapping[str, Tensor]] | None = None
     memory: Batches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,8 +53,18 @@ class Detector:
         """{name: how many images at a time memory holds}, once it did not hold a whole batch; {} until then."""
         return {} if self.memory.limit is None else {self.name: self.memory.limit}
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features. images: uint8 [N, 3, H, W], any device -> float32 [N, D] on the detector's device.
+    @property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """The identity of each of the features, by name, which it says as `metric`."""
+        return {name: {"metric": name, **self.identity} for name in self.dims}
+
+    def only(self, names: Collection[str], keep: Collection[str]) -> "Detector":
+        """The same for these of its features alone."""
+        dims = {name: dim for name, dim in self.dims.items() if name in names}
+        return replace(self, dims=dims, keep=frozenset(keep).intersection(dims))
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Features by name. images: uint8 [N, 3, H, W], any device -> float32 [N, D] on the detector's device.
 
         Images that memory does not hold at once are taken in parts. ValueError for anything but uint8 RGB: rounding to
         8 bits is part of the metric and belongs to whoever makes the images. RuntimeError if not one image fits.
@@ -61,14 +73,21 @@ class Detector:
             found = f"{images.dtype} {list(images.shape)}"
             raise ValueError(f"{self.name} takes images as uint8 [N, 3, H, W], these are {found}: quantise first")
         if images.shape[0] == 0:
-            return torch.zeros(0, self.feature_dim, device=self.device)
+            return {name: torch.zeros(0, dim, device=self.device) for name, dim in self.dims.items()}
         parts, _ = self.memory.run(lambda part: self._features(images[part]), len(images), len(images))
-        return torch.cat(parts)
+        return {name: torch.cat([part[name] for part in parts]) for name in self.dims}
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _features(self, images: Tensor) -> Mapping[str, Tensor]:
         with torch.inference_mode(), _full_float32():
-            features: Tensor = self.net(images.to(self.device))
-        return features
+            if self.run is not None:
+                return self.run(self.net, images.to(self.device), self.dims)
+            (name,) = self.dims
+            return {name: self.net(images.to(self.device))}
+
+
+def identities_of(detectors: Iterable[Detector]) -> dict[str, dict[str, Any]]:
+    """The identities of all features that these detectors give, by name."""
+    return {name: identity for detector in detectors for name, identity in detector.identities.items()}
 
 
 def check_image_size(metric: str, size: tuple[int, int]) -> None:
@@ -96,14 +115,16 @@ def load_detector(
     *,
     weights: str | Path | None = None,
     offline: bool = False,
-    keep: bool = False,
+    features: Collection[str] = ("pool",),
+    keep: Collection[str] = (),
     **fields: Any,
 ) -> Detector:
     """Opens an extractor, fetching its weights unless a local file is given.
 
-    name: of its features. weights: a .pth state dict (read as data, no code is run) or .safetensors instead of the
-    published file; None: the environment variable of the module docstring, else the published file. keep: as in
-    `Detector`. fields: of the extractor, such as its resize.
+    name: of it, or of any of its features, in files. features, keep: which it shall give, and which of these are kept
+    themselves, by their names in `Extractor.features`. weights: a .pth state dict (read as data, no code is run) or
+    .safetensors instead of the published file; None: the environment variable of the module docstring, else the
+    published file. fields: of the extractor, such as its resize.
     ValueError: unknown name or field, or a weight file that does not fit; OSError: no such file, no network.
     """
     spec = catalog.find_extractor(name).with_fields(fields)
@@ -114,14 +135,21 @@ def load_detector(
     _load_strictly(net, _read_state(path, trusted=digest == spec.weights.sha256), path)
     net = net.to(device).eval().requires_grad_(False)
     identity = {
-        "metric": name,
         "network": type(net).__name__,
         "weights_sha256": digest,
         "published": digest == _pinned_sha256(spec),
         "resize": spec.resized,
         "dtype": "float32",
     }
-    return Detector(name, spec.feature_dim, MappingProxyType(identity), net, torch.device(device), keep)
+    stored = {spec.stored(each): each for each in spec.features}
+
+    def run(net: nn.Module, images: Tensor, names: Collection[str]) -> Mapping[str, Tensor]:
+        found = spec.run(net, images, [stored[each] for each in names])
+        return {each: found[stored[each]] for each in names}
+
+    dims = {spec.stored(each): spec.features[each] for each in features}
+    kept = frozenset(map(spec.stored, keep))
+    return Detector(spec.stored_as, dims, MappingProxyType(identity), net, torch.device(device), kept, run)
 
 
 def find_weights(spec: Extractor, weights: str | Path | None = None, offline: bool = False) -> Path:

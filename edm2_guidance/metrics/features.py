@@ -19,7 +19,7 @@ def metric_of_dim(dim: int) -> str:
 
     ValueError, naming what there is, if none has so many.
     """
-    dims = {metric: extractor.feature_dim for metric, extractor in catalog.extractors().items()}
+    dims = {metric: extractor.features["pool"] for metric, extractor in catalog.extractors().items()}
     found = next((metric for metric, size in dims.items() if size == dim), None)
     if found is None:
         known = ", ".join(f"{size} ({metric})" for metric, size in dims.items())

@@ -1,7 +1,7 @@
 """Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -19,12 +19,12 @@ class FeatureExtractor(Protocol):
     def name(self) -> str: ...
 
     @property
-    def feature_dim(self) -> int: ...
+    def dims(self) -> Mapping[str, int]: ...
 
     @property
-    def keep(self) -> bool: ...
+    def keep(self) -> Collection[str]: ...
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +161,15 @@ def first_non_finite_row(features: Tensor) -> int | None:
     return None if bool(finite.all()) else int((~finite).nonzero()[0])
 
 
+def running_moments(detectors: Iterable[FeatureExtractor]) -> dict[str, RunningMoments]:
+    """Of no image yet, for all features that these detectors give. ValueError if one is given twice."""
+    dims = [(name, dim, name in detector.keep) for detector in detectors for name, dim in detector.dims.items()]
+    running = {name: RunningMoments(dim, keep) for name, dim, keep in dims}
+    if len(running) != len(dims):
+        raise ValueError("every detector may be given once only")
+    return running
+
+
 class MomentsSink:
     """An image sink that feeds every batch to each detector and keeps the running moments of its features.
 
@@ -169,11 +178,7 @@ class MomentsSink:
 
     def __init__(self, detectors: Sequence[FeatureExtractor], names: Sequence[str] | None = None) -> None:
         self.detectors = tuple(detectors)
-        self.running = {
-            detector.name: RunningMoments(detector.feature_dim, detector.keep) for detector in self.detectors
-        }
-        if len(self.running) != len(self.detectors):
-            raise ValueError("every detector may be given once only")
+        self.running = running_moments(self.detectors)
         self.num_images = 0
         self.image_size: tuple[int, int] | None = None  # (height, width), once there was a batch
         self._names = names
@@ -189,17 +194,17 @@ class MomentsSink:
     def write(self, batch: ImageBatch) -> None:
         """Adds one batch. ValueError naming the first image whose features are not finite."""
         for detector in self.detectors:
-            features = detector(batch.images)
-            bad_row = first_non_finite_row(features)
-            if bad_row is not None:
-                image = self._image_name(batch, bad_row)
-                raise ValueError(f"{detector.name}: the features of {image} are not finite (NaN or infinite)")
-            self.running[detector.name].append(features)
+            for name, features in detector(batch.images).items():
+                bad_row = first_non_finite_row(features)
+                if bad_row is not None:
+                    image = self._image_name(batch, bad_row)
+                    raise ValueError(f"{name}: the features of {image} are not finite (NaN or infinite)")
+                self.running[name].append(features)
         self.num_images += batch.images.shape[0]
         self.image_size = (batch.images.shape[2], batch.images.shape[3])
 
     def moments(self) -> dict[str, Moments]:
-        """Moments per metric. ValueError with fewer than 2 images."""
+        """Moments by the features' names in files. ValueError with fewer than 2 images."""
         return {name: running.moments() for name, running in self.running.items()}
 
     def _image_name(self, batch: ImageBatch, row: int) -> str:

@@ -2,12 +2,13 @@
 
 Read:
 
-* `.npz` of this project: `mu`, `sigma` for "fid" (so that other tools find them), `<metric>.mu`, `<metric>.sigma` for
-  every other metric, `num_images`, and `provenance`, a JSON text that says which detectors and images made them; and
-  `<metric>.features` float32 [N, D], at most 2 GiB, where a measure needs them ("metric" is the Frechet distance of
-  these features, `Extractor.stored_as`);
+* `.npz` of this project: `mu`, `sigma` for "fid" and `mu_s`, `sigma_s` for "sfid" (so that other tools find them),
+  `<metric>.mu`, `<metric>.sigma` for every other metric, `num_images`, and `provenance`, a JSON text that says which
+  detectors and images made them; and `<metric>.features` float32 [N, D], at most 2 GiB, where a measure needs them
+  ("metric" is the Frechet distance of these features, `Extractor.stored`);
 * `.npz` of EDM, pytorch-fid, clean-fid and guided-diffusion: `mu`, `sigma` of "fid", or of another metric if these
-  have as many features as its detector; other arrays are left alone;
+  have as many features as its detector, and guided-diffusion's `mu_s`, `sigma_s` of "sfid"; other arrays are left
+  alone;
 * EDM2's `.pkl`: {"fid": {"mu", "sigma"}, "fd_dinov2": {...}, "num_images"}, read without running any code;
 * features [N, D], of which mean and covariance are taken: `feats` of clean-fid's `_kid.npz`, `pool_3`, `reps` of
   dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does);
@@ -55,6 +56,8 @@ _SHOWN = 8  # names of metrics in an error
 _MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
 _NPY_MAGIC = b"\x93NUMPY"
+#: Arrays that other tools write by these names: pytorch-fid's and guided-diffusion's.
+PLAIN: Mapping[str, tuple[str, str]] = MappingProxyType({"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")})
 ASYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covers covariances accumulated in float32
 
 
@@ -66,6 +69,7 @@ class Statistics:
     identity of the detector per metric; a metric is missing where the file does not say. images: what it says of the
     images, empty if nothing.
     resize_known: whether it is settled how images were resized, by `detectors` or by the tool that writes such files.
+    shown: with features, of the images that lie in the file beside statistics of more, as in guided-diffusion's.
     """
 
     moments: Mapping[str, Moments]
@@ -74,6 +78,7 @@ class Statistics:
     detectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Mapping[str, Any] = field(default_factory=dict)
     resize_known: bool = True
+    shown: Mapping[str, Moments] = field(default_factory=dict)
 
     def of(self, metric: str, dim: int, num_images: int | None = None) -> Moments:
         """The moments of one metric. ValueError if they are not there (naming those there are) or of another size."""
@@ -225,6 +230,11 @@ def holds_statistics(path: str | Path, *, reference: bool = False) -> bool:
     return _is_tensor_file(members) or (bool(found) and (reference or "arr_0" not in names))
 
 
+def shows_images(path: str | Path) -> bool:
+    """Whether a file of statistics holds images, too, as guided-diffusion's references do. ValueError: damaged."""
+    return "arr_0.npy" in _members(Path(path))
+
+
 def save_statistics(
     path: str | Path,
     moments: Mapping[str, Moments],
@@ -272,7 +282,7 @@ def check_kept(path: str | Path, keep: Collection[str], num_images: int) -> None
     if keep and check_name(path) == ".pkl":
         raise ValueError(f"{path}: EDM2's format has no place for features, which these metrics need: choose .npz")
     for name in keep:
-        most = MAX_KEPT_BYTES // (4 * catalog.find_extractor(name).feature_dim)
+        most = MAX_KEPT_BYTES // (4 * catalog.dims()[name])
         if num_images > most:
             raise ValueError(f"{num_images} images are more than the {most} whose features a file keeps: give --num")
 
@@ -379,7 +389,7 @@ def _wanted(
     for metric in metrics or ():
         if metric not in pairs:
             raise ValueError(_not_there(metric, pairs, source))
-    known = catalog.extractors()
+    known = catalog.dims()
     found = {metric: pair for metric, pair in pairs.items() if metric in (known if metrics is None else metrics)}
     if metrics is None and not found:
         raise ValueError(f"{source} has statistics for no metric of this program, only for {_shown(pairs)}")
@@ -398,8 +408,8 @@ def _shown(metrics: Iterable[str]) -> str:
 
 
 def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
-    """Metric -> names of its two arrays. Spatial FID (`mu_s`, `sigma_s`) is not a metric here."""
-    pairs = {"fid": ("mu", "sigma")} if "mu" in names and "sigma" in names else {}
+    """Metric -> names of its two arrays."""
+    pairs = {metric: pair for metric, pair in PLAIN.items() if set(pair) <= set(names)}
     for name in names:
         metric = name.removesuffix(".mu")
         if metric != name and f"{metric}.sigma" in names:
@@ -464,8 +474,8 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
 
 def _check_features(metric: str, count: int, source: str) -> None:
     """ValueError for more features than a metric can have here: covariances grow with their square."""
-    known = catalog.extractors()
-    most = known[metric].feature_dim if metric in known else MAX_FEATURES
+    known = catalog.dims()
+    most = known.get(metric, MAX_FEATURES)
     if count > most and metric in known:
         raise ValueError(_of_another_detector(metric, count, most, source))
     if count > most:
@@ -483,8 +493,8 @@ def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, prov
         "provenance": np.array(json.dumps(provenance, sort_keys=True)),
     }
     for metric, each in moments.items():
-        prefix = "" if metric == "fid" else f"{metric}."
-        arrays[f"{prefix}mu"], arrays[f"{prefix}sigma"] = each.mean.numpy(), each.cov.numpy()
+        mu, sigma = PLAIN.get(metric, (f"{metric}.mu", f"{metric}.sigma"))
+        arrays[mu], arrays[sigma] = each.mean.numpy(), each.cov.numpy()
         if each.features is not None:
             arrays[f"{metric}.features"] = each.features.to(torch.float32).numpy()
     with ZipWriter(path) as writer:  # unlike numpy.savez, does not stamp the time on every array

@@ -1,9 +1,9 @@
 """Scores of images as they are made: features kept in shards until the result is in the ledger.
 
-A shard's features are `METRIC.npy`, float32 [n, D] in the order of the seeds, and `labels.npy`, int64 [n], if the
-images have classes; of 50,000 images and FID they take 0.4 GB (moments of 98 shards would take 3.3). Moments are
-accumulated in float64 shard by shard, in the order of the plan: the same numbers however many workers made the
-shards, and in whatever order.
+A shard's features are `NAME.npy` (`Extractor.stored`), float32 [n, D] in the order of the seeds, and `labels.npy`,
+int64 [n], if the images have classes; of 50,000 images and FID they take 0.4 GB (moments of 98 shards would take 3.3).
+Moments are accumulated in float64 shard by shard, in the order of the plan: the same numbers however many workers made
+the shards, and in whatever order.
 """
 
 import zipfile
@@ -24,10 +24,10 @@ from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.unzip import damage_means, read_zip_member
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
-from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.detectors import Detector, identities_of
 from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.evaluation import Measured, check_image_sizes, measure, open_stored
-from edm2_guidance.metrics.moments import RunningMoments, first_non_finite_row
+from edm2_guidance.metrics.moments import first_non_finite_row, running_moments
 from edm2_guidance.metrics.provenance import content_sha256, describe_generated, describe_statistics, vae_ran
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score_key, write_scores
@@ -83,12 +83,12 @@ class Scorer:
 
     def lines(self, metric: str, *images: object) -> list[Record]:
         """All of the ledger's lines of these images by one metric."""
-        identity = self._identities[find_metric(metric).extractor.stored_as]
+        identity = self._identities[find_metric(metric).stored_as]
         return self.index.find(score_key(metric, identity, self.reference, *images))
 
     @property
-    def _identities(self) -> dict[str, Mapping[str, Any]]:
-        return {detector.name: detector.identity for detector in self.detectors}
+    def _identities(self) -> Mapping[str, Mapping[str, Any]]:
+        return identities_of(self.detectors)
 
     def write(
         self, made: Measured, which: Sequence[object], images: Mapping[str, Any], tags: Mapping[str, Any]
@@ -199,7 +199,7 @@ def measure_stored(path: Path, scorer: Scorer, num: int) -> tuple[Measured, Mapp
 
 def measure_statistics(statistics: Statistics, scorer: Scorer, num: int) -> tuple[Measured, Mapping[str, Any]]:
     """Images of which only statistics are there. ValueError if they are not of `num` images."""
-    moments = {find_metric(name).extractor.stored_as: moments_for(name, statistics, num) for name in scorer.metrics}
+    moments = {find_metric(name).stored_as: moments_for(name, statistics, num) for name in scorer.metrics}
     return Measured(moments, (0, 0), {}), describe_statistics(statistics)
 
 
@@ -212,9 +212,8 @@ class Features:
     def __init__(self, detectors: Sequence[Detector], *, beside: bool = False) -> None:
         """ValueError if a detector is given twice."""
         self.detectors = tuple(detectors)
-        self.identities = {detector.name: dict(detector.identity) for detector in self.detectors}
-        if len(self.identities) != len(self.detectors):
-            raise ValueError("every detector may be given once only")
+        self.identities = identities_of(self.detectors)
+        self.names = list(running_moments(self.detectors))
         self._beside = beside
 
     def check(self, path: Path, file: zipfile.ZipFile, seeds: tuple[int, ...], head: Mapping[str, Any]) -> None:
@@ -224,7 +223,7 @@ class Features:
         size = head.get("size")
         if not (isinstance(size, list) and len(size) == 2 and all(type(number) is int for number in size)):
             raise ValueError(f"{path} does not say how large its images are")
-        wanted = {f"{detector.name}.npy" for detector in self.detectors} | {SHARD_JSON}
+        wanted = {f"{name}.npy" for name in self.names} | {SHARD_JSON}
         if set(file.namelist()) - {"labels.npy"} != wanted:
             raise ValueError(f"{path} does not hold the features of this shard")
 
@@ -251,7 +250,7 @@ class _FeatureCollector:
         self._content = content
         self._seeds = seeds
         self._add = add
-        self._features: dict[str, list[Tensor]] = {detector.name: [] for detector in content.detectors}
+        self._features: dict[str, list[Tensor]] = {name: [] for name in content.names}
         self._received = 0
         self._size: tuple[int, int] | None = None
 
@@ -261,12 +260,12 @@ class _FeatureCollector:
         if self._size not in (None, size):
             raise ValueError(f"images of {size[1]}x{size[0]} pixels among others of another size in one shard")
         for detector in self._content.detectors:
-            features = detector(batch.images)
-            bad_row = first_non_finite_row(features)
-            if bad_row is not None:
-                seed = self._seeds[self._received + bad_row]
-                raise ValueError(f"{detector.name}: the features of seed {seed} are not finite (NaN or infinite)")
-            self._features[detector.name].append(features.to("cpu", torch.float32))
+            for name, features in detector(batch.images).items():
+                bad_row = first_non_finite_row(features)
+                if bad_row is not None:
+                    seed = self._seeds[self._received + bad_row]
+                    raise ValueError(f"{name}: the features of seed {seed} are not finite (NaN or infinite)")
+                self._features[name].append(features.to("cpu", torch.float32))
         self._received += len(batch)
         self._size = size
 
@@ -282,12 +281,12 @@ class _FeatureCollector:
 
 
 def measured(work: ShardFolder, detectors: Sequence[Detector]) -> Measured | None:
-    """Moments per metric of all images of a work, by the features in its shards; None if some shard has none.
+    """Moments of the features of all images of a work, by those in its shards; None if some shard has none.
 
     Raises ShardsMissing if shards are missing, or turn out to be damaged (they are removed, with a warning), and
     ValueError for fewer than 2 images in all.
     """
-    running = {detector.name: RunningMoments(detector.feature_dim, detector.keep) for detector in detectors}
+    running = running_moments(detectors)
     heads: list[Mapping[str, Any]] = []
     for head, features in work.each(partial(_read, work, detectors)):
         if features is None:
@@ -303,18 +302,18 @@ def measured(work: ShardFolder, detectors: Sequence[Detector]) -> Measured | Non
 def _read(
     work: ShardFolder, detectors: Sequence[Detector], index: int, file: zipfile.ZipFile, head: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], dict[str, Tensor] | None]:
-    """shard.json, and features float32 [n, D] per metric if there are any. ValueError for a shard that is damaged."""
+    """shard.json, and features float32 [n, D] by name if there are any. ValueError for a shard that is damaged."""
     (content,) = (content for content in work.contents if isinstance(content, Features))
     if not content.are_in(head):
         return head, None
     path, features = work.path(index), {}
-    for detector in detectors:
-        array = _array(path, file, detector.name)
-        if array.shape != (len(work.plan.shard(index)), detector.feature_dim):
-            raise ValueError(f"{path}: {detector.name} has the shape {list(array.shape)}")
+    for name, dim in (pair for detector in detectors for pair in detector.dims.items()):
+        array = _array(path, file, name)
+        if array.shape != (len(work.plan.shard(index)), dim):
+            raise ValueError(f"{path}: {name} has the shape {list(array.shape)}")
         if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {detector.name} holds values that are not finite")
-        features[detector.name] = torch.from_numpy(array)
+            raise ValueError(f"{path}: {name} holds values that are not finite")
+        features[name] = torch.from_numpy(array)
     return head, features
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from edm2_guidance.metrics import ledger
-from edm2_guidance.metrics.catalog import feature_names, find_extractor, find_metric, kept_features
+from edm2_guidance.metrics.catalog import Metric, feature_names, find_metric, kept_features
 from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
@@ -17,6 +19,7 @@ from edm2_guidance.metrics.reference import Statistics, open_statistics
 from edm2_guidance.metrics.uncertainty import Interval, interval_if_known
 from edm2_guidance.work.plan import images_key
 
+_NOTHING = Moments(torch.zeros(1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 
 
@@ -24,11 +27,12 @@ IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 class Reference:
     """Reference statistics that were found fit for the metrics asked for.
 
-    comparisons: by metric, what compares a set of images with them.
+    comparisons: by metric, what compares a set of images with them. moments: by metric, what that is.
     """
 
     statistics: Statistics
     comparisons: Mapping[str, Comparison]
+    moments: Mapping[str, Moments]
 
 
 def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool = False) -> Reference:
@@ -36,7 +40,7 @@ def open_reference(source: str | Path, metrics: Sequence[str], *, offline: bool 
 
     Errors as `open_statistics` and `prepare_reference`.
     """
-    names, keep = feature_names(metrics), kept_features(metrics)
+    names, keep = feature_names(metrics, reference=True), kept_features(metrics, reference=True)
     return prepare_reference(open_statistics(source, names, keep=keep, offline=offline), metrics)
 
 
@@ -50,7 +54,7 @@ def prepare_reference(statistics: Statistics, metrics: Sequence[str]) -> Referen
         metric: find_metric(metric).measure.against(each, f"{statistics.source}: {metric}")
         for metric, each in moments.items()
     }
-    return Reference(statistics, compared)
+    return Reference(statistics, compared, moments)
 
 
 def moments_for(
@@ -61,9 +65,12 @@ def moments_for(
     ValueError if they lack it, or are of other dimensions, or of another number of images than `num_images`.
     """
     found = find_metric(metric)
-    name = found.extractor.stored_as
-    moments = statistics.of(name, found.extractor.feature_dim, num_images)
-    needs = found.measure.needs_reference if reference else found.measure.needs
+    needs = found.needs(reference=reference)
+    if needs == "nothing":
+        return _NOTHING
+    if needs == "features" and found.stored_as in statistics.shown:
+        return statistics.shown[found.stored_as]
+    moments = statistics.of(found.stored_as, found.dim, num_images)
     if needs == "features" and moments.features is None:
         raise ValueError(
             f"{statistics.source} holds mean and covariance alone, and {metric} needs the features themselves: give "
@@ -100,37 +107,40 @@ def score(
 ) -> list[Score]:
     """Scores of a set of images against the reference, one per metric (None: all that the reference is opened for).
 
-    moments: of the images, by the name of the features (`Extractor.stored_as`). detectors: likewise, identity of the
-    detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`). fewer:
-    their number, where that is worth a flag (`fewer_than_published`). RuntimeError if a value is not a finite number.
+    moments: of the images, by the name of the features in files (`Extractor.stored`). detectors: likewise, identity of
+    the detector that made them, missing where unknown. images: what is known of the images (`metrics.provenance`).
+    fewer: their number, where that is worth a flag (`fewer_than_published`). RuntimeError if a value is not a finite
+    number.
     """
     scores = []
     image_flags = [*_size_flags(images, reference.statistics.images), *_swap_flags(images, reference.statistics)]
     for metric in reference.comparisons if metrics is None else metrics:
         found = find_metric(metric)
-        stored_as = found.extractor.stored_as
-        each = moments[stored_as]
+        each, theirs = moments[found.stored_as], reference.moments[metric]
         (_, value), *also = reference.comparisons[metric](each).items()
         if not math.isfinite(value):
             raise RuntimeError(f"{metric} came out as {value}")
         flags = [
             *([fewer_than_published(fewer, found.measure.few)] if fewer is not None and found.measure.few else ()),
             *found.measure.notes(each, "images", metric),
-            *found.measure.notes(reference.statistics.moments[stored_as], "reference images", metric),
-            *_detector_flags(stored_as, detectors.get(stored_as), reference.statistics),
+            *found.measure.notes(theirs, "reference images", metric),
+            *_detector_flags(found, detectors.get(found.stored_as), reference.statistics),
             *image_flags,
             *([images["recipe_problem"]] if "recipe_problem" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
-        known = interval_if_known(found.measure, value, each, reference.statistics.moments[stored_as])
+        known = interval_if_known(found.measure, value, each, theirs)
         scores.append(Score(metric, value, each.num_images, name, tuple(flags), each.sha256, dict(also), known))
     return scores
 
 
-def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Statistics) -> list[str]:
+def _detector_flags(metric: Metric, used: Mapping[str, Any] | None, reference: Statistics) -> list[str]:
+    needs = metric.needs(reference=True)
     if used is None:
-        return [f"it is not known which detector made the {metric} statistics of the images"]
-    theirs = reference.detectors.get(metric)
+        return [f"it is not known which detector made the {metric.stored_as} statistics of the images"]
+    if needs == "nothing" or (needs == "features" and metric.stored_as in reference.shown):
+        return []  # there is no other, or it is the same
+    theirs = reference.detectors.get(metric.stored_as)
     if theirs is not None:
         return [
             f"the detector's {key} is {used.get(key)} for the images, {theirs.get(key)} for the reference"
@@ -144,7 +154,7 @@ def _detector_flags(metric: str, used: Mapping[str, Any] | None, reference: Stat
         ]
     if not used.get("published", False):
         return ["the detector's weights are not the published ones, and the reference does not name its own"]
-    if used.get("resize") != find_extractor(metric).resized:
+    if used.get("resize") != metric.extractor.resized:
         resize = used.get("resize")
         return [f"images were resized by the variant {resize!r}, and the reference does not name its own"]
     return []
@@ -221,7 +231,7 @@ def write_scores(
     """
     records = []
     for result in score(reference, moments, detectors, images, fewer, metrics):
-        detector = detectors.get(find_metric(result.metric).extractor.stored_as)
+        detector = detectors.get(find_metric(result.metric).stored_as)
         record = ledger_record(result, reference, detector, images, environment, **run)
         records.append({**record, **tags})
         ledger.append(path, records[-1])
@@ -246,7 +256,7 @@ def ledger_record(
     note: the user's own words for the row.
     """
     metric, theirs = score.metric, reference.statistics
-    stored_as = find_metric(metric).extractor.stored_as
+    stored_as = find_metric(metric).stored_as
     return {
         "schema": ledger.SCHEMA,
         "time": ledger.now(),
@@ -262,7 +272,7 @@ def ledger_record(
         "reference": {
             "source": theirs.source,
             "sha256": theirs.sha256,
-            "num_images": theirs.moments[stored_as].num_images,
+            "num_images": reference.moments[metric].num_images,
             "detector": dict(theirs.detectors[stored_as]) if stored_as in theirs.detectors else None,
             "images": dict(theirs.images) or None,
         },

@@ -3,22 +3,26 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dnnlib.download import fetch
 from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics import catalog
-from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.detectors import Detector, check_image_size, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
 from edm2_guidance.metrics.provenance import content_sha256
-from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics
-from edm2_guidance.metrics.scoring import Reference, prepare_reference
+from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics, shows_images
+from edm2_guidance.metrics.scoring import Reference, moments_for, prepare_reference
 
 
 @dataclass(frozen=True)
 class Side:
-    """What was named. name: as it was typed, of a URL no secrets. path: where it is. statistics, or else images."""
+    """What was named. name: as it was typed, of a URL no secrets. path: where it is.
+
+    statistics, or else images; or both, of guided-diffusion's references, where metrics need features of the latter.
+    """
 
     name: str
     path: Path
@@ -43,10 +47,18 @@ def open_side(
     path = Path(fetch(name, offline=offline)) if is_url(name) else find_file(name)
     shown = without_secrets(name) if is_url(name) else name
     if holds_statistics(path, reference=reference):
-        names = None if metrics is None else catalog.feature_names(metrics)
-        keep = catalog.kept_features(metrics or ())
-        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline))
+        wanted, images = metrics or (), None
+        if reference and shows_images(path) and catalog.kept_features(wanted, reference=True):
+            wanted, images = _by_moments(wanted), StoredImages(path)
+        names = None if metrics is None else catalog.feature_names(wanted, reference=reference)
+        keep = catalog.kept_features(wanted, reference=reference)
+        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline), images)
     return Side(shown, path, None, StoredImages(path))
+
+
+def _by_moments(metrics: Sequence[str]) -> list[str]:
+    """The metrics that need mean and covariance of a reference."""
+    return [name for name in metrics if catalog.find_metric(name).needs(reference=True) == "moments"]
 
 
 def common_metrics(*sides: Side | None) -> list[str]:
@@ -59,23 +71,123 @@ def common_metrics(*sides: Side | None) -> list[str]:
     return metrics
 
 
+class Settled(NamedTuple):
+    """Metrics in place of `catalog.ALL`, and why others are left out, a sentence each."""
+
+    metrics: list[str]
+    left_out: list[str]
+
+
+def settled(
+    asked: Sequence[str], reference: str, samples: str | None, num: int | None, *, offline: bool = False
+) -> Settled:
+    """Metrics as asked for; in place of `catalog.ALL` those that both sides have enough for.
+
+    samples: as named; None for images that are not there yet. num: how many images; None takes all.
+
+    OSError and ValueError as `open_side`; ValueError if nothing of `catalog.ALL` is left.
+    """
+    spaces = _spaces(open_side(reference, reference=True, offline=offline))
+    every = {text: [each for space in _space_of(text, spaces) for each in catalog.all_of(space)] for text in asked}
+    of_all = [each for text in asked for each in every[text]]
+    theirs = _open_what_is_there(reference, of_all, reference=True, offline=offline)
+    ours = None if samples is None else _open_what_is_there(samples, of_all, offline=offline)
+    found, reasons = Settled([], []), dict[str, list[str]]()
+    for metric in dict.fromkeys(each for text in asked for each in every[text] or [text]):
+        try:
+            if metric not in asked:
+                _check(metric, theirs, None, reference=True)
+                _check(metric, ours, num)
+            found.metrics.append(metric)
+        except ValueError as error:
+            reasons.setdefault(str(error).removeprefix(f"{metric}: "), []).append(metric)
+    found.left_out.extend(f"left out: {', '.join(metrics)}: {reason}" for reason, metrics in reasons.items())
+    if not found.metrics:
+        raise ValueError(f"nothing is left of {', '.join(asked)}: {'; '.join(found.left_out)[:500]}")
+    return found
+
+
+def settled_for(asked: Sequence[str], images: str) -> list[str]:
+    """The same where images are to be a reference themselves, which says later what they are too few for."""
+    spaces = _spaces(open_side(images)) if catalog.ALL in asked else []
+    every = [[each for space in _space_of(text, spaces) for each in catalog.all_of(space)] or [text] for text in asked]
+    return list(dict.fromkeys(each for part in every for each in part))
+
+
+def _space_of(text: str, at_hand: Sequence[str]) -> Sequence[str]:
+    """The extractors whose features a text means, if it is no metric."""
+    word, slash, space = text.partition("/")
+    return () if word != catalog.ALL else [space] if slash else at_hand
+
+
+def _spaces(side: Side) -> list[str]:
+    """The extractors at hand: those of statistics; those made for images of this size, or the first for any."""
+    known = catalog.extractors()
+    if side.images is None:
+        found = [each.kind for name, each in known.items() if name in side.metrics]
+    else:
+        size = side.images.image_size
+        found = [each.kind for each in known.values() if (each.image_size, each.image_size) == size]
+    return found or [next(each.kind for each in known.values() if each.image_size is None)]
+
+
+def _open_what_is_there(name: str, metrics: Sequence[str], *, reference: bool = False, offline: bool = False) -> Side:
+    """A side, with what it has of the metrics."""
+    side = open_side(name, reference=reference, offline=offline)
+    if side.statistics is None:
+        return side
+    there = {*side.metrics, *(catalog.dims() if reference and shows_images(side.path) else ())}
+    held = [each for each in metrics if catalog.find_metric(each).stored_as in there]
+    return open_side(name, held, reference=reference, offline=offline)
+
+
+def _check(metric: str, side: Side | None, num: int | None, *, reference: bool = False) -> None:
+    """ValueError if a side has not enough for a metric. num: images that are taken, of those that are there."""
+    found = catalog.find_metric(metric)
+    needs, count = found.needs(reference=reference), num
+    if needs == "nothing":
+        return
+    if side is not None and side.images is not None and (side.statistics is None or needs == "features"):
+        check_image_size(metric, side.images.image_size)
+        count = side.images.num_images if num is None else min(num, side.images.num_images)
+    elif side is not None and side.statistics is not None:
+        there = side.statistics.moments.get(found.stored_as)
+        if there is None:
+            raise ValueError(f"{side.name} has no statistics for {found.stored_as}")
+        if needs == "features" and there.features is None:
+            how = f"ref --metrics={catalog.ALL}/{found.extractor.kind}"
+            raise ValueError(f"{side.name} holds mean and covariance alone ({how} keeps features beside them)")
+        count = moments_for(metric, side.statistics, reference=reference).num_images  # or of another size
+    if count is not None and needs == "features":
+        found.measure.check_count(count, "reference images" if reference else "images", metric)
+
+
 @dataclass(frozen=True)
 class ReferenceImages:
-    """A reference of which the images are there, checked and to be measured by the detectors of the score."""
+    """A reference of which the images are there, checked and to be measured by the detectors of the score.
+
+    statistics: those that lie beside the images, and are of more than these.
+    """
 
     name: str
     stored: StoredSet
     metrics: Sequence[str]
+    statistics: Statistics | None = None
 
     def measure(self, detectors: Sequence[Detector], progress: Callable[[int], None] | None = None) -> Reference:
         """Its statistics. ValueError for images that cannot be scored, naming the first, as `measure`."""
+        keep = catalog.kept_features(self.metrics, reference=True)
+        names = keep if self.statistics is not None else catalog.feature_names(self.metrics, reference=True)
+        wanted = [each for each in (detector.only(names, keep) for detector in detectors) if each.dims]
+        moments = measure(self.stored.source, wanted, self.stored.names, progress).moments if wanted else {}
+        if self.statistics is not None:
+            return prepare_reference(replace(self.statistics, shown=moments), self.metrics)
         description = self.stored.description
-        measured = measure(self.stored.source, detectors, self.stored.names, progress)
         statistics = Statistics(
-            moments=measured.moments,
+            moments=moments,
             source=self.name,
             sha256=description["content_sha256"],
-            detectors={detector.name: detector.identity for detector in detectors},
+            detectors=identities_of(wanted),
             images=description,
         )
         return prepare_reference(statistics, self.metrics)
@@ -86,9 +198,13 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
 
     ValueError as `prepare_reference` and `open_stored`.
     """
-    if side.statistics is not None:
+    if side.statistics is not None and side.images is None:
         return prepare_reference(side.statistics, metrics)
-    stored = open_stored(side.images or side.path, metrics, batch=batch)
+    seen = [name for name in metrics if catalog.find_metric(name).needs(reference=True) != "nothing"]
+    if side.statistics is not None:
+        prepare_reference(side.statistics, by_moments := _by_moments(metrics))
+        seen = [name for name in seen if name not in by_moments]
+    stored = open_stored(side.images or side.path, seen, batch=batch)
     known = ("kind", "num_images", "total", "subset_seed", "size")
     description = {
         **{key: stored.description[key] for key in known},
@@ -96,4 +212,4 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
         "content_sha256": content_sha256(stored.source),
         "generated": stored.description.get("recipe") is not None,
     }
-    return ReferenceImages(side.name, replace(stored, description=description), metrics)
+    return ReferenceImages(side.name, replace(stored, description=description), metrics, side.statistics)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edm2_guidance.metrics.catalog import feature_names, find_extractor, find_metric
+from edm2_guidance.metrics.catalog import dims, feature_names, find_metric
 from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
 
@@ -81,8 +81,8 @@ def reference_bytes(row: Row) -> int:
     """Size of the reference statistics, mean and covariance in float64; EDM2's files hold both of their metrics."""
     if row.data == "mnist16":
         return 0
-    dims = [find_metric(metric).extractor.feature_dim for metric in REFERENCES[row.data].metrics]
-    return sum(8 * (dim + dim**2) for dim in dims)
+    found = [find_metric(metric).dim for metric in REFERENCES[row.data].metrics]
+    return sum(8 * (dim + dim**2) for dim in found)
 
 
 def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str, int]:
@@ -105,7 +105,7 @@ def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str,
 
 def feature_bytes(metrics: Iterable[str], num_images: int) -> int:
     """Size of the features of so many images, float32, of each extractor that these metrics need."""
-    return sum(4 * num_images * find_extractor(name).feature_dim for name in feature_names(metrics))
+    return sum(4 * num_images * dims()[name] for name in feature_names(metrics))
 
 
 def snapshot_bytes(files: Iterable[str]) -> int:

@@ -13,7 +13,7 @@ from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger, score_output
-from edm2_guidance.metrics.catalog import file_name, find_metric
+from edm2_guidance.metrics.catalog import detector_choices, file_name
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
@@ -236,9 +236,8 @@ class Runner:
         settings = self.settings
         side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
         theirs = open_reference_side(side, [metric])
-        found = find_metric(metric)
-        name, keep = found.extractor.stored_as, found.needs_features
-        detector = load_detector(name, self._device, offline=settings.offline, keep=keep)
+        ((name, choice),) = detector_choices([metric]).items()
+        detector = load_detector(name, self._device, offline=settings.offline, **choice)
         known = theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs
         return Scorer(known, (detector,), self._index, self._device, settings.batch)
 

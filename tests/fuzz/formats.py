@@ -384,7 +384,7 @@ class _Mean(torch.nn.Module):
 
 
 def _features(folder: Path) -> ShardFolder:
-    detector = Detector("fid", 3, {"metric": "fid", "weights_sha256": "ab"}, _Mean(), torch.device("cpu"))
+    detector = Detector("fid", {"fid": 3}, {"metric": "fid", "weights_sha256": "ab"}, _Mean(), torch.device("cpu"))
     return feature_shards(folder / "work", PLAN, Stated("c0", {"net": "main"}), Run(2), (detector,))
 
 

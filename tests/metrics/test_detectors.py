@@ -46,7 +46,7 @@ def test_every_detector_builds_with_its_feature_dimension() -> None:
         with torch.device("meta"):
             net = spec.build().eval()
             size = spec.image_size if spec.image_size is not None else 224
-            assert net(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, spec.feature_dim)
+            assert net(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, spec.features["pool"])
 
 
 def test_published_weights_are_fetched_with_hash_and_mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_fid_from_a_local_file(inception_golden: Any, relative_error: Callable[.
     path = tmp_path / "inception.pth"
     torch.save(state, path)
     detector = load_detector("fid", weights=path)
-    assert detector.identity == {
+    assert detector.identities["fid"] == {
         "metric": "fid",
         "network": "InceptionV3",
         "weights_sha256": sha256(path),
@@ -81,9 +81,16 @@ def test_fid_from_a_local_file(inception_golden: Any, relative_error: Callable[.
         "resize": "tf1-bilinear-299",
         "dtype": "float32",
     }
-    features = detector(torch.from_numpy(arrays["images_32"][:1]))
+    features = detector(torch.from_numpy(arrays["images_32"][:1]))["fid"]
     assert features.dtype == torch.float32
     assert relative_error(features, arrays["pool2048_32"][:1]) < 1e-5
+    several = load_detector("sfid", weights=path, features=["spatial", "logits", "pool"], keep=["logits"])
+    assert several.keep == {"fid_logits"}
+    found = several(torch.from_numpy(arrays["images_32"][:1]))
+    assert {name: each.shape[1] for name, each in found.items()} == {"sfid": 2023, "fid_logits": 1008, "fid": 2048}
+    assert torch.equal(found["fid"], features), "what else is asked for moves nothing"
+    torch.testing.assert_close(found["fid_logits"], features @ state["fc.weight"].T, rtol=1e-4, atol=1e-4)
+    assert several.only(["sfid"], []).identities == {"sfid": {**detector.identities["fid"], "metric": "sfid"}}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -216,7 +223,7 @@ def test_only_uint8_rgb_is_taken(images: torch.Tensor) -> None:
 
 
 def test_no_images_give_no_features() -> None:
-    assert load_detector("fd_mnist")(torch.zeros(0, 3, 16, 16, dtype=torch.uint8)).shape == (0, 64)
+    assert load_detector("fd_mnist")(torch.zeros(0, 3, 16, 16, dtype=torch.uint8))["fd_mnist"].shape == (0, 64)
 
 
 def test_features_carry_no_gradient_and_no_tf32() -> None:
@@ -228,9 +235,11 @@ def test_features_carry_no_gradient_and_no_tf32() -> None:
             return torch.ones(len(images), 1, requires_grad=True) * 2
 
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    features = Detector("probe", 1, {}, Probe(), torch.device("cpu"))(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    features = Detector("probe", {"probe": 1}, {}, Probe(), torch.device("cpu"))(
+        torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    )
     assert seen == {"tf32": False, "fixed": True}
-    assert not features.requires_grad
+    assert not features["probe"].requires_grad
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
 
 
@@ -252,7 +261,7 @@ def test_images_that_memory_does_not_hold_are_taken_in_parts() -> None:
     """The same features; the size that fits is kept, told once, and shown for the record."""
     detector = load_detector("fd_mnist")
     images = torch.randint(0, 256, (11, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    whole, sizes = detector(images), []
+    whole, sizes = detector(images)["fd_mnist"], []
     assert detector.reduced == {}
 
     def limit(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
@@ -262,7 +271,7 @@ def test_images_that_memory_does_not_hold_are_taken_in_parts() -> None:
 
     detector.net.register_forward_pre_hook(limit)
     with pytest.warns(RuntimeWarning, match="fd_mnist: memory does not hold 11 images at a time; from now on 3"):
-        parts = detector(images)
+        parts = detector(images)["fd_mnist"]
     assert sizes == [11, 6, 3, 3, 3, 2]
     assert detector.reduced == {"fd_mnist": 3}
     assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-6)
@@ -276,7 +285,7 @@ def test_an_image_that_memory_does_not_hold_is_an_error_that_says_what_to_do() -
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.empty(10**15)
 
-    detector = Detector("fid", 1, {}, Greedy(), torch.device("cpu"))
+    detector = Detector("fid", {"fid": 1}, {}, Greedy(), torch.device("cpu"))
     with pytest.raises(
         RuntimeError, match=r"fid: not even one image fits into memory \(.*DefaultCPUAllocator.*--device"
     ):

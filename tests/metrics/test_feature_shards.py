@@ -33,7 +33,7 @@ class Colours(torch.nn.Module):
 
 
 def detector(name: str = "fid", sha: str = "ab") -> Detector:
-    return Detector(name, 5, {"metric": name, "weights_sha256": sha}, Colours(), torch.device("cpu"))
+    return Detector(name, {name: 5}, {"metric": name, "weights_sha256": sha}, Colours(), torch.device("cpu"))
 
 
 DETECTORS = (detector(), detector("fd_dinov2"))
@@ -87,7 +87,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_moments_are_those_of_all_features(undisturbed: Any) -> None:
     (batch,) = Generated(SEEDS, batch=10)
-    features = DETECTORS[0](batch.images).double()
+    features = DETECTORS[0](batch.images)["fid"].double()
     moments, size, _ = undisturbed
     assert size == (6, 6)
     assert list(moments) == ["fid", "fd_dinov2"]
@@ -102,7 +102,7 @@ def test_moments_are_accumulated_in_the_order_of_the_plan(tmp_path: Path, undist
     running = RunningMoments(5)
     for index in range(4):
         (batch,) = Generated(shards.plan.shard(index), batch=3)
-        running.append(DETECTORS[0](batch.images))
+        running.append(DETECTORS[0](batch.images)["fid"])
     assert torch.equal(undisturbed[0]["fid"].cov, running.moments().cov)
 
 

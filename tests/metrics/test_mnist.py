@@ -38,7 +38,7 @@ def reference() -> Moments:
 def distance(detector: Detector, images: torch.Tensor, reference: Moments, batch: int = 50) -> float:
     running = RunningMoments(64)
     for chunk in images.split(batch):
-        running.append(detector(chunk))
+        running.append(detector(chunk)["fd_mnist"])
     return frechet_distance(running.moments(), reference)
 
 
@@ -52,7 +52,7 @@ def test_it_knows_digits(detector: Detector, digits: tuple[torch.Tensor, torch.T
 def test_shipped_statistics_belong_to_the_shipped_detector(detector: Detector, reference: Moments) -> None:
     for name, num_images in (("mnist16-refs.npz", 60000), ("mnist16-test-1000.npz", 1000)):
         statistics = open_statistics(ROOT / "edm2_guidance" / "pretrained" / name)
-        assert statistics.detectors["fd_mnist"] == dict(detector.identity)
+        assert statistics.detectors["fd_mnist"] == detector.identities["fd_mnist"]
         assert statistics.moments["fd_mnist"].num_images == num_images
     assert detector.identity["published"] is True
 
@@ -89,7 +89,7 @@ def test_distance_depends_on_neither_batch_nor_order(
 
 
 def test_features_are_taken_before_the_relu(detector: Detector, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
-    features = detector(digits[0])
+    features = detector(digits[0])["fd_mnist"]
     assert 0.3 < (features < 0).double().mean() < 0.7
 
 
@@ -110,7 +110,7 @@ def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
 
 def test_weights_are_small(detector: Detector) -> None:
     assert (ROOT / "edm2_guidance" / "pretrained" / "mnist16-detector.safetensors").stat().st_size < 1_000_000
-    assert detector.feature_dim == 64
+    assert detector.dims == {"fd_mnist": 64}
 
 
 def test_training_script_reproduces_its_bytes(tmp_path: Path, trained_files: Callable[[Any, str], list[Path]]) -> None:
@@ -120,7 +120,7 @@ def test_training_script_reproduces_its_bytes(tmp_path: Path, trained_files: Cal
 
     files = trained_files(main, "test accuracy")
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
-    features = load_detector("fd_mnist", weights=files[0])(all_images(tmp_path / "digits.zip"))
+    features = load_detector("fd_mnist", weights=files[0])(all_images(tmp_path / "digits.zip"))["fd_mnist"]
     assert features.mean(dim=0).abs().max() < 1e-3
     assert ((features.var(dim=0) > 0.5) & (features.var(dim=0) < 1.001)).all()  # not 1: eps counts when untrained
 

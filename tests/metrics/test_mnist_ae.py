@@ -40,13 +40,13 @@ def reference() -> Moments:
 
 def distance(detector: Detector, images: torch.Tensor, reference: Moments) -> float:
     running = RunningMoments(24)
-    running.append(detector(images))
+    running.append(detector(images)["fd_mnist_ae"])
     return frechet_distance(running.moments(), reference)
 
 
 def test_shipped_statistics_belong_to_the_shipped_network(detector: Detector, reference: Moments) -> None:
     statistics = open_statistics("mnist16-ae-refs")
-    assert statistics.detectors["fd_mnist_ae"] == dict(detector.identity)
+    assert statistics.detectors["fd_mnist_ae"] == detector.identities["fd_mnist_ae"]
     assert detector.identity["published"] is True
     assert reference.num_images == 60000
     assert (PRETRAINED / "mnist16-ae.safetensors").stat().st_size < 300_000
@@ -74,8 +74,8 @@ def test_features_are_the_code_and_what_was_missed(detector: Detector, digits: t
     blocks = [missed[:, 0, i : i + 4, j : j + 4].mean(dim=(1, 2)) for i in range(0, 16, 4) for j in range(0, 16, 4)]
     raw = torch.cat([code, torch.stack(blocks, dim=1).add(1e-3).log()], dim=1)
     features = detector.net.get_submodule("standardise")(raw)
-    assert torch.allclose(detector(digits[:3]), features, atol=1e-4)
-    assert torch.allclose(detector(digits)[:3], features, atol=1e-4)
+    assert torch.allclose(detector(digits[:3])["fd_mnist_ae"], features, atol=1e-4)
+    assert torch.allclose(detector(digits)["fd_mnist_ae"][:3], features, atol=1e-4)
 
 
 def test_damaged_digits_are_farther_than_real_ones(

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -147,19 +148,20 @@ class PixelMeans:
     """A detector whose features are known: the mean of each channel; NaN for an image of 255s."""
 
     name = "pixel_means"
-    feature_dim = 3
-    keep = False
+    dims: ClassVar[dict[str, int]] = {"pixel_means": 3}
+    keep = frozenset[str]()
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         means = images.float().mean(dim=(2, 3))
-        return torch.where(means == 255, torch.nan, means)
+        return {self.name: torch.where(means == 255, torch.nan, means)}
 
 
 class FirstPixel(PixelMeans):
     name = "first_pixel"
+    dims: ClassVar[dict[str, int]] = {"first_pixel": 3}
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return images[:, :, 0, 0].float()
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {self.name: images[:, :, 0, 0].float()}
 
 
 def random_images(count: int) -> torch.Tensor:

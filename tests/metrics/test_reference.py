@@ -173,7 +173,7 @@ def test_pickles_of_numpy_itself_are_read(tmp_path: Path) -> None:
 def test_npz_of_other_tools_hold_fid(extra: dict[str, np.ndarray], save: Callable[..., None], tmp_path: Path) -> None:
     save(tmp_path / "ref.npz", **arrays(), **extra)
     loaded = open_statistics(tmp_path / "ref.npz").moments
-    assert list(loaded) == ["fid"]
+    assert list(loaded) == ["fid", *(["sfid"] if "mu_s" in extra else [])]
     assert np.array_equal(loaded["fid"].mean.numpy(), arrays()["mu"])
     assert loaded["fid"].num_images is None, "arr_0 of guided-diffusion holds only some of the images"
 

@@ -1,13 +1,13 @@
 """What an extractor is: images in, features out. The classes are read without torch; the networks need it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edm2_guidance.recipe.spec import Spec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Extractor(Spec):
     """Base of all feature extractors.
 
     Attributes:
-        stored_as: The name of the features in statistics files, shards and identities, and in EDM2_<NAME>_WEIGHTS:
-            that of their Frechet distance, which is how all these began.
-        features: Their numbers D by name; "pool" is what distances compare.
+        stored_as: The name of the features "pool" in statistics files, shards and identities, and of the weights in
+            EDM2_<NAME>_WEIGHTS: that of their Frechet distance, which is how all these began.
+        features: Numbers D of what it gives, by name; "pool" is what distances compare.
         weights: Where they are.
         image_size: The one size of images it takes; None for any.
         small: Whether the network is so small that more than one thread slows it down.
@@ -49,10 +49,9 @@ class Extractor(Spec):
         """How images are resized, as identities and ledgers say it: each way gives numbers of its own."""
         return "none"
 
-    @property
-    def feature_dim(self) -> int:
-        """D of the features "pool"."""
-        return self.features["pool"]
+    def stored(self, features: str) -> str:
+        """The name in files of those of its features."""
+        return self.stored_as if features == "pool" else f"{self.stored_as}_{features}"
 
     @property
     def weights_variable(self) -> str:
@@ -62,3 +61,7 @@ class Extractor(Spec):
     def build(self) -> "nn.Module":
         """The network, without its weights: uint8 [N, 3, H, W] -> float32 [N, D] of "pool". It resizes inside."""
         raise NotImplementedError
+
+    def run(self, net: "nn.Module", images: "Tensor", wanted: Collection[str]) -> "Mapping[str, Tensor]":
+        """Those of its features that are wanted, by name, float32 [N, D], by its network; it may give more."""
+        return {"pool": net(images)}

@@ -38,7 +38,11 @@ class DigitClassifier(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Class scores. images: uint8 [N, 3, 16, 16] -> float32 [N, 10]. ValueError for another size."""
-        return self.classify(F.relu(self(images)))
+        return self.scores(self(images))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores of features, [N, 64] -> [N, 10]."""
+        return self.classify(F.relu(features))
 
     def hidden_inputs(self, images: Tensor) -> Tensor:
         """Features before they are standardised. images: uint8 [N, 3, 16, 16] -> float32 [N, 64]."""
