@@ -8,6 +8,7 @@ import difflib
 import functools
 import os
 import re
+from glob import has_magic
 from pathlib import Path
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
@@ -37,6 +38,17 @@ def find_file(name: str | os.PathLike[str]) -> Path:
         return path
     shipped = embedded().get(path.as_posix(), EMBEDDED.parent / path)
     return shipped if EMBEDDED in shipped.parents and shipped.is_file() else path
+
+
+def files_like(pattern: str | os.PathLike[str]) -> list[Path]:
+    """The files that a pattern such as `shards/train-*.tar` stands for, sorted; none where something has that name.
+
+    Its last part alone may hold `*`, `?` and `[...]`; hidden files are left out.
+    """
+    path = Path(os.path.expanduser(pattern))
+    if path.exists() or not has_magic(path.name) or has_magic(str(path.parent)):
+        return []
+    return sorted(file for file in path.parent.glob(path.name) if file.is_file() and not file.name.startswith("."))
 
 
 def python_function(source: str) -> tuple[Path, str] | None:

@@ -141,7 +141,7 @@ class ImageFolderDataset:
 
 def _decode(archive: Archive, name: str, latents: bool) -> NDArray[Any]:
     """One item as [C,H,W]; ValueError, naming it, for what is not 8-bit RGB or a finite float32 array."""
-    where = f"{name!r} in {archive.path}"
+    where = archive.where(name)
     if not latents:
         return decode_rgb(archive.read(name), where).transpose(2, 0, 1)
     data = archive.read(name)

@@ -89,7 +89,8 @@ class Weights(ParamType):
         return metric, path
 
 
-REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, .npz), or one of {', '.join(REFERENCES)}"
+IMAGES = "Images: folder, ZIP, tar, .npz; a folder or pattern of ZIPs and tars"
+REFERENCE = f"Statistics or features (file or URL), images (folder, ZIP, tar, .npz), or one of {', '.join(REFERENCES)}"
 STANDARD_METRICS = ["fid", "fd_dinov2"]  # where nothing says which
 
 

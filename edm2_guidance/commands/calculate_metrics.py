@@ -10,6 +10,7 @@ import click
 
 from dnnlib.places import find_file
 from dnnlib.terminal import counted
+from dnnlib.urls import is_url
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli import typed
@@ -43,9 +44,7 @@ if TYPE_CHECKING:
 class CalcOptions(OptionGroup):
     """The sides in EDM2's words, and how they are scored."""
 
-    images: str | None = option(
-        "SAMPLES, in EDM2's words: ZIP, folder or .npz of images; or statistics", metavar="PATH"
-    )
+    images: str | None = option(f"SAMPLES, in EDM2's words: {opt.IMAGES}; or statistics", metavar="PATH")
     ref: str | None = option(f"REFERENCE, in EDM2's words: {opt.REFERENCE}", metavar="PATH|URL|NAME")
     metrics: list[str] = opt.scored_metrics_option()
     num: int | None = opt.num_option(f"{STANDARD_NUM_IMAGES} if there are more, else all")
@@ -92,10 +91,11 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
 @click.argument("reference", metavar="REFERENCE]", required=False)
 @takes_options
 def calc(samples: str | None, reference: str | None, asked: CalcOptions) -> None:
-    """Score stored images: the distance of SAMPLES to REFERENCE, each a folder, ZIP or .npz of images, or statistics.
+    """Score stored images: the distance of SAMPLES to REFERENCE, each images or statistics.
 
-    Of a reference given as images all count, and its statistics are computed in the same run; `ref` writes such
-    statistics to a file, which saves the time when it is used again.
+    Images are a folder, ZIP, tar or .npz. Several ZIPs or tars are one set: name the folder that they lie in, or,
+    quoted, a pattern such as 'train-*.tar'. Of a reference given as images all count, and its statistics are computed
+    in the same run; `ref` writes such statistics to a file, which saves the time when it is used again.
     """
     images, ref = opt.sides_from(samples, reference, asked.images, asked.ref)
     score_stored(asked, images, ref, opt.asked_metrics(asked.metrics), most=STANDARD_NUM_IMAGES)
@@ -145,7 +145,7 @@ def gen(asked: GenOptions) -> None:
         return score_networks(asked, recipe, source, metrics, seeds)
     from edm2_guidance.reproduction.files import fetch_all
 
-    files = [] if find_file(source).is_dir() else [source]
+    files = [source] if is_url(source) or find_file(source).is_file() else []
     fetch = partial(fetch_all, [recipe], files, choices, trust_pickle=run.trust_pickle)
     size = feature_bytes(metrics, len(seeds))
     writes = {Path(asked.workdir, "plan.json"): size, Path(asked.ledger.ledger): 0}
@@ -217,7 +217,7 @@ def metrics_of(source: str, preset: Preset | None, offline: bool) -> list[str]:
 class RefOptions(OptionGroup):
     """The images, and the file of their statistics."""
 
-    data: str = option("ZIP, folder or .npz of images", metavar="PATH", required=True)
+    data: str = option(opt.IMAGES, metavar="PATH", required=True)
     dest: str = option("Statistics to write; .pkl is EDM2's format", metavar="NPZ|PKL", required=True)
     overwrite: bool = flag("Replace the statistics that are there")
     metrics: list[str] = opt.metrics_option(",".join(opt.STANDARD_METRICS))

@@ -43,7 +43,9 @@ def _max_images_option() -> Field:
 class ConvertOptions(OptionGroup):
     """What convert reads, writes and changes."""
 
-    source: str = option("Images to read: a ZIP or a folder tree", metavar="ZIP|DIR", required=True)
+    source: str = option(
+        "Images to read: ZIP, tar, folder tree; a folder or pattern of ZIPs and tars", metavar="PATH", required=True
+    )
     dest: str = option(DEST, metavar="ZIP|DIR", required=True)
     max_images: int | None = _max_images_option()
     transform: str | None = option(
@@ -68,7 +70,8 @@ class VaeOptions(OptionGroup):
 def main() -> None:
     """Prepare image sets for training and scoring.
 
-    A set is an uncompressed ZIP or a folder of equally sized images, with labels in dataset.json.
+    A set is an uncompressed ZIP or a folder of equally sized images, with labels in dataset.json. Tars are read, too;
+    and several ZIPs or tars as one set: name the folder that they lie in, or, quoted, a pattern such as 'train-*.tar'.
 
     \b
     python dataset_tool.py convert --source=downloads/imagenet/ILSVRC/Data/CLS-LOC/train --dest=datasets/img512.zip \\
@@ -82,10 +85,11 @@ def main() -> None:
 def convert(asked: ConvertOptions) -> None:
     """Repack images as a training set: RGB PNG files of one size, in sorted order, with their labels.
 
-    Labels come from the dataset.json of the source; without one, from the names of its top-level folders, if there
-    are two or more of them: classes count from 0 in sorted order. Grey, palette and CMYK images become RGB, of
-    animations the first frame is kept. Without --resolution all images must have one size already; without --transform
-    they are stretched to it. What is left out or changed is said. Formats, labels, class names: docs/datasets.md.
+    Labels come from the dataset.json of the source; without one, from KEY.cls or KEY.json beside each image, as
+    webdataset has them; without these, from the names of its top-level folders, if there are two or more of them:
+    classes count from 0 in sorted order. Grey, palette and CMYK images become RGB, of animations the first frame is
+    kept. Without --resolution all images must have one size already; without --transform they are stretched to it.
+    What is left out or changed is said. Formats, labels, class names: docs/datasets.md.
 
     \b
     Transforms:

@@ -138,7 +138,7 @@ class Conversion:
         except ValueError as error:
             return error
         except (FileNotFoundError, PermissionError) as error:  # of this file: what else a disk does ends the work
-            return ValueError(f"{name!r} in {self._archive.path}: {error.strerror}")
+            return ValueError(f"{self._archive.where(name)}: {error.strerror}")
         pixels = self._transform(decoded.pixels)
         return _Made(png_bytes(pixels), pixels.shape, decoded.losses)
 
@@ -201,7 +201,7 @@ def read_pixels(archive: Archive, name: str, reserve: Callable[[int], None] = la
     it is damaged, no image, or too large.
     """
     data = archive.read(name)
-    with opened_image(data, f"{name!r} in {archive.path}") as image:
+    with opened_image(data, archive.where(name)) as image:
         losses = [_FRAMES] if has_more_frames(image) else []
         if is_deep(image, data):
             losses.append(_DEEP)

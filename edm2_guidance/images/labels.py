@@ -3,7 +3,7 @@
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dnnlib.plain_json import parse_json
@@ -11,6 +11,8 @@ from edm2_guidance.images.members import MAX_NAME, clean_name, shortened
 from edm2_guidance.recipe.class_names import checked_names, why_no_names
 
 Label = int | list[float]
+
+_MAX_DIGITS = 32  # of a class index in a file of its own, with what is around it
 
 
 def parse_label_file(data: bytes, where: str) -> dict[str, Any]:
@@ -45,6 +47,37 @@ def parse_labels(content: dict[str, Any], where: str, root: str, names: Sequence
     return listed
 
 
+def parse_label_beside(data: bytes, name: str, where: str) -> Label:
+    """The label in a file of this name beside an image: the text of KEY.cls, an integer, or what KEY.json says.
+
+    ValueError, which `where` begins, for anything else.
+    """
+    label: object
+    if name.endswith(".json"):
+        try:
+            label = _said_label(parse_json(data))
+        except ValueError as error:
+            raise ValueError(f"{name!r} in {where} {error}") from error
+    else:
+        text = data[:_MAX_DIGITS]
+        label = int(text) if text.strip().isdigit() and len(data) < _MAX_DIGITS else text.decode("utf-8", "replace")
+    return _parse_label(label, name, where)
+
+
+def says_label(data: bytes) -> bool:
+    """Whether the JSON beside an image, of which anything may be said, holds its label."""
+    try:
+        return _said_label(parse_json(data)) is not None
+    except ValueError:
+        return False
+
+
+def _said_label(content: Any) -> object:
+    """The label that the JSON beside an image holds: under "cls" or "label", as webdataset's users write; or None."""
+    said = content if isinstance(content, dict) else {}
+    return next((said[key] for key in ("cls", "label") if isinstance(said.get(key), int | list)), None)
+
+
 def parse_class_names(
     content: dict[str, Any], where: str, num_classes: int
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -77,7 +110,7 @@ def _parse_pairs(pairs: object, where: str, root: str, names: Sequence[str]) -> 
         if name in labels:
             raise ValueError(f"{where} has two labels for {name!r}")
         labels[name] = _parse_label(pair[1], name, where)
-    _check_same_kind(labels, where)
+    check_same_kind(labels, where)
     return labels
 
 
@@ -126,8 +159,8 @@ def _is_finite(value: object) -> bool:
     return abs(value) <= sys.float_info.max  # False for NaN too
 
 
-def _check_same_kind(labels: dict[str, Label], where: str) -> None:
-    """All labels are class indices, or all are vectors of one length."""
+def check_same_kind(labels: Mapping[str, Label], where: str) -> None:
+    """ValueError unless all labels are class indices, or all are vectors of one length."""
     first: tuple[str, int | None] | None = None
     for name, label in labels.items():
         length = len(label) if isinstance(label, list) else None

@@ -6,7 +6,7 @@ Whatever is left out is counted, so that somebody can be told. Torch-free.
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dnnlib.terminal import counted
@@ -22,8 +22,11 @@ MAX_NAME = 1024
 #: Name of the optional member that holds the labels.
 LABELS_NAME = "dataset.json"
 
+#: Name of the member that says how the images were made.
+RECIPE_NAME = "recipe.json"
+
 #: Members of sets that are read by name; anything else that is no image is left out.
-_BY_NAME = frozenset({LABELS_NAME, "recipe.json"})
+_BY_NAME = frozenset({LABELS_NAME, RECIPE_NAME})
 
 _THUMBNAILS = "@eaDir"  # of small copies that a Synology disk keeps beside images
 _JUNK_FOLDERS = frozenset(
@@ -44,6 +47,8 @@ class Members:
         images: Names of the images and `.npy` arrays, sorted by code point.
         root: The top: the folder that everything lies in, such as "pets/"; "" if there is none.
         folders: Names of the folders in the root, sorted, also of those that hold no image.
+        label_files: From every image's name to that of the file beside it that holds its label, as webdataset has them:
+            KEY.cls or KEY.json; empty without them, and where `dataset.json` is there.
         notes: What is not read, as a sentence each.
     """
 
@@ -51,17 +56,22 @@ class Members:
     images: tuple[str, ...]
     root: str
     folders: tuple[str, ...]
+    label_files: Mapping[str, str]
     notes: tuple[str, ...]
 
 
-def sort_out(files: Iterable[tuple[str, str]], folders: Iterable[str]) -> Members:
+def sort_out(
+    files: Iterable[tuple[str, str]], folders: Iterable[str], holds_label: Callable[[str], bool] = lambda stored: False
+) -> Members:
     """Sort out the files of a set.
 
     Args:
         files: (name, name under which it is stored) of every file, in any order.
         folders: Names of all folders, as far as they are known, also of empty ones.
+        holds_label: Whether a JSON file beside an image, given by the name under which it is stored, holds a label;
+            asked of the first image's alone.
 
-    Raises ValueError if two files have one name.
+    Raises ValueError if two files have one name, or if there are labels beside some images but not all.
     """
     found: dict[str, str] = {}
     hidden: Counter[str] = Counter()  # images by the folder that hides them, "" for their own names
@@ -71,18 +81,43 @@ def sort_out(files: Iterable[tuple[str, str]], folders: Iterable[str]) -> Member
             if _is_hidden_image(name):
                 hidden[_hiding_folder(name)] += 1
         elif name in found:
-            raise ValueError(f"two members named {name!r}")
+            raise ValueError(f"two members named {name!r}; rename one of them, or write the set again")
         else:
             found[name] = stored
-    known = {name + "/" for name in map(clean_name, folders) if not is_junk(name)}
+    known = {name + "/" for name in map(clean_name, folders) if name and not is_junk(name)}
     images = tuple(sorted(filter(has_image_suffix, found)))
     others = [name for name in found if not has_image_suffix(name)]
     root = _common_folder(images, others, known)
     below = (name[len(root) :] for name in (*found, *known) if name.startswith(root))
     top = {name.partition("/")[0] for name in below if "/" in name}
-    notes = tuple(_notes(others, root, hidden))
+    label_files = _label_files(images, found, holds_label) if _may_hold_labels(others, root) else {}
+    notes = tuple(_notes(others, root, hidden, set(label_files.values())))
     found |= {name: found[root + name] for name in _BY_NAME if root + name in found}
-    return Members(found, images, root, tuple(sorted(top)), notes)
+    return Members(found, images, root, tuple(sorted(top)), label_files, notes)
+
+
+def _may_hold_labels(others: Sequence[str], root: str) -> bool:
+    """Whether any of the files that are no images may hold the label of one, and no `dataset.json` holds all."""
+    return root + LABELS_NAME not in others and any(name.endswith((".cls", ".json")) for name in others)
+
+
+def _label_files(images: Sequence[str], found: Mapping[str, str], holds_label: Callable[[str], bool]) -> dict[str, str]:
+    """The file beside each image that holds its label; none where there are none."""
+    keys = {name: name[: len(name) - len(_base(name))] + _base(name).partition(".")[0] for name in images}
+    missing = [name for name in images if keys[name] + ".cls" not in found]
+    ending = ".cls"
+    if len(missing) == len(images):
+        first = keys[images[0]] + ".json" if images else ""
+        if first not in found or not holds_label(found[first]):
+            return {}
+        ending = ".json"
+        missing = [name for name in images if keys[name] + ending not in found]
+    if missing:
+        raise ValueError(
+            f"a label ({ending}) beside some images, and none beside {shortened(map(repr, missing))}: "
+            "add them, or take all away"
+        )
+    return {name: key + ending for name, key in keys.items()}
 
 
 def clean_name(name: str) -> str:
@@ -157,10 +192,13 @@ def _unread(number: int, noun: str) -> str:
     return f"{counted(number, noun)} {'is' if number == 1 else 'are'} not read"
 
 
-def _notes(others: Sequence[str], root: str, hidden: Counter[str]) -> Iterator[str]:
-    """What of the members, of which `others` are no images, is not read, and which folders hide how many images."""
+def _notes(others: Sequence[str], root: str, hidden: Counter[str], read: Collection[str]) -> Iterator[str]:
+    """What of the members, of which `others` are no images, is not read, and which folders hide how many images.
+
+    read: those of the others that hold labels.
+    """
     strays = [name for name in others if _base(name).lower() == LABELS_NAME and name != root + LABELS_NAME]
-    by_name = {root + name for name in _BY_NAME}.union(strays)
+    by_name = {root + name for name in _BY_NAME}.union(strays, read)
     endings = Counter(_suffix(name) or "without ending" for name in others if name not in by_name)
     if endings:
         kinds = shortened(f"{count} {ending}" for ending, count in sorted(endings.items()))

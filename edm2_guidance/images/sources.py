@@ -181,7 +181,7 @@ class _FileSet:
 
     def _decode(self, index: int, reserve: Callable[[int], None] = lambda num_bytes: None) -> Pixels:
         name = self._names[index]
-        where = f"{name!r} in {self._archive.path}"
+        where = self._archive.where(name)
         if name.lower().endswith(".npy"):
             raise ValueError(f"{where} is an array (latents?), no image; give the set that holds the pixels")
         return decode_rgb(self._archive.read(name), where, reserve)

@@ -15,10 +15,8 @@ from typing import IO, Any, Self
 
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import read_regular
+from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.unzip import check_member_name, open_zip, read_zip_member
-
-#: Name of the member that says how the images of a ZIP were made.
-RECIPE_NAME = "recipe.json"
 
 _MAX_FILE_BYTES = 1 << 28  # a plan or recipe that lists ten million seeds one by one has a third of that
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows

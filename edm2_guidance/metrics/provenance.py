@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edm2_guidance.images.archive import open_archive
-from edm2_guidance.images.members import has_image_suffix
+from edm2_guidance.images.members import RECIPE_NAME, has_image_suffix
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.unzip import open_zip
-from edm2_guidance.images.zips import RECIPE_NAME, parse_object
+from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.recipe.recipe import Recipe
@@ -43,8 +43,8 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
     """Stored images: where, how many of how many, chosen by which seed, and the recipe that lies with them.
 
     `content_sha256` is a hash of the images' names, sizes and checksums in a ZIP or .npz, which tells sets apart
-    without reading them; None for folders. A recipe.json that is no recipe, or says something in a form that no ledger
-    takes, is left out, and `recipe_problem` says so. ValueError: it cannot be read at all.
+    without reading them; None for folders and tars. A recipe.json that is no recipe, or says something in a form that
+    no ledger takes, is left out, and `recipe_problem` says so. ValueError: it cannot be read at all.
     """
     path = Path(path)
     archive = source.archive
@@ -56,7 +56,7 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
         "total": total,
         "subset_seed": seed if source.num_images < total else None,
         "size": list(source.image_size),
-        "content_sha256": None if path.is_dir() else content_sha256(source),
+        "content_sha256": content_sha256(source) if archive is None or archive.knows_checksums else None,
     }
     try:
         stored = parse_object(data, "it")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from dnnlib.places import EMBEDDED, embedded, find_file, short_name
+from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
 from edm2_guidance.papers.presets import MODEL_ROOT
 
 
@@ -38,7 +38,7 @@ def find_reference(text: str) -> str:
     """
     if text in REFERENCES:
         return short_name(REFERENCES[text].source)
-    if "://" in text or find_file(text).exists():
+    if "://" in text or find_file(text).exists() or files_like(text):
         return text
     near = difflib.get_close_matches(text, [*REFERENCES, *embedded()], n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""

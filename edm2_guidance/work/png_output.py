@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.errors import Refused
 from dnnlib.workers import restarted
+from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.sinks import PNGFolder, seeds_of_batch
-from edm2_guidance.images.zips import RECIPE_NAME, json_bytes, read_object
+from edm2_guidance.images.zips import json_bytes, read_object
 from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, Work

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.unzip import open_zip
-from edm2_guidance.images.zips import RECIPE_NAME, read_json, read_object
+from edm2_guidance.images.zips import read_json, read_object
 from edm2_guidance.work.lease import STALE_SECONDS, Lease, Sign, is_gone
 from edm2_guidance.work.plan import is_in_runs, seed_runs
 from edm2_guidance.work.shards import PLAN_NAME, SHARD_JSON

@@ -15,10 +15,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
 from edm2_guidance.images.unzip import read_zip_member
-from edm2_guidance.images.zips import RECIPE_NAME, ZipWriter, dataset_json, json_bytes, read_recipe
+from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, read_recipe
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.identity import refuse

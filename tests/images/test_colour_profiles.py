@@ -53,13 +53,14 @@ def test_the_description_tells_srgb(kind: str, description: bytes, other: bool) 
 class OneFile:
     """Of an archive, what `read_pixels` needs."""
 
-    path = "set"
-
     def __init__(self, data: bytes) -> None:
         self.data = data
 
     def read(self, name: str) -> bytes:
         return self.data
+
+    def where(self, name: str) -> str:
+        return f"{name!r} in set"
 
 
 def converted(data: bytes) -> Decoded:
