@@ -1,4 +1,7 @@
-"""Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number."""
+"""Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number.
+
+Beside them a sample of the features is held, of which intervals are made (`metrics/uncertainty.py`).
+"""
 
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -6,10 +9,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edm2_guidance.images.batch import ImageBatch
+
+SAMPLE = 10_000  # images: the spread of numbers of so many is known to a percent or so, and 2048 features take 80 MB
+SEED = 0
 
 
 class FeatureExtractor(Protocol):
@@ -32,13 +39,15 @@ class Moments:
     """Mean [D] and unbiased covariance [D, D] of features, float64 on the CPU.
 
     num_images: how many images they are of; None where a file does not say. features: these themselves, floating point
-    [N, D] on the CPU, where somebody asked for them to be kept.
+    [N, D] on the CPU, where somebody asked for them to be kept. sample: else those of `SAMPLE` images drawn at random, or
+    of all if these are fewer, [n, D]: of two sets of as many images, the same places. None where a file is read.
     """
 
     mean: Tensor
     cov: Tensor
     num_images: int | None = None
     features: Tensor | None = None
+    sample: Tensor | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +94,7 @@ class RunningMoments:
             raise ValueError(f"feature dimension {dim} must be at least 1")
         self.dim = dim
         self._kept: list[Tensor] | None = [] if keep else None
+        self._sample = None if keep else _Sample()
         self.num_images = 0
         self._mean = torch.zeros(dim, dtype=torch.float64)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
@@ -109,14 +119,16 @@ class RunningMoments:
         self._combine(x.shape[0], mean, centred.T @ centred)
         if self._kept is not None:
             self._kept.append(features.detach().cpu())
+        if self._sample is not None:
+            self._sample.append(features.detach().cpu())
 
     def merge(self, other: "RunningMoments") -> None:
-        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding."""
+        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding; leaves no sample."""
         if other.dim != self.dim:
             raise ValueError(f"cannot merge moments of {other.dim} features into moments of {self.dim}")
         if other.num_images == 0:
             return
-        device = self._mean.device
+        device, self._sample = self._mean.device, None
         self._combine(other.num_images, other._mean.to(device), other._scatter.to(device))
 
     def moments(self) -> Moments:
@@ -126,7 +138,8 @@ class RunningMoments:
         scatter = self._scatter.cpu()
         cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
         features = None if self._kept is None else torch.cat(self._kept)
-        return Moments(self._mean.cpu().clone(), cov, self.num_images, features)
+        sample = None if self._sample is None else self._sample.rows()
+        return Moments(self._mean.cpu().clone(), cov, self.num_images, features, sample)
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
@@ -143,7 +156,7 @@ class RunningMoments:
         if mean.ndim != 1 or tuple(scatter.shape) != (mean.shape[0], mean.shape[0]):
             raise ValueError(f"state holds mean {list(mean.shape)} and scatter {list(scatter.shape)}")
         running = cls(mean.shape[0])
-        running.num_images = int(state["num_images"])
+        running.num_images, running._sample = int(state["num_images"]), None
         running._mean, running._scatter = mean.clone(), scatter.clone()
         return running
 
@@ -153,6 +166,31 @@ class RunningMoments:
         self._mean = self._mean + delta * (num / total)
         self._scatter = self._scatter + scatter + torch.outer(delta, delta) * (self.num_images * num / total)
         self.num_images = total
+
+
+class _Sample:
+    """At most `SAMPLE` of the rows that come, each as likely as any other (Vitter 1985, algorithm R)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._draws = np.random.RandomState(SEED)
+        self._rows: Tensor | None = None
+
+    def append(self, rows: Tensor) -> None:
+        """Adds rows [N, D]. Which ones are held depends on their numbers alone, not on batches."""
+        if self._rows is None:
+            self._rows = torch.empty(SAMPLE, rows.shape[1], dtype=rows.dtype)
+        fit = min(len(rows), max(0, SAMPLE - self._count))
+        self._rows[self._count : self._count + fit] = rows[:fit]
+        for number, row in enumerate(rows[fit:], start=self._count + fit):
+            place = self._draws.randint(number + 1)
+            if place < SAMPLE:
+                self._rows[place] = row
+        self._count += len(rows)
+
+    def rows(self) -> Tensor | None:
+        """What is held, [n, D]; None before any came."""
+        return None if self._rows is None else self._rows[: self._count].clone()
 
 
 def first_non_finite_row(features: Tensor) -> int | None:

@@ -17,6 +17,9 @@ spread is that of the value:
 A jackknife's variance is on average not below the true one (Efron and Stein 1981): where second-order terms count,
 because images and reference are very alike, intervals are too wide by a third or so, those of recall by up to two.
 Of Vendi they are right only if there are more images than features.
+
+Where a pass keeps no features, as for a Frechet distance alone, influences are those of a sample of the images, which
+has the spread of all (`Moments.sample`).
 """
 
 import math
@@ -28,6 +31,7 @@ from edm2_guidance.metrics.measures.base import GROUPS, Measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
 
@@ -61,18 +65,29 @@ def interval_if_known(
     measure: Measure, value: float, images: "Moments", reference: "Moments", level: float = LEVEL
 ) -> Interval | None:
     """`interval`, or None where it would refuse."""
-    if images.features is None or len(images.features) < 2 * GROUPS:
+    rows = _rows(measure, images)
+    if rows is None or len(rows) < 2 * GROUPS:
         return None
     return interval(measure, value, images, reference, level)
 
 
 def influence(measure: Measure, images: "Moments", reference: "Moments") -> "NDArray[Any]":
-    """`Measure.influence`. ValueError for fewer than two images in a group, or images without features."""
-    if images.features is None:
+    """`Measure.influence`, by a sample of the images where not all features were kept and the measure needs none.
+
+    ValueError for fewer than two images in a group, or images without features.
+    """
+    rows = _rows(measure, images)
+    if rows is None:
         raise ValueError(f"{measure.kind}: an interval needs the features of the images, not mean and covariance alone")
-    if len(images.features) < 2 * GROUPS:
-        raise ValueError(f"{measure.kind}: {len(images.features)} images are too few for an interval: {2 * GROUPS} do")
-    return measure.influence(images, reference)
+    if len(rows) < 2 * GROUPS:
+        raise ValueError(f"{measure.kind}: {len(rows)} images are too few for an interval: {2 * GROUPS} do")
+    found = measure.influence(images, reference)
+    return found if rows is images.features else found * math.sqrt(len(rows) / (images.num_images or len(rows)))
+
+
+def _rows(measure: Measure, images: "Moments") -> "Tensor | None":
+    """The features by which influences are had."""
+    return images.sample if images.features is None and measure.needs == "moments" else images.features
 
 
 def spread(value: float, influences: "NDArray[Any]", level: float = LEVEL) -> Interval:

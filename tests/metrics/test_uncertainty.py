@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from edm2_guidance.metrics import moments
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.uncertainty import difference, influence, interval, spread, student
@@ -167,6 +168,51 @@ def test_repeats_over_seed_blocks() -> None:
     found = spread(values.mean(), values)
     expected = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected, rel=1e-5)
+
+
+def streamed(rows: np.ndarray, batch: int) -> Moments:
+    """As a pass of Frechet distances alone leaves them."""
+    running = RunningMoments(rows.shape[1])
+    for part in torch.from_numpy(rows).split(batch):
+        running.append(part)
+    return running.moments()
+
+
+def test_a_pass_that_keeps_no_features_has_the_same_intervals() -> None:
+    """Of so few images the sample is all of them, whatever the batch."""
+    sampling, measure = Sampling(), Measure.parse("fd")
+    images = sampling.images()
+    assert images.features is not None
+    expected = interval(measure, 1.0, images, sampling.reference)
+    found = interval(measure, 1.0, streamed(images.features.numpy(), 70), sampling.reference)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_a_sample_has_the_spread_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard errors are those of all images, not of as many as the sample has; batches change nothing."""
+    monkeypatch.setattr(moments, "SAMPLE", 1000)
+    sampling, measure = Sampling(6000), Measure.parse("fd")
+    images = sampling.images()
+    assert images.features is not None
+    some, others = (streamed(images.features.numpy(), batch) for batch in (64, 777))
+    assert some.sample is not None
+    assert others.sample is not None
+    assert torch.equal(some.sample, others.sample)
+    errors = [interval(measure, 1.0, each, sampling.reference).error for each in (images, some)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.15)
+
+
+def test_every_image_is_as_likely_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places of 30 of 90, in 400 samples: each is there 133 times, give or take 5 standard deviations."""
+    monkeypatch.setattr(moments, "SAMPLE", 30)
+    counts = np.zeros(90)
+    for seed in range(400):
+        monkeypatch.setattr(moments, "SEED", seed)
+        sample = streamed(np.arange(90.0)[:, None], 7).sample
+        assert sample is not None
+        counts[sample[:, 0].long().numpy()] += 1
+    assert counts.sum() == 400 * 30
+    assert np.abs(counts - 400 / 3).max() < 5 * math.sqrt(400 * 2 / 9)
 
 
 def test_what_cannot_be_told_is_said() -> None:

@@ -93,3 +93,8 @@ def features_of(moments: "Moments") -> "Tensor":
     """The features, [N, D], of a set for a measure that needs them."""
     assert moments.features is not None  # `Measure.needs`
     return moments.features
+
+
+def some_features(moments: "Moments") -> "Tensor":
+    """The features, [n, D], of a set, or of the sample of it that is there."""
+    return features_of(moments) if moments.sample is None else moments.sample

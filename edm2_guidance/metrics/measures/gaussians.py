@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edm2_guidance.metrics.measures.base import features_of
+from edm2_guidance.metrics.measures.base import some_features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
 
 
 def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
-    """The derivative of the distance in the weight of each image, float64 [N], up to a constant.
+    """The derivative of the distance in the weight of each image, or of each of a sample, float64 [n], up to a constant.
 
     With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
     the reference, is the linear map that carries the images' Gaussian to the reference's.
@@ -148,7 +148,7 @@ def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
         found: Tensor = 2 * centred @ difference + centred.square().sum(dim=1) - (centred @ root).square().sum(dim=1)
         return found
 
-    return torch.cat([of(piece) for piece in features_of(images).split(_PIECE)])
+    return torch.cat([of(piece) for piece in some_features(images).split(_PIECE)])
 
 
 def _by_eigenvalues(product: "Tensor", log_det: float, scale: float) -> float | None:
