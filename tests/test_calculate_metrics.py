@@ -86,7 +86,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_calc_prints_and_records_the_score() -> None:
     result = calc(f"--images={DIGITS}", "--num=200", "--note=real digits")
     (record,) = ledger.read("results/ledger.jsonl")
-    assert result.stdout == f"fd_mnist@200    {record['value']:.4f}\n"
+    ends = record["interval"]["low"], record["interval"]["high"]
+    assert result.stdout == "fd_mnist@200    {:.4f}  [{:.4f}, {:.4f}]\n".format(record["value"], *ends)
     assert 0.5 < record["value"] < 2
     assert record["num_images"] == 200
     assert record["note"] == "real digits"
@@ -200,11 +201,12 @@ def test_table_prints_the_ledger() -> None:
     calc(f"--images={DIGITS}", "--num=200", "--note=real")
     calc(f"--images={FLOOR}", "--note=floor")
     lines = run("table").stdout.splitlines()
-    assert lines[0].startswith("metric")
+    assert lines[0].startswith("row  metric")
     assert len(lines) == 3
     assert " real " in lines[1]
     assert " floor " in lines[2]
-    assert len(run("table", "results/ledger.jsonl", "--last=1").stdout.splitlines()) == 2
+    last = run("table", "results/ledger.jsonl", "--last=1").stdout.splitlines()
+    assert last[1].split() == lines[2].split(), "with its number in the ledger"
 
 
 def test_few_images_are_scored_with_a_warning(make_zip: Callable[..., Path]) -> None:

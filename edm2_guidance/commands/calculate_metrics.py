@@ -24,7 +24,7 @@ from edm2_guidance.cli.report import announce, others, say_notes
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, too_few, value_text
+from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, score_text, too_few
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
@@ -267,7 +267,8 @@ def table(path: str, last: int | None) -> None:
 
     with bad_input():
         records = ledger.read(path)
-    click.echo(ledger.format_table(records if last is None else records[-last:]) or f"{path} holds no results yet")
+    skipped = max(0, len(records) - last) if last is not None else 0
+    click.echo(ledger.format_table(records[skipped:], skipped + 1) or f"{path} holds no results yet")
 
 
 def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:
@@ -404,6 +405,6 @@ def report(
 def tell_scores(records: "Sequence[Record]") -> None:
     """Prints lines of the ledger, and says on stderr what to mind, once each."""
     for record in records:
-        click.echo(f"{record['name']:<15} {value_text(record['metric'], record['value'])}")
+        click.echo(f"{record['name']:<15} {score_text(record)}")
     for text in dict.fromkeys(text for record in records for text in record.get("flags") or ()):
         click.echo(f"warning: {text}", err=True)

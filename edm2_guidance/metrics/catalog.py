@@ -212,6 +212,19 @@ def value_text(metric: str, value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
+def interval_text(metric: str, interval: Mapping[str, float] | None) -> str:
+    """The ends of an interval as `value_text` has values: "[0.9012, 1.1678]"; "" for none."""
+    if not interval:
+        return ""
+    return f"[{value_text(metric, interval['low'])}, {value_text(metric, interval['high'])}]"
+
+
+def score_text(record: Mapping[str, Any]) -> str:
+    """The value of a ledger's line, and its interval if there is one."""
+    metric = record["metric"]
+    return f"{value_text(metric, record['value'])}  {interval_text(metric, record.get('interval'))}".rstrip()
+
+
 def check_counts(metrics: Iterable[str], num_images: int, what: str = "images") -> None:
     """ValueError if so many images are too few for one of the metrics. what: the word for them."""
     for metric in metrics:

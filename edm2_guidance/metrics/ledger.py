@@ -17,14 +17,15 @@ from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
 from dnnlib.terminal import counted, printable
-from edm2_guidance.metrics.catalog import value_text
+from edm2_guidance.metrics.catalog import interval_text, value_text
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe, upgraded
 from edm2_guidance.work.lease import Lease
 
 SCHEMA = 2  # 1 had recipes of format 1; both are read
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
-_OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search")  # or null, or left out
+#: Or null, or left out.
+_OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search", "interval")
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
 _CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
 _TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
@@ -243,6 +244,9 @@ def _record(line: bytes) -> dict[str, Any]:
     search = record.get("search")
     if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
         raise ValueError("has a 'search' without a name and a point of numbers")
+    interval = record.get("interval")
+    if interval and not all(_is_number(interval.get(end)) for end in ("low", "high")):
+        raise ValueError("has an 'interval' without two ends")
     if not isinstance(record.get("flags"), list | None):
         raise ValueError(f"has {_short(record['flags'])} for 'flags', not a list")
     return upgraded(record)
@@ -267,30 +271,34 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def format_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records as an aligned table, oldest first, and below it what the rows of one metric mix. "" for no records."""
+def format_table(records: Iterable[Mapping[str, Any]], first: int = 1) -> str:
+    """Records as an aligned table, oldest first, and below it what the rows of one metric mix. "" for no records.
+
+    first: the number of the first row, by which `compare` finds it.
+    """
     records = list(records)
     if not records:
         return ""
-    header = ("metric", "value", "images", "method", "labels", "reference", "time", "")
+    header = ("row", "metric", "value", "95 % interval", "images", "method", "labels", "reference", "time", "")
     varied = _varied(records)
-    rows = [header, *(tuple(map(printable, _row(record, varied))) for record in records)]
+    numbered = enumerate(records, start=first)
+    rows = [header, *((str(number), *map(printable, _row(record, varied))) for number, record in numbered)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if column == 1 else cell.ljust(width)
+            cell.rjust(width) if header[column] in ("row", "value") else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    notes = [*_flag_lines(records), *(f"! {note}" for note in mixtures(records))]
+    notes = [*_flag_lines(records, first), *(f"! {note}" for note in mixtures(records))]
     return "\n".join([*lines, *map(printable, notes)])
 
 
-def _flag_lines(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def _flag_lines(records: Iterable[Mapping[str, Any]], first: int) -> list[str]:
     """Every flag once, with the rows that have it: "! rows 1, 3: ..."."""
     rows: dict[str, list[str]] = {}
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(records, start=first):
         for flag in dict.fromkeys(map(str, record.get("flags") or [])):
             rows.setdefault(flag, []).append(str(number))
     return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
@@ -319,6 +327,7 @@ def _row(record: Mapping[str, Any], varied: frozenset[str]) -> tuple[str, ...]:
     return (
         str(record.get("name", record["metric"])),
         value_text(str(record["metric"]), record["value"]),
+        interval_text(str(record["metric"]), record.get("interval")),
         (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
         str(record.get("note") or describe_recipe(record.get("recipe"), varied)),
         "-" if record.get("labels") is None else str(record["labels"]),

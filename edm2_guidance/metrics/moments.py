@@ -39,8 +39,8 @@ class Moments:
     """Mean [D] and unbiased covariance [D, D] of features, float64 on the CPU.
 
     num_images: how many images they are of; None where a file does not say. features: these themselves, floating point
-    [N, D] on the CPU, where somebody asked for them to be kept. sample: else those of `SAMPLE` images drawn at random, or
-    of all if these are fewer, [n, D]: of two sets of as many images, the same places. None where a file is read.
+    [N, D] on the CPU, where somebody asked for them to be kept. sample: else those of `SAMPLE` images drawn at random,
+    or of all if these are fewer, [n, D]: of two sets of as many images, the same places. None of moments out of a file.
     """
 
     mean: Tensor
@@ -123,7 +123,10 @@ class RunningMoments:
             self._sample.append(features.detach().cpu())
 
     def merge(self, other: "RunningMoments") -> None:
-        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding; leaves no sample."""
+        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding.
+
+        No sample is left.
+        """
         if other.dim != self.dim:
             raise ValueError(f"cannot merge moments of {other.dim} features into moments of {self.dim}")
         if other.num_images == 0:

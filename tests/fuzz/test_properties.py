@@ -255,4 +255,4 @@ def test_any_json_is_a_result_or_refused(record: Any, tmp_path_factory: pytest.T
     refusal = said(lambda: ledger.read(path))
     assert refusal is None or refusal.startswith(f"{path}, line 1, ")
     if refusal is None:
-        assert ledger.format_table(ledger.read(path)).startswith("metric")
+        assert ledger.format_table(ledger.read(path)).startswith("row")

@@ -99,13 +99,16 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
     assert stored.features is not None
     assert stored.features.shape == (100, 64)
     assert stored.sha256 == open_statistics("plain.npz").moments["fd_mnist"].sha256
-    told = run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist").stdout.split()
+    told = run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist").stdout.splitlines()
     run("calc", f"--images={DIGITS}", "--ref=plain.npz", "--metrics=fd_mnist")
     run("calc", "--images=kept.npz", f"--ref={DIGITS}", f"--metrics={METRIC}")
     run("calc", f"--images={DIGITS}", f"--ref={DIGITS}", f"--metrics={METRIC}", "--num=100")
     kid, fd, plain, swapped, subset = ledger.read("results/ledger.jsonl")
     assert (kid["name"], kid["metric"]) == (f"{METRIC}@200", METRIC)
-    assert told == [kid["name"], f"{kid['value']:.6f}", fd["name"], f"{fd['value']:.4f}"]
+    assert [line.split()[:2] for line in told] == [
+        [kid["name"], f"{kid['value']:.6f}"],
+        [fd["name"], f"{fd['value']:.4f}"],
+    ]
     assert f"{kid['value']:.6f}" in run("table").stdout
     assert kid["also"]["std"] > 0
     assert kid["detector"]["metric"] == "fd_mnist"

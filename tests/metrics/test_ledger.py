@@ -195,11 +195,22 @@ def test_table_is_aligned() -> None:
     lines = ledger.format_table(
         [record(), record(name="fid@5000", value=123.4, images={"path": "/a/very/long-name.npz"}, labels=0)]
     ).splitlines()
-    assert lines[0].split() == ["metric", "value", "images", "method", "labels", "reference", "time"]
-    assert lines[1].split() == ["fid", "1.9877", "a.zip", "-", "random", "img512.pkl", "2026-01-02T03:04:05+00:00"]
-    assert "123.4000  long-name.npz  -       0       img512.pkl" in lines[2], "class 0 is a class"
+    assert lines[0].split() == [
+        "row", "metric", "value", "95", "%", "interval", "images", "method", "labels", "reference", "time"
+    ]  # fmt: skip
+    assert lines[1].split() == ["1", "fid", "1.9877", "a.zip", "-", "random", "img512.pkl", "2026-01-02T03:04:05+00:00"]
+    assert "long-name.npz  -       0       img512.pkl" in lines[2], "class 0 is a class"
+    assert lines[1].index("1.9877") == lines[2].index("123.4000") + 2
     assert lines[1].index("a.zip") == lines[2].index("long-name.npz") == lines[0].index("images")
     assert len(lines) == 3
+
+
+def test_table_has_intervals_and_the_numbers_of_rows() -> None:
+    known = {"low": 1.9, "high": 2.05, "error": 0.03, "level": 0.95}
+    lines = ledger.format_table([record(), record(interval=known, flags=["few"])], first=7).splitlines()
+    assert "1.9877  [1.9000, 2.0500]  a.zip" in lines[2]
+    assert [line.split()[0] for line in lines[1:3]] == ["7", "8"]
+    assert lines[3] == "! row 8: few"
 
 
 def test_table_describes_the_method_or_takes_the_users_words() -> None:

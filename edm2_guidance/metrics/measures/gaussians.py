@@ -131,7 +131,7 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
 
 
 def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
-    """The derivative of the distance in the weight of each image, or of each of a sample, float64 [n], up to a constant.
+    """The derivative of the distance in the weight of each image, float64 [n] (or of a sample), up to a constant.
 
     With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
     the reference, is the linear map that carries the images' Gaussian to the reference's.
