@@ -1,5 +1,6 @@
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import Group, bad_input
-from edm2_guidance.cli.lists import first_seeds, seed_option
+from edm2_guidance.cli.lists import IntList, first_seeds, seed_option
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
@@ -32,6 +33,7 @@ from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    from edm2_guidance.metrics.compare import Verdict
     from edm2_guidance.metrics.detectors import Detector
     from edm2_guidance.metrics.evaluation import StoredSet
     from edm2_guidance.metrics.moments import Moments
@@ -271,6 +273,100 @@ def table(path: str, last: int | None) -> None:
     click.echo(ledger.format_table(records[skipped:], skipped + 1) or f"{path} holds no results yet")
 
 
+class CompareOptions(OptionGroup):
+    """How sets are scored, and which ledger lines are of."""
+
+    metrics: list[str] = opt.scored_metrics_option()
+    num: int | None = opt.num_option(f"{STANDARD_NUM_IMAGES} if there are more, else all")
+    stored: opt.StoredOptions
+    detectors: opt.DetectorOptions
+    ledger: opt.LedgerOptions
+    device: opt.DeviceOptions
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@click.argument("reference", required=False)
+@takes_options
+def compare(a: str, b: str, reference: str | None, asked: CompareOptions) -> None:
+    """Say of every metric whether A is better than B, worse, or whether that is inconclusive.
+
+    With a REFERENCE, A and B are sets of images, or statistics that hold features, and are scored as by `calc`. Without
+    one they are scores that the ledger has: rows as `table` numbers them (7, or 7,8,9 for blocks of seeds, or
+    LEDGER:7), or rows of the papers' tables (mnist16-cfg).
+    """
+    verdicts = compare_scores(asked, a, b) if reference is None else compare_sets(asked, (a, b), reference)
+    from edm2_guidance.metrics.compare import notes, table
+
+    if verdicts:
+        click.echo(table(verdicts))
+        say_notes(notes(verdicts))
+
+
+def compare_scores(asked: CompareOptions, a: str, b: str) -> "list[Verdict]":
+    """The verdict of scores that a ledger has."""
+    from edm2_guidance.metrics import compare, ledger
+
+    with bad_input():
+        ours, theirs = (scores_named(side, asked.ledger.ledger) for side in (a, b))
+        verdict = compare.of_lines(ours, theirs)
+    say_warnings([*ours, *theirs])
+    say_notes(note for note in ledger.mixtures([*ours, *theirs]) if "label rules" in note)
+    return [verdict]
+
+
+def scores_named(text: str, path: str) -> "list[Record]":
+    """The lines that a side of `compare` means. path: of the ledger, unless the text names one."""
+    from edm2_guidance.metrics import compare, ledger
+    from edm2_guidance.papers import report, tables
+
+    named = re.fullmatch(r"(?:(.+):)?(\d+(?:[-,]\d+)*)", text)
+    path = (named and named[1]) or path
+    if named:
+        return compare.lines_named(ledger.read(path), IntList().parse(named[2]), path)
+    if find_file(text).exists():
+        raise ValueError(f"{text} is a file or folder, and sets are compared by a reference: compare A B REFERENCE")
+    rows = tables.find(text)
+    if len(rows) > 1:
+        raise ValueError(f"{text} is a table of {len(rows)} rows: name one, such as {rows[0].name}")
+    return report.scores_of(rows[0], ledger.read(path))
+
+
+def compare_sets(asked: CompareOptions, names: tuple[str, str], ref: str) -> "list[Verdict]":
+    """The verdicts of two sets, whose scores go to the ledger, too."""
+    metrics = opt.asked_metrics(asked.metrics)
+    if metrics is not None:
+        asked.detectors.choices(metrics)  # refused before anything opens
+    if left_to_the_first():
+        return []
+    from edm2_guidance.metrics import compare, ledger
+    from edm2_guidance.metrics.sides import common_metrics, open_reference_side, open_side
+
+    stored, offline = asked.stored, asked.device.offline
+    with bad_input():
+        ledger.check_writable(asked.ledger.ledger)
+        other = open_side(opt.reference_from(ref), metrics, reference=True, offline=offline)
+        if metrics is None:
+            found = common_metrics(other, *(open_side(name, offline=offline) for name in names))
+            metrics = found or opt.STANDARD_METRICS
+        theirs = open_reference_side(other, metrics, batch=stored.batch)
+        sides = [open_side(name, metrics, offline=offline, keep=True) for name in names]
+        sets = [compare.open_set(side, metrics, asked.num, stored.seed, stored.batch) for side in sides]
+        compare.check_counts_alike(sets, metrics)
+        detectors = open_detectors(asked.detectors.choices(metrics), asked.device.device, offline=offline)
+    reference = measured_reference(theirs, detectors)
+    records, measured = [], []
+    for each in sets:
+        tell_sides(each.name, each.num_images, reference)
+        with progress_bar(each.num_images or 0, "images", quiet=each.stored is None) as progress:
+            measured.append(each.measure(detectors, progress))
+        records.append(report(asked, reference, *measured[-1], each.description, each.fewer(asked.num)))
+    with bad_input():
+        paired = compare.are_paired(*sets)
+        return compare.of_sets(reference, measured[0][0], measured[1][0], records, paired=paired)
+
+
 def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:
     """Score image files, or statistics of images.
 
@@ -307,7 +403,8 @@ def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] |
     if there is None:
         return score_images(asked, ours.name, found, reference, detectors)
     tell_sides(ours.name, next(iter(moments.values())).num_images, reference)
-    return report(asked, reference, moments, there.detectors, provenance.describe_statistics(there))
+    report(asked, reference, moments, there.detectors, provenance.describe_statistics(there))
+    return None
 
 
 def score_images(
@@ -384,27 +481,34 @@ def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list
 
 
 def report(
-    asked: CalcOptions,
+    asked: CalcOptions | CompareOptions,
     reference: "Reference",
     moments: "Mapping[str, Moments]",
     identities: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
     fewer: int | None = None,
     **run_record: Any,
-) -> None:
-    """Appends the distances to the ledger, and prints them. What is Any becomes JSON of the ledger."""
+) -> "list[dict[str, Any]]":
+    """Appends the scores to the ledger, and prints them: its lines. What is Any becomes JSON of the ledger."""
     from edm2_guidance.metrics import provenance, scoring
     from edm2_guidance.metrics.environment import environment
     from torch_utils.distributed import pick_device
 
     around = environment(pick_device(asked.device.device), vae=provenance.vae_ran(images))
     given = (asked.ledger.ledger, reference, moments, identities, images, around, fewer)
-    tell_scores(scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record))
+    records = scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record)
+    tell_scores(records)
+    return records
 
 
 def tell_scores(records: "Sequence[Record]") -> None:
     """Prints lines of the ledger, and says on stderr what to mind, once each."""
     for record in records:
         click.echo(f"{record['name']:<15} {score_text(record)}")
+    say_warnings(records)
+
+
+def say_warnings(records: "Sequence[Record]") -> None:
+    """Says on stderr what to mind of lines of the ledger, once each."""
     for text in dict.fromkeys(text for record in records for text in record.get("flags") or ()):
         click.echo(f"warning: {text}", err=True)

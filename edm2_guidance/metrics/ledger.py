@@ -245,8 +245,8 @@ def _record(line: bytes) -> dict[str, Any]:
     if search and not (isinstance(search.get("name"), str) and _is_point(search.get("point"))):
         raise ValueError("has a 'search' without a name and a point of numbers")
     interval = record.get("interval")
-    if interval and not all(_is_number(interval.get(end)) for end in ("low", "high")):
-        raise ValueError("has an 'interval' without two ends")
+    if interval and not all(_is_number(interval.get(end)) for end in ("low", "high", "error")):
+        raise ValueError("has an 'interval' without ends and error")
     if not isinstance(record.get("flags"), list | None):
         raise ValueError(f"has {_short(record['flags'])} for 'flags', not a list")
     return upgraded(record)
@@ -364,14 +364,14 @@ def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
         groups.setdefault(str(record.get("name", record["metric"])), []).append(record)
     notes = []
     for name, group in groups.items():
-        for what, values in _comparable(group).items():
+        for what, values in comparable(group).items():
             if len(values) > 1:
                 shown = ", ".join(sorted(values.values()))
                 notes.append(f"{name}: the rows mix {what} ({shown})")
     return notes
 
 
-def _comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+def comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """What should be the same in all rows: of each, the values that there are, and what to call them."""
     found: dict[str, dict[str, str]] = {
         "references": {},

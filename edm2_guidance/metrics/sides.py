@@ -36,11 +36,17 @@ class Side:
 
 
 def open_side(
-    name: str, metrics: Sequence[str] | None = None, *, reference: bool = False, offline: bool = False
+    name: str,
+    metrics: Sequence[str] | None = None,
+    *,
+    reference: bool = False,
+    offline: bool = False,
+    keep: bool = False,
 ) -> Side:
     """Looks at what was named: a statistics file, by path or URL, or a folder, ZIP or .npz of images.
 
-    metrics: which to read of statistics; None reads all that this program has.
+    metrics: which to read of statistics; None reads all that this program has. keep: with their features, if these are
+    there, also where the metrics need none.
 
     OSError: nothing there. ValueError: neither of these, or damaged.
     """
@@ -51,8 +57,8 @@ def open_side(
         if reference and shows_images(path) and catalog.kept_features(wanted, reference=True):
             wanted, images = _by_moments(wanted), StoredImages(path)
         names = None if metrics is None else catalog.feature_names(wanted, reference=reference)
-        keep = catalog.kept_features(wanted, reference=reference)
-        return Side(shown, path, open_statistics(name, names, keep=keep, offline=offline), images)
+        kept = (catalog.feature_names if keep else catalog.kept_features)(wanted, reference=reference)
+        return Side(shown, path, open_statistics(name, names, keep=kept, offline=offline), images)
     return Side(shown, path, None, StoredImages(path))
 
 

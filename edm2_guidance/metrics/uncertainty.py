@@ -23,6 +23,7 @@ has the spread of all (`Moments.sample`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,14 @@ def interval_if_known(
     measure: Measure, value: float, images: "Moments", reference: "Moments", level: float = LEVEL
 ) -> Interval | None:
     """`interval`, or None where it would refuse."""
+    found = influence_if_known(measure, images, reference)
+    return None if found is None else spread(value, found, level)
+
+
+def influence_if_known(measure: Measure, images: "Moments", reference: "Moments") -> "NDArray[Any] | None":
+    """`influence`, or None where it would refuse."""
     rows = _rows(measure, images)
-    if rows is None or len(rows) < 2 * GROUPS:
-        return None
-    return interval(measure, value, images, reference, level)
+    return None if rows is None or len(rows) < 2 * GROUPS else influence(measure, images, reference)
 
 
 def influence(measure: Measure, images: "Moments", reference: "Moments") -> "NDArray[Any]":
@@ -81,8 +86,11 @@ def influence(measure: Measure, images: "Moments", reference: "Moments") -> "NDA
         raise ValueError(f"{measure.kind}: an interval needs the features of the images, not mean and covariance alone")
     if len(rows) < 2 * GROUPS:
         raise ValueError(f"{measure.kind}: {len(rows)} images are too few for an interval: {2 * GROUPS} do")
-    found = measure.influence(images, reference)
-    return found if rows is images.features else found * math.sqrt(len(rows) / (images.num_images or len(rows)))
+    some = 1.0 if rows is images.features else math.sqrt(len(rows) / (images.num_images or len(rows)))
+    found: NDArray[Any] = images.once(
+        ("influence", measure, reference), lambda: some * measure.influence(images, reference)
+    )
+    return found
 
 
 def _rows(measure: Measure, images: "Moments") -> "Tensor | None":
@@ -123,6 +131,27 @@ def difference(
     shares = [each**4 / (len(of) - 1) for each, of in zip(errors, (of_a, of_b), strict=True)]
     half = student(error**4 / sum(shares) if error > 0 else 1, level) * error  # Welch's degrees of freedom
     return Interval(a - b - half, a - b + half, error, level)
+
+
+def mean_of(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """The interval of the mean of independent values with theirs, one or more: what each may be off by adds up."""
+    mean, count = math.fsum(values) / len(values), len(values)
+    low, high, error = (
+        math.hypot(*offs) / count
+        for offs in zip(
+            *((v - i.low, i.high - v, i.error) for v, i in zip(values, intervals, strict=True)), strict=True
+        )
+    )
+    return Interval(mean - low, mean + high, error, intervals[0].level)
+
+
+def apart(a: float, b: float, of_a: Interval, of_b: Interval) -> Interval:
+    """The interval of a - b by those of two independent values (Zou and Donner 2008, Eq. 3), also if they are lopsided.
+
+    Of values of the same seeds it is too wide.
+    """
+    low, high = math.hypot(a - of_a.low, of_b.high - b), math.hypot(of_a.high - a, b - of_b.low)
+    return Interval(a - b - low, a - b + high, math.hypot(of_a.error, of_b.error), of_a.level)
 
 
 def student(freedom: float, level: float = LEVEL) -> float:

@@ -95,6 +95,17 @@ def left_out(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, list[s
     return left
 
 
+def scores_of(row: Row, records: Sequence[Record]) -> list[Record]:
+    """The scores of a row, one per set of images. ValueError if there are none, or they are of several protocols."""
+    groups = list(_grouped([row], records))
+    if not groups:
+        raise ValueError(f"{row.name} has no scores in this ledger: reproduce.py run {row.name}")
+    if len(groups) > 1:
+        kinds = "; ".join(", ".join(differs) or "as published" for _, differs, _ in groups)
+        raise ValueError(f"{row.name} has scores of several protocols ({kinds}): name lines of the ledger instead")
+    return groups[0][2]
+
+
 def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[Row, tuple[str, ...], list[Record]]]:
     """Scores that one protocol gave for one row, and how it differs from the row's; reproductions come first."""
     for row in rows:

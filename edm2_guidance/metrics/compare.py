@@ -1,0 +1,273 @@
+"""Is A better than B? The difference of two scores, its interval, and one of three words: better, worse, inconclusive.
+
+A word other than inconclusive is said only where the interval of the difference is on one side of 0, so never for
+a gap that other seeds may turn round. The interval is had, in this order,
+
+    of sets of images   by the influence of each image on either score, paired if both sides have the same seeds (or
+                        names) in the same order, so that what both have in common cancels
+    of ledger lines     by their intervals (Zou and Donner 2008, Eq. 3); of several lines on a side, by their means
+    of lines without    by the spread over blocks of seeds, two or more on either side, paired if the seeds agree
+
+and without any of these nothing is known, and it is said what would give one.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edm2_guidance.images.sources import seeds_of
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
+from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.provenance import describe_statistics
+from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.metrics.scoring import Reference, moments_for
+from edm2_guidance.metrics.sides import Side
+from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, mean_of
+from edm2_guidance.work.plan import format_seeds, images_key, seed_runs
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One metric of A and of B. interval: of a - b; None if nothing is known of it. how: it was had, or could be."""
+
+    metric: str
+    name: str
+    a: float
+    b: float
+    interval: Interval | None
+    how: str
+
+    @property
+    def word(self) -> str:
+        """What A is beside B: better, worse or inconclusive."""
+        found = "inconclusive" if self.interval is None else self.interval.word
+        if found == "inconclusive":
+            return found
+        return "better" if found == find_metric(self.metric).measure.better else "worse"
+
+
+def of_sets(
+    reference: Reference, a: Mapping[str, Moments], b: Mapping[str, Moments], records: Sequence[Sequence[Record]], *,
+    paired: bool,
+) -> list[Verdict]:  # fmt: skip
+    """A verdict per metric. records: the ledger's lines of A and of B, by metric in the same order.
+
+    ValueError as `check_alike`.
+    """
+    verdicts = []
+    for ours, theirs in zip(*records, strict=True):
+        check_alike([ours], [theirs])
+        found = find_metric(ours["metric"])
+        stored_as, values = found.extractor.stored_as, (float(ours["value"]), float(theirs["value"]))
+        other = reference.statistics.moments[stored_as]
+        influences = [influence_if_known(found.measure, each[stored_as], other) for each in (a, b)]
+        known = how = None
+        if influences[0] is None or influences[1] is None:
+            how = "no interval: it needs the features of 40 images or more on either side"
+            how += f", as images have them, or files of calculate_metrics.py ref --metrics={_kept(ours['metric'])}"
+        else:
+            known = difference(*values, influences[0], influences[1], paired=paired)
+            how = "paired, image by image: the same seeds or names" if paired else "unpaired"
+        verdicts.append(Verdict(ours["metric"], ours["name"], *values, known, how))
+    return verdicts
+
+
+def _kept(metric: str) -> str:
+    """Metrics whose statistics hold the features of this one."""
+    found = find_metric(metric)
+    return metric if found.needs_features else f"{metric},kid/{found.extractor.kind}"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A or B: images to be measured, or else statistics. description: by `metrics.provenance`."""
+
+    name: str
+    stored: StoredSet | None
+    statistics: Statistics | None
+    moments: Mapping[str, Moments]
+    num_images: int | None
+    description: Mapping[str, Any]
+
+    def measure(
+        self, detectors: Sequence[Detector], progress: Callable[[int], None]
+    ) -> tuple[Mapping[str, Moments], Mapping[str, Mapping[str, Any]]]:
+        """Moments, and identities of the detectors, by names of features. ValueError as `evaluation.measure`."""
+        if self.stored is None:
+            return self.moments, {} if self.statistics is None else self.statistics.detectors
+        made = measure(self.stored.source, detectors, self.stored.names, progress)
+        return made.moments, {detector.name: detector.identity for detector in detectors}
+
+    def fewer(self, asked: int | None) -> int | None:
+        """As `scoring.score` takes it. asked: for how many images."""
+        count = self.num_images or 0
+        return count if self.stored is not None and asked is None and count < ledger.STANDARD_NUM_IMAGES else None
+
+    @property
+    def order(self) -> object:
+        """What the images are in order, by seeds or names; None if nobody knows."""
+        names = None if self.stored is None else self.stored.names
+        if names is not None:
+            seeds = seeds_of(names)
+            return tuple(names) if seeds is None else format_seeds(tuple(seeds))
+        whole = self.description.get("num_images") == self.description.get("total")
+        return self.description.get("seeds") if whole else None
+
+
+def open_set(side: Side, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> ImageSet:
+    """A side with every check that can be made beforehand. num, seed, batch: as `evaluation.open_stored`.
+
+    ValueError as there, or as `scoring.moments_for`.
+    """
+    if side.statistics is None:
+        stored = open_stored(
+            side.images or side.path, metrics, num=num, most=ledger.STANDARD_NUM_IMAGES, seed=seed, batch=batch
+        )
+        description = {**stored.description, "path": side.name}
+        return ImageSet(side.name, stored, None, {}, stored.source.num_images, description)
+    moments = {find_metric(name).extractor.stored_as: moments_for(name, side.statistics, num) for name in metrics}
+    count = next(iter(moments.values())).num_images
+    return ImageSet(side.name, None, side.statistics, moments, count, describe_statistics(side.statistics))
+
+
+def are_paired(a: ImageSet, b: ImageSet) -> bool:
+    """Whether two sets are image by image of the same seeds, or names."""
+    return a.order is not None and a.order == b.order
+
+
+def check_counts_alike(sets: Sequence[ImageSet], metrics: Sequence[str]) -> None:
+    """ValueError if the numbers of images differ, and one of the metrics moves with it."""
+    for metric in metrics:
+        _check_counts(metric, [each.num_images for each in sets])
+
+
+def of_lines(a: Sequence[Record], b: Sequence[Record]) -> Verdict:
+    """The verdict of ledger lines, one or several blocks of seeds on either side, whose mean counts.
+
+    ValueError if they cannot be compared (`check_alike`), or blocks of one side share seeds.
+    """
+    a, b = _blocks(a), _blocks(b)
+    check_alike(a, b)
+    values = [[float(record["value"]) for record in side] for side in (a, b)]
+    ours, other = (sum(each) / len(each) for each in values)
+    known: Interval | None = None
+    intervals = [[each for record in side if (each := _interval(record)) is not None] for side in (a, b)]
+    if len(intervals[0]) == len(a) and len(intervals[1]) == len(b):
+        known = apart(ours, other, mean_of(values[0], intervals[0]), mean_of(values[1], intervals[1]))
+        how = "unpaired, by the intervals of the lines"
+        if _seeds(a) == _seeds(b) and _seeds(a)[0] is not None:
+            how += "; both are of the same seeds: a comparison of the images, A B REFERENCE, sees smaller differences"
+    elif min(len(a), len(b)) > 1:
+        import numpy as np
+
+        paired = _seeds(a) == _seeds(b) and None not in _seeds(a)
+        known = difference(ours, other, np.asarray(values[0]), np.asarray(values[1]), paired=paired)
+        how = f"by the spread over blocks of seeds, {len(a)} and {len(b)}{', paired' if paired else ''}"
+    else:
+        how = (
+            "no interval: a line has none, and a side has one block of seeds alone; score the images once more by calc "
+            "or gen --again, which keep it, compare the images (A B REFERENCE), or make more blocks "
+            "(reproduce.py run ROW --blocks=3)"
+        )
+    return Verdict(str(a[0]["metric"]), str(a[0].get("name", a[0]["metric"])), ours, other, known, how)
+
+
+def check_alike(a: Sequence[Record], b: Sequence[Record]) -> None:
+    """ValueError, with the reason, if scores differ in more than their images.
+
+    In metric or variant, reference, detector, its resize; or in the number of images, where it moves the value.
+    """
+    everything = [*a, *b]
+    metrics = list(dict.fromkeys(_canonical(record["metric"]) for record in everything))
+    if len(metrics) > 1:
+        raise ValueError(f"{metrics[0]} and {metrics[1]} are different numbers: they cannot be compared")
+    for what, values in ledger.comparable(everything).items():
+        if len(values) > 1 and what != "label rules":
+            raise ValueError(f"{metrics[0]} by different {what} ({', '.join(sorted(values.values()))}) says nothing")
+    _check_counts(metrics[0], [record.get("num_images") for record in everything])
+
+
+def _check_counts(metric: str, counts: Sequence[int | None]) -> None:
+    few, counts = find_metric(metric).measure.few, list(dict.fromkeys(counts))
+    if len(counts) > 1 and few:
+        shown = " and ".join("an unknown number of" if count is None else f"{count:,}" for count in counts[:2])
+        raise ValueError(f"{metric} of {shown} images: fewer give {few} values, so compare equal numbers (--num)")
+
+
+def _canonical(metric: object) -> str:
+    """A metric's name; ValueError for one that this version does not know, whose direction nobody can say."""
+    return find_metric(str(metric)).name
+
+
+def _blocks(records: Sequence[Record]) -> list[Record]:
+    """The lines, one per set of images. ValueError if two sets share seeds: blocks are to be independent."""
+    found: dict[object, Record] = {}
+    for record in records:
+        found.setdefault(_images(record), record)
+    for one, other in itertools.combinations(found.values(), 2):
+        if one.get("recipe_hash") == other.get("recipe_hash") and _overlap(one, other):
+            seeds = [(record.get("images") or {})["seeds"] for record in (one, other)]
+            raise ValueError(f"seeds {seeds[0]} and {seeds[1]} on one side overlap: blocks of seeds are to be apart")
+    return list(found.values())
+
+
+def _overlap(one: Record, other: Record) -> bool:
+    runs = [seed_runs(str((record.get("images") or {}).get("seeds") or "")) for record in (one, other)]
+    return any(a.start < b.stop and b.start < a.stop for a in runs[0] for b in runs[1])
+
+
+def _images(record: Record) -> object:
+    """What tells sets of images apart."""
+    images = record.get("images") or {}
+    if record.get("recipe_hash") and images.get("seeds"):
+        return images_key(record["recipe_hash"], str(images["seeds"]), images.get("precision")), images.get(
+            "subset_seed"
+        )
+    return str(images.get("sha256") or images.get("content_sha256") or images.get("path")), images.get("subset_seed")
+
+
+def _seeds(records: Sequence[Record]) -> list[object]:
+    """The seeds of each block; None where nobody knows, or not all of them are in it."""
+    sets = [record.get("images") or {} for record in records]
+    return [images.get("seeds") if images.get("num_images") == images.get("total") else None for images in sets]
+
+
+def _interval(record: Record) -> Interval | None:
+    known = record.get("interval")
+    return None if not known else Interval(known["low"], known["high"], known["error"])
+
+
+def lines_named(records: Sequence[Record], numbers: Sequence[int], path: str) -> list[Record]:
+    """The rows of these numbers of a ledger, as `ledger.format_table` numbers them. ValueError for one too many."""
+    for number in numbers:
+        if not 1 <= number <= len(records):
+            raise ValueError(
+                f"{path} has {len(records)} rows, and none of number {number}: see calculate_metrics.py table"
+            )
+    return [records[number - 1] for number in numbers]
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Verdicts as an aligned table."""
+    lines = [("metric", "A", "B", "A - B", "95 % interval", "A is"), *map(_cells, verdicts)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    metric, known = verdict.metric, verdict.interval
+    values = (value_text(metric, value) for value in (verdict.a, verdict.b, verdict.a - verdict.b))
+    ends = None if known is None else {"low": known.low, "high": known.high}
+    return verdict.name, *values, interval_text(metric, ends) or "unknown", verdict.word
+
+
+def notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """How intervals were had, a sentence for all the metrics that share it."""
+    for how in dict.fromkeys(verdict.how for verdict in verdicts):
+        yield f"{', '.join(verdict.name for verdict in verdicts if verdict.how == how)}: {how}"
