@@ -29,7 +29,7 @@ ALLOWED = {
     "sampling": {"models", "images", "recipe", "torch_utils", "dnnlib"},
     "metrics": {"training", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "recipe", "torch_utils", "dnnlib"},
-    "papers": {"metrics.catalog", "recipe", "dnnlib"},
+    "papers": {"metrics.catalog", "metrics.uncertainty", "recipe", "dnnlib"},
     "reproduction": {"papers", "sampling", "metrics", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "cli": {"papers", "metrics.catalog", "recipe", "dnnlib"},
     "commands": {

@@ -1,6 +1,6 @@
 """The options of reproduce.py's search, and the recipe that a point of a search stands for. No torch here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
@@ -119,6 +119,9 @@ def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     return {name: values[name]() for name in values if name in names}
 
 
+_SHOWN = 6  # points
+
+
 @dataclass
 class SearchTeller:
     """What a search says as it goes: its plan and progress on stderr, its results on stdout; all by one process only.
@@ -155,6 +158,12 @@ class SearchTeller:
 
     def score(self, point: Mapping[str, float], value: float) -> None:
         self.result(f"{_point_text(point)}  {self.metric} {value_text(self.metric, value)}")
+
+    def near(self, points: Sequence[Mapping[str, float]]) -> None:
+        """The points, best first, whose scores are not told from the best."""
+        if points:
+            more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
+            self.result(f"within noise of it: {'; '.join(map(_point_text, points[:_SHOWN]))}{more}")
 
     def result(self, text: str) -> None:
         if self.speaks:  # every process of a launch comes to the same end

@@ -26,7 +26,7 @@ from edm2_guidance.cli.run_options import announce_workers, share_device_option,
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
-from edm2_guidance.metrics.catalog import detector_choices, value_text
+from edm2_guidance.metrics.catalog import detector_choices, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
@@ -143,7 +143,7 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
         if block.record is not None:
             seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
             known = "  (in the ledger)" if block.reused else ""
-            value = value_text(block.record["metric"], block.record["value"])
+            value = score_text(block.record)
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
     if unfinished:
         left = f"{counted(unfinished, 'block')} left to the other workers"
@@ -268,7 +268,7 @@ def make_search(asked: FindOptions) -> None:
         runner = runner_from(settings, agenda)
         runner.scorer(metric, reference)
         runner.open(recipe)
-    from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat
+    from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 
     tell = SearchTeller(metric, num, expected, agenda, workers.speaks)
     tell.plan([f"{metric} against {reference}, {num:,} images a point, from seed {target.seed} on",
@@ -276,9 +276,10 @@ def make_search(asked: FindOptions) -> None:
                f"to come: about {counted(expected, 'point')}, "
                f"then the best in {counted(blocks, 'block')} of {final:,} images"])  # fmt: skip
     sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed)
-    found = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
+    found, lines = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
     tell.score(found.point, found.score)
+    tell.near(within_noise(found, lines))
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
     least, mean = (value_text(metric, value) for value in (min(values), sum(values) / len(values)))

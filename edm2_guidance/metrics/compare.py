@@ -26,7 +26,7 @@ from edm2_guidance.metrics.provenance import describe_statistics
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.metrics.scoring import Reference, moments_for
 from edm2_guidance.metrics.sides import Side
-from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, mean_of
+from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, interval_of, mean_of
 from edm2_guidance.work.plan import format_seeds, images_key, seed_runs
 
 Record = Mapping[str, Any]
@@ -157,7 +157,7 @@ def of_lines(a: Sequence[Record], b: Sequence[Record]) -> Verdict:
     values = [[float(record["value"]) for record in side] for side in (a, b)]
     ours, other = (sum(each) / len(each) for each in values)
     known: Interval | None = None
-    intervals = [[each for record in side if (each := _interval(record)) is not None] for side in (a, b)]
+    intervals = [[each for each in map(interval_of, side) if each is not None] for side in (a, b)]
     if len(intervals[0]) == len(a) and len(intervals[1]) == len(b):
         known = apart(ours, other, mean_of(values[0], intervals[0]), mean_of(values[1], intervals[1]))
         how = "unpaired, by the intervals of the lines"
@@ -236,11 +236,6 @@ def _seeds(records: Sequence[Record]) -> list[object]:
     """The seeds of each block; None where nobody knows, or not all of them are in it."""
     sets = [record.get("images") or {} for record in records]
     return [images.get("seeds") if images.get("num_images") == images.get("total") else None for images in sets]
-
-
-def _interval(record: Record) -> Interval | None:
-    known = record.get("interval")
-    return None if not known else Interval(known["low"], known["high"], known["error"])
 
 
 def lines_named(records: Sequence[Record], numbers: Sequence[int], path: str) -> list[Record]:

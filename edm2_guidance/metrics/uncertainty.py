@@ -23,7 +23,7 @@ has the spread of all (`Moments.sample`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,23 @@ def mean_of(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
         )
     )
     return Interval(mean - low, mean + high, error, intervals[0].level)
+
+
+def interval_of(record: Mapping[str, Any]) -> Interval | None:
+    """That of a ledger's line, if it has one."""
+    known = record.get("interval")
+    return None if not known else Interval(known["low"], known["high"], known["error"])
+
+
+def mean_interval(records: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """Of the mean of lines of a ledger, blocks of seeds: by their intervals, or else by the spread of two or more."""
+    import numpy as np
+
+    values = [float(record["value"]) for record in records]
+    known = [each for each in map(interval_of, records) if each is not None]
+    if len(known) == len(values):
+        return mean_of(values, known)
+    return spread(math.fsum(values) / len(values), np.asarray(values)) if len(values) > 1 else None
 
 
 def apart(a: float, b: float, of_a: Interval, of_b: Interval) -> Interval:

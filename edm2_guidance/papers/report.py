@@ -14,6 +14,7 @@ from typing import Any
 
 from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.metrics.uncertainty import Interval, mean_interval
 from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
@@ -35,7 +36,8 @@ class Result:
     """Scores of one row under one protocol. differs: what is not as in the paper, empty for a reproduction.
 
     values: one per set of images, in the order of the ledger. labels: the rule that was used. dtype: of the sampler's
-    state, which the papers leave open.
+    state, which the papers leave open. interval: of their mean, by the intervals of the lines, or else by the spread of
+    several; None if neither is there.
     """
 
     row: Row
@@ -44,6 +46,7 @@ class Result:
     labels: str
     differs: tuple[str, ...]
     dtype: str = "float32"
+    interval: Interval | None = None
 
     @property
     def least(self) -> float:
@@ -122,7 +125,7 @@ def _result(row: Row, records: Sequence[Record], differs: tuple[str, ...]) -> Re
     first = records[0]
     labels = "real images" if row.real is not None else str((first.get("recipe") or {}).get("labels", "unknown"))
     values = tuple(float(record["value"]) for record in records)
-    return Result(row, values, first.get("num_images"), labels, differs, _dtype(first))
+    return Result(row, values, first.get("num_images"), labels, differs, _dtype(first), mean_interval(records))
 
 
 def _dtype(record: Record) -> str:
@@ -255,6 +258,7 @@ def plain(result: Result) -> dict[str, Any]:
         "published": None if result.differs else row.published,
         "min": result.least,
         "mean": result.mean,
+        "mean_interval": None if result.interval is None else [result.interval.low, result.interval.high],
         "all": list(result.values),
         "runs": len(result.values),
         "paper_runs": row.repeats,
@@ -390,8 +394,8 @@ def _as_published(table: str, results: Iterable[Result]) -> str:
     found = [result for result in results if result.row.table == table and not result.differs]
     if not found:
         return ""
-    header = ("row", "method", "metric", "published", "min", "mean", "all", "difference", "within spread", "runs",
-              "images", "labels")  # fmt: skip
+    header = ("row", "method", "metric", "published", "min", "mean", "95 % interval", "all", "difference",
+              "within spread", "runs", "images", "labels")  # fmt: skip
     return f"**{TABLES[table]}**\n\n{as_markdown([header, *map(_line, found)])}"
 
 
@@ -417,14 +421,16 @@ def _unusual_dtype(result: Result) -> str:
     return "" if result.dtype == "float32" else f", {result.dtype}"
 
 
-def _values(result: Result) -> tuple[str, str, str]:
-    return f"{result.least:.4g}", f"{result.mean:.4g}", ", ".join(f"{value:.4g}" for value in result.values)
+def _values(result: Result) -> tuple[str, str, str, str]:
+    known, values = result.interval, ", ".join(f"{value:.4g}" for value in result.values)
+    ends = "-" if known is None else f"{known.low:.4g} to {known.high:.4g}"
+    return f"{result.least:.4g}", f"{result.mean:.4g}", ends, values
 
 
 def _changed(results: Sequence[Result]) -> str:
     if not results:
         return ""
-    header = ("row", "metric", "changed protocol", "min", "mean", "all", "images", "labels")
+    header = ("row", "metric", "changed protocol", "min", "mean", "95 % interval", "all", "images", "labels")
     shown = {(result.row.name, result.differs, result.dtype): result for result in results}.values()
     counts = Counter(text for result in shown for text in result.differs)
     marks = {text: f"({n})" for n, text in enumerate((text for text, count in counts.items() if count > 1), start=1)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edm2_guidance.metrics.score_output import Record
+from edm2_guidance.metrics.uncertainty import apart, interval_of
 from edm2_guidance.papers.search import Axis, Found, Point, search
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.rows import Runner
@@ -41,19 +42,37 @@ def find_best(
     valid: Callable[[Point], bool],
     say: Callable[[Point, float], None],
     begin: Callable[[Point], None] = lambda point: None,
-) -> Found:
-    """The best point of a sweep by one block of images each.
+) -> tuple[Found, list[Record]]:
+    """The best point of a sweep by one block of images each, and the lines of `Found.scores`.
 
     begin: called with each point before it is scored. say: with the point and its score.
     """
 
+    records: list[Record] = []
+
     def score(point: Point) -> float:
         begin(point)
-        value: float = _score(runner, sweep, point, range(sweep.seed, sweep.seed + sweep.num))["value"]
+        records.append(_score(runner, sweep, point, range(sweep.seed, sweep.seed + sweep.num)))
+        value: float = records[-1]["value"]
         say(point, value)
         return value
 
-    return search(score, start, stages, stride=stride, valid=valid)
+    return search(score, start, stages, stride=stride, valid=valid), records
+
+
+def within_noise(found: Found, records: Sequence[Record]) -> list[Point]:
+    """The points whose scores may be as good as the best with other seeds, best first, by the lines' intervals.
+
+    All points have the same seeds, so that the order is surer than these say. A point without an interval is left out.
+    """
+    intervals = [interval_of(record) for record in records]
+    scores = sorted(zip(found.scores, intervals, strict=True), key=lambda scored: scored[0][1])
+    (_, least), best = scores[0]
+    return [
+        point
+        for (point, value), known in scores[1:]
+        if best is not None and known is not None and apart(value, least, known, best).low <= 0
+    ]
 
 
 def repeat(

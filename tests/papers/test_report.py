@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.listing import as_csv
@@ -100,6 +101,25 @@ def test_least_mean_difference_and_spread_of_a_reproduction():
     assert result.within is True
     assert only(collect([row(AUTOG)], blocks(AUTOG, [1.34 * 1.021]))).within is False
     assert only(collect([row(AUTOG)], blocks(AUTOG, [1.34 * 0.979]))).within is False
+
+
+def test_means_have_intervals():
+    """By those of the lines, where all have one; else by the spread of several; one value alone has none."""
+    records = blocks(AUTOG, [1.35, 1.36, 1.37])
+    spread = scipy.stats.ttest_1samp([1.35, 1.36, 1.37], 0).confidence_interval(0.95)
+    known = [
+        line | {"interval": {"low": line["value"] - 0.3, "high": line["value"] + 0.6, "error": 0.2}} for line in records
+    ]
+    for lines, expected in (
+        (records, tuple(spread)),
+        (known, (1.36 - 0.3 / 3**0.5, 1.36 + 0.6 / 3**0.5)),
+        (known[:1], (1.05, 1.95)),
+    ):
+        (result,) = collect([row(AUTOG)], lines)
+        assert (result.interval.low, result.interval.high) == pytest.approx(expected, rel=1e-5)
+        assert f"| {result.interval.low:.4g} to {result.interval.high:.4g} |" in report([row(AUTOG)], lines, "markdown")
+    (result,) = collect([row(AUTOG)], records[:1])
+    assert result.interval is None
 
 
 def test_one_published_run_is_compared_with_our_mean():
@@ -289,10 +309,10 @@ def test_markdown(golden_lines):
     lines = text.splitlines()
     assert lines[0] == "**Table 1 of arXiv 2406.02507v3, autoguidance**"
     assert (
-        "| edm2-img512-s-autog-fid | EDM2-S, autoguidance (XS, T/16) | fid | 1.34 | 1.35 | 1.36 | 1.36, 1.35, 1.37 "
-        "| +0.7 % | yes (±2 %) | 3 of 3 | 50,000 | random |"
+        "| edm2-img512-s-autog-fid | EDM2-S, autoguidance (XS, T/16) | fid | 1.34 | 1.35 | 1.36 | 1.335 to 1.385 "
+        "| 1.36, 1.35, 1.37 | +0.7 % | yes (±2 %) | 3 of 3 | 50,000 | random |"
     ) in lines
-    assert "| 36.5 | 36.5 | 36.5 | -0.5 % | not stated | 1 of 3 | 50,000 | random |" in text
+    assert "| 36.5 | 36.5 | - | 36.5 | -0.5 % | not stated | 1 of 3 | 50,000 | random |" in text
     assert "| edm2-img512-s-fid | fid | labels balanced, not random | 2.4 | 2.4 | 2.4 | 50,000 | balanced |" in lines
     assert "**Not run: 30 of 33 rows**" in lines
 

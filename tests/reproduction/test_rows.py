@@ -10,13 +10,13 @@ import torch
 from dnnlib.workers import Workers
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.provenance import content_sha256
-from edm2_guidance.papers.search import Axis
+from edm2_guidance.papers.search import Axis, Found
 from edm2_guidance.papers.tables import Row, find
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.reproduction.rows import Runner, Settings
-from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat
+from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 from edm2_guidance.sampling.generation import GeneratedImages
 from training.encoders import StandardRGBEncoder
 from training.network_io import save_network
@@ -165,7 +165,7 @@ def test_a_search_goes_on_from_the_ledger(runner, networks, sampled):
     said = []
 
     def found(runner_):
-        return find_best(runner_, sweep_of(networks), start, stages, 2, lambda p: True, lambda *s: said.append(s))
+        return find_best(runner_, sweep_of(networks), start, stages, 2, lambda p: True, lambda *s: said.append(s))[0]
 
     sampled.limit = 11
     with pytest.raises(KeyboardInterrupt):
@@ -182,6 +182,16 @@ def test_a_search_goes_on_from_the_ledger(runner, networks, sampled):
     records = repeat(runner(), sweep_of(networks), first.point, 4, 3)
     assert records[0]["value"] == first.score
     assert len({record["value"] for record in records}) == 3
+
+
+def test_points_within_noise_of_the_best():
+    """By intervals of 0.1 about the values, those less than 0.1 sqrt(2) above the least; one has none."""
+    values = {1.0: 2.3, 1.5: 2.0, 2.0: 2.13, 2.5: 2.15, 3.0: 2.1, 3.5: 2.01}
+    found = Found({"weight": 1.5}, 2.0, tuple(({"weight": w}, value) for w, value in values.items()))
+    lines = [{"value": v, "interval": {"low": v - 0.1, "high": v + 0.1, "error": 0.05}} for v in values.values()]
+    lines[-1] = {"value": 2.01}
+    assert within_noise(found, lines) == [{"weight": 3.0}, {"weight": 2.0}]
+    assert within_noise(found, [{"value": value} for value in values.values()]) == []
 
 
 def test_scores_made_for_something_else_are_shown_by_a_search_and_not_made_again(runner, row, networks, sampled):
