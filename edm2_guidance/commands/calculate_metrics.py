@@ -296,7 +296,9 @@ def compare(a: str, b: str, reference: str | None, asked: CompareOptions) -> Non
     one they are scores that the ledger has: rows as `table` numbers them (7, or 7,8,9 for blocks of seeds, or
     LEDGER:7), or rows of the papers' tables (mnist16-cfg).
     """
-    verdicts = compare_scores(asked, a, b) if reference is None else compare_sets(asked, (a, b), reference)
+    verdicts = (
+        compare_scores(asked, a, b) if reference is None else compare_sets(asked, (a, b), opt.reference_from(reference))
+    )
     from edm2_guidance.metrics.compare import notes, table
 
     if verdicts:
@@ -336,17 +338,19 @@ def scores_named(text: str, path: str) -> "list[Record]":
 def compare_sets(asked: CompareOptions, names: tuple[str, str], ref: str) -> "list[Verdict]":
     """The verdicts of two sets, whose scores go to the ledger, too."""
     metrics = opt.asked_metrics(asked.metrics)
-    if metrics is not None:
+    if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
     if left_to_the_first():
         return []
+    if metrics is not None and opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, ref, names[0], asked.num, asked.device.offline)
     from edm2_guidance.metrics import compare, ledger
     from edm2_guidance.metrics.sides import common_metrics, open_reference_side, open_side
 
     stored, offline = asked.stored, asked.device.offline
     with bad_input():
         ledger.check_writable(asked.ledger.ledger)
-        other = open_side(opt.reference_from(ref), metrics, reference=True, offline=offline)
+        other = open_side(ref, metrics, reference=True, offline=offline)
         if metrics is None:
             found = common_metrics(other, *(open_side(name, offline=offline) for name in names))
             metrics = found or opt.STANDARD_METRICS

@@ -19,7 +19,7 @@ from typing import Any
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
-from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.detectors import Detector, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_statistics
@@ -64,8 +64,8 @@ def of_sets(
     for ours, theirs in zip(*records, strict=True):
         check_alike([ours], [theirs])
         found = find_metric(ours["metric"])
-        stored_as, values = found.extractor.stored_as, (float(ours["value"]), float(theirs["value"]))
-        other = reference.statistics.moments[stored_as]
+        stored_as, values = found.stored_as, (float(ours["value"]), float(theirs["value"]))
+        other = reference.moments[ours["metric"]]
         influences = [influence_if_known(found.measure, each[stored_as], other) for each in (a, b)]
         known = how = None
         if influences[0] is None or influences[1] is None:
@@ -81,7 +81,8 @@ def of_sets(
 def _kept(metric: str) -> str:
     """Metrics whose statistics hold the features of this one."""
     found = find_metric(metric)
-    return metric if found.needs_features else f"{metric},kid/{found.extractor.kind}"
+    space = found.extractor.kind + ("" if found.features == "pool" else f".{found.features}")
+    return metric if found.needs() == "features" else f"{metric},kid/{space}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class ImageSet:
         if self.stored is None:
             return self.moments, {} if self.statistics is None else self.statistics.detectors
         made = measure(self.stored.source, detectors, self.stored.names, progress)
-        return made.moments, {detector.name: detector.identity for detector in detectors}
+        return made.moments, identities_of(detectors)
 
     def fewer(self, asked: int | None) -> int | None:
         """As `scoring.score` takes it. asked: for how many images."""
@@ -131,7 +132,7 @@ def open_set(side: Side, metrics: Sequence[str], num: int | None, seed: int, bat
         )
         description = {**stored.description, "path": side.name}
         return ImageSet(side.name, stored, None, {}, stored.source.num_images, description)
-    moments = {find_metric(name).extractor.stored_as: moments_for(name, side.statistics, num) for name in metrics}
+    moments = {find_metric(name).stored_as: moments_for(name, side.statistics, num) for name in metrics}
     count = next(iter(moments.values())).num_images
     return ImageSet(side.name, None, side.statistics, moments, count, describe_statistics(side.statistics))
 
