@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.terminal import counted, printable
-from edm2_guidance.recipe.parts import Weight
+from edm2_guidance.recipe.parts import Sampler, Weight
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def describe(recipe: Recipe) -> str:
         parts.append(f"guided by {guide.name}, {weight_text(guide.weight)}, {where}")
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
     unusual = "".join(f", {spec.axis} {spec}" for spec in recipe.unusual() if spec is not recipe.sampler)
-    sampler = "Heun" if recipe.sampler.kind == "heun" else recipe.sampler
+    sampler = "Heun" if recipe.sampler == Sampler.parse("heun") else recipe.sampler
     parts.append(f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels}")
     return "; ".join(parts)
 

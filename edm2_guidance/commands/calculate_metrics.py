@@ -513,6 +513,11 @@ def tell_scores(records: "Sequence[Record]") -> None:
 
 
 def say_warnings(records: "Sequence[Record]") -> None:
-    """Says on stderr what to mind of lines of the ledger, once each."""
-    for text in dict.fromkeys(text for record in records for text in record.get("flags") or ()):
-        click.echo(f"warning: {text}", err=True)
+    """Says on stderr what to mind of lines of the ledger, once each, and of which if not of all."""
+    warned: dict[str, list[str]] = {}
+    for record in records:
+        for text in record.get("flags") or ():
+            warned.setdefault(text, []).append(record["metric"])
+    for text, metrics in warned.items():
+        of = "" if len(metrics) == len(records) else f"{', '.join(metrics)}: "
+        click.echo(f"warning: {of}{text}", err=True)

@@ -18,6 +18,8 @@ from edm2_guidance.images.pool import OrderedPool
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
 
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # every PNG's last chunk
+
 
 def image_name(seed: int) -> str:
     """File name of the image of a seed."""
@@ -80,10 +82,12 @@ class PNGFolder:
         return [self.path(seed) for seed in seeds if self.has(seed)]
 
     def has(self, seed: int) -> bool:
-        """Whether the image of a seed is there; an empty file, as interrupted copies leave it, is none."""
+        """Whether the image of a seed is there; a file without its end, as interrupted copies leave it, is none."""
         try:
-            return self.path(seed).stat().st_size > 0
-        except (FileNotFoundError, NotADirectoryError):
+            with open(self.path(seed), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - len(_PNG_END)))
+                return file.read() == _PNG_END
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
 
     def __enter__(self) -> Self:

@@ -28,6 +28,8 @@ def test_fields_by_text_or_by_option(recipe_of):
     by_option = recipe_of("--S_churn=40", "--S_noise=1.003", "--rho=5", "--sigma_min=0.01")
     assert by_text == by_option
     assert by_text.hash == by_option.hash
+    assert "steps of heun:S_churn=40:S_noise=1.003 in float32" in describe(by_text)
+    assert "steps of Heun in float32" in describe(recipe_of())
     assert recipe_of("--sigma_min=100", "--sigma_max=200").schedule.sigma_max == 200, "both at once"
     assert str(recipe_of("--sampler=euler", "--S_churn=40").sampler) == "euler:S_churn=40"
     assert str(recipe_of("--schedule=logsnr", "--sigma_max=50").schedule) == "logsnr:sigma_max=50"

@@ -62,6 +62,16 @@ def test_existing_names_files_before_the_work(tmp_path: Path) -> None:
     assert folder.path(1).read_bytes() == before
 
 
+@pytest.mark.parametrize("left", [0, 20, -1])
+def test_a_file_without_its_end_is_no_image(tmp_path: Path, left: int) -> None:
+    """As interrupted copies leave it."""
+    folder = PNGFolder(tmp_path)
+    with folder:
+        folder.write(batch(0, 1))
+    folder.path(1).write_bytes(folder.path(1).read_bytes()[:left])
+    assert [folder.has(seed) for seed in range(3)] == [True, False, False]
+
+
 def test_errors_of_writing_threads_reach_the_caller(tmp_path: Path) -> None:
     (tmp_path / "000003.png").mkdir()  # cannot be replaced by a file
     threads = threading.active_count()

@@ -99,6 +99,8 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
     assert stored.features is not None
     assert stored.features.shape == (100, 64)
     assert stored.sha256 == open_statistics("plain.npz").moments["fd_mnist"].sha256
+    few = run("calc", f"--images={DIGITS}", "--ref=kept.npz", "--metrics=kid_mnist", code=2).stderr
+    assert few.rstrip().endswith("or smaller subsets, as in kid_mnist:size=100")
     told = run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist").stdout.splitlines()
     run("calc", f"--images={DIGITS}", "--ref=plain.npz", "--metrics=fd_mnist")
     run("calc", "--images=kept.npz", f"--ref={DIGITS}", f"--metrics={METRIC}")
@@ -115,6 +117,14 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
     assert fd["value"] == plain["value"]
     assert {"also", "name"} & fd.keys() == {"name"}
     assert swapped["value"] == subset["value"], "the subset that ref chose is the one that calc chooses"
+
+
+def test_warnings_that_are_not_of_all_metrics_name_theirs() -> None:
+    said = run("calc", DIGITS, DIGITS, f"--metrics={METRIC},fd_mnist,recall/mnist").stderr
+    where = "200 images, where published scores have 50,000: fewer give"
+    assert f"warning: fd_mnist: {where} higher values" in said
+    assert f"warning: recall/mnist: {where} lower values" in said
+    assert f"warning: {where} higher values" in run("calc", DIGITS, DIGITS, "--metrics=fd_mnist").stderr
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,6 @@ def _rows(moments: "Moments") -> "NDArray[Any]":
 
 
 def _with_size(metric: str, size: int) -> str:
-    """The metric's name with subsets of another size."""
-    named, slash, features = metric.partition("/")
+    """The metric's name, which "FILE: " may come before, with subsets of another size."""
+    named, slash, features = metric.rpartition(": ")[2].partition("/")
     return f"{named.partition(':')[0]}:size={size}{slash}{features}"
