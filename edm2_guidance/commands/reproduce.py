@@ -141,7 +141,8 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
     for block in made_blocks(runner, rows, agenda, workers.speaks):
         unfinished += block.record is None
         if block.record is not None:
-            seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
+            stored = f"real images, set {block.number}" if block.row.samples is None else "published samples"
+            seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else stored
             known = "  (in the ledger)" if block.reused else ""
             value = score_text(block.record)
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
