@@ -93,6 +93,19 @@ def test_a_score_of_all_samples_by_the_published_weights_is_a_reproduction(serve
     assert "images admnet_imagenet64.npz" in report.differences(other, whole)
 
 
+def test_what_is_needed_is_fetched_beforehand(server):
+    found = run("run", "adm-64-sfid", "--fetch-only", "--device=cpu").stdout.splitlines()
+    assert [Path(path).is_file() for path in found] == [True] * 3, "reference, samples, detector"
+    assert [path for path in server if "npz" in path] == [f"/64/{file.name}" for file in files_of("64")]
+    server.clear()
+    assert "published samples" in run("run", "adm-64-sfid", f"--num={NUM}", "--device=cpu", "--offline").stdout
+    assert server == []
+
+
+def files_of(size):
+    return sorted(Path("served", size).iterdir())
+
+
 def test_a_plan_says_what_is_fetched_and_that_its_size_is_not_known():
     lines = run("plan", "adm-g-256-sfid").stdout
     for name in ("admnet_guided_imagenet256.npz", "VIRTUAL_imagenet256_labeled.npz"):
