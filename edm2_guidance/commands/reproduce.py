@@ -141,7 +141,8 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
     for block in made_blocks(runner, rows, agenda, workers.speaks):
         unfinished += block.record is None
         if block.record is not None:
-            seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else f"real images, set {block.number}"
+            stored = f"real images, set {block.number}" if block.row.samples is None else "published samples"
+            seeds = f"seeds {block.seeds[0]}-{block.seeds[-1]}" if block.seeds else stored
             known = "  (in the ledger)" if block.reused else ""
             value = score_text(block.record)
             click.echo(f"{block.row.name:<32}{seeds:<24}{block.record['name']:<18}{value}{known}")
@@ -170,18 +171,20 @@ def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     from edm2_guidance.reproduction.files import fetch_all
 
     work, trust = asked.work, asked.work.run.trust_pickle
-    rows = [row for row in wanted if row.net is not None and not row.missing(work.networks)]
+    rows = [row for row in wanted if (row.net or row.samples) and not row.missing(work.networks)]
     if not rows:
         raise ValueError("none of these rows can be sampled; see reproduce.py plan")
+    sampled = [row for row in rows if row.net is not None]
     costs = [made for row in rows if (made := cost(row, num=asked.num, networks=work.networks)) is not None]
-    features = max(made.features for made in costs)
+    features = max((made.features for made in costs), default=0)
     writes = {Path(asked.work.ledger): 0, Path(work.results, "work", "plan.json"): features}
     if work.keep_images:
         images = sum(made.images * (asked.blocks or made.repeats) // made.repeats for made in costs)
         writes[Path(work.results, "images", "a.zip")] = images
     detectors: Choices = detector_choices(row.metric for row in rows)
-    recipes, references = [row.recipe(work.networks) for row in rows], [row.reference for row in rows]
-    fetch = partial(fetch_all, recipes, references, detectors, trust_pickle=trust)
+    files = [file for row in rows for file in (row.reference, row.samples) if file is not None]
+    recipes = [row.recipe(work.networks) for row in sampled]
+    fetch = partial(fetch_all, recipes, files, detectors, trust_pickle=trust)
     folder = Path(work.results) if work.keep_images else Path(work.results, "work")
     send(asked.jobs, work.run, fetch, writes, folder)
 

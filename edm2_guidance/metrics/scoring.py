@@ -191,14 +191,15 @@ def fewer_than_published(num_images: int, values: str) -> str:
 def score_key(metric: str, detector: Mapping[str, Any], reference: Reference, *images: object) -> str:
     """What a score is a function of: measure, detector, reference, and images, in their precision.
 
-    images: `work.plan.images_key` of all of them; or, where nothing but statistics are there, their SHA-256. Batch,
-    form and threads touch last bits only: they are recorded beside it.
+    images: `work.plan.images_key` of all of them; or, of those that somebody else made, their `content_sha256` and how
+    many of them; or, where nothing but statistics are there, the SHA-256 of these. Batch, form and threads touch last
+    bits only: they are recorded beside it.
     """
     return _key(metric, detector, reference.statistics.sha256, images)
 
 
 def keys_of(record: Mapping[str, Any]) -> list[str]:
-    """The `score_key`s of a ledger's line: none if it is of part of a set of images, or of unknown ones."""
+    """The `score_key`s of a ledger's line: none if it is of images that a seed chose, or of unknown ones."""
     images, detector = record.get("images") or {}, record.get("detector") or {}
     reference = (record.get("reference") or {}).get("sha256")
     found: list[Sequence[object]] = []
@@ -206,6 +207,8 @@ def keys_of(record: Mapping[str, Any]) -> list[str]:
         found.append(images_key(record["recipe_hash"], images["seeds"], images.get("precision")))
     if images.get("sha256"):
         found.append((images["sha256"],))
+    if images.get("content_sha256") and not images.get("subset_seed"):
+        found.append((images["content_sha256"], images.get("num_images")))
     return [_key(record["metric"], detector, reference, which) for which in found]
 
 

@@ -34,6 +34,9 @@ def plan_lines(row: Row, cost: Cost | None, networks: str | Path = NETWORKS) -> 
         lines.append(f"    note         {row.note}")
     if row.real is not None:
         lines.append(f"    scores       {row.real.removesuffix('.npz')}, which ships: nothing is sampled")
+    elif row.samples is not None:
+        lines += [f"    fetch        {file} (of unknown size)" for file in (row.samples, row.reference)]
+        lines.append("    scores       these samples, all metrics of them in one pass: nothing is sampled")
     elif cost is None:
         lines.append(f"    cannot run   {row.blocked}")
     else:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
+from edm2_guidance.metrics.catalog import SETS
 from edm2_guidance.papers.presets import MODEL_ROOT
+
+#: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
+ADM_ROOT = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,13 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
     "mnist16": NamedReference(
         str(EMBEDDED / "mnist16-refs.npz"), ("fd_mnist",), "the 60,000 training digits, shipped here"
     ),
+    **{
+        f"adm{size}": NamedReference(
+            f"{ADM_ROOT}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
+            f"ImageNet at {size}x{size}, by the authors of ADM",
+        )
+        for size, labeled in ((64, "_labeled"), (128, "_labeled"), (256, "_labeled"), (512, ""))
+    },
 })  # fmt: skip
 
 

@@ -123,7 +123,8 @@ def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[R
 
 def _result(row: Row, records: Sequence[Record], differs: tuple[str, ...]) -> Result:
     first = records[0]
-    labels = "real images" if row.real is not None else str((first.get("recipe") or {}).get("labels", "unknown"))
+    stored = "real images" if row.real is not None else "published samples" if row.samples is not None else None
+    labels = stored or str((first.get("recipe") or {}).get("labels", "unknown"))
     values = tuple(float(record["value"]) for record in records)
     return Result(row, values, first.get("num_images"), labels, differs, _dtype(first), mean_interval(records))
 
@@ -157,6 +158,9 @@ def _method_differences(row: Row, record: Record) -> list[str]:
         name = _bare_name((record.get("images") or {}).get("path"))
         known = re.escape(_bare_name(row.real.format(num=record.get("num_images"))))
         return [] if re.fullmatch(rf"{known}(-\d+)?", name) else [f"images {name}"]
+    if row.samples is not None:
+        name = _file_name((record.get("images") or {}).get("path"))
+        return [] if name == _file_name(row.samples) else [f"images {name}"]
     if row.net is None or not record.get("recipe"):
         return ["it is not known how the images were made"]
     try:

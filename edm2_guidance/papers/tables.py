@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from dnnlib.places import find_file
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
-from edm2_guidance.papers.references import REFERENCES
+from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
 from edm2_guidance.recipe.parts import Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
 
@@ -33,6 +33,8 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "edm2-3": "Table 3 of arXiv 2312.02696, EDM2: FID, ImageNet-64",
     "edm2-4": "Table 4 of arXiv 2312.02696, EDM2: size of the unconditional guide",
     "edm2-5": "Table 5 of arXiv 2312.02696, EDM2: FD-DINOv2, ImageNet-512",
+    "adm4": "Table 4 of arXiv 2105.05233, ADM: ImageNet-256, of published samples",
+    "adm5": "Table 5 of arXiv 2105.05233, ADM, of published samples",
     "mnist16": "our own: the networks of digits that ship",
 })  # fmt: skip
 
@@ -54,7 +56,7 @@ class Row:
 
     table: str
     name: str
-    data: str  # img512 | img64 | mnist16: what the networks were trained on, and the reference
+    data: str  # a name of `papers.references`: what the networks were trained on, and the reference
     model: str
     method: str
     metric: str
@@ -68,6 +70,7 @@ class Row:
     num_images: int = 50000
     repeats: int | None = 3
     real: str | None = None  # statistics of real images, in pretrained/, that are scored in place of samples
+    samples: str | None = None  # URL of the authors' images, which are scored in place of new ones
     blocked: str | None = None  # why no network of this code base makes this row
     note: str = ""  # what to mind: whatever the table does not print
 
@@ -99,7 +102,8 @@ class Row:
     @property
     def spread(self) -> float | None:
         """By how many percent repeated runs differ, as the paper says; None where no paper says."""
-        return 2.0 if self.metric == "fid" and self.published is not None else None  # arXiv 2312.02696, D.4
+        known = self.metric == "fid" and self.published is not None and self.samples is None
+        return 2.0 if known else None  # arXiv 2312.02696, D.4
 
     @property
     def reference(self) -> str:
@@ -129,7 +133,8 @@ class Row:
     def recipe(self, networks: str | Path = NETWORKS) -> Recipe:
         """How its images are made. ValueError if no network of this code base makes them."""
         if self.net is None:
-            raise ValueError(f"{self.name}: {self.blocked or 'real images are scored, none are made'}")
+            what = "published samples" if self.real is None else "real images"
+            raise ValueError(f"{self.name}: {self.blocked or f'{what} are scored, none are made'}")
         net, *gnets = (NetworkRef(source) for source in self.sources(networks))
         guides = [Guide(ref, constant(weight), self.interval) for ref, weight in zip(gnets, self.weights, strict=True)]
         return Recipe(net, tuple(guides), self.num_steps, labels=self.labels, noise_device="device")
@@ -235,6 +240,7 @@ def _row(line: Mapping[str, str]) -> Row:
         num_images=int(line["num_images"] or 50000),
         repeats=int(line["repeats"]) if line["repeats"] else None,
         real=line["real"] or None,
+        samples=f"{ADM_ROOT}/{line['samples']}" if line["samples"] else None,
         blocked=_BLOCKED[line["blocked"]] if line["blocked"] else None,
         note=line["note"],
     )

@@ -15,9 +15,12 @@ from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger, score_output
 from edm2_guidance.metrics.catalog import detector_choices, file_name
 from edm2_guidance.metrics.detectors import load_detector
+from edm2_guidance.metrics.evaluation import Measured
+from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
@@ -79,8 +82,12 @@ class Runner:
         self._bar = progress_bar
         self._device = pick_device(settings.device)
         self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
-        self.scorer = functools.cache(self._scorer)
+        self._scorer_of = functools.cache(self._scorer)
         self._index = score_output.open_index(settings.ledger, again=settings.again)
+
+    def scorer(self, metric: str, reference: str) -> Scorer:
+        """What scores by one metric against the reference; opened once. ValueError or OSError if it cannot be."""
+        return self._scorer_of((metric,), reference)
 
     def obstacle(self, row: Row) -> str | None:
         """Why the row cannot run here; None if it can."""
@@ -98,9 +105,11 @@ class Runner:
         Raises ValueError or OSError, naming the row.
         """
         for row in rows:
-            self.scorer(row.metric, row.reference)
-            for file in row.sources(self.settings.networks):
+            self._scorer_of(_together(row), row.reference)
+            for file in (*row.sources(self.settings.networks), *([row.samples] if row.samples else [])):
                 fetch(file, offline=self.settings.offline)
+            if row.samples is not None:
+                continue
             if row.real is not None:
                 for _, path in self._floors(row):
                     open_statistics(path, [row.metric])
@@ -111,6 +120,9 @@ class Runner:
         """Every block of a row, as it is finished. A block that the ledger holds is not made again."""
         if row.real is not None:
             yield from self._run_real(row)
+            return
+        if row.samples is not None:
+            yield from self._run_published(row, row.samples)
             return
         generation = self.open(self._recipe(row))
         scorer = self.scorer(row.metric, row.reference)
@@ -124,7 +136,9 @@ class Runner:
             yield Block(row, number, seeds, record, reused=found is not None)
 
     def parts(self, row: Row) -> list[range]:
-        """The seeds of each block that `run` gives; none for a set of real images."""
+        """The seeds of each block that `run` gives; none for a set of real images, or of published ones."""
+        if row.samples is not None:
+            return [range(0)]
         return self.blocks(row) if row.real is None else [range(0) for _ in self._floors(row)]
 
     def blocks(self, row: Row) -> list[range]:
@@ -221,6 +235,25 @@ class Runner:
             made = score_output.score_once(scorer, which, measured, tags, lease)
             yield Block(row, number, range(0), _record(made), reused=found is not None)
 
+    def _run_published(self, row: Row, samples: str) -> Iterator[Block]:
+        """Samples of others: one pass over them gives all metrics that are published of them, so the rows share it."""
+        if self.settings.workers.index != 0:
+            return
+        scorer, path = self._scorer_of(_together(row), row.reference), fetch(samples, offline=self.settings.offline)
+        content, num = content_sha256(path), self.settings.num or row.num_images
+        which = (content, num)
+        found = scorer.find(*which)
+
+        def measured() -> tuple[Measured, Mapping[str, Any]]:
+            made, images = score_output.measure_stored(path, scorer, num)
+            return made, {**images, "path": samples}
+
+        lease = Lease(self._work, f"{content[:16]}-{file_name(scorer.metrics[0])}")
+        made = score_output.score_once(scorer, which, measured, {}, lease)
+        lines = [] if isinstance(made, Pending) else made.records
+        record = next((line for line in lines if line["metric"] == row.metric), None)
+        yield Block(row, 0, range(0), record, reused=found is not None)
+
     def _floors(self, row: Row) -> list[tuple[int, Path]]:
         """Statistics of this many real images that ship, block by block; possibly none."""
         num = self.settings.num or row.num_images
@@ -232,14 +265,19 @@ class Runner:
         labels, noise_device = self.settings.labels, self.settings.noise_device
         return replace(recipe, labels=labels or recipe.labels, noise_device=noise_device or recipe.noise_device)
 
-    def _scorer(self, metric: str, reference: str) -> Scorer:
+    def _scorer(self, metrics: tuple[str, ...], reference: str) -> Scorer:
         settings = self.settings
-        side = open_side(short_name(reference), [metric], reference=True, offline=settings.offline)
-        theirs = open_reference_side(side, [metric])
-        ((name, choice),) = detector_choices([metric]).items()
-        detector = load_detector(name, self._device, offline=settings.offline, **choice)
-        known = theirs.measure([detector]) if isinstance(theirs, ReferenceImages) else theirs
-        return Scorer(known, (detector,), self._index, self._device, settings.batch)
+        side = open_side(short_name(reference), metrics, reference=True, offline=settings.offline)
+        theirs = open_reference_side(side, metrics)
+        choices = detector_choices(metrics).items()
+        detectors = [load_detector(name, self._device, offline=settings.offline, **each) for name, each in choices]
+        known = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
+        return Scorer(known, tuple(detectors), self._index, self._device, settings.batch)
+
+
+def _together(row: Row) -> tuple[str, ...]:
+    """The metrics that are computed in one pass, the row's among them."""
+    return (row.metric,) if row.samples is None else REFERENCES[row.data].metrics
 
 
 def _record(made: Scores | Pending) -> Record | None:

@@ -198,6 +198,35 @@ def test_features_that_are_not_finite_name_the_seed(tmp_path: Path, monkeypatch:
         work(tmp_path / "work")
 
 
+def test_several_features_of_one_detector(tmp_path: Path, undisturbed: Any) -> None:
+    """An array each in every shard, of one pass; kept are those that measures need."""
+    calls: list[int] = []
+
+    def run(net: torch.nn.Module, images: torch.Tensor, names: Any) -> dict[str, torch.Tensor]:
+        calls.append(len(images))
+        found = net(images)
+        return {name: {"fid": found, "sfid": found[:, :2] * 2, "fid_logits": -found}[name] for name in names}
+
+    both = replace(detector(), dims={"fid": 5, "sfid": 2}, keep=frozenset({"sfid"}), run=run)
+    shards = shards_at(tmp_path / "work", detectors=(both,))
+    result: Any = complete(MomentsOutput(shards, (both,)), Generated)
+    moments = result.moments
+    assert sum(calls) == len(SEEDS)
+    assert torch.equal(moments["fid"].cov, undisturbed[0]["fid"].cov)
+    assert torch.allclose(moments["sfid"].mean, 2 * moments["fid"].mean[:2], rtol=1e-6)
+    assert moments["fid"].features is None
+    assert moments["sfid"].features.shape == (len(SEEDS), 2)
+    with pytest.raises(ValueError, match="once only"):
+        shards_at(tmp_path / "other", detectors=(both, detector("sfid")))
+
+
+def test_the_plan_of_one_feature_is_what_it_was(tmp_path: Path) -> None:
+    """So that work begun before several features were possible goes on."""
+    opened(tmp_path / "work")
+    plan = json.loads((tmp_path / "work" / "plan.json").read_text())
+    assert plan["detectors"] == {name: {"metric": name, "weights_sha256": "ab"} for name in ("fid", "fd_dinov2")}
+
+
 def test_what_memory_did_not_hold_is_on_record(tmp_path: Path) -> None:
     shards = opened(tmp_path / "work")
     DETECTORS[1].memory.limit = 2
