@@ -3,6 +3,7 @@
 Beside them a sample of the features is held, of which intervals are made (`metrics/uncertainty.py`).
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,9 +141,21 @@ class RunningMoments:
             raise ValueError(f"{self.num_images} image(s) have no covariance: at least 2 are needed")
         scatter = self._scatter.cpu()
         cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
-        features = None if self._kept is None else torch.cat(self._kept)
         sample = None if self._sample is None else self._sample.rows()
-        return Moments(self._mean.cpu().clone(), cov, self.num_images, features, sample)
+        return Moments(self._mean.cpu().clone(), cov, self.num_images, self._joined(), sample)
+
+    def _joined(self) -> Tensor | None:
+        """The features that are kept, as one; the parts are let go one by one, so that there is one copy of them."""
+        if not self._kept:
+            return None
+        dtype = functools.reduce(torch.promote_types, (part.dtype for part in self._kept))
+        joined = torch.empty(sum(map(len, self._kept)), self.dim, dtype=dtype)
+        parts, self._kept, end = self._kept, [joined], len(joined)
+        while parts:
+            part = parts.pop()
+            joined[end - len(part) : end] = part
+            end -= len(part)
+        return joined
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
