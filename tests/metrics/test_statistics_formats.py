@@ -16,6 +16,7 @@ from edm2_guidance.commands import calculate_metrics
 from edm2_guidance.images import npy
 from edm2_guidance.images.zips import ZipWriter
 from edm2_guidance.metrics import evaluation
+from edm2_guidance.metrics import moments as moments_module
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.reference import open_statistics, save_statistics
 from edm2_guidance.metrics.statistics_formats import FORMATS, choose_format
@@ -231,7 +232,9 @@ def test_features_are_written_and_read_in_the_memory_of_one_copy(tmp_path: Path)
     assert np.array_equal(found.features, rows)
 
 
-def test_parts_that_were_kept_become_one_in_their_order() -> None:
+@pytest.mark.parametrize("block", [1, 50, 1 << 20])
+def test_parts_that_were_kept_become_one_in_their_order(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(moments_module, "_BLOCK_BYTES", block)
     running = RunningMoments(3, keep=True)
     parts = [torch.full((n, 3), float(n), dtype=torch.float32) for n in (2, 0, 5, 1)]
     for part in parts:
