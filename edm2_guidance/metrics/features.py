@@ -71,7 +71,7 @@ def moments_of_rows(rows: torch.Tensor, *, keep: Collection[str] = ()) -> Moment
     moments = running.moments()
     if metric_of_dim(rows.shape[1]) not in keep:
         return moments
-    return replace(moments, features=rows.float() if rows.itemsize < 4 else rows)
+    return replace(moments, features=rows.float() if rows.itemsize < 4 else rows, sample=None)
 
 
 def _append(running: RunningMoments, rows: torch.Tensor, start: int) -> None:
