@@ -26,6 +26,7 @@ from edm2_guidance.metrics.catalog import (
     names_of,
     table,
 )
+from edm2_guidance.metrics.statistics_formats import FORMATS, formats_table
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES, find_reference
 from edm2_guidance.recipe import catalog
@@ -154,13 +155,15 @@ class DetectorOptions(OptionGroup):
     )
     fields: dict[str, str] = several_options(_field_options())
 
-    def choices(self, metrics: Sequence[str]) -> Choices:
-        """How the detectors of these metrics are to be opened.
+    def choices(self, metrics: Sequence[str], *, keep: bool = False) -> Choices:
+        """How the detectors of these metrics are to be opened. keep: to keep features that no metric needs, too.
 
         A usage error for weights of an extractor that is not asked for, or given twice.
         """
         choices: Choices = detector_choices(metrics)
         for name in choices:
+            if keep:
+                choices[name]["keep"] = choices[name]["features"]
             choices[name] |= {field.name: self.fields[of] for of, field in _fields(find_extractor(name)).items()}
         for metric, path in self.weights:
             if metric not in choices:
@@ -183,6 +186,18 @@ class LedgerOptions(OptionGroup):
 def again_option() -> Field:
     """--again."""
     return flag("Compute scores that the ledger has once more: further lines")
+
+
+class FormatName(ParamType):
+    """A format of statistics (`metrics.statistics_formats`), as its name; `list` prints which there are, and ends."""
+
+    name = "format"
+
+    def parse(self, text: str) -> str:
+        show_if_list(text, formats_table)
+        if text not in FORMATS:
+            raise ValueError(f"'{text}' is not one of {', '.join(FORMATS)}")
+        return text
 
 
 class DeviceOptions(OptionGroup):

@@ -1,6 +1,7 @@
 """Score sets of images, or networks directly, by Frechet distances; results go to a ledger."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,8 +26,9 @@ from edm2_guidance.cli.report import announce, others, say_notes
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.metrics.catalog import check_counts, find_metric, kept_features, score_text, too_few
+from edm2_guidance.metrics.catalog import check_counts, feature_names, find_metric, kept_features, score_text, too_few
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
+from edm2_guidance.metrics.statistics_formats import choose_format
 from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES
@@ -220,7 +222,11 @@ class RefOptions(OptionGroup):
     """The images, and the file of their statistics."""
 
     data: str = option(opt.IMAGES, metavar="PATH", required=True)
-    dest: str = option("Statistics to write; .pkl is EDM2's format", metavar="NPZ|PKL", required=True)
+    dest: str = option("Statistics to write; .pkl is EDM2's format", metavar="NPZ|PKL|NAME", required=True)
+    format: str | None = option(
+        "In which format; list tells what each holds  [default: by the ending of --dest]", type=opt.FormatName()
+    )
+    keep_features: bool = flag("Keep the features of all images, too, for measures that need them")
     overwrite: bool = flag("Replace the statistics that are there")
     metrics: list[str] = opt.metrics_option(",".join(opt.STANDARD_METRICS))
     num: int | None = opt.num_option("all", "A subset of so many images")
@@ -232,32 +238,43 @@ class RefOptions(OptionGroup):
 @main.command()
 @takes_options
 def ref(asked: RefOptions) -> None:
-    """Write reference statistics of a set of images."""
-    metrics, stored, device = asked.metrics, asked.stored, asked.device
+    """Write reference statistics of a set of images, in the format of this program or of another evaluator.
+
+    What a format has no place for is refused: --format=list tells. Some give their files names of their own: for
+    these, --dest is FOLDER/NAME.
+    """
+    with bad_input():
+        chosen = choose_format(asked.dest, asked.format)
+    stored, device, keep = asked.stored, asked.device, asked.keep_features or chosen.features == "always"
+    metrics = opt.asked_metrics(asked.metrics) or [*chosen.arrays] or opt.STANDARD_METRICS
     if opt.open_ended(metrics):
         from edm2_guidance.metrics.sides import settled_for
 
         with bad_input():
             metrics = settled_for(metrics, asked.data)
-    choices = asked.detectors.choices(metrics)
+    choices, names = asked.detectors.choices(metrics, keep=keep), feature_names(metrics)
+    kept = names if keep else kept_features(metrics)
+    with bad_input():
+        chosen.check(asked.dest, names, kept)
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
     from edm2_guidance.metrics.detectors import identities_of
 
     with bad_input():
-        reference.check_new(asked.dest, overwrite=asked.overwrite)
+        reference.check_new(asked.dest, overwrite=asked.overwrite, chosen=chosen)
         images = evaluation.open_stored(
             asked.data, metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
         )
-        reference.check_kept(asked.dest, kept_features(metrics), images.source.num_images)
+        reference.check_kept(kept, images.source.num_images)
         opened = open_detectors(choices, device.device, offline=device.offline)
     say_notes([*images.source.notes, *too_few(metrics, images.source.num_images)])
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
     described = {**images.description, "path": Path(asked.data).name}
-    reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described)
-    click.echo(f"{asked.dest}: {', '.join(metrics)} of {images.source.num_images} images")
+    reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described, chosen=chosen)
+    files = chosen.paths(asked.dest, kept=any(each.features is not None for each in moments.values())).values()
+    click.echo(f"{', '.join(map(str, files))}: {', '.join(metrics)} of {images.source.num_images} images")
 
 
 @main.command()
@@ -451,7 +468,8 @@ def measured_reference(
     if not isinstance(theirs, ReferenceImages):
         return theirs
     if not quiet:
-        how = f"calculate_metrics.py ref --data={theirs.stored.source.path} --dest=NAME.npz keeps them"
+        path = shlex.quote(str(theirs.stored.source.path))
+        how = f"calculate_metrics.py ref --data={path} --dest=NAME.npz keeps them"
         click.echo(f"note: the statistics of {theirs.name} are computed now; {as_started(how)}", err=True)
     with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
         return theirs.measure(detectors, progress)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY"
+_PIECE_BYTES = 1 << 20
 MAX_HEADER = 1 << 14  # bytes; the headers of plain arrays have some 100 bytes
 _ITEM = r"""['"](descr|fortran_order|shape)['"]\s*:\s*(['"][<>|=][biufcU]\d{1,9}['"]|True|False|\([\dL,\s]*\))"""
 _HEADER = re.compile(rf"\{{\s*{_ITEM}\s*,\s*{_ITEM}\s*,\s*{_ITEM}\s*,?\s*\}}\s*", re.ASCII)
@@ -69,6 +70,36 @@ def from_bytes(data: bytes) -> NDArray[Any]:
         )
     except (ValueError, OverflowError, TypeError) as error:  # no elements, but dimensions beyond what numpy can count
         raise ValueError(f"its shape {list(header.shape)} is not possible") from error
+
+
+def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
+    """The array of a `.npy` of so many bytes, read in pieces: it takes the memory of one copy.
+
+    ValueError as for `from_bytes`; the stream is read to its end, so that a ZIP compares checksums.
+    """
+    header = read_header(stream)
+    if header.num_bytes != num_bytes - stream.tell():
+        there = num_bytes - stream.tell()
+        raise ValueError(f"{header.dtype} {list(header.shape)} takes {header.num_bytes} bytes, {there} are there")
+    flat = np.empty(math.prod(header.shape), header.dtype)
+    view = flat.data.cast("B")
+    for start in range(0, len(view), _PIECE_BYTES):
+        piece = stream.read(min(_PIECE_BYTES, len(view) - start))
+        view[start : start + len(piece)] = piece
+        if len(piece) < min(_PIECE_BYTES, len(view) - start):
+            raise ValueError("it ends before its last element")
+    if stream.read(1) != b"":
+        raise ValueError("it goes on after its last element")
+    return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+
+def pieces(array: NDArray[Any]) -> list[bytes | memoryview]:
+    """The parts of the `.npy` file of an array of plain numbers or text, which is not copied if it lies in C order."""
+    if array.ndim == 0 or array.size == 0 or not array.flags.c_contiguous or array.dtype.kind not in "iufb":
+        return [to_bytes(array)]
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    return [head.getvalue(), array.data.cast("B")]
 
 
 def to_bytes(array: NDArray[Any]) -> bytes:

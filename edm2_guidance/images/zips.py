@@ -56,8 +56,8 @@ class ZipWriter:
             with suppress(OSError):
                 raw.truncate(0)
 
-    def add(self, name: str, data: bytes) -> None:
-        """Append a member. Raises ValueError for an unsafe name or one that was added before."""
+    def add(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Append a member, in one piece or several. ValueError for an unsafe name or one that was added before."""
         if self._file is None:
             raise RuntimeError("a ZipWriter takes members inside its with block only")
         check_member_name(self.path, name)
@@ -66,7 +66,10 @@ class ZipWriter:
         info = zipfile.ZipInfo(name, _TIME)
         info.create_system = _UNIX
         info.external_attr = _MODE
-        self._file.writestr(info, data)
+        info.file_size = sum(map(len, pieces))
+        with self._file.open(info, "w") as file:
+            for piece in pieces:
+                file.write(piece)
 
 
 def json_bytes(content: Any, indent: int | None = 2) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Collection
+from dataclasses import replace
 from typing import IO, cast
 
 import numpy as np
@@ -52,7 +53,7 @@ def moments_of_array(stream: IO[bytes], *, keep: Collection[str] = ()) -> Moment
             raise ValueError("it ends before its last row: the file is cut short")
         numbers = np.frombuffer(data, header.dtype)
         piece = numbers.reshape(shape[0], count).T if header.fortran_order else numbers.reshape(count, shape[0])
-        piece = piece.astype(np.float64)
+        piece = piece.astype(np.float32 if header.dtype.itemsize < 8 else np.float64)
         _append(running, torch.from_numpy(piece), start)
     if reader.read(1) != b"":
         raise ValueError("it goes on after its last row: the file is damaged")
@@ -63,11 +64,14 @@ def moments_of_rows(rows: torch.Tensor, *, keep: Collection[str] = ()) -> Moment
     """Mean and covariance of features, floating point [N, D]. ValueError as `moments_of_array`."""
     if rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"it is {rows.dtype} {list(rows.shape)}, and features are floating point [N, D]")
-    running = RunningMoments(rows.shape[1], metric_of_dim(rows.shape[1]) in keep)
+    running = RunningMoments(rows.shape[1])
     piece = max(1, _PIECE_BYTES // (8 * rows.shape[1]))
     for start in range(0, len(rows), piece):
         _append(running, rows[start : start + piece].to(torch.float64), start)
-    return running.moments()
+    moments = running.moments()
+    if metric_of_dim(rows.shape[1]) not in keep:
+        return moments
+    return replace(moments, features=rows.float() if rows.itemsize < 4 else rows, sample=None)
 
 
 def _append(running: RunningMoments, rows: torch.Tensor, start: int) -> None:

@@ -3,6 +3,7 @@
 Beside them a sample of the features is held, of which intervals are made (`metrics/uncertainty.py`).
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from edm2_guidance.images.batch import ImageBatch
 
 SAMPLE = 10_000  # images: the spread of numbers of so many is known to a percent or so, and 2048 features take 80 MB
 SEED = 0
+_BLOCK_BYTES = 1 << 26  # of features that are kept; memory of such size goes back to the system at once
 
 
 class FeatureExtractor(Protocol):
@@ -95,6 +97,7 @@ class RunningMoments:
         self.dim = dim
         self._kept: list[Tensor] | None = [] if keep else None
         self._sample = None if keep else _Sample()
+        self._loose, self._loose_bytes = 0, 0  # of the last of these, that are batches as they came
         self.num_images = 0
         self._mean = torch.zeros(dim, dtype=torch.float64)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
@@ -118,7 +121,7 @@ class RunningMoments:
         centred = x - mean
         self._combine(x.shape[0], mean, centred.T @ centred)
         if self._kept is not None:
-            self._kept.append(features.detach().cpu())
+            self._keep(features.detach().cpu())
         if self._sample is not None:
             self._sample.append(features.detach().cpu())
 
@@ -140,9 +143,31 @@ class RunningMoments:
             raise ValueError(f"{self.num_images} image(s) have no covariance: at least 2 are needed")
         scatter = self._scatter.cpu()
         cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
-        features = None if self._kept is None else torch.cat(self._kept)
         sample = None if self._sample is None else self._sample.rows()
-        return Moments(self._mean.cpu().clone(), cov, self.num_images, features, sample)
+        return Moments(self._mean.cpu().clone(), cov, self.num_images, self._joined(), sample)
+
+    def _keep(self, features: Tensor) -> None:
+        """Batches become blocks as soon as these are so large that what is let go of them leaves the process."""
+        assert self._kept is not None
+        self._kept.append(features)
+        self._loose, self._loose_bytes = self._loose + 1, self._loose_bytes + features.nbytes
+        if self._loose_bytes >= _BLOCK_BYTES:
+            self._kept[-self._loose :] = [torch.cat(self._kept[-self._loose :])]
+            self._loose, self._loose_bytes = 0, 0
+
+    def _joined(self) -> Tensor | None:
+        """The features that are kept, as one; the blocks are let go one by one, so that there is one copy of them."""
+        if not self._kept:
+            return None
+        dtype = functools.reduce(torch.promote_types, (part.dtype for part in self._kept))
+        joined = torch.empty(sum(map(len, self._kept)), self.dim, dtype=dtype)
+        parts, self._kept, end = self._kept, [joined], len(joined)
+        self._loose, self._loose_bytes = 0, 0
+        while parts:
+            part = parts.pop()
+            joined[end - len(part) : end] = part
+            end -= len(part)
+        return joined
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""

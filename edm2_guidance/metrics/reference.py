@@ -14,8 +14,8 @@ Read:
   dgm-eval (whose `model` names the metric), and a bare `.npy` (whose D does);
 * torch-fidelity's `.pt` caches: {"mu", "sigma"}, or features [N, D]; D names the metric.
 
-Written: the first and the third. A pickle names its arrays as numpy 1 did, so that numpy of any version reads it, and
-has no place for provenance.
+Written: in the formats of `statistics_formats`. A pickle names its arrays as numpy 1 did, so that numpy of any version
+reads it, and has no place for provenance.
 """
 
 import json
@@ -40,10 +40,12 @@ from dnnlib.regular import open_regular, sha256_of
 from dnnlib.urls import without_secrets
 from edm2_guidance.images import npy
 from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
-from edm2_guidance.images.zips import ZipWriter, parse_object
+from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.peer_files import write_npz, write_peer_files
+from edm2_guidance.metrics.statistics_formats import StatisticsFormat, choose_format
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import UnsafePickleError
 from torch_utils.tensor_file import read_tensors
@@ -52,6 +54,7 @@ _T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
 MAX_KEPT_BYTES = 1 << 31  # of features in a file, which are read at once: 262,144 images of 2048 features
 MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
+_PIECE_ROWS = 4096  # of features that are looked at together
 _SHOWN = 8  # names of metrics in an error
 _MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
@@ -241,19 +244,24 @@ def save_statistics(
     *,
     detectors: Mapping[str, Mapping[str, Any]] | None = None,
     images: Mapping[str, Any] | None = None,
+    chosen: StatisticsFormat | None = None,
 ) -> None:
-    """Writes moments of one set of images: EDM2's pickle if the name ends in .pkl, else .npz (must end so).
+    """Writes moments of one set of images; chosen: the format, None = by the ending of the name.
 
     The bytes depend on the arguments alone. detectors: `Detector.identity` per metric; images: anything JSON that
-    says what the images were. ValueError: another suffix, no metric, or moments of different numbers of images.
+    says what the images were. ValueError: another suffix, no metric, moments of different numbers of images, or what
+    the format does not hold.
     """
-    suffix = check_name(path)
+    chosen = choose_format(path) if chosen is None else chosen
     counts = {each.num_images for each in moments.values()}
     if len(counts) != 1 or None in counts:
         raise ValueError("statistics need at least one metric, all of the same known number of images")
+    chosen.check(path, moments)
+    if chosen.arrays:
+        return write_peer_files(path, chosen, moments)
     num_images = next(count for count in counts if count is not None)
     with atomic_path(path) as temporary:
-        if suffix == ".pkl":
+        if chosen.ending == ".pkl":
             with open(temporary, "wb") as file:
                 _write_pickle(file, moments, num_images)
         else:
@@ -263,36 +271,28 @@ def save_statistics(
                 "images": dict(images or {}),
             }
             _write_npz(temporary, moments, num_images, provenance)
+    return None
 
 
-def check_new(path: str | Path, *, overwrite: bool = False) -> None:
+def check_new(path: str | Path, *, overwrite: bool = False, chosen: StatisticsFormat | None = None) -> None:
     """Makes sure, without making anything, that statistics can be written to `path`.
 
     ValueError: not a name for statistics, or a file is there and `overwrite` does not say to replace it. OSError: a
     folder, or a place that cannot be written to.
     """
-    check_name(path)
-    check_destination(path)
-    if Path(path).exists() and not overwrite:
-        raise ValueError(f"{path} exists: take another name, or --overwrite")
+    chosen = choose_format(path) if chosen is None else chosen
+    for file in chosen.paths(path, kept=True).values():
+        check_destination(file)
+        if file.exists() and not overwrite:
+            raise ValueError(f"{file} exists: take another name, or --overwrite")
 
 
-def check_kept(path: str | Path, keep: Collection[str], num_images: int) -> None:
-    """ValueError if features, by name, of so many images cannot be kept in statistics at `path`."""
-    if keep and check_name(path) == ".pkl":
-        raise ValueError(f"{path}: EDM2's format has no place for features, which these metrics need: choose .npz")
+def check_kept(keep: Collection[str], num_images: int) -> None:
+    """ValueError if features, by name, of so many images cannot be kept in a file."""
     for name in keep:
         most = MAX_KEPT_BYTES // (4 * catalog.dims()[name])
         if num_images > most:
             raise ValueError(f"{num_images} images are more than the {most} whose features a file keeps: give --num")
-
-
-def check_name(path: str | Path) -> str:
-    """The suffix, ".npz" or ".pkl", that says in which format statistics are written. ValueError for another."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".npz", ".pkl"):
-        raise ValueError(f"{path}: statistics are written as .npz or, for EDM2, as .pkl; choose such a name")
-    return suffix
 
 
 def _read_npz(path: Path, source: str, metrics: Collection[str] | None, keep: Collection[str]) -> _Content:
@@ -334,14 +334,18 @@ def _npz_moments(
 
 def _with_features(path: Path, file: zipfile.ZipFile, metric: str, moments: Moments, source: str) -> Moments:
     """The moments with the features that they are of. ValueError for an array that cannot be these."""
-    with damage_means(f"{source} cannot be read as statistics"):
-        rows = _npz_array(path, file, f"{metric}.features", MAX_KEPT_BYTES)
+    name = f"{metric}.features.npy"
+    with damage_means(f"{source} cannot be read as statistics"), file.open(name) as stream:
+        size = file.getinfo(name).file_size
+        if size > MAX_KEPT_BYTES + npy.MAX_HEADER:
+            raise ValueError(f"{name} has {size} bytes: at most {MAX_KEPT_BYTES} are read")
+        rows = npy.read_array(stream, size)
     if rows.dtype.kind != "f" or rows.shape != (moments.num_images, moments.dim):
         raise ValueError(
             f"{source}: {metric}.features is {rows.dtype} {list(rows.shape)}, expected floating point "
             f"[{moments.num_images}, {moments.dim}]"
         )
-    if not np.isfinite(rows).all():
+    if not all(np.isfinite(rows[start : start + _PIECE_ROWS]).all() for start in range(0, len(rows), _PIECE_ROWS)):
         raise ValueError(f"{source}: {metric}.features holds NaN or infinity; the file is damaged")
     return replace(moments, features=torch.from_numpy(rows))
 
@@ -497,9 +501,7 @@ def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, prov
         arrays[mu], arrays[sigma] = each.mean.numpy(), each.cov.numpy()
         if each.features is not None:
             arrays[f"{metric}.features"] = each.features.to(torch.float32).numpy()
-    with ZipWriter(path) as writer:  # unlike numpy.savez, does not stamp the time on every array
-        for name, array in arrays.items():
-            writer.add(f"{name}.npy", npy.to_bytes(array))
+    write_npz(path, arrays)
 
 
 def _write_pickle(file: BinaryIO, moments: Mapping[str, Moments], num_images: int) -> None:
