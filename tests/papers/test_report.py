@@ -313,7 +313,9 @@ def test_markdown(golden_lines):
         "| 1.36, 1.35, 1.37 | +0.7 % | yes (±2 %) | 3 of 3 | 50,000 | random |"
     ) in lines
     assert "| 36.5 | 36.5 | - | 36.5 | -0.5 % | not stated | 1 of 3 | 50,000 | random |" in text
-    assert "| edm2-img512-s-fid | fid | labels balanced, not random | 2.4 | 2.4 | - | 2.4 | 50,000 | balanced |" in lines
+    assert (
+        "| edm2-img512-s-fid | fid | labels balanced, not random | 2.4 | 2.4 | - | 2.4 | 50,000 | balanced |" in lines
+    )
     assert "**Not run: 30 of 33 rows**" in lines
 
 
