@@ -71,6 +71,8 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py gen --preset=mnist16-autog --num=1000
     python calculate_metrics.py ref --data=datasets/img512.zip --dest=img512.npz
     python calculate_metrics.py table
+    python calculate_metrics.py compare out/a.zip out/b.zip img512
+    python calculate_metrics.py classes out/samples.zip datasets/img512.zip
     python calculate_metrics.py --gen_zip=images.zip --ref_path=img512.pkl --metric=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:

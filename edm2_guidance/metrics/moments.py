@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edm2_guidance.images.batch import ImageBatch
 
-SAMPLE = 10_000  # images: the spread of numbers of so many is known to a percent or so, and 2048 features take 80 MB
+SAMPLE = 5000  # images: the spread of numbers of so many is known to some percent, and 2048 features take 40 MB
 SEED = 0
 
 
