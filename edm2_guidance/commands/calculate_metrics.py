@@ -27,11 +27,12 @@ from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_op
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.metrics.catalog import check_counts, feature_names, find_metric, kept_features, score_text, too_few
-from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
+from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES, result_name
 from edm2_guidance.metrics.statistics_formats import choose_format
 from edm2_guidance.papers.costs import feature_bytes
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.references import REFERENCES
+from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py gen --preset=mnist16-autog --num=1000
     python calculate_metrics.py ref --data=datasets/img512.zip --dest=img512.npz
     python calculate_metrics.py table
+    python calculate_metrics.py compare out/a.zip out/b.zip img512
+    python calculate_metrics.py classes out/samples.zip datasets/img512.zip
     python calculate_metrics.py --gen_zip=images.zip --ref_path=img512.pkl --metric=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:
@@ -386,6 +389,60 @@ def compare_sets(asked: CompareOptions, names: tuple[str, str], ref: str) -> "li
     with bad_input():
         paired = compare.are_paired(*sets)
         return compare.of_sets(reference, measured[0][0], measured[1][0], records, paired=paired)
+
+
+class ClassOptions(OptionGroup):
+    """In whose features, and of how many images."""
+
+    features: str | None = option(
+        "Whose features distances are in  [default: those for images of this size, or inception]",
+        type=click.Choice(catalog.kinds("extractor")),
+    )
+    num: int | None = opt.num_option("all", "So many of the samples")
+    stored: opt.StoredOptions
+    detectors: opt.DetectorOptions
+    device: opt.DeviceOptions
+
+
+@main.command("classes")
+@click.argument("samples")
+@click.argument("reference")
+@takes_options
+def show_classes(samples: str, reference: str, asked: ClassOptions) -> None:
+    """Show the classes of SAMPLES beside those of REFERENCE, both images with labels: a ZIP, a folder or an .npz.
+
+    How many there are, how many the label rule of the recipe gives, and how far each class is from the reference's
+    (beside its floor, what sets of these sizes have that are alike); then, how much of the distance of all the counts
+    explain.
+    """
+    if left_to_the_first():
+        return
+    from edm2_guidance.metrics import classes, evaluation
+    from edm2_guidance.metrics.sides import open_side, spaces_of
+
+    stored, offline = asked.stored, asked.device.offline
+    with bad_input():
+        sides = [open_side(name, [], offline=offline) for name in (samples, reference)]
+        metric = f"kid/{asked.features or spaces_of(sides[0])[0]}"  # a measure that needs the features themselves
+        opened = [
+            evaluation.open_stored(
+                side.images or side.path, [metric], num=num, seed=stored.seed, batch=stored.batch, scored=False
+            )
+            for side, num in zip(sides, (asked.num, None), strict=True)
+        ]
+        labels = [classes.labels_of(each) for each in opened]
+        balanced = classes.balance_of(opened[0], *labels)
+        detectors = open_detectors(asked.detectors.choices([metric]), asked.device.device, offline=offline)
+    measured = []
+    for each, its in zip(opened, labels, strict=True):
+        with progress_bar(each.source.num_images, "images") as progress:
+            (moments,) = evaluation.measure(each.source, detectors, each.names, progress).moments.values()
+        measured.append(classes.Labelled(moments, its))
+    with bad_input():
+        explained = classes.explained_by_counts(*measured)
+    click.echo(classes.table(balanced, classes.class_distances(*measured)))
+    name = result_name(find_metric(metric.replace("kid", "fd")).name, opened[0].source.num_images)
+    click.echo("\n".join([balanced.text, *classes.summary(name, explained)]))
 
 
 def score_stored(asked: CalcOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:

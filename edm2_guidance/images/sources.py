@@ -114,6 +114,11 @@ class StoredImages:
         return None if self.archive is None else [self.archive.names[index] for index in self._indices]
 
     @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The class of each image in the order of a pass; None where nobody says."""
+        return _pick(self._set.labels, self._indices)
+
+    @property
     def archive(self) -> Archive | None:
         """The ZIP or folder that the images are in; None for an `.npz`."""
         return self._set.archive

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edm2_guidance.images.batch import ImageBatch
 
-SAMPLE = 10_000  # images: the spread of numbers of so many is known to a percent or so, and 2048 features take 80 MB
+SAMPLE = 5000  # images: the spread of numbers of so many is known to some percent, and 2048 features take 40 MB
 SEED = 0
 _BLOCK_BYTES = 1 << 26  # of features that are kept; memory of such size goes back to the system at once
 

@@ -93,7 +93,7 @@ def settled(
 
     OSError and ValueError as `open_side`; ValueError if nothing of `catalog.ALL` is left.
     """
-    spaces = _spaces(open_side(reference, reference=True, offline=offline))
+    spaces = spaces_of(open_side(reference, reference=True, offline=offline))
     every = {text: [each for space in _space_of(text, spaces) for each in catalog.all_of(space)] for text in asked}
     of_all = [each for text in asked for each in every[text]]
     theirs = _open_what_is_there(reference, of_all, reference=True, offline=offline)
@@ -115,7 +115,7 @@ def settled(
 
 def settled_for(asked: Sequence[str], images: str) -> list[str]:
     """The same where images are to be a reference themselves, which says later what they are too few for."""
-    spaces = _spaces(open_side(images)) if catalog.ALL in asked else []
+    spaces = spaces_of(open_side(images)) if catalog.ALL in asked else []
     every = [[each for space in _space_of(text, spaces) for each in catalog.all_of(space)] or [text] for text in asked]
     return list(dict.fromkeys(each for part in every for each in part))
 
@@ -126,7 +126,7 @@ def _space_of(text: str, at_hand: Sequence[str]) -> Sequence[str]:
     return () if word != catalog.ALL else [space] if slash else at_hand
 
 
-def _spaces(side: Side) -> list[str]:
+def spaces_of(side: Side) -> list[str]:
     """The extractors at hand: those of statistics; those made for images of this size, or the first for any."""
     known = catalog.extractors()
     if side.images is None:
