@@ -363,9 +363,9 @@ def compare_sets(asked: CompareOptions, names: tuple[str, str], ref: str) -> "li
     if left_to_the_first():
         return []
     if metrics is not None and opt.open_ended(metrics):
-        metrics = settled_metrics(metrics, ref, names[0], asked.num, asked.device.offline)
+        metrics = settled_metrics(metrics, ref, names[0], asked.num or STANDARD_NUM_IMAGES, asked.device.offline)
     from edm2_guidance.metrics import compare, ledger
-    from edm2_guidance.metrics.sides import common_metrics, open_reference_side, open_side
+    from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
 
     stored, offline = asked.stored, asked.device.offline
     with bad_input():
@@ -378,17 +378,21 @@ def compare_sets(asked: CompareOptions, names: tuple[str, str], ref: str) -> "li
         sides = [open_side(name, metrics, offline=offline, keep=True) for name in names]
         sets = [compare.open_set(side, metrics, asked.num, stored.seed, stored.batch) for side in sides]
         compare.check_counts_alike(sets, metrics)
-        detectors = open_detectors(asked.detectors.choices(metrics), asked.device.device, offline=offline)
+        needed = isinstance(theirs, ReferenceImages) or any(each.stored for each in sets)
+        choices = asked.detectors.choices(metrics) if needed else {}
+        detectors = open_detectors(choices, asked.device.device, offline=offline)
     reference = measured_reference(theirs, detectors)
     records, measured = [], []
     for each in sets:
         tell_sides(each.name, each.num_images, reference)
+        say_notes(() if each.stored is None else each.stored.source.notes)
         with progress_bar(each.num_images or 0, "images", quiet=each.stored is None) as progress:
-            measured.append(each.measure(detectors, progress))
-        records.append(report(asked, reference, *measured[-1], each.description, each.fewer(asked.num)))
+            moments, identities, ran = each.measure(detectors, progress)
+        records.append(report(asked, reference, moments, identities, each.description, each.fewer(asked.num), **ran))
+        measured.append(moments)
     with bad_input():
         paired = compare.are_paired(*sets)
-        return compare.of_sets(reference, measured[0][0], measured[1][0], records, paired=paired)
+        return compare.of_sets(reference, measured[0], measured[1], records, paired=paired)
 
 
 class ClassOptions(OptionGroup):

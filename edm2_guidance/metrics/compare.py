@@ -98,12 +98,15 @@ class ImageSet:
 
     def measure(
         self, detectors: Sequence[Detector], progress: Callable[[int], None]
-    ) -> tuple[Mapping[str, Moments], Mapping[str, Mapping[str, Any]]]:
-        """Moments, and identities of the detectors, by names of features. ValueError as `evaluation.measure`."""
+    ) -> tuple[Mapping[str, Moments], Mapping[str, Mapping[str, Any]], dict[str, Any]]:
+        """Moments and identities of the detectors, by names of features; and what `scoring.ledger_record` has of a run.
+
+        ValueError as `evaluation.measure`.
+        """
         if self.stored is None:
-            return self.moments, {} if self.statistics is None else self.statistics.detectors
+            return self.moments, {} if self.statistics is None else self.statistics.detectors, {}
         made = measure(self.stored.source, detectors, self.stored.names, progress)
-        return made.moments, identities_of(detectors)
+        return made.moments, identities_of(detectors), {"batch": self.stored.source.batch, "reduced": made.reduced}
 
     def fewer(self, asked: int | None) -> int | None:
         """As `scoring.score` takes it. asked: for how many images."""

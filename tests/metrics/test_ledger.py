@@ -113,6 +113,8 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         (json.dumps(record(search=3)), "line 2, has 3 for 'search', not an object"),
         (json.dumps(record(search={"name": "a"})), "line 2, has a 'search' without a name and a point"),
         (json.dumps(record(search={"name": "a", "point": {"weight": "x"}})), "line 2, has a 'search' without"),
+        (json.dumps(record(interval=[1, 2])), "line 2, has \\[1, 2\\] for 'interval', not an object"),
+        (json.dumps(record(interval={"low": 1, "high": 2})), "line 2, has an 'interval' without ends and error"),
         (json.dumps(record(metric=3)), "line 2, has 3 for 'metric', not a text"),
         (json.dumps(record(recipe_hash={})), "line 2, has {} for 'recipe_hash', not a text"),
         (json.dumps(record(num_images="x")), "line 2, has \"x\" for 'num_images', not an integer"),

@@ -10,7 +10,16 @@ import torch
 from edm2_guidance.metrics import moments
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.metrics.moments import Moments, RunningMoments
-from edm2_guidance.metrics.uncertainty import difference, influence, interval, spread, student
+from edm2_guidance.metrics.uncertainty import (
+    Interval,
+    apart,
+    difference,
+    influence,
+    interval,
+    mean_of,
+    spread,
+    student,
+)
 
 #: Every kind, with fewer draws where the default's are many.
 TEXTS = [
@@ -138,6 +147,37 @@ def test_paired_differences_see_what_unpaired_ones_do_not() -> None:
     assert (paired.low + paired.high) / 2 == pytest.approx(values[0] - values[1])
     with pytest.raises(ValueError, match="500 and 499 images cannot be paired"):
         difference(*values, influences[0], influences[1][1:], paired=True)
+
+
+@pytest.mark.parametrize("text", ["fd", "precision"])
+def test_sets_of_one_kind_are_seldom_told_apart(text: str) -> None:
+    """Other seeds of the same network: no more often than in 5 of 100 repeats; and sets that differ, always."""
+    sampling, measure = Sampling(), Measure.parse(text)
+    compare = measure.against(sampling.reference, text)
+
+    def scored(images: Moments) -> tuple[float, np.ndarray]:
+        return next(iter(compare(images).values())), influence(measure, images, sampling.reference)
+
+    def word(a: Moments, b: Moments) -> str:
+        (value, of_a), (other, of_b) = scored(a), scored(b)
+        return difference(value, other, of_a, of_b, paired=False).word
+
+    words = [word(sampling.images(), sampling.images()) for _ in range(60)]
+    assert np.mean([each != "inconclusive" for each in words]) < 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / 60)
+    far = Sampling(apart=0.9)
+    expected = "lower" if measure.better == "lower" else "higher"
+    assert {word(sampling.images(), far.images()) for _ in range(5)} == {expected}
+
+
+def test_means_and_differences_of_intervals() -> None:
+    """Of two independent values alike, sqrt(2) and 1 / sqrt(2) of the width of one; each side by its own."""
+    one, other = Interval(1.8, 2.4, 0.15), Interval(0.9, 1.1, 0.05)
+    mean = mean_of([2.0, 2.0], [one, one])
+    assert (mean.low, mean.high) == pytest.approx((2 - 0.2 / 2**0.5, 2 + 0.4 / 2**0.5))
+    assert mean_of([2.0], [one]).high == pytest.approx(one.high)
+    found = apart(2.0, 1.0, one, other)
+    assert (found.low, found.high) == pytest.approx((1 - math.hypot(0.2, 0.1), 1 + math.hypot(0.4, 0.1)))
+    assert found.error == pytest.approx(math.hypot(0.15, 0.05))
 
 
 def test_unpaired_differences_are_welchs() -> None:
