@@ -26,7 +26,15 @@ from edm2_guidance.cli.report import announce, others, say_notes
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import JobOptions, send
-from edm2_guidance.metrics.catalog import check_counts, feature_names, find_metric, kept_features, score_text, too_few
+from edm2_guidance.metrics.catalog import (
+    check_counts,
+    extractors,
+    feature_names,
+    find_metric,
+    kept_features,
+    score_text,
+    too_few,
+)
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES, result_name
 from edm2_guidance.metrics.statistics_formats import choose_format
 from edm2_guidance.papers.costs import feature_bytes
@@ -427,7 +435,8 @@ def show_classes(samples: str, reference: str, asked: ClassOptions) -> None:
     stored, offline = asked.stored, asked.device.offline
     with bad_input():
         sides = [open_side(name, [], offline=offline) for name in (samples, reference)]
-        metric = f"kid/{asked.features or spaces_of(sides[0])[0]}"  # a measure that needs the features themselves
+        names = {extractor.kind: name for name, extractor in extractors().items()}
+        metric = names[asked.features or spaces_of(sides[0])[0]]
         opened = [
             evaluation.open_stored(
                 side.images or side.path, [metric], num=num, seed=stored.seed, batch=stored.batch, scored=False
@@ -436,7 +445,8 @@ def show_classes(samples: str, reference: str, asked: ClassOptions) -> None:
         ]
         labels = [classes.labels_of(each) for each in opened]
         balanced = classes.balance_of(opened[0], *labels)
-        detectors = open_detectors(asked.detectors.choices([metric]), asked.device.device, offline=offline)
+        choices = asked.detectors.choices([metric], keep=True)
+        detectors = open_detectors(choices, asked.device.device, offline=offline)
     measured = []
     for each, its in zip(opened, labels, strict=True):
         with progress_bar(each.source.num_images, "images") as progress:
@@ -445,7 +455,7 @@ def show_classes(samples: str, reference: str, asked: ClassOptions) -> None:
     with bad_input():
         explained = classes.explained_by_counts(*measured)
     click.echo(classes.table(balanced, classes.class_distances(*measured)))
-    name = result_name(find_metric(metric.replace("kid", "fd")).name, opened[0].source.num_images)
+    name = result_name(metric, opened[0].source.num_images)
     click.echo("\n".join([balanced.text, *classes.summary(name, explained)]))
 
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics.evaluation import StoredSet
-from edm2_guidance.metrics.measures.frechet import Frechet
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance
+from edm2_guidance.metrics.measures.base import GROUPS
+from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
 from edm2_guidance.metrics.moments import Moments, RunningMoments
-from edm2_guidance.metrics.uncertainty import Interval, difference, influence_if_known
+from edm2_guidance.metrics.uncertainty import Interval, difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,10 +197,9 @@ def explained_by_counts(samples: Labelled, reference: Labelled) -> Explained:
     weighted = reweighted(reference, histogram(samples.labels, classes))
     plain, other = (factor_of(each, "the reference") for each in (reference.moments, weighted))
     whole, left = (frechet_distance(samples.moments, each) for each in (plain, other))
-    on_whole = influence_if_known(Frechet(), samples.moments, reference.moments)
-    on_left = influence_if_known(Frechet(), samples.moments, weighted)
     known = None
-    if on_whole is not None and on_left is not None:
+    if len(samples.labels) >= 2 * GROUPS:
+        on_whole, on_left = (influence(samples.moments, each).numpy() for each in (plain, other))
         known = difference(whole, left, on_whole, on_left, paired=True)
     return Explained(whole, left, frechet_distance(plain, other), known)
 
