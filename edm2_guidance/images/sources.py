@@ -1,4 +1,4 @@
-"""Images that are already on disk: a ZIP, a folder tree or an `.npz`, streamed in batches.
+"""Images that are already on disk: a ZIP, tar, folder tree or `.npz`, or several as one, streamed in batches.
 
 Whatever is not an 8-bit RGB image of the same size as the others is an error that names the file: a metric
 over silently converted images is not comparable with anything.
@@ -58,10 +58,10 @@ _KINDS = {
 
 
 class StoredImages:
-    """The images of a ZIP file, a folder tree or an `.npz`, as an `ImageSource`. Memory does not grow with N.
+    """The images of a ZIP, tar, folder tree or `.npz`, as an `ImageSource`. Memory does not grow with N.
 
-    ZIP files and folders are read as `images.archive` describes, in sorted name order; names `{seed:06d}.png`
-    (in any folder) give seeds, class indices in `dataset.json` give labels (label vectors are checked, not
+    ZIPs, tars and folders are read as `images.archive` describes, in sorted name order; names `{seed:06d}.png`
+    (in any folder) give seeds, class indices give labels (label vectors are checked, not
     passed on). An `.npz` holds `arr_0`, uint8 [N, H, W, 3], and optionally `arr_1`, one class per image.
 
     Attributes:
@@ -78,7 +78,7 @@ class StoredImages:
         """Look at the set: its names, labels and first image. A ZIP stays open until a pass has ended.
 
         Args:
-            path: A ZIP file, a folder, or a file ending in `.npz`.
+            path: What `open_archive` takes, or a file ending in `.npz`.
             batch: Images per batch, 1 or more; the last batch may be smaller.
             max_images: At most this many images, chosen by `select_subset`; None takes all. A set with fewer
                 images gives what it has: compare `num_images`.
@@ -120,7 +120,7 @@ class StoredImages:
 
     @property
     def archive(self) -> Archive | None:
-        """The ZIP or folder that the images are in; None for an `.npz`."""
+        """What the images are in; None for an `.npz`."""
         return self._set.archive
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class _ImageSet(Protocol):
 
 
 class _FileSet:
-    """Image files in a ZIP or folder."""
+    """Image files in an `Archive`."""
 
     def __init__(self, path: Path) -> None:
         archive = open_archive(path)

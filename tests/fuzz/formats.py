@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ def all_formats(folder: Path) -> dict[str, Format]:
         "statistics npz": Format("refs.npz", "zip", _statistics_npz(folder), _read_statistics),
         "tensor file": Format("x.pt", "zip", _tensor_files(), _read_tensor_file, sealed=True),
         "image zip": Format("set.zip", "zip", _image_zips(), _read_images("set.zip"), sealed=True),
+        "image tar": Format("set.tar", "tar", _image_tars(), _read_images("set.tar")),
         "image npz": Format("set.npz", "zip", _image_npz(), _read_images("set.npz"), sealed=True),
         "png": Format("set/000000.png", "png", _pngs(), _read_images("set"), _beside("PNG"), sealed=True),
         "jpeg, webp, bmp": Format("set/000000.jpg", "", _others(), _read_images("set"), _beside("PNG")),
@@ -265,6 +267,26 @@ def _image_zips() -> list[bytes]:
     members = [Member(f"{i:06d}.png", _encoded(i, "PNG")) for i in range(3)]
     sidecars = [Member("dataset.json", _labels()), Member("recipe.json", _recipe())]
     return [build_zip([*members, *sidecars]), build_zip([*members, *sidecars], 8), build_zip(members)]
+
+
+def _image_tars() -> list[bytes]:
+    """With labels in one file or beside the images, and with extended headers of both kinds for a long name."""
+    long, beside = "set/" * 30 + "x.png", "set/" * 30 + "x."
+    two = {"0.png": _encoded(0, "PNG"), long: _encoded(1, "PNG")}
+    sets = [
+        {"dataset.json": _labels(), "recipe.json": _recipe(), **{f"{i:06d}.png": _encoded(i, "PNG") for i in range(3)}},
+        {**two, "0.cls": b"1", beside + "cls": b"0"},
+        {**two, "0.json": b'{"cls": 1}', beside + "json": b'{"cls": 0}'},
+    ]
+    files = []
+    for members, kind in zip(sets, (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT), strict=True):
+        with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w", format=kind) as file:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        files.append(buffer.getvalue())
+    return files
 
 
 def _image_npz() -> list[bytes]:

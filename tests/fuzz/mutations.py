@@ -211,6 +211,34 @@ def zip_field(data: bytes, rng: random.Random) -> bytes:
 
 
 # ----------------------------------------------------------------------------
+# Tar.
+
+_TAR_FIELDS = ((0, 100), (100, 8), (124, 12), (124, 12), (148, 8), (156, 1), (156, 1), (157, 100), (257, 8), (345, 155))
+_TAR_TEXTS = (
+    b"../x.png",
+    b"/x.png",
+    b"7777777777",
+    b"-1",
+    b"\x80" + b"\xff" * 11,
+    b"",
+    *(b"%c" % kind for kind in b"05xLS2"),
+)
+
+
+def tar_field(data: bytes, rng: random.Random) -> bytes:
+    """A field of a header: names, sizes, kinds; with the checksum of the header, mostly."""
+    at = rng.choice([found.start() - 257 for found in re.finditer(b"ustar", data) if found.start() % 512 == 257])
+    offset, size = rng.choice(_TAR_FIELDS)
+    text = rng.choice((rng.choice(_TAR_TEXTS), rng.randbytes(size), b"%o" % number(rng, 6)))
+    header = bytearray(data[at : at + 512])
+    header[offset : offset + size] = text[:size].ljust(size, b"\0")
+    if rng.random() < 0.9:
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    return data[:at] + header + data[at + 512 :]
+
+
+# ----------------------------------------------------------------------------
 # PNG.
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -496,6 +524,7 @@ def safetensors_header(data: bytes, rng: random.Random) -> bytes:
 
 STRUCTURED: dict[str, tuple[Mutation, ...]] = {
     "zip": (zip_content, zip_content, zip_name, zip_layout, zip_field, zip_field),
+    "tar": (tar_field,),
     "png": (png_header, png_content, png_layout),
     "npy": (npy_header,),
     "pickle": (pickle_layout, pickle_argument),
@@ -503,4 +532,4 @@ STRUCTURED: dict[str, tuple[Mutation, ...]] = {
     "jsonl": (json_line,),
     "safetensors": (safetensors_header,),
 }
-RESEALING = {zip_content, zip_name, zip_layout, png_header, png_content, png_layout}
+RESEALING = {tar_field, zip_content, zip_name, zip_layout, png_header, png_content, png_layout}
