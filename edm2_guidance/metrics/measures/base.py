@@ -97,4 +97,4 @@ def features_of(moments: "Moments") -> "Tensor":
 
 def some_features(moments: "Moments") -> "Tensor":
     """The features, [n, D], of a set, or of the sample of it that is there."""
-    return features_of(moments) if moments.sample is None else moments.sample
+    return features_of(moments) if moments.features is not None or moments.sample is None else moments.sample
