@@ -24,7 +24,7 @@ has the spread of all (`Moments.sample`).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def interval(measure: Measure, value: float, images: "Moments", reference: "Mome
 
     images: with their features. reference: as the measure needs it. ValueError for too few images to tell.
     """
-    return spread(value, influence(measure, images, reference), level)
+    return _limited(measure, spread(value, influence(measure, images, reference), level))
 
 
 def interval_if_known(
@@ -67,7 +67,12 @@ def interval_if_known(
 ) -> Interval | None:
     """`interval`, or None where it would refuse."""
     found = influence_if_known(measure, images, reference)
-    return None if found is None else spread(value, found, level)
+    return None if found is None else _limited(measure, spread(value, found, level))
+
+
+def _limited(measure: Measure, found: Interval) -> Interval:
+    low, high = measure.limits
+    return replace(found, low=max(found.low, low), high=min(found.high, high))
 
 
 def influence_if_known(measure: Measure, images: "Moments", reference: "Moments") -> "NDArray[Any] | None":

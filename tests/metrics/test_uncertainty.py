@@ -262,3 +262,17 @@ def test_what_cannot_be_told_is_said() -> None:
         interval(measure, 1.0, images, sampling.reference)
     with pytest.raises(ValueError, match="needs the features of the images, not mean and covariance alone"):
         interval(measure, 1.0, Moments(images.mean, images.cov, 39), sampling.reference)
+
+
+@pytest.mark.parametrize("text", ["recall", "coverage", "clipped-density", "fd", "mind:directions=50", "vendi"])
+def test_no_interval_goes_beyond_what_values_can_be(text: str) -> None:
+    """Sets that are alike lie at the end of the range."""
+    draws = np.random.default_rng(0).standard_normal((2, 60, 4)).astype(np.float32)
+    images, reference = map(kept, draws)
+    measure = Measure.parse(text)
+    value = next(iter(measure.against(reference, "")(images).values()))
+    found = interval(measure, value, images, reference)
+    low, high = measure.limits
+    assert low <= found.low <= value <= found.high <= high
+    wide = spread(value, influence(measure, images, reference))
+    assert wide.low < low or wide.high > high or (wide.low, wide.high) == (found.low, found.high)

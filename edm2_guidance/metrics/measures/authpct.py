@@ -21,6 +21,7 @@ class AuthPct(Measure):
     """Percentage of images that are farther from the nearest training image than another training image is."""
 
     kind = "authpct"
+    limits = (0, 100)
     source = "arXiv 2102.08921, Sec. 4.3"
     few = ""
     needs = "features"

@@ -1,5 +1,6 @@
 """What a measure is: features of two sets of images in, a number out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -29,6 +30,7 @@ class Measure(Spec):
         better: Which values are better.
         few: Which values fewer images give in the mean; "" for the same.
         decimals: How many tables show.
+        limits: Between which all values are; intervals end there.
         features: Which of an extractor's features it compares, by their name there.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
         needs_reference: Likewise of the reference, of which some measures need nothing.
@@ -38,6 +40,7 @@ class Measure(Spec):
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     few: ClassVar[Literal["", "higher", "lower"]] = "higher"
     decimals: ClassVar[int] = 4
+    limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     features: ClassVar[str] = "pool"
     needs: ClassVar[Literal["moments", "features"]] = "moments"
     needs_reference: ClassVar[Literal["moments", "features", "nothing"]] = "moments"

@@ -27,6 +27,7 @@ class ClippedCoverage(NeighbourMeasure):
     """Coverage with counts clipped at k, as the share of good images that would give it: diversity, from 0 to 1."""
 
     kind = "clipped-coverage"
+    limits = (0, 1)
     source = "arXiv 2507.01761"
     few = ""
 

@@ -27,6 +27,7 @@ class ClippedDensity(NeighbourMeasure):
     """Density with radii and counts clipped, over that of the reference itself: fidelity, from 0 to 1."""
 
     kind = "clipped-density"
+    limits = (0, 1)
     source = "arXiv 2507.01761"
     few = ""
 

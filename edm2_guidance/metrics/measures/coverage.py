@@ -23,6 +23,7 @@ class Coverage(NeighbourMeasure):
     """Share of the reference's k-nearest-neighbour balls that hold an image: diversity."""
 
     kind = "coverage"
+    limits = (0, 1)
     source = "arXiv 2002.09797, Eq. 4"
     few = "lower"
 

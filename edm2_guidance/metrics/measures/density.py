@@ -6,6 +6,7 @@ R_i is the distance of r_i to its k-th nearest neighbour in the reference; the s
 the authors' program (prdc 0.2). It may be above 1.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ class Density(NeighbourMeasure):
     """Mean number of the reference's k-nearest-neighbour balls that hold an image, over k: fidelity."""
 
     kind = "density"
+    limits = (0, math.inf)
     source = "arXiv 2002.09797, Eq. 3"
     few = ""
 

@@ -1,5 +1,6 @@
 """Frechet distance: `gaussians.py` has the formula."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ class Frechet(Measure):
     """Frechet distance of two Gaussians with the means and covariances of the features."""
 
     kind = "fd"
+    limits = (0, math.inf)
     source = "arXiv 1706.08500, Eq. 6"
 
     def against(self, reference: "Moments", name: str) -> Comparison:

@@ -12,6 +12,7 @@ In the given order, parts of images that are sorted by class hold few classes ea
 is computed in float64; guided-diffusion's float32 moves the score by 1e-7 of it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -34,6 +35,7 @@ class InceptionScore(Measure):
     """Inception Score: exp of the mean divergence of an image's class probabilities from those of all."""
 
     kind = "is"
+    limits = (1, math.inf)
     source = "arXiv 1606.03498, Sec. 4"
     few = "lower"
     features = "logits"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Manifold(NeighbourMeasure):
     """Base of precision and recall. around: whose manifold it is; counted is what of the other set lies in it."""
 
+    limits = (0, 1)
     variants = MappingProxyType(
         {
             "adm": {"distances": "float16"},

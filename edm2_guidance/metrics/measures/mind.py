@@ -7,6 +7,7 @@ those of torch-fidelity, part before directions, from one generator of seed 2020
 float64, which moves the value by 1e-6 of it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class Mind(Measure):
     """Sliced Wasserstein distance, squared, over random directions, times 3 D."""
 
     kind = "mind"
+    limits = (0, math.inf)
     source = "arXiv 2605.06797"
     needs = "features"
     needs_reference = "features"

@@ -4,6 +4,7 @@ exp(-sum_i l_i log l_i), l the eigenvalues of K / n, with K the inner products o
 Dieng 2023, Eq. 2). These are the eigenvalues of the D x D second moment, too, and the smaller of the two is formed.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class Vendi(Measure):
     """Vendi Score: the effective number of different images, by cosine similarity; no reference is needed."""
 
     kind = "vendi"
+    limits = (1, math.inf)
     source = "arXiv 2210.02410, Eq. 2"
     few = "lower"
     needs = "features"
