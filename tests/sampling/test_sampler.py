@@ -87,7 +87,7 @@ def test_golden_precision_tells_float64_from_float32(files):
     """In float32 the double-precision samples are met too, but not as closely: the option does something."""
     case, seeds = CASES["cfg_const_fp64"], [int(s) for s in SAMPLER["seeds"]][:4]
     double = run_case(case, seeds, files)
-    single, _ = sample(open_recipe(replace(recipe_of(case, files), num_steps=10), "cpu"), seeds)
+    single, _ = sample(open_recipe(replace(recipe_of(case, files), num_steps=10, dtype="float32"), "cpu"), seeds)
     assert 0 < float((double - single).abs().max()) < 1e-3
 
 

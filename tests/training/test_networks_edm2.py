@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from training.networks_edm2 import (
     resample,
 )
 
-DATA = Path(__file__).parents[1] / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
 
 
 def golden(name, dtype=torch.float16):
@@ -131,6 +134,13 @@ def test_compiles_to_one_graph(name):
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.slow
 def test_compiles_with_inductor():
+    """In a process of its own: inductor imports setuptools, which an earlier import of distutils would disturb."""
+    code = "from tests.training import test_networks_edm2; test_networks_edm2.compile_with_inductor()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def compile_with_inductor():
     net = tiny().eval().requires_grad_(False)
     for name, parameter in net.named_parameters():
         if name.endswith("gain"):
