@@ -26,7 +26,7 @@ from edm2_guidance.cli.run_options import announce_workers, share_device_option,
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
-from edm2_guidance.metrics.catalog import detector_choices, score_text, value_text
+from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.search import expected_points
@@ -261,6 +261,8 @@ def make_search(asked: FindOptions) -> None:
     threads_for(recipe.sources, [metric])
     num, blocks, final = target.num, target.blocks, target.final_num or target.num
     with bad_input():
+        if find_metric(metric).measure.better == "higher":
+            raise ValueError(f"--metric={metric}: higher is better of it, and a search goes for the lowest value")
         stages = search.stages(recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
