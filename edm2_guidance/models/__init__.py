@@ -15,11 +15,14 @@ from edm2_guidance.models.base import Classifier, Model
 #: The first form that fits counts.
 FAMILIES: Mapping[str, str] = MappingProxyType({
     r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python",
+    r"adm-[\w-]+|.+\.pt": "edm2_guidance.models.adm:open_adm",
+    r".+\.safetensors": "edm2_guidance.models.by_header:open_safetensors",
     r".*": "edm2_guidance.models.edm2:open_edm2",
 })  # fmt: skip
 #: The same of classifiers.
 CLASSIFIERS: Mapping[str, str] = MappingProxyType({
     r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python_classifier",
+    r".*": "edm2_guidance.models.adm:open_adm_classifier",
 })  # fmt: skip
 
 
@@ -58,11 +61,9 @@ def _open(
     trust_pickle: bool,
     offline: bool,
 ) -> Any:
-    """What the first opener makes of a source whose form fits it. ValueError if there is none."""
+    """What the first opener makes of a source whose form fits it."""
     name = os.fspath(source)
-    where = next((where for form, where in openers.items() if re.fullmatch(form, name, re.DOTALL)), None)
-    if where is None:
-        raise ValueError(f"{name} is no classifier: give FILE.py:FUNCTION, which makes one")
+    where = next(where for form, where in openers.items() if re.fullmatch(form, name, re.DOTALL))
     module, function = where.split(":")
     opener = getattr(importlib.import_module(module), function)
     return opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)

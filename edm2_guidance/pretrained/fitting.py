@@ -1,5 +1,5 @@
-"""What the training scripts here share: labelled digits, one-cycle AdamW over shuffled batches, averaged weights, and the
-exact last normalisation."""
+"""What the training scripts here share: labelled digits, one-cycle AdamW over shuffled batches, averaged weights, and
+the exact last normalisation."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_outputs_are_those_of_the_original(golden, inputs, name, key, role, name
 
 
 def test_both_orders_of_attention(golden, inputs):
-    """A network of the new order whose channels are put there is the legacy one; read in the wrong order, neither is."""
+    """A new-order network whose channels are put there is the legacy one; read in the wrong order, neither is."""
     expected = golden["out/unet_legacy"]
     weights = dict(golden)
     for key in [key for key in golden if key.startswith("unet_legacy/") and ".qkv." in key]:

@@ -39,6 +39,7 @@ class Architecture:
         attention: The resolutions that have attention blocks, in pixels.
         groups: Of every normalisation.
         betas: The noise schedule that it was trained on.
+        float16: Whether it is sampled with a torso in float16, on CUDA.
     """
 
     role: Literal["denoiser", "upsampler", "classifier"]
@@ -53,12 +54,21 @@ class Architecture:
     attention: tuple[int, ...] = (32, 16, 8)
     groups: int = 32
     betas: Betas = "linear"
+    float16: bool = False
 
     def channels(self, level: int) -> int:
         return int(self.mult[level] * self.width)
 
+    @property
+    def inputs(self) -> int:
+        """Channels of what comes in."""
+        return 6 if self.role == "upsampler" else 3
+
     def heads_of(self, channels: int) -> int:
-        return self.heads if self.heads is not None else channels // self.head_width
+        heads = self.heads if self.heads is not None else channels // self.head_width
+        if heads < 1 or channels % heads:
+            raise ValueError(f"{channels} channels cannot be those of {heads} heads")
+        return heads
 
     def build(self) -> "UNet | Classifier":
         return Classifier(self) if self.role == "classifier" else UNet(self)
@@ -211,7 +221,7 @@ class Encoder(nn.Module):
 def _way_down(arch: Architecture) -> Iterator[tuple[Stage, int]]:
     """The input blocks with their numbers of channels."""
     channels, size = arch.channels(0), arch.image_size
-    yield Stage(nn.Conv2d(6 if arch.role == "upsampler" else 3, channels, 3, padding=1)), channels
+    yield Stage(nn.Conv2d(arch.inputs, channels, 3, padding=1)), channels
     for level in range(len(arch.mult)):
         for _ in range(arch.blocks):
             yield _stage(arch, channels, level, size), arch.channels(level)
