@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
     from edm2_guidance.models.networks.adm import Classifier
 
+BATCH = 128
 PEAK_LEARNING_RATE = 3e-3
 DECAY = 0.998  # of the moving average, per batch
 SHOWN = (0, 250, 500, 750)  # timesteps at which the accuracy is printed
@@ -58,7 +59,7 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
 
         fit(
             net.parameters(), lambda rows: _loss(net, images[rows], labels[rows], generator), len(images),
-            epochs=epochs, peak=PEAK_LEARNING_RATE, generator=generator, advance=advance,
+            epochs=epochs, peak=PEAK_LEARNING_RATE, generator=generator, advance=advance, batch=BATCH,
         )  # fmt: skip
     save_adm(dest, mean, [str(digit) for digit in range(10)])
     shown = (f"{_accuracy(mean, test_images, test_labels, t, generator):.2%} at t = {t}" for t in SHOWN)
