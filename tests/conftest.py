@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 
-gc.disable()  # until all is imported: see pytest_collection
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands set it, before torch reads it: see cli.settings
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import settings
 
 from edm2_guidance.work import complete
 
+gc.disable()  # until all is imported: see pytest_collection
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The many processes that tests start compile each module once, not once each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,14 +98,14 @@ def test_golden_precision_tells_float64_from_float32(files):
 def test_golden_samples_through_the_command_line(files, tmp_path):
     """Options, recipe, sampling, decoding and PNGs in one go: churn, then double precision in an interval of steps."""
     lines = {
-        "churn_40": "--gnet=@weak.safetensors --guidance=1.7 --steps=10 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003",
-        "interval_index_3_5": "--gnet=@uncond.safetensors --guidance=3 --steps=10 --guidance_interval=3,5 --dtype=float64",
+        "churn_40": "--gnet=@weak --guidance=1.7 --steps=10 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003",
+        "interval_index_3_5": "--gnet=@uncond --guidance=3 --steps=10 --guidance_interval=3,5 --dtype=float64",
         "rho_5": "--steps=9 --rho=5 --sigma_min=0.01 --sigma_max=50",
     }
     for name, line in lines.items():
         expected = StandardRGBEncoder().decode(torch.from_numpy(SAMPLER[name][:3]))
         seeds = [int(s) for s in SAMPLER["seeds"]][: len(expected)]
-        args = [arg.replace("@", f"{files}/") for arg in f"--net=@cond.safetensors --batch=16 {line}".split()]
+        args = [re.sub(r"@(\w+)", rf"{files}/\1.safetensors", arg) for arg in f"--net=@cond --batch=16 {line}".split()]
         listed = ",".join(map(str, seeds))
         result = CliRunner().invoke(main, [*args, f"--seeds={listed}", f"--outdir={tmp_path / name}", "--device=cpu"])
         assert result.exit_code == 0, result.stderr
