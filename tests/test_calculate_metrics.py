@@ -77,7 +77,7 @@ def make_zip(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained 16x16 network with ten classes."""
-    return save_digits_network(tmp_path_factory.mktemp("net") / "net.pkl")
+    return save_digits_network(tmp_path_factory.mktemp("net") / "net.safetensors")
 
 
 # What it computes
