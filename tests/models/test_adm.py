@@ -162,6 +162,22 @@ def test_an_upsampler_sees_the_small_image(golden, files):
         plain.predict(x, sigma, y, attention="perturbed")
 
 
+@pytest.mark.cuda
+def test_on_cuda_a_torso_is_float16_where_that_is_published(golden, files, tmp_path):
+    net = load_adm(files["unet_legacy"]).net
+    net.arch = replace(TINY, float16=True)
+    save_adm(tmp_path / "half.safetensors", net)
+    x, sigma = golden["in/x"] * 2, torch.tensor(1.7)
+    found = {}
+    for source in (tmp_path / "half.safetensors", files["unet_legacy"]):
+        model = open_model(source, "cuda")
+        y = model.conditions([3, 8], torch.device("cuda"))
+        found[model.precision] = model.predict(x.cuda(), sigma.cuda(), y).denoised.cpu()
+    plain = open_model(files["unet_legacy"]).predict(x, sigma, y.cpu()).denoised
+    assert (found["float32"] - plain).norm() / plain.norm() < 1e-3
+    assert 1e-6 < (found["float16"] - plain).norm() / plain.norm() < 1e-2
+
+
 # ----------------------------------------------------------------------------
 # Classifiers.
 
