@@ -18,6 +18,7 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from dnnlib import download
 from dnnlib.published import PUBLISHED as URLS
+from dnnlib.published import published_as
 from edm2_guidance.commands import network_tool
 from edm2_guidance.models import adm_files, open_classifier, open_model
 from edm2_guidance.models.adm_files import PUBLISHED, load_adm, save_adm
@@ -389,3 +390,11 @@ def test_what_is_not_in_the_cache_is_said_with_its_place():
         open_model("adm-64", offline=True)
     with pytest.raises(FileNotFoundError, match=re.escape("there is no file adm-65; near it: adm-6")):
         open_model("adm-65")
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert published_as("adm-64") == (URLS["adm-64"].url, None)
+    assert published_as("adm-256-uncond", "0" * 64)[1] == "0" * 64
+    Path("adm-64").touch()
+    assert published_as("adm-64") == ("adm-64", None)
