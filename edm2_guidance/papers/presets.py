@@ -27,6 +27,9 @@ class Kinds:
     weight: str = "constant"
 
 
+USUAL = Kinds()
+
+
 @dataclass(frozen=True)
 class Preset:
     """Networks (URL or path), guidance and steps of one published setting."""
@@ -42,7 +45,7 @@ class Preset:
     num_classes: int = 1000  # 0 = unconditional
     data: str = "img512"  # img512 | img64 | mnist16: what the networks make, and the name of the reference
     caption: str = ""
-    kinds: Kinds = Kinds()
+    kinds: Kinds = USUAL
     base: str | None = None  # the preset whose images the network enlarges
 
     @property
@@ -64,6 +67,7 @@ class Preset:
             where = "" if self.interval is None else f" on {self.interval}"
             text += f" guided by {self.gnet.rsplit('/', 1)[-1]}, {self.strength}{where}"
         text += "" if self.base is None else f", of the images of {self.base}"
+        text += "" if self.kinds.sampler == USUAL.sampler else f", {self.kinds.sampler}, {self.num_steps} steps"
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
 

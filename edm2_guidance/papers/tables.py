@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from dnnlib.places import find_file
 from edm2_guidance.papers import adm
-from edm2_guidance.papers.presets import MODEL_ROOT, Kinds, Preset, all_presets
+from edm2_guidance.papers.presets import MODEL_ROOT, USUAL, Kinds, Preset, all_presets
 from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
@@ -75,7 +75,7 @@ class Row:
     repeats: int | None = 3
     real: str | None = None  # statistics of real images, in pretrained/, that are scored in place of samples
     samples: str | None = None  # URL of the authors' images, which are scored in place of new ones
-    kinds: Kinds = Kinds()
+    kinds: Kinds = USUAL
     base: str | None = None  # the preset whose images the network enlarges
     setting: str | None = None  # the preset that has several rows, one per metric, of which one pass gives all
     labels: LabelRule = "random"  # the papers' rule: drawn at random, none for unconditional images
@@ -249,7 +249,7 @@ def _adm_rows() -> Iterator[Row]:
             of_samples = f"{setting.name}-samples"
             samples = f"{ADM_ROOT}/{setting.samples}"
             row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
-            yield replace(row, net=None, gnets=(), weights=(), kinds=Kinds(), base=None)
+            yield replace(row, net=None, gnets=(), weights=(), kinds=USUAL, base=None)
 
 
 def _of_setting(table: str, setting: adm.Setting, column: str) -> Row:
