@@ -11,7 +11,8 @@ from typing import Any
 
 from dnnlib.places import EMBEDDED
 from edm2_guidance.papers import adm
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 
 MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"
 POSTHOC = f"{MODEL_ROOT}/posthoc-reconstructions/"
@@ -53,6 +54,21 @@ class Preset:
         """The network files that it needs."""
         base = [] if self.base is None else all_presets()[self.base].sources
         return [self.net, *([] if self.gnet is None else [self.gnet]), *base]
+
+    def recipe(self) -> Recipe:
+        """How its images are made."""
+        reference, weight = Reference.parse(self.kinds.reference), Weight.parse(self.kinds.weight)
+        guide = None if self.gnet is None else NetworkRef(self.gnet)
+        guides = [Guide(guide, weight.with_fields({"w": self.guidance}), self.interval, reference)] if guide else []
+        return Recipe(
+            NetworkRef(self.net),
+            tuple(guides),
+            self.num_steps,
+            Sampler.parse(self.kinds.sampler),
+            Schedule.parse(self.kinds.schedule),
+            labels="none" if self.num_classes == 0 else "random",
+            noise_device="device",
+        )
 
     @property
     def strength(self) -> str:
