@@ -1,10 +1,12 @@
 """Shared by all tests: CUDA tests are skipped without a device, and no test touches the user's caches."""
 
+import gc
 import itertools
 import os
 import signal
 import sys
 
+gc.disable()  # until all is imported: see pytest_collection
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands set it, before torch reads it: see cli.settings
 
 import pytest
@@ -28,6 +30,15 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # EDM2_TEST_ONEDNN=0 runs the tests with the kernels that processors without oneDNN's take.
 torch.backends.mkldnn.enabled = os.environ.get("EDM2_TEST_ONEDNN", "1") != "0"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: no search for garbage need look at it, now or later."""
+    collected = yield
+    gc.freeze()
+    gc.enable()
+    return collected
 
 
 def pytest_collection_modifyitems(config, items):

@@ -438,7 +438,9 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     if "--ref=few.npz" in arguments:
         np.savez("few.npz", mu=np.zeros(1024), sigma=np.zeros((1024, 1024)))  # of constant features: quickly checked
-    assert words in refused("calc", f"--ref={REFERENCE}", "--metrics=fd_mnist", *arguments)
+    usual = {"--ref": f"--ref={REFERENCE}", "--metrics": "--metrics=fd_mnist"}
+    usual |= {argument.partition("=")[0]: argument for argument in arguments}
+    assert words in refused("calc", *usual.values())
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from tests.digits_network import save_digits_network
 @pytest.fixture
 def run(tiny_networks):
     def run(*args):
-        args = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in args]
-        return CliRunner().invoke(main, ["--net=@cond.pkl".replace("@", f"{tiny_networks['cond'].parent}/"), *args])
+        net = [] if any(str(arg).startswith("--net=") for arg in args) else ["--net=@cond.pkl"]
+        words = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in [*net, *args]]
+        return CliRunner().invoke(main, words)
 
     return run
 
