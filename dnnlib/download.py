@@ -1,4 +1,4 @@
-"""Files by path or URL: a cache that several processes can share and that never hands out a bad file.
+"""Files by path, URL or name: a cache that several processes can share and that never hands out a bad file.
 
 The cache is the folder `downloads` in `$DNNLIB_CACHE_DIR` or `~/.cache/dnnlib`. The file of a URL is named
 `<md5 of the URL>_<last part of its path>`, every character outside `[0-9a-zA-Z-._]` replaced by `_`: where
@@ -44,6 +44,7 @@ from dnnlib.cache import make_cache_dir_path
 from dnnlib.errors import DownloadError
 from dnnlib.filelock import exclusive
 from dnnlib.places import find_file, near
+from dnnlib.published import published_as
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
@@ -105,7 +106,8 @@ def fetch(
 ) -> Path:
     """A file on this machine for `source`: the file itself if it is a path, the cached copy if it is a URL.
 
-    source: path (found by `dnnlib.places.find_file`), or http(s) URL. A URL under `MODEL_ROOT` is looked for under
+    source: path (found by `dnnlib.places.find_file`), http(s) URL, or name of a published file (`dnnlib.published`),
+        which stands for its URL and SHA-256. A URL under `MODEL_ROOT` is looked for under
         `$EDM2_MODEL_ROOT` instead, if that is set: a URL (a mirror) or a folder of the same layout.
     sha256: published hash of the file, 64 hex digits. None: see the head of this module.
     offline: ask no server; what is not here is an error that says where to put it.
@@ -118,8 +120,8 @@ def fetch(
     a missing local file and for anything missing when offline, DownloadError (an OSError) when no server
     delivers the file, and OSError when it cannot be stored.
     """
+    text, sha256 = published_as(os.fspath(source), sha256)
     wanted = _checked_sha256(sha256)
-    text = os.fspath(source)
     if not is_url(text):
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
             raise ValueError(f"{without_secrets(text)}: only http and https URLs are fetched; give one, or a path")

@@ -11,6 +11,8 @@ import re
 from glob import has_magic
 from pathlib import Path
 
+from dnnlib.published import PUBLISHED
+
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
 _BEFORE = EMBEDDED.parents[1] / "pretrained"  # where it lay, which scripts of users name by its whole path
 _SUFFIXES = (".pkl", ".npz", ".safetensors")
@@ -77,5 +79,5 @@ def short_name(path: str | os.PathLike[str]) -> str:
 
 def near(name: str | os.PathLike[str]) -> str:
     """The end of a message that nothing has this name: "; near it: mnist16-cond", or nothing if no name is near."""
-    found = difflib.get_close_matches(os.fspath(name), embedded())
+    found = difflib.get_close_matches(os.fspath(name), [*embedded(), *PUBLISHED])
     return f"; near it: {', '.join(found)}" if found else ""

@@ -36,7 +36,7 @@ ALLOWED = {
         "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
         "torch_utils", "dnnlib",
     },
-    "pretrained": {"cli", "metrics", "training", "images", "dnnlib"},
+    "pretrained": {"cli", "metrics", "models", "training", "images", "recipe", "dnnlib"},
 }  # fmt: skip
 SLOW = ["torch", "numpy", "PIL", "requests", "tqdm", "matplotlib", "submitit"]  # to import
 FORBIDDEN = {"metrics": {"training.networks_edm2"}}

@@ -100,7 +100,7 @@ def is_safetensors(path: Path) -> bool:
 
 def read_safetensors(path: Path) -> tuple[Precond, Encoder, dict[str, Any]]:
     """Network, encoder and dataset_kwargs of a file. Raises ValueError for anything but what this module writes."""
-    with _opened(path) as file:
+    with opened(path) as file:
         config, net = _checked_header(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return fill_network(net, tensors), _encoder_of(config["encoder"]), config["dataset_kwargs"]
@@ -110,7 +110,7 @@ def inspect_safetensors(path: Path) -> dict[str, Any]:
     """Content of a file for `network_inspect.inspect_network`, with the reason why it is refused, if it is."""
     report: dict[str, Any] = {"refusal": None, "network": None, "encoder": None, "dataset_kwargs": {}}
     try:
-        with odd_files_are_value_errors(), _opened(path) as file:
+        with odd_files_are_value_errors(), opened(path) as file:
             config = _checked_config(file.metadata())
             report |= {key: config[key] for key in ("network", "encoder", "dataset_kwargs", "source_sha256")}
             _, net = _checked_header(file)
@@ -128,7 +128,8 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, as `safetensors.safe_open` gives it; its errors are a DamagedFileError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file

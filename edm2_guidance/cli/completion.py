@@ -6,6 +6,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from dnnlib.places import embedded
+from dnnlib.published import PUBLISHED
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.references import REFERENCES
 
@@ -23,7 +24,7 @@ class _Bash(BashComplete):
 class _File(click.types.StringParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The names of what ships that begin so; where none does, the shell's own completion of files."""
-        known = [*embedded(), *REFERENCES] if _READ.search(param.metavar or "") and incomplete else []
+        known = [*embedded(), *PUBLISHED, *REFERENCES] if _READ.search(param.metavar or "") and incomplete else []
         names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
         return names or [CompletionItem(incomplete, type="file")]
 

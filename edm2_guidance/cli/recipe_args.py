@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import click
 
 from dnnlib.places import files_like, find_file, near, python_function
+from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import known_class
@@ -150,7 +151,7 @@ def _existing(source: str) -> str:
     own = python_function(source)
     if own is not None and not own[0].is_file():
         raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the network")
-    if own is None and "://" not in source and not find_file(source).is_file():
+    if own is None and "://" not in source and source not in PUBLISHED and not find_file(source).is_file():
         known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
         raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL{known}")
     return source

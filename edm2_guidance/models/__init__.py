@@ -1,20 +1,28 @@
-"""Network families, each as a denoiser D(x; sigma): `open_model` knows the family by the form of the source."""
+"""Network families, each as a denoiser D(x; sigma), and classifiers; known by the form of the source."""
 
 import importlib
 import os
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
-from edm2_guidance.models.base import Model
+from edm2_guidance.models.base import Classifier, Model
 
 #: Form of a source -> "module:function" that opens such a network, with the arguments of `open_model`; imported on use.
 #: The first form that fits counts.
 FAMILIES: Mapping[str, str] = MappingProxyType({
     r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python",
+    r"adm-[\w-]+|.+\.pt": "edm2_guidance.models.adm:open_adm",
+    r".+\.safetensors": "edm2_guidance.models.by_header:open_safetensors",
     r".*": "edm2_guidance.models.edm2:open_edm2",
+})  # fmt: skip
+#: The same of classifiers.
+CLASSIFIERS: Mapping[str, str] = MappingProxyType({
+    r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python_classifier",
+    r".*": "edm2_guidance.models.adm:open_adm_classifier",
 })  # fmt: skip
 
 
@@ -30,9 +38,32 @@ def open_model(
     trust_pickle: execute the code in a pickle. offline: ask no server. Raises ValueError for what is no such network,
     OSError if it cannot be had or read.
     """
+    model: Model = _open(FAMILIES, source, device, trust_pickle, offline)
+    return model
+
+
+def open_classifier(
+    source: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    *,
+    trust_pickle: bool = False,
+    offline: bool = False,
+) -> Classifier:
+    """The classifier that a command line names `source`; as `open_model`."""
+    classifier: Classifier = _open(CLASSIFIERS, source, device, trust_pickle, offline)
+    return classifier
+
+
+def _open(
+    openers: Mapping[str, str],
+    source: str | os.PathLike[str],
+    device: torch.device | str,
+    trust_pickle: bool,
+    offline: bool,
+) -> Any:
+    """What the first opener makes of a source whose form fits it."""
     name = os.fspath(source)
-    where = next(where for form, where in FAMILIES.items() if re.fullmatch(form, name, re.DOTALL))
+    where = next(where for form, where in openers.items() if re.fullmatch(form, name, re.DOTALL))
     module, function = where.split(":")
     opener = getattr(importlib.import_module(module), function)
-    model: Model = opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
-    return model
+    return opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)

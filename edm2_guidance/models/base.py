@@ -1,4 +1,4 @@
-"""What all diffusion networks are to this project: a denoiser D(x; sigma) with a decoder behind it."""
+"""What networks are to this project: denoisers D(x; sigma) with a decoder behind them, and noise-aware classifiers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -87,3 +87,33 @@ class Model(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Samples [N,C,H,W], in any float dtype, to pixels: uint8 [N,3,image_size,image_size], all at once."""
         return StandardRGBEncoder().decode(latents)
+
+
+class Classifier(ABC):
+    """A classifier of noisy images, whose gradient guides (arXiv 2105.05233, Section 4).
+
+    Attributes:
+        source: Path, URL or name, as the user gave it.
+        shape: (C, H, W) of what is classified: that of the networks that it guides, in their coordinates.
+        num_classes: How many classes it tells apart, at least 2: those of the networks that it guides, in their order.
+        class_names: Names of classes 0, 1, ...; None if they are unknown.
+        identity: What its gradients depend on: `sha256`.
+        precision: In which its activations are computed, a name of a torch dtype.
+        num_parameters: Memory that was found too small is so for its equals.
+    """
+
+    source: str
+    shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    identity: dict[str, Any]
+    precision: str = "float32"
+    num_parameters: int = 0
+
+    @abstractmethod
+    def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p(class | x; sigma) [N, num_classes] of noisy x [N,C,H,W], float32 or float64, differentiable in x.
+
+        x is data plus noise of standard deviation sigma, [] in the dtype of x, as denoisers see it. An image's result
+        must not depend on the others of its batch: their sum is what is differentiated.
+        """

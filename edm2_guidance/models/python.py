@@ -11,6 +11,9 @@ with the attributes img_channels, img_resolution (H = W) and label_dim (number o
 images (--upsample) has their width as the attribute low_res_size, and is called as net(x, sigma, labels, low_res):
 float32 [N, 3, low_res_size, low_res_size] in [-1, 1]. An object's own `conditions` gets them as uint8.
 
+A classifier, --classifier=FILE.py:function, is likewise an object with the `shape`, `num_classes` and `log_probs` of
+`models.base.Classifier`, or a torch.nn.Module with these attributes, called as net(x, sigma) -> logits [N, label_dim].
+
 A recipe knows it by a hash of the file's text and the function's name. What is not in the text, such as the weights
 that it loads, should be told apart by the object's `identity`, any JSON, which is hashed with them.
 """
@@ -31,7 +34,7 @@ from torch import Tensor, nn
 
 from dnnlib.places import python_function
 from dnnlib.regular import read_regular
-from edm2_guidance.models.base import Model, Prediction
+from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.recipe.class_names import checked_names
 from torch_utils.memory import is_out_of_memory
 
@@ -72,6 +75,24 @@ def _message(error: BaseException) -> str:
 
 def open_python(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonModel":
     """Run FILE.py, call its function, and take what it returns; as `open_model`."""
+    made, code, sha256 = _made(source, device)
+    if not (hasattr(made, "shape") and hasattr(made, "predict")):
+        made = _Bare(made, code, "an object with shape and predict, as of edm2_guidance.models.base.Model")
+    return PythonModel(made, code, sha256)
+
+
+def open_python_classifier(
+    source: str, device: torch.device, *, trust_pickle: bool, offline: bool
+) -> "PythonClassifier":
+    """The same for a classifier; as `open_classifier`."""
+    made, code, sha256 = _made(source, device)
+    if not (hasattr(made, "shape") and hasattr(made, "log_probs")):
+        made = _Bare(made, code, "an object with shape, num_classes and log_probs, as of models.base.Classifier")
+    return PythonClassifier(made, code, sha256)
+
+
+def _made(source: str, device: torch.device) -> tuple[Any, _Code, str]:
+    """What the function of FILE.py returns, where its code is from, and the hash by which a recipe knows it."""
     own = python_function(source)
     assert own is not None
     path, name = own[0].absolute(), own[1]
@@ -89,9 +110,7 @@ def open_python(source: str, device: torch.device, *, trust_pickle: bool, offlin
     if getattr(made, "identity", None) is not None:
         with code.runs("writing its identity as JSON"):
             parts.append(json.dumps(made.identity, sort_keys=True, allow_nan=False).encode())
-    if not (hasattr(made, "shape") and hasattr(made, "predict")):
-        made = _Bare(made, code)
-    return PythonModel(made, code, hashlib.sha256(b"\0".join(parts)).hexdigest())
+    return made, code, hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _weights_sha256(net: nn.Module) -> bytes:
@@ -123,23 +142,37 @@ def _module(code: _Code, text: bytes) -> types.ModuleType:
 
 
 class _Bare:
-    """A bare torch.nn.Module as a model."""
+    """A bare torch.nn.Module as a model, or as a classifier."""
 
     supports = frozenset({"gradients"})
 
-    def __init__(self, net: Any, code: _Code) -> None:
+    def __init__(self, net: Any, code: _Code, better: str) -> None:
         missing = [name for name in _OF_A_NETWORK if not hasattr(net, name)]
         if not isinstance(net, nn.Module) or missing:
             without = f" without {', '.join(missing)}" if isinstance(net, nn.Module) else ""
             raise ValueError(
-                f"{code.source} returned a {type(net).__name__}{without}: return an object with shape and predict, as "
-                f"of edm2_guidance.models.base.Model, or a torch.nn.Module with {', '.join(_OF_A_NETWORK)}"
+                f"{code.source} returned a {type(net).__name__}{without}: return {better}, or a torch.nn.Module with "
+                f"{', '.join(_OF_A_NETWORK)}"
             )
+        self._net = net
         self.low_res_size = getattr(net, "low_res_size", 0)
         self.predict = (lambda x, sigma, y: net(x, sigma, *y)) if self.low_res_size else net
         self.shape = (net.img_channels, net.img_resolution, net.img_resolution)
         self.num_classes = net.label_dim
         self.num_parameters = sum(weights.numel() for weights in net.parameters())
+
+    def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:
+        logits: Tensor = self._net(x, sigma)
+        return logits.log_softmax(1)
+
+
+def _checked_shape(made: Any, source: str) -> tuple[int, int, int]:
+    shape = made.shape
+    if not isinstance(shape, Sequence) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
+        raise ValueError(f"{source}: shape is {shape!r}, not (channels, height, width)")
+    if shape[1] != shape[2]:
+        raise ValueError(f"{source}: shape is {shape!r}: height and width must be the same")
+    return shape[0], shape[1], shape[2]
 
 
 class PythonModel(Model):
@@ -149,7 +182,7 @@ class PythonModel(Model):
         self._made, self._code = made, code
         self.source = code.source
         self.identity = {"sha256": sha256}
-        self.shape = self._checked_shape()
+        self.shape = _checked_shape(made, code.source)
         self.image_size = getattr(made, "image_size", self.shape[-1])
         self.num_classes = int(getattr(made, "num_classes", None) or 0)
         self.low_res_size = int(getattr(made, "low_res_size", None) or 0)
@@ -158,14 +191,6 @@ class PythonModel(Model):
         self.decoder_batch = getattr(made, "decoder_batch", None)
         self.precision = str(getattr(made, "precision", None) or self.precision)
         self.num_parameters = getattr(made, "num_parameters", None) or 0
-
-    def _checked_shape(self) -> tuple[int, int, int]:
-        shape = self._made.shape
-        if not isinstance(shape, Sequence) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
-            raise ValueError(f"{self.source}: shape is {shape!r}, not (channels, height, width)")
-        if shape[1] != shape[2]:
-            raise ValueError(f"{self.source}: shape is {shape!r}: height and width must be the same")
-        return shape[0], shape[1], shape[2]
 
     def _own(self, name: str) -> Any:
         """A method that the user's object has of its own; None for none, or one that it has of `Model`."""
@@ -215,3 +240,30 @@ class PythonModel(Model):
             what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"{self.source}: decoding made {what} in place of torch.uint8 {shape}")
         return images
+
+
+class PythonClassifier(Classifier):
+    """What the user's function returned, named and checked."""
+
+    def __init__(self, made: Any, code: _Code, sha256: str) -> None:
+        self._made, self._code = made, code
+        self.source = code.source
+        self.identity = {"sha256": sha256}
+        self.shape = _checked_shape(made, code.source)
+        self.num_classes = int(getattr(made, "num_classes", None) or 0)
+        if self.num_classes < 2:
+            raise ValueError(f"{self.source}: a classifier tells apart 2 classes at least, num_classes of them")
+        self.class_names = checked_names(getattr(made, "class_names", None))
+        self.precision = str(getattr(made, "precision", None) or self.precision)
+        self.num_parameters = getattr(made, "num_parameters", None) or 0
+
+    def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with self._code.runs("classifying"):
+            made = self._made.log_probs(x, sigma)
+        shape = [len(x), self.num_classes]
+        if not isinstance(made, Tensor) or list(made.shape) != shape:
+            what = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"{self.source}: classifying made {what} in place of log-probabilities {shape}")
+        if x.requires_grad and not made.requires_grad:
+            raise ValueError(f"{self.source}: its log-probabilities have no gradient: leave out no_grad and detach")
+        return made

@@ -1,4 +1,5 @@
-"""What the training scripts here share: one-cycle AdamW over shuffled batches, and the exact last normalisation."""
+"""What the training scripts here share: labelled digits, one-cycle AdamW over shuffled batches, averaged weights, and
+the exact last normalisation."""
 
 from __future__ import annotations
 
@@ -7,10 +8,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
-    from torch.nn import BatchNorm1d, Parameter
+    from torch.nn import BatchNorm1d, Module, Parameter
 
 BATCH = 128
 WEIGHT_DECAY = 1e-2
+
+
+def labelled_digits(path: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, 3, H, W] and classes int64 [N] of a labelled set. ValueError without classes."""
+    import torch
+
+    from training.dataset import ImageFolderDataset
+
+    dataset = ImageFolderDataset(path)
+    everything = range(len(dataset))
+    onehot = dataset.labels(everything)
+    if onehot is None or onehot.shape[1] != 10:
+        raise ValueError(f"{path} needs digits as labels, 0 to 9")
+    return torch.from_numpy(dataset.items(everything)), torch.from_numpy(onehot).argmax(dim=1)
+
+
+def average(mean: Module, net: Module, decay: float) -> None:
+    """Move the weights of `mean` towards the network's: an exponential moving average."""
+    import torch
+
+    with torch.no_grad():
+        for ours, latest in zip(mean.parameters(), net.parameters(), strict=True):
+            ours.lerp_(latest, 1 - decay)
 
 
 def fit(
@@ -22,31 +46,33 @@ def fit(
     peak: float,
     generator: Generator,
     advance: Callable[[int], None],
+    batch: int = BATCH,
 ) -> None:
     """Minimise a loss by one-cycle AdamW.
 
     Args:
         parameters: What is trained.
-        loss_of: Of the images of these rows, int64 [BATCH].
+        loss_of: Of the images of these rows, int64 [batch].
         num_images: Of which rows are drawn; what is left over at the end of an epoch is passed over.
         epochs: Passes.
         peak: The highest learning rate.
         generator: Shuffles.
-        advance: Called with the number of images of every batch.
+        advance: Called with the number of images of every batch, once it was learned from.
+        batch: Images at a time.
     """
     import torch
 
-    batches = num_images // BATCH
+    batches = num_images // batch
     optimizer = torch.optim.AdamW(parameters, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=epochs * batches)
     for _ in range(epochs):
-        for rows in torch.randperm(num_images, generator=generator)[: batches * BATCH].split(BATCH):
+        for rows in torch.randperm(num_images, generator=generator)[: batches * batch].split(batch):
             loss = loss_of(rows)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            advance(BATCH)
+            advance(batch)
 
 
 def standardise(layer: BatchNorm1d, images: Tensor, inputs_of: Callable[[Tensor], Tensor]) -> None:

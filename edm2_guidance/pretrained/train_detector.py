@@ -14,7 +14,7 @@ import click
 
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.pretrained.fitting import fit, standardise
+from edm2_guidance.pretrained.fitting import fit, labelled_digits, standardise
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
@@ -43,8 +43,8 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
     from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
     with bad_input():
-        images, labels = _load(data)
-        test_images, test_labels = _load(test)
+        images, labels = labelled_digits(data)
+        test_images, test_labels = labelled_digits(test)
     torch.manual_seed(seed)
     net, generator = DigitClassifier().train(), torch.Generator().manual_seed(seed)
     with progress_bar(epochs * len(images), "training") as advance:
@@ -61,20 +61,6 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
         # One entry of metadata only: safetensors writes several in random order.
         path.write_bytes(save(net.state_dict(), {"test_accuracy": f"{accuracy:.4f}"}))
     click.echo(f"{dest}: test accuracy {accuracy:.2%}")
-
-
-def _load(path: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, H, W] and classes int64 [N] of a labelled set. ValueError without classes."""
-    import torch
-
-    from training.dataset import ImageFolderDataset
-
-    dataset = ImageFolderDataset(path)
-    everything = range(len(dataset))
-    onehot = dataset.labels(everything)
-    if onehot is None or onehot.shape[1] != 10:
-        raise ValueError(f"{path} needs digits as labels, 0 to 9")
-    return torch.from_numpy(dataset.items(everything)), torch.from_numpy(onehot).argmax(dim=1)
 
 
 def _loss(net: DigitClassifier, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:

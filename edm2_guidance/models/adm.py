@@ -1,0 +1,112 @@
+"""ADM (arXiv 2105.05233): networks of discrete time that predict noise, as denoisers D(x; sigma), and classifiers.
+
+With a = 1 / (1 + sigma^2), the networks' own image is sqrt(a) x, and D = x - sigma * (predicted noise). They know 1000
+noise levels, those of their schedule (`recipe.timesteps`): in between, the nearest is what they are told, as published.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edm2_guidance.models.adm_files import AdmFile, load_adm
+from edm2_guidance.models.base import Classifier, Model, Prediction
+from edm2_guidance.models.networks import adm as networks
+from edm2_guidance.recipe.timesteps import Betas, noise_levels
+
+
+def open_adm(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmModel":
+    """A network by path, URL or name; as `open_model`."""
+    return AdmModel(load_adm(source, offline=offline), device)
+
+
+def open_adm_classifier(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmClassifier":
+    """A classifier by path, URL or name; as `open_classifier`."""
+    return AdmClassifier(load_adm(source, offline=offline), device)
+
+
+class AdmModel(Model):
+    """A U-Net as a denoiser that knows the variance of a sampler's noise too. An upsampler needs `small` to predict.
+
+    It has no way to be asked without a class, if it knows any.
+    """
+
+    def __init__(self, file: AdmFile, device: torch.device) -> None:
+        if not isinstance(file.net, networks.UNet):
+            raise ValueError(f"{file.source} is a classifier, not a denoiser: give it as --classifier={file.source}")
+        self.arch = file.net.arch
+        self.source = file.source
+        self.shape = (3, self.arch.image_size, self.arch.image_size)
+        self.image_size = self.arch.image_size
+        self.num_classes = self.arch.classes
+        self.class_names = file.class_names
+        self.identity = {"sha256": file.sha256}
+        self.supports = frozenset({"gradients"} | ({"small"} if self.arch.role == "upsampler" else set()))
+        self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.net = file.net.to(device)
+        if self.arch.float16 and device.type == "cuda":
+            self.net.use_float16()
+        self.precision = str(self.net.dtype).split(".")[-1]
+        self._clock = Clock(self.arch.betas, device)
+
+    def load_decoder(self, *, offline: bool = False) -> None:
+        self.identity["encoder"] = {"class": "TruncatedRGB"}
+
+    def predict(
+        self, x: Tensor, sigma: Tensor, y: Tensor | None, *, small: Tensor | None = None, **how: Any
+    ) -> Prediction:
+        """As `Model.predict`. small: the image that an upsampler enlarges, in [-1, 1], float32 [N,3,h,w]."""
+        if how:
+            raise ValueError(f"{self.source}: ADM's networks know no {', '.join(how)}")
+        if (small is not None) != ("small" in self.supports):
+            what = "enlarges images: it needs small ones" if small is None else "enlarges no images"
+            raise ValueError(f"{self.source} {what}")
+        if y is None and self.num_classes > 0:
+            raise ValueError(f"{self.source} was trained with classes alone: it denoises no image without one")
+        made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), y, small)
+        noise, code = made.to(x.dtype).chunk(2, dim=1)
+        return Prediction(x - sigma * noise, (code + 1) / 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(x + 1) * 127.5, clipped, fraction cut off, as published."""
+        if bool(latents.isnan().any()):
+            raise ValueError("images of a batch hold NaN and cannot be decoded")
+        return ((latents.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+class AdmClassifier(Classifier):
+    """A classifier of noisy images; in float32 everywhere, as published."""
+
+    def __init__(self, file: AdmFile, device: torch.device) -> None:
+        if not isinstance(file.net, networks.Classifier):
+            raise ValueError(f"{file.source} is a denoiser and classifies nothing: give it as --net={file.source}")
+        arch = file.net.arch
+        self.source = file.source
+        self.shape = (3, arch.image_size, arch.image_size)
+        self.num_classes = arch.classes
+        self.class_names = file.class_names
+        self.identity = {"sha256": file.sha256}
+        self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.net = file.net.to(device)
+        self._clock = Clock(arch.betas, device)
+
+    def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:
+        scores: Tensor = self.net(scaled(x, sigma), self._clock(sigma, len(x)))
+        return scores.log_softmax(dim=1).to(x.dtype)
+
+
+class Clock:
+    """Tells the timesteps of noise levels."""
+
+    def __init__(self, betas: Betas, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._levels = torch.tensor(noise_levels(betas), dtype=dtype, device=device).log()
+
+    def __call__(self, sigma: Tensor, count: int) -> Tensor:
+        """The timestep whose level is nearest to sigma [], in logarithms: int64 [count]."""
+        return (self._levels - sigma.log()).abs().argmin().expand(count)
+
+
+def scaled(x: Tensor, sigma: Tensor) -> Tensor:
+    """x [N,C,H,W], image plus noise of standard deviation sigma [], to variance near 1: float32."""
+    return (x / (1 + sigma.square()).sqrt()).float()
