@@ -272,7 +272,7 @@ def make_search(asked: FindOptions) -> None:
         agenda = Agenda(expected * num + blocks * final, quiet=not workers.speaks)
         runner = runner_from(settings, agenda)
         runner.scorer(metric, reference)
-        runner.open(recipe)
+        runner.open(recipe).check_seeds(range(target.seed, target.seed + max(num, blocks * final)))
     from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 
     tell = SearchTeller(metric, num, expected, agenda, workers.speaks)

@@ -77,8 +77,8 @@ def _snap(end: float, sigmas: Sequence[float], notes: list[str]) -> float:
 
 
 @dataclass(frozen=True)
-class NetworkRef:
-    """A network file: where it was read from, and what it held (SHA-256 of the file; None until it was read)."""
+class FileRef:
+    """A file: where it was read from, and what it held (SHA-256; None until it was read)."""
 
     source: str
     sha256: str | None = None
@@ -96,7 +96,17 @@ class NetworkRef:
         """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
         source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
-        return re.sub(r"\.(pkl|safetensors|py)$", "", source.replace("\\", "/").rsplit("/", 1)[-1])
+        return re.sub(r"\.(pkl|safetensors|py)$", "", source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+
+
+@dataclass(frozen=True)
+class NetworkRef(FileRef):
+    """A network file."""
+
+
+@dataclass(frozen=True)
+class ImageSet(FileRef):
+    """Stored images, a ZIP, folder or `.npz`: `sha256` is of the images and their classes, wherever they lie."""
 
 
 def _network() -> Reference:
@@ -166,14 +176,18 @@ class Guide:
         }
 
 
-LabelRule = Literal["random", "balanced", "none"] | int | ClassName
+LabelRule = Literal["random", "balanced", "none", "stored"] | int | ClassName
 SeedRule = Literal["edm2", "figure"]
 FORMAT = 2  # of recipes in files; 1 had samplers and weights as plain numbers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines an image but its seed."""
+    """Everything that determines an image but its seed.
+
+    A network that enlarges small images has a `base`, which says where they come from: the image of each seed is that
+    of the same seed, enlarged. `labels`, `seed_rule` and `noise_device` are those of both stages.
+    """
 
     net: NetworkRef
     guides: tuple[Guide, ...] = ()
@@ -182,18 +196,24 @@ class Recipe:
     schedule: Schedule = field(default_factory=lambda: Schedule.parse("edm"))
     rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
     dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
-    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class, or its name
+    # Drawn per seed | class = seed mod classes | no classes | as the stored base's images | this class, or its name.
+    labels: LabelRule = "random"
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
+    base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
-            known = self.labels in ("random", "balanced", "none")
+            known = self.labels in ("random", "balanced", "none", "stored")
         else:
             known = isinstance(self.labels, ClassName) or self.labels >= 0
         if not known:
             raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
+        stored = isinstance(self.base, ImageSet)
+        if (self.labels == "balanced" and stored) or (self.labels == "stored" and not stored):
+            why = "images that are stored keep their classes" if stored else "no stored images are enlarged"
+            raise ValueError(f"labels '{self.labels}': {why}")
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
@@ -223,24 +243,33 @@ class Recipe:
         """What is not as in the papers, in the words of the command line, comma-separated; empty if all is."""
         references = [str(guide.reference) for guide in self.guides if guide.reference != _network()]
         schedules = [guide.weight.schedule for guide in self.guides if guide.weight.schedule]
-        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual())]))
+        base = [] if self.base is None else [f"enlarges {self.base.name}"]
+        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual()), *base]))
 
     def levels(self) -> list[float]:
         """The noise levels that steps start from, falling."""
         return self.schedule.levels(self.num_steps)
 
     @property
+    def name(self) -> str:
+        """Of its main network."""
+        return self.net.name
+
+    @property
     def nets(self) -> list[NetworkRef]:
-        """Its networks, the main one first."""
+        """Its networks, the main one first, without those of the base."""
         return [self.net, *(guide.net for guide in self.guides if guide.net is not None)]
 
     @property
     def sources(self) -> list[str]:
-        """Where its networks are read from."""
-        return [net.source for net in self.nets]
+        """Where all networks are read from."""
+        return [net.source for net in self.nets] + (self.base.sources if isinstance(self.base, Recipe) else [])
 
     def resolved(self) -> tuple["Recipe", list[str]]:
-        """This recipe with every interval as steps (what is stored and compared), and notes on snapped ends."""
+        """This recipe as it is stored and compared, and notes on snapped ends.
+
+        Every interval is one of steps, and the two stages agree in what they share.
+        """
         notes: list[str] = []
         guides = []
         for guide in self.guides:
@@ -251,7 +280,14 @@ class Recipe:
                     notes.append(f"guidance at {guide.interval} holds no sampling step: this guide is off")
                 guide = replace(guide, interval=steps, never=steps is None)
             guides.append(guide)
-        return replace(self, guides=tuple(guides)), notes
+        base, labels = self.base, self.labels
+        if isinstance(base, Recipe):
+            shared = replace(base, labels=labels, seed_rule=self.seed_rule, noise_device=self.noise_device)
+            base, more = shared.resolved()
+            notes += more
+        elif base is not None and labels == "random":
+            labels = "stored"
+        return replace(self, guides=tuple(guides), base=base, labels=labels), notes
 
     def effective(self) -> "Recipe":
         """The same images by the shortest recipe: intervals as steps, without guides that are off, or a rule for none.
@@ -274,7 +310,8 @@ class Recipe:
     def evaluations(self) -> dict[str, int]:
         """Network evaluations that one image takes, of a resolved recipe: of "main", and of each "guide N".
 
-        What a reference asks of the main network counts there. A guide that is off takes 0.
+        What a reference asks of the main network counts there. A guide that is off takes 0. Those of a base that is
+        sampled follow, of "base main" and so on.
         """
         steps, calls = self.steps(), self.sampler.evaluations(self.levels())
         counts = {"main": sum(calls)}
@@ -284,7 +321,7 @@ class Recipe:
             )
             name = "main" if guide.net is None else f"guide {number}"
             counts[name] = counts.get(name, 0) + asked
-        return counts
+        return counts | (of_base(self.base.evaluations()) if isinstance(self.base, Recipe) else {})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for recipe.json and the ledger, in which every choice is the text of the command line."""
@@ -302,14 +339,16 @@ class Recipe:
             "seed_rule": recipe.seed_rule,
             "noise_device": recipe.noise_device,
             "encoder": canonical(recipe.encoder),
+            **({} if recipe.base is None else {"base": recipe.base.to_json()}),
         }
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of what determines the images: network files count by their content, not by their name.
+        """SHA-256 (hex) of what determines the images: files count by their content, not by their name."""
+        return digest(self.canonical())
 
-        Of the effective recipe's canonical form: what is at its default is left out, so that new fields move no hash.
-        """
+    def canonical(self) -> dict[str, Any]:
+        """What is hashed: of the effective recipe, without what is at its default, so that new fields move no hash."""
         recipe = self.effective()
         plain = {
             "num_steps": recipe.num_steps, "dtype": recipe.dtype, "labels": recipe.labels,
@@ -319,11 +358,17 @@ class Recipe:
             "num_steps": None, "dtype": "float32", "labels": None, "seed_rule": "edm2", "noise_device": None,
             "encoder": {},
         }  # fmt: skip
-        return digest({
+        return {
             "net": recipe.net.canonical(),
             "guides": [guide.canonical() for guide in recipe.guides],
             "sampler": recipe.sampler,
             "schedule": recipe.schedule,
             **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
+            **({} if recipe.base is None else {"base": recipe.base.canonical()}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
-        })  # fmt: skip
+        }
+
+
+def of_base(counts: Mapping[str, int]) -> dict[str, int]:
+    """What was counted of a base, beside what is counted of the network that enlarges its images."""
+    return {f"base {name}": count for name, count in counts.items()}

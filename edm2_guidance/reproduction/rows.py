@@ -11,12 +11,12 @@ from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
+from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger, score_output
 from edm2_guidance.metrics.catalog import detector_choices, file_name
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.evaluation import Measured
-from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
