@@ -68,6 +68,7 @@ class Preset:
             Schedule.parse(self.kinds.schedule),
             labels="none" if self.num_classes == 0 else "random",
             noise_device="device",
+            base=None if self.base is None else all_presets()[self.base].recipe(),
         )
 
     @property

@@ -152,6 +152,7 @@ class Row:
             Schedule.parse(self.kinds.schedule),
             labels=self.labels,
             noise_device="device",
+            base=None if self.base is None else all_presets()[self.base].recipe(),
         )
 
 
