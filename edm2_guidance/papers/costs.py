@@ -150,8 +150,8 @@ class Cost:
     """What a row costs.
 
     evaluations: per image, of each network, the main one's first. tflop: per image. pflop: of all images of all runs.
-    hours: at `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features: bytes on
-    disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
+    hours: at `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features:
+    bytes on disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
     """
 
     row: Row
