@@ -328,8 +328,8 @@ def find(name: str) -> list[Row]:
     """The rows of a table or of a preset, or the one row of that name. ValueError, naming near ones, without any."""
     if name in TABLES:
         return [row for row in all_rows() if row.table == name]
-    of_setting = {row.name: row for row in all_rows() if row.setting == name}
-    found = list(of_setting.values()) or [row for row in all_rows() if row.name == name][:1]
+    of_setting = {row.name: row for row in reversed(all_rows()) if row.setting == name}
+    found = list(of_setting.values())[::-1] or [row for row in all_rows() if row.name == name][:1]
     if not found:
         names = [*TABLES, *dict.fromkeys(row.name for row in all_rows())]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or list(TABLES)[:3]
