@@ -18,7 +18,7 @@ from types import MappingProxyType
 from dnnlib.places import find_file
 from edm2_guidance.papers import adm
 from edm2_guidance.papers.presets import MODEL_ROOT, USUAL, Kinds, Preset, all_presets
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
 
@@ -259,7 +259,7 @@ def _adm_rows() -> Iterator[Row]:
         for column in setting.scores:
             row = _of_setting("adm-samples", setting, column)
             of_samples = f"{setting.name}-samples"
-            samples = f"{ADM_ROOT}/{setting.samples}"
+            samples = f"{ADM_BATCHES}/{setting.samples}"
             row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
             yield replace(row, net=None, gnets=(), weights=(), kinds=USUAL, base=None)
 
