@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from dnnlib.published import PUBLISHED
+from edm2_guidance.models.adm_files import PUBLISHED as ARCHITECTURES
 from edm2_guidance.papers.costs import (
     all_networks,
     cost,
@@ -94,6 +96,13 @@ def test_facts_of_the_embedded_networks():
         net, facts = load_network(source).net, facts_of(file)
         assert sum(p.numel() for p in net.parameters()) == facts.params
         assert file_cost(source).gflops == pytest.approx(facts.gflops, rel=1e-9)
+
+
+def test_parameters_of_the_networks_of_adm():
+    for name, arch in ARCHITECTURES.items():
+        facts = facts_of(PUBLISHED[name].url)
+        assert facts.params == sum(weights.numel() for weights in arch.empty().parameters()), name
+        assert facts.bytes == 4 * facts.params
 
 
 def test_sizes():
