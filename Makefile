@@ -1,11 +1,11 @@
-# make install | demo | test | test-all | test-slurm | lint | bench     everything is installed into .venv on first use
+# make install | demo | test | test-all | test-slurm | test-peers | lint | bench     all is installed into .venv on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: install demo test test-all test-slurm lint bench clean
+.PHONY: install demo test test-all test-slurm test-peers lint bench clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -40,12 +40,21 @@ test: .venv/.dev
 
 # With what takes minutes: storms of signals over thousands of images, compiled networks, interrupted training.
 test-all: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm" $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm and not peers" $(TESTS)
 
 # Real jobs, through a Slurm of one node that is started for them: needs root and Debian's packages (a container will do).
 test-slurm: .venv/.dev
 	trap tests/slurm/stop_slurm.sh EXIT INT TERM; set -e; config=$$(tests/slurm/start_slurm.sh); eval "$$config"; \
 	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m slurm tests/slurm
+
+.venv-peers/.run: requirements-peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-peers.txt
+	touch $@
+
+# Our measures beside those of other evaluators, which are installed in an environment of their own.
+test-peers: .venv/.dev .venv-peers/.run
+	$(BIN)/python -m pytest -n 0 -m peers tests/peers
 
 lint: .venv/.dev
 	$(BIN)/python -m ruff check .
@@ -56,4 +65,4 @@ bench: .venv/.run
 	$(BIN)/python benchmarks/guidance.py
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-peers out

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score sets of images, or networks directly, by Frechet distances; results go to a ledger.
+"""Score sets of images, or networks directly, by the measures of the field; compare scores; results go to a ledger.
 
 The page itself is edm2_guidance/commands/calculate_metrics.py.
 """

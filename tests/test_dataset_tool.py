@@ -295,7 +295,8 @@ def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):
     (tmp_path / "there.zip").write_bytes(b"precious")
     before = sorted(tmp_path.rglob("*"))
     args = [arg.format(tmp=tmp_path, digits=digits) for arg in args]
-    result = convert(f"--dest={tmp_path}/set.zip", *args)
+    dest = [] if any(arg.startswith("--dest=") for arg in args) else [f"--dest={tmp_path}/set.zip"]
+    result = convert(*dest, *args)
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert message in result.stderr

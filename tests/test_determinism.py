@@ -93,7 +93,7 @@ def test_equal_batches_give_equal_bytes_in_any_order(few_steps):
 
 @pytest.fixture
 def network(tmp_path):
-    return save_digits_network(tmp_path / "net.pkl")
+    return save_digits_network(tmp_path / "net.safetensors")
 
 
 def run(command, *args):

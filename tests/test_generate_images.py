@@ -17,8 +17,9 @@ from tests.digits_network import save_digits_network
 @pytest.fixture
 def run(tiny_networks):
     def run(*args):
-        args = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in args]
-        return CliRunner().invoke(main, ["--net=@cond.pkl".replace("@", f"{tiny_networks['cond'].parent}/"), *args])
+        net = [] if any(str(arg).startswith("--net=") for arg in args) else ["--net=@cond.pkl"]
+        words = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in [*net, *args]]
+        return CliRunner().invoke(main, words)
 
     return run
 
@@ -218,7 +219,9 @@ def test_grids_are_pictures(run, tmp_path, columns):
 def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
     """Columns of classes, and rows of them beside weights; by the network's names, or by those of a file."""
     names = [f"digit {i}" for i in range(10)]
-    network = save_digits_network(tmp_path / "net.pkl", **({"class_names": names} if where == "network" else {}))
+    network = save_digits_network(
+        tmp_path / "net.safetensors", **({"class_names": names} if where == "network" else {})
+    )
     (tmp_path / "names.txt").write_text("\n".join(names))
     drawn = []
     draw = grid.compose_grid

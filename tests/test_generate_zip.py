@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def run(tiny_networks, tmp_path):
     def run(*args):
-        common = [f"--net={tiny_networks['cond']}", "--steps=3", f"--zip_dir={tmp_path}", "--shard-size=4", "--batch=2"]
+        common = [f"--net={tiny_networks['cond']}", "--steps=3", "--shard-size=4", "--batch=2"]
+        if not any(arg.startswith("--out=") for arg in args):
+            common.append(f"--zip_dir={tmp_path}")
         return CliRunner().invoke(main, [*common, *args])
 
     return run
@@ -67,6 +69,14 @@ def test_defaults_of_the_interval_repository(tiny_networks, tmp_path):
     )
     assert everywhere.exit_code == 0, everywhere.output
     assert list(tmp_path.glob("*-g1.20-cfg-*.zip"))
+
+
+def test_a_folder_for_a_zip_that_has_a_path(run, tmp_path):
+    refused = run("--num=2", "--out=a.zip", f"--zip_dir={tmp_path}")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"Error: --zip_dir={tmp_path} and --out=a.zip: give one of them; --out is a path, such as {tmp_path}/a.zip\n"
+    )
 
 
 def test_an_interrupt_tells_what_is_kept(run, tmp_path, monkeypatch):

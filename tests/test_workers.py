@@ -64,7 +64,7 @@ def run(monkeypatch):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    return save_digits_network(tmp_path_factory.mktemp("net") / "net.pkl")
+    return save_digits_network(tmp_path_factory.mktemp("net") / "net.safetensors")
 
 
 @pytest.fixture

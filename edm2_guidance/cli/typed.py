@@ -72,7 +72,11 @@ def spellings(name: str) -> set[str]:
 
 def values(name: str, ctx: click.Context | None = None) -> list[str]:
     """The texts that were given for a parameter."""
-    return [words[-1] if len(words) > 1 else words[0].partition("=")[2] for words in typed(name, ctx)]
+    return [_value(words) for words in typed(name, ctx)]
+
+
+def _value(words: Sequence[str]) -> str:
+    return words[-1] if len(words) > 1 else words[0].partition("=")[2]
 
 
 def given(name: str) -> bool:
@@ -86,6 +90,19 @@ def quoted(name: str) -> str:
     """A parameter as it was typed first; its name if it was not."""
     found = typed(name)
     return " ".join(found[0]) if found else f"--{either_spelling(name)}"
+
+
+def check_once(ctx: click.Context) -> None:
+    """click.UsageError for an option that is given twice with different values, of which click takes the last."""
+    seen: dict[str | None, list[str]] = {}
+    for option, words in occurrences(ctx.command, ctx.meta.get(_ARGUMENTS, ())):
+        if option is None and isinstance(ctx.command, click.Group):
+            return  # what follows is the subcommand's
+        if option is None or option.multiple:
+            continue
+        first = seen.setdefault(option.name, words)
+        if words[0] != first[0] if option.secondary_opts else _value(first) != _value(words):
+            raise click.UsageError(f"{' '.join(first)} and {' '.join(words)}: give one of them", ctx)
 
 
 def check_finite(ctx: click.Context) -> None:
@@ -102,8 +119,10 @@ def check_finite(ctx: click.Context) -> None:
 def in_words(error: click.ClickException) -> str:
     """An error of the command line as one sentence. It begins with what was typed, if that is the trouble."""
     ctx = getattr(error, "ctx", None)
-    if ctx is None or isinstance(error, click.MissingParameter):
+    if ctx is None:
         return error.format_message()
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return _missing(error.param, ctx)
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
         return _wrong_value(error, error.param, ctx) or error.format_message()
     if isinstance(error, click.NoSuchOption):
@@ -113,6 +132,24 @@ def in_words(error: click.ClickException) -> str:
     if isinstance(error, click.BadOptionUsage):
         return _wrong_usage(error, ctx)
     return error.format_message()
+
+
+def _missing(param: click.Parameter, ctx: click.Context) -> str:
+    """What to give for an option or an argument, in the words of the help page and of the first example there."""
+    metavar, command = param.make_metavar(ctx), ctx.command
+    if not isinstance(param, click.Option):
+        pieces = (each for each in command.collect_usage_pieces(ctx) if each != command.options_metavar)
+        return f"{metavar} is missing: write {' '.join([ctx.info_name or '', *pieces])} (--help tells more)"
+    name, pages = param.opts[0], "\n".join([*_lines_about(ctx), command.help or ""])
+    found = re.search(rf"(?<!\S){re.escape(name)}=[^\s\\]*\w", pages)
+    example = f", such as {found[0]}" if found else ""
+    return f"{name} is missing: give {name}={metavar} ({param.help}){example}"
+
+
+def _lines_about(ctx: click.Context) -> list[str]:
+    """The examples of a subcommand on the page of its group."""
+    page = "" if ctx.parent is None else ctx.parent.command.help or ""
+    return [line for line in page.replace("\\\n", "").splitlines() if f" {ctx.info_name} " in line]
 
 
 def _as_typed(name: str, ctx: click.Context) -> str:

@@ -16,6 +16,7 @@ from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOpt
 from edm2_guidance.cli.report import Sampling, announce, others
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
 from edm2_guidance.cli.submit import JobOptions, send
+from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.recipe.recipe import Recipe
@@ -55,6 +56,9 @@ def main(asked: ZipOptions) -> None:
     python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
+    if asked.out is not None and given("zip_dir"):
+        both, path = f"{quoted('zip_dir')} and {quoted('out')}", Path(asked.zip_dir, Path(asked.out).name)
+        raise click.UsageError(f"{both}: give one of them; --out is a path, such as {path}")
     recipe = recipe_from(Method(asked.networks, asked.sampling, asked.run.noise_device))
     seeds = seeds_from(asked.seeds, asked.seed, asked.num_images)
     if not asked.jobs.elsewhere():

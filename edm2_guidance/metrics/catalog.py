@@ -254,12 +254,22 @@ def table() -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     measures, spaces = (", ".join(catalog.kinds(axis)) for axis in ("measure", "extractor"))
-    lines.append(f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces})")
+    lines.append(f"or MEASURE/EXTRACTOR: any measure ({measures}) of any features ({spaces}){_exceptions()}")
     for kind in catalog.kinds("measure"):
         lines += [f"{kind}: {text}" for text in fields_of(catalog.find("measure", kind))]
     lines += [f"{name}: the set {', '.join(metrics)}" for name, metrics in SETS.items()]
     lines.append(f"{ALL}: every measure of the features at hand, or {ALL}/EXTRACTOR, as far as both sides allow it")
     return "\n".join([*lines, "With fields of your own: METRIC:FIELD=VALUE, several as METRIC:FIELD=VALUE:FIELD=VALUE"])
+
+
+def _exceptions() -> str:
+    """Which measures are of features that not all extractors give."""
+    text = ""
+    for measure in (cast(type[Measure], catalog.find("measure", kind)) for kind in catalog.kinds("measure")):
+        kinds = [each.kind for each in extractors().values() if measure.features in each.features]
+        if len(kinds) < len(extractors()):
+            text += f"; {measure.kind} of {' and '.join(kinds)} alone, which give {measure.features}"
+    return text
 
 
 def _extractor(kind: str) -> Extractor:

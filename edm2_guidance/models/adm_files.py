@@ -153,7 +153,7 @@ def _architecture(entry: Any) -> Architecture:
     hints = get_type_hints(Architecture)
     if not isinstance(entry, dict) or entry.keys() != hints.keys():
         raise ValueError("its metadata do not give the fields of an architecture")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     for name, value in given.items():
         if not _possible(value, hints[name]):
             raise ValueError(f"its metadata say {name} = {reprlib.repr(value)}, which no network has")

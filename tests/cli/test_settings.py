@@ -11,6 +11,7 @@ from edm2_guidance.cli import settings
 from edm2_guidance.cli.settings import configure, deterministic
 from edm2_guidance.commands import calculate_metrics, generate_zip
 from edm2_guidance.commands.generate_images import main
+from edm2_guidance.commands.score import gen
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -131,7 +132,7 @@ def test_small_networks_get_one_thread(two_threads, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("metrics", "expected"), [("fd_mnist", 1), ("fd_mnist,fid", 2), ("fd_dinov2", 2)])
 def test_large_detectors_get_their_threads_beside_a_small_network(two_threads, monkeypatch, metrics, expected):
     seen = []
-    monkeypatch.setattr(calculate_metrics, "score_networks", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(gen, "score_networks", lambda *_: seen.append(torch.get_num_threads()))
     done = CliRunner().invoke(calculate_metrics.main, ["gen", "--preset=mnist16", f"--metrics={metrics}"])
     assert (done.exit_code, seen) == (0, [expected]), done.output
     assert torch.get_num_threads() == 2

@@ -1,6 +1,7 @@
 """Errors of options quote what was typed, as it was typed, and say what to give: every option of every script."""
 
 import importlib
+import re
 from pathlib import Path
 
 import click
@@ -45,6 +46,21 @@ def test_every_option_says_what_to_give(main, before, option):
             assert "valid" not in said
 
 
+def test_what_is_missing_is_named_with_what_to_give():
+    said = {}
+    for script, before, command in commands():
+        if any(param.required for param in command.params):
+            main = importlib.import_module(f"edm2_guidance.commands.{script}").main
+            result = CliRunner().invoke(main, before)
+            assert result.exit_code == 2
+            said[" ".join([script, *before])] = result.stderr.removeprefix("Error: ").rstrip("\n")
+    assert all(re.match(r"(\S+) is missing: (give \1=\S+ \(|write \w+ )", text) for text in said.values()), said
+    assert said["calculate_metrics compare"] == "A is missing: write compare A B [REFERENCE] (--help tells more)"
+    assert said["reproduce search"].endswith("one may come twice), such as --over=weight")
+    assert said["reproduce run"] == "TABLE|ROW... is missing: write run TABLE|ROW... (--help tells more)"
+    assert said["network_tool fetch"].startswith("PRESET|URL|FILE... is missing: write fetch")
+
+
 @pytest.fixture
 def refuse():
     @click.group(cls=Group)
@@ -57,6 +73,7 @@ def refuse():
     @click.option("--times", type=float, multiple=True)
     @click.option("--kind", type=click.Choice(["random", "balanced"]))
     @click.option("--loud", is_flag=True)
+    @click.option("--go/--no-go")
     @click.option("--out", metavar="FILE")
     @takes_options
     def work(sampling: SamplingOptions):
@@ -97,11 +114,30 @@ def refuse():
         (["--num_image=3"], "--num_image: there is no such option; near it: --num-images, --num"),
         (["-num=3"], "-num: there is no such option; near it: --num"),
         (["--xyz=1"], "--xyz: there is no such option; --help lists them"),
+        (["--num=2", "--share=1", "--num-images", "3"], "--num=2 and --num-images 3: give one of them"),
+        (["--rho=2", "--times=1", "--times=2", "--rho=3"], "--rho=2 and --rho=3: give one of them"),
+        (["--go", "--no-go"], "--go and --no-go: give one of them"),
         ([f"--num={'9' * 500}x"], f"--num={'9' * 94}...: give a whole number from 2 to 1000000"),
     ],
 )
 def test_what_was_typed_is_quoted(refuse, words, said):
     assert refuse(*words) == said
+
+
+def test_the_same_value_may_be_given_twice(refuse):
+    words = [
+        "--S_max=2.0",
+        "--num=2",
+        "--loud",
+        "--loud",
+        "--num_images",
+        "2",
+        "--times=1",
+        "--times=2",
+        "--S-max",
+        "2.0",
+    ]
+    assert CliRunner().invoke(refuse.group, ["work", *words]).stdout == "2.0\n"
 
 
 def test_an_infinite_default_may_be_typed(refuse):

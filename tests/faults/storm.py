@@ -46,7 +46,7 @@ claims.BEAT_SECONDS, claims.WATCH_SECONDS, claims.STALE_SECONDS = 0.1, 0.4, 0.8
 
 def command(what, folder, num, shard_size):
     """(the click command, its arguments) that makes `what` in `folder`."""
-    common = [f"--net={folder.parent / 'net.pkl'}", "--steps=3", "--batch=8", f"--shard-size={shard_size}"]
+    common = [f"--net={folder.parent / 'net.safetensors'}", "--steps=3", "--batch=8", f"--shard-size={shard_size}"]
     if what == "zip":
         return generate_zip.main, [*common, f"--num_images={num}", f"--out={folder / 'out.zip'}"]
     places = [f"--ledger={folder / 'ledger.jsonl'}", f"--workdir={folder / 'work'}"]
@@ -132,7 +132,7 @@ def outcome(what, folder):
 
 def run(args, top):
     """One undisturbed process, then a storm on each layout and number of workers; yields one record per storm."""
-    save_digits_network(top / "net.pkl")
+    save_digits_network(top / "net.safetensors")
     alone = top / "alone"
     alone.mkdir()
     _, status = os.waitpid(start(args.what, alone, args), 0)

@@ -259,3 +259,7 @@ def test_sets_are_listed_and_stand_for_their_metrics() -> None:
         assert f"{name}: the set {', '.join(metrics)}" in listed
     assert "all: every measure of the features at hand" in listed
     assert "precision: prdc  for k=5:out" in listed
+    assert (
+        "of any features (inception, dinov2, mnist, mnist-ae); is of inception and mnist alone, which give logits"
+        in listed
+    )

@@ -168,7 +168,7 @@ def test_classes_out_of_range(recipe, tiny_networks):
 def test_classes_by_the_names_in_the_network(recipe, tmp_path):
     """Eleven names, of which the network has ten; digits in an odd order, so that an index is no name."""
     names = ["zero", "one", "Two", "3", "3", "1", "six", "seven", "eight", "nine", "ten"]
-    path = save_digits_network(tmp_path / "net.pkl", class_names=names)
+    path = save_digits_network(tmp_path / "net.safetensors", class_names=names)
     named = replace(recipe, net=NetworkRef(str(path)))
     generation = open_recipe(replace(named, labels=ClassName("two")), "cpu")
     assert generation.recipe.labels == 2

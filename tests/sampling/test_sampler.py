@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edm2_guidance.sampling.guidance.guided import Counted, guided
 from tests.functions import denoise_at, levels, steps_of
 from tests.functions import network as function
 from training.encoders import StandardRGBEncoder
-from training.network_io import save_network
+from training.network_safetensors import save_safetensors
 from training.networks_edm2 import Precond
 
 DATA = Path(__file__).parents[1] / "data"
@@ -42,7 +43,7 @@ def files(tmp_path_factory):
     """The golden networks as network files."""
     folder = tmp_path_factory.mktemp("golden")
     for name in ("cond", "uncond", "weak"):
-        save_network(folder / f"{name}.pkl", network(name), encoder=StandardRGBEncoder())
+        save_safetensors(folder / f"{name}.safetensors", network(name), encoder=StandardRGBEncoder())
     return folder
 
 
@@ -55,10 +56,10 @@ def recipe_of(case, files):
     guides = ()
     if case["gnet"] is not None:
         interval = case.get("index_interval")
-        ref = NetworkRef(str(files / f"{case['gnet']}.pkl"))
+        ref = NetworkRef(str(files / f"{case['gnet']}.safetensors"))
         guides = (Guide(ref, constant(case["guidance"]), None if interval is None else StepInterval(*interval)),)
     return Recipe(
-        NetworkRef(str(files / "cond.pkl")),
+        NetworkRef(str(files / "cond.safetensors")),
         guides,
         num_steps=given.get("num_steps", 32),
         schedule=Schedule.parse("edm").with_fields(schedule),
@@ -73,7 +74,10 @@ def run_case(case, seeds, files):
     return latents
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = {"interval_index_17_22", "autoguidance_2.1"}  # as others, but in 32 steps, or in less than double precision
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES])
 def test_golden_samples(name, files):
     expected = torch.from_numpy(SAMPLER[name]).double()
     result = run_case(CASES[name], [int(s) for s in SAMPLER["seeds"]][: len(expected)], files)
@@ -94,21 +98,20 @@ def test_golden_precision_tells_float64_from_float32(files):
 def test_golden_samples_through_the_command_line(files, tmp_path):
     """Options, recipe, sampling, decoding and PNGs in one go: churn, then double precision in an interval of steps."""
     lines = {
-        "churn_40": "--gnet=@weak.pkl --guidance=1.7 --steps=10 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003",
-        "interval_index_3_5": "--gnet=@uncond.pkl --guidance=3 --steps=10 --guidance_interval=3,5 --dtype=float64",
+        "churn_40": "--gnet=@weak --guidance=1.7 --steps=10 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003",
+        "interval_index_3_5": "--gnet=@uncond --guidance=3 --steps=10 --guidance_interval=3,5 --dtype=float64",
         "rho_5": "--steps=9 --rho=5 --sigma_min=0.01 --sigma_max=50",
     }
     for name, line in lines.items():
-        expected = StandardRGBEncoder().decode(torch.from_numpy(SAMPLER[name]))
+        expected = StandardRGBEncoder().decode(torch.from_numpy(SAMPLER[name][:3]))
         seeds = [int(s) for s in SAMPLER["seeds"]][: len(expected)]
-        usable = [k for k, seed in enumerate(seeds) if seed < 2**32]
-        args = [arg.replace("@", f"{files}/") for arg in f"--net=@cond.pkl --batch=16 {line}".split()]
-        listed = ",".join(str(seeds[k]) for k in usable)
+        args = [re.sub(r"@(\w+)", rf"{files}/\1.safetensors", arg) for arg in f"--net=@cond --batch=16 {line}".split()]
+        listed = ",".join(map(str, seeds))
         result = CliRunner().invoke(main, [*args, f"--seeds={listed}", f"--outdir={tmp_path / name}", "--device=cpu"])
         assert result.exit_code == 0, result.stderr
-        for k in usable:
-            made = np.asarray(Image.open(tmp_path / name / f"{seeds[k]:06d}.png")).astype(int)
-            assert np.abs(made - expected[k].permute(1, 2, 0).numpy().astype(int)).max() <= 1, name
+        for seed, image in zip(seeds, expected, strict=True):
+            made = np.asarray(Image.open(tmp_path / name / f"{seed:06d}.png")).astype(int)
+            assert np.abs(made - image.permute(1, 2, 0).numpy().astype(int)).max() <= 1, name
 
 
 def test_golden_noise_labels_and_what_follows():
@@ -159,7 +162,7 @@ def test_unconditional_networks_draw_no_label():
 
 def test_an_image_depends_on_its_seed_alone(files):
     case = CASES["churn_40"]
-    seeds = [int(s) for s in SAMPLER["seeds"]][:4]
+    seeds = [int(s) for s in SAMPLER["seeds"]][:2]
     whole = run_case(case, seeds, files)
     alone = torch.cat([run_case(case, [seed], files) for seed in reversed(seeds)]).flip(0)
     assert float((whole - alone).norm() / whole.norm()) < 1e-5

@@ -115,9 +115,9 @@ def test_an_impossible_sigma_data_is_refused(net, path):
     refused(path, net, "sigma_data = -1.0 is not possible")
 
 
-def test_other_networks_are_refused(tiny_networks):
+def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="ToyModel of a toy network expected, found dict"):
-        load_model(tiny_networks["cond"])
+        load_model(PRETRAINED.parent / "mnist16-weak.pkl")
 
 
 def test_a_network_that_diverged_is_not_written(tmp_path, net):

@@ -52,8 +52,7 @@ class ClippedCoverage(NeighbourMeasure):
         table = expected_fill(len(counts.by_image), len(counts.by_reference), self.k)
         at = int(np.searchsorted(table, self._filled(counts.by_reference)))
         slope = float(np.gradient(table)[min(max(at, self.k), len(table) - 1)])
-        without = [self._filled(counts.by_reference - group) for group in counts.by_group]
-        return left_out([each / (slope * len(table)) for each in without])
+        return left_out([self._filled(each) / (slope * len(table)) for each in counts.without])
 
     def _filled(self, counts: "NDArray[Any]") -> float:
         """y by the number of images in each ball."""

@@ -35,4 +35,4 @@ class Coverage(NeighbourMeasure):
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
         """By leaving out groups of images."""
         found = self.counts(reference)(images)
-        return left_out([float((found.by_reference > group).mean()) for group in found.by_group])
+        return left_out([float((each > 0).mean()) for each in found.without])

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edm2_guidance.metrics.measures.base import Comparison
-from edm2_guidance.metrics.measures.neighbours import Balls, NeighbourMeasure, Neighbours, Set
+from edm2_guidance.metrics.measures.neighbours import Balls, Counting, NeighbourMeasure, Neighbours, Set
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -62,10 +62,14 @@ class Manifold(NeighbourMeasure):
 
         return compare
 
-    def held(self, reference: "Moments", without: int | None = None) -> "Callable[[Moments], NDArray[Any]]":
-        """By images, whether each point of the other set is in the manifold, bool; without: as in `Balls`."""
-        balls = Balls(self.around, self.k, closed=self.surface == "in", without=without)
-        counts = Neighbours.of(reference, self.distances).ask(balls)
+    def held(self, reference: "Moments") -> "Callable[[Moments], NDArray[Any]]":
+        """By images, whether each point of the other set is in the manifold, bool."""
+        found = self.in_balls(reference)
         if self.around == "reference":
-            return lambda images: counts(images).by_image > 0
-        return lambda images: counts(images).by_reference > 0
+            return lambda images: found(images).by_image > 0
+        return lambda images: found(images).by_reference > 0
+
+    def in_balls(self, reference: "Moments") -> Counting:
+        """By images, in how many balls of the manifold each is."""
+        balls = Balls(self.around, self.k, closed=self.surface == "in")
+        return Neighbours.of(reference, self.distances).ask(balls)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Form = Literal["exact", "float16"]
 Set = Literal["images", "reference"]
 _USUAL = 24  # neighbours are found at once, for all who want fewer; some for k of 5 when a group is left out
-_BLOCK = 1 << 21  # pairs at once
+_BLOCK = 1 << 23  # pairs at once: products of fewer rows than a hundred, with 50,000 others, take twice the time
 _PIECE = 1 << 19  # numbers at once, where rows are converted or differences formed
 _ROWS = 1024  # likewise
 _HALF_NORM = 65504 / 4  # up to which |x - y|^2 is no more than half precision holds
@@ -135,7 +135,7 @@ class _Products:
         import torch
 
         unit = (len(self.centre) + 16) * torch.finfo(dtype).eps / 2
-        return 4 * unit * norms + 4 * self.moved**2 / unit + 1e-30
+        return 4.004 * unit * norms + 4.004 * self.moved**2 / unit + 1e-30
 
     def block(self, rows: slice) -> "_ProductBlock":
         import torch
@@ -144,30 +144,29 @@ class _Products:
 
 
 class _ProductBlock:
+    """Squared distances, over the square of the scale, are between `low` and `high`, [n, M]."""
+
     def __init__(self, both: _Products, rows: slice, dtype: "torch.dtype") -> None:
         import torch
 
         self.both, self.rows, self.dtype = both, rows, dtype
         self._sharper: _ProductBlock | None = None
         x = both.centred(both.points[rows])
-        norms = x.square().sum(dim=1)
-        self.row_error, self.column_error = both.error(norms, dtype)[:, None], both.error(both.norms, dtype)[None]
         if dtype == torch.float32:
             product = x.float() @ both.columns.T
         else:
             product = torch.cat([x @ both.centred(both.others[piece]).T for piece in both.pieces()], dim=1)
-        self.squared = product.mul_(-2).add_(norms[:, None].to(dtype)).add_(both.norms[None].to(dtype))
+        row, column = x.square().sum(dim=1)[:, None], both.norms[None]
+        row_error, column_error = both.error(row, dtype), both.error(column, dtype)
+        self.low = torch.add((row - row_error).to(dtype), product, alpha=-2).add_((column - column_error).to(dtype))
+        self.high = product.mul_(-2).add_((row + row_error).to(dtype)).add_((column + column_error).to(dtype))
 
     def inside(self, radii: "Tensor", closed: bool) -> "Tensor":
         import torch
 
-        scaled = radii / self.both.scale**2
-        rounded = scaled * torch.finfo(self.dtype).eps
-        by_column = radii.shape[0] == 1
-        margin = self._margin(0 if by_column else rounded, rounded if by_column else 0)
-        gap = self.squared - scaled.to(self.dtype)
-        found = gap < -margin
-        near = gap.abs_() <= margin
+        scaled, eps = radii / self.both.scale**2, torch.finfo(self.dtype).eps
+        found = self.high < (scaled * (1 - eps)).to(self.dtype)
+        near = (self.low <= (scaled * (1 + eps)).to(self.dtype)).logical_xor_(found)
         if self._undecided(near):
             return self._sharp().inside(radii, closed)
         rows, columns, exact = self._exact(near)
@@ -179,28 +178,23 @@ class _ProductBlock:
         """Those whose lower bound is not above the k-th smallest upper bound are compared by their exact distance."""
         import torch
 
-        squared, margin = self.squared.clone(), self._margin(0, 0)
+        low, high = self.low, self.high
         if own:
-            squared[torch.arange(len(squared)), torch.arange(self.rows.start, self.rows.stop)] = torch.inf
-        limit = torch.topk(squared + margin, k, dim=1, largest=False).values[:, -1:]
-        near = squared - margin <= limit
+            itself = torch.arange(len(low)), torch.arange(self.rows.start, self.rows.stop)
+            low, high = (bound.index_put(itself, torch.tensor(torch.inf, dtype=self.dtype)) for bound in (low, high))
+        near = low <= torch.topk(high, k, dim=1, largest=False).values[:, -1:]
         if self._undecided(near):
             return self._sharp().nearest(k, own)
         rows, columns, exact = self._exact(near)
         order = exact.argsort(stable=True)  # `columns` go up in each row already
         order = order[rows[order].argsort(stable=True)]
-        counts = near.sum(dim=1)
+        counts = rows.bincount(minlength=len(near))
         first = order[(counts.cumsum(0) - counts)[:, None] + torch.arange(k)]
         return Nearest(exact[first], columns[first])
 
-    def _margin(self, row: "Tensor | int", column: "Tensor | int") -> "Tensor":
-        """The bound on the error of what is compared, [n, M]: of the squared distances, and what is added to it."""
-        rows, columns = 1.001 * (self.row_error + row), 1.001 * (self.column_error + column)
-        return rows.to(self.dtype) + columns.to(self.dtype)
-
     def _undecided(self, near: "Tensor") -> bool:
         """Whether float32 leaves so much open that float64 is quicker."""
-        return self.dtype.itemsize == 4 and int(near.sum()) > _MANY * near.numel()
+        return self.dtype.itemsize == 4 and int(near.count_nonzero()) > _MANY * near.numel()
 
     def _sharp(self) -> "_ProductBlock":
         import torch
@@ -254,26 +248,17 @@ class _HalfBlock:
 class Balls:
     """A ball around each point of one set, out to its k-th nearest neighbour in that set.
 
-    closed: its surface is part of it. clipped: no radius is above the median of all. without: a group of images
-    (`base.groups`) that is left out of the images which the balls are around; theirs hold nothing.
+    closed: its surface is part of it. clipped: no radius is above the median of all.
     """
 
     around: Set
     k: int
     closed: bool
     clipped: bool = False
-    without: int | None = None
 
     def radii(self, moments: "Moments", form: Form = "exact") -> "Tensor":
         """Squared radii, float64 [points]."""
-        import torch
-
-        near = own_nearest(moments, self.k, form)
-        radii = near.squared[:, self.k - 1]
-        if self.without is not None:
-            out = torch.from_numpy(groups(len(radii)) == self.without)
-            rank = (~out[near.place]).cumsum(dim=1).clamp(max=self.k)
-            return near.squared.gather(1, rank.argmax(dim=1, keepdim=True))[:, 0].masked_fill(out, -1)
+        radii = own_nearest(moments, self.k, form).squared[:, self.k - 1]
         if not self.clipped:
             return radii
         low, high = radii.sort().values[[(len(radii) - 1) // 2, len(radii) // 2]]
@@ -283,17 +268,13 @@ class Balls:
 class Counts(NamedTuple):
     """Pairs of an image and a reference image of which one is in the ball around the other.
 
-    by_image: int64 [N]. by_group: int64 [GROUPS, M], of each group of images (`base.groups`) apart.
+    by_image: int64 [N]. by_reference: int64 [M]. without: int64 [GROUPS, M], the same when each group of images
+    (`base.groups`) is left out: its pairs are gone, and balls around other images reach to the k-th that is left.
     """
 
     by_image: "NDArray[Any]"
-    by_group: "NDArray[Any]"
-
-    @property
-    def by_reference(self) -> "NDArray[Any]":
-        """int64 [M]."""
-        total: NDArray[Any] = self.by_group.sum(axis=0)
-        return total
+    by_reference: "NDArray[Any]"
+    without: "NDArray[Any]"
 
 
 Counting = Callable[["Moments"], Counts]
@@ -355,15 +336,51 @@ class Neighbours:
         import torch
 
         ours, theirs = features_of(images), features_of(self._reference)
-        group_of = torch.from_numpy(groups(len(ours)))
-        sides = {"images": images, "reference": self._reference}
-        radii = {balls: balls.radii(sides[balls.around], self._form) for balls in asked}
-        none = [torch.zeros(size, dtype=torch.int64) for size in ((len(ours),), (GROUPS, len(theirs)))]
-        found = {balls: [each.clone() for each in none] for balls in asked}
+        sizes = {balls: self._sizes(balls, images) for balls in asked}
+        found = {
+            balls: (torch.zeros(len(ours), dtype=torch.int64), torch.zeros(1 + GROUPS, len(theirs), dtype=torch.int64))
+            for balls in asked
+        }
         for block in blocks(ours, theirs, self._form):
-            for balls, (by_image, by_group) in found.items():
-                own = radii[balls]
-                inside = block.inside(own[None] if balls.around == "reference" else own[block.rows, None], balls.closed)
-                by_image[block.rows] = inside.sum(dim=1)
-                by_group.index_add_(0, group_of[block.rows], inside.long())
-        return {balls: Counts(*(each.numpy() for each in counts)) for balls, counts in found.items()}
+            for balls, (by_image, by_reference) in found.items():
+                for radii, which in sizes[balls].of(block.rows):
+                    inside = block.inside(radii, balls.closed).float()  # whose sums are exact, and quick
+                    by_reference += (which.float() @ inside).long()
+                    if which[0].any():
+                        by_image[block.rows] = inside.sum(dim=1).long()
+        return {
+            balls: Counts(by_image.numpy(), by_reference[0].numpy(), by_reference[1:].numpy())
+            for balls, (by_image, by_reference) in found.items()
+        }
+
+    def _sizes(self, balls: Balls, images: "Moments") -> "_Sizes":
+        import torch
+
+        group_of = torch.from_numpy(groups(len(features_of(images))))
+        there = torch.cat([torch.full((1, len(group_of)), True), group_of != torch.arange(GROUPS)[:, None]])
+        if balls.around == "reference":
+            return _Sizes(balls.radii(self._reference, self._form)[:, None], torch.where(there, 0, -1))
+        near = own_nearest(images, balls.k, self._form)
+        ranks = [each[near.place].cumsum(dim=1).clamp(max=balls.k).argmax(dim=1) for each in there]
+        return _Sizes(near.squared, torch.where(there, torch.stack(ranks), -1), by_row=True)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Radii of balls with all images, and without each of the groups.
+
+    rank: int64 [1 + GROUPS, N], which of the `squared` an image has then, -1 if it is left out. squared: float64, by
+    image and rank if `by_row`, or else by reference image, of which none has another.
+    """
+
+    squared: "Tensor"
+    rank: "Tensor"
+    by_row: bool = False
+
+    def of(self, rows: slice) -> "Iterator[tuple[Tensor, Tensor]]":
+        """Radii, as `Block.inside` takes them, and the images of these rows that have them, bool [1 + GROUPS, n]."""
+        here = self.rank[:, rows]
+        for rank in range(int(here.max()) + 1):
+            which = here == rank
+            if which.any():
+                yield (self.squared[rows, rank, None] if self.by_row else self.squared[None, :, rank]), which

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edm2_guidance.metrics.measures.base import GROUPS, left_out
+from edm2_guidance.metrics.measures.base import left_out
 from edm2_guidance.metrics.measures.manifold import Manifold
 
 if TYPE_CHECKING:
@@ -23,5 +23,5 @@ class Recall(Manifold):
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
         """By leaving out groups of images: balls are gone, and others reach farther."""
-        held = [self.held(reference, without=group) for group in range(GROUPS)]
-        return left_out([float(each(images).mean()) for each in held])
+        found = self.in_balls(reference)(images)
+        return left_out([float((each > 0).mean()) for each in found.without])

@@ -139,7 +139,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        made = self.proj_out(attend(self.qkv(self.norm(x.flatten(2))), self.heads, self.order))
+        made: Tensor = self.proj_out(attend(self.qkv(self.norm(x.flatten(2))), self.heads, self.order))
         return x + made.reshape(x.shape)
 
 
@@ -158,7 +158,7 @@ def attend(qkv: Tensor, heads: int, order: Order) -> Tensor:
 class Stage(nn.Sequential):
     """Layers in turn, those that are residual blocks with the embedding."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
         return x
@@ -196,18 +196,18 @@ class Encoder(nn.Module):
         """As before training: every block adds nothing to its skip, and a U-Net predicts zero."""
         for module in self.modules():
             last = module.out_layers[-1] if isinstance(module, ResidualBlock) else getattr(module, "proj_out", None)
-            if last is not None:
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+            for weights in () if last is None else last.parameters():
+                nn.init.zeros_(weights)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the activations between blocks."""
-        return self.input_blocks[0][0].weight.dtype
+        return next(self.input_blocks.parameters()).dtype
 
     def embedded(self, t: Tensor) -> Tensor:
         """Of timesteps [N]: [N, 4 width]."""
-        made: Tensor = self.time_embed(timestep_embedding(t, self.arch.width).to(self.time_embed[0].weight.dtype))
+        waves = timestep_embedding(t, self.arch.width)
+        made: Tensor = self.time_embed(waves.to(next(self.time_embed.parameters()).dtype))
         return made
 
     def way_down(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
@@ -253,8 +253,8 @@ class UNet(Encoder):
 
     def zero_branches(self) -> None:
         super().zero_branches()
-        nn.init.zeros_(self.out[-1].weight)
-        nn.init.zeros_(self.out[-1].bias)
+        for weights in self.out[-1].parameters():
+            nn.init.zeros_(weights)
 
     @property
     def torso(self) -> list[nn.Module]:

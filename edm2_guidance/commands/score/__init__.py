@@ -1,0 +1,1 @@
+"""The parts of calculate_metrics.py."""

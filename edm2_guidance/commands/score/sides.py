@@ -1,0 +1,127 @@
+"""What the commands share that score: their options, both sides of a score, and what is said of it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnnlib.workers import launched
+from edm2_guidance.cli import metric_options as opt
+from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.option_group import OptionGroup
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.start import as_started
+from edm2_guidance.metrics.catalog import score_text
+from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
+
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.detectors import Detector
+    from edm2_guidance.metrics.moments import Moments
+    from edm2_guidance.metrics.score_output import Record
+    from edm2_guidance.metrics.scoring import Reference
+    from edm2_guidance.metrics.sides import ReferenceImages
+
+
+class ScoreOptions(OptionGroup):
+    """How stored sets are scored, and where scores go."""
+
+    metrics: list[str] = opt.scored_metrics_option()
+    num: int | None = opt.num_option(f"{STANDARD_NUM_IMAGES} if there are more, else all")
+    stored: opt.StoredOptions
+    detectors: opt.DetectorOptions
+    ledger: opt.LedgerOptions
+    device: opt.DeviceOptions
+
+
+def settled_metrics(metrics: list[str], ref: str, images: str | None, num: int | None, offline: bool) -> list[str]:
+    """The metrics that "all" among these stands for; says what is left out, and why."""
+    from edm2_guidance.metrics.sides import settled
+
+    with bad_input():
+        found = settled(metrics, ref, images, num, offline=offline)
+    say_notes(found.left_out)
+    return found.metrics
+
+
+def measured_reference(
+    theirs: "Reference | ReferenceImages", detectors: "Sequence[Detector]", *, quiet: bool = False
+) -> "Reference":
+    """A reference as it was opened: measured now if it is images."""
+    from edm2_guidance.metrics.sides import ReferenceImages
+
+    if not isinstance(theirs, ReferenceImages):
+        return theirs
+    if not quiet:
+        path = shlex.quote(str(theirs.stored.source.path))
+        how = f"calculate_metrics.py ref --data={path} --dest=NAME.npz keeps them"
+        click.echo(f"note: the statistics of {theirs.name} are computed now; {as_started(how)}", err=True)
+    with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
+        return theirs.measure(detectors, progress)
+
+
+def tell_sides(samples: str, count: int | None, reference: "Reference") -> None:
+    """Say on stderr which side is which, and how many images stand behind it."""
+    statistics = reference.statistics
+    numbers = [count, *(each.num_images for each in [*statistics.moments.values()][:1])]
+    known = ["an unknown number of images" if number is None else f"{number:,} images" for number in numbers]
+    known += [f"with features of {each.num_images:,} of them" for each in [*statistics.shown.values()][:1]]
+    click.echo(f"samples:   {samples}, {known[0]}\nreference: {', '.join([statistics.source, *known[1:]])}", err=True)
+
+
+def left_to_the_first() -> bool:
+    """Whether this is a further worker: reading stored images is the work of one, and it says so."""
+    with bad_input():
+        workers = launched()
+    if workers.rank > 0:
+        click.echo(f"{workers.prefix}nothing to do: worker 0 reads all stored images", err=True)
+    return workers.rank > 0
+
+
+def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list[Detector]":
+    """The detectors, in the order of `choices`."""
+    from edm2_guidance.metrics.detectors import load_detector
+    from torch_utils.distributed import pick_device
+
+    where = pick_device(device)
+    return [load_detector(name, where, offline=offline, **choice) for name, choice in choices.items()]
+
+
+def report(
+    asked: ScoreOptions,
+    reference: "Reference",
+    moments: "Mapping[str, Moments]",
+    identities: Mapping[str, Mapping[str, Any]],
+    images: Mapping[str, Any],
+    fewer: int | None = None,
+    **run_record: Any,
+) -> "list[dict[str, Any]]":
+    """Appends the scores to the ledger, and prints them: its lines. What is Any becomes JSON of the ledger."""
+    from edm2_guidance.metrics import provenance, scoring
+    from edm2_guidance.metrics.environment import environment
+    from torch_utils.distributed import pick_device
+
+    around = environment(pick_device(asked.device.device), vae=provenance.vae_ran(images))
+    given = (asked.ledger.ledger, reference, moments, identities, images, around, fewer)
+    records = scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record)
+    tell_scores(records)
+    return records
+
+
+def tell_scores(records: "Sequence[Record]") -> None:
+    """Prints lines of the ledger, and says on stderr what to mind, once each."""
+    for record in records:
+        click.echo(f"{record['name']:<15} {score_text(record)}")
+    say_warnings(records)
+
+
+def say_warnings(records: "Sequence[Record]") -> None:
+    """Says on stderr what to mind of lines of the ledger, once each, and of which if not of all."""
+    warned: dict[str, list[str]] = {}
+    for record in records:
+        for text in record.get("flags") or ():
+            warned.setdefault(text, []).append(record["metric"])
+    for text, metrics in warned.items():
+        of = "" if len(metrics) == len(records) else f"{', '.join(metrics)}: "
+        click.echo(f"warning: {of}{text}", err=True)
