@@ -11,10 +11,9 @@ from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import known_class
-from edm2_guidance.cli.command import Command, bad_input
+from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
-from edm2_guidance.cli.option_group import takes_options
-from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions, field_names
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
@@ -81,26 +80,12 @@ def recipe_from(
     return recipe
 
 
-@click.command(cls=Command)
-@takes_options
-def _alone(networks: NetworkOptions, sampling: SamplingOptions) -> Recipe:
-    """The recipe of a command line of its own."""
-    return recipe_from(Method(networks, sampling, None), scored=True)
-
-
-def preset_recipe(name: str) -> Recipe:
-    """The recipe of a preset as it is, whatever the command line at hand says of another network."""
-    with _alone.make_context("", [f"--preset={name}"]) as context:
-        recipe: Recipe = _alone.invoke(context)
-    return recipe
-
-
 def _base(source: str | None) -> ImageSet | Recipe | None:
     """The images that the main network enlarges: of a preset, or stored. ValueError if there are none."""
     if source is None:
         return None
     if source in all_presets():
-        return preset_recipe(source)
+        return all_presets()[source].recipe()
     if not find_file(source).exists() and not files_like(source):
         raise ValueError(
             f"no images at '{source}', and no preset has that name (--list-presets); give a ZIP, a folder or an .npz"

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dnnlib.places import short_name
-from edm2_guidance.cli.recipe_args import preset_recipe
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Reference, constant
 from edm2_guidance.recipe.recipe import ImageSet, Recipe, SigmaInterval
@@ -48,8 +47,8 @@ def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
     """Where the images that are enlarged lie, or the preset that makes them."""
     if isinstance(base, ImageSet):
         return short_name(base.source)
-    near = (name for name, preset in all_presets().items() if preset.net == base.net.source)
-    return next(n for n in near if replace(recipe, base=preset_recipe(n)).resolved() == recipe.resolved())
+    near = (preset for preset in all_presets().values() if preset.net == base.net.source)
+    return next(p.name for p in near if replace(recipe, base=p.recipe()).resolved() == recipe.resolved())
 
 
 def _kind_flags(option: str, specs: Sequence[Spec], usual: Spec) -> list[str]:

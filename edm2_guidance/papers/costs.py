@@ -18,27 +18,35 @@ from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, pub
 
 DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
 SNAPSHOT_IMAGES = 32 << 20  # between the published raw snapshots of a run
-BYTES_PER_PARAMETER = 2  # float16, and next to nothing beside it
 VAE_BYTES = 335_000_000  # about: 84 M parameters in float32
-#: A PNG: estimates for ImageNet (0.55 and 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
-PNG_BYTES: Mapping[str, int] = MappingProxyType({"img512": 430_000, "img64": 9_200, "mnist16": 500})
+#: A PNG: estimates for photographs (0.55 to 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
+PNG_BYTES: Mapping[str, int] = MappingProxyType({
+    "img512": 430_000, "img64": 9_200, "mnist16": 500,
+    "adm64": 9_200, "adm128": 34_000, "adm256": 120_000, "adm512": 430_000,
+    "lsun-bedroom": 120_000, "lsun-cat": 120_000, "lsun-horse": 120_000,
+})  # fmt: skip
 #: T operations per second where none are given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight
 #: (arXiv 2406.02507, App. B), which makes 37 to 82. Digits: two CPU cores.
-THROUGHPUT: Mapping[str, float] = MappingProxyType({"img512": 40.0, "img64": 40.0, "mnist16": 0.02})
+THROUGHPUT = 40.0
+THROUGHPUT_OF_DIGITS = 0.02
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Parameters, and G operations of one evaluation of one image. gflops_from: published, or taken from where."""
+    """Parameters, and G operations of one evaluation of one image.
+
+    gflops_from: published, or taken from where. bytes_per_parameter: in its file, which has next to nothing beside them.
+    """
 
     params: int
     gflops: float
     gflops_from: str
+    bytes_per_parameter: int
 
     @property
     def bytes(self) -> int:
         """Size of its file."""
-        return BYTES_PER_PARAMETER * self.params
+        return self.bytes_per_parameter * self.params
 
 
 @functools.cache
@@ -46,7 +54,9 @@ def all_networks() -> dict[str, NetworkFacts]:
     """Facts by training run, or by file name without suffix for the networks that ship here."""
     with open(Path(__file__).with_name("networks.csv"), newline="", encoding="utf-8") as file:
         return {
-            line["network"]: NetworkFacts(int(line["params"]), float(line["gflops"]), line["gflops_from"])
+            line["network"]: NetworkFacts(
+                int(line["params"]), float(line["gflops"]), line["gflops_from"], int(line["bytes"])
+            )
             for line in csv.DictReader(file)
         }
 
@@ -154,7 +164,8 @@ def cost(
         return None
     count = row.num_images if num is None else num
     repeats = row.repeats or 1
-    speed = THROUGHPUT[row.data] if throughput is None else throughput
+    usual = THROUGHPUT_OF_DIGITS if row.data == "mnist16" else THROUGHPUT
+    speed = usual if throughput is None else throughput
     if not 0 < speed < math.inf:
         raise ValueError(f"--throughput={speed:g}: give a positive, finite number")
     pflop = tflop * count * repeats / 1000

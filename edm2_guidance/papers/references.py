@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
 from edm2_guidance.metrics.catalog import SETS
+from edm2_guidance.papers import adm
 from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
-ADM_ROOT = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+ADM_ROOT = f"{adm.ROOT}/ref_batches/imagenet"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
             f"ImageNet at {size}x{size}, by the authors of ADM",
         )
         for size, labeled in ((64, "_labeled"), (128, "_labeled"), (256, "_labeled"), (512, ""))
+    },
+    **{
+        f"lsun-{kind}": NamedReference(
+            f"{adm.ROOT}/ref_batches/lsun/{kind}/VIRTUAL_lsun_{kind}256.npz", SETS["adm"],
+            f"LSUN {kind} at 256x256, by the authors of ADM",
+        )
+        for kind in ("bedroom", "cat", "horse")
     },
 })  # fmt: skip
 

@@ -229,9 +229,12 @@ class Recipe:
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
         self.levels()
 
-    def unusual(self) -> list[Spec]:
-        """Schedule, sampler and rule, as far as they are not the papers'. Without churn its settings do nothing."""
-        usual = Recipe(self.net)
+    def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
+        """Schedule, sampler and rule, as far as they are not those of `usual`, by default EDM2's papers'.
+
+        Without churn its settings do nothing.
+        """
+        usual = usual or Recipe(self.net)
         pairs = ((self.schedule, usual.schedule), (self.sampler, usual.sampler), (self.rule, usual.rule))
         idle = self.sampler.kind == "heun" and "S_churn" not in self.sampler.changed()
         return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]

@@ -5,10 +5,11 @@ import shlex
 import pytest
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.cli.recipe_args import preset_recipe, recipe_from
+from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.commands import calculate_metrics, generate_images
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
 
@@ -31,7 +32,7 @@ RECIPES = [
         noise_device="device",
     ),
     Recipe(MAIN, base=ImageSet("mnist16-test-500"), noise_device="device"),
-    Recipe(MAIN, base=preset_recipe("mnist16-interval"), noise_device="cpu", labels=3),
+    Recipe(MAIN, base=all_presets()["mnist16-interval"].recipe(), noise_device="cpu", labels=3),
 ]
 
 
