@@ -12,15 +12,20 @@ from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
 ADM_ROOT = f"{adm.ROOT}/ref_batches/imagenet"
+ADM_IMAGES = 10_000  # in each reference, as its paper says
 
 
 @dataclass(frozen=True)
 class NamedReference:
-    """source: URL, or path of a file that ships here. metrics: those that it is meant for. what: of which images."""
+    """source: URL, or path of a file that ships here. metrics: those that it is meant for. what: of which images.
+
+    image_bytes: size of the images that it holds beside statistics, about.
+    """
 
     source: str
     metrics: tuple[str, ...]
     what: str
+    image_bytes: int = 0
 
 
 REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
@@ -36,14 +41,14 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
     **{
         f"adm{size}": NamedReference(
             f"{ADM_ROOT}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
-            f"ImageNet at {size}x{size}, by the authors of ADM",
+            f"ImageNet at {size}x{size}, by the authors of ADM", ADM_IMAGES * 3 * size**2,
         )
         for size, labeled in ((64, "_labeled"), (128, "_labeled"), (256, "_labeled"), (512, ""))
     },
     **{
         f"lsun-{kind}": NamedReference(
             f"{adm.ROOT}/ref_batches/lsun/{kind}/VIRTUAL_lsun_{kind}256.npz", SETS["adm"],
-            f"LSUN {kind} at 256x256, by the authors of ADM",
+            f"LSUN {kind} at 256x256, by the authors of ADM", ADM_IMAGES * 3 * 256**2,
         )
         for kind in ("bedroom", "cat", "horse")
     },

@@ -138,7 +138,7 @@ def _belongs(row: Row, record: Record) -> bool:
     if record.get("metric") != row.metric:
         return False
     written_for = (record.get("row") or {}).get("name")
-    return written_for in (row.name, row.setting or row.name) or not _method_differences(row, record)
+    return written_for in (row.name, row.images) or not _method_differences(row, record)
 
 
 def _images_key(record: Record) -> object:

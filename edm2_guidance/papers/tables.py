@@ -89,8 +89,9 @@ class Row:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Network files by name, the main network first."""
-        return () if self.net is None else (self.net, *self.gnets)
+        """Network files by name, the main network first, those that make the images that it enlarges last."""
+        base = () if self.base is None else map(_file_name, all_presets()[self.base].sources)
+        return () if self.net is None else (self.net, *self.gnets, *base)
 
     @property
     def emas(self) -> tuple[float | None, ...]:
@@ -107,6 +108,16 @@ class Row:
         """By how many percent repeated runs differ, as the paper says; None where no paper says."""
         known = self.metric == "fid" and self.published is not None and not self.table.startswith("adm-")
         return 2.0 if known else None  # arXiv 2312.02696, D.4
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The metrics that one pass over its images gives, its own among them."""
+        return (self.metric,) if self.setting is None else REFERENCES[self.data].metrics
+
+    @property
+    def images(self) -> str:
+        """A name of its images, which the rows of a setting share."""
+        return self.setting or self.name
 
     @property
     def reference(self) -> str:
@@ -138,11 +149,11 @@ class Row:
         if self.net is None:
             what = "published samples" if self.real is None else "real images"
             raise ValueError(f"{self.name}: {self.blocked or f'{what} are scored, none are made'}")
-        net, *gnets = (NetworkRef(source) for source in self.sources(networks))
+        net, *others = (NetworkRef(source) for source in self.sources(networks))
         schedule, reference = Weight.parse(self.kinds.weight), Reference.parse(self.kinds.reference)
         guides = [
             Guide(ref, schedule.with_fields({"w": weight}), self.interval, reference)
-            for ref, weight in zip(gnets, self.weights, strict=True)
+            for ref, weight in zip(others[: len(self.gnets)], self.weights, strict=True)
         ]
         return Recipe(
             net,

@@ -20,7 +20,6 @@ from edm2_guidance.metrics.evaluation import Measured
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
-from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
@@ -105,7 +104,7 @@ class Runner:
         Raises ValueError or OSError, naming the row.
         """
         for row in rows:
-            self._scorer_of(_together(row), row.reference)
+            self._scorer_of(row.together, row.reference)
             for file in (*row.sources(self.settings.networks), *([row.samples] if row.samples else [])):
                 fetch(file, offline=self.settings.offline)
             if row.samples is not None:
@@ -125,14 +124,14 @@ class Runner:
             yield from self._run_published(row, row.samples)
             return
         generation = self.open(self._recipe(row))
-        scorer = self._scorer_of(_together(row), row.reference)
+        scorer = self._scorer_of(row.together, row.reference)
         if not self.settings.keep_images:
             for seeds in self.blocks(row):
                 self._streamed(scorer, generation, seeds, {}).find()  # refuses what another run began
         for number, seeds in enumerate(self.blocks(row)):
-            tags = {"row": {"name": row.setting or row.name, "block": number}}
+            tags = {"row": {"name": row.images, "block": number}}
             found = scorer.find(*_which(generation, seeds))
-            made = self._score(scorer, generation, seeds, tags, row.setting or row.name)
+            made = self._score(scorer, generation, seeds, tags, row.images)
             yield Block(row, number, seeds, _record(made, row.metric), reused=found is not None)
 
     def parts(self, row: Row) -> list[range]:
@@ -241,7 +240,7 @@ class Runner:
         """Samples of others: one pass over them gives all metrics that are published of them, so the rows share it."""
         if self.settings.workers.index != 0:
             return
-        scorer, path = self._scorer_of(_together(row), row.reference), fetch(samples, offline=self.settings.offline)
+        scorer, path = self._scorer_of(row.together, row.reference), fetch(samples, offline=self.settings.offline)
         content, num = content_sha256(path), self.settings.num or row.num_images
         which = (content, num)
         found = scorer.find(*which)
@@ -273,11 +272,6 @@ class Runner:
         detectors = [load_detector(name, self._device, offline=settings.offline, **each) for name, each in choices]
         known = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
         return Scorer(known, tuple(detectors), self._index, self._device, settings.batch)
-
-
-def _together(row: Row) -> tuple[str, ...]:
-    """The metrics that are computed in one pass, the row's among them."""
-    return (row.metric,) if row.setting is None else REFERENCES[row.data].metrics
 
 
 def _record(made: Scores | Pending, metric: str) -> Record | None:
