@@ -84,9 +84,12 @@ def folder(tmp_path_factory, tiny_networks):
 
 
 @pytest.fixture
-def tiny(monkeypatch, tiny_networks):
-    """The preset that makes these images."""
-    monkeypatch.setitem(all_presets(), "tiny", Preset("tiny", str(tiny_networks["cond"]), num_steps=3, num_classes=10))
+def tiny(monkeypatch, folder, tiny_networks):
+    """The presets tiny, which makes these images, and tiny-up, which enlarges them."""
+    small = Preset("tiny", str(tiny_networks["cond"]), num_steps=3, num_classes=10)
+    large = Preset("tiny-up", f"{folder}/enlarge.py:enlarge", num_steps=4, num_classes=10, base="tiny", data="mnist16")
+    for preset in (small, large):
+        monkeypatch.setitem(all_presets(), preset.name, preset)
 
 
 def run(command, *args, code=0):
@@ -306,7 +309,7 @@ def test_a_zip_of_adms_upsampler_by_two_workers_and_a_kill(folder, tiny, tmp_pat
 def test_folder_grid_and_score(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = [f"--net={folder}/enlarge.py:enlarge", "--steps=4", "--upsample=tiny"]
-    run(generate_images.main, *line, "--outdir=out", "--seeds=0-1")
+    run(generate_images.main, "--preset=tiny-up", "--outdir=out", "--seeds=0-1")
     assert "2 of the images were there" in run(generate_images.main, *line, "--outdir=out", "--seeds=0-3").stderr
     run(generate_images.main, *line, "--grid=grid.png", "--seeds=0", "--classes=0,9")
     score = ["--ref=mnist16", "--metrics=fd_mnist", "--num=4", "--ledger=l.jsonl", "--batch=2"]
