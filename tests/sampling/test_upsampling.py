@@ -250,6 +250,15 @@ def test_what_is_no_base(base):
         read_recipe({**Recipe(NetworkRef("a.pkl")).to_json(), "base": base})
 
 
+def test_stages_of_a_file_are_few():
+    recipe = Recipe(NetworkRef("a.pkl"))
+    for number in range(4):
+        assert read_recipe(recipe.to_json()).hash == recipe.hash, number
+        recipe = replace(recipe, base=recipe)
+    with pytest.raises(ValueError, match="more than 4"):
+        read_recipe(recipe.to_json())
+
+
 # ----------------------------------------------------------------------------
 # Through the commands.
 
