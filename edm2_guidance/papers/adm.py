@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-#: Where the authors published networks, samples and references.
-ROOT = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 #: The metric of each column of scores, all by ADM's evaluator.
 METRICS: Mapping[str, str] = MappingProxyType(
     {"fid": "fid", "sfid": "sfid", "precision": "precision:adm", "recall": "recall:adm", "is": "is:adm"}

@@ -51,8 +51,12 @@ def _networks(row: Row) -> list[str]:
         printed = f", printed {row.sigmas}" if row.sigmas else ""
         where = f" on {row.interval} = {row.interval.sigmas(row.levels())}{printed}"
     named = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files]
-    guides = [f"guided by {name}, w = {w:g}{where}" for name, w in zip(named[1:], row.weights, strict=True)]
-    return [f"    network      {named[0]}", *(f"                 {guide}" for guide in guides)]
+    guides = [
+        f"guided by {name}, {guide.strength}{where}"
+        for name, guide in zip(named[1:], row.recipe().guides, strict=False)
+    ]
+    base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(named[1 + len(guides) :])}"]
+    return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *base])]
 
 
 def _costs(row: Row, cost: Cost) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.places import EMBEDDED
+from dnnlib.published import ADM_ROOT
 from edm2_guidance.papers import adm
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
@@ -118,8 +119,8 @@ def _adm() -> list[Preset]:
     return [
         Preset(
             setting.name,
-            f"{adm.ROOT}/{setting.net}",
-            None if setting.classifier is None else f"{adm.ROOT}/{setting.classifier}",
+            f"{ADM_ROOT}/{setting.net}",
+            None if setting.classifier is None else f"{ADM_ROOT}/{setting.classifier}",
             1 + setting.scale,
             metric="fid",
             published=float(setting.scores["fid"]) if setting.scores else None,

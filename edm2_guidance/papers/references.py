@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
+from dnnlib.published import ADM_ROOT
 from edm2_guidance.metrics.catalog import SETS
-from edm2_guidance.papers import adm
 from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
-ADM_ROOT = f"{adm.ROOT}/ref_batches/imagenet"
+ADM_BATCHES = f"{ADM_ROOT}/ref_batches/imagenet"
 ADM_IMAGES = 10_000  # in each reference, as its paper says
 
 
@@ -40,14 +40,14 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
     ),
     **{
         f"adm{size}": NamedReference(
-            f"{ADM_ROOT}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
+            f"{ADM_BATCHES}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
             f"ImageNet at {size}x{size}, by the authors of ADM", ADM_IMAGES * 3 * size**2,
         )
         for size, labeled in ((64, "_labeled"), (128, "_labeled"), (256, "_labeled"), (512, ""))
     },
     **{
         f"lsun-{kind}": NamedReference(
-            f"{adm.ROOT}/ref_batches/lsun/{kind}/VIRTUAL_lsun_{kind}256.npz", SETS["adm"],
+            f"{ADM_ROOT}/ref_batches/lsun/{kind}/VIRTUAL_lsun_{kind}256.npz", SETS["adm"],
             f"LSUN {kind} at 256x256, by the authors of ADM", ADM_IMAGES * 3 * 256**2,
         )
         for kind in ("bedroom", "cat", "horse")

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from dnnlib.places import find_file
 from edm2_guidance.papers import adm
 from edm2_guidance.papers.presets import MODEL_ROOT, USUAL, Kinds, Preset, all_presets
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
 
@@ -259,7 +259,7 @@ def _adm_rows() -> Iterator[Row]:
         for column in setting.scores:
             row = _of_setting("adm-samples", setting, column)
             of_samples = f"{setting.name}-samples"
-            samples = f"{ADM_ROOT}/{setting.samples}"
+            samples = f"{ADM_BATCHES}/{setting.samples}"
             row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
             yield replace(row, net=None, gnets=(), weights=(), kinds=USUAL, base=None)
 
@@ -328,8 +328,8 @@ def find(name: str) -> list[Row]:
     """The rows of a table or of a preset, or the one row of that name. ValueError, naming near ones, without any."""
     if name in TABLES:
         return [row for row in all_rows() if row.table == name]
-    of_setting = {row.name: row for row in all_rows() if row.setting == name}
-    found = list(of_setting.values()) or [row for row in all_rows() if row.name == name][:1]
+    of_setting = {row.name: row for row in reversed(all_rows()) if row.setting == name}
+    found = list(of_setting.values())[::-1] or [row for row in all_rows() if row.name == name][:1]
     if not found:
         names = [*TABLES, *dict.fromkeys(row.name for row in all_rows())]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or list(TABLES)[:3]

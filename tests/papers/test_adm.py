@@ -3,7 +3,7 @@
 import pytest
 
 from edm2_guidance.papers.presets import all_presets
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.papers.tables import all_rows, find
 
 # FID, sFID, precision, recall, IS where the table prints it.
@@ -17,7 +17,7 @@ TABLE_4 = {
 }
 TABLE_5 = {
     "adm-64": (2.07, 4.29, 0.74, 0.63),
-    "adm-64-no-dropout": (2.61, 3.77, 0.73, 0.63),
+    "adm-64-nodropout": (2.61, 3.77, 0.73, 0.63),
     "adm-128": (5.91, 5.09, 0.70, 0.65),
     "adm-128-g25": (5.98, 7.04, 0.78, 0.51),
     "adm-128-g": (2.97, 5.09, 0.78, 0.59),
@@ -33,10 +33,10 @@ TABLE_5 = {
     "adm-512-gu-25-25": (5.96, 12.10, 0.81, 0.54),
     "adm-512-gu-250-25": (4.11, 9.57, 0.83, 0.55),
     "adm-512-gu": (3.85, 5.86, 0.84, 0.53),
-    "adm-bedroom": (1.90, 5.59, 0.66, 0.51),
-    "adm-horse": (2.57, 6.81, 0.71, 0.55),
-    "adm-horse-no-dropout": (2.95, 5.94, 0.69, 0.55),
-    "adm-cat": (5.57, 6.69, 0.63, 0.52),
+    "adm-lsun-bedroom": (1.90, 5.59, 0.66, 0.51),
+    "adm-lsun-horse": (2.57, 6.81, 0.71, 0.55),
+    "adm-lsun-horse-nodropout": (2.95, 5.94, 0.69, 0.55),
+    "adm-lsun-cat": (5.57, 6.69, 0.63, 0.52),
 }
 TABLE_6 = {
     "adm-256": (10.94, 6.02, 0.69, 0.63, 100.98),
@@ -99,7 +99,7 @@ def test_published_samples_are_rows_of_their_own():
     for row in rows:
         assert row.runnable is None
         assert row.metric in REFERENCES[row.data].metrics
-        assert row.samples.startswith(f"{ADM_ROOT}/{row.data.removeprefix('adm')}/admnet_")
+        assert row.samples.startswith(f"{ADM_BATCHES}/{row.data.removeprefix('adm')}/admnet_")
     found = [row.published for row in rows if row.name.startswith("adm-512-g25-samples")]
     assert found == [8.41, 9.67, 0.83, 0.47]
 

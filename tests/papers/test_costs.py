@@ -162,9 +162,23 @@ def test_every_row_has_a_plan(tmp_path):
         if it.blocked is not None:
             assert f"cannot run   {it.blocked}" in text
         elif made is not None:
-            assert f"{63 if it.num_steps == 32 else 31} main" in text
+            steps = it.num_steps
+            assert f"{2 * steps - 1 if it.kinds.sampler == 'heun' else steps} main" in text
             assert math.isfinite(made.hours)
             assert ("make first" in text) == (it.runnable is not None)
+
+
+def test_rows_of_adm_count_gradients_bases_and_shared_images():
+    it = row("adm-256-gu-sfid")
+    assert evaluations(it) == {"main": 250, "base main": 250, "base classifier 1": 250}
+    gflops = 631.643 + 109.679 + 2 * 19.079  # forward, and back to the image
+    assert tflop_per_image(it) == pytest.approx(250 * gflops / 1000, rel=1e-4)
+    rows = find("adm-256-gu")
+    text = "\n".join(total_lines([cost(each) for each in rows]))
+    assert "together: 5 rows" in text
+    assert f"{cost(it).pflop:,.0f} PFLOP" in text, "one pass gives all five"
+    networks = {name: n for name, n in downloads(rows).items() if name.endswith(("r.pt", "n.pt"))}
+    assert sum(networks.values()) == 4 * (311_795_910 + 295_904_454 + 65_438_568)
 
 
 def test_the_plan_in_words(tmp_path):

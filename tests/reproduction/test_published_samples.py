@@ -15,7 +15,7 @@ from edm2_guidance.commands import reproduce
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.papers import report, tables
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from tests.small import FEATURE_DIM, register_tiny_extractors
 
 NUM = 60
@@ -51,8 +51,8 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{running.server_port}"
         moved = {**REFERENCES}
-        moved["adm64"] = replace(moved["adm64"], source=moved["adm64"].source.replace(ADM_ROOT, root))
-        monkeypatch.setattr(tables, "ADM_ROOT", root)
+        moved["adm64"] = replace(moved["adm64"], source=moved["adm64"].source.replace(ADM_BATCHES, root))
+        monkeypatch.setattr(tables, "ADM_BATCHES", root)
         monkeypatch.setattr(tables, "REFERENCES", moved)
         tables.all_rows.cache_clear()
         yield asked
@@ -109,5 +109,5 @@ def files_of(size):
 def test_a_plan_says_what_is_fetched_and_that_its_size_is_not_known():
     lines = run("plan", "adm-256-g-samples-sfid").stdout
     for name in ("admnet_guided_imagenet256.npz", "VIRTUAL_imagenet256_labeled.npz"):
-        assert f"fetch        {ADM_ROOT}/256/{name} (of unknown size)" in lines
+        assert f"fetch        {ADM_BATCHES}/256/{name} (of unknown size)" in lines
     assert "nothing is sampled" in lines
