@@ -72,7 +72,7 @@ def recipe_from(
             dtype=sampling.dtype,
             labels=_label_rule(class_idx, sampling.labels),
             noise_device=method.noise_device or "device",
-            base=_base(networks.upsample),
+            base=_base(networks.upsample or (None if preset is None else preset.base)),
         )
         recipe = replace(unguided, guides=_guides(networks, preset, defaults or GuideDefaults(), unguided))
     if not scored:

@@ -39,7 +39,7 @@ def main(net: str, as_json: bool, offline: bool) -> None:
         from edm2_guidance.models import adm_files
         from training import flops
 
-        if is_adm(source):
+        if of_adm(source):
             cost = adm_files.file_cost(source, offline=offline)
         elif is_file(source):
             cost = flops.file_cost(source, offline=offline)
@@ -56,13 +56,12 @@ def main(net: str, as_json: bool, offline: bool) -> None:
         click.echo(f"  {count / cost.multiply_adds:7.2%} {kind}")
 
 
-def is_adm(source: str) -> bool:
+def of_adm(source: str) -> bool:
     """Whether it is one of ADM's networks, by name or file."""
-    from edm2_guidance.models.adm_files import has_config
+    from edm2_guidance.models.adm_files import is_adm
 
-    return (
-        source in PUBLISHED or source.endswith(".pt") or (find_file(source).is_file() and has_config(find_file(source)))
-    )
+    path = find_file(source)
+    return source in PUBLISHED or source.endswith(".pt") or (path.is_file() and is_adm(path))
 
 
 def is_file(source: str) -> bool:

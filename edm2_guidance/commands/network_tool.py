@@ -8,6 +8,7 @@ import click
 
 from dnnlib.atomic import check_destination
 from dnnlib.places import find_file
+from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.run_options import OFFLINE
@@ -38,10 +39,14 @@ def inspect(source: str, as_json: bool, offline: bool) -> None:
     Also for networks of the 2D toy, and for files that would be refused, as far as they can be followed.
     """
     with bad_input():
+        from edm2_guidance.models.adm_files import inspect_adm, is_adm
         from edm2_guidance.toy.network_io import complete_report
-        from training.network_inspect import inspect_network, report_lines
+        from training.network_inspect import inspect_network, network_file, report_lines
 
-        report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
+        if is_adm(network_file(source, offline=offline)):
+            report = inspect_adm(source, offline=offline)
+        else:
+            report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
 
 
@@ -101,6 +106,6 @@ def fetch(sources: tuple[str, ...], encoders: bool, offline: bool) -> None:
 
 
 def _files_of(source: str) -> list[str]:
-    if is_url(source) or find_file(source).exists():
+    if is_url(source) or source in PUBLISHED or find_file(source).exists():
         return [source]
     return all_presets()[source].sources if source in all_presets() else find_preset(source).sources

@@ -8,6 +8,7 @@ A published `.pt` is a state dict. Ours are safetensors: the tensors, and as JSO
 import json
 import os
 import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from dnnlib.download import fetch
 from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import counted, printable
+from dnnlib.urls import without_secrets
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.models.networks.adm import Architecture, Classifier, UNet
 from edm2_guidance.recipe.class_names import checked_names
@@ -84,7 +86,8 @@ def load_adm(source: str, *, offline: bool = False) -> AdmFile:
     digest = sha256_of(path)
     try:
         with odd_files_are_value_errors():
-            net, names = _from_safetensors(path) if is_safetensors(path) else _from_state_dict(path)
+            arch, state, names = _read(path)
+            net = _filled(arch, state)
     except ValueError as error:
         raise ValueError(
             f"{source} is no network or classifier of ADM's: {str(error).removeprefix(f'{path}: ')}"
@@ -115,20 +118,50 @@ def file_cost(source: str, *, offline: bool = False) -> Cost:
     )
 
 
-def has_config(path: Path) -> bool:
-    """Whether a file is a safetensors file of ours."""
+def is_adm(path: Path) -> bool:
+    """Whether a file counts as one of ADM's: `.pt`, or safetensors whose metadata say so."""
     if not is_safetensors(path):
-        return False
+        return path.suffix == ".pt"
     with suppress(DamagedFileError), opened(path) as file:
         return CONFIG_KEY in (file.metadata() or {})
     return False
 
 
-def _from_state_dict(path: Path) -> tuple[UNet | Classifier, None]:
+def inspect_adm(source: str, *, offline: bool = False) -> dict[str, Any]:
+    """What is in a file, as `training.network_inspect.inspect_network`."""
+    path = fetch(source, offline=offline)
+    report: dict[str, Any] = {
+        "file": without_secrets(source),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "format": "safetensors" if is_safetensors(path) else "pickle",
+        "refusal": None,
+        "network": None,
+        "dataset_kwargs": {},
+    }
+    try:
+        with odd_files_are_value_errors():
+            arch, state, names = _read(path)
+            net = _filled(arch, state)
+    except ValueError as error:
+        return report | {"refusal": str(error).removeprefix(f"{path}: ")}
+    report["network"] = {
+        "class": type(net).__name__,
+        "arguments": asdict(arch),
+        "parameters": sum(weights.numel() for weights in net.parameters()),
+        "tensors": Counter(str(value.dtype).removeprefix("torch.") for value in state.values()),
+    }
+    return report | {"dataset_kwargs": {} if names is None else {"class_names": list(names)}}
+
+
+def _read(path: Path) -> tuple[Architecture, Mapping[Any, Tensor], tuple[str, ...] | None]:
+    """Architecture, tensors and names of classes."""
+    if is_safetensors(path):
+        return _from_safetensors(path)
     state = read_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected a dictionary of tensors, found {type(state).__name__}")
-    return _filled(_nearest(state), state), None
+    return _nearest(state), state, None
 
 
 def _nearest(state: Mapping[Any, Tensor]) -> Architecture:
@@ -138,7 +171,7 @@ def _nearest(state: Mapping[Any, Tensor]) -> Architecture:
     near = [arch for arch in PUBLISHED.values() if (arch.channels(0), arch.inputs, 3, 3) == stem]
     if not near:
         known = ", ".join(PUBLISHED)
-        raise ValueError(f"its {counted(len(state), 'tensor')} are not those of a published file ({known})")
+        raise ValueError(f"its tensors ({len(state)}) are not those of a published file ({known})")
     return min(near, key=lambda arch: len(found.items() ^ _shapes(arch).items()))
 
 
@@ -147,11 +180,11 @@ def _shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in arch.empty().state_dict().items()}
 
 
-def _from_safetensors(path: Path) -> tuple[UNet | Classifier, tuple[str, ...] | None]:
+def _from_safetensors(path: Path) -> tuple[Architecture, Mapping[Any, Tensor], tuple[str, ...] | None]:
     with opened(path) as file:
         config = _config((file.metadata() or {}).get(CONFIG_KEY))
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _filled(_architecture(config["architecture"]), state), checked_names(config["class_names"])
+    return _architecture(config["architecture"]), state, checked_names(config["class_names"])
 
 
 def _config(text: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from edm2_guidance.models.base import Model
 
 def open_safetensors(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> Model:
     """A network by path or URL; as `open_model`."""
-    ours = adm_files.has_config(fetch(source, offline=offline))
+    ours = adm_files.is_adm(fetch(source, offline=offline))
     opener = adm.open_adm if ours else edm2.open_edm2
     model: Model = opener(source, device, trust_pickle=trust_pickle, offline=offline)
     return model

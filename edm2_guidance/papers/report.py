@@ -20,7 +20,7 @@ from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
 from edm2_guidance.recipe.parts import Weight
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import ImageSet, Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -178,9 +178,14 @@ def _made_by(record: Record) -> str:
         recipe = read_recipe(record.get("recipe") or {})
     except ValueError:
         return _file_name((record.get("images") or {}).get("path"))
+    return _in_words(recipe)
+
+
+def _in_words(recipe: Recipe) -> str:
     method = _method(recipe)
     guides = "" if method["guide"] == "none" else f" guided by {method['guide']}"
-    return f"{method['network']}{guides}, {counted(recipe.num_steps, 'step')}"
+    base = "" if method["base"] == "none" else f", of {method['base']}"
+    return f"{method['network']}{guides}, {counted(recipe.num_steps, 'step')}{base}"
 
 
 @functools.cache
@@ -197,7 +202,15 @@ def _method(recipe: Recipe) -> dict[str, object]:
         "network": recipe.net.name,
         "guide": " and ".join(sorted(guides)) or "none",
         "steps": recipe.num_steps,
+        "base": _base(recipe.base),
     }
+
+
+def _base(base: Recipe | ImageSet | None) -> str:
+    """The images that are enlarged, stored or how they were made."""
+    if isinstance(base, Recipe):
+        return ", ".join([_in_words(base), *map(str, base.unusual())])
+    return "none" if base is None else base.name
 
 
 def _guide(name: str, weight: Weight, interval: object) -> str:

@@ -96,7 +96,7 @@ class FileRef:
         """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
         source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
-        return re.sub(r"\.(pkl|safetensors|py)$", "", source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+        return re.sub(r"\.(pkl|safetensors|pt|py)$", "", source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Rec
 from edm2_guidance.recipe.spec import digest
 
 MAX_STEPS = 10**5  # of a recipe out of a file, whose levels are computed when it is read
+MAX_STAGES = 4  # of the same, each of which enlarges the images of the one before
 _SCHEDULE = ("sigma_min", "sigma_max", "rho")
 _CHURN = ("S_churn", "S_min", "S_max", "S_noise")
 
 
-def read_recipe(data: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_json` wrote, of format 1 or 2. ValueError for anything else."""
+def read_recipe(data: Mapping[str, Any], stages: int = MAX_STAGES) -> Recipe:
+    """The recipe that `Recipe.to_json` wrote, of format 1 or 2. ValueError for anything else, and for more stages."""
     try:
         known = data.get("format", 1)
         if known not in (1, FORMAT):
@@ -30,7 +31,7 @@ def read_recipe(data: Mapping[str, Any]) -> Recipe:
             seed_rule=data["seed_rule"],
             noise_device=data["noise_device"],
             encoder=data["encoder"],
-            base=_base(data.get("base")),
+            base=_base(data.get("base"), stages),
             **parts,
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -131,11 +132,13 @@ def _net(data: Mapping[str, Any]) -> NetworkRef:
     return NetworkRef(str(data["source"]), data["sha256"])
 
 
-def _base(data: Mapping[str, Any] | None) -> ImageSet | Recipe | None:
+def _base(data: Mapping[str, Any] | None, stages: int) -> ImageSet | Recipe | None:
     """The images that a network enlarges: a recipe has a network."""
     if data is None:
         return None
-    return read_recipe(data) if "net" in data else ImageSet(str(data["source"]), data["sha256"])
+    if stages < 2:
+        raise ValueError(f"more than {MAX_STAGES} networks that enlarge the images of each other")
+    return read_recipe(data, stages - 1) if "net" in data else ImageSet(str(data["source"]), data["sha256"])
 
 
 def _where(steps: Any) -> dict[str, Any]:

@@ -209,19 +209,16 @@ def open_recipe(
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)
-    _check_takes_base(main, recipe.base)
-    base: Base | None = None
-    if isinstance(recipe.base, Recipe):
-        settings: dict[str, Any] = {"trust_pickle": trust_pickle, "offline": offline, "load": load, "memory": memory}
-        base = open_recipe(recipe.base, device, **settings, stored=stored)
-    elif recipe.base is not None:
-        base = stored(recipe.base.source)
+    open_base = functools.partial(
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
+    )
+    base = _opened_base(main, recipe.base, open_base, stored)
     labelled = _labelled(main, others)
     if base is None:
         recipe = _with_checked_labels(recipe, labelled, notes)
     else:
         notes += base.notes
-        recipe = _with_labels_of(base, recipe, main, labelled, notes)
+        recipe = _with_labels_of(base, recipe, labelled, notes)
     _check_references(recipe, main, guides)
     if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
@@ -405,25 +402,37 @@ def _labelled(main: Model, guides: Sequence[Model]) -> Model:
     return known[0] if known else main
 
 
-def _check_takes_base(main: Model, base: Recipe | ImageSet | None) -> None:
-    """ValueError for a network that enlarges images, of which there are none; and the other way round."""
+def _opened_base(
+    main: Model,
+    base: Recipe | ImageSet | None,
+    open_: Callable[[Recipe], Generation],
+    stored: Callable[[str], StoredBase],
+) -> Base | None:
+    """Where the images come from that the main network enlarges; None for a network that takes none.
+
+    ValueError for images that it does not take, and for none where it needs some.
+    """
     size = main.low_res_size
     if base is None and size > 0:
         raise ValueError(f"{main.source} enlarges images of {size}x{size}: say which, --upsample=IMAGES or =PRESET")
-    if base is not None and size == 0:
+    if base is None:
+        return None
+    if size == 0:
         raise ValueError(f"{main.source} enlarges no images: leave out --upsample, or name a network that does (--net)")
+    opened = open_(base) if isinstance(base, Recipe) else stored(base.source)
+    if opened.image_size != size:
+        found = f"{opened.image_size}x{opened.image_size}"
+        raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
+    return opened
 
 
-def _with_labels_of(base: Base, recipe: Recipe, main: Model, labelled: Model, notes: list[str]) -> Recipe:
+def _with_labels_of(base: Base, recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:
     """The recipe, with the classes of the images that it enlarges.
 
     labelled: the network whose classes the labels are of. A class for all may be given to stored images without.
-    ValueError for images of another size, or of classes that the networks do not know.
+    ValueError for images without classes, or of others than the networks know.
     """
-    name, size, classes = recipe.base.name if recipe.base else "", main.low_res_size, labelled.num_classes
-    if base.image_size != size:
-        found = f"{base.image_size}x{base.image_size}"
-        raise ValueError(f"{name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
+    name, classes = base.recipe.name, labelled.num_classes
     given = isinstance(recipe.labels, int | ClassName)
     if base.image_classes == 0 and given:
         return _with_checked_labels(recipe, labelled, notes)

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, safe_open, save_file
 
 from dnnlib import download
 from dnnlib.published import PUBLISHED as URLS
+from dnnlib.published import published_as
+from edm2_guidance.commands import network_tool
 from edm2_guidance.models import adm_files, open_classifier, open_model
 from edm2_guidance.models.adm_files import PUBLISHED, load_adm, save_adm
 from edm2_guidance.models.networks.adm import Architecture
@@ -144,20 +147,35 @@ def test_pixels_are_cut_off_as_published(files):
 def test_an_upsampler_sees_the_small_image(golden, files):
     model, sigma = open_model(files["superres"]), at(7)
     x = golden["in/x"].double() * (1 + sigma**2).sqrt()
-    y = model.conditions([3, 8], CPU)
-    assert "small" in model.supports
-    made = model.predict(x, sigma, y, small=golden["in/low_res"])
+    assert model.low_res_size == 4
+    pixels = torch.randint(256, [2, 3, 4, 4], dtype=torch.uint8)
+    classes, low_res = model.conditions([3, 8], CPU, pixels)
+    assert torch.equal(low_res, pixels / 127.5 - 1)
+    made = model.predict(x, sigma, (classes, golden["in/low_res"]))
     noise = (x - made.denoised)[0] / sigma
     assert (noise - golden["out/superres"][0, :3]).norm() / noise.norm() < 5e-6
-    with pytest.raises(ValueError, match="needs small ones"):
-        model.predict(x, sigma, y)
     plain = open_model(files["unet_legacy"])
-    with pytest.raises(ValueError, match="enlarges no images"):
-        plain.predict(x, sigma, y, small=golden["in/low_res"])
+    assert plain.low_res_size == 0
     with pytest.raises(ValueError, match="denoises no image without one"):
         plain.predict(x, sigma, None)
     with pytest.raises(ValueError, match="ADM's networks know no attention"):
-        plain.predict(x, sigma, y, attention="perturbed")
+        plain.predict(x, sigma, classes, attention="perturbed")
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_torso_is_float16_where_that_is_published(golden, files, tmp_path):
+    net = load_adm(files["unet_legacy"]).net
+    net.arch = replace(TINY, float16=True)
+    save_adm(tmp_path / "half.safetensors", net)
+    x, sigma = golden["in/x"] * 2, torch.tensor(1.7)
+    found = {}
+    for source in (tmp_path / "half.safetensors", files["unet_legacy"]):
+        model = open_model(source, "cuda")
+        y = model.conditions([3, 8], torch.device("cuda"))
+        found[model.precision] = model.predict(x.cuda(), sigma.cuda(), y).denoised.cpu()
+    plain = open_model(files["unet_legacy"]).predict(x, sigma, y.cpu()).denoised
+    assert (found["float32"] - plain).norm() / plain.norm() < 1e-3
+    assert 1e-6 < (found["float16"] - plain).norm() / plain.norm() < 1e-2
 
 
 # ----------------------------------------------------------------------------
@@ -224,6 +242,21 @@ def test_safetensors_keep_float16_exactly_and_one_entry_of_metadata(golden, file
     assert json.loads(entry)["architecture"] == json.loads(json.dumps(asdict(file.net.arch)))
 
 
+def test_network_tool_says_what_files_hold(published, files, tmp_path):
+    def inspected(path):
+        return json.loads(CliRunner().invoke(network_tool.main, ["inspect", str(path), "--json"]).output)
+
+    report = inspected(files["classifier"])
+    assert (report["format"], report["refusal"], report["network"]["class"]) == ("safetensors", None, "Classifier")
+    assert report["network"]["tensors"] == {"float16": 77}
+    torch.save(published, tmp_path / "net.pt")
+    report = inspected(tmp_path / "net.pt")
+    assert (report["format"], report["refusal"], report["network"]["parameters"]) == ("pickle", None, 829638)
+    assert report["network"]["arguments"]["mult"] == [1, 2]
+    torch.save({"a": torch.zeros(1)}, tmp_path / "net.pt")
+    assert inspected(tmp_path / "net.pt")["refusal"].startswith("its tensors (1) are not those")
+
+
 def test_denoisers_and_classifiers_do_not_take_each_others_place(files):
     with pytest.raises(ValueError, match=r"is a classifier, not a denoiser: give it as --classifier="):
         open_model(files["classifier"])
@@ -245,7 +278,11 @@ def changed(state, name, how):
         ("out.2.bias", (3,), r"out\.2\.bias is \(3,\) in the file, \(6,\) in"),
         ("middle_block.1.qkv.bias", "missing", r"middle_block\.1\.qkv\.bias is missing in the file"),
         ("more", (1,), r"more is \(1,\) in the file, unknown in a network"),
-        ("input_blocks.0.0.weight", (8, 3, 3, 3), r"tensors are not those of a published file \(adm-64, adm-tiny\)"),
+        (
+            "input_blocks.0.0.weight",
+            (8, 3, 3, 3),
+            r"tensors \(\d+\) are not those of a published file \(adm-64, ",
+        ),
     ],
 )
 def test_what_does_not_fit_a_published_file_is_said(published, tmp_path, name, how, says):
@@ -352,3 +389,11 @@ def test_what_is_not_in_the_cache_is_said_with_its_place():
         open_model("adm-64", offline=True)
     with pytest.raises(FileNotFoundError, match=re.escape("there is no file adm-65; near it: adm-6")):
         open_model("adm-65")
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert published_as("adm-64") == (URLS["adm-64"].url, None)
+    assert published_as("adm-256-uncond", "0" * 64)[1] == "0" * 64
+    Path("adm-64").touch()
+    assert published_as("adm-64") == ("adm-64", None)

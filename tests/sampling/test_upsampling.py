@@ -18,6 +18,8 @@ from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
 from edm2_guidance.images.zips import ZipWriter, dataset_json
+from edm2_guidance.models.adm_files import save_adm
+from edm2_guidance.models.networks.adm import Architecture
 from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
@@ -73,8 +75,8 @@ def folder(tmp_path_factory, tiny_networks):
     folder = tmp_path_factory.mktemp("upsampling")
     (folder / "enlarge.py").write_text(SOURCE)
     line = [f"--net={tiny_networks['cond']}", "--steps=3", "--noise-device=cpu"]
-    run(generate_zip.main, *line, "--num=12", f"--out={folder / 'made.zip'}", "--batch=4", "--shard-size=4")
-    run(generate_images.main, *line, "--seeds=0-11", f"--outdir={folder / 'bare'}", "--batch=4")
+    run(generate_zip.main, *line, "--num=12", f"--out={folder / 'made.zip'}", "--batch=2", "--shard-size=4")
+    run(generate_images.main, *line, "--seeds=0-11", f"--outdir={folder / 'bare'}", "--batch=2")
     with zipfile.ZipFile(folder / "made.zip") as file:
         labels = [label for _, label in json.loads(file.read("dataset.json"))["labels"]]
     np.savez(folder / "made.npz", np.stack(list(pictures(folder / "made.zip").values())), labels)
@@ -82,9 +84,12 @@ def folder(tmp_path_factory, tiny_networks):
 
 
 @pytest.fixture
-def tiny(monkeypatch, tiny_networks):
-    """The preset that makes these images."""
-    monkeypatch.setitem(all_presets(), "tiny", Preset("tiny", str(tiny_networks["cond"]), num_steps=3, num_classes=10))
+def tiny(monkeypatch, folder, tiny_networks):
+    """The presets tiny, which makes these images, and tiny-up, which enlarges them."""
+    small = Preset("tiny", str(tiny_networks["cond"]), num_steps=3, num_classes=10)
+    large = Preset("tiny-up", f"{folder}/enlarge.py:enlarge", num_steps=4, num_classes=10, base="tiny", data="mnist16")
+    for preset in (small, large):
+        monkeypatch.setitem(all_presets(), preset.name, preset)
 
 
 def run(command, *args, code=0):
@@ -145,7 +150,7 @@ def test_stored_and_fresh_give_the_same_images(folder, tiny_networks):
         made = {}
         for base in (small_recipe(tiny_networks), *bases):
             generation = open_recipe(enlarging(folder, base, function), "cpu")
-            source = generation.images(range(8), 4)
+            source = generation.images(range(8), 2)
             batches = list(source)
             labels = None if batches[0].labels is None else [label for each in batches for label in each.labels]
             made[str(base)] = torch.cat([each.images for each in batches]), labels
@@ -245,22 +250,50 @@ def test_what_is_no_base(base):
         read_recipe({**Recipe(NetworkRef("a.pkl")).to_json(), "base": base})
 
 
+def test_stages_of_a_file_are_few():
+    recipe = Recipe(NetworkRef("a.pkl"))
+    for number in range(4):
+        assert read_recipe(recipe.to_json()).hash == recipe.hash, number
+        recipe = replace(recipe, base=recipe)
+    with pytest.raises(ValueError, match="more than 4"):
+        read_recipe(recipe.to_json())
+
+
 # ----------------------------------------------------------------------------
 # Through the commands.
 
 
-def test_a_zip_by_two_workers_and_a_kill(folder, tiny, tmp_path, monkeypatch):
+def save_upsampler(path):
+    """ADM's, from 8x8 to 32x32, as small as they come, untrained: pictures need low noise levels."""
+    torch.manual_seed(0)
+    net = Architecture("upsampler", 32, 8, (1, 1), 1, 10, head_width=8, attention=(16,), groups=4).build()
+    for parameter in net.parameters():
+        parameter.detach().normal_(std=0.1)
+    save_adm(path, net)
+
+
+def test_a_zip_of_adms_upsampler_by_two_workers_and_a_kill(folder, tiny, tmp_path, monkeypatch):
     """Stored or fresh, in one go or in three: the same images."""
-    common = [f"--net={folder}/enlarge.py:enlarge", "--steps=8", "--num=12", "--shard-size=4", "--batch=4"]
+    save_upsampler(tmp_path / "up.safetensors")
+    common = [f"--net={tmp_path / 'up.safetensors'}", "--sigma_max=1", "--sigma_min=0.1", "--steps=2", "--num=6",
+              "--shard-size=2", "--batch=2"]  # fmt: skip
     stored = [*common, f"--upsample={folder / 'made.zip'}"]
     whole = run(generate_zip.main, *stored, f"--out={tmp_path / 'whole.zip'}")
     assert "enlarges the images of made.zip" in whole.stderr
     assert "labels: stored" in whole.stderr
-    assert "evaluations per image: 15 main\n" in whole.stderr
+    assert "evaluations per image: 3 main\n" in whole.stderr
+    small, made = (np.stack(list(pictures(path).values())) for path in (folder / "made.zip", tmp_path / "whole.zip"))
+    assert made.shape == (6, 32, 32, 3)
+    assert 20 < made.std() < 120, "no picture is saturated"
+    other = [*stored[:-1], f"--upsample={tmp_path / 'other.npz'}", f"--out={tmp_path / 'other.zip'}"]
+    np.savez(tmp_path / "other.npz", 255 - small, np.load(folder / "made.npz")["arr_1"])
+    run(generate_zip.main, *other)
+    changed = np.stack(list(pictures(tmp_path / "other.zip").values())) != made
+    assert changed.mean((1, 2, 3)).min() > 0.1, "the network sees the small image of its seed"
     make = GeneratedImages._make
 
     def interrupted(self, seeds):
-        if 8 in seeds:
+        if 4 in seeds:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         return make(self, seeds)
@@ -275,7 +308,7 @@ def test_a_zip_by_two_workers_and_a_kill(folder, tiny, tmp_path, monkeypatch):
 
     fresh = run(generate_zip.main, *common, "--upsample=tiny", f"--out={tmp_path / 'fresh.zip'}", "--verbose=True")
     assert "enlarged: cond; 3 steps of Heun" in fresh.stderr
-    assert "evaluations: 180 main + 60 base main = 240" in fresh.stderr
+    assert "evaluations: 18 main + 30 base main = 48" in fresh.stderr
     with zipfile.ZipFile(tmp_path / "whole.zip") as ours, zipfile.ZipFile(tmp_path / "fresh.zip") as theirs:
         assert all(ours.read(name) == theirs.read(name) for name in ours.namelist() if name != "recipe.json")
     refused = run(generate_zip.main, *stored, f"--out={tmp_path / 'fresh.zip'}", code=2)
@@ -285,10 +318,10 @@ def test_a_zip_by_two_workers_and_a_kill(folder, tiny, tmp_path, monkeypatch):
 def test_folder_grid_and_score(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = [f"--net={folder}/enlarge.py:enlarge", "--steps=4", "--upsample=tiny"]
-    run(generate_images.main, *line, "--outdir=out", "--seeds=0-1")
+    run(generate_images.main, "--preset=tiny-up", "--outdir=out", "--seeds=0-1")
     assert "2 of the images were there" in run(generate_images.main, *line, "--outdir=out", "--seeds=0-3").stderr
     run(generate_images.main, *line, "--grid=grid.png", "--seeds=0", "--classes=0,9")
-    score = ["--ref=mnist16", "--metrics=fd_mnist", "--num=12", "--ledger=l.jsonl", "--batch=4"]
+    score = ["--ref=mnist16", "--metrics=fd_mnist", "--num=4", "--ledger=l.jsonl", "--batch=2"]
     run(calculate_metrics.main, "gen", *line, *score)
     stored = [*line[:-1], f"--upsample={folder / 'made.zip'}"]
     run(calculate_metrics.main, "gen", *stored, *score)
