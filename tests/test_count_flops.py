@@ -1,12 +1,15 @@
 """count_flops.py: what it counts and prints, and how it ends."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from dnnlib.places import EMBEDDED
+from dnnlib.published import PUBLISHED
 from edm2_guidance.commands import count_flops
+from edm2_guidance.papers.costs import all_networks
 
 
 def run(*arguments):
@@ -20,6 +23,26 @@ def test_size_by_name():
     assert "Gflops      0.005341\n" in result.stdout
     of_file = run(EMBEDDED / "mnist16-weak.pkl").stdout
     assert of_file.splitlines()[1:] == result.stdout.splitlines()[1:]
+
+
+def test_published_networks_of_adm_need_no_file():
+    report = json.loads(run("adm-64-classifier", "--json").stdout)
+    assert report["parameters"] == all_networks()["64x64_classifier"].params
+    assert report["gflops"] == pytest.approx(all_networks()["64x64_classifier"].gflops, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_gflops_of_all_networks_of_adm():
+    """arXiv 2212.09748, Table 4, prints 1120 Gflops for ADM, and 742 for ADM-U, which is two networks."""
+    names = {Path(url).stem: name for name, (url, _) in PUBLISHED.items()}
+    for stem in (
+        stem for stem in all_networks() if stem.endswith(("_diffusion", "_classifier", "_upsampler", "uncond"))
+    ):
+        if stem in names:
+            report = json.loads(run(names[stem], "--json").stdout)
+            assert report["gflops"] == pytest.approx(all_networks()[stem].gflops, rel=1e-5), stem
+    assert round(all_networks()["256x256_diffusion"].gflops) == 1120
+    assert round(all_networks()["64x64_diffusion"].gflops + all_networks()["64_256_upsampler"].gflops) == 741
 
 
 def test_file_and_preset(tiny_networks):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.network_inspect import inspect_network
@@ -36,13 +37,12 @@ def network_cost(arguments: dict[str, Any], class_name: str = "Precond") -> Cost
     """Cost of the network that these constructor arguments make; ValueError if they make none."""
     if class_name not in NETWORK_CLASSES:
         raise ValueError(f"network class {class_name} is not known here (only {', '.join(NETWORK_CLASSES)})")
-    net = empty_network(
+    net: Precond = empty_network(
         NETWORK_CLASSES[class_name], checked_arguments(class_name, arguments, "network"), "network"
-    ).eval()
-    shape = (1, net.img_channels, net.img_resolution, net.img_resolution)
-    by_kind = {kind: flops // 2 for kind, flops in _counted(net, shape).items()}  # torch counts a multiply-add as two
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    return Cost(parameters, sum(by_kind.values()), by_kind, shape)
+    )
+    image = torch.empty([1, net.img_channels, net.img_resolution, net.img_resolution], device="meta")
+    labels = torch.empty([1, net.label_dim], device="meta") if net.label_dim > 0 else None
+    return cost_of(net, image, torch.empty([], device="meta"), labels)
 
 
 def file_cost(source: str | os.PathLike[str], *, offline: bool = False) -> Cost:
@@ -57,15 +57,15 @@ def file_cost(source: str | os.PathLike[str], *, offline: bool = False) -> Cost:
 
 
 @torch.no_grad()
-def _counted(net: Precond, shape: tuple[int, ...]) -> Counter[str]:
-    image = torch.empty(shape, device="meta")
-    labels = torch.empty([1, net.label_dim], device="meta") if net.label_dim > 0 else None
+def cost_of(net: nn.Module, image: Tensor, *others: Tensor | None) -> Cost:
+    """Cost of net(image, *others), all of it on the meta device, for one image [1,C,H,W]."""
     with FlopCounterMode(display=False) as counter:
-        net(image, torch.empty([], device="meta"), labels)
-    total: Counter[str] = Counter()
+        net.eval()(image, *others)
+    by_kind: Counter[str] = Counter()
     for operation, flops in counter.get_flop_counts()["Global"].items():
-        total[_KINDS.get(str(operation), str(operation))] += flops
-    return total
+        by_kind[_KINDS.get(str(operation), str(operation))] += flops // 2  # torch counts a multiply-add as two
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    return Cost(parameters, by_kind.total(), dict(by_kind), tuple(image.shape))
 
 
 _KINDS = {

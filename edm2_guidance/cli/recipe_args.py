@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 import click
 
-from dnnlib.places import find_file, near, python_function
+from dnnlib.places import files_like, find_file, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
@@ -20,7 +20,7 @@ from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval
 
 AnySpec = TypeVar("AnySpec", Sampler, Schedule)
 Value = TypeVar("Value")
@@ -72,11 +72,25 @@ def recipe_from(
             dtype=sampling.dtype,
             labels=_label_rule(class_idx, sampling.labels),
             noise_device=method.noise_device or "device",
+            base=_base(networks.upsample or (None if preset is None else preset.base)),
         )
         recipe = replace(unguided, guides=_guides(networks, preset, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)
     return recipe
+
+
+def _base(source: str | None) -> ImageSet | Recipe | None:
+    """The images that the main network enlarges: of a preset, or stored. ValueError if there are none."""
+    if source is None:
+        return None
+    if source in all_presets():
+        return all_presets()[source].recipe()
+    if not find_file(source).exists() and not files_like(source):
+        raise ValueError(
+            f"no images at '{source}', and no preset has that name (--list-presets); give a ZIP, a folder or an .npz"
+        )
+    return ImageSet(source)
 
 
 def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:

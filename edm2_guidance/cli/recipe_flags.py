@@ -2,10 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dnnlib.places import short_name
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Reference, constant
-from edm2_guidance.recipe.recipe import Recipe, SigmaInterval
+from edm2_guidance.recipe.recipe import ImageSet, Recipe, SigmaInterval
 from edm2_guidance.recipe.spec import Spec
 
 
@@ -15,6 +17,8 @@ def recipe_flags(recipe: Recipe) -> str:
     What has its default value is left out. Quoted for a shell.
     """
     flags = [f"--net={short_name(recipe.net.source)}"]
+    if recipe.base is not None:
+        flags.append(f"--upsample={_base(recipe, recipe.base)}")
     for guide in recipe.guides:
         flags += [] if guide.net is None else [f"--gnet={short_name(guide.net.source)}"]
         flags.append(f"--guidance={_number(guide.weight.w)}")
@@ -37,6 +41,14 @@ def recipe_flags(recipe: Recipe) -> str:
     if recipe.noise_device != "device":
         flags.append(f"--noise-device={recipe.noise_device}")
     return " ".join(map(shlex.quote, flags))
+
+
+def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
+    """Where the images that are enlarged lie, or the preset that makes them."""
+    if isinstance(base, ImageSet):
+        return short_name(base.source)
+    near = (preset for preset in all_presets().values() if preset.net == base.net.source)
+    return next(p.name for p in near if replace(recipe, base=p.recipe()).resolved() == recipe.resolved())
 
 
 def _kind_flags(option: str, specs: Sequence[Spec], usual: Spec) -> list[str]:

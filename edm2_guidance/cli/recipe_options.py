@@ -103,6 +103,10 @@ class NetworkOptions(OptionGroup):
         "weight", None, "How w goes over the steps, one per guide  [default: constant]", multiple=True
     )
     rule: Rule = kind_option("rule", "linear", "How main network and references make D")
+    upsample: str | None = option(
+        "Images that the main network enlarges, by seed: a ZIP, a folder or an .npz, or a preset to sample them",
+        metavar="IMAGES|PRESET",
+    )
 
 
 class SamplingOptions(OptionGroup):

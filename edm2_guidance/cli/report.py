@@ -19,7 +19,9 @@ SENSIBLE = 100.0  # weights above it leave nothing of an image
 
 def describe(recipe: Recipe) -> str:
     """One line: network, guides with weight and interval, sampler, label rule."""
-    parts = [recipe.net.name]
+    parts = [recipe.name]
+    if recipe.base is not None:
+        parts.append(f"enlarges the images of {recipe.base.name}")
     for guide in recipe.guides:
         if guide.off:
             parts.append(f"guide {guide.name} off")
@@ -43,6 +45,10 @@ def weight_text(weight: Weight) -> str:
 def announce(generation: "Generation") -> None:
     """Say on stderr what is about to be sampled and what it costs."""
     click.echo(describe(generation.recipe), err=True)
+    base = generation.recipe.base
+    while isinstance(base, Recipe):
+        click.echo(f"enlarged: {describe(base)}", err=True)
+        base = base.base
     say_notes(generation.notes)
     for guide in generation.recipe.guides:
         if guide.weight.w < 1:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dnnlib.places import embedded, find_file, python_function
+from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.run_options import OFFLINE
@@ -33,14 +34,17 @@ def main(net: str, as_json: bool, offline: bool) -> None:
       python count_flops.py mnist16-cond
       python count_flops.py https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-img512-s-2147483-0.130.pkl
     """
-    source = all_presets()[net].net if net in all_presets() else net
+    source = all_presets()[net].net if net in all_presets() and net not in PUBLISHED else net
     with bad_input():
-        from training.flops import file_cost, network_cost
+        from edm2_guidance.models import adm_files
+        from training import flops
 
-        if is_file(source):
-            cost = file_cost(source, offline=offline)
+        if of_adm(source):
+            cost = adm_files.file_cost(source, offline=offline)
+        elif is_file(source):
+            cost = flops.file_cost(source, offline=offline)
         else:
-            cost = network_cost(arguments_of(source))
+            cost = flops.network_cost(arguments_of(source))
     if as_json:
         click.echo(json.dumps({"net": without_secrets(source), "gflops": cost.gflops} | asdict(cost), indent=2))
         return
@@ -50,6 +54,14 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     click.echo(f"Gflops      {cost.gflops:.4g}")
     for kind, count in sorted(cost.by_kind.items(), key=lambda item: -item[1]):
         click.echo(f"  {count / cost.multiply_adds:7.2%} {kind}")
+
+
+def of_adm(source: str) -> bool:
+    """Whether it is one of ADM's networks, by name or file."""
+    from edm2_guidance.models.adm_files import is_adm
+
+    path = find_file(source)
+    return source in PUBLISHED or source.endswith(".pt") or (path.is_file() and is_adm(path))
 
 
 def is_file(source: str) -> bool:

@@ -1,5 +1,6 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
         output = PngOutput(outdir, seeds, how, subdirs=asked.subdirs, overwrite=asked.overwrite)
         output.check()
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation.check_seeds(seeds)
         output.state(generation.recipe, device_identity(generation.device))
     sampling = Sampling(generation, asked.batch)
 
@@ -153,6 +155,8 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
         recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(of_known_class(recipe, names)) for recipe in line] for line in recipes]
+        for generation in itertools.chain(*generations):
+            generation.check_seeds(seeds)
         if grid.alphas is not None:
             check_blend(generations[0][0])
     row_captions = [
@@ -195,6 +199,9 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
         num_classes = open_(base).main.num_classes
         check_classes(num_classes, quiet=not workers.speaks)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
+        for picture, plan in zip(pictures, plans, strict=True):
+            for generation in plan:
+                generation.check_seeds(picture.seeds)
         contents = [
             {"seeds": p.seeds, "recipes": [g.recipe.to_json() for g in plan]}
             for p, plan in zip(pictures, plans, strict=True)

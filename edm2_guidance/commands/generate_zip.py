@@ -91,6 +91,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
         if not workers.order(len(plan)):
             return click.echo(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images", err=True)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation.check_seeds(seeds)
         generation.set_decoder_batch(asked.batch_size_decoder)
         path = Path(asked.out or default_path(asked.zip_dir, generation.recipe, seeds))
         how = Run(asked.batch, workers=workers, device=device_identity(generation.device), **generation.numerics)

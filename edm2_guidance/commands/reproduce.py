@@ -154,7 +154,8 @@ def make_rows(wanted: list[Row], settings: "Settings") -> None:
 def made_blocks(runner: "Runner", rows: list[Row], agenda: Agenda, speaks: bool) -> "Iterator[Block]":
     """Every block of the rows as it is finished; says on stderr which of how many is at work, and what time is left."""
     parts = {row.name: runner.parts(row) for row in rows}
-    weights = {row.name: tflop_per_image(row) or 0 for row in rows}
+    first = {row.images: row.name for row in reversed(rows)}  # later rows of the same images take no time
+    weights = {row.name: tflop_per_image(row) or 0 if row.name in first.values() else 0 for row in rows}
     agenda.total = sum(weights[name] * len(seeds) for name, blocks in parts.items() for seeds in blocks)
     for at, row in enumerate(rows, start=1):
         blocks = runner.run(row)
@@ -272,7 +273,7 @@ def make_search(asked: FindOptions) -> None:
         agenda = Agenda(expected * num + blocks * final, quiet=not workers.speaks)
         runner = runner_from(settings, agenda)
         runner.scorer(metric, reference)
-        runner.open(recipe)
+        runner.open(recipe).check_seeds(range(target.seed, target.seed + max(num, blocks * final)))
     from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 
     tell = SearchTeller(metric, num, expected, agenda, workers.speaks)

@@ -5,12 +5,13 @@ over silently converted images is not comparable with anything.
 """
 
 import copy
+import hashlib
 import itertools
 import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
@@ -33,6 +34,7 @@ from edm2_guidance.images.decode import (
     opened_image,
     to_array,
 )
+from edm2_guidance.images.members import has_image_suffix
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
 
@@ -114,6 +116,11 @@ class StoredImages:
         return None if self.archive is None else [self.archive.names[index] for index in self._indices]
 
     @property
+    def seeds(self) -> tuple[int, ...] | None:
+        """The seed of each image in the order of a pass; None where the names are no seeds."""
+        return _pick(self._set.seeds, self._indices)
+
+    @property
     def labels(self) -> tuple[int, ...] | None:
         """The class of each image in the order of a pass; None where nobody says."""
         return _pick(self._set.labels, self._indices)
@@ -122,6 +129,27 @@ class StoredImages:
     def archive(self) -> Archive | None:
         """What the images are in; None for an `.npz`."""
         return self._set.archive
+
+    def check(self) -> None:
+        """Read all of an `.npz`, whose checksum is that of the whole array; files are checked one by one, as read.
+
+        ValueError if it is damaged.
+        """
+        for _ in self._set.read([], 1):
+            pass
+
+    def pick(self, rows: Sequence[int]) -> ImageBatch:
+        """The images of some rows of a pass, counted from 0, in any order. What was read stays open for the next ones.
+
+        Of an `.npz`, whose array is a stream, rows that rise from call to call take one pass. ValueError as in a pass.
+        """
+        found = {row: self._set.pixels(self._indices[row]) for row in sorted(rows)}
+        for row, pixels in found.items():
+            if pixels.shape[:2] != self.image_size:
+                _refuse_sizes(self.path, "the first", self.image_size, f"number {row + 1}", pixels.shape)
+        (images,) = _stacked((found[row] for row in rows), len(rows))
+        indices = [self._indices[row] for row in rows]
+        return ImageBatch(images, _pick(self._set.seeds, indices), _pick(self._set.labels, indices))
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch)
@@ -148,6 +176,9 @@ class _ImageSet(Protocol):
 
     def read(self, indices: Sequence[int], ahead: int) -> Iterator[Pixels]:
         """uint8 [H, W, 3] of each of the ascending `indices`, at most about `ahead` of them decoded early."""
+
+    def pixels(self, index: int) -> Pixels:
+        """uint8 [H, W, 3] of one image."""
 
 
 class _FileSet:
@@ -184,6 +215,9 @@ class _FileSet:
                     _refuse_sizes(self._archive.path, first[0], first[1], self._names[index], pixels.shape)
                 yield pixels
 
+    def pixels(self, index: int) -> Pixels:
+        return self._decode(index)
+
     def _decode(self, index: int, reserve: Callable[[int], None] = lambda num_bytes: None) -> Pixels:
         name = self._names[index]
         where = self._archive.where(name)
@@ -217,6 +251,8 @@ class _NpzSet:
                 shape = [self.count, *self._shape]
                 raise ValueError(f"arr_0 in {path} has {size} bytes, but its shape {shape} needs another number")
             self.labels: Sequence[int] | None = _npz_labels(path, file, self.count) if "arr_1" in names else None
+        self._pass: Iterator[Pixels] = iter(())  # of `pixels`: where it reads
+        self._next = self.count  # and what comes next there
 
     @property
     def _num_bytes(self) -> int:
@@ -237,6 +273,12 @@ class _NpzSet:
                     yield np.frombuffer(data, dtype=np.uint8).reshape(self._shape)
             with damage_means(self._damage):
                 stream.read(1)  # reaching the end makes zipfile compare the CRC
+
+    def pixels(self, index: int) -> Pixels:
+        if index < self._next:
+            self._pass, self._next = self.read(range(self.count), 1), 0
+        skipped, self._next = index - self._next, index + 1
+        return next(itertools.islice(self._pass, skipped, None))
 
     def _read_exactly(self, stream: IO[bytes], size: int) -> bytes:
         pieces = bytearray()
@@ -280,6 +322,28 @@ def _check_image(image: Image.Image, data: bytes) -> None:
         raise ImageRefused(f"is {kind}, and only 8-bit RGB is read: convert the image set first")
     if has_more_frames(image) and image.format != "MPO":  # a camera's second picture, beside the whole first one
         raise ImageRefused("is an animation; keep one frame of it")
+
+
+def content_sha256(source: str | Path | StoredImages) -> str:
+    """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
+
+    A folder and a ZIP of it have the same one. source: the set, or where it is. ValueError for anything else.
+    """
+    if isinstance(source, StoredImages) and source.archive is not None:
+        return _hash_of(source.archive.checksums())
+    path = source.path if isinstance(source, StoredImages) else Path(source)
+    if path.suffix.lower() == ".npz":
+        with open_zip(path) as file:
+            return _hash_of(
+                sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if has_image_suffix(m.filename))
+            )
+    with open_archive(path) as archive:
+        return _hash_of(archive.checksums())
+
+
+def _hash_of(members: Iterable[tuple[str, int, int]]) -> str:
+    text = "".join(f"{checksum:08x} {size} {name}\n" for name, checksum, size in members)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def seeds_of(names: Sequence[str]) -> list[int] | None:

@@ -348,7 +348,7 @@ def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()
         recipe = read_recipe(stored or {})
     except ValueError:  # those beside stored images may be anybody's
         return "-"
-    parts = [recipe.net.name]
+    parts = [recipe.name if recipe.base is None else f"{recipe.name} of {recipe.base.name}"]
     for guide in recipe.guides:
         where = "" if guide.interval is None else f" {guide.interval}"
         parts.append(f"{guide.name} {guide.weight.short}{' never' if guide.never else where}")

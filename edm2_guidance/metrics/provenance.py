@@ -1,14 +1,11 @@
 """What a result says about the images it was computed from."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm2_guidance.images.archive import open_archive
-from edm2_guidance.images.members import RECIPE_NAME, has_image_suffix
-from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.images.unzip import open_zip
+from edm2_guidance.images.members import RECIPE_NAME
+from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
@@ -124,25 +121,3 @@ def describe_generated(
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
     }
-
-
-def content_sha256(source: str | Path | StoredImages) -> str:
-    """Hash of the sorted names, sizes and checksums of the images in a ZIP, .npz or folder, which is read for it.
-
-    A folder and a ZIP of it have the same one. source: the set, or where it is. ValueError for anything else.
-    """
-    if isinstance(source, StoredImages) and source.archive is not None:
-        return _hash(source.archive.checksums())
-    path = source.path if isinstance(source, StoredImages) else Path(source)
-    if path.suffix.lower() == ".npz":
-        with open_zip(path) as file:
-            return _hash(
-                sorted((m.filename, m.CRC, m.file_size) for m in file.infolist() if has_image_suffix(m.filename))
-            )
-    with open_archive(path) as archive:
-        return _hash(archive.checksums())
-
-
-def _hash(members: Iterable[tuple[str, int, int]]) -> str:
-    text = "".join(f"{checksum:08x} {size} {name}\n" for name, checksum, size in members)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

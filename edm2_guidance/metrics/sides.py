@@ -8,11 +8,10 @@ from typing import NamedTuple
 from dnnlib.download import fetch
 from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
-from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.detectors import Detector, check_image_size, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
-from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics, shows_images
 from edm2_guidance.metrics.scoring import Reference, moments_for, prepare_reference
 

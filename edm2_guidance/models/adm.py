@@ -14,6 +14,8 @@ from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.models.networks import adm as networks
 from edm2_guidance.recipe.timesteps import Betas, noise_levels
 
+ENLARGED = 4  # times, by the published upsamplers
+
 
 def open_adm(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmModel":
     """A network by path, URL or name; as `open_model`."""
@@ -26,10 +28,12 @@ def open_adm_classifier(source: str, device: torch.device, *, trust_pickle: bool
 
 
 class AdmModel(Model):
-    """A U-Net as a denoiser that knows the variance of a sampler's noise too. An upsampler needs `small` to predict.
+    """A U-Net as a denoiser that knows the variance of a sampler's noise too.
 
-    It has no way to be asked without a class, if it knows any.
+    It has no way to be asked without a class, if it knows any. An upsampler enlarges images four times.
     """
+
+    supports = frozenset({"gradients"})
 
     def __init__(self, file: AdmFile, device: torch.device) -> None:
         if not isinstance(file.net, networks.UNet):
@@ -41,7 +45,8 @@ class AdmModel(Model):
         self.num_classes = self.arch.classes
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
-        self.supports = frozenset({"gradients"} | ({"small"} if self.arch.role == "upsampler" else set()))
+        if self.arch.role == "upsampler":
+            self.low_res_size = self.image_size // ENLARGED
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
         self.net = file.net.to(device)
         if self.arch.float16 and device.type == "cuda":
@@ -52,18 +57,13 @@ class AdmModel(Model):
     def load_decoder(self, *, offline: bool = False) -> None:
         self.identity["encoder"] = {"class": "TruncatedRGB"}
 
-    def predict(
-        self, x: Tensor, sigma: Tensor, y: Tensor | None, *, small: Tensor | None = None, **how: Any
-    ) -> Prediction:
-        """As `Model.predict`. small: the image that an upsampler enlarges, in [-1, 1], float32 [N,3,h,w]."""
+    def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         if how:
             raise ValueError(f"{self.source}: ADM's networks know no {', '.join(how)}")
-        if (small is not None) != ("small" in self.supports):
-            what = "enlarges images: it needs small ones" if small is None else "enlarges no images"
-            raise ValueError(f"{self.source} {what}")
-        if y is None and self.num_classes > 0:
+        classes, low_res = y if self.low_res_size > 0 else (y, None)
+        if classes is None and self.num_classes > 0:
             raise ValueError(f"{self.source} was trained with classes alone: it denoises no image without one")
-        made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), y, small)
+        made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), classes, low_res)
         noise, code = made.to(x.dtype).chunk(2, dim=1)
         return Prediction(x - sigma * noise, (code + 1) / 2)
 

@@ -31,6 +31,7 @@ from edm2_guidance.images.zips import parse_object
 from edm2_guidance.models.networks.adm import Architecture, Classifier, UNet
 from edm2_guidance.recipe.class_names import checked_names
 from torch_utils.tensor_file import read_tensors
+from training.flops import Cost, cost_of
 from training.network_safetensors import DamagedFileError, is_safetensors, opened
 
 CONFIG_KEY = "adm_network"
@@ -101,6 +102,20 @@ def save_adm(path: str | os.PathLike[str], net: UNet | Classifier, class_names: 
     with atomic_path(path) as temporary:
         # One entry of metadata only: safetensors writes several in random order.
         temporary.write_bytes(save(tensors, {CONFIG_KEY: json.dumps(config)}))
+
+
+def file_cost(source: str, *, offline: bool = False) -> Cost:
+    """What one evaluation costs; of a published network, by name, without its file. As `load_adm`."""
+    arch = PUBLISHED.get(source)
+    net = (arch or load_adm(source, offline=offline).net.arch).empty()
+    size = net.arch.image_size
+    image, t = torch.empty([1, 3, size, size], device="meta"), torch.empty([1], device="meta")
+    if isinstance(net, Classifier):
+        return cost_of(net, image, t)
+    small = torch.empty([1, 3, size // 4, size // 4], device="meta") if net.arch.role == "upsampler" else None
+    return cost_of(
+        net, image, t, torch.empty([1, net.arch.classes], device="meta") if net.arch.classes else None, small
+    )
 
 
 def is_adm(path: Path) -> bool:

@@ -2,25 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edm2_guidance.recipe.parts import Prediction
 from training.encoders import StandardRGBEncoder
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network makes of a noisy batch.
-
-    denoised: D(x; sigma) [N,C,H,W], in the shape, dtype and device of x. mix: where a network learns the variance of
-    the sampler's noise too, how far between its bounds, in [0, 1], in the shape of x.
-    """
-
-    denoised: Tensor
-    mix: Tensor | None = None
+__all__ = ["Classifier", "Model", "Prediction"]
 
 
 class Model(ABC):
@@ -31,6 +21,7 @@ class Model(ABC):
         shape: (C, H, W) of what is denoised, with H = W.
         image_size: Width and height of decoded images, in pixels; right once `load_decoder` was called.
         num_classes: How many classes it knows; 0 = unconditional.
+        low_res_size: Width and height of the small image that it enlarges, in pixels; 0 = it takes none.
         class_names: Names of classes 0, 1, ...; None if they are unknown.
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
@@ -44,6 +35,7 @@ class Model(ABC):
     shape: tuple[int, int, int]
     image_size: int
     num_classes: int = 0
+    low_res_size: int = 0
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
@@ -61,17 +53,22 @@ class Model(ABC):
             raise ValueError(f"{self.source} makes {self.shape[0]} channels, but plain RGB, which it decodes as, has 3")
         self.identity["encoder"] = StandardRGBEncoder().identity()
 
-    def conditions(self, labels: Sequence[int] | None, device: torch.device) -> Tensor | None:
+    def conditions(
+        self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None
+    ) -> Any:  # by the family
         """What `predict` takes as y: here the classes of a batch one-hot, float32 [N, num_classes].
 
         labels: a class index per image. None, for no labels or a network without classes, is unconditional.
+        low_res: the small images, uint8 [N, 3, low_res_size, low_res_size] on any device, of a network that enlarges
+            them. Here y is then a pair: the classes, and these as float32 in [-1, 1] (x / 127.5 - 1).
         """
-        if labels is None or self.num_classes == 0:
-            return None
-        return nn.functional.one_hot(torch.tensor(labels, device=device), self.num_classes).float()
+        classes = None
+        if labels is not None and self.num_classes > 0:
+            classes = nn.functional.one_hot(torch.tensor(labels, device=device), self.num_classes).float()
+        return classes if low_res is None else (classes, StandardRGBEncoder().encode(low_res.to(device)))
 
     @abstractmethod
-    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None, **how: Any) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         """Denoise x [N,C,H,W], float32 or float64, at noise level sigma, [] in the dtype of x; y by `conditions`.
 
         how: what of `supports` is asked for, such as a perturbed attention. ValueError for what is not known.

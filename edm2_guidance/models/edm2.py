@@ -57,7 +57,7 @@ class Edm2Model(Model):
             self.image_size = self.shape[-1] * 2 ** (len(vae.config.block_out_channels) - 1)
         return self.encoder.identity() if ours else {"class": type(self.encoder).__name__}
 
-    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None, **how: Any) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         if how:
             raise ValueError(f"{self.source}: EDM2's networks know no {', '.join(how)}")
         denoised: Tensor = self.net(x, sigma, y)

@@ -7,7 +7,9 @@ and those of its other members for which what `Model` has is not right; a subcla
 
 with the attributes img_channels, img_resolution (H = W) and label_dim (number of classes, 0 = none), as EDM2's have. x
 [N,C,H,W] is what is denoised, RGB in [-1, 1], plus noise of standard deviation sigma: float32, or float64 under
---dtype=float64, and sigma [] as well. labels are one-hot, float32 [N, label_dim], or None.
+--dtype=float64, and sigma [] as well. labels are one-hot, float32 [N, label_dim], or None. One that enlarges small
+images (--upsample) has their width as the attribute low_res_size, and is called as net(x, sigma, labels, low_res):
+float32 [N, 3, low_res_size, low_res_size] in [-1, 1]. An object's own `conditions` gets them as uint8.
 
 A classifier, --classifier=FILE.py:function, is likewise an object with the `shape`, `num_classes` and `log_probs` of
 `models.base.Classifier`, or a torch.nn.Module with these attributes, called as net(x, sigma) -> logits [N, label_dim].
@@ -152,7 +154,9 @@ class _Bare:
                 f"{code.source} returned a {type(net).__name__}{without}: return {better}, or a torch.nn.Module with "
                 f"{', '.join(_OF_A_NETWORK)}"
             )
-        self.predict = self._net = net
+        self._net = net
+        self.low_res_size = getattr(net, "low_res_size", 0)
+        self.predict = (lambda x, sigma, y: net(x, sigma, *y)) if self.low_res_size else net
         self.shape = (net.img_channels, net.img_resolution, net.img_resolution)
         self.num_classes = net.label_dim
         self.num_parameters = sum(weights.numel() for weights in net.parameters())
@@ -181,6 +185,7 @@ class PythonModel(Model):
         self.shape = _checked_shape(made, code.source)
         self.image_size = getattr(made, "image_size", self.shape[-1])
         self.num_classes = int(getattr(made, "num_classes", None) or 0)
+        self.low_res_size = int(getattr(made, "low_res_size", None) or 0)
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
         self.decoder_batch = getattr(made, "decoder_batch", None)
@@ -204,15 +209,14 @@ class PythonModel(Model):
         self.identity["encoder"] = identity.get("encoder") or {"class": type(self._made).__name__}
         return None
 
-    def conditions(self, labels: Sequence[int] | None, device: torch.device) -> Tensor | None:
+    def conditions(self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None) -> Any:
         own = self._own("conditions")
         if own is None:
-            return super().conditions(labels, device)
+            return super().conditions(labels, device, low_res)
         with self._code.runs("conditions"):
-            made: Tensor | None = own(labels, device)
-        return made
+            return own(labels, device) if low_res is None else own(labels, device, low_res)
 
-    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None, **how: Any) -> Prediction:
+    def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         with self._code.runs("denoising"):
             made = self._made.predict(x, sigma, y, **how)
         denoised = getattr(made, "denoised", made)

@@ -13,32 +13,41 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edm2_guidance.metrics.catalog import dims, feature_names, find_metric
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
 
 DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
 SNAPSHOT_IMAGES = 32 << 20  # between the published raw snapshots of a run
-BYTES_PER_PARAMETER = 2  # float16, and next to nothing beside it
 VAE_BYTES = 335_000_000  # about: 84 M parameters in float32
-#: A PNG: estimates for ImageNet (0.55 and 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
-PNG_BYTES: Mapping[str, int] = MappingProxyType({"img512": 430_000, "img64": 9_200, "mnist16": 500})
+#: A PNG: estimates for photographs (0.55 to 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
+PNG_BYTES: Mapping[str, int] = MappingProxyType({
+    "img512": 430_000, "img64": 9_200, "mnist16": 500,
+    "adm64": 9_200, "adm128": 34_000, "adm256": 120_000, "adm512": 430_000,
+    "lsun-bedroom": 120_000, "lsun-cat": 120_000, "lsun-horse": 120_000,
+})  # fmt: skip
 #: T operations per second where none are given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight
 #: (arXiv 2406.02507, App. B), which makes 37 to 82. Digits: two CPU cores.
-THROUGHPUT: Mapping[str, float] = MappingProxyType({"img512": 40.0, "img64": 40.0, "mnist16": 0.02})
+THROUGHPUT = 40.0
+THROUGHPUT_OF_DIGITS = 0.02
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Parameters, and G operations of one evaluation of one image. gflops_from: published, or taken from where."""
+    """Parameters, and G operations of one evaluation of one image.
+
+    gflops_from: published, or taken from where. bytes_per_parameter: in its file, which has next to nothing else.
+    """
 
     params: int
     gflops: float
     gflops_from: str
+    bytes_per_parameter: int
 
     @property
     def bytes(self) -> int:
         """Size of its file."""
-        return BYTES_PER_PARAMETER * self.params
+        return self.bytes_per_parameter * self.params
 
 
 @functools.cache
@@ -46,7 +55,9 @@ def all_networks() -> dict[str, NetworkFacts]:
     """Facts by training run, or by file name without suffix for the networks that ship here."""
     with open(Path(__file__).with_name("networks.csv"), newline="", encoding="utf-8") as file:
         return {
-            line["network"]: NetworkFacts(int(line["params"]), float(line["gflops"]), line["gflops_from"])
+            line["network"]: NetworkFacts(
+                int(line["params"]), float(line["gflops"]), line["gflops_from"], int(line["bytes"])
+            )
             for line in csv.DictReader(file)
         }
 
@@ -61,28 +72,41 @@ def facts_of(file: str) -> NetworkFacts:
 
 def png_bytes(network: str) -> int:
     """About how large a PNG is of the images that a network file of this name makes; 0 where the name does not say."""
-    return next((size for data, size in PNG_BYTES.items() if data in Path(network).name), 0)
+    name = Path(network).name
+    settings = (preset for preset in all_presets().values() if Path(preset.net).name == name)
+    known = next((PNG_BYTES[preset.data] for preset in settings), 0)
+    return known or next((size for data, size in PNG_BYTES.items() if data in name), 0)
 
 
-def evaluations(row: Row) -> tuple[int, ...]:
-    """Evaluations of each of the row's `files` for one image; () where no network of this code base makes it."""
-    return () if row.net is None else tuple(row.recipe().evaluations().values())
+def evaluations(row: Row) -> dict[str, int]:
+    """Evaluations of each of the row's `files` for one image, by what it is: "main", "guide 1", "base main", ....
+
+    Empty where no network of this code base makes the row.
+    """
+    return {} if row.net is None else row.recipe().evaluations()
 
 
 def tflop_per_image(row: Row) -> float | None:
     """T operations of one image with its decoding; None where no network of this code base makes it."""
     if row.net is None:
         return None
-    sampled = sum(n * facts_of(file).gflops for n, file in zip(evaluations(row), row.files, strict=True))
+    counts = zip(evaluations(row).items(), row.files, strict=True)
+    sampled = sum(n * _passes(name) * facts_of(file).gflops for (name, n), file in counts)
     return (sampled + DECODER_GFLOPS.get(row.data, 0)) / 1000
 
 
+def _passes(name: str) -> int:
+    """A gradient takes a pass back through the network, to the image alone, which costs about what the first does."""
+    return 2 if "classifier" in name else 1
+
+
 def reference_bytes(row: Row) -> int:
-    """Size of the reference statistics, mean and covariance in float64; EDM2's files hold both of their metrics."""
+    """Size of the reference: mean and covariance in float64 of each kind of features, and ADM's images beside them."""
     if row.data == "mnist16":
         return 0
-    found = [find_metric(metric).dim for metric in REFERENCES[row.data].metrics]
-    return sum(8 * (dim + dim**2) for dim in found)
+    found = {find_metric(metric).stored_as: find_metric(metric).dim for metric in REFERENCES[row.data].metrics}
+    moments = sum(8 * (dim + dim**2) for name, dim in found.items() if "logits" not in name)
+    return moments + REFERENCES[row.data].image_bytes
 
 
 def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str, int]:
@@ -96,8 +120,9 @@ def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str,
         files |= {source: facts_of(file).bytes for file, source in sources if "://" in source}
         if "://" in row.reference:
             files[row.reference] = reference_bytes(row)
-        if size := find_metric(row.metric).extractor.weights.num_bytes:
-            files[f"the detector of {row.metric}"] = size
+        extractor = find_metric(row.metric).extractor
+        if size := extractor.weights.num_bytes:
+            files[f"the detector {extractor.kind}"] = size
         if row.data in DECODER_GFLOPS:
             files["the Stability VAE"] = VAE_BYTES
     return files
@@ -124,15 +149,15 @@ def snapshot_bytes(files: Iterable[str]) -> int:
 class Cost:
     """What a row costs.
 
-    evaluations: per image, the main network's first. tflop: per image. pflop: of all images of all runs. hours: at
-    `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features: bytes on
-    disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
+    evaluations: per image, of each network, the main one's first. tflop: per image. pflop: of all images of all runs.
+    hours: at `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features:
+    bytes on disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
     """
 
     row: Row
     num_images: int
     repeats: int
-    evaluations: tuple[int, ...]
+    evaluations: Mapping[str, int]
     tflop: float
     pflop: float
     throughput: float
@@ -154,7 +179,8 @@ def cost(
         return None
     count = row.num_images if num is None else num
     repeats = row.repeats or 1
-    speed = THROUGHPUT[row.data] if throughput is None else throughput
+    usual = THROUGHPUT_OF_DIGITS if row.data == "mnist16" else THROUGHPUT
+    speed = usual if throughput is None else throughput
     if not 0 < speed < math.inf:
         raise ValueError(f"--throughput={speed:g}: give a positive, finite number")
     pflop = tflop * count * repeats / 1000
@@ -168,6 +194,6 @@ def cost(
         throughput=speed,
         hours=pflop * 1000 / speed / 3600,
         fetch=sum(downloads([row], networks).values()),
-        features=feature_bytes([row.metric], count),
+        features=feature_bytes(row.together, count),
         images=PNG_BYTES[row.data] * count * repeats,
     )

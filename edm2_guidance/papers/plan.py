@@ -1,5 +1,6 @@
 """Plans as text: what a row needs and costs before it is run. No torch here."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,13 +51,17 @@ def _networks(row: Row) -> list[str]:
         printed = f", printed {row.sigmas}" if row.sigmas else ""
         where = f" on {row.interval} = {row.interval.sigmas(row.levels())}{printed}"
     named = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files]
-    guides = [f"guided by {name}, w = {w:g}{where}" for name, w in zip(named[1:], row.weights, strict=True)]
-    return [f"    network      {named[0]}", *(f"                 {guide}" for guide in guides)]
+    guides = [
+        f"guided by {name}, {guide.strength}{where}"
+        for name, guide in zip(named[1:], row.recipe().guides, strict=False)
+    ]
+    base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(named[1 + len(guides) :])}"]
+    return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *base])]
 
 
 def _costs(row: Row, cost: Cost) -> list[str]:
-    counts = [f"{cost.evaluations[0]} main", *(f"{number} guide" for number in cost.evaluations[1:])]
-    total = f" = {sum(cost.evaluations)}" if len(counts) > 1 else ""
+    counts = [f"{number} {re.sub(r' [0-9]+$', '', name)}" for name, number in cost.evaluations.items()]
+    total = f" = {sum(cost.evaluations.values())}" if len(counts) > 1 else ""
     decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
     runs = counted(cost.repeats, "run")
     return [
@@ -76,13 +81,15 @@ def _make_first(missing: Sequence[str], networks: str | Path) -> list[str]:
 
 
 def total_lines(costs: Sequence[Cost], networks: str | Path = NETWORKS) -> list[str]:
-    """What several rows cost together, every file counted once."""
+    """What several rows cost together, every file, and images that rows share, counted once."""
+    shared = {cost.row.images: cost for cost in costs}
     files = downloads((cost.row for cost in costs), networks)
     missing = list(dict.fromkeys(file for cost in costs for file in cost.row.missing(networks)))
-    features, images = max((cost.features for cost in costs), default=0), sum(cost.images for cost in costs)
+    features, images = max((cost.features for cost in costs), default=0), sum(c.images for c in shared.values())
     return [
         f"together: {len(costs)} rows that can be sampled here",
-        f"    operations   {operations(sum(cost.pflop for cost in costs))}, {duration(sum(c.hours for c in costs))}",
+        f"    operations   {operations(sum(c.pflop for c in shared.values()))}, "
+        f"{duration(sum(c.hours for c in shared.values()))}",
         f"    fetch        {size(sum(files.values()))} in {counted(len(files), 'file')}",
         f"    disk         {size(features)} of features while it runs; images, if kept, about {size(images)}",
         *_make_first(missing, networks),

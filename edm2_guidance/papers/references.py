@@ -6,20 +6,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
+from dnnlib.published import ADM_ROOT
 from edm2_guidance.metrics.catalog import SETS
 from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
-ADM_ROOT = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+ADM_BATCHES = f"{ADM_ROOT}/ref_batches/imagenet"
+ADM_IMAGES = 10_000  # in each reference, as its paper says
 
 
 @dataclass(frozen=True)
 class NamedReference:
-    """source: URL, or path of a file that ships here. metrics: those that it is meant for. what: of which images."""
+    """source: URL, or path of a file that ships here. metrics: those that it is meant for. what: of which images.
+
+    image_bytes: size of the images that it holds beside statistics, about.
+    """
 
     source: str
     metrics: tuple[str, ...]
     what: str
+    image_bytes: int = 0
 
 
 REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
@@ -34,10 +40,17 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
     ),
     **{
         f"adm{size}": NamedReference(
-            f"{ADM_ROOT}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
-            f"ImageNet at {size}x{size}, by the authors of ADM",
+            f"{ADM_BATCHES}/{size}/VIRTUAL_imagenet{size}{labeled}.npz", SETS["adm"],
+            f"ImageNet at {size}x{size}, by the authors of ADM", ADM_IMAGES * 3 * size**2,
         )
         for size, labeled in ((64, "_labeled"), (128, "_labeled"), (256, "_labeled"), (512, ""))
+    },
+    **{
+        f"lsun-{kind}": NamedReference(
+            f"{ADM_ROOT}/ref_batches/lsun/{kind}/VIRTUAL_lsun_{kind}256.npz", SETS["adm"],
+            f"LSUN {kind} at 256x256, by the authors of ADM", ADM_IMAGES * 3 * 256**2,
+        )
+        for kind in ("bedroom", "cat", "horse")
     },
 })  # fmt: skip
 

@@ -5,6 +5,7 @@ networks, guidance, sampler, number of images, label rule, reference, detector a
 with what differs, without comparing it to the published number. No torch here.
 """
 
+import functools
 import math
 import re
 from collections import Counter
@@ -18,8 +19,8 @@ from edm2_guidance.metrics.uncertainty import Interval, mean_interval
 from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
-from edm2_guidance.recipe.parts import Weight, constant
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.parts import Weight
+from edm2_guidance.recipe.recipe import ImageSet, Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -136,7 +137,8 @@ def _dtype(record: Record) -> str:
 def _belongs(row: Row, record: Record) -> bool:
     if record.get("metric") != row.metric:
         return False
-    return (record.get("row") or {}).get("name") == row.name or not _method_differences(row, record)
+    written_for = (record.get("row") or {}).get("name")
+    return written_for in (row.name, row.images) or not _method_differences(row, record)
 
 
 def _images_key(record: Record) -> object:
@@ -164,7 +166,7 @@ def _method_differences(row: Row, record: Record) -> list[str]:
     if row.net is None or not record.get("recipe"):
         return ["it is not known how the images were made"]
     try:
-        found, wanted = _method(read_recipe(record["recipe"])), _method_of(row)
+        found, wanted = _method(read_recipe(record["recipe"])), _method(_recipe_of(row))
     except ValueError:  # another program's
         return ["the recipe of the images is in no form that this version knows"]
     return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
@@ -176,9 +178,20 @@ def _made_by(record: Record) -> str:
         recipe = read_recipe(record.get("recipe") or {})
     except ValueError:
         return _file_name((record.get("images") or {}).get("path"))
+    return _in_words(recipe)
+
+
+def _in_words(recipe: Recipe) -> str:
     method = _method(recipe)
     guides = "" if method["guide"] == "none" else f" guided by {method['guide']}"
-    return f"{method['network']}{guides}, {counted(recipe.num_steps, 'step')}"
+    base = "" if method["base"] == "none" else f", of {method['base']}"
+    return f"{method['network']}{guides}, {counted(recipe.num_steps, 'step')}{base}"
+
+
+@functools.cache
+def _recipe_of(row: Row) -> Recipe:
+    """How the row's images are made; it has a network."""
+    return row.recipe()
 
 
 def _method(recipe: Recipe) -> dict[str, object]:
@@ -189,13 +202,15 @@ def _method(recipe: Recipe) -> dict[str, object]:
         "network": recipe.net.name,
         "guide": " and ".join(sorted(guides)) or "none",
         "steps": recipe.num_steps,
+        "base": _base(recipe.base),
     }
 
 
-def _method_of(row: Row) -> dict[str, object]:
-    names = [file.removesuffix(".pkl") for file in row.files]
-    guides = [_guide(name, constant(w), row.interval) for name, w in zip(names[1:], row.weights, strict=True)]
-    return {"network": names[0], "guide": " and ".join(sorted(guides)) or "none", "steps": row.num_steps}
+def _base(base: Recipe | ImageSet | None) -> str:
+    """The images that are enlarged, stored or how they were made."""
+    if isinstance(base, Recipe):
+        return ", ".join([_in_words(base), *map(str, base.unusual())])
+    return "none" if base is None else base.name
 
 
 def _guide(name: str, weight: Weight, interval: object) -> str:
@@ -229,7 +244,7 @@ def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
         recipe = read_recipe(stored)
     except ValueError:  # `_method_differences` says so
         return []
-    found = [f"{spec.axis} {spec}" for spec in recipe.unusual()]
+    found = [f"{spec.axis} {spec}" for spec in recipe.unusual(None if row.net is None else _recipe_of(row))]
     if recipe.labels != row.labels:
         found.append(f"labels {recipe.labels}, not {row.labels}")
     if recipe.seed_rule != "edm2":

@@ -10,15 +10,16 @@ import csv
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from dnnlib.places import find_file
-from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
-from edm2_guidance.recipe.parts import Schedule, constant
+from edm2_guidance.papers import adm
+from edm2_guidance.papers.presets import MODEL_ROOT, USUAL, Kinds, Preset, all_presets
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
+from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
 
 NETWORKS = "networks"  # folder of reconstructed networks
@@ -33,14 +34,17 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "edm2-3": "Table 3 of arXiv 2312.02696, EDM2: FID, ImageNet-64",
     "edm2-4": "Table 4 of arXiv 2312.02696, EDM2: size of the unconditional guide",
     "edm2-5": "Table 5 of arXiv 2312.02696, EDM2: FD-DINOv2, ImageNet-512",
-    "adm4": "Table 4 of arXiv 2105.05233, ADM: ImageNet-256, of published samples",
-    "adm5": "Table 5 of arXiv 2105.05233, ADM, of published samples",
+    "adm-4": "Table 4 of arXiv 2105.05233, ADM: classifier guidance, ImageNet-256",
+    "adm-5": "Table 5 of arXiv 2105.05233, ADM: all data sets",
+    "adm-6": "Table 6 of arXiv 2105.05233, ADM: classifier guidance and upsampling",
+    "adm-samples": "Tables 4 to 6 of arXiv 2105.05233, ADM, of the samples that the authors published",
     "mnist16": "our own: the networks of digits that ship",
 })  # fmt: skip
 
 _ELSEWHERE = "make the images with its authors' code and score them by calculate_metrics.py calc"
 _BLOCKED = {
     "copied": f"a number copied from another paper: {_ELSEWHERE}",
+    "unreleased": "this network was never released: Table 5 has it beside the released one, trained with dropout",
     "dit": f"DiT is another code base, with another sampler: {_ELSEWHERE}",
 }
 
@@ -71,6 +75,10 @@ class Row:
     repeats: int | None = 3
     real: str | None = None  # statistics of real images, in pretrained/, that are scored in place of samples
     samples: str | None = None  # URL of the authors' images, which are scored in place of new ones
+    kinds: Kinds = USUAL
+    base: str | None = None  # the preset whose images the network enlarges
+    setting: str | None = None  # the preset that has several rows, one per metric, of which one pass gives all
+    labels: LabelRule = "random"  # the papers' rule: drawn at random, none for unconditional images
     blocked: str | None = None  # why no network of this code base makes this row
     note: str = ""  # what to mind: whatever the table does not print
 
@@ -81,8 +89,9 @@ class Row:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Network files by name, the main network first."""
-        return () if self.net is None else (self.net, *self.gnets)
+        """Network files by name, the main network first, those that make the images that it enlarges last."""
+        base = () if self.base is None else map(_file_name, all_presets()[self.base].sources)
+        return () if self.net is None else (self.net, *self.gnets, *base)
 
     @property
     def emas(self) -> tuple[float | None, ...]:
@@ -90,20 +99,25 @@ class Row:
         matches = (NETWORK_NAME.fullmatch(file) for file in self.files)
         return tuple(None if match is None else float(match["ema"]) for match in matches)
 
-    @property
-    def labels(self) -> LabelRule:
-        """The papers' label rule: classes drawn at random, none for an unconditional network."""
-        return "none" if self.net is not None and "-uncond" in self.net else "random"
-
     def levels(self) -> list[float]:
-        """The noise levels of its steps: by the default schedule, as all rows of these networks."""
-        return Schedule.parse("edm").levels(self.num_steps)
+        """The noise levels of its steps."""
+        return Schedule.parse(self.kinds.schedule).levels(self.num_steps)
 
     @property
     def spread(self) -> float | None:
         """By how many percent repeated runs differ, as the paper says; None where no paper says."""
-        known = self.metric == "fid" and self.published is not None and self.samples is None
+        known = self.metric == "fid" and self.published is not None and not self.table.startswith("adm-")
         return 2.0 if known else None  # arXiv 2312.02696, D.4
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The metrics that one pass over its images gives, its own among them."""
+        return (self.metric,) if self.setting is None else REFERENCES[self.data].metrics
+
+    @property
+    def images(self) -> str:
+        """A name of its images, which the rows of a setting share."""
+        return self.setting or self.name
 
     @property
     def reference(self) -> str:
@@ -135,9 +149,22 @@ class Row:
         if self.net is None:
             what = "published samples" if self.real is None else "real images"
             raise ValueError(f"{self.name}: {self.blocked or f'{what} are scored, none are made'}")
-        net, *gnets = (NetworkRef(source) for source in self.sources(networks))
-        guides = [Guide(ref, constant(weight), self.interval) for ref, weight in zip(gnets, self.weights, strict=True)]
-        return Recipe(net, tuple(guides), self.num_steps, labels=self.labels, noise_device="device")
+        net, *others = (NetworkRef(source) for source in self.sources(networks))
+        schedule, reference = Weight.parse(self.kinds.weight), Reference.parse(self.kinds.reference)
+        guides = [
+            Guide(ref, schedule.with_fields({"w": weight}), self.interval, reference)
+            for ref, weight in zip(others[: len(self.gnets)], self.weights, strict=True)
+        ]
+        return Recipe(
+            net,
+            tuple(guides),
+            self.num_steps,
+            Sampler.parse(self.kinds.sampler),
+            Schedule.parse(self.kinds.schedule),
+            labels=self.labels,
+            noise_device="device",
+            base=None if self.base is None else all_presets()[self.base].recipe(),
+        )
 
 
 def locate(file: str, networks: str | Path = NETWORKS) -> str:
@@ -219,7 +246,41 @@ def all_rows() -> tuple[Row, ...]:
         else:
             row = rows[line["name"]] = _row(line)
         result.append(row)
-    return tuple(result)
+    return (*result, *_adm_rows())
+
+
+def _adm_rows() -> Iterator[Row]:
+    """A row per score that ADM's tables print, table by table; then those of the samples that were published."""
+    for table in ("4", "5", "6"):
+        for setting in (setting for setting in adm.settings() if table in setting.tables):
+            for column in setting.printed(table):
+                yield _of_setting(f"adm-{table}", setting, column)
+    for setting in (setting for setting in adm.settings() if setting.samples is not None):
+        for column in setting.scores:
+            row = _of_setting("adm-samples", setting, column)
+            of_samples = f"{setting.name}-samples"
+            samples = f"{ADM_BATCHES}/{setting.samples}"
+            row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
+            yield replace(row, net=None, gnets=(), weights=(), kinds=USUAL, base=None)
+
+
+def _of_setting(table: str, setting: adm.Setting, column: str) -> Row:
+    preset = all_presets().get(setting.name)
+    row = Row(
+        table=table,
+        name=f"{setting.name}-{column}",
+        data=setting.data,
+        model=setting.model,
+        method=setting.method,
+        metric=adm.METRICS[column],
+        published=float(setting.scores[column]),
+        net=None,
+        repeats=1,
+        blocked=_BLOCKED["unreleased"] if preset is None else None,
+        note=setting.note_on(column),
+        setting=setting.name,
+    )
+    return row if preset is None else replace(_of_preset(row, preset), metric=row.metric, published=row.published)
 
 
 def _row(line: Mapping[str, str]) -> Row:
@@ -240,9 +301,9 @@ def _row(line: Mapping[str, str]) -> Row:
         num_images=int(line["num_images"] or 50000),
         repeats=int(line["repeats"]) if line["repeats"] else None,
         real=line["real"] or None,
-        samples=f"{ADM_ROOT}/{line['samples']}" if line["samples"] else None,
         blocked=_BLOCKED[line["blocked"]] if line["blocked"] else None,
         note=line["note"],
+        labels="none" if "-uncond" in line["net"] else "random",
     )
     return row if preset is None else _of_preset(row, preset)
 
@@ -257,19 +318,23 @@ def _of_preset(row: Row, preset: Preset) -> Row:
         weights=() if preset.gnet is None else (preset.guidance,),
         interval=preset.interval,
         num_steps=preset.num_steps,
+        kinds=preset.kinds,
+        base=preset.base,
+        labels="none" if preset.num_classes == 0 else "random",
     )
 
 
 def find(name: str) -> list[Row]:
-    """The rows of a table, or the one row of that name. ValueError that lists the nearest names if there is none."""
+    """The rows of a table or of a preset, or the one row of that name. ValueError, naming near ones, without any."""
     if name in TABLES:
         return [row for row in all_rows() if row.table == name]
-    found = [row for row in all_rows() if row.name == name]
+    of_setting = {row.name: row for row in reversed(all_rows()) if row.setting == name}
+    found = list(of_setting.values())[::-1] or [row for row in all_rows() if row.name == name][:1]
     if not found:
         names = [*TABLES, *dict.fromkeys(row.name for row in all_rows())]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or list(TABLES)[:3]
         raise ValueError(f"there is no table or row '{name}'; near it: {', '.join(near)} (all: reproduce.py list)")
-    return found[:1]
+    return found
 
 
 def select(names: Iterable[str]) -> list[Row]:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, planned
@@ -77,8 +77,8 @@ def _snap(end: float, sigmas: Sequence[float], notes: list[str]) -> float:
 
 
 @dataclass(frozen=True)
-class NetworkRef:
-    """A network file: where it was read from, and what it held (SHA-256 of the file; None until it was read)."""
+class FileRef:
+    """A file: where it was read from, and what it held (SHA-256; None until it was read)."""
 
     source: str
     sha256: str | None = None
@@ -96,7 +96,17 @@ class NetworkRef:
         """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
         source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
         source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
-        return re.sub(r"\.(pkl|safetensors|pt|py)$", "", source.replace("\\", "/").rsplit("/", 1)[-1])
+        return re.sub(r"\.(pkl|safetensors|pt|py)$", "", source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+
+
+@dataclass(frozen=True)
+class NetworkRef(FileRef):
+    """A network file."""
+
+
+@dataclass(frozen=True)
+class ImageSet(FileRef):
+    """Stored images, a ZIP, folder or `.npz`: `sha256` is of the images and their classes, wherever they lie."""
 
 
 def _network() -> Reference:
@@ -123,13 +133,31 @@ class Guide:
 
     def __post_init__(self) -> None:
         if self.net is None and not self.reference.of_main:
-            raise ValueError(f"the reference '{self.reference}' asks another network: name it (--gnet)")
+            asked, option = ("a classifier", "--classifier") if self.of_classifier else ("another network", "--gnet")
+            raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({option})")
 
     @property
     def name(self) -> str:
         """Of the network that is asked, and how, if not as usual."""
         asked = "the main network" if self.net is None else self.net.name
+        if self.of_classifier:
+            return f"classifier {asked}"
         return asked if self.reference == _network() else f"{asked} ({self.reference})"
+
+    @property
+    def strength(self) -> str:
+        """How far D is moved: "w = 1.5 (cosine)", of a classifier "scale 0.5"."""
+        number = f"scale {self.weight.w - 1:g}" if self.of_classifier else f"w = {self.weight.w:g}"
+        return number + (f" ({self.weight.schedule})" if self.weight.schedule else "")
+
+    @property
+    def of_classifier(self) -> bool:
+        """Whether `net` is a classifier."""
+        return self.reference.of_classifier
+
+    def role(self, number: int) -> str:
+        """What its network is called, as guide `number`, where evaluations are counted."""
+        return f"classifier {number}" if self.of_classifier else f"guide {number}"
 
     @property
     def off(self) -> bool:
@@ -166,37 +194,50 @@ class Guide:
         }
 
 
-LabelRule = Literal["random", "balanced", "none"] | int | ClassName
+LabelRule = Literal["random", "balanced", "none", "stored"] | int | ClassName
 SeedRule = Literal["edm2", "figure"]
 FORMAT = 2  # of recipes in files; 1 had samplers and weights as plain numbers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines an image but its seed."""
+    """Everything that determines an image but its seed.
+
+    A network that enlarges small images has a `base`, which says where they come from: the image of each seed is that
+    of the same seed, enlarged. `labels`, `seed_rule` and `noise_device` are those of both stages.
+    """
 
     net: NetworkRef
     guides: tuple[Guide, ...] = ()
-    num_steps: int = 32
+    num_steps: int = cast(int, None)  # None = as many as the schedule has of its own, or 32
     sampler: Sampler = field(default_factory=lambda: Sampler.parse("heun"))
     schedule: Schedule = field(default_factory=lambda: Schedule.parse("edm"))
     rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
     dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
-    labels: LabelRule = "random"  # drawn per seed | class = seed mod classes | no classes | this class, or its name
+    # Drawn per seed | class = seed mod classes | no classes | as the stored base's images | this class, or its name.
+    labels: LabelRule = "random"
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
+    base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
 
     def __post_init__(self) -> None:
+        if self.num_steps is None:
+            object.__setattr__(self, "num_steps", self.schedule.num_steps or 32)
         if isinstance(self.labels, str):
-            known = self.labels in ("random", "balanced", "none")
+            known = self.labels in ("random", "balanced", "none", "stored")
         else:
             known = isinstance(self.labels, ClassName) or self.labels >= 0
         if not known:
             raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
+        stored = isinstance(self.base, ImageSet)
+        if (self.labels == "balanced" and stored) or (self.labels == "stored" and not stored):
+            why = "images that are stored keep their classes" if stored else "no stored images are enlarged"
+            raise ValueError(f"labels '{self.labels}': {why}")
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
+            guide.weight.check_use(self.sampler, guide.reference)
             interval = guide.interval
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
                 steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
@@ -209,9 +250,12 @@ class Recipe:
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
         self.levels()
 
-    def unusual(self) -> list[Spec]:
-        """Schedule, sampler and rule, as far as they are not the papers'. Without churn its settings do nothing."""
-        usual = Recipe(self.net)
+    def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
+        """Schedule, sampler and rule, as far as they are not those of `usual`, by default EDM2's papers'.
+
+        Without churn its settings do nothing.
+        """
+        usual = usual or Recipe(self.net)
         pairs = ((self.schedule, usual.schedule), (self.sampler, usual.sampler), (self.rule, usual.rule))
         idle = self.sampler.kind == "heun" and "S_churn" not in self.sampler.changed()
         return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
@@ -220,24 +264,33 @@ class Recipe:
         """What is not as in the papers, in the words of the command line, comma-separated; empty if all is."""
         references = [str(guide.reference) for guide in self.guides if guide.reference != _network()]
         schedules = [guide.weight.schedule for guide in self.guides if guide.weight.schedule]
-        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual())]))
+        base = [] if self.base is None else [f"enlarges {self.base.name}"]
+        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual()), *base]))
 
     def levels(self) -> list[float]:
         """The noise levels that steps start from, falling."""
         return self.schedule.levels(self.num_steps)
 
     @property
+    def name(self) -> str:
+        """Of its main network."""
+        return self.net.name
+
+    @property
     def nets(self) -> list[NetworkRef]:
-        """Its networks, the main one first."""
+        """Its networks, the main one first, without those of the base."""
         return [self.net, *(guide.net for guide in self.guides if guide.net is not None)]
 
     @property
     def sources(self) -> list[str]:
-        """Where its networks are read from."""
-        return [net.source for net in self.nets]
+        """Where all networks are read from."""
+        return [net.source for net in self.nets] + (self.base.sources if isinstance(self.base, Recipe) else [])
 
     def resolved(self) -> tuple["Recipe", list[str]]:
-        """This recipe with every interval as steps (what is stored and compared), and notes on snapped ends."""
+        """This recipe as it is stored and compared, and notes on snapped ends.
+
+        Every interval is one of steps, and the two stages agree in what they share.
+        """
         notes: list[str] = []
         guides = []
         for guide in self.guides:
@@ -248,12 +301,19 @@ class Recipe:
                     notes.append(f"guidance at {guide.interval} holds no sampling step: this guide is off")
                 guide = replace(guide, interval=steps, never=steps is None)
             guides.append(guide)
-        return replace(self, guides=tuple(guides)), notes
+        base, labels = self.base, self.labels
+        if isinstance(base, Recipe):
+            shared = replace(base, labels=labels, seed_rule=self.seed_rule, noise_device=self.noise_device)
+            base, more = shared.resolved()
+            notes += more
+        elif base is not None and labels == "random":
+            labels = "stored"
+        return replace(self, guides=tuple(guides), base=base, labels=labels), notes
 
     def effective(self) -> "Recipe":
         """The same images by the shortest recipe: intervals as steps, without guides that are off, or a rule for none.
 
-        An interval of all steps is none.
+        An interval of all steps is none. A rule is of networks: classifiers alone need none.
         """
         resolved, _ = self.resolved()
         everywhere = StepInterval(0, self.num_steps - 1)
@@ -262,16 +322,18 @@ class Recipe:
             for guide in resolved.guides
             if not guide.off
         )
-        return replace(resolved, guides=guides, rule=self.rule if guides else Rule.parse("linear"))
+        ruled = any(not guide.of_classifier for guide in guides)
+        return replace(resolved, guides=guides, rule=self.rule if ruled else Rule.parse("linear"))
 
     def steps(self) -> list[StepInfo]:
         """All steps, as the sampler makes them."""
         return planned(self.sampler, self.levels())
 
     def evaluations(self) -> dict[str, int]:
-        """Network evaluations that one image takes, of a resolved recipe: of "main", and of each "guide N".
+        """Network evaluations that one image takes, of a resolved recipe: of "main", each "guide N" or "classifier N".
 
-        What a reference asks of the main network counts there. A guide that is off takes 0.
+        What a reference asks of the main network counts there. A guide that is off takes 0. A classifier's are with
+        their gradient. Those of a base that is sampled follow, of "base main" and so on.
         """
         steps, calls = self.steps(), self.sampler.evaluations(self.levels())
         counts = {"main": sum(calls)}
@@ -279,9 +341,9 @@ class Recipe:
             asked = guide.reference.evaluations() * sum(
                 count for step, count in zip(steps, calls, strict=True) if guide.on(step)
             )
-            name = "main" if guide.net is None else f"guide {number}"
+            name = "main" if guide.net is None else guide.role(number)
             counts[name] = counts.get(name, 0) + asked
-        return counts
+        return counts | (of_base(self.base.evaluations()) if isinstance(self.base, Recipe) else {})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for recipe.json and the ledger, in which every choice is the text of the command line."""
@@ -299,14 +361,16 @@ class Recipe:
             "seed_rule": recipe.seed_rule,
             "noise_device": recipe.noise_device,
             "encoder": canonical(recipe.encoder),
+            **({} if recipe.base is None else {"base": recipe.base.to_json()}),
         }
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of what determines the images: network files count by their content, not by their name.
+        """SHA-256 (hex) of what determines the images: files count by their content, not by their name."""
+        return digest(self.canonical())
 
-        Of the effective recipe's canonical form: what is at its default is left out, so that new fields move no hash.
-        """
+    def canonical(self) -> dict[str, Any]:
+        """What is hashed: of the effective recipe, without what is at its default, so that new fields move no hash."""
         recipe = self.effective()
         plain = {
             "num_steps": recipe.num_steps, "dtype": recipe.dtype, "labels": recipe.labels,
@@ -316,11 +380,17 @@ class Recipe:
             "num_steps": None, "dtype": "float32", "labels": None, "seed_rule": "edm2", "noise_device": None,
             "encoder": {},
         }  # fmt: skip
-        return digest({
+        return {
             "net": recipe.net.canonical(),
             "guides": [guide.canonical() for guide in recipe.guides],
             "sampler": recipe.sampler,
             "schedule": recipe.schedule,
             **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
+            **({} if recipe.base is None else {"base": recipe.base.canonical()}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
-        })  # fmt: skip
+        }
+
+
+def of_base(counts: Mapping[str, int]) -> dict[str, int]:
+    """What was counted of a base, beside what is counted of the network that enlarges its images."""
+    return {f"base {name}": count for name, count in counts.items()}

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import FORMAT, Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Recipe, StepInterval
 from edm2_guidance.recipe.spec import digest
 
 MAX_STEPS = 10**5  # of a recipe out of a file, whose levels are computed when it is read
+MAX_STAGES = 4  # of the same, each of which enlarges the images of the one before
 _SCHEDULE = ("sigma_min", "sigma_max", "rho")
 _CHURN = ("S_churn", "S_min", "S_max", "S_noise")
 
 
-def read_recipe(data: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_json` wrote, of format 1 or 2. ValueError for anything else."""
+def read_recipe(data: Mapping[str, Any], stages: int = MAX_STAGES) -> Recipe:
+    """The recipe that `Recipe.to_json` wrote, of format 1 or 2. ValueError for anything else, and for more stages."""
     try:
         known = data.get("format", 1)
         if known not in (1, FORMAT):
@@ -30,6 +31,7 @@ def read_recipe(data: Mapping[str, Any]) -> Recipe:
             seed_rule=data["seed_rule"],
             noise_device=data["noise_device"],
             encoder=data["encoder"],
+            base=_base(data.get("base"), stages),
             **parts,
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -72,7 +74,7 @@ def hash_of_format_1(recipe: Recipe) -> str | None:
         guide.net is not None and (guide.weight.kind, guide.reference.kind) == ("constant", "network")
         for guide in recipe.guides
     )
-    if kinds != ("heun", "edm", "linear") or not usual:
+    if kinds != ("heun", "edm", "linear") or not usual or recipe.base is not None:
         return None
     fields = {name: getattr(recipe.sampler, name) for name in _CHURN}
     fields |= {name: getattr(recipe.schedule, name) for name in _SCHEDULE}
@@ -128,6 +130,15 @@ def _net_of_format_1(net: NetworkRef) -> dict[str, Any]:
 
 def _net(data: Mapping[str, Any]) -> NetworkRef:
     return NetworkRef(str(data["source"]), data["sha256"])
+
+
+def _base(data: Mapping[str, Any] | None, stages: int) -> ImageSet | Recipe | None:
+    """The images that a network enlarges: a recipe has a network."""
+    if data is None:
+        return None
+    if stages < 2:
+        raise ValueError(f"more than {MAX_STAGES} networks that enlarge the images of each other")
+    return read_recipe(data, stages - 1) if "net" in data else ImageSet(str(data["source"]), data["sha256"])
 
 
 def _where(steps: Any) -> dict[str, Any]:

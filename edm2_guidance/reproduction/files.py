@@ -22,8 +22,8 @@ def fetch_all(
 ) -> list[str]:
     """Where everything is that these need: networks, what their encoders load, statistics, detectors; once each.
 
-    The networks of one recipe per main network are opened, on the CPU: whether they fit, and which VAE they need,
-    stands in the files alone.
+    The networks of one recipe per main network and base are opened, on the CPU: whether they fit, and which VAE they
+    need, stands in the files alone.
 
     Args:
         recipes: Their networks, by path or URL.
@@ -39,7 +39,7 @@ def fetch_all(
     paths = [str(fetch(source, offline=offline)) for source in dict.fromkeys([*networks, *references])]
     for name, choice in (detectors or {}).items():
         paths.append(str(find_weights(find_extractor(name), choice.get("weights"), offline)))
-    by_main = {recipe.net.source: recipe for recipe in reversed(recipes)}
+    by_main = {(recipe.net.source, recipe.base and recipe.base.name): recipe for recipe in reversed(recipes)}
     vaes = (_vae(recipe, offline, trust_pickle) for recipe in by_main.values())
     return [*paths, *(f"{vae}, the VAE" for vae in dict.fromkeys(vaes) if vae)]
 

@@ -11,16 +11,15 @@ from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
+from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger, score_output
 from edm2_guidance.metrics.catalog import detector_choices, file_name
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.evaluation import Measured
-from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
-from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
@@ -105,7 +104,7 @@ class Runner:
         Raises ValueError or OSError, naming the row.
         """
         for row in rows:
-            self._scorer_of(_together(row), row.reference)
+            self._scorer_of(row.together, row.reference)
             for file in (*row.sources(self.settings.networks), *([row.samples] if row.samples else [])):
                 fetch(file, offline=self.settings.offline)
             if row.samples is not None:
@@ -125,15 +124,15 @@ class Runner:
             yield from self._run_published(row, row.samples)
             return
         generation = self.open(self._recipe(row))
-        scorer = self.scorer(row.metric, row.reference)
+        scorer = self._scorer_of(row.together, row.reference)
         if not self.settings.keep_images:
             for seeds in self.blocks(row):
                 self._streamed(scorer, generation, seeds, {}).find()  # refuses what another run began
         for number, seeds in enumerate(self.blocks(row)):
-            tags = {"row": {"name": row.name, "block": number}}
+            tags = {"row": {"name": row.images, "block": number}}
             found = scorer.find(*_which(generation, seeds))
-            record = self.score(generation, seeds, row.metric, row.reference, tags, row.name)
-            yield Block(row, number, seeds, record, reused=found is not None)
+            made = self._score(scorer, generation, seeds, tags, row.images)
+            yield Block(row, number, seeds, _record(made, row.metric), reused=found is not None)
 
     def parts(self, row: Row) -> list[range]:
         """The seeds of each block that `run` gives; none for a set of real images, or of published ones."""
@@ -152,8 +151,11 @@ class Runner:
         self, generation: Generation, seeds: range, metric: str, reference: str, tags: Mapping[str, Any], name: str
     ) -> Record | None:
         """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
-        scorer = self.scorer(metric, reference)
+        return _record(self._score(self.scorer(metric, reference), generation, seeds, tags, name), metric)
 
+    def _score(
+        self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
+    ) -> Scores | Pending:
         def bar(total: int, done: int) -> AbstractContextManager[Progress]:
             return self._bar(total, f"{name} {seeds[0]}-{seeds[-1]}", done)
 
@@ -161,16 +163,15 @@ class Runner:
             return generation.images(part, self.settings.batch)
 
         if not self.settings.keep_images:
-            output = self._streamed(scorer, generation, seeds, tags)
-            return _record(complete(output, source_of, bar))
+            return complete(self._streamed(scorer, generation, seeds, tags), source_of, bar)
         known = scorer.find(*_which(generation, seeds)) is not None
         images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
         if not known and images.find() is None:
-            output = ScoreOutput(scorer, generation, images.work, tags, images)
-            return _record(complete(output, source_of, bar))
-        if isinstance(complete(images, source_of, bar), Pending):
-            return None
-        return _record(self._stored(scorer, images.path, generation.recipe, seeds, tags))
+            return complete(ScoreOutput(scorer, generation, images.work, tags, images), source_of, bar)
+        made = complete(images, source_of, bar)
+        if isinstance(made, Pending):
+            return made
+        return self._stored(scorer, images.path, generation.recipe, seeds, tags)
 
     def tagged(self, record: Record, metric: str, reference: str, tags: Mapping[str, Any]) -> Record:
         """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
@@ -233,13 +234,13 @@ class Runner:
             measured = functools.partial(score_output.measure_statistics, statistics, scorer, num)
             lease = Lease(self._work, f"{statistics.sha256[:16]}-{file_name(row.metric)}")
             made = score_output.score_once(scorer, which, measured, tags, lease)
-            yield Block(row, number, range(0), _record(made), reused=found is not None)
+            yield Block(row, number, range(0), _record(made, row.metric), reused=found is not None)
 
     def _run_published(self, row: Row, samples: str) -> Iterator[Block]:
         """Samples of others: one pass over them gives all metrics that are published of them, so the rows share it."""
         if self.settings.workers.index != 0:
             return
-        scorer, path = self._scorer_of(_together(row), row.reference), fetch(samples, offline=self.settings.offline)
+        scorer, path = self._scorer_of(row.together, row.reference), fetch(samples, offline=self.settings.offline)
         content, num = content_sha256(path), self.settings.num or row.num_images
         which = (content, num)
         found = scorer.find(*which)
@@ -250,9 +251,7 @@ class Runner:
 
         lease = Lease(self._work, f"{content[:16]}-{file_name(scorer.metrics[0])}")
         made = score_output.score_once(scorer, which, measured, {}, lease)
-        lines = [] if isinstance(made, Pending) else made.records
-        record = next((line for line in lines if line["metric"] == row.metric), None)
-        yield Block(row, 0, range(0), record, reused=found is not None)
+        yield Block(row, 0, range(0), _record(made, row.metric), reused=found is not None)
 
     def _floors(self, row: Row) -> list[tuple[int, Path]]:
         """Statistics of this many real images that ship, block by block; possibly none."""
@@ -275,14 +274,11 @@ class Runner:
         return Scorer(known, tuple(detectors), self._index, self._device, settings.batch)
 
 
-def _together(row: Row) -> tuple[str, ...]:
-    """The metrics that are computed in one pass, the row's among them."""
-    return (row.metric,) if row.samples is None else REFERENCES[row.data].metrics
-
-
-def _record(made: Scores | Pending) -> Record | None:
-    """The one line of a block's score; None if others are at it."""
-    return None if isinstance(made, Pending) else made.records[0]
+def _record(made: Scores | Pending, metric: str) -> Record | None:
+    """The line of a block's score by one metric; None if others are at it."""
+    if isinstance(made, Pending):
+        return None
+    return next(line for line in made.records if line["metric"] == metric)
 
 
 def _which(generation: Generation, seeds: range) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,10 +13,12 @@ from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.models import open_model
 from edm2_guidance.models.base import Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.parts import Prediction
+from edm2_guidance.recipe.recipe import ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, Network, guided
+from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
 
@@ -25,7 +27,12 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def check_guide(main: Model, guide: Model) -> None:
-    """ValueError unless the guide can stand beside the main network: same images."""
+    """ValueError unless the guide can stand beside the main network: same images, of the same small ones if of any."""
+    if guide.low_res_size not in (0, main.low_res_size):
+        raise ValueError(
+            f"the guide {guide.source} enlarges images of {guide.low_res_size}x{guide.low_res_size}, which the main "
+            f"network {main.source} does not: take another guide"
+        )
     for word, axis in (("resolution", -1), ("channels", 0)):
         if guide.shape[axis] != main.shape[axis]:
             raise ValueError(
@@ -51,6 +58,31 @@ class Numerics(TypedDict):
     precision: str
 
 
+class Base(Protocol):
+    """Where the images come from that a network enlarges: another `Generation`, or a set that is stored.
+
+    recipe: of it, with every file's hash. image_classes: of how many classes its images are; 0 = they have none.
+    label_rule: how each got its class.
+    """
+
+    @property
+    def recipe(self) -> Recipe | ImageSet: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def image_classes(self) -> int: ...
+    @property
+    def label_rule(self) -> LabelRule: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def check_seeds(self, seeds: Sequence[int]) -> None:
+        """ValueError for seeds whose images cannot be had."""
+
+    def make(self, seeds: Sequence[int]) -> tuple[ImageBatch, dict[str, int]]:
+        """The images of these seeds, as one batch, and the network evaluations that they took, in images."""
+
+
 @dataclass(frozen=True)
 class Generation:
     """Opened networks of a recipe, ready to make images. `recipe` has intervals as steps and every file's hash."""
@@ -61,6 +93,7 @@ class Generation:
     device: torch.device
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
     memory: Memory = field(default_factory=Memory, compare=False)
+    base: Base | None = None  # of a network that enlarges images
 
     @property
     def image_size(self) -> int:
@@ -68,13 +101,25 @@ class Generation:
         return self.main.image_size
 
     def evaluations_per_image(self) -> dict[str, int]:
-        """Network evaluations that one image takes: main first, then every guide (0 for one that is off)."""
+        """Network evaluations that one image takes: main first, then every guide (0 for one that is off), the base."""
         return self.recipe.evaluations()
 
     @property
     def num_classes(self) -> int:
         """Of the labels that are drawn; 0 = none are."""
         return _labelled(self.main, [guide for guide in self.guides if guide is not None]).num_classes
+
+    @property
+    def image_classes(self) -> int:
+        """As `Base`; guides alone may know classes that the images do not have."""
+        if self.base is not None:
+            return self.base.image_classes
+        return 0 if self.recipe.labels == "none" else self.main.num_classes
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """As `Base`."""
+        return self.recipe.labels
 
     def networks(self) -> dict[str, Model]:
         """What is evaluated, by the names of `evaluations_per_image`."""
@@ -83,21 +128,38 @@ class Generation:
 
     def set_decoder_batch(self, batch: int) -> None:
         """Decode at most this many images at a time, if the decoder is a network (it needs far more memory)."""
-        if self.main.decoder_batch is not None:
-            self.main.decoder_batch = batch
+        for each in self._stages():
+            if each.main.decoder_batch is not None:
+                each.main.decoder_batch = batch
 
     @property
     def numerics(self) -> Numerics:
         """What may change images beside the recipe, the batch and the device."""
+        stages = self._stages()
         return {
-            "decoder_batch": self.main.decoder_batch,
+            "decoder_batch": next((each.main.decoder_batch for each in stages if each.main.decoder_batch), None),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
-            "precision": "+".join(sorted({model.precision for model in self.networks().values()})),
+            "precision": "+".join(sorted({net.precision for each in stages for net in each.networks().values()})),
         }
+
+    def _stages(self) -> list["Generation"]:
+        """This one, and those that make the images that it enlarges."""
+        return [self, *(self.base._stages() if isinstance(self.base, Generation) else [])]
 
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
+
+    def check_seeds(self, seeds: Sequence[int]) -> None:
+        """ValueError for seeds whose images are not in the set of those to be enlarged."""
+        if self.base is not None:
+            self.base.check_seeds(seeds)
+
+    def make(self, seeds: Sequence[int]) -> tuple[ImageBatch, dict[str, int]]:
+        """As `Base`."""
+        source = self.images(seeds, len(seeds))
+        (batch,) = source
+        return batch, source.evaluations
 
     @property
     def reduced(self) -> dict[str, int]:
@@ -123,10 +185,11 @@ def open_recipe(
     offline: bool = False,
     load: Callable[..., Model] = open_model,
     memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
+    stored: Callable[[str], StoredBase] = StoredBase,
 ) -> Generation:
     """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
 
-    memory: what is known of networks with these numbers of parameters.
+    memory: what is known of networks with these numbers of parameters. load, stored: open a network, and stored images.
     """
     target = pick_device(device)
     if target.type == "mps" and recipe.dtype == "float64":
@@ -146,14 +209,23 @@ def open_recipe(
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)
+    open_base = functools.partial(
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
+    )
+    base = _opened_base(main, recipe.base, open_base, stored)
     labelled = _labelled(main, others)
-    recipe = _with_checked_labels(recipe, labelled, notes)
+    if base is None:
+        recipe = _with_checked_labels(recipe, labelled, notes)
+    else:
+        notes += base.notes
+        recipe = _with_labels_of(base, recipe, labelled, notes)
     _check_references(recipe, main, guides)
-    if labelled is not main:
+    if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
     main.load_decoder(offline=offline)
     recipe = replace(
         recipe,
+        base=None if base is None else base.recipe,
         net=_ref(main),
         guides=tuple(
             spec if guide is None else replace(spec, net=_ref(guide))
@@ -163,7 +235,7 @@ def open_recipe(
         encoder=main.identity["encoder"],
     )
     sizes = tuple(model.num_parameters for model in (main, *others))
-    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes))
+    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base)
 
 
 def opener(
@@ -182,8 +254,9 @@ def opener(
     def memory(sizes: tuple[int, ...]) -> Memory:
         return Memory()
 
+    stored = functools.lru_cache(maxsize=2)(StoredBase)
     return functools.partial(
-        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
     )
 
 
@@ -219,35 +292,58 @@ class GeneratedImages:
             yield batch
 
     def _make(self, seeds: Sequence[int]) -> ImageBatch:
-        generation = self.generation
-        parts, sampling = generation.memory.sampling.run(
-            lambda part: sample(generation, seeds[part], self.evaluations), len(seeds), len(seeds)
-        )
+        generation, small = self.generation, self._small(seeds)
+
+        def sampled(part: slice) -> tuple[Tensor, list[int] | None]:
+            theirs = () if small is None else (small.select(range(len(seeds))[part]),)
+            return sample(generation, seeds[part], self.evaluations, *theirs)
+
+        parts, sampling = generation.memory.sampling.run(sampled, len(seeds), len(seeds))
         images, decoding = generation.decode(torch.cat([latents for latents, _ in parts]))
         labels = tuple(label for _, some in parts for label in some or ())
         limits = {"sampling": sampling, "decoding": decoding}
         reduced = {kind: limit for kind, limit in limits.items() if limit is not None}
+        reduced |= {} if small is None else of_base(small.reduced)
         return ImageBatch(images, tuple(seeds), labels or None, reduced)
+
+    def _small(self, seeds: Sequence[int]) -> ImageBatch | None:
+        """The images that are enlarged, of which one class for all may be given; None for a network that takes none."""
+        base, rule = self.generation.base, self.generation.recipe.labels
+        if base is None:
+            return None
+        small, evaluations = base.make(seeds)
+        for name, count in of_base(evaluations).items():
+            self.evaluations[name] += count
+        return replace(small, labels=(rule,) * len(small)) if isinstance(rule, int) else small
 
 
 @torch.no_grad()
 def sample(
-    generation: Generation, seeds: Sequence[int], evaluations: dict[str, int] | None = None
+    generation: Generation,
+    seeds: Sequence[int],
+    evaluations: dict[str, int] | None = None,
+    small: ImageBatch | None = None,
 ) -> tuple[Tensor, list[int] | None]:
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
-    The class is None if the main network knows none, whatever its guides were told.
+    small: what `generation.base` made of these seeds, with the classes. Without, the class is None if the main network
+    knows none, whatever its guides were told.
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite,
     a warning if it is far from any image.
     """
     recipe, main, device = generation.recipe, generation.main, generation.device
-    num_classes = generation.num_classes
-    streams, noise, labels = seeding.start(
-        seeds, main.shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
-    )
-    counted = {name: Counted(_bound(model, device)) for name, model in generation.networks().items()}
+    num_classes, low_res, of_seeds = generation.num_classes, None, seeds
+    if small is None:
+        streams, noise, labels = seeding.start(
+            seeds, main.shape, num_classes, recipe.labels, recipe.seed_rule, recipe.noise_device
+        )
+    else:
+        of_seeds, low_res = seeding.second_stage(seeds, main.shape), small.images
+        streams, noise, _ = seeding.start(of_seeds, main.shape, 0, "none", device=recipe.noise_device)
+        labels = None if small.labels is None or recipe.labels == "none" else list(small.labels)
+    counted = {name: Counted(_bound(model, device, low_res)) for name, model in generation.networks().items()}
     guides = [(guide, counted.get(f"guide {number}")) for number, guide in enumerate(recipe.guides, start=1)]
-    at = guided(counted["main"], guides, recipe.rule, Batch(labels, num_classes, seeding.Draws(seeds)))
+    at = guided(counted["main"], guides, recipe.rule, Batch(labels, num_classes, seeding.Draws(of_seeds)))
     noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # noqa: B007
         pass  # one step in memory at a time
@@ -267,18 +363,22 @@ def sample(
             RuntimeWarning,
             stacklevel=2,
         )
-    return last.x, labels if main.num_classes > 0 else None
+    return last.x, labels if main.num_classes > 0 or small is not None else None
 
 
-def _bound(model: Model, device: torch.device) -> Network:
-    """A model as guidance calls it; classes are embedded once, as long as they are the same."""
+def _bound(model: Model, device: torch.device, low_res: Tensor | None) -> Network:
+    """A model as guidance calls it; classes are embedded once, as long as they are the same.
+
+    low_res: small images, uint8 [N,3,h,w], which guides need not take.
+    """
+    also = () if model.low_res_size == 0 else (low_res,)
 
     @functools.lru_cache(maxsize=2)
     def conditions(labels: tuple[int, ...] | None) -> Any:
-        return model.conditions(None if labels is None else list(labels), device)
+        return model.conditions(None if labels is None else list(labels), device, *also)
 
-    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Tensor:
-        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels))).denoised
+    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Prediction:
+        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels)))
 
     return call
 
@@ -300,6 +400,53 @@ def _labelled(main: Model, guides: Sequence[Model]) -> Model:
                 "networks with the same classes, or unconditional ones"
             )
     return known[0] if known else main
+
+
+def _opened_base(
+    main: Model,
+    base: Recipe | ImageSet | None,
+    open_: Callable[[Recipe], Generation],
+    stored: Callable[[str], StoredBase],
+) -> Base | None:
+    """Where the images come from that the main network enlarges; None for a network that takes none.
+
+    ValueError for images that it does not take, and for none where it needs some.
+    """
+    size = main.low_res_size
+    if base is None and size > 0:
+        raise ValueError(f"{main.source} enlarges images of {size}x{size}: say which, --upsample=IMAGES or =PRESET")
+    if base is None:
+        return None
+    if size == 0:
+        raise ValueError(f"{main.source} enlarges no images: leave out --upsample, or name a network that does (--net)")
+    opened = open_(base) if isinstance(base, Recipe) else stored(base.source)
+    if opened.image_size != size:
+        found = f"{opened.image_size}x{opened.image_size}"
+        raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
+    return opened
+
+
+def _with_labels_of(base: Base, recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:
+    """The recipe, with the classes of the images that it enlarges.
+
+    labelled: the network whose classes the labels are of. A class for all may be given to stored images without.
+    ValueError for images without classes, or of others than the networks know.
+    """
+    name, classes = base.recipe.name, labelled.num_classes
+    given = isinstance(recipe.labels, int | ClassName)
+    if base.image_classes == 0 and given:
+        return _with_checked_labels(recipe, labelled, notes)
+    if base.image_classes == 0 and classes > 0 and recipe.labels != "none":
+        raise ValueError(
+            f"{name} has images without classes, which {labelled.source} needs: take a set with labels, such as "
+            "generate_zip.py writes, or give all images one class (--class)"
+        )
+    if given and base.label_rule == "stored":
+        raise ValueError(f"the images of {name} have classes, which they keep: leave out --class")
+    if base.image_classes > classes > 0:
+        known = f"{base.image_classes} classes, {labelled.source} knows {classes}"
+        raise ValueError(f"{name} has images of {known}: take networks with the same classes")
+    return recipe if recipe.labels == "none" else replace(recipe, labels=base.label_rule)
 
 
 def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:

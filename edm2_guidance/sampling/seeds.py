@@ -70,6 +70,17 @@ class Draws:
         return [int(torch.randint(high, [], generator=generator)) for generator in self._generators[purpose]]
 
 
+def second_stage(seeds: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """The seeds for all random numbers of a network that enlarges the images of these seeds.
+
+    The image of a seed was made of that seed's numbers, which must not come again. So, as in `Draws`, the seed is
+    hashed with a purpose: the shape (C, H, W) of what is denoised, which differs from stage to stage of a cascade.
+    Whether the small images are stored, and which networks there are, does not matter.
+    """
+    purpose = f"enlarge to {'x'.join(map(str, shape))}"
+    return [_seed_of(purpose, seed) for seed in seeds]
+
+
 def _seed_of(purpose: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:4])
 

@@ -9,8 +9,9 @@ from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.commands import calculate_metrics, generate_images
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"mnist16-{name}") for name in ("cond", "uncond", "weak"))
 
@@ -30,6 +31,8 @@ RECIPES = [
         labels="balanced",
         noise_device="device",
     ),
+    Recipe(MAIN, base=ImageSet("mnist16-test-500"), noise_device="device"),
+    Recipe(MAIN, base=all_presets()["mnist16-interval"].recipe(), noise_device="cpu", labels=3),
 ]
 
 
@@ -40,7 +43,7 @@ def test_round_trip(recipe, command, more):
     with command.make_context("x", [*shlex.split(recipe_flags(recipe)), *more]) as context:
         params = context.params
         method = Method(NetworkOptions.of(params), SamplingOptions.of(params), params["noise_device"])
-        assert recipe_from(method) == recipe
+        assert recipe_from(method).resolved() == recipe.resolved()
 
 
 def test_defaults_are_left_out_and_files_that_ship_have_short_names():

@@ -19,8 +19,8 @@ import torch
 from edm2_guidance.images import archive, tar
 from edm2_guidance.images.archive import open_archive
 from edm2_guidance.images.convert import Conversion
-from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.metrics.provenance import content_sha256, describe_stored
+from edm2_guidance.images.sources import StoredImages, content_sha256
+from edm2_guidance.metrics.provenance import describe_stored
 from tests.pictures import encoded, picture
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -147,20 +147,19 @@ def test_pixels_are_cut_off_as_published(files):
 def test_an_upsampler_sees_the_small_image(golden, files):
     model, sigma = open_model(files["superres"]), at(7)
     x = golden["in/x"].double() * (1 + sigma**2).sqrt()
-    y = model.conditions([3, 8], CPU)
-    assert "small" in model.supports
-    made = model.predict(x, sigma, y, small=golden["in/low_res"])
+    assert model.low_res_size == 4
+    pixels = torch.randint(256, [2, 3, 4, 4], dtype=torch.uint8)
+    classes, low_res = model.conditions([3, 8], CPU, pixels)
+    assert torch.equal(low_res, pixels / 127.5 - 1)
+    made = model.predict(x, sigma, (classes, golden["in/low_res"]))
     noise = (x - made.denoised)[0] / sigma
     assert (noise - golden["out/superres"][0, :3]).norm() / noise.norm() < 5e-6
-    with pytest.raises(ValueError, match="needs small ones"):
-        model.predict(x, sigma, y)
     plain = open_model(files["unet_legacy"])
-    with pytest.raises(ValueError, match="enlarges no images"):
-        plain.predict(x, sigma, y, small=golden["in/low_res"])
+    assert plain.low_res_size == 0
     with pytest.raises(ValueError, match="denoises no image without one"):
         plain.predict(x, sigma, None)
     with pytest.raises(ValueError, match="ADM's networks know no attention"):
-        plain.predict(x, sigma, y, attention="perturbed")
+        plain.predict(x, sigma, classes, attention="perturbed")
 
 
 @pytest.mark.cuda

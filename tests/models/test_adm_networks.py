@@ -26,7 +26,7 @@ def inputs(golden):
         "x": golden["in/x"],
         "t": golden["in/t"],
         "y": one_hot(golden["in/y"], 10).float(),
-        "small": golden["in/low_res"],
+        "low_res": golden["in/low_res"],
     }
 
 
@@ -49,7 +49,7 @@ def relative(found, expected):
 
 CASES = [
     ("unet_legacy", "unet_legacy", "denoiser", ("x", "t", "y")),
-    ("superres", "superres", "upsampler", ("x", "t", "y", "small")),
+    ("superres", "superres", "upsampler", ("x", "t", "y", "low_res")),
     ("classifier", "classifier_logits", "classifier", ("x", "t")),
 ]
 

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from dnnlib.published import PUBLISHED
+from edm2_guidance.models.adm_files import PUBLISHED as ARCHITECTURES
 from edm2_guidance.papers.costs import (
     all_networks,
     cost,
@@ -60,12 +62,12 @@ def test_images_of_64_pixels_have_no_decoder():
 
 
 def test_guided_evaluations_of_intervals():
-    assert evaluations(row("edm2-img512-xxl-interval-fid")) == (63, 12)  # 6 of 32 steps
-    assert evaluations(row("edm2-img512-xxl-interval-dino")) == (63, 14)
-    assert evaluations(row("edm2-img512-s-interval-fid")) == (63, 14)
-    assert evaluations(row("edm2-img512-s-guid-fid")) == (63, 63)
-    assert evaluations(row("edm2-img512-s-fid")) == (63,)
-    assert evaluations(row("dit-img512-fid")) == ()
+    assert evaluations(row("edm2-img512-xxl-interval-fid")) == {"main": 63, "guide 1": 12}  # 6 of 32 steps
+    assert evaluations(row("edm2-img512-xxl-interval-dino")) == {"main": 63, "guide 1": 14}
+    assert evaluations(row("edm2-img512-s-interval-fid")) == {"main": 63, "guide 1": 14}
+    assert evaluations(row("edm2-img512-s-guid-fid")) == {"main": 63, "guide 1": 63}
+    assert evaluations(row("edm2-img512-s-fid")) == {"main": 63}
+    assert evaluations(row("dit-img512-fid")) == {}
 
 
 @pytest.mark.parametrize("name", ["mnist16-blend", "mnist16-interval", "edm2-img512-xxl-interval-fid"])
@@ -75,7 +77,7 @@ def test_evaluations_are_those_of_the_sampler(name):
     guides = zip(it.recipe().guides, counted[1:], strict=True)
     for _ in steps_of(guided(counted[0], list(guides)), torch.ones(1, 1, 1, 1), it.levels()):
         pass
-    assert tuple(net.evaluations for net in counted) == evaluations(it)
+    assert [net.evaluations for net in counted] == list(evaluations(it).values())
 
 
 @pytest.mark.parametrize("name", [name for name in all_networks() if name.startswith("edm2")])
@@ -94,6 +96,13 @@ def test_facts_of_the_embedded_networks():
         net, facts = load_network(source).net, facts_of(file)
         assert sum(p.numel() for p in net.parameters()) == facts.params
         assert file_cost(source).gflops == pytest.approx(facts.gflops, rel=1e-9)
+
+
+def test_parameters_of_the_networks_of_adm():
+    for name, arch in ARCHITECTURES.items():
+        facts = facts_of(PUBLISHED[name].url)
+        assert facts.params == sum(weights.numel() for weights in arch.empty().parameters()), name
+        assert facts.bytes == 4 * facts.params
 
 
 def test_sizes():
@@ -162,9 +171,23 @@ def test_every_row_has_a_plan(tmp_path):
         if it.blocked is not None:
             assert f"cannot run   {it.blocked}" in text
         elif made is not None:
-            assert f"{63 if it.num_steps == 32 else 31} main" in text
+            steps = it.num_steps
+            assert f"{2 * steps - 1 if it.kinds.sampler == 'heun' else steps} main" in text
             assert math.isfinite(made.hours)
             assert ("make first" in text) == (it.runnable is not None)
+
+
+def test_rows_of_adm_count_gradients_bases_and_shared_images():
+    it = row("adm-256-gu-sfid")
+    assert evaluations(it) == {"main": 250, "base main": 250, "base classifier 1": 250}
+    gflops = 631.643 + 109.679 + 2 * 19.079  # forward, and back to the image
+    assert tflop_per_image(it) == pytest.approx(250 * gflops / 1000, rel=1e-4)
+    rows = find("adm-256-gu")
+    text = "\n".join(total_lines([cost(each) for each in rows]))
+    assert "together: 5 rows" in text
+    assert f"{cost(it).pflop:,.0f} PFLOP" in text, "one pass gives all five"
+    networks = {name: n for name, n in downloads(rows).items() if name.endswith(("r.pt", "n.pt"))}
+    assert sum(networks.values()) == 4 * (311_795_910 + 295_904_454 + 65_438_568)
 
 
 def test_the_plan_in_words(tmp_path):

@@ -16,7 +16,7 @@ from edm2_guidance.papers.listing import as_csv
 from edm2_guidance.papers.report import collect, compare_shipped, differences, report
 from edm2_guidance.papers.tables import all_rows, find
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef
 
 AUTOG = "edm2-img512-s-autog-fid"
 ROOT = Path(__file__).parents[2]
@@ -120,6 +120,15 @@ def test_means_have_intervals():
         assert f"| {result.interval.low:.4g} to {result.interval.high:.4g} |" in report([row(AUTOG)], lines, "markdown")
     (result,) = collect([row(AUTOG)], records[:1])
     assert result.interval is None
+
+
+def test_the_images_that_a_network_enlarges_are_part_of_the_method():
+    u, gu = "adm-256-u-fid", "adm-256-gu-fid"
+    (base,) = (text for text in differences(row(u), record(gu, 3.94)) if text.startswith("base"))
+    assert re.match(r"base 64x64_diffusion guided by .* w=2 .*, not 64x64_diffusion, 250 steps,", base)
+    assert not [text for text in differences(row(u), record(u, 7.49)) if text.startswith("base")]
+    stored = record(u, 7.49, base=ImageSet("mine.zip", "a" * 64))
+    assert any(text.startswith("base mine.zip, not 64x64_diffusion, ") for text in differences(row(u), stored))
 
 
 def test_one_published_run_is_compared_with_our_mean():

@@ -15,7 +15,7 @@ from edm2_guidance.commands import reproduce
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.papers import report, tables
-from edm2_guidance.papers.references import ADM_ROOT, REFERENCES
+from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from tests.small import FEATURE_DIM, register_tiny_extractors
 
 NUM = 60
@@ -51,8 +51,8 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         root = f"http://127.0.0.1:{running.server_port}"
         moved = {**REFERENCES}
-        moved["adm64"] = replace(moved["adm64"], source=moved["adm64"].source.replace(ADM_ROOT, root))
-        monkeypatch.setattr(tables, "ADM_ROOT", root)
+        moved["adm64"] = replace(moved["adm64"], source=moved["adm64"].source.replace(ADM_BATCHES, root))
+        monkeypatch.setattr(tables, "ADM_BATCHES", root)
         monkeypatch.setattr(tables, "REFERENCES", moved)
         tables.all_rows.cache_clear()
         yield asked
@@ -64,7 +64,7 @@ def test_rows_of_published_samples(server, monkeypatch):
     seen = []
     original = Detector._features
     monkeypatch.setattr(Detector, "_features", lambda self, images: seen.append(len(images)) or original(self, images))
-    words = ("run", "adm-64-fid", "adm-64-recall", f"--num={NUM}", "--device=cpu")
+    words = ("run", "adm-64-samples-fid", "adm-64-samples-recall", f"--num={NUM}", "--device=cpu")
     done = run(*words)
     assert done.stdout.count("published samples") == 2
     assert done.stdout.count("(in the ledger)") == 1, "one pass gives the numbers of all its rows"
@@ -75,30 +75,30 @@ def test_rows_of_published_samples(server, monkeypatch):
     assert run(*words).stdout.count("(in the ledger)") == 2
     assert len(ledger.read("results/ledger.jsonl")) == 5
     assert len({path for path in server if path.endswith(".npz")}) == 2, "each file is fetched once"
-    (found,) = json.loads(run("report", "adm-64-fid", "--format=json").stdout)["results"]
+    (found,) = json.loads(run("report", "adm-64-samples-fid", "--format=json").stdout)["results"]
     assert (found["labels"], found["all"]) == ("published samples", [records[1]["value"]])
     assert found["published"] is None, "not beside a score of 60 images by other weights"
 
 
 def test_a_score_of_all_samples_by_the_published_weights_is_a_reproduction(server):
-    run("run", "adm-64-fid", f"--num={NUM}", "--device=cpu")
+    run("run", "adm-64-samples-fid", f"--num={NUM}", "--device=cpu")
     record = ledger.read("results/ledger.jsonl")[1]
-    (row,) = tables.find("adm-64-fid")
+    (row,) = tables.find("adm-64-samples-fid")
     assert any("60 images, not 50,000" in text for text in report.differences(row, record))
     whole = {**record, "num_images": 50000, "flags": [], "detector": {**record["detector"], "published": True}}
     assert report.differences(row, whole) == []
     (compared,) = report.collect([row], [whole])
     assert compared.difference == pytest.approx(100 * (whole["value"] / 2.07 - 1))
-    (other,) = tables.find("adm-g-256-fid")
+    (other,) = tables.find("adm-256-g-samples-fid")
     assert "images admnet_imagenet64.npz" in report.differences(other, whole)
 
 
 def test_what_is_needed_is_fetched_beforehand(server):
-    found = run("run", "adm-64-sfid", "--fetch-only", "--device=cpu").stdout.splitlines()
+    found = run("run", "adm-64-samples-sfid", "--fetch-only", "--device=cpu").stdout.splitlines()
     assert [Path(path).is_file() for path in found] == [True] * 3, "reference, samples, detector"
     assert [path for path in server if "npz" in path] == [f"/64/{file.name}" for file in files_of("64")]
     server.clear()
-    assert "published samples" in run("run", "adm-64-sfid", f"--num={NUM}", "--device=cpu", "--offline").stdout
+    assert "published samples" in run("run", "adm-64-samples-sfid", f"--num={NUM}", "--device=cpu", "--offline").stdout
     assert server == []
 
 
@@ -107,18 +107,7 @@ def files_of(size):
 
 
 def test_a_plan_says_what_is_fetched_and_that_its_size_is_not_known():
-    lines = run("plan", "adm-g-256-sfid").stdout
+    lines = run("plan", "adm-256-g-samples-sfid").stdout
     for name in ("admnet_guided_imagenet256.npz", "VIRTUAL_imagenet256_labeled.npz"):
-        assert f"fetch        {ADM_ROOT}/256/{name} (of unknown size)" in lines
+        assert f"fetch        {ADM_BATCHES}/256/{name} (of unknown size)" in lines
     assert "nothing is sampled" in lines
-
-
-def test_every_row_of_these_tables_is_of_the_metrics_that_one_pass_gives():
-    rows = [row for row in tables.all_rows() if row.table in ("adm4", "adm5")]
-    assert len(rows) == 10 + 40
-    for row in rows:
-        assert row.runnable is None
-        assert row.metric in REFERENCES[row.data].metrics
-        assert row.samples.startswith(f"{ADM_ROOT}/{row.data.removeprefix('adm')}/admnet_")
-    found = [row.published for row in tables.find("adm5") if row.name.startswith("adm-g25-512")]
-    assert found == [8.41, 9.67, 0.83, 0.47]

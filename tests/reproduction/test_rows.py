@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dnnlib.workers import Workers
+from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics import ledger
-from edm2_guidance.metrics.provenance import content_sha256
 from edm2_guidance.papers.search import Axis, Found
 from edm2_guidance.papers.tables import Row, find
 from edm2_guidance.recipe.parts import constant

@@ -110,6 +110,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
         check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=run.offline), metrics)
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation.check_seeds(seeds)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(asked.detectors.choices(metrics), run.device, offline=run.offline)
         index = open_index(path, again=asked.again)

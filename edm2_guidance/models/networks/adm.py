@@ -260,17 +260,17 @@ class UNet(Encoder):
     def torso(self) -> list[nn.Module]:
         return [*super().torso, self.output_blocks]
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, small: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
         """The noise, channels 0 to 2, and the code v of the variance, 3 to 5; float32 [N,6,H,W].
 
         x: float32 [N,3,H,W] of variance near 1. t: timesteps [N]. y: labels one-hot, float32 [N, classes], of a
-        conditional network. small: an upsampler's smaller image in [-1, 1], float32 [N,3,h,w].
+        conditional network. low_res: an upsampler's smaller image in [-1, 1], float32 [N,3,h,w].
         """
         embedding = self.embedded(t)
         if y is not None:
             embedding = embedding + y @ self.label_emb.weight
-        if small is not None:
-            x = torch.cat([x, F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)], dim=1)
+        if low_res is not None:
+            x = torch.cat([x, F.interpolate(low_res, x.shape[2:], mode="bilinear", align_corners=False)], dim=1)
         *skips, h = self.way_down(x, embedding)
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], dim=1), embedding)

@@ -1,0 +1,55 @@
+"""Stored images as those that a network enlarges: found by seed."""
+
+from collections.abc import Sequence
+
+from dnnlib.places import find_file
+from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.labels import count_classes
+from edm2_guidance.images.members import shortened
+from edm2_guidance.images.sources import StoredImages, content_sha256
+from edm2_guidance.recipe.recipe import ImageSet, LabelRule
+from edm2_guidance.recipe.spec import digest
+
+
+class StoredBase:
+    """As `sampling.generation.Base`, of a ZIP, tar or folder with seeds for names, or of an `.npz`, whose N-th image,
+    counted from 0, is that of seed N. It is read once when it opens: for its checksum, in which its classes count.
+
+    Raises as `StoredImages`; ValueError for names that are no seeds.
+    """
+
+    notes: tuple[str, ...]
+
+    def __init__(self, source: str) -> None:
+        self._images = StoredImages(find_file(source))
+        self.source, self.notes = source, self._images.notes
+        seeds = range(self._images.num_images) if self._images.archive is None else self._images.seeds
+        if seeds is None:
+            raise ValueError(f"{source}: its images have no seeds for names, such as 000012.png by generate_zip.py")
+        self._rows = {seed: row for row, seed in enumerate(seeds)}
+        if self._images.archive is None:
+            self._images.check()
+        labels = self._images.labels
+        self.recipe = ImageSet(source, digest([content_sha256(self._images), labels]))
+        self.image_classes = count_classes(labels or ())
+        self.label_rule: LabelRule = "stored" if labels else "none"
+
+    @property
+    def image_size(self) -> int:
+        """Width and height, in pixels. ValueError if they differ."""
+        height, width = self._images.image_size
+        if height != width:
+            raise ValueError(f"{self.source} holds images of {width}x{height}: networks enlarge square ones")
+        return height
+
+    def check_seeds(self, seeds: Sequence[int]) -> None:
+        """ValueError for seeds whose images are not in the set."""
+        missing = [str(seed) for seed in seeds if seed not in self._rows]
+        if missing:
+            raise ValueError(
+                f"{self.source} lacks the images of seeds {shortened(missing)}: make them first, or leave these out"
+            )
+
+    def make(self, seeds: Sequence[int]) -> tuple[ImageBatch, dict[str, int]]:
+        """The images of these seeds and their classes; no network is evaluated."""
+        return self._images.pick([self._rows[seed] for seed in seeds]), {}
