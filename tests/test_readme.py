@@ -74,17 +74,18 @@ def test_commands_parse(document, words):
 
 COUNTS = re.compile(r"^(--(?:final-)?num(?:_images)?)=\d+$")
 RANGES = re.compile(r"^(--seeds|--classes)=(\d+)-\d+$")
+LISTS = re.compile(r"^(--weights|--classes|--alphas)=([^,]+,[^,]+),.*$")
 
 
 def cut(words):
     """The same command for less work: two of the images counted, one block of a row, few columns and steps."""
     small = [COUNTS.sub(r"\1=100" if words[1] == "toy_example.py" else r"\1=2", word) for word in words[2:]]
     if any(word.startswith("--grid=") for word in words):
-        small = [RANGES.sub(r"\1=\2", word) for word in small]
+        small = [LISTS.sub(r"\1=\2", RANGES.sub(r"\1=\2", word)) for word in small]
     if words[1:3] == ["reproduce.py", "run"]:
         return [*small, "--blocks=1"]
     samples = words[1].startswith("generate_") or words[1:3] == ["reproduce.py", "search"]
-    return [*small, "--steps=4"] if samples else small
+    return [*small, "--steps=3"] if samples else small
 
 
 @pytest.mark.first

@@ -77,6 +77,13 @@ class _Value(NamedTuple):
     height: int = 0
     num_bytes: int = 0
 
+    def of(self, value: Any, num_bytes: int) -> "_Value":
+        """This tree's size, for what was made of it."""
+        return _Value(value, self.nodes, self.height, num_bytes)
+
+
+_BRANCHES, _SIZED = (list, tuple, dict, Call), (str, memoryview)
+
 
 class Evaluator:
     """Applies rules to the nodes of one file, to each node once.
@@ -101,8 +108,8 @@ class Evaluator:
     def _visit(self, node: Any, depth: int) -> _Value:
         if isinstance(node, LongText):
             raise UnsafePickleError(f"a text of {len(node)} bytes: at most {MAX_TEXT_BYTES} are read")
-        if not isinstance(node, list | tuple | dict | Call):
-            return _Value(node, num_bytes=len(node) if isinstance(node, str | memoryview) else 0)
+        if not isinstance(node, _BRANCHES):
+            return _Value(node, 1, 0, len(node) if isinstance(node, _SIZED) else 0)
         if id(node) in self._done:
             return self._done[id(node)]
         if id(node) in self._open:
@@ -122,8 +129,8 @@ class Evaluator:
         values, inner = self._visit_all(node.values() if isinstance(node, dict) else node, depth)
         if isinstance(node, dict):
             keys = sum(len(key) for key in node if isinstance(key, str))
-            return inner._replace(value=dict(zip(node, values, strict=True)), num_bytes=inner.num_bytes + keys)
-        return inner._replace(value=values if isinstance(node, list) else tuple(values))
+            return inner.of(dict(zip(node, values, strict=True)), inner.num_bytes + keys)
+        return inner.of(values if isinstance(node, list) else tuple(values), inner.num_bytes)
 
     def _visit_all(self, nodes: Iterable[Any], depth: int) -> tuple[list[Any], _Value]:
         """Values of some nodes, and the size of the tree that has them as its branches; refuses one that is too large.
@@ -135,7 +142,8 @@ class Evaluator:
             result = self._visit(node, depth + 1)
             values.append(result.value)
             total += result.nodes
-            height = max(height, result.height + 1)
+            if result.height >= height:
+                height = result.height + 1
             num_bytes += result.num_bytes
             if total > MAX_NODES or height > MAX_NESTING:
                 raise UnsafePickleError(
@@ -167,11 +175,11 @@ def _made(value: Any, parts: _Value) -> _Value:
     That are the bytes of tensors, and the source text of persistent objects, the same for hundreds of them.
     """
     num_bytes = parts.num_bytes
-    if isinstance(value, _Storage | StoredTensor):
+    if isinstance(value, (_Storage, StoredTensor)):
         num_bytes = 0
     elif isinstance(value, PersistentRecord):
         num_bytes -= len(value.module_src)
-    return parts._replace(value=value, num_bytes=num_bytes)
+    return parts.of(value, num_bytes)
 
 
 def _maker_of(call: Call, rules: Mapping[str, Rule]) -> "Callable[[Evaluator, Made], Any]":

@@ -136,8 +136,8 @@ class _TreeReader:
 
     def run(self) -> tuple[Any, int]:
         while True:
-            at = self.position
-            code = self.take(1)[0]
+            at = self.advance(1)
+            code = self.data[at]
             self.budget.spend_opcode()
             if code == _STOP:
                 break
@@ -151,15 +151,20 @@ class _TreeReader:
 
     # Reading bytes. Every length is checked against what the file has before anything is allocated.
 
+    def advance(self, count: int) -> int:
+        """Steps over the next bytes; returns where they begin."""
+        at = self.position
+        if count > len(self.data) - at:
+            raise self.damaged(f"{count} bytes are announced, {len(self.data) - at} are there")
+        self.position = at + count
+        return at
+
     def take(self, count: int) -> memoryview:
-        at, left = self.position, len(self.data) - self.position
-        if count > left:
-            raise self.damaged(f"{count} bytes are announced, {left} are there")
-        self.position += count
+        at = self.advance(count)
         return self.data[at : at + count]
 
     def number(self, layout: struct.Struct) -> Any:
-        return layout.unpack(self.take(layout.size))[0]
+        return layout.unpack_from(self.data, self.advance(layout.size))[0]
 
     def line(self) -> str:
         window = bytes(self.data[self.position : self.position + MAX_NAME_BYTES])

@@ -204,8 +204,9 @@ _TRAINING_STATE = (
 # The first that fits: how a file begins, and what must follow soon.
 _OTHER_FORMATS = {
     (b"PK\x03\x04", b"/data.pkl"): _TRAINING_STATE,
-    (b"PK\x03\x04", b".npy"): "an .npz of arrays: statistics, or images",
-    (b"PK\x03\x04", b""): "a zip archive",
+    (b"PK\x03\x04", b".npy"): "an .npz of arrays: statistics, or images, which calculate_metrics.py reads",
+    (b"PK\x03\x04", b".png"): "a ZIP of images, which calculate_metrics.py scores and dataset_tool.py repacks",
+    (b"PK\x03\x04", b""): "a ZIP archive",
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b""): _TRAINING_STATE,  # torch.save before 1.6
     (b"\x1f\x8b", b""): "compressed by gzip; decompress it first",
     (b"\x93NUMPY", b""): "a numpy .npy file",
@@ -220,7 +221,7 @@ def _refuse_other_formats(view: memoryview) -> None:
     fitting = (what for (magic, more), what in _OTHER_FORMATS.items() if start.startswith(magic) and more in start)
     what = stand_in(start) or next(fitting, None)
     if what is not None:
-        raise OtherFormatError(f"no pickle: the file is {what}")
+        raise OtherFormatError(f"it is {what}")
 
 
 def bytes_of(file: str | os.PathLike[str] | BinaryIO) -> memoryview:

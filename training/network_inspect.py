@@ -17,7 +17,7 @@ from dnnlib.regular import sha256_of
 from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
 from torch_utils import safe_pickle
-from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
+from torch_utils.safe_pickle import ModuleRecord, OtherFormatError, PersistentRecord, StoredTensor
 from training.network_records import (
     ENCODER_CLASSES,
     LOSS_CLASSES,
@@ -42,7 +42,7 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
 
     source: path or URL, as for `load_network`. The keys:
 
-        file, bytes, sha256, format ("pickle" or "safetensors")
+        file, bytes, sha256, format ("pickle", "safetensors" or "other")
         refusal     why `load_network` refuses the file; None if it does not
         names       what a pickle would import
         classes     source texts in a pickle: class_name, source_sha256, source_characters, count of objects
@@ -61,21 +61,31 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
     }
     if is_safetensors(path):
         return report | {"format": "safetensors"} | inspect_safetensors(path)
+    try:
+        safe_pickle.check_is_pickle(path)
+    except OtherFormatError as error:
+        return report | {"format": "other"} | _nothing(f"no network file: {error}")
     return report | {"format": "pickle"} | _inspect_pickle(path)
 
 
-def _inspect_pickle(path: Path) -> dict[str, Any]:
-    with odd_files_are_value_errors():
-        scan = safe_pickle.scan(path)
-    report: dict[str, Any] = {
-        "refusal": scan.refusal,
-        "names": list(scan.names),
-        "classes": [asdict(found) for found in scan.classes],
+def _nothing(refusal: str | None) -> dict[str, Any]:
+    """The report on a pickle of which no more is known."""
+    return {
+        "refusal": refusal,
+        "names": [],
+        "classes": [],
         "network": None,
         "encoder": None,
         "loss_fn": None,
         "dataset_kwargs": {},
     }
+
+
+def _inspect_pickle(path: Path) -> dict[str, Any]:
+    with odd_files_are_value_errors():
+        scan = safe_pickle.scan(path)
+    report = _nothing(scan.refusal)
+    report |= {"names": list(scan.names), "classes": [asdict(found) for found in scan.classes]}
     if scan.refusal is not None:
         return report
     try:
@@ -166,8 +176,9 @@ _LISTED = 40  # names and values
 
 def report_lines(report: dict[str, Any]) -> list[str]:
     """A report of `inspect_network` as aligned lines of text."""
+    kind = "" if report["format"] == "other" else f"{report['format']}, "
     lines = [
-        f"file      {report['file']} ({report['format']}, {report['bytes']:,} bytes)",
+        f"file      {report['file']} ({kind}{report['bytes']:,} bytes)",
         f"sha256    {report['sha256']}",
     ]
     network = report["network"]

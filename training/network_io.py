@@ -100,7 +100,7 @@ def load_network(
         with odd_files_are_value_errors():
             net, encoder, dataset_kwargs, loss_fn = read(path)
     except OtherFormatError as error:
-        raise OtherFormatError(f"{os.fspath(source)}: {error}") from error
+        raise OtherFormatError(f"{os.fspath(source)} is no network file: {error}") from error
     except (DamagedPickleError, DamagedFileError) as error:
         raise type(error)(f"{os.fspath(source)}: {error}. {DAMAGE_HINT}") from error
     except ValueError as error:

@@ -6,6 +6,7 @@ constructor arguments, plain attributes, names and shapes of all tensors. Only t
 be reproduced is a ValueError that names it.
 """
 
+import functools
 import inspect
 import json
 import math
@@ -142,7 +143,7 @@ def named_arguments(cls: type, args: Any, kwargs: Any, where: str, *, defaults: 
     """Arguments of a call of `cls` by name, those that it passes on included; `defaults`: also those left out."""
     if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(isinstance(k, str) for k in kwargs):
         raise ValueError(f"{where}: the file does not say what {cls.__name__} was constructed with")
-    signature = inspect.signature(cls)
+    signature = _signature(cls)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -159,6 +160,11 @@ def named_arguments(cls: type, args: Any, kwargs: Any, where: str, *, defaults: 
         elif value:
             raise ValueError(f"{where}: {cls.__name__} takes no positional arguments, got {len(value)}")
     return named
+
+
+@functools.cache
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls)
 
 
 def plain_value(value: Any) -> Any:

@@ -12,6 +12,7 @@ from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.run_options import OFFLINE
+from edm2_guidance.cli.start import as_started
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import all_presets
 
@@ -47,7 +48,7 @@ def inspect(source: str, as_json: bool, offline: bool) -> None:
             report = inspect_adm(source, offline=offline)
         else:
             report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
-    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(report_lines(report)))
+    click.echo(json.dumps(report, indent=2) if as_json else as_started("\n".join(report_lines(report))))
 
 
 @main.command()

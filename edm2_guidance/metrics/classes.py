@@ -26,7 +26,7 @@ from torch import Tensor
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics.evaluation import StoredSet
 from edm2_guidance.metrics.measures.base import GROUPS
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
+from edm2_guidance.metrics.measures.gaussians import distance_and_influence, factor_of, frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.uncertainty import Interval, difference
 
@@ -196,11 +196,9 @@ def explained_by_counts(samples: Labelled, reference: Labelled) -> Explained:
     classes = int(max(samples.labels.max(), reference.labels.max())) + 1
     weighted = reweighted(reference, histogram(samples.labels, classes))
     plain, other = (factor_of(each, "the reference") for each in (reference.moments, weighted))
-    whole, left = (frechet_distance(samples.moments, each) for each in (plain, other))
-    known = None
-    if len(samples.labels) >= 2 * GROUPS:
-        on_whole, on_left = (influence(samples.moments, each).numpy() for each in (plain, other))
-        known = difference(whole, left, on_whole, on_left, paired=True)
+    (whole, on_whole), (left, on_left) = (distance_and_influence(samples.moments, each) for each in (plain, other))
+    enough = len(samples.labels) >= 2 * GROUPS
+    known = difference(whole, left, on_whole.numpy(), on_left.numpy(), paired=True) if enough else None
     return Explained(whole, left, frechet_distance(plain, other), known)
 
 

@@ -35,7 +35,7 @@ def open_stored(
 ) -> StoredSet:
     """Opens a ZIP, folder or .npz of images for the metrics named. path: or the set that was opened there.
 
-    scored: whether their features are compared now, for which they must be enough; or else are to be kept.
+    scored: whether these are the samples of a score, of which there must be enough for each of the metrics.
 
     num: this many images, chosen by `seed` if there are more; None takes all, or `most`. batch: images at a time.
     OSError and ValueError as `StoredImages`; ValueError for fewer images than `num` (or 2), or of a size that a

@@ -466,14 +466,17 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
         raise ValueError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected [D] and [D, D]")
     _check_features(metric, mu.size, source)
     with np.errstate(over="ignore"):  # wider types
-        mean, cov = mu.astype(np.float64), sigma.astype(np.float64)
-    if not ((np.abs(mean) < _ABSURD).all() and (np.abs(cov) < _ABSURD).all()):
+        mean, cov = (np.require(part, np.float64, ["C_CONTIGUOUS", "WRITEABLE"]) for part in (mu, sigma))
+    largest = max(cov.max(), -cov.min())
+    if not (np.abs(mean).max() < _ABSURD and largest < _ABSURD):
         raise ValueError(f"{where}: mu or sigma holds NaN or infinity, or what comes near it; the file is damaged")
-    if np.abs(cov - cov.T).max() > ASYMMETRY_TOLERANCE * np.abs(cov).max():
-        raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
-    if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * np.abs(cov).max():
+    if not np.array_equal(cov, cov.T):
+        if np.abs(cov - cov.T).max() > ASYMMETRY_TOLERANCE * largest:
+            raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
+        cov = (cov + cov.T) / 2
+    if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * largest:
         raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
-    return Moments(torch.from_numpy(mean), torch.from_numpy((cov + cov.T) / 2), num_images)
+    return Moments(torch.from_numpy(mean), torch.from_numpy(cov), num_images)
 
 
 def _check_features(metric: str, count: int, source: str) -> None:

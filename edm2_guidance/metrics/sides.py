@@ -209,7 +209,9 @@ def open_reference_side(side: Side, metrics: Sequence[str], *, batch: int = 64) 
     if side.statistics is not None:
         prepare_reference(side.statistics, by_moments := _by_moments(metrics))
         seen = [name for name in seen if name not in by_moments]
-    stored = open_stored(side.images or side.path, seen, batch=batch)
+    stored = open_stored(side.images or side.path, seen, batch=batch, scored=False)
+    by_features = [name for name in seen if catalog.find_metric(name).needs(reference=True) == "features"]
+    catalog.check_counts(by_features, stored.source.num_images, f"images of {stored.source.path}")
     known = ("kind", "num_images", "total", "subset_seed", "size")
     description = {
         **{key: stored.description[key] for key in known},

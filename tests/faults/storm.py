@@ -26,11 +26,16 @@ from pathlib import Path
 import torch
 
 from edm2_guidance.commands import calculate_metrics, generate_zip
+from edm2_guidance.metrics import environment, score_output, scoring
+from edm2_guidance.metrics.extractors.networks import mnist
+from edm2_guidance.sampling import generation
 from edm2_guidance.work import lease as claims
+from edm2_guidance.work import zip_output
 from tests.digits_network import save_digits_network
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
+IMPORTED_LATE = (environment, generation, mnist, score_output, scoring, zip_output)  # by the commands: by now, here
 LIMIT = 600  # seconds until a storm is given up on: something hangs
 
 #: What tells worker i of n who it is, by layout: (options, environment). A number as in arrays, a rank as by torchrun.

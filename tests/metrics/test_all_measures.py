@@ -63,6 +63,15 @@ def test_all_measures_of_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         assert record["interval"]["low"] < record["interval"]["high"]
 
 
+def test_a_reference_must_be_enough_for_what_is_done_with_it() -> None:
+    """An extrapolation takes subsets of the samples, and mean and covariance of the reference."""
+    with np.load("others.npz") as file:
+        np.savez("few.npz", arr_0=file["arr_0"][:20])
+    run("calc", "--images=images.npz", "--ref=few.npz", "--metrics=fd-inf/mnist")
+    refused = run("calc", "--images=few.npz", "--ref=others.npz", "--metrics=fd-inf/mnist", code=2)
+    assert "20 images of few.npz are too few for 15 subsets" in refused.stderr
+
+
 @pytest.mark.parametrize(("metric", "says"), [("coverage", "lower"), ("mind", "higher"), ("density", None)])
 def test_flags_say_what_few_images_do(metric: str, says: str | None) -> None:
     run("calc", "--images=images.npz", "--ref=others.npz", f"--metrics={metric}/mnist")

@@ -119,14 +119,14 @@ def test_ill_conditioned_covariances_keep_their_digits() -> None:
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the eigenvalues were good enough, for each time they were computed."""
     taken: list[bool] = []
-    original = gaussians._by_eigenvalues
+    original = gaussians._sum_of_roots
 
     def spy(*arguments: Any) -> float | None:
         found = original(*arguments)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(gaussians, "_by_eigenvalues", spy)
+    monkeypatch.setattr(gaussians, "_sum_of_roots", spy)
     return taken
 
 

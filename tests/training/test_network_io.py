@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -621,12 +622,19 @@ def saved_state(path, **options):
     torch.save({"net": {"weight": torch.ones(3)}, "optimizer_state": {}}, path, **options)
 
 
+def zipped(path, name="000000.png"):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, b"x")
+
+
 @pytest.mark.parametrize(
     ("name", "make", "named"),
     [
         ("training-state-0000128.pt", saved_state, "training state.*network-snapshot-KIMG-LENGTH.pkl"),
         ("old.pkl", lambda path: saved_state(path, _use_new_zipfile_serialization=False), "training state"),
-        ("stats.npz", lambda path: np.savez(path, mu=np.ones(3)), "an .npz of arrays"),
+        ("stats.npz", lambda path: np.savez(path, mu=np.ones(3)), "an .npz of arrays: .*, which calculate_metrics.py"),
+        ("b.zip", zipped, "b.zip is no network file: it is a ZIP of images, which calculate_metrics.py scores"),
+        ("c.zip", lambda path: zipped(path, "notes.txt"), "c.zip is no network file: it is a ZIP archive$"),
     ],
 )
 @pytest.mark.parametrize("trust_pickle", [False, True])
@@ -637,6 +645,9 @@ def test_files_of_other_kinds_are_named_without_false_hopes(tmp_path, name, make
     assert "trust" not in str(caught.value)
     assert "again" not in str(caught.value)
     assert capsys.readouterr().err == "", "nothing was executed"
+    report = inspect_network(tmp_path / name)
+    assert re.search(named.replace(f"{name} is ", ""), report["refusal"])
+    assert not any("pickle" in line.replace(str(tmp_path), "") for line in report_lines(report))
 
 
 def test_a_pickled_training_state_is_told(tmp_path):

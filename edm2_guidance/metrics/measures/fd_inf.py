@@ -8,10 +8,10 @@ Its draws differ from run to run; here they are those of its generator with the 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
+from edm2_guidance.metrics.measures.gaussians import FactoredMoments, distance_and_influence, factor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,7 @@ class FrechetInfinity(Measure):
 
             rows = features_of(images)
             self.check_count(len(rows), "images", name)
-            distances = [frechet_distance(moments_of(rows[which]), factored) for which in subsets(len(rows))]
-            slope, intercept = np.polyfit(1 / sizes(len(rows)), distances, 1)
+            slope, intercept = np.polyfit(1 / sizes(len(rows)), _on_subsets(images, factored).distances, 1)
             return {self.kind: float(intercept), "slope": float(slope)}
 
         return compare
@@ -57,12 +56,11 @@ class FrechetInfinity(Measure):
         """That on each of the distances, times the distance's weight in the end of the line."""
         import numpy as np
 
-        rows, factored = features_of(images), factor_of(reference, self.kind)
-        weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(len(rows))], axis=1))[0]
-        found = np.zeros(len(rows))
-        for weight, which in zip(weights, subsets(len(rows)), strict=True):
-            each = influence(moments_of(rows[which]), factored).numpy()
-            found[which] += weight * len(rows) / len(which) * (each - each.mean())
+        count = len(features_of(images))
+        weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(count)], axis=1))[0]
+        found, influences = np.zeros(count), _on_subsets(images, factor_of(reference, self.kind)).influences
+        for weight, which, each in zip(weights, subsets(count), influences, strict=True):
+            found[which] += weight * count / len(which) * (each - each.mean())
         return found
 
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
@@ -72,6 +70,25 @@ class FrechetInfinity(Measure):
             f"{metric} fits a line to sets of {sizes(moments.num_images)[0]} images and more, which is straight only "
             f"where they are more than the {moments.dim} features"
         ]
+
+
+class _OnSubsets(NamedTuple):
+    """The distance of each subset, and the influences of its images on that, float64 [size]."""
+
+    distances: "list[float]"
+    influences: "list[NDArray[Any]]"
+
+
+def _on_subsets(images: "Moments", reference: "FactoredMoments") -> _OnSubsets:
+    """Both at once, as they share what takes the time."""
+
+    def make() -> _OnSubsets:
+        rows = features_of(images)
+        found = [distance_and_influence(moments_of(rows[which]), reference) for which in subsets(len(rows))]
+        return _OnSubsets([distance for distance, _ in found], [each.numpy() for _, each in found])
+
+    made: _OnSubsets = images.once(("fd-inf", reference), make)
+    return made
 
 
 def sizes(count: int) -> Any:

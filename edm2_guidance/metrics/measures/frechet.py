@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.metrics.measures.base import Comparison, Measure
-from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance, influence
+from edm2_guidance.metrics.measures.gaussians import (
+    FactoredMoments,
+    distance_and_influence,
+    factor_of,
+    frechet_distance,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,13 +31,14 @@ class Frechet(Measure):
         factored = factor_of(reference, name)
 
         def compare(images: "Moments") -> Mapping[str, float]:
-            return {self.kind: frechet_distance(images, factored)}
+            if images.features is None and images.sample is None:
+                return {self.kind: frechet_distance(images, factored)}
+            return {self.kind: _with_influence(images, factored)[0]}
 
         return compare
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
-        found: NDArray[Any] = influence(images, factor_of(reference, self.kind)).numpy()
-        return found
+        return _with_influence(images, factor_of(reference, self.kind))[1]
 
     def notes(self, moments: "Moments", what: str, metric: str) -> list[str]:
         if moments.num_images is None or moments.num_images > moments.dim:
@@ -41,3 +47,14 @@ class Frechet(Measure):
             f"{moments.num_images} {what} for the {moments.dim} features of {metric}: the covariance is singular and "
             "the value far too high; compare it only with values at the same number"
         ]
+
+
+def _with_influence(images: "Moments", reference: "FactoredMoments") -> "tuple[float, NDArray[Any]]":
+    """The distance and its influences, which share what takes the time."""
+
+    def make() -> "tuple[float, NDArray[Any]]":
+        distance, influences = distance_and_influence(images, reference)
+        return distance, influences.numpy()
+
+    made: tuple[float, NDArray[Any]] = images.once(("frechet", reference), make)
+    return made

@@ -28,6 +28,7 @@ LEAST_PIVOT = 1e-9  # of a covariance that counts as positive definite, relative
 FACTOR_TOLERANCE = 1e-9  # relative
 EIGENVALUE_TOLERANCE = 2e-14  # of the sum of the roots, relative to the traces
 _PIECE = 4096  # images at once in float64
+_BLOCK = 512  # rows at once of products of which half is zero, or known
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,12 @@ def factorize(moments: "Moments") -> FactoredMoments:
     import torch
 
     mean, cov = moments.mean.cpu(), moments.cov.cpu()
-    if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
+    if not all(torch.isfinite(end) for part in (mean, cov) for end in part.aminmax()):
         raise ValueError("mean or covariance holds NaN or infinity: the statistics are damaged")
-    if (cov - cov.T).abs().max() > NEGATIVE_TOLERANCE * cov.abs().max():
-        raise ValueError("the covariance is not symmetric: the statistics are damaged")
-    cov = (cov + cov.T) / 2
+    if not torch.equal(cov, cov.T):
+        if (cov - cov.T).abs().max() > NEGATIVE_TOLERANCE * cov.abs().max():
+            raise ValueError("the covariance is not symmetric: the statistics are damaged")
+        cov = (cov + cov.T) / 2
     factor, failed = torch.linalg.cholesky_ex(cov)
     pivots = factor.diagonal().square()
     if failed or not pivots.min() >= LEAST_PIVOT * pivots.max():
@@ -115,30 +117,22 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
     """
     import torch
 
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"cannot compare {a.mean.shape[0]} features with {b.mean.shape[0]}")
-    a = a if isinstance(a, FactoredMoments) else factorize(a)
-    b = b if isinstance(b, FactoredMoments) else factorize(b)
-    difference, product = a.mean - b.mean, a.factor.T @ b.factor
-    overlap = None
-    if a.log_det is not None and b.log_det is not None:
-        overlap = _by_eigenvalues(product, a.log_det + b.log_det, a.trace + b.trace)
-    if overlap is None:
-        overlap = float(torch.linalg.svdvals(product).sum())
-    distance = float(difference @ difference) + a.trace + b.trace - 2 * overlap
-    # For positive semidefinite covariances only rounding can end below zero (of the order 1e-13 of the traces).
-    return max(distance, 0.0)
+    a, b, product = _multiplied(a, b)
+    definite = a.log_det is not None and b.log_det is not None
+    return _distance(a, b, product, torch.linalg.eigvalsh(_gram(product)) if definite else None)
 
 
-def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
-    """The derivative of the distance in the weight of each image, float64 [n] (or of a sample), up to a constant.
+def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tuple[float, Tensor]":
+    """The distance, and its derivative in the weight of each image (or of a sample), float64 [n], up to a constant.
 
     With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
-    the reference, is the linear map that carries the images' Gaussian to the reference's.
+    the reference, is the linear map that carries the images' Gaussian to the reference's. Errors as of
+    `frechet_distance`.
     """
     import torch
 
-    values, vectors = torch.linalg.eigh(reference.factor.T @ images.cov @ reference.factor)
+    factored, reference, product = _multiplied(images, reference)
+    values, vectors = torch.linalg.eigh(_gram(product))
     keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
     root = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
     difference = images.mean - reference.mean
@@ -148,18 +142,58 @@ def influence(images: "Moments", reference: FactoredMoments) -> "Tensor":
         found: Tensor = 2 * centred @ difference + centred.square().sum(dim=1) - (centred @ root).square().sum(dim=1)
         return found
 
-    return torch.cat([of(piece) for piece in some_features(images).split(_PIECE)])
+    influences = torch.cat([of(piece) for piece in some_features(images).split(_PIECE)])
+    return _distance(factored, reference, product, values), influences
 
 
-def _by_eigenvalues(product: "Tensor", log_det: float, scale: float) -> float | None:
-    """The sum of the singular values of G [D, D]; None if G^T G has lost too many digits of them.
+def _multiplied(
+    a: "Moments | FactoredMoments", b: "Moments | FactoredMoments"
+) -> "tuple[FactoredMoments, FactoredMoments, Tensor]":
+    """Both with their factors, and G."""
+    import torch
+
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"cannot compare {a.mean.shape[0]} features with {b.mean.shape[0]}")
+    a = a if isinstance(a, FactoredMoments) else factorize(a)
+    b = b if isinstance(b, FactoredMoments) else factorize(b)
+    if a.log_det is None or b.log_det is None:
+        return a, b, a.factor.T @ b.factor
+    product = torch.zeros_like(a.factor)
+    for start in range(0, len(product), _BLOCK):  # each factor is zero above its diagonal
+        rows, end = slice(start, start + _BLOCK), start + _BLOCK
+        product[:end, :end].addmm_(a.factor[rows, :end].T, b.factor[rows, :end])
+    return a, b, product
+
+
+def _gram(product: "Tensor") -> "Tensor":
+    """G^T G, of which what is above the diagonal is not filled in: solvers for symmetric matrices look below it."""
+    size = product.shape[1]
+    gram = product.new_zeros(size, size)
+    for start in range(0, size, _BLOCK):
+        gram[start:, start : start + _BLOCK] = product[:, start:].T @ product[:, start : start + _BLOCK]
+    return gram
+
+
+def _distance(a: FactoredMoments, b: FactoredMoments, product: "Tensor", values: "Tensor | None") -> float:
+    """values: the eigenvalues of G^T G, if they are there."""
+    import torch
+
+    difference, overlap = a.mean - b.mean, None
+    if values is not None and a.log_det is not None and b.log_det is not None:
+        overlap = _sum_of_roots(values, a.log_det + b.log_det, a.trace + b.trace)
+    if overlap is None:
+        overlap = float(torch.linalg.svdvals(product).sum())
+    distance = float(difference @ difference) + a.trace + b.trace - 2 * overlap
+    # For positive semidefinite covariances only rounding can end below zero (of the order 1e-13 of the traces).
+    return max(distance, 0.0)
+
+
+def _sum_of_roots(values: "Tensor", log_det: float, scale: float) -> float | None:
+    """The sum of the singular values of G by the eigenvalues of G^T G; None if too many digits of these are lost.
 
     log_det: log det G^T G. If rounding moved every eigenvalue by e, this sum moved by e sum(1 / w) and that of the
     roots by e sum(w^(-1/2)) / 2, which is to be small against `scale`.
     """
-    import torch
-
-    values = torch.linalg.eigvalsh(product.T @ product)
     if not values[0] > 0:
         return None
     moved = abs(float(values.log().sum()) - log_det) / float(values.reciprocal().sum())
