@@ -1,11 +1,11 @@
-# make install | demo | test | test-all | test-slurm | test-peers | lint | bench     all is installed into .venv on first use
+# make install | demo | test | test-all | test-slurm | test-peers | lint | bench | bench-scoring     installs on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: install demo test test-all test-slurm test-peers lint bench clean
+.PHONY: install demo test test-all test-slurm test-peers lint bench bench-scoring clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -54,7 +54,7 @@ test-slurm: .venv/.dev
 
 # Our measures beside those of other evaluators, which are installed in an environment of their own.
 test-peers: .venv/.dev .venv-peers/.run
-	$(BIN)/python -m pytest -n 0 -m peers tests/peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m peers tests/peers
 
 lint: .venv/.dev
 	$(BIN)/python -m ruff check .
@@ -63,6 +63,9 @@ lint: .venv/.dev
 
 bench: .venv/.run
 	$(BIN)/python benchmarks/guidance.py
+
+bench-scoring: .venv/.run .venv-peers/.run
+	$(BIN)/python benchmarks/scoring.py
 
 clean:
 	rm -rf .venv .venv-peers out

@@ -19,7 +19,7 @@ PROGRAMS = Path(__file__).with_name("programs")
 
 @pytest.fixture(scope="session")
 def peer(tmp_path_factory):
-    """What a peer finds: peer("prdc", {"do": ...}, ...) runs `programs/of_prdc.py` once, and has it answer each question.
+    """What a peer finds: peer("prdc", {"do": ...}, ...) runs `programs/of_prdc.py` once, to answer all these questions.
 
     Paths in them are relative to the folder that we are in.
     """
