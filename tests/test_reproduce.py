@@ -84,13 +84,6 @@ def test_plan_refuses_a_throughput_that_is_none(speed):
     assert result.stdout == ""
 
 
-def test_a_search_takes_no_metric_that_is_better_higher():
-    """It would end at the worst point."""
-    result = run("search", "--preset=mnist16-cfg", "--over=weight", "--metric=recall/mnist", "--ref=mnist16")
-    assert result.exit_code == 2
-    assert "--metric=recall/mnist: higher is better of it, and a search goes for the lowest value" in result.stderr
-
-
 def test_plan_needs_a_name():
     assert run("plan").exit_code == 2
 

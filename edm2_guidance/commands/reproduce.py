@@ -262,8 +262,6 @@ def make_search(asked: FindOptions) -> None:
     threads_for(recipe.sources, [metric])
     num, blocks, final = target.num, target.blocks, target.final_num or target.num
     with bad_input():
-        if find_metric(metric).measure.better == "higher":
-            raise ValueError(f"--metric={metric}: higher is better of it, and a search goes for the lowest value")
         stages = search.stages(recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
@@ -285,11 +283,12 @@ def make_search(asked: FindOptions) -> None:
     found, lines = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
     tell.score(found.point, found.score)
-    tell.near(within_noise(found, lines))
+    tell.near(within_noise(found, lines, metric))
     records = repeat(runner, sweep, found.point, final, blocks, lambda number: tell.block(number, blocks, final))
     values = [record["value"] for record in records]
-    least, mean = (value_text(metric, value) for value in (min(values), sum(values) / len(values)))
-    tell.result(f"in {counted(len(values), 'block')} of {final}: min {least}, mean {mean}")
+    best_of = max if find_metric(metric).measure.better == "higher" else min
+    best, mean = (value_text(metric, value) for value in (best_of(values), sum(values) / len(values)))
+    tell.result(f"in {counted(len(values), 'block')} of {final}: {best_of.__name__} {best}, mean {mean}")
     flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
     score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
@@ -304,8 +303,8 @@ def make_search(asked: FindOptions) -> None:
 def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     """Plot searches from the ledger: scores against the weight, the interval's ends or both EMA lengths.
 
-    A curve is the mean over blocks of seeds, its band their minimum and maximum. Several names only with
-    --kind=weight.
+    A curve is the mean over blocks of seeds, its band their minimum and maximum, its bars the interval of the mean
+    where lines of the ledger hold intervals. Several names only with --kind=weight.
     """
     from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import curves, plots
@@ -360,7 +359,7 @@ def show_status(folder: str, form: str) -> None:
 def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None) -> None:
     """Set published scores beside those of the ledger.
 
-    The difference is that of the least of our runs where the paper reports the least of several, else of their mean.
+    The difference is that of the best of our runs where the paper reports the best of several, else of their mean.
     Scores made under other rules than the paper's are listed apart, with what differs.
     """
     from dnnlib.atomic import atomic_path

@@ -1,10 +1,13 @@
 """From the ledger's lines of searches to the papers' plots: which scores belong on one curve. Pure, no torch here."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dnnlib.terminal import counted
-from edm2_guidance.papers.plots import Curve, Panel
+from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.metrics.uncertainty import Interval, interval_of, mean_interval
+from edm2_guidance.papers.plots import Curve, Intervals, Panel
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -30,14 +33,14 @@ class Scores:
     def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
         self.name = name
         tagged = [record for record in records if (record.get("search") or {}).get("name") == name]
-        found: dict[Key, dict[str, float]] = {}
+        found: dict[Key, dict[str, Record]] = {}
         self.recipe: Mapping[str, Any] = {}
         fixed: set[str] = set()  # what is not searched, and so is the same in all
         guided: set[str] = set()
         for record in tagged:
             if record.get("num_images") == num_images:
                 blocks = found.setdefault(tuple(sorted(record["search"]["point"].items())), {})
-                blocks[str(record["images"]["seeds"])] = record["value"]
+                blocks[str(record["images"]["seeds"])] = record
                 self.recipe = record["recipe"]
                 recipe = read_recipe(self.recipe)
                 fixed.add(_fixed(record, recipe))
@@ -51,9 +54,10 @@ class Scores:
                 )
         seen = set[str]().union(*found.values())
         common = seen.intersection(*found.values()) or seen
-        self.points = {
-            key: [value for seeds, value in blocks.items() if seeds in common] for key, blocks in found.items()
+        self._lines = {
+            key: [record for seeds, record in blocks.items() if seeds in common] for key, blocks in found.items()
         }
+        self.points = {key: [record["value"] for record in lines] for key, lines in self._lines.items()}
         if not self.points:
             known = sorted({f"{r['search']['name']} ({r['num_images']} images)" for r in records if r.get("search")})
             raise ValueError(
@@ -73,26 +77,39 @@ class Scores:
             )
 
     def best(self, **fixed: float) -> dict[str, float]:
-        """The point with the lowest mean, among those that have these values. ValueError if none has."""
+        """The point with the best mean, among those that have these values. ValueError if none has."""
         matching: list[Key] = [key for key in self.points if fixed.items() <= dict(key).items()]
         if not matching:
             where = ", ".join(f"{key} = {value:g}" for key, value in fixed.items())
             raise ValueError(f"the search '{self.name}' holds no score at {where}")
-        return dict(min((self._mean(key), key) for key in matching)[1])
+        best_of = max if self.higher else min
+        return dict(best_of((self._mean(key), key) for key in matching)[1])
+
+    @property
+    def higher(self) -> bool:
+        """Whether higher scores are better."""
+        (first, *_), *_ = self._lines.values()
+        return find_metric(first["metric"]).measure.better == "higher"
 
     def _mean(self, key: Key) -> float:
         return sum(self.points[key]) / len(self.points[key])
 
     def along(self, axis: str, at: Mapping[str, float]) -> dict[float, list[float]]:
         """Scores against `axis`, every other parameter as in the point `at`."""
+        keys = self._keys_along(axis, at)
+        self._drawn.update(keys.values())
+        return {x: list(self.points[key]) for x, key in keys.items()}
+
+    def intervals_along(self, axis: str, at: Mapping[str, float]) -> dict[float, Interval]:
+        """The intervals of the means of `along`, where the ledger's lines hold them."""
+        lines = {x: self._lines[key] for x, key in self._keys_along(axis, at).items()}
+        known = {x: mean_interval(each) for x, each in lines.items() if all(map(interval_of, each))}
+        return {x: interval for x, interval in known.items() if interval is not None}
+
+    def _keys_along(self, axis: str, at: Mapping[str, float]) -> dict[float, Key]:
         others = {name: value for name, value in at.items() if name != axis}
-        curve: dict[float, list[float]] = {}
-        for key, values in self.points.items():
-            point = dict(key)
-            if axis in point and {name: value for name, value in point.items() if name != axis} == others:
-                self._drawn.add(key)
-                curve.setdefault(point[axis], []).extend(values)
-        return curve
+        points = ((dict(key), key) for key in self.points)
+        return {point[axis]: key for point, key in points if axis in point and point == {**others, axis: point[axis]}}
 
     def left_out(self) -> tuple[str, ...]:
         """How many scores of the search are on none of the curves so far, and why; nothing if all are."""
@@ -127,13 +144,16 @@ def weight_panel(
     This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
     """
     curves: dict[str, Curve] = {}
+    intervals: dict[str, Intervals] = {}
     notes: list[str] = []
+    higher = False
     for name in names:
         scores = Scores(records, name, num_images)
         scores.require("weight")
-        curves[name] = scores.along("weight", scores.best())
+        best, higher = scores.best(), scores.higher
+        curves[name], intervals[name] = scores.along("weight", best), scores.intervals_along("weight", best)
         notes += scores.left_out()
-    return Panel(curves, "guidance weight w", lines=lines, notes=tuple(notes))
+    return Panel(curves, "guidance weight w", lines=lines, notes=tuple(notes), intervals=intervals, higher=higher)
 
 
 def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
@@ -145,14 +165,16 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
     scores.require("interval")
     levels = read_recipe(scores.recipe).levels()
     open_end = len(levels) - 1
-    upper = scores.along("first", scores.best(last=open_end))
-    lower = scores.along("last", scores.best())
-    below = [*levels[1:], levels[-1]]
-    first, last = {levels[int(x)]: y for x, y in upper.items()}, {below[int(x)]: y for x, y in lower.items()}
-    return [
-        Panel({name: first}, "upper end of the interval, sigma", log=True),
-        Panel({name: last}, "lower end of the interval, sigma", log=True, notes=scores.left_out()),
-    ]
+    panels = []
+    for axis, at, places, end in (
+        ("first", scores.best(last=open_end), levels, "upper"),
+        ("last", scores.best(), [*levels[1:], levels[-1]], "lower"),
+    ):
+        curve = {places[int(x)]: y for x, y in scores.along(axis, at).items()}
+        known = {places[int(x)]: interval for x, interval in scores.intervals_along(axis, at).items()}
+        xlabel = f"{end} end of the interval, sigma"
+        panels.append(Panel({name: curve}, xlabel, log=True, intervals={name: known}, higher=scores.higher))
+    return [panels[0], replace(panels[1], notes=scores.left_out())]
 
 
 def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
@@ -165,4 +187,6 @@ def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
     best = scores.best()
     words = {"ema": "main network", "guide_ema": "guide"}
     curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}
-    return Panel(curves, "EMA length, sigma_rel", notes=scores.left_out())
+    known = {word: scores.intervals_along(axis, best) for axis, word in words.items() if axis in best}
+    xlabel, notes = "EMA length, sigma_rel", scores.left_out()
+    return Panel(curves, xlabel, notes=notes, intervals=known, higher=scores.higher)

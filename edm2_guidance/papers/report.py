@@ -50,8 +50,9 @@ class Result:
     interval: Interval | None = None
 
     @property
-    def least(self) -> float:
-        return min(self.values)
+    def best(self) -> float:
+        higher = find_metric(self.row.metric).measure.better == "higher"
+        return max(self.values) if higher else min(self.values)
 
     @property
     def mean(self) -> float:
@@ -59,11 +60,11 @@ class Result:
 
     @property
     def difference(self) -> float | None:
-        """Percent by which ours lies above the published score: our least where the paper reports the least of several
+        """Percent by which ours lies above the published score: our best where the paper reports the best of several
         runs, our mean where it made one. None for a changed protocol, and where nothing is published."""
         if self.differs or self.row.published is None:
             return None
-        ours = self.mean if self.row.repeats == 1 else self.least
+        ours = self.mean if self.row.repeats == 1 else self.best
         return 100 * (ours / self.row.published - 1)
 
     @property
@@ -275,7 +276,8 @@ def plain(result: Result) -> dict[str, Any]:
         "method": row.method,
         "metric": row.metric,
         "published": None if result.differs else row.published,
-        "min": result.least,
+        "best": result.best,
+        "min": min(result.values),
         "mean": result.mean,
         "mean_interval": None if result.interval is None else [result.interval.low, result.interval.high],
         "all": list(result.values),
@@ -413,7 +415,7 @@ def _as_published(table: str, results: Iterable[Result]) -> str:
     found = [result for result in results if result.row.table == table and not result.differs]
     if not found:
         return ""
-    header = ("row", "method", "metric", "published", "min", "mean", "95 % interval", "all", "difference",
+    header = ("row", "method", "metric", "published", "best", "mean", "95 % interval", "all", "difference",
               "within spread", "runs", "images", "labels")  # fmt: skip
     return f"**{TABLES[table]}**\n\n{as_markdown([header, *map(_line, found)])}"
 
@@ -443,13 +445,13 @@ def _unusual_dtype(result: Result) -> str:
 def _values(result: Result) -> tuple[str, str, str, str]:
     known, values = result.interval, ", ".join(f"{value:.4g}" for value in result.values)
     ends = "-" if known is None else f"{known.low:.4g} to {known.high:.4g}"
-    return f"{result.least:.4g}", f"{result.mean:.4g}", ends, values
+    return f"{result.best:.4g}", f"{result.mean:.4g}", ends, values
 
 
 def _changed(results: Sequence[Result]) -> str:
     if not results:
         return ""
-    header = ("row", "metric", "changed protocol", "min", "mean", "95 % interval", "all", "images", "labels")
+    header = ("row", "metric", "changed protocol", "best", "mean", "95 % interval", "all", "images", "labels")
     shown = {(result.row.name, result.differs, result.dtype): result for result in results}.values()
     counts = Counter(text for result in shown for text in result.differs)
     marks = {text: f"({n})" for n, text in enumerate((text for text, count in counts.items() if count > 1), start=1)}

@@ -6,6 +6,7 @@ Pure: settings are points (names to numbers), a point's score comes from a funct
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Point = Mapping[str, float]
 Score = Callable[[Point], float]
@@ -43,8 +44,9 @@ def search(
     *,
     stride: int = 4,
     valid: Callable[[Point], bool] = lambda point: True,
+    better: Literal["lower", "higher"] = "lower",
 ) -> Found:
-    """The point with the lowest score. Stage by stage, the axes of a stage are searched and all else stays.
+    """The point with the best score. Stage by stage, the axes of a stage are searched and all else stays.
 
     A stage scores every `stride`-th value of its axes (the whole product, the ends included), then the neighbours
     of the best at half that distance and so on, down to the next value of the grid. At each distance it moves on
@@ -56,11 +58,11 @@ def search(
     """
     if stride < 1:
         raise ValueError(f"stride {stride}: a coarse pass takes every 1st, 2nd, ... value")
-    memory = _Memory(score)
+    memory = _Memory(score, 1 if better == "lower" else -1)
     best = dict(start)
     for axes in stages:
         best = _search_stage(memory, best, axes, stride, valid)
-    return Found(best, memory(best), tuple((dict(key), value) for key, value in memory.scores.items()))
+    return Found(best, memory.score(best), tuple((dict(key), value) for key, value in memory.scores.items()))
 
 
 def expected_points(
@@ -82,15 +84,20 @@ def expected_points(
 
 
 class _Memory:
-    def __init__(self, score: Score) -> None:
-        self._score = score
+    """Scores, each asked for once; called, it gives what is to be as low as can be: the score times `sign`."""
+
+    def __init__(self, score: Score, sign: int) -> None:
+        self._score, self._sign = score, sign
         self.scores: dict[tuple[tuple[str, float], ...], float] = {}
 
-    def __call__(self, point: Point) -> float:
+    def score(self, point: Point) -> float:
         key = tuple(sorted(point.items()))
         if key not in self.scores:
             self.scores[key] = self._score(point)
         return self.scores[key]
+
+    def __call__(self, point: Point) -> float:
+        return self._sign * self.score(point)
 
 
 def _search_stage(

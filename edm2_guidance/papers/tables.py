@@ -55,7 +55,7 @@ class Row:
 
     Weights are w of D = D_guide + w (D_main - D_guide), 1 = off, one per guide; the interval holds for all guides.
     Networks are file names; `sources` says where they are. published: as printed, None if nobody published it.
-    repeats: runs of `num_images` images, of which the least is reported; None where that is unknown.
+    repeats: runs of `num_images` images, of which the best is reported; None where that is unknown.
     """
 
     table: str

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.score_output import Record
 from edm2_guidance.metrics.uncertainty import apart, interval_of
 from edm2_guidance.papers.search import Axis, Found, Point, search
@@ -57,21 +58,23 @@ def find_best(
         say(point, value)
         return value
 
-    return search(score, start, stages, stride=stride, valid=valid), records
+    better = find_metric(sweep.metric).measure.better
+    return search(score, start, stages, stride=stride, valid=valid, better=better), records
 
 
-def within_noise(found: Found, records: Sequence[Record]) -> list[Point]:
+def within_noise(found: Found, records: Sequence[Record], metric: str) -> list[Point]:
     """The points whose scores may be as good as the best with other seeds, best first, by the lines' intervals.
 
     All points have the same seeds, so that the order is surer than these say. A point without an interval is left out.
     """
     intervals = [interval_of(record) for record in records]
-    scores = sorted(zip(found.scores, intervals, strict=True), key=lambda scored: scored[0][1])
-    (_, least), best = scores[0]
+    higher = find_metric(metric).measure.better == "higher"
+    scores = sorted(zip(found.scores, intervals, strict=True), key=lambda scored: scored[0][1], reverse=higher)
+    (_, top), best = scores[0]
     return [
         point
         for (point, value), known in scores[1:]
-        if best is not None and known is not None and apart(value, least, known, best).low <= 0
+        if best is not None and known is not None and apart(value, top, known, best).word == "inconclusive"
     ]
 
 

@@ -96,7 +96,7 @@ def only(results):
 def test_least_mean_difference_and_spread_of_a_reproduction():
     result = only(collect([row(AUTOG)], blocks(AUTOG, [1.36, 1.35, 1.37])))
     assert result.differs == ()
-    assert (result.least, result.mean) == pytest.approx((1.35, 1.36))
+    assert (result.best, result.mean) == pytest.approx((1.35, 1.36))
     assert result.difference == pytest.approx(100 * (1.35 / 1.34 - 1))
     assert result.within is True
     assert only(collect([row(AUTOG)], blocks(AUTOG, [1.34 * 1.021]))).within is False

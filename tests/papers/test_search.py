@@ -21,11 +21,15 @@ class Counted:
         return self.function(point)
 
 
+@pytest.mark.parametrize("better", ["lower", "higher"])
 @pytest.mark.parametrize("best", [1.0, 1.05, 1.4, 2.1, 3.5])
-def test_one_axis_to_the_last_digit(best):
-    score = Counted(lambda p: (p["w"] - best) ** 2)
-    found = search(score, {"w": 2}, [[W]], stride=8)
-    assert found.point == {"w": best}
+def test_one_axis_to_the_last_digit(best, better):
+    sign = 1 if better == "lower" else -1
+    score = Counted(lambda p: 5 + sign * (p["w"] - best) ** 2)
+    found = search(score, {"w": 2}, [[W]], stride=8, better=better)
+    assert (found.point, found.score) == ({"w": best}, 5)
+    assert dict(found.scores[0][0]) == {"w": 1.0}
+    assert found.scores[0][1] == 5 + sign * (1 - best) ** 2
     assert len(score.asked) == len(set(score.asked)) < 20 < len(W.values)
     assert [dict(key) for key in score.asked] == [point for point, _ in found.scores]
 

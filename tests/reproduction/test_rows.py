@@ -193,8 +193,15 @@ def test_points_within_noise_of_the_best():
     found = Found({"weight": 1.5}, 2.0, tuple(({"weight": w}, value) for w, value in values.items()))
     lines = [{"value": v, "interval": {"low": v - 0.1, "high": v + 0.1, "error": 0.05}} for v in values.values()]
     lines[-1] = {"value": 2.01}
-    assert within_noise(found, lines) == [{"weight": 3.0}, {"weight": 2.0}]
-    assert within_noise(found, [{"value": value} for value in values.values()]) == []
+    assert within_noise(found, lines, "fid") == [{"weight": 3.0}, {"weight": 2.0}]
+    assert within_noise(found, [{"value": value} for value in values.values()], "fid") == []
+
+
+def test_points_within_noise_of_the_highest():
+    values = {1.0: 0.5, 1.5: 0.9, 2.0: 0.77, 2.5: 0.75, 3.0: 0.8}
+    found = Found({"weight": 1.5}, 0.9, tuple(({"weight": w}, value) for w, value in values.items()))
+    lines = [{"value": v, "interval": {"low": v - 0.1, "high": v + 0.1, "error": 0.05}} for v in values.values()]
+    assert within_noise(found, lines, "recall") == [{"weight": 3.0}, {"weight": 2.0}]
 
 
 def test_scores_made_for_something_else_are_shown_by_a_search_and_not_made_again(runner, row, networks, sampled):
