@@ -1,6 +1,7 @@
 """The architecture, enforced: imports run one way, --help needs no torch, pins agree, nothing leaks from elsewhere."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -46,18 +47,20 @@ def folder(package):
     return ROOT / package if package in FIXED else ROOT / HOUSE / package
 
 
+@functools.cache
 def imports(path, types=True):
     """types: also those of `if TYPE_CHECKING:`, which name types and load nothing."""
-    tree = ast.parse(path.read_text())
+    found, tree = [], ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" and not types:
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}".removeprefix(f"{HOUSE}.") for alias in node.names)
+            found += [f"{node.module}.{alias.name}".removeprefix(f"{HOUSE}.") for alias in node.names]
+    return found
 
 
 def reaches(name, target):

@@ -55,11 +55,11 @@ def test_seed_lists_are_read_as_they_are_written(seeds: list[int]) -> None:
 @example("0-" + "9" * 5000)
 @example("٣")
 def test_any_text_is_seeds_or_refused(text: str) -> None:
-    refusal = said(lambda: IntList().convert(text, None, None))
+    seeds: list[int] = []
+    refusal = said(lambda: seeds.extend(IntList().convert(text, None, None)))
     if refusal is not None:
         assert len(refusal) < 300 + 2 * len(text)
         return
-    seeds = IntList().convert(text, None, None)
     assert len(seeds) == len(set(seeds)) <= MAX_IMAGES
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
 

@@ -4,6 +4,7 @@ The writer below knows the format, not our classes: it makes every layer's recor
 golden file, with another source text, other ways to pass the same arguments, and the bookkeeping of several torches.
 """
 
+import functools
 import io
 import json
 import pickle
@@ -54,15 +55,20 @@ class Stored:
         return persistence._reconstruct_persistent_obj, (meta,)
 
 
+@functools.cache
+def golden_file(kind):
+    return dict(np.load(DATA / f"precond_{kind}.npz"))
+
+
 class Writer:
     """Makes the records of one golden network."""
 
     def __init__(self, kind, torch_age="2.1", dtype=torch.float16):
-        self.golden = dict(np.load(DATA / f"precond_{kind}.npz"))
+        self.golden = golden_file(kind)
         self.kwargs = json.loads(str(self.golden["init_kwargs"]))
         self.age = torch_age
         self.params = {
-            key.removeprefix("param:"): torch.from_numpy(value).to(dtype)
+            key.removeprefix("param:"): torch.from_numpy(value).to(dtype, copy=True)
             for key, value in self.golden.items()
             if key.startswith("param:")
         }
