@@ -2,7 +2,7 @@
 
 import torch
 
-from edm2_guidance.recipe.parts import Sampler, Schedule, constant, planned
+from edm2_guidance.recipe.parts import Prediction, Sampler, Schedule, constant, planned
 from edm2_guidance.recipe.recipe import Guide, NetworkRef
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import guided
@@ -15,7 +15,7 @@ def levels(num_steps=32, **fields):
 
 def network(denoiser):
     """A function of x and sigma as a network that knows no labels."""
-    return lambda x, sigma, labels: denoiser(x, sigma)
+    return lambda x, sigma, labels: Prediction(denoiser(x, sigma))
 
 
 def denoise_at(main, *guides, **more):

@@ -24,12 +24,26 @@ WEIGHTS, MEANS, COVARIANCES = golden("mix_weights"), golden("mix_means"), golden
 
 def denoise(x, sigma):
     """The posterior mean of x0 given x = x0 + sigma n, x float64 [N, 2]."""
+    logits, means = _components(x, sigma)
+    return (logits.softmax(1)[..., None] * means).sum(1)
+
+
+def denoise_of(x, sigma, labels):
+    """The same, of the Gaussian of each point's class."""
+    return _components(x, sigma)[1][range(len(x)), labels]
+
+
+def log_probs(x, sigma):
+    """Which Gaussian x is of, as log-probabilities [N, K]: the exact classifier."""
+    return _components(x, sigma)[0].log_softmax(1)
+
+
+def _components(x, sigma):
     inverse = torch.linalg.inv(COVARIANCES + sigma**2 * torch.eye(2, dtype=torch.float64))
     away = x[:, None] - MEANS
     pulled = torch.einsum("kij,nkj->nki", inverse, away)
     logits = WEIGHTS.log() - (away * pulled).sum(-1) / 2 + torch.logdet(inverse) / 2
-    means = MEANS + torch.einsum("kij,nkj->nki", COVARIANCES, pulled)
-    return (logits.softmax(1)[..., None] * means).sum(1)
+    return logits, x[:, None] - sigma**2 * pulled
 
 
 def path(sampler, starts):

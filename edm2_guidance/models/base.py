@@ -2,25 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edm2_guidance.recipe.parts import Prediction
 from training.encoders import StandardRGBEncoder
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network makes of a noisy batch.
-
-    denoised: D(x; sigma) [N,C,H,W], in the shape, dtype and device of x. mix: where a network learns the variance of
-    the sampler's noise too, how far between its bounds, in [0, 1], in the shape of x.
-    """
-
-    denoised: Tensor
-    mix: Tensor | None = None
+__all__ = ["Classifier", "Model", "Prediction"]
 
 
 class Model(ABC):

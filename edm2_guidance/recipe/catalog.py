@@ -11,19 +11,24 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "heun": "sampling.samplers.heun:Heun",
         "euler": "sampling.samplers.euler:Euler",
         "dpmpp-2m": "sampling.samplers.dpmpp_2m:DPMpp2M",
+        "ddpm": "sampling.samplers.ddpm:DDPM",
+        "ddim": "sampling.samplers.ddim:DDIM",
     },
     "schedule": {
         "edm": "sampling.schedules.edm:EDM",
         "logsnr": "sampling.schedules.logsnr:LogSNR",
+        "timesteps": "sampling.schedules.timesteps:Timesteps",
     },
     "reference": {
         "network": "sampling.guidance.references.network:Network",
         "other-label": "sampling.guidance.references.other_label:OtherLabel",
+        "classifier": "sampling.guidance.references.classifier:Classifier",
     },
     "weight": {
         "constant": "sampling.guidance.weights.constant:Constant",
         "linear": "sampling.guidance.weights.linear:Linear",
         "cosine": "sampling.guidance.weights.cosine:Cosine",
+        "posterior": "sampling.guidance.weights.posterior:Posterior",
     },
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",

@@ -15,8 +15,29 @@ from edm2_guidance.recipe.spec import Spec, number_text, option
 if TYPE_CHECKING:
     from torch import Tensor
 
-# D(x; sigma) [N,C,H,W] of the guided denoiser inside one step, given x [N,C,H,W] and sigma > 0.
-Denoise = Callable[["Tensor", float], "Tensor"]
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network makes of a noisy batch.
+
+    denoised: D(x; sigma) [N,C,H,W], in the shape, dtype and device of x. mix: where a network learns the variance of
+    the sampler's noise too, how far between its bounds, about in [0, 1], in the shape of x.
+    """
+
+    denoised: "Tensor"
+    mix: "Tensor | None" = None
+
+
+class Denoise(Protocol):
+    """The guided denoiser inside one step."""
+
+    def __call__(self, x: "Tensor", sigma: float) -> "Tensor":
+        """D(x; sigma) [N,C,H,W], given x [N,C,H,W] and sigma > 0."""
+
+    def predict(self, x: "Tensor", sigma: float) -> Prediction:
+        """The same, beside it what the main network knows of the variance."""
+
+
 # Unit normal noise of the shape of x [N,C,H,W], each image's from its own seed.
 RandnLike = Callable[["Tensor"], "Tensor"]
 
@@ -32,6 +53,7 @@ class StepInfo:
             for predictor and corrector alike (arXiv 2404.07724, App. A).
         sigma: The level that the step really starts from: above `level` under churn.
         sigma_next: The level that it ends at; 0 for the last.
+        variances: Of an ancestral sampler, the least and the largest variance of the noise that it adds at the end.
     """
 
     index: int
@@ -39,6 +61,13 @@ class StepInfo:
     level: float
     sigma: float
     sigma_next: float
+    variances: tuple[float, float] | None = None
+
+    def variance(self, mix: "Tensor | None") -> "float | Tensor":
+        """The variance of an ancestral step: at `mix` in between, in logarithms; the least where nothing is learned."""
+        assert self.variances is not None
+        least, largest = self.variances
+        return least if mix is None else least * (mix * math.log(largest / least)).exp()
 
     @property
     def progress(self) -> float:
@@ -61,9 +90,14 @@ class Schedule(Spec):
 
     axis: ClassVar[str] = "schedule"
 
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps it has of its own; None if it takes any number."""
+        return None
+
     @abstractmethod
     def levels(self, num_steps: int) -> list[float]:
-        """`num_steps` noise levels, falling, all above 0."""
+        """`num_steps` noise levels, falling, all above 0. ValueError for a number that it cannot have."""
 
 
 class Sampler(Spec):
@@ -71,17 +105,28 @@ class Sampler(Spec):
 
     Attributes:
         memory: How many past steps it looks at.
+        ancestral: Whether it adds noise at the end of a step, whose `variances` it plans.
     """
 
     axis: ClassVar[str] = "sampler"
     memory: ClassVar[int] = 0
+    ancestral: ClassVar[bool] = False
+
+    @property
+    def clips(self) -> bool:
+        """Whether D is held within [-1, 1], the range of pixels."""
+        return False
+
+    def start(self, level: float) -> float:
+        """The standard deviation of the noise that sampling starts from, at the first level."""
+        return level
 
     @abstractmethod
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         """How often each step that starts from these levels evaluates D."""
 
-    def plan(self, info: StepInfo) -> StepInfo:
-        """The step as it is really made: `sigma` raised, if noise is added first."""
+    def plan(self, info: StepInfo, levels: Sequence[float]) -> StepInfo:
+        """The step as it is really made: `sigma` raised, if noise is added first. levels: that all steps start from."""
         return info
 
     @abstractmethod
@@ -93,16 +138,20 @@ def planned(sampler: Sampler, levels: Sequence[float]) -> list[StepInfo]:
     """The steps that start from these falling levels, as the sampler makes them; the last one leads to 0."""
     ends = [*levels[1:], 0.0]
     steps = enumerate(zip(levels, ends, strict=True))
-    return [sampler.plan(StepInfo(index, len(levels), level, level, end)) for index, (level, end) in steps]
+    return [sampler.plan(StepInfo(index, len(levels), level, level, end), levels) for index, (level, end) in steps]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W]."""
+    """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W].
+
+    mix: of the main network's `Prediction`.
+    """
 
     x: "Tensor"
     main: "Tensor"
     push: "Tensor"
+    mix: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +175,9 @@ class Weight(Spec):
     def check(self) -> None:
         if not math.isfinite(self.w):
             raise ValueError(f"guidance weight {self.w:g}: must be a finite number (1 = off)")
+
+    def check_use(self, sampler: Sampler, reference: "Reference") -> None:
+        """ValueError if this weight makes no sense with the sampler or the reference."""
 
     @abstractmethod
     def off(self, step: StepInfo) -> bool:
@@ -160,11 +212,18 @@ class Call(Protocol):
     labels: "list[int] | None"  # the class of each image; None without classes
     num_classes: int
 
+    @property
+    def mix(self) -> "Tensor | None":
+        """Of the main network's prediction here."""
+
     def main(self) -> "Tensor":
         """D of the main network here; evaluated once, however often it is asked for."""
 
     def guide(self, labels: "list[int] | None") -> "Tensor":
         """D of the network that the guide at work names (the main one if it names none), here, for these classes."""
+
+    def log_probs(self, x: "Tensor") -> "Tensor":
+        """log p(class | x) [N, num_classes] of the classifier that the guide at work names, at this noise level."""
 
     def draw(self, purpose: str, high: int) -> list[int]:
         """An integer in [0, high) per image, by its seed and the purpose: no batch and no other draw changes it."""
@@ -175,11 +234,14 @@ class Reference(Spec):
 
     Attributes:
         of_main: Whether the main network itself may be asked.
+        of_classifier: Whether the guide names a classifier, whose gradient is the push. It moves D after the rule,
+            which mixes networks, and after the clipping.
         needs_labels: Whether it makes sense for images with classes only.
     """
 
     axis: ClassVar[str] = "reference"
     of_main: ClassVar[bool] = False
+    of_classifier: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
 
     def evaluations(self) -> int:
@@ -189,6 +251,10 @@ class Reference(Spec):
     @abstractmethod
     def denoise(self, call: Call) -> "Tensor":
         """D of the reference [N,C,H,W]."""
+
+    def push(self, call: Call) -> "Tensor":
+        """D of the main network minus D of the reference [N,C,H,W]."""
+        return call.main() - self.denoise(call)
 
 
 class Acting(Protocol):
@@ -215,12 +281,21 @@ class Rule(Spec):
 
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
         """The guided D [N,C,H,W]; guides: those that are on, one at least."""
-        main = result = call.main()
-        for guide in guides:
-            push = guide.push()
-            weight = guide.weight.at(call.step, Seen(call.x, main, push))
-            result = result + (weight - 1) * self.shape(push, call)
-        return result
+        return moved(call.main(), call, guides, self.shape)
+
+
+def moved(
+    denoised: "Tensor",
+    call: Call,
+    guides: Sequence[Acting],
+    shape: "Callable[[Tensor, Call], Tensor]" = lambda push, call: push,
+) -> "Tensor":
+    """D [N,C,H,W] moved along the push of every guide, by w - 1 times its shape."""
+    for guide in guides:
+        push = guide.push()
+        weight = guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix))
+        denoised = denoised + (weight - 1) * shape(push, call)
+    return denoised
 
 
 def constant(w: float) -> Weight:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, planned
@@ -123,13 +123,31 @@ class Guide:
 
     def __post_init__(self) -> None:
         if self.net is None and not self.reference.of_main:
-            raise ValueError(f"the reference '{self.reference}' asks another network: name it (--gnet)")
+            asked, option = ("a classifier", "--classifier") if self.of_classifier else ("another network", "--gnet")
+            raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({option})")
 
     @property
     def name(self) -> str:
         """Of the network that is asked, and how, if not as usual."""
         asked = "the main network" if self.net is None else self.net.name
+        if self.of_classifier:
+            return f"classifier {asked}"
         return asked if self.reference == _network() else f"{asked} ({self.reference})"
+
+    @property
+    def strength(self) -> str:
+        """How far D is moved: "w = 1.5 (cosine)", of a classifier "scale 0.5"."""
+        number = f"scale {self.weight.w - 1:g}" if self.of_classifier else f"w = {self.weight.w:g}"
+        return number + (f" ({self.weight.schedule})" if self.weight.schedule else "")
+
+    @property
+    def of_classifier(self) -> bool:
+        """Whether `net` is a classifier."""
+        return self.reference.of_classifier
+
+    def role(self, number: int) -> str:
+        """What its network is called, as guide `number`, where evaluations are counted."""
+        return f"classifier {number}" if self.of_classifier else f"guide {number}"
 
     @property
     def off(self) -> bool:
@@ -177,7 +195,7 @@ class Recipe:
 
     net: NetworkRef
     guides: tuple[Guide, ...] = ()
-    num_steps: int = 32
+    num_steps: int = cast(int, None)  # None = as many as the schedule has of its own, or 32
     sampler: Sampler = field(default_factory=lambda: Sampler.parse("heun"))
     schedule: Schedule = field(default_factory=lambda: Schedule.parse("edm"))
     rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
@@ -188,6 +206,8 @@ class Recipe:
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
 
     def __post_init__(self) -> None:
+        if self.num_steps is None:
+            object.__setattr__(self, "num_steps", self.schedule.num_steps or 32)
         if isinstance(self.labels, str):
             known = self.labels in ("random", "balanced", "none")
         else:
@@ -197,6 +217,7 @@ class Recipe:
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
+            guide.weight.check_use(self.sampler, guide.reference)
             interval = guide.interval
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
                 steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
@@ -253,7 +274,7 @@ class Recipe:
     def effective(self) -> "Recipe":
         """The same images by the shortest recipe: intervals as steps, without guides that are off, or a rule for none.
 
-        An interval of all steps is none.
+        An interval of all steps is none. A rule is of networks: classifiers alone need none.
         """
         resolved, _ = self.resolved()
         everywhere = StepInterval(0, self.num_steps - 1)
@@ -262,16 +283,18 @@ class Recipe:
             for guide in resolved.guides
             if not guide.off
         )
-        return replace(resolved, guides=guides, rule=self.rule if guides else Rule.parse("linear"))
+        ruled = any(not guide.of_classifier for guide in guides)
+        return replace(resolved, guides=guides, rule=self.rule if ruled else Rule.parse("linear"))
 
     def steps(self) -> list[StepInfo]:
         """All steps, as the sampler makes them."""
         return planned(self.sampler, self.levels())
 
     def evaluations(self) -> dict[str, int]:
-        """Network evaluations that one image takes, of a resolved recipe: of "main", and of each "guide N".
+        """Network evaluations that one image takes, of a resolved recipe: of "main", each "guide N" or "classifier N".
 
-        What a reference asks of the main network counts there. A guide that is off takes 0.
+        What a reference asks of the main network counts there. A guide that is off takes 0. A classifier's are with
+        their gradient.
         """
         steps, calls = self.steps(), self.sampler.evaluations(self.levels())
         counts = {"main": sum(calls)}
@@ -279,7 +302,7 @@ class Recipe:
             asked = guide.reference.evaluations() * sum(
                 count for step, count in zip(steps, calls, strict=True) if guide.on(step)
             )
-            name = "main" if guide.net is None else f"guide {number}"
+            name = "main" if guide.net is None else guide.role(number)
             counts[name] = counts.get(name, 0) + asked
         return counts
 

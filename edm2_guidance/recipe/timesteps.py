@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import cache
 from typing import Literal
 
@@ -31,3 +32,36 @@ def _betas(betas: Betas) -> list[float]:
         return math.cos((t / NUM_TIMESTEPS + 0.008) / 1.008 * math.pi / 2) ** 2
 
     return [min(1 - kept(t + 1) / kept(t), 0.999) for t in range(NUM_TIMESTEPS)]
+
+
+def kept_timesteps(steps: str) -> list[int]:
+    """The timesteps, rising, that a step list keeps of the 1000: "ddim25", "250" or "100+50+40+30+30".
+
+    `ddimN` takes every so manieth; numbers are how many to take of as many equal sections, both ends among them.
+    ValueError for any other text, and for more than there are.
+    """
+    if strided := re.fullmatch(r"ddim([1-9][0-9]{0,3})", steps):
+        return _strided(int(strided[1]))
+    if not re.fullmatch(r"[1-9][0-9]{0,3}(\+[1-9][0-9]{0,3}){0,999}", steps):
+        raise ValueError(f"steps={steps}: give a number, several joined by + for equal sections, or ddimN for a stride")
+    counts = [int(count) for count in steps.split("+")]
+    size, longer = divmod(NUM_TIMESTEPS, len(counts))
+    kept, start = [], 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        if count > length:
+            raise ValueError(f"steps={steps}: a section of {length} timesteps holds no {count}")
+        stride, offset = (length - 1) / (count - 1) if count > 1 else 1.0, 0.0
+        for _ in range(count):
+            kept.append(start + round(offset))  # halves to even, and the sum carried along, as published
+            offset += stride
+        start += length
+    return kept
+
+
+def _strided(count: int) -> list[int]:
+    for stride in range(1, NUM_TIMESTEPS + 1):
+        found = range(0, NUM_TIMESTEPS, stride)
+        if len(found) == count:
+            return list(found)
+    raise ValueError(f"steps=ddim{count}: no whole stride takes {count} of {NUM_TIMESTEPS} timesteps")

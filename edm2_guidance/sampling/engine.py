@@ -22,7 +22,7 @@ def trajectory(
     noise [N,C,H,W]: unit normal, in the precision that the state is kept in. steps: as `Recipe.steps`
     makes them. at: as `guided` makes it. `randn_like` draws what a sampler adds.
     """
-    x = noise * steps[0].level
+    x = noise * sampler.start(steps[0].level)
     past: deque[Step] = deque(maxlen=sampler.memory)
     for info in steps:
         step = sampler.step(x, info, at(info), randn_like, past)

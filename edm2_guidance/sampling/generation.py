@@ -13,6 +13,7 @@ from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.models import open_model
 from edm2_guidance.models.base import Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
+from edm2_guidance.recipe.parts import Prediction
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
@@ -277,8 +278,8 @@ def _bound(model: Model, device: torch.device) -> Network:
     def conditions(labels: tuple[int, ...] | None) -> Any:
         return model.conditions(None if labels is None else list(labels), device)
 
-    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Tensor:
-        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels))).denoised
+    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Prediction:
+        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels)))
 
     return call
 

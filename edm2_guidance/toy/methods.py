@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from edm2_guidance.recipe.parts import Prediction, Schedule, constant, planned
 from edm2_guidance.recipe.parts import Sampler as Solver
-from edm2_guidance.recipe.parts import Schedule, constant, planned
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, StepInterval
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
@@ -50,8 +50,8 @@ def guided(main: Denoiser, guide: tuple[Denoiser, float] | None = None, steps: S
     if guide is not None:
         denoiser, weight = guide
         spec = Guide(NetworkRef("guide"), constant(weight), steps)
-        guides.append((spec, lambda x, sigma, labels: denoiser(x, sigma)))
-    return _guided(lambda x, sigma, labels: main(x, sigma), guides)
+        guides.append((spec, lambda x, sigma, labels: Prediction(denoiser(x, sigma))))
+    return _guided(lambda x, sigma, labels: Prediction(main(x, sigma)), guides)
 
 
 def truth() -> Mixture:

@@ -1,21 +1,25 @@
 """The guided denoiser of a batch: main network, guides and rule put together.
 
 Convention, as in the papers: D = D_guide + w * (D_main - D_guide), so w = 1 is off and w > 1 extrapolates. A limited
-interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated.
+interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated. With
+classifiers, D = clip(rule(D_main, networks)) + sum (w - 1) sigma^2 grad log p, where clip is of some samplers only.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Denoise, Rule, StepInfo, Weight
+from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, StepInfo, Weight, moved
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.seeds import Draws
 
 # x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision.
-Network = Callable[[Tensor, Tensor, list[int] | None], Tensor]
+Network = Callable[[Tensor, Tensor, list[int] | None], Prediction]
+# x [N,C,H,W], sigma [] in the precision of x -> log p(class | x) [N, num_classes], differentiable in x.
+LogProbs = Callable[[Tensor, Tensor], Tensor]
 # A planned step -> the denoiser for the whole of it, predictor and corrector alike.
 DenoiseAt = Callable[[StepInfo], Denoise]
 
@@ -31,24 +35,50 @@ class Batch:
 
 def guided(
     main: Network,
-    guides: Sequence[tuple[Guide, Network | None]] = (),
+    guides: Sequence[tuple[Guide, Network | LogProbs | None]] = (),
     rule: Rule | None = None,
     batch: Batch | None = None,
+    *,
+    clip: bool = False,
 ) -> DenoiseAt:
-    """The denoiser of every step. guides: of a resolved recipe, each with its network (None = the main one)."""
+    """The denoiser of every step.
+
+    guides: of a resolved recipe, each with its network or classifier (None = the main network). clip: D of the networks
+    is held within [-1, 1], before classifiers move it (arXiv 2105.05233).
+    """
     rule = Rule.parse("linear") if rule is None else rule
     batch = Batch() if batch is None else batch
 
     def at(step: StepInfo) -> Denoise:
         active = [(guide, main if network is None else network) for guide, network in guides if guide.on(step)]
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            call = _Call(x, sigma, step, batch, main)
-            return rule.denoise(call, [_Acting(call, *each) for each in active]) if active else call.main()
-
-        return denoise
+        return _Guided(step, main, active, rule, batch, clip)
 
     return at
+
+
+@dataclass(frozen=True)
+class _Guided:
+    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on."""
+
+    step: StepInfo
+    main: Network
+    guides: list[tuple[Guide, Network | LogProbs]]
+    rule: Rule
+    batch: Batch
+    clip: bool
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.predict(x, sigma).denoised
+
+    def predict(self, x: Tensor, sigma: float) -> Prediction:
+        call = _Call(x, sigma, self.step, self.batch, self.main)
+        acting = [_Acting(call, *each) for each in self.guides]
+        networks = [each for each in acting if not each.guide.of_classifier]
+        denoised = self.rule.denoise(call, networks) if networks else call.main()
+        if self.clip:
+            denoised = denoised.clamp(-1, 1)
+        classifiers = [each for each in acting if each.guide.of_classifier]
+        return Prediction(moved(denoised, call, classifiers), call.mix)
 
 
 class _Call:
@@ -57,19 +87,33 @@ class _Call:
     def __init__(self, x: Tensor, sigma: float, step: StepInfo, batch: Batch, main: Network) -> None:
         self.x, self.sigma, self.step, self.batch = x, sigma, step, batch
         self.labels, self.num_classes = batch.labels, batch.num_classes
-        self._asked = self._network = main
-        self._main: Tensor | None = None
+        self._network = main
+        self._asked: Callable[..., Any] = main  # the network or classifier of the guide at work
+        self._prediction: Prediction | None = None
+
+    def _predicted(self) -> Prediction:
+        if self._prediction is None:
+            self._prediction = self._network(self.x, self.x.new_tensor(self.sigma), self.labels)
+        return self._prediction
 
     def main(self) -> Tensor:
-        if self._main is None:
-            self._main = self._network(self.x, self.x.new_tensor(self.sigma), self.labels)
-        return self._main
+        return self._predicted().denoised
+
+    @property
+    def mix(self) -> Tensor | None:
+        return self._predicted().mix
 
     def guide(self, labels: list[int] | None) -> Tensor:
-        return self._asked(self.x, self.x.new_tensor(self.sigma), labels)
+        denoised: Tensor = self._asked(self.x, self.x.new_tensor(self.sigma), labels).denoised
+        return denoised
 
-    def asking(self, network: Network) -> "_Call":
-        """The same call, whose guide is this network."""
+    def log_probs(self, x: Tensor) -> Tensor:
+        made: Tensor = self._asked(x, x.new_tensor(self.sigma))
+        return made
+
+    def asking(self, network: Callable[..., Any]) -> "_Call":
+        """The same call, whose guide is this network or classifier."""
+        self._predicted()  # once, for this call and all its copies
         other = copy.copy(self)
         other._asked = network
         return other
@@ -80,28 +124,27 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Acting:
-    """A guide that is on in a call, with the network that its reference asks."""
+    """A guide that is on in a call, with the network or classifier that its reference asks."""
 
     call: _Call
     guide: Guide
-    network: Network
+    network: Network | LogProbs
 
     @property
     def weight(self) -> Weight:
         return self.guide.weight
 
     def push(self) -> Tensor:
-        main = self.call.main()
-        return main - self.guide.reference.denoise(self.call.asking(self.network))
+        return self.guide.reference.push(self.call.asking(self.network))
 
 
 class Counted:
-    """A network that counts its evaluations, in images (a batch of N counts N)."""
+    """A network or classifier that counts its evaluations, in images (a batch of N counts N)."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Callable[..., Any]) -> None:
         self.network = network
         self.evaluations = 0
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: list[int] | None) -> Tensor:
+    def __call__(self, x: Tensor, *rest: Any) -> Any:
         self.evaluations += x.shape[0]
-        return self.network(x, sigma, labels)
+        return self.network(x, *rest)

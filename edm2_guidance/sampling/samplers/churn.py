@@ -1,6 +1,7 @@
 """Fresh noise before a step: what EDM's stochastic samplers share (arXiv 2206.00364, Algorithm 2)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ class Churned(Sampler):
         if not 0 <= self.S_min <= self.S_max:
             raise ValueError(f"S_min {self.S_min:g}, S_max {self.S_max:g}: need 0 <= S_min <= S_max")
 
-    def plan(self, info: StepInfo) -> StepInfo:
+    def plan(self, info: StepInfo, levels: Sequence[float]) -> StepInfo:
         if self.S_churn == 0 or not self.S_min <= info.level <= self.S_max:
             return info
         return replace(info, sigma=info.level * (1 + min(self.S_churn / info.num_steps, math.sqrt(2) - 1)))

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from edm2_guidance.commands import generate_images
-from edm2_guidance.recipe.parts import Reference, StepInfo, constant
+from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
@@ -19,7 +19,7 @@ STEP = StepInfo(0, 1, 1.0, 1.0, 0.0)
 
 def by_class(x, sigma, labels):
     """A network whose D is the class, everywhere."""
-    return torch.tensor(labels, dtype=x.dtype)[:, None].expand_as(x)
+    return Prediction(torch.tensor(labels, dtype=x.dtype)[:, None].expand_as(x))
 
 
 def classes_of(seeds, calls, high=1000):

@@ -1,0 +1,32 @@
+"""DDIM, between the deterministic and the ancestral sampler."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edm2_guidance.recipe.parts import Denoise, RandnLike, Step, StepInfo
+from edm2_guidance.recipe.spec import option
+from edm2_guidance.sampling.samplers.discrete import Discrete
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DDIM(Discrete):
+    """DDIM: eta = 0 is Euler's method, eta = 1 has the noise of ancestral sampling with the posterior's variance."""
+
+    kind: ClassVar[str] = "ddim"
+    source: ClassVar[str] = "arXiv 2010.02502, Eqs. 12 and 16"
+
+    eta: float = option(0.0, "Share of the ancestral sampler's noise, in standard deviations", low=0, high=1)
+
+    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
+        sigma, after = info.sigma, info.sigma_next
+        denoised = denoise(x, sigma)
+        variance = self.eta**2 * (1 - (after / sigma) ** 2) * after**2
+        x_next = denoised + math.sqrt(after**2 - variance) / sigma * (x - denoised)
+        if variance > 0:
+            x_next = x_next + math.sqrt(variance) * randn_like(x)
+        return Step(info, x, denoised, x_next)
