@@ -52,7 +52,8 @@ class AdmModel(Model):
         if self.arch.float16 and device.type == "cuda":
             self.net.use_float16()
         self.precision = str(self.net.dtype).split(".")[-1]
-        self._clock = Clock(self.arch.betas, device)
+        self.betas = self.arch.betas
+        self._clock = Clock(self.betas, device)
 
     def load_decoder(self, *, offline: bool = False) -> None:
         self.identity["encoder"] = {"class": "TruncatedRGB"}

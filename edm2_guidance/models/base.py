@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edm2_guidance.recipe.parts import Prediction
+from edm2_guidance.recipe.timesteps import Betas
 from training.encoders import StandardRGBEncoder
 
 __all__ = ["Classifier", "Model", "Prediction"]
@@ -29,6 +30,7 @@ class Model(ABC):
         precision: In which its activations are computed, a name of a torch dtype.
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
+        betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
 
     source: str
@@ -42,6 +44,7 @@ class Model(ABC):
     precision: str = "float32"
     num_parameters: int = 0
     decoder_batch: int | None = None
+    betas: Betas | None = None
 
     def load_decoder(self, *, offline: bool = False) -> None:
         """Load what decoding needs; of guides it is never asked. offline: ask no server.

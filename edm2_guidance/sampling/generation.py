@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from edm2_guidance.images.batch import ImageBatch
-from edm2_guidance.models import open_model
-from edm2_guidance.models.base import Model
+from edm2_guidance.models import open_classifier, open_model
+from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.parts import Prediction
 from edm2_guidance.recipe.recipe import ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.guidance.guided import Batch, Counted, Network, guided
+from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
@@ -26,18 +26,19 @@ BEYOND = 1000.0  # no pixel or latent comes near it
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def check_guide(main: Model, guide: Model) -> None:
-    """ValueError unless the guide can stand beside the main network: same images, of the same small ones if of any."""
-    if guide.low_res_size not in (0, main.low_res_size):
+def check_guide(main: Model, guide: Model | Classifier) -> None:
+    """ValueError unless the guide or classifier can stand beside the main network: same images, small ones too."""
+    if isinstance(guide, Model) and guide.low_res_size not in (0, main.low_res_size):
         raise ValueError(
             f"the guide {guide.source} enlarges images of {guide.low_res_size}x{guide.low_res_size}, which the main "
             f"network {main.source} does not: take another guide"
         )
+    role = "classifier" if isinstance(guide, Classifier) else "guide"
     for word, axis in (("resolution", -1), ("channels", 0)):
         if guide.shape[axis] != main.shape[axis]:
             raise ValueError(
-                f"the guide {guide.source} has {word} {guide.shape[axis]}, the main network {main.source} "
-                f"{main.shape[axis]}: take a guide trained on the same images"
+                f"the {role} {guide.source} has {word} {guide.shape[axis]}, the main network {main.source} "
+                f"{main.shape[axis]}: take a {role} trained on the same images"
             )
 
 
@@ -89,7 +90,7 @@ class Generation:
 
     recipe: Recipe
     main: Model
-    guides: tuple[Model | None, ...]  # None where the main network is asked
+    guides: tuple[Model | Classifier | None, ...]  # None where the main network is asked
     device: torch.device
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
     memory: Memory = field(default_factory=Memory, compare=False)
@@ -110,21 +111,26 @@ class Generation:
         return _labelled(self.main, [guide for guide in self.guides if guide is not None]).num_classes
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether its images are of their labels: of the main network's classes, or of a classifier's that guides."""
+        return self.main.num_classes > 0 or any(guide.of_classifier and not guide.off for guide in self.recipe.guides)
+
+    @property
     def image_classes(self) -> int:
         """As `Base`; guides alone may know classes that the images do not have."""
         if self.base is not None:
             return self.base.image_classes
-        return 0 if self.recipe.labels == "none" else self.main.num_classes
+        return self.num_classes if self.knows_classes and self.recipe.labels != "none" else 0
 
     @property
     def label_rule(self) -> LabelRule:
         """As `Base`."""
         return self.recipe.labels
 
-    def networks(self) -> dict[str, Model]:
+    def networks(self) -> dict[str, Model | Classifier]:
         """What is evaluated, by the names of `evaluations_per_image`."""
-        guides = {f"guide {number}": model for number, model in enumerate(self.guides, start=1) if model is not None}
-        return {"main": self.main, **guides}
+        guides = enumerate(zip(self.recipe.guides, self.guides, strict=True), start=1)
+        return {"main": self.main, **{spec.role(n): model for n, (spec, model) in guides if model is not None}}
 
     def set_decoder_batch(self, batch: int) -> None:
         """Decode at most this many images at a time, if the decoder is a network (it needs far more memory)."""
@@ -177,13 +183,18 @@ class Generation:
         return torch.cat(parts), limit
 
 
+def open_network(source: str, *, classifier: bool = False, **how: Any) -> Model | Classifier:
+    """`open_model`, or `open_classifier`."""
+    return open_classifier(source, **how) if classifier else open_model(source, **how)
+
+
 def open_recipe(
     recipe: Recipe,
     device: str = "auto",
     *,
     trust_pickle: bool = False,
     offline: bool = False,
-    load: Callable[..., Model] = open_model,
+    load: Callable[..., Any] = open_network,
     memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
     stored: Callable[[str], StoredBase] = StoredBase,
 ) -> Generation:
@@ -197,15 +208,13 @@ def open_recipe(
     recipe, notes = recipe.resolved()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
-    models: dict[str, Model] = {}
 
-    def opened(source: str) -> Model:
-        if source not in models:
-            models[source] = load(source, device=target, trust_pickle=trust_pickle, offline=offline)
-        return models[source]
+    @functools.cache
+    def opened(source: str, classifier: bool = False) -> Any:
+        return load(source, classifier=classifier, device=target, trust_pickle=trust_pickle, offline=offline)
 
-    main = opened(recipe.net.source)
-    guides = tuple(None if spec.net is None else opened(spec.net.source) for spec in recipe.guides)
+    main: Model = opened(recipe.net.source)
+    guides = tuple(None if spec.net is None else opened(spec.net.source, spec.of_classifier) for spec in recipe.guides)
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)
@@ -223,6 +232,7 @@ def open_recipe(
     if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
     main.load_decoder(offline=offline)
+    _check_sampling(recipe, main, notes)
     recipe = replace(
         recipe,
         base=None if base is None else base.recipe,
@@ -246,9 +256,7 @@ def opener(
     What memory held of networks is remembered for others that are as large.
     """
 
-    @functools.lru_cache(maxsize=4)  # a search over EMA lengths opens a hundred
-    def load(source: str, device: torch.device, trust_pickle: bool, offline: bool) -> Model:
-        return open_model(source, device=device, trust_pickle=trust_pickle, offline=offline)
+    load = functools.lru_cache(maxsize=4)(open_network)  # a search over EMA lengths opens a hundred
 
     @functools.cache
     def memory(sizes: tuple[int, ...]) -> Memory:
@@ -327,7 +335,7 @@ def sample(
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
     small: what `generation.base` made of these seeds, with the classes. Without, the class is None if the main network
-    knows none, whatever its guides were told.
+    knows none, whatever its guides were told, unless a classifier guides it.
     Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite,
     a warning if it is far from any image.
     """
@@ -342,8 +350,9 @@ def sample(
         streams, noise, _ = seeding.start(of_seeds, main.shape, 0, "none", device=recipe.noise_device)
         labels = None if small.labels is None or recipe.labels == "none" else list(small.labels)
     counted = {name: Counted(_bound(model, device, low_res)) for name, model in generation.networks().items()}
-    guides = [(guide, counted.get(f"guide {number}")) for number, guide in enumerate(recipe.guides, start=1)]
-    at = guided(counted["main"], guides, recipe.rule, Batch(labels, num_classes, seeding.Draws(of_seeds)))
+    guides = [(guide, counted.get(guide.role(number))) for number, guide in enumerate(recipe.guides, start=1)]
+    batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
+    at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips)
     noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # noqa: B007
         pass  # one step in memory at a time
@@ -363,14 +372,16 @@ def sample(
             RuntimeWarning,
             stacklevel=2,
         )
-    return last.x, labels if main.num_classes > 0 or small is not None else None
+    return last.x, labels if generation.knows_classes or small is not None else None
 
 
-def _bound(model: Model, device: torch.device, low_res: Tensor | None) -> Network:
-    """A model as guidance calls it; classes are embedded once, as long as they are the same.
+def _bound(model: Model | Classifier, device: torch.device, low_res: Tensor | None) -> Network | LogProbs:
+    """A model or classifier as guidance calls it; classes are embedded once, as long as they are the same.
 
     low_res: small images, uint8 [N,3,h,w], which guides need not take.
     """
+    if isinstance(model, Classifier):
+        return model.log_probs
     also = () if model.low_res_size == 0 else (low_res,)
 
     @functools.lru_cache(maxsize=2)
@@ -383,11 +394,11 @@ def _bound(model: Model, device: torch.device, low_res: Tensor | None) -> Networ
     return call
 
 
-def _ref(model: Model) -> NetworkRef:
+def _ref(model: Model | Classifier) -> NetworkRef:
     return NetworkRef(model.source, model.identity["sha256"])
 
 
-def _labelled(main: Model, guides: Sequence[Model]) -> Model:
+def _labelled(main: Model, guides: Sequence[Model | Classifier]) -> Model | Classifier:
     """The network whose classes the labels are of: the main one, or, if it knows none, a guide that does.
 
     ValueError if networks that know classes differ in them.
@@ -426,7 +437,7 @@ def _opened_base(
     return opened
 
 
-def _with_labels_of(base: Base, recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:
+def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
     """The recipe, with the classes of the images that it enlarges.
 
     labelled: the network whose classes the labels are of. A class for all may be given to stored images without.
@@ -449,7 +460,7 @@ def _with_labels_of(base: Base, recipe: Recipe, labelled: Model, notes: list[str
     return recipe if recipe.labels == "none" else replace(recipe, labels=base.label_rule)
 
 
-def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> Recipe:
+def _with_checked_labels(recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
     """The recipe, its label rule 'none' if there are no classes, a class given by name as its index.
 
     ValueError for a class that the network lacks. Adds to `notes` what may be taken for another class.
@@ -470,7 +481,7 @@ def _with_checked_labels(recipe: Recipe, labelled: Model, notes: list[str]) -> R
     return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _check_references(recipe: Recipe, main: Model, models: Sequence[Model | None]) -> None:
+def _check_references(recipe: Recipe, main: Model, models: Sequence[Model | Classifier | None]) -> None:
     """ValueError for a reference that needs classes, of a network that knows none."""
     for guide, model in zip(recipe.guides, models, strict=True):
         asked = main if model is None else model
@@ -482,8 +493,11 @@ def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
     """The recipe of an unconditional main network with a conditional guide, and a note.
 
     As in EDM2, no labels are drawn, and the guide runs without one; a class, or balanced ones, that are asked for
-    are the guide's.
+    are the guide's. For a classifier they are drawn: its images are of them.
     """
+    if any(guide.of_classifier and not guide.off for guide in recipe.guides):
+        notes.append("the main network is unconditional: the classes are the classifier's")
+        return recipe
     if recipe.labels == "random":
         notes.append("the main network is unconditional: its guide runs without a class, as in EDM2, unless --class=N")
         return replace(recipe, labels="none")
@@ -493,3 +507,15 @@ def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
 
 def _is_index(label: int | ClassName, classes: int) -> bool:
     return isinstance(label, int) and 0 <= label < classes
+
+
+def _check_sampling(recipe: Recipe, main: Model, notes: list[str]) -> None:
+    """ValueError for latents that the sampler would clip to the range of pixels. Notes a schedule of other networks."""
+    if recipe.sampler.clips and main.shape != (3, main.image_size, main.image_size):
+        raise ValueError(
+            f"the sampler {recipe.sampler} clips to the range of pixels, and {main.source} denoises latents: add "
+            f"clip=false to it, --sampler={recipe.sampler}:clip=false"
+        )
+    betas = getattr(recipe.schedule, "betas", None)
+    if betas is not None and main.betas not in (None, betas):
+        notes.append(f"{main.source} was trained on {main.betas} betas, and the schedule has {betas} ones")
