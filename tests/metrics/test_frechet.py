@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 from edm2_guidance.metrics.measures import gaussians
-from edm2_guidance.metrics.measures.gaussians import factorize, frechet_distance
+from edm2_guidance.metrics.measures.gaussians import distance_and_influence, factorize, frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -150,6 +150,24 @@ def test_eigenvalues_that_lost_digits_are_refused(monkeypatch: pytest.MonkeyPatc
     right, solve = by_matrix_root(a, b), torch.linalg.eigvalsh
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: solve(matrix) + 1e-9 * matrix.abs().max())
     assert frechet_distance(a, b) == pytest.approx(right, rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [300, 20])
+def test_the_distance_beside_its_influences_is_the_same(count: int) -> None:
+    """Influences against the distance's slope where one image weighs more; of 20 images, the covariance is singular."""
+    x, reference = random_features(count, 24, 16), factorize(moments_of(random_features(200, 24, 17)))
+    value, influences = distance_and_influence(moments_of(x), reference)
+    assert value == pytest.approx(frechet_distance(moments_of(x), reference), rel=1e-10)
+
+    def weighted(first: float) -> float:
+        weights = np.ones(count)
+        weights[0] += first
+        mean, cov = np.average(x, axis=0, weights=weights), np.cov(x, rowvar=False, aweights=weights, ddof=0)
+        return frechet_distance(gaussian(mean.tolist(), cov * count / (count - 1)), reference)
+
+    slope = (weighted(1e-4) - weighted(-1e-4)) / 2e-4 * count
+    # Where images weigh unequally, n - 1 stands for nothing: a share 1 / n of what adds up remains.
+    assert float(influences[0] - influences.mean()) == pytest.approx(slope, abs=3 / count * float(influences.std()))
 
 
 def test_badly_scaled_features_keep_their_digits() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edm2_guidance.metrics.measures import neighbours
+from edm2_guidance.metrics.measures.base import groups
 from edm2_guidance.metrics.measures.neighbours import Balls, Neighbours, blocks, nearest
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 
@@ -102,6 +103,25 @@ def test_counts_of_all_that_is_asked_come_from_one_pass(monkeypatch: pytest.Monk
         np.testing.assert_array_equal(count(images).by_image, inside.sum(axis=1))
         np.testing.assert_array_equal(count(images).by_reference, inside.sum(axis=0))
     assert len(passes) == 3, "the radii of either set, and the pairs"
+
+
+@pytest.mark.parametrize("name", ["gaussian", "ties", "duplicates"])
+def test_counts_without_each_group(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As if the images of the group had never been there: radii around the others are found anew."""
+    ours, theirs = SETS[name]
+    monkeypatch.setattr(neighbours, "_BLOCK", 1 << 10)
+    asked = [Balls("reference", 3, False), Balls("images", 3, True), Balls("images", 1, False)]
+    counts = [Neighbours.of(reference).ask(balls) for reference in [kept(theirs)] for balls in asked]
+    images, group_of = kept(ours), groups(len(ours))
+    for balls, count in zip(asked, counts, strict=True):
+        for group, found in enumerate(count(images).without):
+            left = ours[group_of != group]
+            around = theirs if balls.around == "reference" else left
+            radii = slow_radii(around, balls.k)
+            radii = radii[None] if balls.around == "reference" else radii[:, None]
+            squared = squared_distances(left, theirs)
+            inside = squared <= radii if balls.closed else squared < radii
+            np.testing.assert_array_equal(found, inside.sum(axis=0))
 
 
 @pytest.mark.parametrize("count", [101, 100])

@@ -106,7 +106,8 @@ class _Products:
         import torch
 
         self.points, self.others = points, others
-        self.centre = others.mean(dim=0, dtype=torch.float64)
+        pieces = others.split(_ROWS)  # torch makes float64 of all that it is given at once
+        self.centre = torch.stack([piece.sum(dim=0, dtype=torch.float64) for piece in pieces]).sum(dim=0) / len(others)
         ends = [end.double() - self.centre for rows in (points, others) for end in (rows.amax(dim=0), rows.amin(dim=0))]
         widest = max(float(end.abs().max()) for end in ends) * len(self.centre) ** 0.5
         self.scale = 2.0 ** math.frexp(widest)[1]
