@@ -11,7 +11,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -197,9 +197,10 @@ def _config(text: str | None) -> dict[str, Any]:
 
 
 def _architecture(entry: Any) -> Architecture:
-    """Of the fields that a file gives. ValueError for any that no network has."""
+    """Of the fields that a file gives, which may be older than some with a default. ValueError for what none has."""
     hints = get_type_hints(Architecture)
-    if not isinstance(entry, dict) or entry.keys() != hints.keys():
+    required = {field.name for field in fields(Architecture) if field.default is MISSING}
+    if not isinstance(entry, dict) or not required <= entry.keys() <= hints.keys():
         raise ValueError("its metadata do not give the fields of an architecture")
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     for name, value in given.items():

@@ -346,6 +346,18 @@ def test_our_own_files_are_read_as_strictly(files, tmp_path, field, value, says)
         open_model(tmp_path / "net.safetensors")
 
 
+def test_our_own_files_may_lack_what_has_a_default(files, tmp_path):
+    state, said = load_file(files["unet_legacy"]), asdict(TINY)
+    for name, known in (("float16", True), ("role", False)):
+        config = {"version": 1, "architecture": {k: v for k, v in said.items() if k != name}, "class_names": None}
+        save_file(state, tmp_path / "net.safetensors", {adm_files.CONFIG_KEY: json.dumps(config)})
+        if known:
+            assert load_adm(str(tmp_path / "net.safetensors")).net.arch == TINY
+            continue
+        with pytest.raises(ValueError, match="do not give the fields of an architecture"):
+            load_adm(str(tmp_path / "net.safetensors"))
+
+
 def test_safetensors_of_other_kinds_go_to_edm2(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="edm2_network"):

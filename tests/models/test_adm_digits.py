@@ -12,10 +12,11 @@ from torch.distributions import Normal, kl_divergence
 
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.pretrained import train_adm, train_classifier
-from edm2_guidance.recipe.timesteps import alphas_bar
+from edm2_guidance.recipe.timesteps import alphas_bar, noise_levels
 from tests.pictures import encoded
 
 DATA = Path(__file__).parents[1] / "data"
+PRETRAINED = Path(__file__).parents[2] / "edm2_guidance" / "pretrained"
 EVERY = torch.tensor([1.0, *alphas_bar("linear")], dtype=torch.float64)
 
 
@@ -80,3 +81,27 @@ def test_training_scripts_reproduce_their_bytes(script, opener, digit_zip, tmp_p
         assert result.exit_code == 0, result.output
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
     assert opener(files[0]).class_names == tuple("0123456789")
+
+
+def test_the_classifier_that_ships_knows_noisy_digits(digits):
+    """As the README says, of digits it has never seen; of noise alone it knows nothing. One step along its gradient
+    makes every class more probable."""
+    classifier = open_classifier("mnist16-classifier")
+    images, classes = digits[0] / 127.5 - 1, digits[1].long()
+    draw = torch.Generator().manual_seed(0)
+    right = {}
+    for t in (0, 250, 999):
+        sigma = torch.tensor(noise_levels("linear")[t])
+        x = images + sigma * torch.randn(images.shape, generator=draw)
+        log_probs = classifier.log_probs(x, sigma)
+        right[t] = float((log_probs.argmax(dim=1) == classes).double().mean())
+    assert right[0] > 0.97
+    assert right[250] > 0.9
+    assert right[999] < 0.25
+    x, sigma, wanted = torch.randn(10, 3, 16, 16, generator=draw) * 2, torch.tensor(2.0), torch.arange(10)
+    x.requires_grad_()
+    before = classifier.log_probs(x, sigma)[wanted, wanted]
+    (slope,) = torch.autograd.grad(before.sum(), x)
+    after = classifier.log_probs(x + 0.5 * sigma**2 * slope, sigma)[wanted, wanted]
+    assert bool((after > before).all())
+    assert (PRETRAINED / "mnist16-classifier.safetensors").stat().st_size < 1_000_000
