@@ -18,6 +18,7 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import open_statistics
 from tests.digits_network import save_digits_network
 from tests.pictures import encoded
+from tests.words import last_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "edm2_guidance" / "pretrained" / "mnist16-refs.npz"
@@ -438,9 +439,7 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     if "--ref=few.npz" in arguments:
         np.savez("few.npz", mu=np.zeros(1024), sigma=np.zeros((1024, 1024)))  # of constant features: quickly checked
-    given = {argument.partition("=")[0] for argument in arguments}
-    usual = [each for each in (f"--ref={REFERENCE}", "--metrics=fd_mnist") if each.partition("=")[0] not in given]
-    assert words in refused("calc", *usual, *arguments)
+    assert words in refused("calc", *last_of_each([f"--ref={REFERENCE}", "--metrics=fd_mnist", *arguments]))
 
 
 @pytest.mark.parametrize(

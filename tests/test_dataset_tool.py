@@ -16,6 +16,7 @@ from edm2_guidance.commands.dataset_tool import main
 from edm2_guidance.images.set_writer import latents_name, pixels_name
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.transforms import center_crop_dhariwal, stretch
+from tests.words import last_of_each
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(__file__).parents[1]
@@ -295,8 +296,7 @@ def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):
     (tmp_path / "there.zip").write_bytes(b"precious")
     before = sorted(tmp_path.rglob("*"))
     args = [arg.format(tmp=tmp_path, digits=digits) for arg in args]
-    dest = [] if any(arg.startswith("--dest=") for arg in args) else [f"--dest={tmp_path}/set.zip"]
-    result = convert(*dest, *args)
+    result = convert(*last_of_each([f"--dest={tmp_path}/set.zip", *args]))
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert message in result.stderr

@@ -20,7 +20,9 @@ from training.network_io import load_network, save_network
 @pytest.fixture
 def run(tiny_networks, tmp_path):
     def run(*args, net="cond", guide="uncond"):
-        networks = [f"--cond_pkl={tiny_networks[net]}", f"--uncond_pkl={tiny_networks[guide]}"]
+        networks = [f"--uncond_pkl={tiny_networks[guide]}"]
+        if not any(str(arg).startswith("--net=") for arg in args):
+            networks.append(f"--cond_pkl={tiny_networks[net]}")
         return CliRunner().invoke(main, [*networks, f"--results_dir={tmp_path}/results", *map(str, args)])
 
     return run

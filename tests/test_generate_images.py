@@ -12,13 +12,14 @@ from edm2_guidance.images import grid
 from edm2_guidance.sampling.generation import GeneratedImages
 from edm2_guidance.work.status import images_status
 from tests.digits_network import save_digits_network
+from tests.words import last_of_each
 
 
 @pytest.fixture
 def run(tiny_networks):
     def run(*args):
-        net = [] if any(str(arg).startswith("--net=") for arg in args) else ["--net=@cond.pkl"]
-        words = [str(arg).replace("@", str(tiny_networks["cond"].parent) + "/") for arg in [*net, *args]]
+        words = last_of_each(["--net=@cond.pkl", *args])
+        words = [word.replace("@", str(tiny_networks["cond"].parent) + "/") for word in words]
         return CliRunner().invoke(main, words)
 
     return run

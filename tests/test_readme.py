@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.toy import plots
+from tests.words import last_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -83,9 +84,9 @@ def cut(words):
     if any(word.startswith("--grid=") for word in words):
         small = [LISTS.sub(r"\1=\2", RANGES.sub(r"\1=\2", word)) for word in small]
     if words[1:3] == ["reproduce.py", "run"]:
-        return [*small, "--blocks=1"]
+        return last_of_each([*small, "--blocks=1"])
     samples = words[1].startswith("generate_") or words[1:3] == ["reproduce.py", "search"]
-    return [*small, "--steps=3"] if samples else small
+    return last_of_each([*small, "--steps=3"]) if samples else small
 
 
 @pytest.mark.first

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from edm2_guidance.commands import reconstruct_phema
+from tests.words import last_of_each
 from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
 
@@ -33,7 +34,7 @@ def run(root, tmp_path, monkeypatch):
 
     def invoke(*arguments, indir=root / "raw-snapshots/edm2-img512-xs", outdir="out"):
         words = [f"--indir={indir}", f"--outdir={outdir}", *arguments]
-        return CliRunner().invoke(reconstruct_phema.main, words)
+        return CliRunner().invoke(reconstruct_phema.main, last_of_each(words))
 
     return invoke
 

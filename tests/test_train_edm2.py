@@ -19,6 +19,7 @@ from dnnlib.filelock import exclusive
 from edm2_guidance.commands.train_edm2 import ImageCount, TrainOptions, main
 from edm2_guidance.papers.train_presets import all_train_presets
 from tests.pictures import write_set
+from tests.words import last_of_each
 from training import training_loop
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.config import TrainingConfig
@@ -49,7 +50,7 @@ def imagenet_like(tmp_path_factory):
 
 
 def run(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+    return CliRunner().invoke(main, last_of_each(args))
 
 
 # Parameters in millions: Table 2 of EDM2 (arXiv 2312.02696) for 512, Table 3 for 64.

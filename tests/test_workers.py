@@ -26,6 +26,7 @@ from edm2_guidance.work.png_output import PngOutput
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.digits_network import save_digits_network
 from tests.small import register_tiny_extractors
+from tests.words import last_of_each
 from tests.works import ELSEWHERE, Generated, Stated, held, left
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def run(monkeypatch):
             if workers > 1:
                 patch.setenv("RANK", str(worker))
                 patch.setenv("WORLD_SIZE", str(workers))
-            result = CliRunner().invoke(command, [str(arg) for arg in args])
+            result = CliRunner().invoke(command, last_of_each(args))
         assert result.exit_code == code, result.output
         return result
 

@@ -130,3 +130,16 @@ def test_a_plot_is_a_picture_with_its_curves(tmp_path):
     with pytest.raises(ValueError, match="nothing to draw"):
         draw([Panel({"cfg": {}}, "w")], "score", tmp_path / "none.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "plot.svg"]
+
+
+def test_the_highest_is_best_where_higher_is_better_and_intervals_are_bars(tmp_path):
+    values = {1.0: 0.5, 2.0: 0.9, 3.0: 0.7}
+    lines = [{**line("a", v, weight=w), "metric": "recall"} for w, v in values.items()]
+    lines[1]["interval"] = {"low": 0.8, "high": 0.95, "error": 0.04}
+    assert Scores(lines, "a", 1000).best() == {"weight": 2.0}
+    assert Scores([line("a", v, weight=w) for w, v in values.items()], "a", 1000).best() == {"weight": 1.0}
+    panel = weight_panel(lines, ["a"], 1000)
+    (known,) = panel.intervals["a"].items()
+    assert (known[0], known[1].low, known[1].high) == (2.0, pytest.approx(0.8), pytest.approx(0.95))
+    draw([panel], "recall", tmp_path / "a.svg")
+    assert "a: 0.900" in (tmp_path / "a.svg").read_text()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from edm2_guidance.commands.dataset_tool import main
 from tests.pictures import write_set
+from tests.words import last_of_each
 from training.dataset import ImageFolderDataset
 from training.encoders import StabilityVAEEncoder
 
@@ -50,7 +51,7 @@ def images(tmp_path_factory, pixels):
 
 
 def tool(command, vae, *args):
-    return CliRunner().invoke(main, [command, f"--model-url={vae}", "--device=cpu", *[str(arg) for arg in args]])
+    return CliRunner().invoke(main, last_of_each([command, f"--model-url={vae}", "--device=cpu", *args]))
 
 
 def arrays(path):
