@@ -13,6 +13,8 @@ from edm2_guidance.papers.references import REFERENCES
 _FILES = re.compile(r"PATH|DIR|FILE|ZIP|NPZ|PKL|PNG|PDF|JSON|LEDGER|SAMPLES|REFERENCE")  # in an option's metavar
 _READ = re.compile(r"URL|NPZ|SAMPLES|REFERENCE")  # of these, what may ship
 
+_SIDES = ("samples", "reference", "images", "ref", "gen_zip", "ref_path", "a", "b")
+
 
 class _Bash(BashComplete):
     def get_completion_args(self) -> tuple[list[str], str]:
@@ -24,9 +26,16 @@ class _Bash(BashComplete):
 class _File(click.types.StringParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The names of what ships that begin so; where none does, the shell's own completion of files."""
-        known = [*embedded(), *PUBLISHED, *REFERENCES] if _READ.search(param.metavar or "") and incomplete else []
+        known = _names(param) if _READ.search(param.metavar or "") and incomplete else []
         names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
         return names or [CompletionItem(incomplete, type="file")]
+
+
+def _names(param: click.Parameter) -> list[str]:
+    """Of what ships, and is published, what fits: statistics for a side of a score, else networks."""
+    if param.name in _SIDES:
+        return [*(name for name, file in embedded().items() if file.suffix == ".npz"), *REFERENCES]
+    return [*(name for name, file in embedded().items() if file.suffix == ".pkl"), *PUBLISHED]
 
 
 class _Preset(click.types.StringParamType):

@@ -92,7 +92,8 @@ class Scores:
         return find_metric(first["metric"]).measure.better == "higher"
 
     def _mean(self, key: Key) -> float:
-        return sum(self.points[key]) / len(self.points[key])
+        values: list[float] = self.points[key]
+        return sum(values) / len(values)
 
     def along(self, axis: str, at: Mapping[str, float]) -> dict[float, list[float]]:
         """Scores against `axis`, every other parameter as in the point `at`."""
