@@ -18,7 +18,7 @@ from dnnlib.regular import sha256_of
 from edm2_guidance.commands import network_tool
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.network_io import save_model
-from training.network_io import load_network
+from training.network_io import load_network, save_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,10 +38,10 @@ def run(tool):
 
 @pytest.fixture
 def copied(tiny_networks, tmp_path):
-    """A network file in a folder of the test's own."""
-    path = tmp_path / "net.pkl"
-    path.write_bytes(tiny_networks["cond"].read_bytes())
-    return path
+    """A network file in a folder of the test's own, as pickle."""
+    file = load_network(tiny_networks["cond"])
+    save_network(tmp_path / "net.pkl", file.net, encoder=file.encoder)
+    return tmp_path / "net.pkl"
 
 
 class Attack:
@@ -168,13 +168,15 @@ def test_wrong_use_is_code_2(run, arguments):
 
 
 @pytest.fixture
-def server(tiny_networks):
-    """URL of a folder with the tiny networks, and the list of what was asked for."""
-    asked = []
+def server(tiny_networks, tmp_path):
+    """URL of a folder with cond.pkl, a pickle in fact, as downloads of that name must be; and what was asked for."""
+    asked, folder = [], tmp_path / "server"
+    folder.mkdir()
+    save_network(folder / "cond.pkl", load_network(tiny_networks["cond"]).net)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
-            super().__init__(*args, directory=tiny_networks["cond"].parent)
+            super().__init__(*args, directory=folder)
 
         def log_message(self, *args):
             asked.append(self.path)
@@ -185,12 +187,12 @@ def server(tiny_networks):
         server.shutdown()
 
 
-def test_fetch_brings_urls_into_the_cache_once(run, server, tiny_networks):
+def test_fetch_brings_urls_into_the_cache_once(run, server, tiny_networks, tmp_path):
     url, asked = server
     result = run("fetch", f"{url}/cond.pkl", tiny_networks["weak"], f"{url}/cond.pkl")
     assert result.exit_code == 0
     cached, local = (Path(line) for line in result.stdout.splitlines())
-    assert cached.read_bytes() == tiny_networks["cond"].read_bytes()
+    assert cached.read_bytes() == (tmp_path / "server" / "cond.pkl").read_bytes()
     assert str(cached).startswith(os.environ["DNNLIB_CACHE_DIR"])
     assert local == tiny_networks["weak"]
     first = len(asked)
