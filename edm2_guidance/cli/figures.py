@@ -43,6 +43,7 @@ class FigureOptions(OptionGroup):
 _FIXED = {
     *("outdir", "subdirs", "seeds", "num_images", "grid", "weights", "alphas", "classes"),
     *("class_idx", "labels", "guidance", "weight", "guidance_interval", "guidance_sigma"),
+    *("classifier", "classifier_scale", "scales"),
 }
 PAPER_LEVELS = Schedule.parse("edm").levels(NUM_STEPS)  # that the steps of its intervals count
 

@@ -15,7 +15,14 @@ from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.lists import FloatList, IntList, check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight, recipe_from, with_weight
+from edm2_guidance.cli.recipe_args import (
+    GuideDefaults,
+    check_no_scale,
+    check_no_weight,
+    recipe_from,
+    with_scale,
+    with_weight,
+)
 from edm2_guidance.cli.recipe_options import Method, SamplingOptions
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import all_presets
@@ -54,6 +61,7 @@ class GridOptions(OptionGroup):
 
     grid: str | None = option("One captioned picture instead: a row per --preset, columns as follows", metavar="PNG")
     weights: list[float] | None = option("Columns of the grid: guidance weights", type=FloatList())
+    scales: list[float] | None = option("Columns of the grid: scales of the classifier", type=FloatList())
     classes: list[int | ClassName] | None = option("Columns of the grid: classes; with --weights, rows", type=Classes())
     alphas: list[float] | None = option(
         "Columns of the grid: blends, 0 = guided by the first --gnet, 1 = by the second; --weights are rows",
@@ -68,8 +76,8 @@ def check_grid(grid: GridOptions, *, folder: bool, overwrite: bool) -> None:
     folder: whether options of a folder were given.
     """
     if grid.grid is None:
-        if any(columns is not None for columns in (grid.weights, grid.classes, grid.alphas)):
-            raise click.UsageError("--weights, --classes and --alphas are of a grid: add --grid=FILE.png")
+        if any(columns is not None for columns in (grid.weights, grid.scales, grid.classes, grid.alphas)):
+            raise click.UsageError("--weights, --scales, --classes and --alphas are of a grid: add --grid=FILE.png")
         return
     if folder:
         raise click.UsageError("--grid is one picture: leave out --outdir and --subdirs")
@@ -89,10 +97,14 @@ def grid_rows(grid: GridOptions, method: Method) -> list[tuple[str, Recipe]]:
     """
     if grid.weights is not None:
         check_no_weight(method.networks, "--weights")
+    if grid.scales is not None:
+        check_no_scale(method.networks, "--scales")
+        if grid.weights is not None or grid.alphas is not None:
+            raise click.UsageError("--scales are columns, as --weights and --alphas are: give one of them")
     if grid.alphas is not None:
         return _blend_rows(grid, grid.alphas, method)
     rows = _method_rows(grid, method)
-    if grid.weights is None or grid.classes is None:
+    if (grid.weights is None and grid.scales is None) or grid.classes is None:
         return rows
     _check_labels(method.sampling)
     return [
@@ -109,6 +121,8 @@ def grid_columns(grid: GridOptions, method: Method) -> list[tuple[str, ChangeRec
         return [(f"alpha = {alpha:g}{ends.get(alpha, '')}", partial(_blend, alpha=alpha)) for alpha in grid.alphas]
     if grid.weights is not None:
         return [(f"w = {weight:g}", partial(with_weight, weight=weight)) for weight in grid.weights]
+    if grid.scales is not None:
+        return [(f"scale {scale:g}", partial(with_scale, scale=scale)) for scale in grid.scales]
     if grid.classes is not None:
         _check_labels(method.sampling)
         return [(class_text(item, None), partial(replace, labels=item)) for item in grid.classes]
@@ -139,7 +153,8 @@ def caption_of(caption: str, asked: Recipe, generation: "Generation", file: str 
 
 
 def _method_rows(grid: GridOptions, method: Method) -> list[tuple[str, Recipe]]:
-    varied = GuideDefaults(grid.weights[0]) if grid.weights else None  # guides get the weights of the columns
+    weight, scale = (each[0] if each else None for each in (grid.weights, grid.scales))
+    varied = GuideDefaults(weight, scale=scale)  # guides get the weights of the columns
     names = [name.strip() for value in method.networks.preset for name in value.split(",")]
     if not names:
         recipe = recipe_from(method, defaults=varied)
@@ -150,8 +165,8 @@ def _method_rows(grid: GridOptions, method: Method) -> list[tuple[str, Recipe]]:
     for preset in presets:
         recipe = recipe_from(method, preset, varied)
         caption = preset.caption or preset.name
-        if recipe.guides and grid.weights is None:
-            caption += f", w = {recipe.guides[0].weight.w:g}"
+        if recipe.guides and grid.weights is None and grid.scales is None:
+            caption += f", {recipe.guides[0].strength.split(' (')[0]}"
         rows.append((_with_unusual(caption, recipe), recipe))
     return rows
 

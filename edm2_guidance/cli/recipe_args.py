@@ -18,9 +18,11 @@ from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
+from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.search import recipe_at
 
 AnySpec = TypeVar("AnySpec", Sampler, Schedule)
 Value = TypeVar("Value")
@@ -32,6 +34,7 @@ class GuideDefaults:
 
     weight: float | None = None  # None = a usage error
     interval: StepInterval | str | None = None  # None = everywhere
+    scale: float | None = None  # of a classifier; None = a usage error
 
 
 #: What the interval paper's repository takes for them: arXiv 2404.07724, ImageNet-512, EDM2-XXL.
@@ -63,11 +66,12 @@ def recipe_from(
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
+        schedule = _with_fields(sampling.schedule, sampling.schedule_fields)
         unguided = Recipe(
             net=NetworkRef(_existing(net)),
-            num_steps=preset.num_steps if preset is not None and not given("steps") else sampling.steps,
+            num_steps=_num_steps(sampling.steps, preset, schedule),
             sampler=_with_fields(sampling.sampler, sampling.sampler_fields),
-            schedule=_with_fields(sampling.schedule, sampling.schedule_fields),
+            schedule=schedule,
             rule=networks.rule,
             dtype=sampling.dtype,
             labels=_label_rule(class_idx, sampling.labels),
@@ -91,6 +95,13 @@ def _base(source: str | None) -> ImageSet | Recipe | None:
             f"no images at '{source}', and no preset has that name (--list-presets); give a ZIP, a folder or an .npz"
         )
     return ImageSet(source)
+
+
+def _num_steps(steps: int, preset: Preset | None, schedule: Schedule) -> int:
+    """--steps if it is given; else the schedule's own number, the preset's, or the usual one."""
+    if given("steps"):
+        return steps
+    return schedule.num_steps or (preset.num_steps if preset is not None else steps)
 
 
 def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
@@ -132,20 +143,57 @@ def _label_rule(class_idx: int | ClassName | None, labels: Literal["random", "ba
     return class_idx
 
 
-def _existing(source: str) -> str:
+def _existing(source: str, what: str = "network") -> str:
     own = python_function(source)
     if own is not None and not own[0].is_file():
-        raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the network")
+        raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the {what}")
     if own is None and "://" not in source and source not in PUBLISHED and not find_file(source).is_file():
         known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
-        raise ValueError(f"no network file at '{source}'; give a path to a .pkl or .safetensors file, or a URL{known}")
+        raise ValueError(f"no {what} file at '{source}'; give a path to a .pkl or .safetensors file, or a URL{known}")
     return source
 
 
 def _guides(
     networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
-    """The guides of an unguided recipe."""
+    """The guides of an unguided recipe, a classifier last; what is given once per guide is given so."""
+    if networks.classifier is None:
+        if networks.classifier_scale is not None:
+            raise ValueError(f"{typed.quoted('classifier_scale')}: of which classifier? Give --classifier=PATH|URL")
+        return _network_guides(networks, preset, defaults, recipe)
+    others = bool(networks.gnet or networks.reference or (preset is not None and preset.gnet is not None))
+    of_networks, of_classifier = {}, {}
+    for name in ("weight", "guidance_interval", "guidance_sigma"):
+        values = getattr(networks, name)
+        if len(values) > 1 and not others:
+            raise ValueError(f"{typed.quoted(name)}: the classifier is the only guide; give it once")
+        of_networks[name] = (values if len(values) == 1 else values[:-1]) if others else ()
+        of_classifier[name] = values[-1:]
+    guides = _network_guides(replace(networks, **of_networks), preset, defaults, recipe)
+    return (*guides, _classifier_guide(replace(networks, **of_classifier), networks.classifier, defaults, recipe))
+
+
+def _classifier_guide(networks: NetworkOptions, source: str, defaults: GuideDefaults, recipe: Recipe) -> Guide:
+    """networks: whose weight and interval, if any, are the classifier's."""
+    scale = defaults.scale if networks.classifier_scale is None else networks.classifier_scale
+    if scale is None:
+        raise ValueError(f"{typed.quoted('classifier')}: a classifier needs a scale; give --classifier-scale=S")
+    usual = Weight.parse(catalog.CLASSIFIER_WEIGHTS.get(recipe.sampler.kind, "constant"))
+    (schedule,) = networks.weight or (usual,)
+    if schedule.w != 1:
+        raise ValueError(f"--weight={schedule}: a classifier's w is 1 + --classifier-scale; leave w out")
+    interval = next(iter(_intervals(networks)), EVERYWHERE)
+    return Guide(
+        net=NetworkRef(_existing(source, "classifier")),
+        weight=schedule.with_fields({"w": 1 + scale}),
+        interval=None if isinstance(interval, str) else interval,
+        reference=Reference.parse("classifier"),
+    )
+
+
+def _network_guides(
+    networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
+) -> tuple[Guide, ...]:
     nets: list[str | None] = list(networks.gnet)
     weights: list[float | None] = list(networks.guidance)
     stated = [schedule.w for schedule in networks.weight if schedule.w != 1]
@@ -212,6 +260,13 @@ def check_no_weight(networks: NetworkOptions, option: str) -> None:
         raise click.UsageError(f"{shown}: w is what {option} says; leave one of them out")
 
 
+def check_no_scale(networks: NetworkOptions, option: str) -> None:
+    """A usage error for a classifier's scale where `option` gives it."""
+    if networks.classifier_scale is not None:
+        said = typed.quoted("classifier_scale")
+        raise click.UsageError(f"{said}: the scale is what {option} says; leave one of them out")
+
+
 def _check_nothing_to_guide(networks: NetworkOptions, intervals: list[Interval]) -> None:
     """ValueError for a weight or an interval without a guide."""
     if any(weight != 1 for weight in networks.guidance) or networks.weight:
@@ -254,8 +309,14 @@ def _intervals(networks: NetworkOptions) -> list[Interval]:
 
 
 def with_weight(recipe: Recipe, weight: float) -> Recipe:
-    """The recipe with this weight on its guide (columns of a grid). ValueError unless it has exactly one."""
-    if len(recipe.guides) != 1:
+    """The recipe with this weight on its guide (columns of a grid). ValueError unless exactly one is a network."""
+    if [guide.of_classifier for guide in recipe.guides].count(False) != 1:
         raise ValueError("columns of weights need exactly one guide per row")
-    (guide,) = recipe.guides
-    return replace(recipe, guides=(replace(guide, weight=guide.weight.with_fields({"w": weight})),))
+    return recipe_at(recipe, {"weight": weight})
+
+
+def with_scale(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with this scale of its classifier (columns of a grid). ValueError if it has none."""
+    if not any(guide.of_classifier for guide in recipe.guides):
+        raise ValueError("columns of scales need a classifier per row: give --classifier=PATH|URL")
+    return recipe_at(recipe, {"scale": scale})

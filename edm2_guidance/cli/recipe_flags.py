@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from dnnlib.places import short_name
 from edm2_guidance.papers.presets import all_presets
-from edm2_guidance.recipe.parts import Reference, constant
+from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
+from edm2_guidance.recipe.parts import Reference, Weight, constant
 from edm2_guidance.recipe.recipe import ImageSet, Recipe, SigmaInterval
 from edm2_guidance.recipe.spec import Spec
 
@@ -19,13 +20,21 @@ def recipe_flags(recipe: Recipe) -> str:
     flags = [f"--net={short_name(recipe.net.source)}"]
     if recipe.base is not None:
         flags.append(f"--upsample={_base(recipe, recipe.base)}")
-    for guide in recipe.guides:
+    classifier = next((guide for guide in recipe.guides[-1:] if guide.of_classifier), None)
+    others = recipe.guides if classifier is None else recipe.guides[:-1]
+    for guide in others:
         flags += [] if guide.net is None else [f"--gnet={short_name(guide.net.source)}"]
         flags.append(f"--guidance={_number(guide.weight.w)}")
-    flags += _kind_flags("--reference", [guide.reference for guide in recipe.guides], Reference.parse("network"))
-    flags += _kind_flags("--weight", [guide.weight.with_fields({"w": 1.0}) for guide in recipe.guides], constant(1.0))
+    if classifier is not None and classifier.net is not None:
+        flags.append(f"--classifier={short_name(classifier.net.source)}")
+        flags.append(f"--classifier-scale={_number(classifier.scale)}")
+    count = len(others)
+    flags += _kind_flags("--reference", [guide.reference for guide in others], [Reference.parse("network")] * count)
+    of_classifier = Weight.parse(CLASSIFIER_WEIGHTS.get(recipe.sampler.kind, "constant"))
+    weights = [*[constant(1.0)] * count, of_classifier][: len(recipe.guides)]
+    flags += _kind_flags("--weight", [guide.weight.with_fields({"w": 1.0}) for guide in recipe.guides], weights)
     flags += _interval_flags(recipe)
-    if recipe.num_steps != Recipe(recipe.net).num_steps:
+    if recipe.num_steps != Recipe(recipe.net, schedule=recipe.schedule).num_steps:
         flags.append(f"--steps={recipe.num_steps}")
     for spec, usual in ((recipe.schedule, "edm"), (recipe.sampler, "heun"), (recipe.rule, "linear")):
         if spec.kind != usual:
@@ -51,9 +60,9 @@ def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
     return next(p.name for p in near if replace(recipe, base=p.recipe()).resolved() == recipe.resolved())
 
 
-def _kind_flags(option: str, specs: Sequence[Spec], usual: Spec) -> list[str]:
+def _kind_flags(option: str, specs: Sequence[Spec], usual: Sequence[Spec]) -> list[str]:
     """An option that is given once per guide, unless all are as usual."""
-    return [] if all(spec == usual for spec in specs) else [f"{option}={spec}" for spec in specs]
+    return [] if list(specs) == list(usual) else [f"{option}={spec}" for spec in specs]
 
 
 def _interval_flags(recipe: Recipe) -> list[str]:

@@ -71,7 +71,7 @@ def _number_option(name: str, about: About, default: float) -> Declared:
 
 
 class NetworkOptions(OptionGroup):
-    """--preset, networks, guidance and its intervals."""
+    """--preset, networks, guidance by networks and by a classifier, and its intervals."""
 
     preset: tuple[str, ...] = option("Networks, guidance and steps of a paper's row", metavar="NAME", multiple=True)
     net: str | None = option(
@@ -87,6 +87,13 @@ class NetworkOptions(OptionGroup):
         type=click.FLOAT,
         multiple=True,
     )
+    classifier: str | None = option(
+        "Classifier of noisy images whose gradient guides too, or FILE.py:FUNCTION that makes one", metavar="PATH|URL"
+    )
+    classifier_scale: float | None = option(
+        "How far, needed with it; 0 = off. Of the step's variance under ddpm, else of D: the scales are not the same",
+        type=click.FLOAT,
+    )
     guidance_interval: tuple[StepInterval | str, ...] = option(
         "Guide at these sampling steps only, both included, 0 = noisiest; None = all",
         "--guidance_interval",
@@ -100,7 +107,10 @@ class NetworkOptions(OptionGroup):
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
     )
     weight: tuple[Weight, ...] = kind_option(
-        "weight", None, "How w goes over the steps, one per guide  [default: constant]", multiple=True
+        "weight",
+        None,
+        "How w goes over the steps, one per guide, a classifier's last  [default: constant]",
+        multiple=True,
     )
     rule: Rule = kind_option("rule", "linear", "How main network and references make D")
     upsample: str | None = option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.terminal import counted, printable
-from edm2_guidance.recipe.parts import Sampler, Weight
+from edm2_guidance.recipe.parts import Sampler
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
@@ -29,17 +29,12 @@ def describe(recipe: Recipe) -> str:
         where = "at all steps" if guide.interval is None else f"at {guide.interval}"
         if isinstance(guide.interval, StepInterval):
             where += f" = {guide.interval.sigmas(recipe.levels())}"
-        parts.append(f"guided by {guide.name}, {weight_text(guide.weight)}, {where}")
+        parts.append(f"guided by {guide.name}, {guide.strength}, {where}")
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
     unusual = "".join(f", {spec.axis} {spec}" for spec in recipe.unusual() if spec is not recipe.sampler)
     sampler = "Heun" if recipe.sampler == Sampler.parse("heun") else recipe.sampler
     parts.append(f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels}")
     return "; ".join(parts)
-
-
-def weight_text(weight: Weight) -> str:
-    """'w = 1.5', and after what schedule, if it is none that stays."""
-    return f"w = {weight.w:g}" + (f" ({weight.schedule})" if weight.schedule else "")
 
 
 def announce(generation: "Generation") -> None:
@@ -51,6 +46,10 @@ def announce(generation: "Generation") -> None:
         base = base.base
     say_notes(generation.notes)
     for guide in generation.recipe.guides:
+        if guide.of_classifier:
+            if guide.weight.w < 1:
+                click.echo(f"note: {guide.strength} moves away from the class; 0 is off, above it guides", err=True)
+            continue
         if guide.weight.w < 1:
             click.echo(f"note: w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
         if guide.weight.w > SENSIBLE:
@@ -102,6 +101,7 @@ class Sampling:
 
 
 def counts(evaluations: Mapping[str, int]) -> str:
-    """'63 main + 12 guide 1 = 75'."""
-    parts = [f"{number} {name}" for name, number in evaluations.items()]
+    """'63 main + 12 guide 1 = 75'. A classifier's are each a pass forward and one back, for its gradient."""
+    back = {name: " (and back)" if name.startswith("classifier") else "" for name in evaluations}
+    parts = [f"{number} {name}{back[name]}" for name, number in evaluations.items()]
     return " + ".join(parts) + (f" = {sum(evaluations.values())}" if len(parts) > 1 else "")

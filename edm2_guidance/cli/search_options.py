@@ -11,7 +11,7 @@ from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
 from edm2_guidance.cli.progress import Agenda
-from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_weight
+from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_scale, check_no_weight
 from edm2_guidance.cli.recipe_options import NetworkOptions
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
@@ -20,7 +20,7 @@ from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import ema_of, with_ema
 
 # What is searched, in the order in which it is searched; see `SearchOptions.stages`.
-PARAMETERS = ("weight", "interval", "ema", "alpha")
+PARAMETERS = ("weight", "interval", "ema", "alpha", "scale")
 
 _WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
 _EMAS = "0.010,0.015,...,0.250"
@@ -35,6 +35,7 @@ class SearchOptions(OptionGroup):
     weights: list[float] = option("Grid", type=FloatList(), default=_WEIGHTS)
     emas: list[float] = option("Grid", type=FloatList(), default=_EMAS)
     alphas: list[float] = option("Grid", type=FloatList(), default="0,0.1,...,1")
+    scales: list[float] = option("Grid, of a classifier", type=FloatList(), default="0,0.5,...,10")
     stride: int = option("The coarse pass takes every INT-th value; 1 = all values", type=COUNT, default=8)
 
     @property
@@ -47,27 +48,36 @@ class SearchOptions(OptionGroup):
         names = self.parameters
         if names[0] == "weight":
             check_no_weight(networks, f"--over={self.over}")
-        return GuideDefaults(1.0 if "weight" in names else None, EVERYWHERE if "interval" in names else None)
+        if names[0] == "scale":
+            check_no_scale(networks, f"--over={self.over}")
+        weight, scale = (usual if name in names else None for name, usual in (("weight", 1.0), ("scale", 0.0)))
+        return GuideDefaults(weight, EVERYWHERE if "interval" in names else None, scale)
 
     def stages(self, recipe: Recipe) -> list[list[Axis]]:
         """The stages of --over: the interval's upper end before its lower, both EMA lengths at once. Usage errors."""
         steps, emas = tuple(range(recipe.num_steps)), tuple(self.emas)
-        guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.nets[1:] else [])]
+        guided = [Axis("ema", emas), *([Axis("guide_ema", emas)] if recipe.guide_nets else [])]
+        of_networks = [guide for guide in recipe.guides if not guide.of_classifier]
         known = {
             "weight": [[Axis("weight", tuple(self.weights))]],
             "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
             "ema": [guided],
             "alpha": [[Axis("alpha", tuple(self.alphas))]],
+            "scale": [[Axis("scale", tuple(self.scales))]],
         }
         stages: list[list[Axis]] = []
         for name in self.parameters:
             if name not in known:
                 raise click.UsageError(f"--over={self.over}: '{name}' is not one of {', '.join(PARAMETERS)}")
+            if name == "scale" and len(of_networks) == len(recipe.guides):
+                raise click.UsageError("--over=scale is of a classifier: give --classifier")
+            if name in ("weight", "alpha") and not of_networks and recipe.guides:
+                raise click.UsageError(f"--over={name} is of guiding networks; that of a classifier is --over=scale")
             if name != "ema" and not recipe.guides:
                 raise click.UsageError(
                     f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
                 )
-            if name == "alpha" and len(recipe.guides) != 2:
+            if name == "alpha" and len(of_networks) != 2:
                 raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")
             stages += known[name]
         return stages
@@ -80,8 +90,8 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
     fixed = [recipe.net.name]
     for guide in recipe.guides:
         parts = [f"guided by {guide.name}"]
-        if "weight" not in names and "alpha" not in names:
-            parts.append(f"w = {guide.weight.w:g}")
+        if not names & ({"scale"} if guide.of_classifier else {"weight", "alpha"}):
+            parts.append(f"{guide.strength.split(' (')[0]}")
         if "first" not in names:
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
@@ -103,15 +113,15 @@ def _ordinal(number: int) -> str:
 
 def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     """The recipe's own values of the parameters that are searched; an interval is searched from all steps on."""
-    guide_nets = recipe.nets[1:]
-    extra = [other.weight.w - 1 for other in recipe.guides]
+    extra = [other.weight.w - 1 for other in recipe.guides if not other.of_classifier]
     values: dict[str, Callable[[], float]] = {
         "weight": lambda: 1 + sum(extra),
         "first": lambda: 0,
         "last": lambda: recipe.num_steps - 1,
         "ema": lambda: ema_of(recipe.net),
-        "guide_ema": lambda: ema_of(guide_nets[0]),
+        "guide_ema": lambda: ema_of(recipe.guide_nets[0]),
         "alpha": lambda: extra[1] / sum(extra) if sum(extra) != 0 else 0.5,
+        "scale": lambda: sum(other.scale for other in recipe.guides if other.of_classifier),
     }
     names = {axis.name for axes in stages for axis in axes}
     if "alpha" in names:
@@ -177,7 +187,7 @@ def _point_text(point: Mapping[str, float]) -> str:
 def missing_files(recipe: Recipe, stages: list[list[Axis]]) -> list[str]:
     """Network files that a search over EMA lengths would name, and that are not there (URLs are not asked)."""
     files: list[str] = []
-    nets = {"ema": [recipe.net], "guide_ema": recipe.nets[1:]}
+    nets = {"ema": [recipe.net], "guide_ema": recipe.guide_nets}
     for axis in (axis for axes in stages for axis in axes if axis.name in nets):
         files += [with_ema(net, value).source for net in nets[axis.name] for value in axis.values]
     return [file for file in dict.fromkeys(files) if "://" not in file and not find_file(file).is_file()]

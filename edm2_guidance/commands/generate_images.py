@@ -172,7 +172,7 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
         announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
     with progress_bar(len(seeds) * len(rows) * len(columns), "images") as progress:
         made = sample_cells(generations, seeds, asked.batch, progress)
-    if grid.weights is None and grid.classes is None and grid.alphas is None:
+    if grid.weights is None and grid.scales is None and grid.classes is None and grid.alphas is None:
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in seeds]
     cells = [[block(images) for images in line] for line in made]
     with atomic_path(picture) as temporary:

@@ -351,7 +351,7 @@ def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()
     parts = [recipe.name if recipe.base is None else f"{recipe.name} of {recipe.base.name}"]
     for guide in recipe.guides:
         where = "" if guide.interval is None else f" {guide.interval}"
-        parts.append(f"{guide.name} {guide.weight.short}{' never' if guide.never else where}")
+        parts.append(f"{guide.short}{' never' if guide.never else where}")
     details = [words(recipe) for name, words in _DETAILS.items() if name in also]
     dtype = [] if recipe.dtype == "float32" else [recipe.dtype]
     return ", ".join([" + ".join(parts), *details, *dtype, *map(str, recipe.unusual())])

@@ -56,6 +56,8 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "authpct": "metrics.measures.authpct:AuthPct",
     },
 }
+#: What the scale of a classifier is of, unless said: the weight for a sampler, as published; constant for all others.
+CLASSIFIER_WEIGHTS: Mapping[str, str] = {"ddpm": "posterior"}
 
 
 def kinds(axis: str) -> list[str]:

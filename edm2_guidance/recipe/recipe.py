@@ -145,10 +145,23 @@ class Guide:
         return asked if self.reference == _network() else f"{asked} ({self.reference})"
 
     @property
+    def scale(self) -> float:
+        """Of a classifier: w - 1, in as few digits as say it."""
+        short = float(f"{self.weight.w - 1:.12g}")
+        return short if 1 + short == self.weight.w else self.weight.w - 1
+
+    @property
     def strength(self) -> str:
         """How far D is moved: "w = 1.5 (cosine)", of a classifier "scale 0.5"."""
-        number = f"scale {self.weight.w - 1:g}" if self.of_classifier else f"w = {self.weight.w:g}"
+        number = f"scale {self.scale:g}" if self.of_classifier else f"w = {self.weight.w:g}"
         return number + (f" ({self.weight.schedule})" if self.weight.schedule else "")
+
+    @property
+    def short(self) -> str:
+        """Name and strength in few characters: "uncond w=1.5 cosine"."""
+        if self.of_classifier:
+            return f"{self.name} scale={self.scale:g} {self.weight.schedule}".rstrip()
+        return f"{self.name} {self.weight.short}"
 
     @property
     def of_classifier(self) -> bool:
@@ -280,6 +293,11 @@ class Recipe:
     def nets(self) -> list[NetworkRef]:
         """Its networks, the main one first, without those of the base."""
         return [self.net, *(guide.net for guide in self.guides if guide.net is not None)]
+
+    @property
+    def guide_nets(self) -> list[NetworkRef]:
+        """The other networks that guide, without classifiers."""
+        return [guide.net for guide in self.guides if guide.net is not None and not guide.of_classifier]
 
     @property
     def sources(self) -> list[str]:

@@ -13,14 +13,27 @@ def valid(point: Mapping[str, float]) -> bool:
 
 
 def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
-    """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in."""
-    net, guides = recipe.net, list(recipe.guides)
+    """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in.
+
+    These are of guiding networks; its scale is of classifiers, and so is its interval.
+    """
+    net = recipe.net
+    guides = [guide for guide in recipe.guides if not guide.of_classifier]
+    classifiers = [guide for guide in recipe.guides if guide.of_classifier]
     if "alpha" in point:
         beyond = point["weight"] - 1
         shares = (1 - point["alpha"], point["alpha"])
-        guides = [_weighted(guide, share * beyond + 1) for guide, share in zip(recipe.guides, shares, strict=True)]
+        guides = [_weighted(guide, share * beyond + 1) for guide, share in zip(guides, shares, strict=True)]
     elif "weight" in point:
         guides = [_weighted(guide, point["weight"]) for guide in guides]
+    if "guide_ema" in point:
+        guides = [
+            guide if guide.net is None else replace(guide, net=with_ema(guide.net, point["guide_ema"]))
+            for guide in guides
+        ]
+    if "scale" in point:
+        classifiers = [_weighted(guide, 1 + point["scale"]) for guide in classifiers]
+    guides += classifiers
     if "first" in point or "last" in point:
         last_step = recipe.num_steps - 1
         first, last = int(point.get("first", 0)), int(point.get("last", last_step))
@@ -28,11 +41,6 @@ def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
         guides = [replace(guide, interval=None if everywhere else StepInterval(first, last)) for guide in guides]
     if "ema" in point:
         net = with_ema(net, point["ema"])
-    if "guide_ema" in point:
-        guides = [
-            guide if guide.net is None else replace(guide, net=with_ema(guide.net, point["guide_ema"]))
-            for guide in guides
-        ]
     return replace(recipe, net=net, guides=tuple(guides))
 
 

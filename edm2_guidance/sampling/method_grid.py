@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from edm2_guidance.models.base import Classifier
 from edm2_guidance.sampling.generation import Generation
 
 
@@ -42,7 +43,7 @@ def sample_pictures(
 
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
-    first, second = generation.guides
+    first, second = (model for model in generation.guides if not isinstance(model, Classifier))
     if first is None or second is None:
         raise ValueError("a blend needs two guiding networks: give --gnet twice")
     if first.num_classes > 0 and second.num_classes == 0:

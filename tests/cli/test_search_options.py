@@ -18,7 +18,9 @@ MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in (
 ONE = Recipe(MAIN, (Guide(UNCOND, constant(1.5)),), 16)
 TWO = Recipe(MAIN, (Guide(UNCOND, constant(1.5)), Guide(WEAK, constant(1.25))), 16)
 NETWORKS = NetworkOptions.defaults()
-OPTIONS = SearchOptions(over="", weights=[1.0, 1.5, 2.0], emas=[0.05, 0.1], alphas=[0.0, 0.5, 1.0], stride=1)
+OPTIONS = SearchOptions(
+    over="", weights=[1.0, 1.5, 2.0], emas=[0.05, 0.1], alphas=[0.0, 0.5, 1.0], scales=[0.0, 2.0], stride=1
+)
 
 
 def stages(over, recipe=ONE):
