@@ -13,7 +13,7 @@ from edm2_guidance.cli import typed
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
-from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
@@ -21,7 +21,7 @@ from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
 from edm2_guidance.recipe.search import recipe_at
 
 AnySpec = TypeVar("AnySpec", Sampler, Schedule)
@@ -66,11 +66,12 @@ def recipe_from(
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        schedule = _with_fields(sampling.schedule, sampling.schedule_fields)
+        asked = _of_preset(sampling, preset)
+        schedule = _with_fields(asked.schedule, sampling.schedule_fields)
         unguided = Recipe(
             net=NetworkRef(_existing(net)),
             num_steps=_num_steps(sampling.steps, preset, schedule),
-            sampler=_with_fields(sampling.sampler, sampling.sampler_fields),
+            sampler=_with_fields(asked.sampler, sampling.sampler_fields),
             schedule=schedule,
             rule=networks.rule,
             dtype=sampling.dtype,
@@ -82,6 +83,17 @@ def recipe_from(
     if not scored:
         threads_for(recipe.sources)
     return recipe
+
+
+def _of_preset(sampling: SamplingOptions, preset: Preset | None) -> SamplingOptions:
+    """With the preset's sampler and schedule, unless others are given."""
+    if preset is None:
+        return sampling
+    return replace(
+        sampling,
+        sampler=sampling.sampler if given("sampler") else Sampler.parse(preset.sampler),
+        schedule=sampling.schedule if given("schedule") else Schedule.parse(preset.schedule),
+    )
 
 
 def _base(source: str | None) -> ImageSet | Recipe | None:
@@ -157,6 +169,7 @@ def _guides(
     networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
     """The guides of an unguided recipe, a classifier last; what is given once per guide is given so."""
+    networks = _with_classifier_of(preset, networks, recipe)
     if networks.classifier is None:
         if networks.classifier_scale is not None:
             raise ValueError(f"{typed.quoted('classifier_scale')}: of which classifier? Give --classifier=PATH|URL")
@@ -173,22 +186,39 @@ def _guides(
     return (*guides, _classifier_guide(replace(networks, **of_classifier), networks.classifier, defaults, recipe))
 
 
+def _with_classifier_of(preset: Preset | None, networks: NetworkOptions, recipe: Recipe) -> NetworkOptions:
+    """With the preset's classifier and scale, as far as none are given; says where the scale is of another sampler."""
+    if preset is None or preset.classifier is None or networks.classifier is not None:
+        return networks
+    scale = networks.classifier_scale
+    if scale is None and catalog.CLASSIFIER_WEIGHTS.get(recipe.sampler.kind) != catalog.CLASSIFIER_WEIGHTS.get(
+        Sampler.parse(preset.sampler).kind
+    ):
+        click.echo(
+            f"note: the scale of {preset.name} is for the sampler {preset.sampler}, and no measure of one for "
+            f"{recipe.sampler.kind}: give --classifier-scale=S",
+            err=True,
+        )
+    usual = preset.classifier_scale if scale is None else scale
+    return replace(networks, classifier=preset.classifier, classifier_scale=usual)
+
+
 def _classifier_guide(networks: NetworkOptions, source: str, defaults: GuideDefaults, recipe: Recipe) -> Guide:
     """networks: whose weight and interval, if any, are the classifier's."""
     scale = defaults.scale if networks.classifier_scale is None else networks.classifier_scale
     if scale is None:
         raise ValueError(f"{typed.quoted('classifier')}: a classifier needs a scale; give --classifier-scale=S")
-    usual = Weight.parse(catalog.CLASSIFIER_WEIGHTS.get(recipe.sampler.kind, "constant"))
-    (schedule,) = networks.weight or (usual,)
-    if schedule.w != 1:
+    (schedule,) = networks.weight or (None,)
+    if schedule is not None and schedule.w != 1:
         raise ValueError(f"--weight={schedule}: a classifier's w is 1 + --classifier-scale; leave w out")
     interval = next(iter(_intervals(networks)), EVERYWHERE)
-    return Guide(
-        net=NetworkRef(_existing(source, "classifier")),
-        weight=schedule.with_fields({"w": 1 + scale}),
-        interval=None if isinstance(interval, str) else interval,
-        reference=Reference.parse("classifier"),
+    guide = classifier_guide(
+        NetworkRef(_existing(source, "classifier")),
+        scale,
+        recipe.sampler,
+        None if isinstance(interval, str) else interval,
     )
+    return guide if schedule is None else replace(guide, weight=schedule.with_fields({"w": 1 + scale}))
 
 
 def _network_guides(
@@ -201,7 +231,7 @@ def _network_guides(
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
         weights = weights if weights or stated else [preset.guidance] * len(nets)
-        preset_levels = replace(recipe, num_steps=preset.num_steps, schedule=Schedule.parse("edm")).levels()
+        preset_levels = Schedule.parse(preset.schedule).levels(preset.num_steps)
         intervals = intervals or [on_schedule(preset.interval, preset_levels, recipe.levels())]
     if not nets and networks.reference:
         nets = [None] * len(networks.reference)

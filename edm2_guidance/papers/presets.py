@@ -12,24 +12,11 @@ from typing import Any
 from dnnlib.places import EMBEDDED
 from dnnlib.published import ADM_ROOT
 from edm2_guidance.papers import adm
-from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.parts import Sampler, Schedule, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 
 MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"
 POSTHOC = f"{MODEL_ROOT}/posthoc-reconstructions/"
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """What a setting takes of each axis, in the text of the command line; by default as EDM2's papers do."""
-
-    sampler: str = "heun"
-    schedule: str = "edm"
-    reference: str = "network"
-    weight: str = "constant"
-
-
-USUAL = Kinds()
 
 
 @dataclass(frozen=True)
@@ -47,45 +34,46 @@ class Preset:
     num_classes: int = 1000  # 0 = unconditional
     data: str = "img512"  # img512 | img64 | mnist16: what the networks make, and the name of the reference
     caption: str = ""
-    kinds: Kinds = USUAL
+    classifier: str | None = None
+    classifier_scale: float = 0.0  # 0 = off; in the form of the sampler
+    sampler: str = "heun"
+    schedule: str = "edm"
     base: str | None = None  # the preset whose images the network enlarges
 
     @property
     def sources(self) -> list[str]:
         """The network files that it needs."""
         base = [] if self.base is None else all_presets()[self.base].sources
-        return [self.net, *([] if self.gnet is None else [self.gnet]), *base]
+        return [self.net, *(each for each in (self.gnet, self.classifier) if each is not None), *base]
 
     def recipe(self) -> Recipe:
         """How its images are made."""
-        reference, weight = Reference.parse(self.kinds.reference), Weight.parse(self.kinds.weight)
-        guide = None if self.gnet is None else NetworkRef(self.gnet)
-        guides = [Guide(guide, weight.with_fields({"w": self.guidance}), self.interval, reference)] if guide else []
+        sampler, guides = Sampler.parse(self.sampler), []
+        if self.gnet is not None:
+            guides.append(Guide(NetworkRef(self.gnet), constant(self.guidance), self.interval))
+        if self.classifier is not None:
+            guides.append(classifier_guide(NetworkRef(self.classifier), self.classifier_scale, sampler))
         return Recipe(
             NetworkRef(self.net),
             tuple(guides),
             self.num_steps,
-            Sampler.parse(self.kinds.sampler),
-            Schedule.parse(self.kinds.schedule),
+            sampler,
+            Schedule.parse(self.schedule),
             labels="none" if self.num_classes == 0 else "random",
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
         )
-
-    @property
-    def strength(self) -> str:
-        """The weight, in the words of its reference."""
-        classifier = self.kinds.reference == "classifier"
-        return f"scale {self.guidance - 1:g}" if classifier else f"w = {self.guidance:g}"
 
     def describe(self) -> str:
         """One readable line: networks, weight, interval, published score."""
         text = self.net.rsplit("/", 1)[-1]
         if self.gnet is not None:
             where = "" if self.interval is None else f" on {self.interval}"
-            text += f" guided by {self.gnet.rsplit('/', 1)[-1]}, {self.strength}{where}"
+            text += f" guided by {self.gnet.rsplit('/', 1)[-1]}, w = {self.guidance:g}{where}"
+        if self.classifier is not None:
+            text += f" guided by {self.classifier.rsplit('/', 1)[-1]}, scale {self.classifier_scale:g}"
         text += "" if self.base is None else f", of the images of {self.base}"
-        text += "" if self.kinds.sampler == USUAL.sampler else f", {self.kinds.sampler}, {self.num_steps} steps"
+        text += "" if self.sampler == "heun" else f", {self.sampler}, {self.num_steps} steps"
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
 
@@ -115,29 +103,24 @@ def _published() -> list[Preset]:
 
 
 def _adm() -> list[Preset]:
-    """A classifier's scale S is the weight 1 + S; ancestral sampling scales its gradient by the variance."""
     return [
         Preset(
             setting.name,
             f"{ADM_ROOT}/{setting.net}",
-            None if setting.classifier is None else f"{ADM_ROOT}/{setting.classifier}",
-            1 + setting.scale,
             metric="fid",
             published=float(setting.scores["fid"]) if setting.scores else None,
             num_steps=setting.num_steps,
             num_classes=0 if setting.unconditional else 1000,
             data=setting.data,
-            kinds=setting_kinds(setting),
+            classifier=None if setting.classifier is None else f"{ADM_ROOT}/{setting.classifier}",
+            classifier_scale=setting.scale,
+            sampler=setting.sampler,
+            schedule=setting.schedule,
             base=setting.base,
         )
         for setting in adm.settings()
         if setting.net is not None
     ]
-
-
-def setting_kinds(setting: adm.Setting) -> Kinds:
-    guided = {"reference": "classifier", "weight": "posterior" if setting.sampler == "ddpm" else "constant"}
-    return Kinds(setting.sampler, setting.schedule, **(guided if setting.classifier else {}))
 
 
 def _embedded() -> list[Preset]:

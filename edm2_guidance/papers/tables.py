@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 from dnnlib.places import find_file
 from edm2_guidance.papers import adm
-from edm2_guidance.papers.presets import MODEL_ROOT, USUAL, Kinds, Preset, all_presets
+from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
-from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.parts import Sampler, Schedule, constant
+from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
 
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
@@ -75,7 +75,10 @@ class Row:
     repeats: int | None = 3
     real: str | None = None  # statistics of real images, in pretrained/, that are scored in place of samples
     samples: str | None = None  # URL of the authors' images, which are scored in place of new ones
-    kinds: Kinds = USUAL
+    classifier: str | None = None
+    scale: float = 0.0  # of the classifier's gradient, in the form of the sampler
+    sampler: str = "heun"
+    schedule: str = "edm"
     base: str | None = None  # the preset whose images the network enlarges
     setting: str | None = None  # the preset that has several rows, one per metric, of which one pass gives all
     labels: LabelRule = "random"  # the papers' rule: drawn at random, none for unconditional images
@@ -91,7 +94,8 @@ class Row:
     def files(self) -> tuple[str, ...]:
         """Network files by name, the main network first, those that make the images that it enlarges last."""
         base = () if self.base is None else map(_file_name, all_presets()[self.base].sources)
-        return () if self.net is None else (self.net, *self.gnets, *base)
+        classifier = () if self.classifier is None else (self.classifier,)
+        return () if self.net is None else (self.net, *self.gnets, *classifier, *base)
 
     @property
     def emas(self) -> tuple[float | None, ...]:
@@ -101,7 +105,7 @@ class Row:
 
     def levels(self) -> list[float]:
         """The noise levels of its steps."""
-        return Schedule.parse(self.kinds.schedule).levels(self.num_steps)
+        return Schedule.parse(self.schedule).levels(self.num_steps)
 
     @property
     def spread(self) -> float | None:
@@ -150,17 +154,17 @@ class Row:
             what = "published samples" if self.real is None else "real images"
             raise ValueError(f"{self.name}: {self.blocked or f'{what} are scored, none are made'}")
         net, *others = (NetworkRef(source) for source in self.sources(networks))
-        schedule, reference = Weight.parse(self.kinds.weight), Reference.parse(self.kinds.reference)
-        guides = [
-            Guide(ref, schedule.with_fields({"w": weight}), self.interval, reference)
-            for ref, weight in zip(others[: len(self.gnets)], self.weights, strict=True)
-        ]
+        sampler = Sampler.parse(self.sampler)
+        pairs = zip(others[: len(self.gnets)], self.weights, strict=True)
+        guides = [Guide(ref, constant(weight), self.interval) for ref, weight in pairs]
+        if self.classifier is not None:
+            guides.append(classifier_guide(others[len(self.gnets)], self.scale, sampler))
         return Recipe(
             net,
             tuple(guides),
             self.num_steps,
-            Sampler.parse(self.kinds.sampler),
-            Schedule.parse(self.kinds.schedule),
+            sampler,
+            Schedule.parse(self.schedule),
             labels=self.labels,
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -261,7 +265,7 @@ def _adm_rows() -> Iterator[Row]:
             of_samples = f"{setting.name}-samples"
             samples = f"{ADM_BATCHES}/{setting.samples}"
             row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
-            yield replace(row, net=None, gnets=(), weights=(), kinds=USUAL, base=None)
+            yield replace(row, net=None, classifier=None, scale=0.0, sampler="heun", schedule="edm", base=None)
 
 
 def _of_setting(table: str, setting: adm.Setting, column: str) -> Row:
@@ -318,7 +322,10 @@ def _of_preset(row: Row, preset: Preset) -> Row:
         weights=() if preset.gnet is None else (preset.guidance,),
         interval=preset.interval,
         num_steps=preset.num_steps,
-        kinds=preset.kinds,
+        classifier=None if preset.classifier is None else _file_name(preset.classifier),
+        scale=preset.classifier_scale,
+        sampler=preset.sampler,
+        schedule=preset.schedule,
         base=preset.base,
         labels="none" if preset.num_classes == 0 else "random",
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
+from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, planned
 from edm2_guidance.recipe.spec import Spec, canonical, digest
@@ -205,6 +206,14 @@ class Guide:
             "weight": str(self.weight),
             "steps": [] if self.never else steps,
         }
+
+
+def classifier_guide(
+    classifier: NetworkRef, scale: float, sampler: Sampler, interval: StepInterval | SigmaInterval | None = None
+) -> Guide:
+    """Guidance by a classifier's gradient, as published with this sampler: scales of one are none for another."""
+    weight = Weight.parse(CLASSIFIER_WEIGHTS.get(sampler.kind, "constant")).with_fields({"w": 1 + scale})
+    return Guide(classifier, weight, interval, Reference.parse("classifier"))
 
 
 LabelRule = Literal["random", "balanced", "none", "stored"] | int | ClassName

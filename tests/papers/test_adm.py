@@ -76,19 +76,22 @@ def test_every_number_of_the_table(table, typed):
 
 
 def test_scales_samplers_and_steps_of_guided_settings():
-    presets = {name: preset for name, preset in all_presets().items() if preset.kinds.reference == "classifier"}
+    presets = {name: preset for name, preset in all_presets().items() if preset.classifier is not None}
     adm = {name: preset for name, preset in presets.items() if preset.net.endswith("_diffusion.pt") or "uncond" in name}
     assert {
-        name: (preset.guidance - 1, preset.kinds.sampler, preset.kinds.schedule.rsplit("=", 1)[1])
+        name: (preset.classifier_scale, preset.sampler, preset.schedule.rsplit("=", 1)[1])
         for name, preset in adm.items()
     } == GUIDED
     for name, preset in adm.items():
-        assert preset.gnet.rsplit("/", 1)[1] == f"{name.split('-')[1]}x{name.split('-')[1]}_classifier.pt"
-        assert preset.kinds.weight == ("posterior" if preset.kinds.sampler == "ddpm" else "constant")
+        assert preset.classifier.rsplit("/", 1)[1] == f"{name.split('-')[1]}x{name.split('-')[1]}_classifier.pt"
+        (guide,) = preset.recipe().guides
+        assert (
+            str(guide.weight) == f"{'posterior' if preset.sampler == 'ddpm' else 'constant'}:w={1 + GUIDED[name][0]:g}"
+        )
 
 
 def test_only_the_network_of_64_pixels_has_the_cosine_schedule():
-    schedules = {p.net.rsplit("/", 1)[1]: p.kinds.schedule for p in all_presets().values() if p.net.endswith(".pt")}
+    schedules = {p.net.rsplit("/", 1)[1]: p.schedule for p in all_presets().values() if p.net.endswith(".pt")}
     assert {net for net, text in schedules.items() if "cosine" in text} == {"64x64_diffusion.pt"}
     assert all("linear" in text for net, text in schedules.items() if net != "64x64_diffusion.pt")
 
@@ -108,4 +111,4 @@ def test_names_are_of_one_setting_and_one_metric():
     rows = [row for row in all_rows() if row.table.startswith("adm-")]
     assert len({(row.table, row.name) for row in rows}) == len(rows)
     for name in {row.name for row in rows}:
-        assert len({(row.metric, row.published, row.base, row.kinds) for row in rows if row.name == name}) == 1
+        assert len({(row.metric, row.published, row.base, row.sampler) for row in rows if row.name == name}) == 1

@@ -172,7 +172,7 @@ def test_every_row_has_a_plan(tmp_path):
             assert f"cannot run   {it.blocked}" in text
         elif made is not None:
             steps = it.num_steps
-            assert f"{2 * steps - 1 if it.kinds.sampler == 'heun' else steps} main" in text
+            assert f"{2 * steps - 1 if it.sampler == 'heun' else steps} main" in text
             assert math.isfinite(made.hours)
             assert ("make first" in text) == (it.runnable is not None)
 

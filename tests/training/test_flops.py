@@ -7,7 +7,7 @@ import torch
 
 from edm2_guidance.papers.train_presets import all_train_presets, network_arguments
 from training.flops import file_cost, network_cost
-from training.network_io import load_network, save_safetensors, save_network
+from training.network_io import load_network, save_network, save_safetensors
 from training.networks_edm2 import MPConv, Precond
 
 # Mparams and Gflops of arXiv 2312.02696, Tables 2 (ImageNet-512) and 3 (ImageNet-64).
