@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -17,7 +17,7 @@ from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
-from edm2_guidance.papers.presets import Preset, all_presets
+from edm2_guidance.papers.presets import USUAL, Preset, all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
@@ -66,11 +66,14 @@ def recipe_from(
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        schedule = _with_fields(sampling.schedule, sampling.schedule_fields)
+        kinds = USUAL if preset is None else preset.kinds
+        schedule = sampling.schedule if given("schedule") else Schedule.parse(kinds.schedule)
+        schedule = _with_fields(schedule, sampling.schedule_fields)
+        sampler = sampling.sampler if given("sampler") else Sampler.parse(kinds.sampler)
         unguided = Recipe(
             net=NetworkRef(_existing(net)),
             num_steps=_num_steps(sampling.steps, preset, schedule),
-            sampler=_with_fields(sampling.sampler, sampling.sampler_fields),
+            sampler=_with_fields(sampler, sampling.sampler_fields),
             schedule=schedule,
             rule=networks.rule,
             dtype=sampling.dtype,
@@ -157,12 +160,18 @@ def _guides(
     networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
     """The guides of an unguided recipe, a classifier last; what is given once per guide is given so."""
+    if preset is not None and preset.gnet is not None and Reference.parse(preset.kinds.reference).of_classifier:
+        if networks.classifier is None and not networks.gnet:
+            scale = preset.guidance - 1 if networks.classifier_scale is None else networks.classifier_scale
+            networks = replace(networks, classifier=preset.gnet, classifier_scale=scale)
+        preset = replace(preset, gnet=None)
     if networks.classifier is None:
         if networks.classifier_scale is not None:
             raise ValueError(f"{typed.quoted('classifier_scale')}: of which classifier? Give --classifier=PATH|URL")
         return _network_guides(networks, preset, defaults, recipe)
     others = bool(networks.gnet or networks.reference or (preset is not None and preset.gnet is not None))
-    of_networks, of_classifier = {}, {}
+    of_networks: dict[str, Any] = {}
+    of_classifier: dict[str, Any] = {}
     for name in ("weight", "guidance_interval", "guidance_sigma"):
         values = getattr(networks, name)
         if len(values) > 1 and not others:

@@ -14,6 +14,7 @@ from edm2_guidance.cli.report import describe
 from edm2_guidance.cli.search_options import SearchOptions, search_text, start_of
 from edm2_guidance.commands import generate_images, generate_zip
 from edm2_guidance.metrics.ledger import describe_recipe
+from edm2_guidance.papers.presets import USUAL, all_presets
 from edm2_guidance.recipe.recipe import SigmaInterval
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.stored import read_recipe
@@ -87,6 +88,23 @@ def test_beside_a_network_it_is_the_last_guide(recipe_of):
         False,
         True,
     ]
+
+
+def test_a_preset_has_its_sampler_schedule_and_classifier(recipe_command):
+    command, made = recipe_command
+    special = [preset for preset in all_presets().values() if preset.kinds != USUAL]
+    assert special
+    for preset in special:
+        made.clear()
+        run(command, f"--preset={preset.name}")
+        ours, theirs = made[0], preset.recipe()
+        assert [str(guide.weight) for guide in ours.guides] == [str(guide.weight) for guide in theirs.guides]
+        for name in ("net", "num_steps", "sampler", "schedule", "base"):
+            assert getattr(ours, name) == getattr(theirs, name), preset.name
+        assert ours.nets == theirs.nets
+        made.clear()
+        run(command, f"--preset={preset.name}", "--sampler=euler")
+        assert made[0].sampler.kind == "euler"
 
 
 @pytest.mark.parametrize(
