@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -175,7 +175,8 @@ def _guides(
             raise ValueError(f"{typed.quoted('classifier_scale')}: of which classifier? Give --classifier=PATH|URL")
         return _network_guides(networks, preset, defaults, recipe)
     others = bool(networks.gnet or networks.reference or (preset is not None and preset.gnet is not None))
-    of_networks, of_classifier = {}, {}
+    of_networks: dict[str, Any] = {}
+    of_classifier: dict[str, Any] = {}
     for name in ("weight", "guidance_interval", "guidance_sigma"):
         values = getattr(networks, name)
         if len(values) > 1 and not others:

@@ -9,12 +9,10 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-#: The metric of each column of scores, all by ADM's evaluator.
-METRICS: Mapping[str, str] = MappingProxyType(
-    {"fid": "fid", "sfid": "sfid", "precision": "precision:adm", "recall": "recall:adm", "is": "is:adm"}
-)
+from edm2_guidance.metrics.catalog import SETS, find_metric
+from edm2_guidance.recipe.timesteps import kept_timesteps
+
 _WITHOUT_IS = "5"  # the table that prints no Inception Score
 _FEWER = "the reference that is published is known to hold 1000 images instead of 10000"
 
@@ -25,7 +23,7 @@ class Setting:
 
     tables: of the paper, by number. net, classifier: file names; no net: never released. scale: of the classifier's
     gradient, in the sampler's own form. steps: as the original code writes lists of steps. base: the setting whose
-    images an upsampler enlarges. scores: published, by column of `METRICS`. samples: the authors' images.
+    images an upsampler enlarges. scores: published, by metric. samples: the authors' images.
     """
 
     name: str
@@ -50,7 +48,7 @@ class Setting:
 
     @property
     def num_steps(self) -> int:
-        return int(self.steps.removeprefix("ddim"))
+        return len(kept_timesteps(self.steps))
 
     @property
     def schedule(self) -> str:
@@ -58,14 +56,18 @@ class Setting:
         betas = "cosine" if self.net == "64x64_diffusion.pt" else "linear"
         return f"timesteps:betas={betas}:steps={self.steps}"
 
-    def printed(self, table: str) -> Mapping[str, str]:
-        """The scores that a table prints."""
-        return {column: score for column, score in self.scores.items() if column != "is" or table != _WITHOUT_IS}
+    def printed(self, table: str) -> list[str]:
+        """The metrics whose scores a table prints."""
+        return [
+            metric
+            for metric in self.scores
+            if table != _WITHOUT_IS or find_metric(metric).needs(reference=True) != "nothing"
+        ]
 
-    def note_on(self, column: str) -> str:
+    def note_on(self, metric: str) -> str:
         """What to mind of a score."""
-        fewer = _FEWER if self.data == "adm512" and column in ("precision", "recall") else ""
-        return "; ".join(filter(None, (self.note, fewer)))
+        few = self.data == "adm512" and find_metric(metric).needs(reference=True) == "features"
+        return "; ".join(filter(None, (self.note, _FEWER if few else "")))
 
 
 @functools.cache
@@ -88,7 +90,7 @@ def _setting(line: Mapping[str, str]) -> Setting:
         sampler=line["sampler"],
         steps=line["steps"],
         base=line["base"] or None,
-        scores={column: line[column] for column in METRICS if line[column]},
+        scores={metric: line[metric] for metric in line if metric in SETS["adm"] and line[metric]},
         samples=line["samples"] or None,
         note=line["note"],
     )

@@ -257,34 +257,39 @@ def _adm_rows() -> Iterator[Row]:
     """A row per score that ADM's tables print, table by table; then those of the samples that were published."""
     for table in ("4", "5", "6"):
         for setting in (setting for setting in adm.settings() if table in setting.tables):
-            for column in setting.printed(table):
-                yield _of_setting(f"adm-{table}", setting, column)
+            for metric in setting.printed(table):
+                yield _of_setting(f"adm-{table}", setting, metric)
     for setting in (setting for setting in adm.settings() if setting.samples is not None):
-        for column in setting.scores:
-            row = _of_setting("adm-samples", setting, column)
+        for metric in setting.scores:
+            row = _of_setting("adm-samples", setting, metric)
             of_samples = f"{setting.name}-samples"
             samples = f"{ADM_BATCHES}/{setting.samples}"
-            row = replace(row, name=f"{of_samples}-{column}", setting=of_samples, samples=samples)
+            row = replace(row, name=f"{of_samples}-{_bare(metric)}", setting=of_samples, samples=samples)
             yield replace(row, net=None, classifier=None, scale=0.0, sampler="heun", schedule="edm", base=None)
 
 
-def _of_setting(table: str, setting: adm.Setting, column: str) -> Row:
+def _of_setting(table: str, setting: adm.Setting, metric: str) -> Row:
     preset = all_presets().get(setting.name)
     row = Row(
         table=table,
-        name=f"{setting.name}-{column}",
+        name=f"{setting.name}-{_bare(metric)}",
         data=setting.data,
         model=setting.model,
         method=setting.method,
-        metric=adm.METRICS[column],
-        published=float(setting.scores[column]),
+        metric=metric,
+        published=float(setting.scores[metric]),
         net=None,
         repeats=1,
         blocked=_BLOCKED["unreleased"] if preset is None else None,
-        note=setting.note_on(column),
+        note=setting.note_on(metric),
         setting=setting.name,
     )
     return row if preset is None else replace(_of_preset(row, preset), metric=row.metric, published=row.published)
+
+
+def _bare(metric: str) -> str:
+    """A metric without its variant."""
+    return metric.partition(":")[0]
 
 
 def _row(line: Mapping[str, str]) -> Row:

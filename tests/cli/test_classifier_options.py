@@ -1,6 +1,7 @@
 """--classifier and --classifier-scale: the recipe, its text and hash, grids, searches, whole runs, what is refused."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.report import describe
 from edm2_guidance.cli.search_options import SearchOptions, search_text, start_of
-from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.commands import generate_images, generate_zip
+from edm2_guidance.metrics.ledger import describe_recipe
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.recipe import SigmaInterval
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.stored import read_recipe
@@ -85,6 +88,23 @@ def test_beside_a_network_it_is_the_last_guide(recipe_of):
         False,
         True,
     ]
+
+
+def test_a_preset_has_its_sampler_schedule_and_classifier(recipe_command):
+    command, made = recipe_command
+    special = [preset for preset in all_presets().values() if preset.sampler != "heun"]
+    assert special
+    for preset in special:
+        made.clear()
+        run(command, f"--preset={preset.name}")
+        ours, theirs = made[0], preset.recipe()
+        assert [str(guide.weight) for guide in ours.guides] == [str(guide.weight) for guide in theirs.guides]
+        for name in ("net", "num_steps", "sampler", "schedule", "base"):
+            assert getattr(ours, name) == getattr(theirs, name), preset.name
+        assert ours.nets == theirs.nets
+        made.clear()
+        run(command, f"--preset={preset.name}", "--sampler=euler")
+        assert made[0].sampler.kind == "euler"
 
 
 @pytest.mark.parametrize(
@@ -182,15 +202,10 @@ def test_an_unconditional_network_is_guided_to_drawn_classes(classifier, tmp_pat
     out = tmp_path / "a.zip"
     making = [UNCOND, f"--classifier={classifier}", "--classifier-scale=1", "--sampler=ddpm", "--steps=3", "--num=4"]
     run(generate_zip.main, *making, f"--out={out}")
-    run(
-        calculate_metrics.main,
-        "calc",
-        f"--images={out}",
-        "--ref=mnist16",
-        "--metrics=fd_mnist",
-        f"--ledger={tmp_path}/l",
-    )
-    assert "classifier bright-make scale=1 posterior" in run(calculate_metrics.main, "show", f"{tmp_path}/l").output
+    with zipfile.ZipFile(out) as archive:
+        content, made = (json.loads(archive.read(name)) for name in ("dataset.json", "recipe.json"))
+    assert len({label for _, label in content["labels"]}) > 1
+    assert "classifier bright-make scale=1 posterior" in describe_recipe(made["recipe"])
 
 
 @pytest.mark.parametrize("net", [MAIN, UNCOND])

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.reproduction.files import fetch_all
 
 
 def recipe(networks, main, guide, **more):
-    return Recipe(net=NetworkRef(str(networks[main])), guides=(Guide(NetworkRef(str(networks[guide])), 2.0),), **more)
+    return Recipe(
+        net=NetworkRef(str(networks[main])), guides=(Guide(NetworkRef(str(networks[guide])), constant(2.0)),), **more
+    )
 
 
 def test_everything_is_named_once(tiny_networks):
