@@ -7,7 +7,7 @@ import torch
 
 from edm2_guidance.papers.train_presets import all_train_presets, network_arguments
 from training.flops import file_cost, network_cost
-from training.network_io import load_network, save_safetensors
+from training.network_io import load_network, save_network, save_safetensors
 from training.networks_edm2 import MPConv, Precond
 
 # Mparams and Gflops of arXiv 2312.02696, Tables 2 (ImageNet-512) and 3 (ImageNet-64).
@@ -88,9 +88,10 @@ def test_sum_over_layers():
 
 def test_files_of_either_form(tiny_networks, tmp_path):
     file = load_network(tiny_networks["cond"])
+    save_network(tmp_path / "net.pkl", file.net)
     save_safetensors(tmp_path / "net.safetensors", file.net)
     expected = network_cost(file.net.init_kwargs | {"img_resolution": 8, "img_channels": 3, "label_dim": 10})
-    assert file_cost(tiny_networks["cond"]) == file_cost(tmp_path / "net.safetensors") == expected
+    assert file_cost(tmp_path / "net.pkl") == file_cost(tmp_path / "net.safetensors") == expected
     assert file_cost(tiny_networks["uncond"]).parameters < expected.parameters
 
 
