@@ -3,8 +3,9 @@ the exact last normalisation."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
@@ -28,13 +29,27 @@ def labelled_digits(path: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dataset.items(everything)), torch.from_numpy(onehot).argmax(dim=1)
 
 
-def average(mean: Module, net: Module, decay: float) -> None:
-    """Move the weights of `mean` towards the network's: an exponential moving average."""
-    import torch
+class Average:
+    """An exponential moving average of a network's weights, without what they were before training."""
 
-    with torch.no_grad():
-        for ours, latest in zip(mean.parameters(), net.parameters(), strict=True):
-            ours.lerp_(latest, 1 - decay)
+    def __init__(self, net: Module, decay: float) -> None:
+        self._net, self._decay, self._updates = net, decay, 0
+        self._sums = [weights.detach() * 0 for weights in net.parameters()]
+
+    def update(self) -> None:
+        import torch
+
+        self._updates += 1
+        with torch.no_grad():
+            for total, latest in zip(self._sums, self._net.parameters(), strict=True):
+                total.lerp_(latest, 1 - self._decay)
+
+    def network(self) -> Any:
+        """A copy of the network with the mean weights, for evaluation."""
+        mean = copy.deepcopy(self._net).eval().requires_grad_(False)
+        for weights, total in zip(mean.parameters(), self._sums, strict=True):
+            weights.copy_(total / (1 - self._decay**self._updates))
+        return mean
 
 
 def fit(

@@ -6,7 +6,6 @@ the same bytes with the same versions and thread count, and another network as g
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import click
 
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.pretrained.fitting import average, fit, labelled_digits
+from edm2_guidance.pretrained.fitting import Average, fit, labelled_digits
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
@@ -30,7 +29,7 @@ HALF_LEVEL = 1 / 255  # of 8-bit pixels in [-1, 1]
 @click.command(cls=Command)
 @click.option("--data", metavar="ZIP|DIR", required=True, help="Training digits, 16x16 RGB with labels")
 @click.option("--dest", metavar="FILE", required=True, help="Where to write the network (.safetensors)")
-@click.option("--epochs", metavar="INT", type=click.IntRange(min=1), default=2, show_default=True, help="Passes")
+@click.option("--epochs", metavar="INT", type=click.IntRange(min=1), default=5, show_default=True, help="Passes")
 @click.option("--seed", metavar="INT", type=int, default=0, show_default=True, help="Random seed")
 def main(data: str, dest: str, epochs: int, seed: int) -> None:
     """Train the ADM network of digits.
@@ -49,19 +48,19 @@ def main(data: str, dest: str, epochs: int, seed: int) -> None:
     net = UNet(Architecture("denoiser", 16, 24, (1, 2), 1, 10, head_width=24, attention=(8,), groups=8))
     net.zero_branches()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
-    mean = copy.deepcopy(net).requires_grad_(False)
+    mean = Average(net, DECAY)
     onehot = torch.nn.functional.one_hot(labels, 10).float()
     with progress_bar(epochs * len(images), "training") as progress:
 
         def advance(count: int) -> None:
-            average(mean, net, DECAY)
+            mean.update()
             progress(count)
 
         fit(
             net.parameters(), lambda rows: _loss(net, images[rows] / 127.5 - 1, onehot[rows], generator), len(images),
             epochs=epochs, peak=PEAK_LEARNING_RATE, generator=generator, advance=advance, batch=BATCH,
         )  # fmt: skip
-    save_adm(dest, mean, [str(digit) for digit in range(10)])
+    save_adm(dest, mean.network(), [str(digit) for digit in range(10)])
 
 
 def _loss(net: UNet, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:

@@ -6,14 +6,13 @@ command gives the same bytes with the same versions and thread count, and anothe
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import click
 
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.pretrained.fitting import average, fit, labelled_digits
+from edm2_guidance.pretrained.fitting import Average, fit, labelled_digits
 
 if TYPE_CHECKING:  # --help needs no torch
     from torch import Generator, Tensor
@@ -50,19 +49,19 @@ def main(data: str, test: str, dest: str, epochs: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     net = Classifier(Architecture("classifier", 16, 24, (1, 2, 2), 1, 10, head_width=24, attention=(8, 4), groups=8))
     net.zero_branches()
-    mean = copy.deepcopy(net).requires_grad_(False)
+    mean = Average(net, DECAY)
     with progress_bar(epochs * len(images), "training") as progress:
 
         def advance(count: int) -> None:
-            average(mean, net, DECAY)
+            mean.update()
             progress(count)
 
         fit(
             net.parameters(), lambda rows: _loss(net, images[rows], labels[rows], generator), len(images),
             epochs=epochs, peak=PEAK_LEARNING_RATE, generator=generator, advance=advance, batch=BATCH,
         )  # fmt: skip
-    save_adm(dest, mean, [str(digit) for digit in range(10)])
-    shown = (f"{_accuracy(mean, test_images, test_labels, t, generator):.2%} at t = {t}" for t in SHOWN)
+    save_adm(dest, mean.network(), [str(digit) for digit in range(10)])
+    shown = (f"{_accuracy(mean.network(), test_images, test_labels, t, generator):.2%} at t = {t}" for t in SHOWN)
     click.echo(f"{dest}: test accuracy {', '.join(shown)}")
 
 

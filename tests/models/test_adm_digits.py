@@ -105,3 +105,19 @@ def test_the_classifier_that_ships_knows_noisy_digits(digits):
     after = classifier.log_probs(x + 0.5 * sigma**2 * slope, sigma)[wanted, wanted]
     assert bool((after > before).all())
     assert (PRETRAINED / "mnist16-classifier.safetensors").stat().st_size < 1_000_000
+
+
+def test_the_denoiser_that_ships_draws_the_digit_that_is_asked_for(digits):
+    """One step from moderate noise: nearer to the image than the noise by far, and than under another class."""
+    model, sigma = open_model("adm-mnist16"), torch.tensor(noise_levels("linear")[400])
+    images, classes = digits[0][:40] / 127.5 - 1, digits[1][:40].tolist()
+    x = images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    made = {
+        shift: model.predict(x, sigma, model.conditions([(n + shift) % 10 for n in classes], torch.device("cpu")))
+        for shift in (0, 5)
+    }
+    missed = {shift: float((each.denoised - images).square().mean().sqrt()) for shift, each in made.items()}
+    assert missed[0] < 0.35 < float(sigma) / 5
+    assert missed[5] > 1.1 * missed[0]
+    assert 0 < float(made[0].mix.mean()) < 1
+    assert (PRETRAINED / "adm-mnist16.safetensors").stat().st_size < 1_000_000
