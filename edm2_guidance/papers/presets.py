@@ -7,7 +7,6 @@ import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dnnlib.places import EMBEDDED
 from dnnlib.published import ADM_ROOT
@@ -77,29 +76,31 @@ class Preset:
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
 
+def _lines(file: str) -> list[dict[str, str]]:
+    with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+def _interval(steps: str) -> StepInterval | None:
+    """Of the first and last step, "17-22"; None for none."""
+    return StepInterval(*map(int, steps.split("-"))) if steps else None
+
+
 def _published() -> list[Preset]:
-    with open(Path(__file__).with_name("presets.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
-    presets = []
-    for row in rows:
-        interval = None
-        if row["interval_steps"]:
-            first, last = row["interval_steps"].split("-")
-            interval = StepInterval(int(first), int(last))
-        presets.append(
-            Preset(
-                name=row["preset"],
-                net=POSTHOC + row["net"],
-                gnet=POSTHOC + row["gnet"] if row["gnet"] else None,
-                guidance=float(row["guidance"]) if row["guidance"] else 1.0,
-                interval=interval,
-                metric=row["metric"],
-                published=float(row["published"]),
-                num_classes=0 if "-uncond-" in row["net"] else 1000,
-                data="img64" if "-img64-" in row["net"] else "img512",
-            )
+    return [
+        Preset(
+            name=line["preset"],
+            net=POSTHOC + line["net"],
+            gnet=POSTHOC + line["gnet"] if line["gnet"] else None,
+            guidance=float(line["guidance"] or 1),
+            interval=_interval(line["interval_steps"]),
+            metric=line["metric"],
+            published=float(line["published"]),
+            num_classes=0 if "-uncond-" in line["net"] else 1000,
+            data="img64" if "-img64-" in line["net"] else "img512",
         )
-    return presets
+        for line in _lines("presets.csv")
+    ]
 
 
 def _adm() -> list[Preset]:
@@ -124,20 +125,24 @@ def _adm() -> list[Preset]:
 
 
 def _embedded() -> list[Preset]:
-    main, unconditional, weak = (str(EMBEDDED / f"mnist16-{kind}.pkl") for kind in ("cond", "uncond", "weak"))
-
-    def preset(
-        name: str, caption: str, net: str, gnet: str | None = None, guidance: float = 1.0, **rest: Any
-    ) -> Preset:
-        common: dict[str, Any] = {"metric": "fd_mnist", "num_steps": 16, "num_classes": 10, "data": "mnist16"}
-        return Preset(name, net, gnet, guidance, caption=caption, **{**common, **rest})
-
     return [
-        preset("mnist16", "unguided", main),
-        preset("mnist16-cfg", "CFG", main, unconditional, 1.5),
-        preset("mnist16-interval", "CFG in an interval", main, unconditional, 1.5, interval=StepInterval(4, 7)),
-        preset("mnist16-autog", "autoguidance", main, weak, 1.5),
-        preset("mnist16-uncond", "unconditional", unconditional, num_classes=0),
+        Preset(
+            name=line["preset"],
+            net=str(EMBEDDED / line["net"]),
+            gnet=str(EMBEDDED / line["gnet"]) if line["gnet"] else None,
+            guidance=float(line["guidance"] or 1),
+            interval=_interval(line["interval_steps"]),
+            metric="fd_mnist",
+            num_steps=int(line["steps"]),
+            num_classes=int(line["classes"]),
+            data="mnist16",
+            caption=line["caption"],
+            classifier=str(EMBEDDED / line["classifier"]) if line["classifier"] else None,
+            classifier_scale=float(line["scale"] or 0),
+            sampler=line["sampler"],
+            schedule=line["schedule"],
+        )
+        for line in _lines("digits.csv")
     ]
 
 

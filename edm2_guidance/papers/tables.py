@@ -39,6 +39,7 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "adm-6": "Table 6 of arXiv 2105.05233, ADM: classifier guidance and upsampling",
     "adm-samples": "Tables 4 to 6 of arXiv 2105.05233, ADM, of the samples that the authors published",
     "mnist16": "our own: the networks of digits that ship",
+    "adm-mnist16": "our own: the ADM network of digits that ships",
 })  # fmt: skip
 
 _ELSEWHERE = "make the images with its authors' code and score them by calculate_metrics.py calc"
