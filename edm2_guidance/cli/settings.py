@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dnnlib.places import find_file
 from dnnlib.terminal import guard
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -76,7 +77,8 @@ def threads_for(sources: Iterable[str]) -> Iterator[None]:
 
 
 def _is_small(source: str) -> bool:
-    return os.path.isfile(source) and os.path.getsize(source) <= SMALL_FILE
+    path = find_file(source)
+    return path.is_file() and path.stat().st_size <= SMALL_FILE
 
 
 def _for_users(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:

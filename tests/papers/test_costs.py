@@ -1,12 +1,15 @@
 """Costs against the papers' arithmetic, our own networks and the sampler itself."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.published import PUBLISHED
 from edm2_guidance.models.adm_files import PUBLISHED as ARCHITECTURES
+from edm2_guidance.models.adm_files import file_cost as adm_file_cost
+from edm2_guidance.models.adm_files import is_adm
 from edm2_guidance.papers.costs import (
     all_networks,
     cost,
@@ -25,7 +28,6 @@ from edm2_guidance.papers.train_presets import find_train_preset
 from edm2_guidance.sampling.guidance.guided import Counted, guided
 from tests.functions import network, steps_of
 from training.flops import file_cost
-from training.network_io import load_network
 from training.networks_edm2 import Precond
 
 SIZES = ["xs", "s", "m", "l", "xl", "xxl"]
@@ -92,10 +94,11 @@ def test_parameters_of_the_published_networks(name):
 
 def test_facts_of_the_embedded_networks():
     networks = {pair for row in find("mnist16") for pair in zip(row.files, row.sources(), strict=True)}
+    networks |= {pair for row in find("adm-mnist16") for pair in zip(row.files, row.sources(), strict=True)}
     for file, source in networks:
-        net, facts = load_network(source).net, facts_of(file)
-        assert sum(p.numel() for p in net.parameters()) == facts.params
-        assert file_cost(source).gflops == pytest.approx(facts.gflops, rel=1e-9)
+        counted, facts = (adm_file_cost if is_adm(Path(source)) else file_cost)(source), facts_of(file)
+        assert counted.parameters == facts.params
+        assert counted.gflops == pytest.approx(facts.gflops, rel=1e-9)
 
 
 def test_parameters_of_the_networks_of_adm():
