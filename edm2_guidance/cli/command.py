@@ -80,7 +80,7 @@ class _OneLineErrors(click.Command):
         typed.remember(ctx, args)
         try:
             rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
-            typed.check_once(ctx)
+            typed.note_repeated(ctx)
             typed.check_finite(ctx)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx

@@ -92,8 +92,8 @@ def quoted(name: str) -> str:
     return " ".join(found[0]) if found else f"--{either_spelling(name)}"
 
 
-def check_once(ctx: click.Context) -> None:
-    """click.UsageError for an option that is given twice with different values, of which click takes the last."""
+def note_repeated(ctx: click.Context) -> None:
+    """Say on stderr that the last of an option's different values counts: a script has defaults, and more follows."""
     seen: dict[str | None, list[str]] = {}
     for option, words in occurrences(ctx.command, ctx.meta.get(_ARGUMENTS, ())):
         if option is None and isinstance(ctx.command, click.Group):
@@ -102,7 +102,8 @@ def check_once(ctx: click.Context) -> None:
             continue
         first = seen.setdefault(option.name, words)
         if words[0] != first[0] if option.secondary_opts else _value(first) != _value(words):
-            raise click.UsageError(f"{' '.join(first)} and {' '.join(words)}: give one of them", ctx)
+            click.echo(f"note: {' '.join(first)} and {' '.join(words)}: the last counts", err=True)
+            seen[option.name] = words
 
 
 def check_finite(ctx: click.Context) -> None:

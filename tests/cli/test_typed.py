@@ -114,14 +114,23 @@ def refuse():
         (["--num_image=3"], "--num_image: there is no such option; near it: --num-images, --num"),
         (["-num=3"], "-num: there is no such option; near it: --num"),
         (["--xyz=1"], "--xyz: there is no such option; --help lists them"),
-        (["--num=2", "--share=1", "--num-images", "3"], "--num=2 and --num-images 3: give one of them"),
-        (["--rho=2", "--times=1", "--times=2", "--rho=3"], "--rho=2 and --rho=3: give one of them"),
-        (["--go", "--no-go"], "--go and --no-go: give one of them"),
         ([f"--num={'9' * 500}x"], f"--num={'9' * 94}...: give a whole number from 2 to 1000000"),
     ],
 )
 def test_what_was_typed_is_quoted(refuse, words, said):
     assert refuse(*words) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--num=2", "--share=1", "--num-images", "3"], "--num=2 and --num-images 3"),
+        (["--rho=2", "--times=1", "--times=2", "--rho=3"], "--rho=2 and --rho=3"),
+        (["--go", "--no-go"], "--go and --no-go"),
+    ],
+)
+def test_of_several_values_the_last_counts_which_is_said(refuse, words, said):
+    assert CliRunner().invoke(refuse.group, ["work", *words]).stderr == f"note: {said}: the last counts\n"
 
 
 def test_the_same_value_may_be_given_twice(refuse):
@@ -137,7 +146,8 @@ def test_the_same_value_may_be_given_twice(refuse):
         "--S-max",
         "2.0",
     ]
-    assert CliRunner().invoke(refuse.group, ["work", *words]).stdout == "2.0\n"
+    done = CliRunner().invoke(refuse.group, ["work", *words])
+    assert (done.stdout, done.stderr) == ("2.0\n", "")
 
 
 def test_an_infinite_default_may_be_typed(refuse):
