@@ -9,6 +9,7 @@ from PIL import Image
 
 from edm2_guidance.commands.generate_images import main
 from edm2_guidance.images import grid
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.sampling.generation import GeneratedImages
 from edm2_guidance.work.status import images_status
 from tests.digits_network import save_digits_network
@@ -296,6 +297,6 @@ def test_bad_input(run, tmp_path, monkeypatch, args, says):
 def test_list_presets():
     result = CliRunner().invoke(main, ["--list-presets"])
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 45
+    assert len(result.stdout.splitlines()) == len(all_presets())
     assert "edm2-img512-xxl-autog-dino" in result.stdout
     assert "published fd_dinov2 24.18" in result.stdout
