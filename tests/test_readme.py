@@ -22,6 +22,7 @@ RUN = ["README.md", "edm2_guidance/pretrained/README.md"]  # what is in the othe
 NEEDS_MORE = (
     "edm2-",
     "https://",
+    "adm-256",
     "downloads/",
     "datasets/",
     "training-runs/",

@@ -15,8 +15,7 @@ from edm2_guidance.models.base import Classifier, Model
 #: The first form that fits counts.
 FAMILIES: Mapping[str, str] = MappingProxyType({
     r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python",
-    r"adm-[\w-]+|.+\.pt": "edm2_guidance.models.adm:open_adm",
-    r".+\.safetensors": "edm2_guidance.models.by_header:open_safetensors",
+    r"[\w/-]+|.+\.(pt|safetensors)(\?.*)?": "edm2_guidance.models.by_header:open_by_header",
     r".*": "edm2_guidance.models.edm2:open_edm2",
 })  # fmt: skip
 #: The same of classifiers.
