@@ -138,6 +138,12 @@ def _in_words_of(asked: str, measure: str, message: str) -> str:
     return f"{asked}{message.removeprefix(measure)}" if asked in METRICS and message.startswith(measure) else message
 
 
+def shipped_reference(stored: str) -> str | None:
+    """The name of statistics that ship here of the features that files call so; None for none."""
+    found = (each for each in map(_extractor, catalog.kinds("extractor")) if stored in map(each.stored, each.features))
+    return next((each.reference for each in found), None)
+
+
 def names_of(text: str) -> list[str]:
     """The metrics that one text stands for, by name: one, or those of a set. `ALL` stays as it is, if it is right."""
     text = text.strip()

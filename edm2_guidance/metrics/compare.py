@@ -270,3 +270,5 @@ def notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """How intervals were had, a sentence for all the metrics that share it."""
     for how in dict.fromkeys(verdict.how for verdict in verdicts):
         yield f"{', '.join(verdict.name for verdict in verdicts if verdict.how == how)}: {how}"
+    if len(verdicts) > 1:
+        yield "each word is of its metric alone: of 20 metrics of images that are alike, one is expected to differ"

@@ -402,7 +402,9 @@ def _wanted(
 
 def _not_there(metric: str, known: Iterable[str], source: str) -> str:
     names = list(known)
-    return f"{source} has no statistics for {metric}, only for {_shown(names)}: use --metrics={names[0][:80]}"
+    ships = catalog.shipped_reference(metric)
+    other = f", or the reference {ships}" if ships else ""
+    return f"{source} has no statistics for {metric}, only for {_shown(names)}: use --metrics={names[0][:80]}{other}"
 
 
 def _shown(metrics: Iterable[str]) -> str:

@@ -158,7 +158,9 @@ def _check(metric: str, side: Side | None, num: int | None, *, reference: bool =
     elif side is not None and side.statistics is not None:
         there = side.statistics.moments.get(found.stored_as)
         if there is None:
-            raise ValueError(f"{side.name} has no statistics for {found.stored_as}")
+            ships = catalog.shipped_reference(found.stored_as)
+            other = f": those that ship are {ships}" if ships else ""
+            raise ValueError(f"{side.name} has no statistics for {found.stored_as}{other}")
         if needs == "features" and there.features is None:
             how = f"ref --metrics={catalog.ALL}/{found.extractor.kind}"
             raise ValueError(f"{side.name} holds mean and covariance alone ({how} keeps features beside them)")

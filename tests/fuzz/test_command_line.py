@@ -170,12 +170,17 @@ COMMANDS: dict[str, tuple[click.Command, list[str]]] = {
     ),
     "statistics npz": (calculate_metrics.main, ["calc", f"--images={REFERENCE}", "--ref={path}", "--metrics=fd_mnist"]),
     "ledger": (calculate_metrics.main, ["table", "{path}"]),
+    "image zip, compared": (
+        calculate_metrics.main, ["compare", "{path}", "{path}", str(REFERENCE), "--metrics=fd_mnist", "--num=3"]
+    ),
+    "image npz, by class": (calculate_metrics.main, ["classes", "{path}", "{path}", "--features=mnist", "--num=4"]),
+    "ledger, compared": (calculate_metrics.main, ["compare", "1", "2", "--ledger={path}"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_mutants_end_a_command_in_one_line(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    form = all_formats(tmp_path_factory.mktemp("originals"))[name]
+    form = all_formats(tmp_path_factory.mktemp("originals"))[name.split(", ")[0]]
     command, arguments = COMMANDS[name]
     failures = 0
     for number in range(40):

@@ -188,6 +188,7 @@ def test_all_is_what_both_sides_allow() -> None:
     result = run("calc", "images.npz", "alone.npz", "--metrics=all/mnist-ae,fd_mnist", "--ledger=last.jsonl")
     assert [record["metric"] for record in ledger.read("last.jsonl")] == ["vendi/mnist-ae", "fd_mnist"]
     assert "alone.npz has no statistics for fd_mnist_ae" in result.stderr
+    assert "fd_mnist_ae: those that ship are mnist16-ae-refs" in result.stderr
 
 
 # Names

@@ -35,6 +35,7 @@ class Extractor(Spec):
         weights: Where they are.
         image_size: The one size of images it takes; None for any.
         small: Whether the network is so small that more than one thread slows it down.
+        reference: The name of statistics of it that ship here; None for none.
     """
 
     axis = "extractor"
@@ -43,6 +44,7 @@ class Extractor(Spec):
     weights: ClassVar[Weights]
     image_size: ClassVar[int | None] = None
     small: ClassVar[bool] = False
+    reference: ClassVar[str | None] = None
 
     @property
     def resized(self) -> str:

@@ -22,6 +22,7 @@ class Mnist(Extractor):
     weights = Weights(str(EMBEDDED / "mnist16-detector.safetensors"))
     image_size = 16
     small = True
+    reference = "mnist16-refs"
 
     def build(self) -> "nn.Module":
         from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier

@@ -32,6 +32,7 @@ class MnistAutoencoder(Extractor):
     weights = Weights(str(EMBEDDED / "mnist16-ae.safetensors"))
     image_size = 16
     small = True
+    reference = "mnist16-ae-refs"
 
     def build(self) -> "nn.Module":
         """Of modules `encoder`, `decoder` (grey digits [N, 1, 16, 16] in [0, 1] to codes [N, 8] and back) and
