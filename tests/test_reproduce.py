@@ -123,9 +123,9 @@ def test_the_same_line_at_the_rows_count_is_as_defined(ledger, tmp_path):
     assert "| mnist16-interval | digits, CFG in an interval | fd_mnist | - |" in text
     assert "1 of 3 | 5,000 | random |" in text
     assert "Changed" not in text
-    assert "**Not run: 5 of 6 rows**" in text
+    assert "**Not run: 6 of 7 rows**" in text
     assert text.endswith("- not run yet: python reproduce.py run mnist16-unguided mnist16-cfg mnist16-autog "
-                         "mnist16-blend mnist16-floor\n")  # fmt: skip
+                         "mnist16-classifier mnist16-blend mnist16-floor\n")  # fmt: skip
 
 
 def test_the_commands_that_make_networks_are_accepted():
