@@ -62,7 +62,7 @@ def test_plan():
     assert "5,488 PFLOP, 4.76 hours at 320 TFLOP/s" in result.output
     assert "together" not in result.output
     table = run("plan", "edm2-4", "mnist16", "--num=1000")
-    assert table.output.count("1,000 images x 3 runs") == 6 + 5
+    assert table.output.count("1,000 images x 3 runs") == 6 + 6
     assert "together: 11 rows that can be sampled here" in table.output
     for tflop in ("38.91", "42.48", "47.43", "53.82", "61.61", "70.83"):
         assert f"{tflop} Tflop per image" in table.output
