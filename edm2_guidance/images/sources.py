@@ -46,6 +46,9 @@ MAX_IMAGES = 10**7
 #: A batch takes no more than this, or is one image: fewer images than asked for are in it where they are that large.
 MAX_BATCH_BYTES = 1 << 29
 
+#: Images of no more pixels than this are decoded as they are taken: threads that take turns cost more.
+SMALL_PIXELS = 1 << 14
+
 _OF_SEED = re.compile(r"(\d{6,})\.png", re.ASCII)
 _KINDS = {
     "1": "a black-and-white image",
@@ -203,17 +206,24 @@ class _FileSet:
         return height, width
 
     def read(self, indices: Sequence[int], ahead: int) -> Iterator[Pixels]:
-        first: tuple[str, tuple[int, ...]] | None = None
+        if len(indices) == 0:
+            return
+        with self._archive:
+            shape = self._decode(indices[0]).shape
+            small = shape[0] * shape[1] <= SMALL_PIXELS
+            decoded = map(self._decode, indices) if small else self._by_threads(indices, ahead)
+            for index, pixels in zip(indices, decoded, strict=True):
+                if pixels.shape != shape:
+                    _refuse_sizes(self._archive.path, self._names[indices[0]], shape, self._names[index], pixels.shape)
+                yield pixels
+
+    def _by_threads(self, indices: Sequence[int], ahead: int) -> Iterator[Pixels]:
         waiting = iter(indices)
-        with self._archive, OrderedPool[Pixels]() as pool:
-            for index in indices:
+        with OrderedPool[Pixels]() as pool:
+            for _ in indices:
                 while len(pool) < ahead + pool.threads and (ready := next(waiting, None)) is not None:
                     pool.submit(self._decode, ready, pool.reserve)
-                pixels = pool.pop()
-                first = (self._names[index], pixels.shape) if first is None else first
-                if pixels.shape != first[1]:
-                    _refuse_sizes(self._archive.path, first[0], first[1], self._names[index], pixels.shape)
-                yield pixels
+                yield pool.pop()
 
     def pixels(self, index: int) -> Pixels:
         return self._decode(index)
