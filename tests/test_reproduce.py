@@ -63,7 +63,7 @@ def test_plan():
     assert "together" not in result.output
     table = run("plan", "edm2-4", "mnist16", "--num=1000")
     assert table.output.count("1,000 images x 3 runs") == 6 + 6
-    assert "together: 11 rows that can be sampled here" in table.output
+    assert "together: 12 rows that can be sampled here" in table.output
     for tflop in ("38.91", "42.48", "47.43", "53.82", "61.61", "70.83"):
         assert f"{tflop} Tflop per image" in table.output
 

@@ -209,12 +209,14 @@ class _FileSet:
         if len(indices) == 0:
             return
         with self._archive:
-            shape = self._decode(indices[0]).shape
-            small = shape[0] * shape[1] <= SMALL_PIXELS
-            decoded = map(self._decode, indices) if small else self._by_threads(indices, ahead)
-            for index, pixels in zip(indices, decoded, strict=True):
-                if pixels.shape != shape:
-                    _refuse_sizes(self._archive.path, self._names[indices[0]], shape, self._names[index], pixels.shape)
+            first, rest = self._decode(indices[0]), indices[1:]
+            small = first.shape[0] * first.shape[1] <= SMALL_PIXELS
+            others = map(self._decode, rest) if small else self._by_threads(rest, ahead)
+            yield first
+            for index, pixels in zip(rest, others, strict=True):
+                if pixels.shape != first.shape:
+                    names = self._names[indices[0]], self._names[index]
+                    _refuse_sizes(self._archive.path, names[0], first.shape, names[1], pixels.shape)
                 yield pixels
 
     def _by_threads(self, indices: Sequence[int], ahead: int) -> Iterator[Pixels]:
