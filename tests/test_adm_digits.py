@@ -1,9 +1,5 @@
 """The ADM network of digits, guided by the classifier, through everything that any network goes through."""
 
-import os
-import signal
-import time
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,7 +7,7 @@ from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
 from edm2_guidance.metrics import ledger
-from edm2_guidance.sampling.generation import GeneratedImages
+from tests.interruptions import terminated_at
 from tests.words import last_of_each
 
 LIST = "--schedule=timesteps:steps=4"  # in place of 50
@@ -33,16 +29,7 @@ def test_a_zip_by_three_workers_and_a_kill(monkeypatch):
     words = [*GUIDED, "--num=6", "--shard-size=2", "--batch=2"]
     whole = run(generate_zip.main, *words, "--out=whole.zip")
     assert "evaluations per image: 4 main + 4 classifier 1 (and back) = 8" in whole.stderr
-    make = GeneratedImages._make
-
-    def interrupted(self, seeds):
-        if 4 in seeds:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        return make(self, seeds)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratedImages, "_make", interrupted)
+    with terminated_at(4, monkeypatch):
         run(generate_zip.main, *words, "--out=parts.zip", "--worker=2/3", code=143)
     for worker in (1, 0, 2):
         run(generate_zip.main, *words, "--out=parts.zip", f"--worker={worker}/3")

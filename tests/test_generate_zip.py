@@ -1,9 +1,6 @@
 """generate_zip.py as its user runs it: names, contents, resuming after SIGKILL, refusals."""
 
 import json
-import os
-import signal
-import time
 import zipfile
 from pathlib import Path
 
@@ -11,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.commands.generate_zip import main
-from edm2_guidance.sampling.generation import GeneratedImages, Generation
+from edm2_guidance.sampling.generation import Generation
+from tests.interruptions import terminated_at
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,16 +78,7 @@ def test_a_folder_for_a_zip_that_has_a_path(run, tmp_path):
 
 
 def test_an_interrupt_tells_what_is_kept(run, tmp_path, monkeypatch):
-    make = GeneratedImages._make
-
-    def interrupted(self, seeds):
-        if 4 in seeds:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        return make(self, seeds)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratedImages, "_make", interrupted)
+    with terminated_at(4, monkeypatch):
         ended = run("--num=10", f"--out={tmp_path}/a.zip")
     assert ended.exit_code == 143
     assert (

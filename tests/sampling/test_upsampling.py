@@ -4,9 +4,6 @@ import io
 import itertools
 import json
 import math
-import os
-import signal
-import time
 import zipfile
 from dataclasses import replace
 
@@ -24,9 +21,10 @@ from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
-from edm2_guidance.sampling.generation import GeneratedImages, open_recipe, sample
+from edm2_guidance.sampling.generation import open_recipe, sample
 from edm2_guidance.sampling.seeds import SeededStreams, second_stage
 from tests.functions import levels
+from tests.interruptions import terminated_at
 from tests.pictures import encoded, write_set
 
 SOURCE = """
@@ -290,16 +288,7 @@ def test_a_zip_of_adms_upsampler_by_two_workers_and_a_kill(folder, tiny, tmp_pat
     run(generate_zip.main, *other)
     changed = np.stack(list(pictures(tmp_path / "other.zip").values())) != made
     assert changed.mean((1, 2, 3)).min() > 0.1, "the network sees the small image of its seed"
-    make = GeneratedImages._make
-
-    def interrupted(self, seeds):
-        if 4 in seeds:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        return make(self, seeds)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratedImages, "_make", interrupted)
+    with terminated_at(4, monkeypatch):
         ended = run(generate_zip.main, *stored, f"--out={tmp_path / 'parts.zip'}", "--worker=0/2", code=143)
     assert "1 of 3 shards are kept" in ended.stderr
     for worker in (1, 0):
