@@ -287,7 +287,7 @@ class FolderArchive(Archive):
 
     def _bytes(self, stored: str) -> bytes:
         """Devices, pipes and the like are refused as damaged files are."""
-        return read_regular(self.path / stored, MAX_MEMBER_BYTES)
+        return read_regular(os.path.join(self.path, stored), MAX_MEMBER_BYTES)
 
     def archives(self) -> list[Path]:
         """The ZIPs and tars at its top, sorted."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from dnnlib.regular import open_regular
 
@@ -57,7 +58,7 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
     CRC, which PIL skips for pixels.
     """
     try:
-        with Image.open(io.BytesIO(_checked_png(data)), formats=FORMATS) as image:
+        with _opened(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageRefused(
                     f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed; make it smaller"
@@ -78,6 +79,13 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
         raise ValueError(f"{where} is truncated or damaged ({error}); copy or make it again") from error
 
 
+def _opened(data: bytes) -> Image.Image:
+    """A PNG is opened as what it is: asking each format in turn takes as long as decoding a small one."""
+    if data.startswith(_PNG_SIGNATURE):
+        return PngImageFile(io.BytesIO(_checked_png(data)))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
 def text_in_png(path: str | os.PathLike[str], key: str) -> str | None:
     """A text that a PNG file carries under `key`; None without it, or if it is no readable PNG."""
     try:
@@ -89,13 +97,13 @@ def text_in_png(path: str | os.PathLike[str], key: str) -> str | None:
 
 
 def to_array(image: Image.Image, mode: str) -> NDArray[Any]:
-    """The pixels in a mode of PIL's, as numpy has them: [H, W] or [H, W, channels].
+    """The pixels in a mode of PIL's, as numpy has them, perhaps not to be written to: [H, W] or [H, W, channels].
 
     In strips, as PIL makes two more copies of what it hands to numpy, and one of what it converts.
     """
     rows = max(1, _STRIP_PIXELS // image.width)
     if rows >= image.height:
-        return np.array(image if image.mode == mode else image.convert(mode))
+        return np.asarray(image if image.mode == mode else image.convert(mode))
     strips = (image.crop((0, top, image.width, min(top + rows, image.height))) for top in range(0, image.height, rows))
     first = np.asarray(next(strips).convert(mode))
     pixels = np.empty([image.height, *first.shape[1:]], dtype=first.dtype)
@@ -135,9 +143,7 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
 
 
 def _checked_png(data: bytes) -> bytes:
-    """A PNG without its texts and profiles, every chunk compared with its CRC; other data as they are."""
-    if not data.startswith(_PNG_SIGNATURE):
-        return data
+    """A PNG without its texts and profiles, every chunk compared with its CRC."""
     position, kept = len(_PNG_SIGNATURE), [data[: len(_PNG_SIGNATURE)]]
     kind, start = b"", position
     while kind != b"IEND":

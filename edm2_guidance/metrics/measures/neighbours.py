@@ -73,8 +73,12 @@ def nearest(points: "Tensor", others: "Tensor", k: int, form: Form = "exact", pa
     """The k nearest of the others for each of the points; of one and the same set, others than itself."""
     import torch
 
-    found = [block.nearest(k, points is others) for block in blocks(points, others, form, pairs)]
-    return Nearest(torch.cat([each.squared for each in found]), torch.cat([each.place for each in found]))
+    # Made first: small results between large blocks would keep the C library from using their memory again.
+    shape = len(points), k
+    found = Nearest(torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.int64))
+    for block in blocks(points, others, form, pairs):
+        found.squared[block.rows], found.place[block.rows] = block.nearest(k, points is others)
+    return found
 
 
 def own_nearest(moments: "Moments", k: int, form: Form = "exact") -> Nearest:
