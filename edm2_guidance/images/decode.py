@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
 
 from dnnlib.regular import open_regular
 
@@ -25,6 +24,9 @@ _FORMATS_TEXT = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 
 #: An image with more pixels than this (8192 x 8192) is refused before it is decoded.
 MAX_PIXELS = 1 << 26
+
+#: Images of no more pixels than this cost more to open than to decode.
+SMALL_PIXELS = 1 << 14
 
 #: PNG chunks of which nothing is used, and which unpack to any size: texts and colour profiles.
 _UNUSED_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -36,6 +38,8 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
 _UNSIGNED = frozenset({1, 4})
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PLAIN_HEADER = _PNG_SIGNATURE + b"\0\0\0\x0dIHDR"
+_RGB8 = bytes([8, 2, 0, 0, 0])  # bits, colours, and that nothing is out of the ordinary
 
 #: How files begin that are of a listed format, though PIL may not make an image of them.
 _SIGNATURES = (_PNG_SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
@@ -58,7 +62,7 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
     CRC, which PIL skips for pixels.
     """
     try:
-        with _opened(data) as image:
+        with Image.open(io.BytesIO(_checked_png(data)), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageRefused(
                     f"has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} allowed; make it smaller"
@@ -79,11 +83,30 @@ def opened_image(data: bytes, where: str) -> Iterator[Image.Image]:
         raise ValueError(f"{where} is truncated or damaged ({error}); copy or make it again") from error
 
 
-def _opened(data: bytes) -> Image.Image:
-    """A PNG is opened as what it is: asking each format in turn takes as long as decoding a small one."""
-    if data.startswith(_PNG_SIGNATURE):
-        return PngImageFile(io.BytesIO(_checked_png(data)))
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+def plain_png(data: bytes) -> NDArray[np.uint8] | None:
+    """uint8 [H, W, 3] of a small PNG of 8-bit RGB with nothing but pixels in it; None for all else.
+
+    None of a damaged one, too: `opened_image` says what is wrong with it. Image sets are made of such files, and PIL's
+    decoder of pixels alone takes half the time that PIL takes to open and read them.
+    """
+    if not data.startswith(_PLAIN_HEADER) or data[24:29] != _RGB8:
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    if not 0 < width * height <= SMALL_PIXELS:
+        return None
+    try:
+        chunks = list(_png_chunks(data))
+    except ImageRefused:
+        return None
+    kinds = [kind for kind, _, _ in chunks]
+    if kinds != [b"IHDR", *[b"IDAT"] * (len(kinds) - 2), b"IEND"]:
+        return None
+    packed = b"".join(data[start + 8 : end - 4] for _, start, end in chunks[1:-1])
+    try:
+        pixels = Image.frombytes("RGB", (width, height), packed, "zip", "RGB", 0).tobytes()
+    except ValueError:
+        return None
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3)
 
 
 def text_in_png(path: str | os.PathLike[str], key: str) -> str | None:
@@ -143,9 +166,17 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
 
 
 def _checked_png(data: bytes) -> bytes:
-    """A PNG without its texts and profiles, every chunk compared with its CRC."""
-    position, kept = len(_PNG_SIGNATURE), [data[: len(_PNG_SIGNATURE)]]
-    kind, start = b"", position
+    """A PNG without its texts and profiles, every chunk compared with its CRC; other data as they are."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    chunks = list(_png_chunks(data))
+    used = [data[start:end] for kind, start, end in chunks if kind not in _UNUSED_CHUNKS]
+    return data if len(used) == len(chunks) else b"".join([_PNG_SIGNATURE, *used])
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Of each chunk of a PNG, its kind, and where it begins and ends. ImageRefused where its CRC is wrong."""
+    kind, position = b"", len(_PNG_SIGNATURE)
     while kind != b"IEND":
         if position + 12 > len(data):
             raise ImageRefused("is truncated: it ends before the image does; copy or make it again")
@@ -154,8 +185,5 @@ def _checked_png(data: bytes) -> bytes:
         if data[end : end + 4] != zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4):
             cut = end + 4 > len(data)
             raise ImageRefused(f"is {'truncated' if cut else 'damaged (CRC of a PNG chunk)'}; copy or make it again")
-        if kind in _UNUSED_CHUNKS:
-            kept.append(data[start:position])
-            start = end + 4
+        yield kind, position, end + 4
         position = end + 4
-    return data if start == len(_PNG_SIGNATURE) else b"".join([*kept, data[start:position]])

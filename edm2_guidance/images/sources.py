@@ -27,11 +27,13 @@ from edm2_guidance.images.archive import Archive, open_archive, select_subset
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.decode import (
     MAX_PIXELS,
+    SMALL_PIXELS,
     ImageRefused,
     decoded_bytes,
     has_more_frames,
     is_deep,
     opened_image,
+    plain_png,
     to_array,
 )
 from edm2_guidance.images.members import has_image_suffix
@@ -45,9 +47,6 @@ MAX_IMAGES = 10**7
 
 #: A batch takes no more than this, or is one image: fewer images than asked for are in it where they are that large.
 MAX_BATCH_BYTES = 1 << 29
-
-#: Images of no more pixels than this are decoded as they are taken: threads that take turns cost more.
-SMALL_PIXELS = 1 << 14
 
 _OF_SEED = re.compile(r"(\d{6,})\.png", re.ASCII)
 _KINDS = {
@@ -210,7 +209,7 @@ class _FileSet:
             return
         with self._archive:
             first, rest = self._decode(indices[0]), indices[1:]
-            small = first.shape[0] * first.shape[1] <= SMALL_PIXELS
+            small = first.shape[0] * first.shape[1] <= SMALL_PIXELS  # threads that take turns cost more than decoding
             others = map(self._decode, rest) if small else self._by_threads(rest, ahead)
             yield first
             for index, pixels in zip(rest, others, strict=True):
@@ -312,11 +311,13 @@ def decode_rgb(data: bytes, where: str, reserve: Callable[[int], None] = lambda 
         reserve: Told how many bytes the pixels will take, before they are decoded.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, 3], not to be written to.
 
     Raises ValueError if it is no such file, is truncated or damaged, has more than `MAX_PIXELS` pixels, or is
     grey, palette, transparent, animated or deeper than 8 bits per channel.
     """
+    if (pixels := plain_png(data)) is not None:
+        return pixels
     with opened_image(data, where) as image:
         _check_image(image, data)
         reserve(decoded_bytes(image))

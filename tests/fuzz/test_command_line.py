@@ -94,7 +94,7 @@ SETS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "huge picture": (
         lambda: with_member("000001.png", resized(60_000, 60_000)),
-        "'000001.png' in {path} has 60000x60000 pixels, more than the 67108864 allowed",
+        "'000001.png' in {path} has more than the 67108864 pixels allowed",
     ),
     "few pixels": (lambda: with_member("000001.png", resized(8000, 8000)), "'000001.png' in {path} is truncated"),
     "one label too few": (lambda: labelled(*ALL[:3]), "dataset.json of {path} has no label for '000003.png'"),

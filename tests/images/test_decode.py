@@ -6,16 +6,18 @@ import os
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin
 
 from edm2_guidance.images import convert
 from edm2_guidance.images.archive import open_archive
-from edm2_guidance.images.decode import MAX_PIXELS, has_more_frames, opened_image, to_array
+from edm2_guidance.images.decode import MAX_PIXELS, has_more_frames, opened_image, plain_png, to_array
 from edm2_guidance.images.sources import decode_rgb
 from tests.pictures import chunk, encoded
 
@@ -89,6 +91,80 @@ def test_listed_formats_keep_their_pixels(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, [9, 7, 3], dtype=np.uint8)
     options = {"lossless": True} if kind == "WEBP" else {}
     assert np.array_equal(decode_rgb(encoded(Image.fromarray(pixels), kind, **options), "x"), pixels)
+
+
+def through_pil(png: bytes) -> NDArray[np.uint8]:
+    """The pixels as PIL opens and reads them."""
+    with opened_image(png, "x") as image:
+        return to_array(image, "RGB")
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (7, 130), (128, 128)])
+def test_small_plain_pngs_are_read_as_by_pil(size: tuple[int, int], level: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, [*size, 3], dtype=np.uint8)
+    for pixels in (noise, noise.cumsum(axis=0, dtype=np.uint8) // 9):  # rows of other filters
+        png = encoded(Image.fromarray(pixels), "PNG", compress_level=level)
+        body = b"".join(read for kind, read in chunks_of(png) if kind == b"IDAT")
+        pieces = [chunk(b"IDAT", body[start : start + 999]) for start in range(0, len(body), 999)]
+        for read in (png, png[:33] + b"".join(pieces) + png[-12:]):
+            found = plain_png(read)
+            assert found is not None
+            assert np.array_equal(found, pixels)
+            assert np.array_equal(through_pil(read), pixels)
+
+
+@pytest.mark.parametrize(
+    "png",
+    {
+        "large": lambda: encoded(Image.new("RGB", (128, 129)), "PNG"),
+        "grey": lambda: encoded(Image.new("L", (16, 16)), "PNG"),
+        "with alpha": lambda: encoded(Image.new("RGBA", (16, 16)), "PNG"),
+        "transparent colour": lambda: encoded(Image.new("RGB", (16, 16)), "PNG", transparency=(0, 0, 0)),
+        "animated": lambda: encoded(
+            Image.new("RGB", (16, 16)), "PNG", save_all=True, append_images=[Image.new("RGB", (16, 16), "red")]
+        ),
+        "with a text": lambda: with_chunks(encoded(Image.new("RGB", (16, 16)), "PNG"), chunk(b"tEXt", b"k\0text")),
+        "deep": lambda: _other_header(bit_depth=16),
+        "interlaced": lambda: _other_header(interlaced=1),
+        "JPEG": lambda: encoded(Image.new("RGB", (16, 16)), "JPEG"),
+    }.values(),
+)  # fmt: skip
+def test_all_other_files_are_left_to_pil(png: Callable[[], bytes]) -> None:
+    assert plain_png(png()) is None
+
+
+def _other_header(bit_depth: int = 8, interlaced: int = 0) -> bytes:
+    png = encoded(Image.new("RGB", (16, 16)), "PNG")
+    return png[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, bit_depth, 2, 0, 0, interlaced)) + png[33:]
+
+
+def test_of_a_damaged_png_both_ways_read_the_same_or_nothing() -> None:
+    """Bytes of its packed pixels are changed, cut or added, under a CRC that is right."""
+    draws = np.random.default_rng(1)
+    png = encoded(Image.fromarray(draws.integers(0, 99, [16, 16, 3], dtype=np.uint8)), "PNG")
+    body = dict(chunks_of(png))[b"IDAT"]
+    read = 0
+    for _ in range(400):
+        changed = bytearray(body)
+        changed[draws.integers(len(body))] ^= 1 << draws.integers(8)
+        changed = changed[: draws.integers(1, len(body) + 40)] + bytes(draws.integers(0, 30))
+        damaged = png[:33] + chunk(b"IDAT", bytes(changed)) + png[-12:]
+        found = plain_png(damaged)
+        if found is not None:
+            assert np.array_equal(found, through_pil(damaged))
+            read += 1
+    assert 0 < read < 400
+
+
+def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of all chunks."""
+    found, position = [], 8
+    while position < len(png):
+        (length,) = struct.unpack_from(">I", png, position)
+        found.append((png[position + 4 : position + 8], png[position + 8 : position + 8 + length]))
+        position += 12 + length
+    return found
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
