@@ -43,13 +43,13 @@ from dnnlib.atomic import atomic_path, replace_synced
 from dnnlib.cache import make_cache_dir_path
 from dnnlib.errors import DownloadError
 from dnnlib.filelock import exclusive
+from dnnlib.partial import PartialFile, Policy
 from dnnlib.places import find_file, near
 from dnnlib.published import published_as
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.terminal import printable, unguarded
-from dnnlib.transfer import PartialFile, Policy, transfer
 from dnnlib.urls import identity_of, is_url, without_secrets
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
@@ -377,6 +377,8 @@ def _from_origin(
 
     What went wrong is appended to `problems`. A wrong copy goes to quarantine.
     """
+    from dnnlib.transfer import transfer  # most programs find all files in place, and `requests` loads slowly
+
     record = _read_record(request)
     hash_known = request.sha256 is not None or record is not None
     for _ in range(2):

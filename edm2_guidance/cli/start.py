@@ -2,6 +2,8 @@
 
 from __future__ import annotations  # an older Python must come as far as the line that says so
 
+import atexit
+import gc
 import importlib
 import importlib.util
 import os  # none of the modules below takes time: until `start` has run, Ctrl-C ends in a traceback
@@ -33,6 +35,7 @@ def start() -> None:
     if sys.version_info < PYTHON:
         sys.exit(f"Error: Python {'.'.join(map(str, PYTHON))} or later is needed, this is {sys.version.split()[0]}")
     sys.excepthook = _excepthook
+    atexit.register(gc.freeze)  # or Python looks for cycles in all that torch has made: a fifth of its import
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupted)
     for name in OURS:

@@ -18,6 +18,7 @@ Written: in the formats of `statistics_formats`. A pickle names its arrays as nu
 reads it, and has no place for provenance.
 """
 
+import itertools
 import json
 import pickle
 import reprlib
@@ -55,6 +56,7 @@ FORMAT = "edm2-guidance statistics 1"
 MAX_KEPT_BYTES = 1 << 31  # of features in a file, which are read at once: 262,144 images of 2048 features
 MAX_FEATURES = 4096  # of the widest detectors in use; covariances of more would take gigabytes
 _PIECE_ROWS = 4096  # of features that are looked at together
+_TILE = 256
 _SHOWN = 8  # names of metrics in an error
 _MAX_TEXT_BYTES = 1 << 18  # of the provenance, 4 bytes a character
 _ABSURD = 1e100  # no feature comes near it; sums and products of smaller numbers stay finite
@@ -472,13 +474,23 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
     largest = max(cov.max(), -cov.min())
     if not (np.abs(mean).max() < _ABSURD and largest < _ABSURD):
         raise ValueError(f"{where}: mu or sigma holds NaN or infinity, or what comes near it; the file is damaged")
-    if not np.array_equal(cov, cov.T):
-        if np.abs(cov - cov.T).max() > ASYMMETRY_TOLERANCE * largest:
-            raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
-        cov = (cov + cov.T) / 2
+    if _make_symmetric(cov) > ASYMMETRY_TOLERANCE * largest:
+        raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
     if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * largest:
         raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
     return Moments(torch.from_numpy(mean), torch.from_numpy(cov), num_images)
+
+
+def _make_symmetric(matrix: NDArray[np.float64]) -> float:
+    """Put (A + A^T) / 2 in the place of A, and return the largest |A - A^T|. In tiles that a cache holds."""
+    apart, starts = 0.0, range(0, len(matrix), _TILE)
+    for row, column in itertools.combinations_with_replacement(starts, 2):
+        tile = matrix[row : row + _TILE, column : column + _TILE]
+        mirror = matrix[column : column + _TILE, row : row + _TILE].T
+        if not np.array_equal(tile, mirror):
+            apart = max(apart, float(np.abs(tile - mirror).max()))
+            tile[...] = mirror[...] = (tile + mirror) / 2
+    return apart
 
 
 def _check_features(metric: str, count: int, source: str) -> None:

@@ -22,7 +22,7 @@ from requests.exceptions import InvalidSchema
 from dnnlib import answers
 from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
 from dnnlib.filelock import exclusive
-from dnnlib.transfer import PartialFile
+from dnnlib.partial import PartialFile
 from tests.dnnlib.conftest import send
 
 PATIENCE = 60  # seconds that a busy machine may take for what an idle one does in less than one

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dnnlib import download
-from dnnlib.transfer import PartialFile
+from dnnlib.partial import PartialFile
 from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import read_recipe
