@@ -1,1 +1,46 @@
-"""Guided samples of diffusion networks, and their scores."""
+"""Guided samples of diffusion networks, and their scores. What this package exports is documented in docs/api.md."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edm2_guidance.images.batch import ImageBatch
+    from edm2_guidance.library import generate, generate_zip, score
+    from edm2_guidance.metrics.scoring import Score
+    from edm2_guidance.models import open_classifier, open_model
+    from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
+    from edm2_guidance.sampling.generation import Generation, open_recipe
+
+# Imported when first asked for: `import edm2_guidance` takes no time.
+_PLACES = {
+    "Generation": "sampling.generation",
+    "Guide": "recipe.recipe",
+    "ImageBatch": "images.batch",
+    "Recipe": "recipe.recipe",
+    "Score": "metrics.scoring",
+    "SigmaInterval": "recipe.recipe",
+    "StepInterval": "recipe.recipe",
+    "classifier_guide": "recipe.recipe",
+    "generate": "library",
+    "generate_zip": "library",
+    "open_classifier": "models",
+    "open_model": "models",
+    "open_recipe": "sampling.generation",
+    "score": "library",
+}
+__all__ = [
+    "Generation", "Guide", "ImageBatch", "Recipe", "Score", "SigmaInterval", "StepInterval", "classifier_guide",
+    "generate", "generate_zip", "open_classifier", "open_model", "open_recipe", "score",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,16 @@
 """Images on their way from a source to sinks: `drain` makes one pass and may feed several sinks at once."""
 
+import io
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,46 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[ImageBatch]") -> "ImageBatch":
+        """Batches of one size as one, in their order; seeds and classes stay where all have them."""
+        seeds, labels = (
+            None if any(each is None for each in values) else tuple(one for each in values for one in each or ())
+            for values in ([part.seeds for part in parts], [part.labels for part in parts])
+        )
+        reduced = {work: limit for part in parts for work, limit in part.reduced.items()}
+        return cls(torch.cat([part.images for part in parts]), seeds, labels, reduced)
+
+    def pil(self) -> "list[Image]":
+        """As pictures of Pillow."""
+        from PIL import Image
+
+        return [Image.fromarray(image) for image in self.images.permute(0, 2, 3, 1).numpy()]
+
+    def grid(self, columns: int | None = None, tile_size: int | None = None) -> "Image":
+        """All in one picture, row by row. columns: None for about a square. tile_size: as of `compose_grid`.
+
+        ValueError for none.
+        """
+        from edm2_guidance.images.grid import compose_grid
+
+        if not len(self):
+            raise ValueError("a grid of no images")
+        columns = columns or math.ceil(math.sqrt(len(self)))
+        tiles = self.pil()
+        blank = tiles[0].copy()
+        blank.paste("white", (0, 0, *blank.size))
+        tiles += [blank] * (-len(tiles) % columns)
+        return compose_grid(
+            [tiles[start : start + columns] for start in range(0, len(tiles), columns)], tile_size=tile_size
+        )
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show."""
+        buffer = io.BytesIO()
+        self.grid().save(buffer, format="PNG")
+        return buffer.getvalue()
 
     def select(self, rows: Sequence[int]) -> "ImageBatch":
         """The images of these rows, with what is known of each."""

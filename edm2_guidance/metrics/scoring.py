@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from edm2_guidance.metrics import ledger
-from edm2_guidance.metrics.catalog import Metric, feature_names, find_metric, kept_features
+from edm2_guidance.metrics.catalog import Metric, feature_names, find_metric, kept_features, score_text
 from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
@@ -96,6 +96,11 @@ class Score:
     moments_sha256: str
     also: Mapping[str, float] = field(default_factory=dict)
     interval: Interval | None = None
+
+    def __str__(self) -> str:
+        """Name, value and interval."""
+        interval = None if self.interval is None else asdict(self.interval)
+        return f"{self.name} {score_text({'metric': self.metric, 'value': self.value, 'interval': interval})}"
 
 
 def score(

@@ -65,4 +65,6 @@ def _open(
     where = next(where for form, where in openers.items() if re.fullmatch(form, name, re.DOTALL))
     module, function = where.split(":")
     opener = getattr(importlib.import_module(module), function)
-    return opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
+    made = opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
+    made.device = torch.device(device)
+    return made

@@ -19,6 +19,7 @@ class Model(ABC):
 
     Attributes:
         source: Path, URL or name, as the user gave it.
+        device: Where it computes.
         shape: (C, H, W) of what is denoised, with H = W.
         image_size: Width and height of decoded images, in pixels; right once `load_decoder` was called.
         num_classes: How many classes it knows; 0 = unconditional.
@@ -34,6 +35,7 @@ class Model(ABC):
     """
 
     source: str
+    device: torch.device
     shape: tuple[int, int, int]
     image_size: int
     num_classes: int = 0
@@ -87,6 +89,7 @@ class Classifier(ABC):
 
     Attributes:
         source: Path, URL or name, as the user gave it.
+        device: Where it computes.
         shape: (C, H, W) of what is classified: that of the networks that it guides, in their coordinates.
         num_classes: How many classes it tells apart, at least 2: those of the networks that it guides, in their order.
         class_names: Names of classes 0, 1, ...; None if they are unknown.
@@ -96,6 +99,7 @@ class Classifier(ABC):
     """
 
     source: str
+    device: torch.device
     shape: tuple[int, int, int]
     num_classes: int
     class_names: tuple[str, ...] | None = None

@@ -5,14 +5,16 @@ threads, device model, versions) is not part of it.
 """
 
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, planned
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
 from edm2_guidance.recipe.spec import Spec, canonical, digest
 
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
@@ -102,7 +104,32 @@ class FileRef:
 
 @dataclass(frozen=True)
 class NetworkRef(FileRef):
-    """A network file."""
+    """A network file. opened: the network itself, where it is open already (`models.base`)."""
+
+    opened: Any = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, network: "Network") -> "NetworkRef":
+        """Of a path, URL or name, or of an open network; whatever is a reference already stays."""
+        if isinstance(network, NetworkRef):
+            return network
+        if isinstance(network, str | os.PathLike):
+            return cls(os.fspath(network))
+        return cls(network.source, network.identity["sha256"], network)
+
+
+_Axis = TypeVar("_Axis", bound=Spec)
+
+
+class OpenNetwork(Protocol):
+    """What a recipe needs of a network that is open (`models.base`)."""
+
+    source: str
+    identity: dict[str, Any]
+
+
+#: What may be given for a network.
+Network = NetworkRef | str | os.PathLike[str] | OpenNetwork
 
 
 @dataclass(frozen=True)
@@ -132,7 +159,22 @@ class Guide:
     reference: Reference = field(default_factory=_network)
     never: bool = False
 
+    if TYPE_CHECKING:  # what may be given; the attributes are what it stands for
+
+        def __init__(
+            self,
+            net: Network | None,
+            weight: Weight | float | str,
+            interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
+            reference: Reference | str = "network",
+            never: bool = False,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        _settle(self, "net", lambda net: None if net is None else NetworkRef.of(net))
+        _settle(self, "weight", lambda w: constant(w) if isinstance(w, int | float) else _spec(Weight, w))
+        _settle(self, "interval", _interval)
+        _settle(self, "reference", partial(_spec, Reference))
         if self.net is None and not self.reference.of_main:
             asked, option = ("a classifier", "--classifier") if self.of_classifier else ("another network", "--gnet")
             raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({option})")
@@ -209,9 +251,13 @@ class Guide:
 
 
 def classifier_guide(
-    classifier: NetworkRef, scale: float, sampler: Sampler, interval: StepInterval | SigmaInterval | None = None
+    classifier: Network,
+    scale: float,
+    sampler: Sampler | str,
+    interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
 ) -> Guide:
     """Guidance by a classifier's gradient, as published with this sampler: scales of one are none for another."""
+    sampler = _spec(Sampler, sampler)
     weight = Weight.parse(CLASSIFIER_WEIGHTS.get(sampler.kind, "constant")).with_fields({"w": 1 + scale})
     return Guide(classifier, weight, interval, Reference.parse("classifier"))
 
@@ -243,7 +289,29 @@ class Recipe:
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
     base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
 
+    if TYPE_CHECKING:  # as of `Guide`
+
+        def __init__(
+            self,
+            net: Network,
+            guides: "Guide | Sequence[Guide]" = (),
+            num_steps: int | None = None,
+            sampler: Sampler | str = "heun",
+            schedule: Schedule | str = "edm",
+            rule: Rule | str = "linear",
+            dtype: Literal["float32", "float64"] = "float32",
+            labels: LabelRule = "random",
+            seed_rule: SeedRule = "edm2",
+            noise_device: str = "cpu",
+            encoder: Mapping[str, Any] = ...,
+            base: "ImageSet | Recipe | None" = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        _settle(self, "net", NetworkRef.of)
+        _settle(self, "guides", lambda guides: (guides,) if isinstance(guides, Guide) else tuple(guides))
+        for axis in (Sampler, Schedule, Rule):
+            _settle(self, axis.axis, partial(_spec, axis))
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", self.schedule.num_steps or 32)
         if isinstance(self.labels, str):
@@ -416,6 +484,25 @@ class Recipe:
             **({} if recipe.base is None else {"base": recipe.base.canonical()}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
         }
+
+
+def _settle(part: "Guide | Recipe", name: str, convert: Callable[[Any], Any]) -> None:
+    """Put in place of a field what it stands for."""
+    object.__setattr__(part, name, convert(getattr(part, name)))
+
+
+def _spec(axis: type[_Axis], given: _Axis | str) -> _Axis:
+    """A choice, or the text of one."""
+    return axis.parse(given) if isinstance(given, str) else given
+
+
+def _interval(given: Any) -> Any:
+    """An interval, or (FIRST, LAST) steps."""
+    if not isinstance(given, tuple | list):
+        return given
+    if len(given) != 2 or not all(isinstance(end, int) for end in given):
+        raise ValueError(f"interval {given}: two steps, (FIRST, LAST); or noise levels, SigmaInterval(LO, HI)")
+    return StepInterval(*given)
 
 
 def of_base(counts: Mapping[str, int]) -> dict[str, int]:

@@ -202,19 +202,25 @@ def open_recipe(
 
     memory: what is known of networks with these numbers of parameters. load, stored: open a network, and stored images.
     """
-    target = pick_device(device)
+    open_nets = [net.opened.device for net in recipe.nets if net.opened is not None]
+    target = open_nets[0] if device == "auto" and open_nets else pick_device(device)
     if target.type == "mps" and recipe.dtype == "float64":
         raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
     recipe, notes = recipe.resolved()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
 
-    @functools.cache
-    def opened(source: str, classifier: bool = False) -> Any:
-        return load(source, classifier=classifier, device=target, trust_pickle=trust_pickle, offline=offline)
+    loaded = functools.cache(functools.partial(load, device=target, trust_pickle=trust_pickle, offline=offline))
 
-    main: Model = opened(recipe.net.source)
-    guides = tuple(None if spec.net is None else opened(spec.net.source, spec.of_classifier) for spec in recipe.guides)
+    def opened(net: NetworkRef, classifier: bool = False) -> Any:
+        if net.opened is None:
+            return loaded(net.source, classifier=classifier)
+        if net.opened.device != target:
+            raise ValueError(f"{net.source} was opened on {net.opened.device}: open it on {target}, with the others")
+        return net.opened
+
+    main: Model = opened(recipe.net)
+    guides = tuple(None if spec.net is None else opened(spec.net, spec.of_classifier) for spec in recipe.guides)
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)

@@ -1,0 +1,273 @@
+"""Guided images and their scores, from Python. `import edm2_guidance` has these names, and docs/api.md promises them.
+
+Nothing is printed. What the commands warn of is in the results: `Generation.notes`, `Score.flags`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from dnnlib.atomic import check_destination
+from edm2_guidance.images.archive import select_subset
+from edm2_guidance.images.batch import ImageBatch, ImageSource
+from edm2_guidance.metrics import ledger as ledgers
+from edm2_guidance.metrics.catalog import ALL, check_counts, detector_choices, find_metric, names_of
+from edm2_guidance.metrics.detectors import identities_of, load_detector
+from edm2_guidance.metrics.environment import environment
+from edm2_guidance.metrics.evaluation import check_image_sizes, measure, open_stored
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.provenance import describe_generated, describe_statistics, vae_ran
+from edm2_guidance.metrics.scoring import Score, ledger_record, moments_for
+from edm2_guidance.metrics.scoring import score as scores_of
+from edm2_guidance.metrics.sides import (
+    ReferenceImages,
+    common_metrics,
+    open_reference_side,
+    open_side,
+    settled,
+)
+from edm2_guidance.papers.references import find_reference
+from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.sampling.generation import Generation, open_recipe
+from edm2_guidance.work.complete import Run, complete
+from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.zip_output import ZipOutput
+from torch_utils.distributed import device_identity, pick_device
+
+Images = ImageBatch | Recipe | Generation | str | PathLike[str]
+
+
+def generate(
+    recipe: Recipe | Generation,
+    seeds: int | Iterable[int],
+    *,
+    batch: int = 32,
+    device: str | None = None,
+    progress: bool = False,
+) -> ImageBatch:
+    """The images of these seeds, with their classes: uint8 [N, 3, H, W] on the CPU.
+
+    Args:
+        recipe: What is sampled, or that with its networks open (`open_recipe`).
+        seeds: One seed each, as many as images; a number stands for the seeds below it.
+        batch: Images at a time, as far as memory holds them. It moves last bits only.
+        device: "cpu", "cuda", "cuda:1", "mps". None: where the recipe's open networks are, or the best there is.
+        progress: Whether to show a bar.
+
+    Raises ValueError for what cannot be sampled, OSError for files that cannot be had, RuntimeError for images that are
+    not finite.
+    """
+    generation, wanted = _opened(recipe, device), _seeds(seeds)
+    generation.check_seeds(wanted)
+    made = []
+    with _bar(len(wanted), progress) as advance:
+        for part in generation.images(wanted, batch):
+            made.append(part)
+            advance(len(part))
+    return ImageBatch.joined(made)
+
+
+def generate_zip(
+    recipe: Recipe | Generation,
+    seeds: int | Iterable[int],
+    path: str | PathLike[str],
+    *,
+    batch: int = 64,
+    shard_size: int = 512,
+    device: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Sample into a ZIP of PNGs, with classes and recipe, as generate_zip.py does; what an interrupted call made stays.
+
+    The same call, or the command, goes on with it. shard_size: images that an interruption costs at most. Other
+    arguments and errors as `generate`; ValueError, too, if the file is there and holds other images.
+    """
+    generation, path = _opened(recipe, device), Path(path)
+    check_destination(path)
+    plan = ShardPlan(_seeds(seeds), shard_size)
+    generation.check_seeds(plan.seeds)
+    run = Run(batch, device=device_identity(generation.device), **generation.numerics)
+
+    @contextmanager
+    def bar(total: int, there: int) -> Iterator[Callable[[int], None]]:
+        with _bar(total, progress, there) as advance:
+            yield advance
+
+    output = ZipOutput(path, plan, generation.recipe, run)
+    complete(output, lambda part: generation.images(part, batch), bar)
+    return path
+
+
+def score(
+    images: Images,
+    reference: str | PathLike[str],
+    metrics: str | Sequence[str] | None = None,
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    device: str | None = None,
+    ledger: str | PathLike[str] | None = None,
+    note: str | None = None,
+    offline: bool = False,
+    progress: bool = False,
+) -> dict[str, Score]:
+    """Scores of images against a reference, by the names of the metrics.
+
+    Args:
+        images: A folder, ZIP, tar or `.npz`, or statistics; images at hand; or a recipe, which is sampled for it.
+        reference: Statistics or images, by path, URL or name ("mnist16", "img512").
+        metrics: Such as "fd_mnist", ["fid", "kid"], or a set, "all" or "adm". None: those that the reference has.
+        num: How many images, of a set chosen by `seed` if there are more; None takes all. Of a recipe, which needs it,
+            those of the seeds from `seed` on.
+        batch: Images at a time. It moves last bits only.
+        device: As of `generate`.
+        ledger: A file of JSON lines to append the scores to. note: your words for these lines.
+        offline: Never download; use what is there.
+        progress: Whether to show a bar.
+
+    Raises ValueError for images or statistics that do not fit, OSError for what cannot be had.
+    """
+    if ledger is not None:
+        ledgers.check_writable(Path(ledger))
+    against = find_reference(fspath(reference))
+    stored = fspath(images) if isinstance(images, str | PathLike) else None
+    names = _metrics(metrics, against, stored, num, offline)
+    theirs = open_reference_side(open_side(against, names, reference=True, offline=offline), names, batch=batch)
+    if isinstance(images, str | PathLike):
+        target, samples = pick_device(device or "auto"), _stored(fspath(images), names, num, seed, batch, offline)
+    elif isinstance(images, ImageBatch):
+        target, samples = pick_device(device or "auto"), _held(images, names, num, seed, batch)
+    else:
+        generation = _opened(images, device)
+        target, samples = generation.device, _sampled(generation, names, num, seed, batch)
+    choices = detector_choices(names) if samples.source is not None or isinstance(theirs, ReferenceImages) else {}
+    detectors = [load_detector(name, target, offline=offline, **how) for name, how in choices.items()]
+    opened = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
+    moments, identities, run = samples.moments, samples.identities, dict[str, Any]()
+    if samples.source is not None:
+        with _bar(samples.source.num_images, progress) as advance:
+            measured = measure(samples.source, detectors, samples.names, advance)
+        moments, identities = measured.moments, identities_of(detectors)
+        run = {"batch": batch, "reduced": measured.reduced}
+    found = scores_of(opened, moments, identities, samples.described, metrics=names)
+    if ledger is not None:
+        around = environment(target, vae=vae_ran(samples.described))
+        for each in found:
+            detector = identities.get(find_metric(each.metric).stored_as)
+            line = ledger_record(each, opened, detector, samples.described, around, note=note, **run)
+            ledgers.append(Path(ledger), line)
+    return {each.metric: each for each in found}
+
+
+class _Samples(NamedTuple):
+    """What is scored. source: images on their way; else `moments`, and what made them. names: of the images' files."""
+
+    described: dict[str, Any]
+    source: ImageSource | None = None
+    names: Sequence[str] | None = None
+    moments: Mapping[str, Moments] = MappingProxyType({})
+    identities: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+
+
+def _stored(path: str, metrics: Sequence[str], num: int | None, seed: int, batch: int, offline: bool) -> _Samples:
+    side = open_side(path, metrics, offline=offline)
+    if side.statistics is not None:
+        moments = {find_metric(metric).stored_as: moments_for(metric, side.statistics, num) for metric in metrics}
+        return _Samples(describe_statistics(side.statistics), moments=moments, identities=side.statistics.detectors)
+    found = open_stored(side.images or side.path, metrics, num=num, seed=seed, batch=batch)
+    return _Samples({**found.description, "path": side.name}, found.source, found.names)
+
+
+def _held(images: ImageBatch, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> _Samples:
+    if num is not None and num > len(images):
+        raise ValueError(f"{len(images)} images are there, fewer than the {num} to score")
+    chosen = images if num is None else images.select(select_subset(len(images), num, seed))
+    size = (chosen.images.shape[2], chosen.images.shape[3])
+    _check(metrics, len(chosen), size)
+    described = {
+        "path": None, "kind": "memory", "num_images": len(chosen), "total": len(images),
+        "subset_seed": seed if len(chosen) < len(images) else None, "size": list(size),
+    }  # fmt: skip
+    return _Samples(described, _Held(chosen, batch))
+
+
+def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> _Samples:
+    if num is None:
+        raise ValueError(
+            "a recipe makes any number of images: give num=1000, or as many as the reference's scores have"
+        )
+    seeds, size = range(seed, seed + num), (generation.image_size, generation.image_size)
+    _check(metrics, num, size)
+    generation.check_seeds(seeds)
+    described = describe_generated(generation.recipe, seeds, size, generation.numerics["precision"])
+    return _Samples(described, generation.images(seeds, batch))
+
+
+def _check(metrics: Sequence[str], count: int, size: tuple[int, int]) -> None:
+    if count < 2:
+        raise ValueError(f"{count} image to score: statistics need at least 2")
+    check_image_sizes(metrics, size)
+    check_counts(metrics, count)
+
+
+class _Held:
+    """Images at hand as an `ImageSource`."""
+
+    def __init__(self, images: ImageBatch, batch: int) -> None:
+        self._images, self._batch, self.num_images = images, batch, len(images)
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self._batch)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for start in range(0, self.num_images, self._batch):
+            yield self._images.select(range(start, min(start + self._batch, self.num_images)))
+
+
+def _opened(recipe: Recipe | Generation, device: str | None) -> Generation:
+    """Where the networks are that are open already."""
+    if isinstance(recipe, Generation):
+        if device is not None and pick_device(device) != recipe.device:
+            raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")
+        return recipe
+    return open_recipe(recipe, device or "auto")
+
+
+def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not found:
+        raise ValueError("no seeds: one per image is needed")
+    return found
+
+
+def _metrics(
+    asked: str | Sequence[str] | None, reference: str, samples: str | None, num: int | None, offline: bool
+) -> list[str]:
+    """The names of the metrics that are asked for, or of all that the reference has."""
+    if asked is None:
+        theirs = open_side(reference, reference=True, offline=offline)
+        found = common_metrics(theirs, None if samples is None else open_side(samples, offline=offline))
+        if not found:
+            raise ValueError('nothing says by which metrics: give some, such as metrics=["fid", "fd_dinov2"]')
+        return found
+    texts = [asked] if isinstance(asked, str) else asked
+    names = list(dict.fromkeys(name for text in texts for name in names_of(text)))
+    if any(name.partition("/")[0] == ALL for name in names):
+        return settled(names, reference, samples, num, offline=offline).metrics
+    return names
+
+
+@contextmanager
+def _bar(total: int, shown: bool, there: int = 0) -> Iterator[Callable[[int], None]]:
+    with tqdm(total=total, initial=there, unit="img", disable=not shown) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance
