@@ -173,8 +173,9 @@ def test_examples_run(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_page_begins_with_what_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_pages_show_what_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(re.search(r"```python\n(.+?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)[1], {})
+    exec(re.search(r"```python\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)[1], {})
     assert capsys.readouterr().out.startswith("fd_mnist@100 ")
     assert Image.open("digits.png").size[0] > 200

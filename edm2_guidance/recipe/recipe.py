@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
@@ -116,9 +116,6 @@ class NetworkRef(FileRef):
         if isinstance(network, str | os.PathLike):
             return cls(os.fspath(network))
         return cls(network.source, network.identity["sha256"], network)
-
-
-_Axis = TypeVar("_Axis", bound=Spec)
 
 
 class OpenNetwork(Protocol):
@@ -257,8 +254,8 @@ def classifier_guide(
     interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
 ) -> Guide:
     """Guidance by a classifier's gradient, as published with this sampler: scales of one are none for another."""
-    sampler = _spec(Sampler, sampler)
-    weight = Weight.parse(CLASSIFIER_WEIGHTS.get(sampler.kind, "constant")).with_fields({"w": 1 + scale})
+    kind = _spec(Sampler, sampler).kind
+    weight = Weight.parse(CLASSIFIER_WEIGHTS.get(kind, "constant")).with_fields({"w": 1 + scale})
     return Guide(classifier, weight, interval, Reference.parse("classifier"))
 
 
@@ -491,7 +488,7 @@ def _settle(part: "Guide | Recipe", name: str, convert: Callable[[Any], Any]) ->
     object.__setattr__(part, name, convert(getattr(part, name)))
 
 
-def _spec(axis: type[_Axis], given: _Axis | str) -> _Axis:
+def _spec(axis: type[Spec], given: Any) -> Any:
     """A choice, or the text of one."""
     return axis.parse(given) if isinstance(given, str) else given
 
