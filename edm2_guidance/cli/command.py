@@ -19,6 +19,7 @@ import click
 from dnnlib.errors import DownloadError, Refused
 from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
+from dnnlib.versions import PROJECT, git_commit, project_version
 from edm2_guidance.cli import settings, typed
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.cli.start import as_started, cure
@@ -66,6 +67,23 @@ def _one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def _tell_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        commit = git_commit()
+        click.echo(f"{PROJECT} {project_version() or '(version unknown)'}" + (f", commit {commit}" if commit else ""))
+        ctx.exit()
+
+
+_VERSION = click.Option(
+    ["--version"],
+    help="Say which version this is, and exit",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+)
+
+
 class _OneLineErrors(click.Command):
     """Shows an error as one line on stderr and ends with its exit code. What click hands through is Any, as there."""
 
@@ -86,6 +104,11 @@ class _OneLineErrors(click.Command):
             error.ctx = error.ctx or ctx
             raise
         return rest
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """With --version, of a whole program."""
+        params = super().get_params(ctx)
+        return params if ctx.parent is not None else [*params[:-1], _VERSION, *params[-1:]]  # --help is last
 
     def get_help(self, ctx: click.Context) -> str:
         return as_started(super().get_help(ctx))

@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib.errors import DownloadError
+from dnnlib.versions import project_version
 from edm2_guidance.cli.command import Command, Group, bad_input
 from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.reproduce_options import WorkOptions
 from edm2_guidance.cli.signals import stop_signals
+from edm2_guidance.commands import calculate_metrics, generate_images
 
 
 @click.command(cls=Command)
@@ -247,3 +249,11 @@ def test_bad_input_is_a_usage_error():
 
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, result.stderr) == (2, "Error: net.pkl: No such file or directory\n")
+
+
+def test_version_of_every_program():
+    for page in (calculate_metrics, generate_images):
+        result = CliRunner().invoke(page.main, ["--version"])
+        assert result.exit_code == 0
+        assert result.output.startswith(f"edm2-guidance {project_version()}")
+    assert CliRunner().invoke(calculate_metrics.main, ["calc", "--version"]).exit_code == 2
