@@ -10,8 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from dnnlib.atomic import check_destination
 from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.batch import ImageBatch, ImageSource
@@ -265,7 +263,13 @@ def _metrics(
 
 @contextmanager
 def _bar(total: int, shown: bool, there: int = 0) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=total, initial=there, unit="img", disable=not shown) as bar:
+    """A bar, of a notebook in one."""
+    if not shown:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm  # which warns in a notebook without widgets
+
+    with tqdm(total=total, initial=there, unit="img") as bar:
 
         def advance(count: int) -> None:
             bar.update(count)

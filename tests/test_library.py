@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from PIL import Image
 
 import edm2_guidance as eg
@@ -170,6 +172,19 @@ def test_examples_run(name, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("\n") >= 2
     assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
     assert list(tmp_path.iterdir()) or name == "search_weight.py"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    book = nbformat.read(ROOT / "examples" / "digits.ipynb", as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)  # kept without
+    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in book.cells for output in cell.get("outputs", ())]
+    assert [output.output_type for output in shown] == ["display_data"] * 3 + ["execute_result"]
+    assert all("image/png" in output.data for output in shown[:3])
+    assert "fd_mnist@100" in shown[3].data["text/plain"]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

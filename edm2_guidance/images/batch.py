@@ -27,7 +27,7 @@ class ImageBatch:
     Raises ValueError for another dtype, shape or device, or if the numbers of images, seeds and labels differ.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor = field(repr=False)
     seeds: tuple[int, ...] | None = None
     labels: tuple[int, ...] | None = None
     reduced: Mapping[str, int] = field(default_factory=dict)
