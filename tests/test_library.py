@@ -118,7 +118,7 @@ def test_zips_are_those_of_the_command(main, images, tmp_path, capfd):
     assert (stored.seeds, stored.labels) == (images.seeds, images.labels)
     generate_zip.main(
         [
-            "--net=mnist16-cond", "--gnet=mnist16-weak", "--guidance=1.5", "--guidance-interval=0,1", "--steps=3",
+            "--net=mnist16-cond", "--gnet=mnist16-weak", "--guidance=1.5", "--guidance-interval=0,1",
             "--num=6", "--batch=64", f"--out={tmp_path / 'theirs.zip'}", "--shard-size=6",
         ],
         standalone_mode=False,
@@ -146,6 +146,22 @@ def test_scores_are_those_of_the_command(main, images, tmp_path, capfd):
         assert other["fd_mnist"].value == pytest.approx(found["fd_mnist"].value, rel=1e-6)
     assert str(found["fd_mnist"]).startswith("fd_mnist@6 ")
     assert any("singular" in flag for flag in found["fd_mnist"].flags)
+
+
+def test_a_command_finds_the_score_of_a_recipe(main, tmp_path, capfd):
+    scores = tmp_path / "scores.jsonl"
+    eg.score(recipe_of(main), "mnist16", num=6, ledger=scores, progress=True)
+    assert "6/6" in capfd.readouterr().err
+    before = scores.read_bytes()
+    calculate_metrics.main(
+        [
+            "gen", "--net=mnist16-cond", "--gnet=mnist16-weak", "--guidance=1.5", "--guidance-interval=0,1",
+            "--steps=3", "--ref=mnist16", "--num=6", f"--ledger={scores}", f"--workdir={tmp_path}",
+        ],
+        standalone_mode=False,
+    )  # fmt: skip
+    assert scores.read_bytes() == before
+    assert "already" in capfd.readouterr().err
 
 
 def test_batches_are_pictures(images):
