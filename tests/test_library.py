@@ -119,7 +119,7 @@ def test_zips_are_those_of_the_command(main, images, tmp_path, capfd):
     generate_zip.main(
         [
             "--net=mnist16-cond", "--gnet=mnist16-weak", "--guidance=1.5", "--guidance-interval=0,1",
-            "--num=6", "--batch=64", f"--out={tmp_path / 'theirs.zip'}", "--shard-size=6",
+            "--steps=3", "--num=6", "--batch=64", f"--out={tmp_path / 'theirs.zip'}", "--shard-size=6",
         ],
         standalone_mode=False,
     )  # fmt: skip
