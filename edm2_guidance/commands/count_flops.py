@@ -1,6 +1,5 @@
 """Count the operations of a network's evaluation. Nothing is computed, so it takes neither a GPU nor memory."""
 
-import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import embedded, find_file, python_function
+from dnnlib.places import embedded, find_file, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
@@ -65,6 +64,6 @@ def arguments_of(size: str) -> dict[str, Any]:  # of many types
     try:
         return network_arguments(size)
     except ValueError:
-        near = difflib.get_close_matches(size, {**embedded(), **all_train_presets(), **all_presets()}, n=3, cutoff=0.3)
-        others = f"near it: {', '.join(near)}" if near else f"sizes are {', '.join(all_train_presets())}"
-        raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL; {others}") from None
+        names = [*embedded(), *all_train_presets(), *all_presets()]
+        hint = near(size, names, cutoff=0.3) or f"; sizes are {', '.join(all_train_presets())}"
+        raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL{hint}") from None
