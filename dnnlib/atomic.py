@@ -20,7 +20,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     is followed, not replaced.
 
     Raises FileNotFoundError if the block ends without having written the file, IsADirectoryError if `path` is
-    a folder, and the operating system's OSError if the folder cannot be written to.
+    a folder, and the operating system's OSError, of `path`, if the folder cannot be written to.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -28,12 +28,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem[:60]}.{os.urandom(6).hex()}.tmp{target.suffix}")
     try:
-        with naming(path):
+        with naming(path, temporary):
             yield temporary
-        if not temporary.exists():
-            raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
-        _open_to_others(temporary)
-        replace_synced(temporary, target)
+            if not temporary.exists():
+                raise FileNotFoundError(f"nothing was written for {path}: {temporary} does not exist")
+            _open_to_others(temporary)
+            replace_synced(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -66,13 +66,20 @@ def replace_synced(temporary: Path, target: Path) -> None:
 def check_destination(path: str | os.PathLike[str]) -> None:
     """Check, without making anything, that a file of this name could be written; for use before long work.
 
-    Raises IsADirectoryError if it is a folder, NotADirectoryError if it would lie in a file, PermissionError if its
-    folder, or the nearest one that exists, is not writable.
+    Raises IsADirectoryError if it is a folder; else as `check_place`.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
+    if os.path.isdir(path) or os.fspath(path).endswith(("/", os.sep)):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
-    folder = next(parent for parent in target.parents if parent.exists())
+    check_place(path)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """The same of a file or folder of this name, whatever is there now.
+
+    Raises NotADirectoryError if it would lie in a file, PermissionError if its folder, or the nearest one that exists,
+    is not writable.
+    """
+    folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, so {path} cannot be made; give another place")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -16,12 +16,16 @@ class Refused(ValueError):
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, an OSError that names no file, as of a write to a full disk, is made to name `path`."""
+def naming(path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Inside, an OSError that names no file, as of a write to a full disk, is made to name `path`.
+
+    So is one that names `temporary`, which stands for `path` until it is whole, or a file in it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        of_temporary = temporary is not None and str(error.filename).startswith(os.fspath(temporary))
+        if error.errno is not None and (error.filename is None or of_temporary):
             error.filename = os.fspath(path)
         raise
 

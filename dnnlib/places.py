@@ -8,6 +8,7 @@ import difflib
 import functools
 import os
 import re
+from collections.abc import Iterable
 from glob import has_magic
 from pathlib import Path
 
@@ -77,7 +78,11 @@ def short_name(path: str | os.PathLike[str]) -> str:
     return next((name for name in names if find_file(name).absolute() == Path(path)), os.fspath(path))
 
 
-def near(name: str | os.PathLike[str]) -> str:
-    """The end of a message that nothing has this name: "; near it: mnist16-cond", or nothing if no name is near."""
-    found = difflib.get_close_matches(os.fspath(name), [*embedded(), *PUBLISHED])
-    return f"; near it: {', '.join(found)}" if found else ""
+def near(name: str | os.PathLike[str], known: Iterable[str] | None = None, cutoff: float = 0.6) -> str:
+    """The end of a message that nothing has this name: "; near it: mnist16-cond", or nothing if no name is near.
+
+    known: the names that there are; None: those of files. cutoff: how much alike names must be, 1 for the same.
+    """
+    names = {each.lower(): each for each in (known if known is not None else [*embedded(), *PUBLISHED])}
+    found = difflib.get_close_matches(os.fspath(name).lower(), names, cutoff=cutoff)
+    return f"; near it: {', '.join(names[each] for each in found)}" if found else ""

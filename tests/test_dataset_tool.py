@@ -1,5 +1,7 @@
 """dataset_tool.py as its user runs it."""
 
+import builtins
+import errno
 import io
 import json
 import os
@@ -302,6 +304,52 @@ def test_bad_input_is_one_line_before_any_work(digits, tmp_path, args, message):
     assert message in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.zip").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("dest", ["closed/set.zip", "closed/set", "closed/new/set", "closed/empty"])
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(digits, tmp_path, monkeypatch, dest):
+    (tmp_path / "closed" / "empty").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")  # root may write anywhere
+    result = convert(f"--source={digits}", f"--dest={tmp_path / dest}", *MODE)
+    said = f"Error: {tmp_path}/closed is not writable, so {tmp_path / dest} cannot be made; give another place\n"
+    assert (result.exit_code, result.stderr) == (2, said)
+
+
+def test_a_set_does_not_take_the_place_of_a_disk(digits, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+    result = convert(f"--source={digits}", f"--dest={tmp_path}/disk", *MODE)
+    assert (result.exit_code, os.listdir(tmp_path / "disk")) == (2, [])
+    assert f"give --dest={tmp_path}/disk/images\n" in result.stderr
+    assert convert(f"--source={digits}", f"--dest={tmp_path}/disk/images", *MODE).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("dest", "module", "call"),
+    [("set.zip", builtins, "open"), ("set.zip", os, "replace"), ("set", os, "mkdir"), ("set", os, "replace")],
+)
+def test_what_a_disk_refuses_after_all_names_the_set(digits, tmp_path, monkeypatch, dest, module, call):
+    """Not the temporary name that it has until it is whole."""
+    original = getattr(module, call)
+
+    def refused(path, *args, **kwargs):
+        if ".tmp" not in str(path):
+            return original(path, *args, **kwargs)
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(module, call, refused)
+    result = convert(f"--source={digits}", f"--dest={tmp_path / dest}", *MODE)
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f"Error: {tmp_path / dest}: Permission denied\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_a_link_to_an_empty_folder_is_followed(digits, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert convert(f"--source={digits}", f"--dest={tmp_path}/link", *MODE).exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "dataset.json").exists()
 
 
 def truncated(path):

@@ -225,10 +225,13 @@ def test_fetch_of_a_preset_means_its_networks(run, tmp_path, monkeypatch):
     assert [Path(line).read_bytes() for line in result.stdout.splitlines()] == [b"\0", b"\1"]
 
 
-def test_fetch_of_an_unknown_name_lists_near_ones(run):
-    result = run("fetch", "edm2-img512-s-guid-dimo")
+@pytest.mark.parametrize(
+    ("name", "hint"), [("edm2-img512-S-guid-dimo", "; near it: edm2-img512-s-guid-dino, "), ("?", " (all: ")]
+)
+def test_fetch_of_an_unknown_name_lists_near_ones_if_there_are_any(run, name, hint):
+    result = run("fetch", name)
     assert result.exit_code == 2
-    assert "edm2-img512-s-guid-dino" in result.stderr
+    assert f"there is no preset '{name}'{hint}" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["convert", "--help"], ["fetch", "--help"]])

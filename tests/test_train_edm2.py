@@ -119,7 +119,9 @@ def test_counts():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset=edm2-img512-xxx"], "no training preset 'edm2-img512-xxx'; near it: edm2-img512-xxs"),
+        (["--preset=edm2-img512-xxx"], "there is no training preset 'edm2-img512-xxx'; near it: edm2-img512-xxs, "),
+        (["--preset=Mnist-16"], "there is no training preset 'Mnist-16'; near it: mnist16, "),
+        (["--preset=?"], "there is no training preset '?'; there are edm2-img512-xxs, "),
         (["--data=missing.zip"], "missing.zip does not exist"),
         (["--batch=100"], "--duration=8192: give a multiple of both --batch and 1024"),
         (["--duration=4000"], "such as 4096"),

@@ -51,6 +51,7 @@ class _Recoding:
         Raises:
             FileNotFoundError: Nothing is at `source`.
             FileExistsError: Something is at `dest`.
+            PermissionError: The folder that `dest` lies in is not writable.
             ValueError: The source is not what this direction reads, or has bad labels.
         """
         if max_images is not None and max_images < 1:

@@ -1,6 +1,5 @@
 """Count the operations of a network's evaluation. Nothing is computed, so it takes neither a GPU nor memory."""
 
-import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import click
 
-from dnnlib.places import embedded, find_file, python_function
+from dnnlib.places import embedded, find_file, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
@@ -36,15 +35,13 @@ def main(net: str, as_json: bool, offline: bool) -> None:
     """
     source = all_presets()[net].net if net in all_presets() and net not in PUBLISHED else net
     with bad_input():
-        from edm2_guidance.models import adm_files
-        from training import flops
+        from edm2_guidance.models import family_of
+        from training.flops import network_cost
 
-        if of_adm(source):
-            cost = adm_files.file_cost(source, offline=offline)
-        elif is_file(source):
-            cost = flops.file_cost(source, offline=offline)
+        if is_file(source):
+            cost = family_of(source, offline=offline).cost(source, offline=offline)
         else:
-            cost = flops.network_cost(arguments_of(source))
+            cost = network_cost(arguments_of(source))
     if as_json:
         click.echo(json.dumps({"net": without_secrets(source), "gflops": cost.gflops} | asdict(cost), indent=2))
         return
@@ -56,18 +53,10 @@ def main(net: str, as_json: bool, offline: bool) -> None:
         click.echo(f"  {count / cost.multiply_adds:7.2%} {kind}")
 
 
-def of_adm(source: str) -> bool:
-    """Whether it is one of ADM's networks, by name or file."""
-    from edm2_guidance.models.adm_files import is_adm
-
-    path = find_file(source)
-    return source in PUBLISHED or source.endswith(".pt") or (path.is_file() and is_adm(path))
-
-
 def is_file(source: str) -> bool:
     """Whether it is meant as a network file rather than a size, be it there or not."""
-    named = Path(source).suffix in (".pkl", ".safetensors") or python_function(source) is not None
-    return named or is_url(source) or find_file(source).exists()
+    named = Path(source).suffix in (".pkl", ".pt", ".safetensors") or python_function(source) is not None
+    return named or source in PUBLISHED or is_url(source) or find_file(source).exists()
 
 
 def arguments_of(size: str) -> dict[str, Any]:  # of many types
@@ -75,6 +64,6 @@ def arguments_of(size: str) -> dict[str, Any]:  # of many types
     try:
         return network_arguments(size)
     except ValueError:
-        near = difflib.get_close_matches(size, {**embedded(), **all_train_presets(), **all_presets()}, n=3, cutoff=0.3)
-        others = f"near it: {', '.join(near)}" if near else f"sizes are {', '.join(all_train_presets())}"
-        raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL; {others}") from None
+        names = [*embedded(), *all_train_presets(), *all_presets()]
+        hint = near(size, names, cutoff=0.3) or f"; sizes are {', '.join(all_train_presets())}"
+        raise ValueError(f"'{size}' is neither a size nor a preset, a file or a URL{hint}") from None

@@ -40,14 +40,12 @@ def inspect(source: str, as_json: bool, offline: bool) -> None:
     Also for networks of the 2D toy, and for files that would be refused, as far as they can be followed.
     """
     with bad_input():
-        from edm2_guidance.models.adm_files import inspect_adm, is_adm
+        from edm2_guidance.models import family_of
         from edm2_guidance.toy.network_io import complete_report
-        from training.network_inspect import inspect_network, network_file, report_lines
+        from training.network_inspect import report_lines
 
-        if is_adm(network_file(source, offline=offline)):
-            report = inspect_adm(source, offline=offline)
-        else:
-            report = complete_report(inspect_network(source, offline=offline), source, offline=offline)
+        report = family_of(source, offline=offline).inspect(source, offline=offline)
+        report = complete_report(report, source, offline=offline)
     click.echo(json.dumps(report, indent=2) if as_json else as_started("\n".join(report_lines(report))))
 
 

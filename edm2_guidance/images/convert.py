@@ -73,6 +73,7 @@ class Conversion:
         Raises:
             FileNotFoundError: Nothing is at `source`.
             FileExistsError: Something is at `dest`.
+            PermissionError: The folder that `dest` lies in is not writable.
             ValueError: No images, bad labels, class folders without images, or options that do not go together.
         """
         self._transform = _transform(transform, resolution)

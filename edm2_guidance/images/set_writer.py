@@ -6,12 +6,12 @@ Items are numbered from 0; number 12345 of pixels is `00012/img00012345.png`, of
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dnnlib.atomic import atomic_path
+from dnnlib.atomic import atomic_path, check_place
+from dnnlib.errors import naming
 from edm2_guidance.images.labels import Label
 from edm2_guidance.images.members import LABELS_NAME
 from edm2_guidance.images.zips import ZipWriter, json_bytes
@@ -35,10 +35,12 @@ def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
     """Check that a set made from `source` can be written to `dest`, without making anything.
 
     Raises FileExistsError if something is there (an empty folder is nothing), ValueError for a name that is neither
-    that of a ZIP nor of a folder, or that lies in the source.
+    that of a ZIP nor of a folder, or that lies in the source, and as `check_place`.
     """
     if dest.is_dir() and any(dest.iterdir()):
         raise FileExistsError(f"{dest} is a folder with files in it; give another --dest, or move it away")
+    if os.path.ismount(dest):
+        raise FileExistsError(f"{dest} is a disk, whose place no folder can take; give --dest={dest / 'images'}")
     if dest.is_file():
         raise FileExistsError(f"{dest} exists; give another --dest, or move it away")
     if dest.suffix.lower() not in ("", ".zip"):
@@ -47,6 +49,7 @@ def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
         raise FileExistsError(f"{dest} is a folder; give another --dest, or move it away")
     if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"--dest={dest} lies in the source {os.fspath(source)}; give a place outside of it")
+    check_place(dest)
 
 
 @contextmanager
@@ -87,12 +90,14 @@ def _members(dest: Path) -> Iterator[Callable[[str, bytes], None]]:
         with atomic_path(dest) as temporary, ZipWriter(temporary) as archive:
             yield archive.add
         return
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".tmp", dir=dest.parent))
+    target = Path(os.path.realpath(dest))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
     try:
-        yield lambda name, data: _write_file(folder / name, data)
-        folder.chmod(0o777 & ~_umask())
-        os.replace(folder, dest)
+        with naming(dest, folder):
+            folder.mkdir()
+            yield lambda name, data: _write_file(folder / name, data)
+            os.replace(folder, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -101,9 +106,3 @@ def _members(dest: Path) -> Iterator[Callable[[str, bytes], None]]:
 def _write_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

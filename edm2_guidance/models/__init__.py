@@ -1,28 +1,47 @@
-"""Network families, each as a denoiser D(x; sigma), and classifiers; known by the form of the source."""
+"""Network families, each as a denoiser D(x; sigma), and classifiers."""
 
-import importlib
 import os
-import re
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from edm2_guidance.models import adm, edm2, python
 from edm2_guidance.models.base import Classifier, Model
+from training.flops import Cost
 
-#: Form of a source -> "module:function" that opens such a network, with the arguments of `open_model`; imported on use.
-#: The first form that fits counts.
-FAMILIES: Mapping[str, str] = MappingProxyType({
-    r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python",
-    r"[\w/-]+|.+\.(pt|safetensors)(\?.*)?": "edm2_guidance.models.by_header:open_by_header",
-    r".*": "edm2_guidance.models.edm2:open_edm2",
-})  # fmt: skip
-#: The same of classifiers.
-CLASSIFIERS: Mapping[str, str] = MappingProxyType({
-    r"(?!.*://).+\.py:\w+": "edm2_guidance.models.python:open_python_classifier",
-    r".*": "edm2_guidance.models.adm:open_adm_classifier",
-})  # fmt: skip
+
+class Family(Protocol):
+    """What the module of a family has. All of it raises as `open_model`."""
+
+    def recognises(self, source: str, *, offline: bool) -> bool:
+        """Whether a source counts as a network of this family."""
+
+    def open_model(self, source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> Model: ...
+
+    def inspect(self, source: str, *, offline: bool = False) -> dict[str, Any]:
+        """What is in a file, as `training.network_inspect.inspect_network`."""
+
+    def cost(self, source: str, *, offline: bool = False) -> Cost:
+        """What one evaluation of the network costs."""
+
+
+class ClassifierFamily(Family, Protocol):
+    """What the module of a family with classifiers has."""
+
+    def open_classifier(
+        self, source: str, device: torch.device, *, trust_pickle: bool, offline: bool
+    ) -> Classifier: ...
+
+
+#: The first that recognises a source has it: `edm2` takes the rest.
+FAMILIES: tuple[Family, ...] = (python, adm, edm2)
+#: The same of classifiers. The last takes the rest here too.
+CLASSIFIERS: tuple[ClassifierFamily, ...] = (python, adm)
+
+
+def family_of(source: str, *, offline: bool = False) -> Family:
+    """The family that the network belongs to, which a command line names `source`."""
+    return next(family for family in FAMILIES if family.recognises(source, offline=offline))
 
 
 def open_model(
@@ -37,7 +56,10 @@ def open_model(
     trust_pickle: execute the code in a pickle. offline: ask no server. Raises ValueError for what is no such network,
     OSError if it cannot be had or read.
     """
-    model: Model = _open(FAMILIES, source, device, trust_pickle, offline)
+    name = os.fspath(source)
+    family = family_of(name, offline=offline)
+    model = family.open_model(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
+    model.device = torch.device(device)
     return model
 
 
@@ -49,22 +71,9 @@ def open_classifier(
     offline: bool = False,
 ) -> Classifier:
     """The classifier that a command line names `source`; as `open_model`."""
-    classifier: Classifier = _open(CLASSIFIERS, source, device, trust_pickle, offline)
-    return classifier
-
-
-def _open(
-    openers: Mapping[str, str],
-    source: str | os.PathLike[str],
-    device: torch.device | str,
-    trust_pickle: bool,
-    offline: bool,
-) -> Any:
-    """What the first opener makes of a source whose form fits it."""
     name = os.fspath(source)
-    where = next(where for form, where in openers.items() if re.fullmatch(form, name, re.DOTALL))
-    module, function = where.split(":")
-    opener = getattr(importlib.import_module(module), function)
-    made = opener(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
-    made.device = torch.device(device)
-    return made
+    *others, last = CLASSIFIERS
+    family = next((family for family in others if family.recognises(name, offline=offline)), last)
+    classifier = family.open_classifier(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
+    classifier.device = torch.device(device)
+    return classifier

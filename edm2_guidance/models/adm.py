@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm2_guidance.models.adm_files import AdmFile, load_adm
+from edm2_guidance.models.adm_files import AdmFile, cost, inspect, load_adm, recognises
 from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.models.networks import adm as networks
 from edm2_guidance.recipe.timesteps import Betas, noise_levels
 
+__all__ = ["AdmClassifier", "AdmModel", "cost", "inspect", "open_classifier", "open_model", "recognises"]
+
 ENLARGED = 4  # times, by the published upsamplers
 
 
-def open_adm(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmModel":
-    """A network by path, URL or name; as `open_model`."""
+def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmModel":
+    """A network by path, URL or name; as `models.open_model`."""
     return AdmModel(load_adm(source, offline=offline), device)
 
 
-def open_adm_classifier(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmClassifier":
-    """A classifier by path, URL or name; as `open_classifier`."""
+def open_classifier(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "AdmClassifier":
+    """A classifier by path, URL or name; as `models.open_classifier`."""
     return AdmClassifier(load_adm(source, offline=offline), device)
 
 

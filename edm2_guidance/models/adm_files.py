@@ -24,6 +24,7 @@ from torch import Tensor
 from dnnlib.atomic import atomic_path
 from dnnlib.download import fetch
 from dnnlib.errors import odd_files_are_value_errors
+from dnnlib.published import published_as
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import counted, printable
 from dnnlib.urls import without_secrets
@@ -104,7 +105,7 @@ def save_adm(path: str | os.PathLike[str], net: UNet | Classifier, class_names: 
         temporary.write_bytes(save(tensors, {CONFIG_KEY: json.dumps(config)}))
 
 
-def file_cost(source: str, *, offline: bool = False) -> Cost:
+def cost(source: str, *, offline: bool = False) -> Cost:
     """What one evaluation costs; of a published network, by name, without its file. As `load_adm`."""
     arch = PUBLISHED.get(source)
     net = (arch or load_adm(source, offline=offline).net.arch).empty()
@@ -118,8 +119,12 @@ def file_cost(source: str, *, offline: bool = False) -> Cost:
     )
 
 
-def is_adm(path: Path) -> bool:
-    """Whether a file counts as one of ADM's: `.pt`, or safetensors whose metadata say so."""
+def recognises(source: str, *, offline: bool) -> bool:
+    """Whether a source counts as ADM's: `.pt`, also under a published name, or safetensors whose metadata say so."""
+    source, _ = published_as(source)
+    if source.endswith(".pt"):  # then it is not fetched for that
+        return True
+    path = fetch(source, offline=offline)
     if not is_safetensors(path):
         return path.suffix == ".pt"
     with suppress(DamagedFileError), opened(path) as file:
@@ -127,7 +132,7 @@ def is_adm(path: Path) -> bool:
     return False
 
 
-def inspect_adm(source: str, *, offline: bool = False) -> dict[str, Any]:
+def inspect(source: str, *, offline: bool = False) -> dict[str, Any]:
     """What is in a file, as `training.network_inspect.inspect_network`."""
     path = fetch(source, offline=offline)
     report: dict[str, Any] = {

@@ -7,14 +7,23 @@ from torch import Tensor
 
 from edm2_guidance.models.base import Model, Prediction
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
+from training.flops import file_cost as cost
+from training.network_inspect import inspect_network as inspect
 from training.network_io import NetworkFile, load_network
 from training.networks_edm2 import compute_dtype
+
+__all__ = ["Edm2Model", "cost", "inspect", "open_model", "recognises"]
 
 _CHANNELS = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}
 
 
-def open_edm2(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "Edm2Model":
-    """A network file, by path or URL; as `open_model`."""
+def recognises(source: str, *, offline: bool) -> bool:
+    """Whatever no other family recognises."""
+    return True
+
+
+def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "Edm2Model":
+    """A network file, by path or URL; as `models.open_model`."""
     return Edm2Model(load_network(source, device=device, trust_pickle=trust_pickle, offline=offline), device)
 
 

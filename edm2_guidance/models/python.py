@@ -37,6 +37,10 @@ from dnnlib.regular import read_regular
 from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.recipe.class_names import checked_names
 from torch_utils.memory import is_out_of_memory
+from training.flops import file_cost as cost  # this and the next refuse what lies in no file
+from training.network_inspect import inspect_network as inspect
+
+__all__ = ["PythonClassifier", "PythonModel", "cost", "inspect", "open_classifier", "open_model", "recognises"]
 
 MAX_BYTES = 1 << 24
 _OF_A_NETWORK = ("img_channels", "img_resolution", "label_dim")
@@ -73,18 +77,21 @@ def _message(error: BaseException) -> str:
     return error.msg if isinstance(error, SyntaxError) else str(error)  # which says file and line its own way
 
 
-def open_python(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonModel":
-    """Run FILE.py, call its function, and take what it returns; as `open_model`."""
+def recognises(source: str, *, offline: bool) -> bool:
+    """Whether it is FILE.py:function. ValueError if no function is named."""
+    return python_function(source) is not None
+
+
+def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonModel":
+    """Run FILE.py, call its function, and take what it returns; as `models.open_model`."""
     made, code, sha256 = _made(source, device)
     if not (hasattr(made, "shape") and hasattr(made, "predict")):
         made = _Bare(made, code, "an object with shape and predict, as of edm2_guidance.models.base.Model")
     return PythonModel(made, code, sha256)
 
 
-def open_python_classifier(
-    source: str, device: torch.device, *, trust_pickle: bool, offline: bool
-) -> "PythonClassifier":
-    """The same for a classifier; as `open_classifier`."""
+def open_classifier(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "PythonClassifier":
+    """The same for a classifier; as `models.open_classifier`."""
     made, code, sha256 = _made(source, device)
     if not (hasattr(made, "shape") and hasattr(made, "log_probs")):
         made = _Bare(made, code, "an object with shape, num_classes and log_probs, as of models.base.Classifier")

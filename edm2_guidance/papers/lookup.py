@@ -1,7 +1,6 @@
 """A preset by its name, or what is near it. No torch here."""
 
-import difflib
-
+from dnnlib.places import near
 from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.papers.tables import all_rows
 
@@ -15,8 +14,6 @@ def find_preset(name: str) -> Preset:
                 f"'{name}' is a row of the tables that no preset stands for: python reproduce.py run {name} makes it, "
                 "plan shows its networks and weights"
             )
-        near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
-        raise ValueError(
-            f"there is no preset '{name}'; near it: {', '.join(near)} (all: generate_images.py --list-presets)"
-        )
+        hint = near(name, presets, cutoff=0.3)
+        raise ValueError(f"there is no preset '{name}'{hint} (all: generate_images.py --list-presets)")
     return presets[name]

@@ -7,7 +7,6 @@ they would have.
 """
 
 import csv
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from dnnlib.places import find_file
+from dnnlib.places import find_file, near
 from edm2_guidance.papers import adm
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
@@ -345,8 +344,8 @@ def find(name: str) -> list[Row]:
     found = list(of_setting.values())[::-1] or [row for row in all_rows() if row.name == name][:1]
     if not found:
         names = [*TABLES, *dict.fromkeys(row.name for row in all_rows())]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or list(TABLES)[:3]
-        raise ValueError(f"there is no table or row '{name}'; near it: {', '.join(near)} (all: reproduce.py list)")
+        hint = near(name, names, cutoff=0.3)
+        raise ValueError(f"there is no table or row '{name}'{hint} (all: reproduce.py list)")
     return found
 
 

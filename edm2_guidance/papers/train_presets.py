@@ -4,11 +4,12 @@ The numbers stand in `train_presets.csv`; a cell left empty leaves the option's 
 """
 
 import csv
-import difflib
 import functools
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from dnnlib.places import near
 
 #: Resolution, channels and classes of what the networks of a data set see.
 INPUTS = MappingProxyType({"edm2-img512": (64, 4, 1000), "edm2-img64": (64, 3, 1000), "mnist16": (16, 3, 10)})
@@ -26,8 +27,8 @@ def find_train_preset(name: str) -> dict[str, str]:
     """The options of one preset; ValueError that lists the nearest names if there is none."""
     presets = all_train_presets()
     if name not in presets:
-        near = difflib.get_close_matches(name, presets, n=3, cutoff=0.3) or list(presets)[:3]
-        raise ValueError(f"there is no training preset '{name}'; near it: {', '.join(near)}")
+        hint = near(name, presets, cutoff=0.3) or f"; there are {', '.join(presets)}"
+        raise ValueError(f"there is no training preset '{name}'{hint}")
     return dict(presets[name])
 
 

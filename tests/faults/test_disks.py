@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib.regular import sha256_of
-from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.commands import calculate_metrics, dataset_tool, generate_images, generate_zip
+from tests.pictures import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = ROOT / "edm2_guidance" / "pretrained"
@@ -104,7 +105,11 @@ def test_a_full_disk_under_a_score(disk, tmp_path):
 
 
 def test_a_read_only_disk_is_refused_before_any_work(disk, tmp_path, monkeypatch):
+    (disk.path / "set").mkdir()
     disk.change("ro")
+    (tmp_path / "images").mkdir()
+    picture(0).save(tmp_path / "images" / "0.png")
+    convert = ["convert", f"--source={tmp_path / 'images'}"]
     monkeypatch.setattr("edm2_guidance.sampling.generation.GeneratedImages._make", None)
     place = disk.path
     target = [*NET, "--metrics=fd_mnist", f"--ref={PRETRAINED / 'mnist16-refs.npz'}", "--num=160"]
@@ -112,6 +117,8 @@ def test_a_read_only_disk_is_refused_before_any_work(disk, tmp_path, monkeypatch
         (generate_zip.main, zip_args(place / "out.zip", 32)),
         (generate_zip.main, zip_args(place / "deeper" / "out.zip", 32)),
         (generate_images.main, [*NET, f"--outdir={place / 'out'}", "--seeds=0-3"]),
+        (dataset_tool.main, [*convert, f"--dest={place / 'set'}"]),
+        (dataset_tool.main, [*convert, f"--dest={place / 'new' / 'set.zip'}"]),
         (calculate_metrics.main, ["gen", *target, f"--ledger={place / 'ledger.jsonl'}"]),
         (calculate_metrics.main, ["gen", *target, f"--workdir={place / 'work'}", f"--ledger={tmp_path / 'l.jsonl'}"]),
     ]:

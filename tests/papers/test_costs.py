@@ -1,15 +1,13 @@
 """Costs against the papers' arithmetic, our own networks and the sampler itself."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.published import PUBLISHED
+from edm2_guidance.models import family_of
 from edm2_guidance.models.adm_files import PUBLISHED as ARCHITECTURES
-from edm2_guidance.models.adm_files import file_cost as adm_file_cost
-from edm2_guidance.models.adm_files import is_adm
 from edm2_guidance.papers.costs import (
     all_networks,
     cost,
@@ -27,7 +25,6 @@ from edm2_guidance.papers.tables import all_rows, find, select
 from edm2_guidance.papers.train_presets import find_train_preset
 from edm2_guidance.sampling.guidance.guided import Counted, guided
 from tests.functions import network, steps_of
-from training.flops import file_cost
 from training.networks_edm2 import Precond
 
 SIZES = ["xs", "s", "m", "l", "xl", "xxl"]
@@ -96,7 +93,7 @@ def test_facts_of_the_embedded_networks():
     networks = {pair for row in find("mnist16") for pair in zip(row.files, row.sources(), strict=True)}
     networks |= {pair for row in find("adm-mnist16") for pair in zip(row.files, row.sources(), strict=True)}
     for file, source in networks:
-        counted, facts = (adm_file_cost if is_adm(Path(source)) else file_cost)(source), facts_of(file)
+        counted, facts = family_of(source).cost(source), facts_of(file)
         assert counted.parameters == facts.params
         assert counted.gflops == pytest.approx(facts.gflops, rel=1e-9)
 

@@ -192,6 +192,8 @@ def test_find_and_select():
     assert len({row.name for row in both}) == len(both) == 33 + 4
     with pytest.raises(ValueError, match=r"near it: .*edm2-img512-s-autog-fid"):
         find("edm2-img512-s-auto-fid")
+    with pytest.raises(ValueError, match=r"there is no table or row '\?\?' \(all: reproduce\.py list\)"):
+        find("??")
 
 
 def test_what_is_not_published_names_the_command_that_makes_it(tmp_path):
