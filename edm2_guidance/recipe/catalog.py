@@ -33,6 +33,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
         "rescale": "sampling.guidance.rules.rescale:Rescale",
+        "own-rule": "sampling.guidance.rules.own_rule:OwnRule",
     },
     "extractor": {
         "inception": "metrics.extractors.inception:Inception",
@@ -56,6 +57,8 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "authpct": "metrics.measures.authpct:AuthPct",
     },
 }
+#: The kinds that Python functions stand for.
+OF_FUNCTIONS = {"rule": "own-rule"}
 #: What the scale of a classifier is of, unless said: the weight for a sampler, as published; constant for all others.
 CLASSIFIER_WEIGHTS: Mapping[str, str] = {"ddpm": "posterior"}
 

@@ -275,6 +275,9 @@ class Rule(Spec):
 
     axis: ClassVar[str] = "rule"
 
+    def check_here(self) -> None:
+        """ValueError if this process cannot apply it."""
+
     def shape(self, push: "Tensor", call: Call) -> "Tensor":
         """What is made of a push before it is weighed."""
         return push

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
@@ -295,7 +296,7 @@ class Recipe:
             num_steps: int | None = None,
             sampler: Sampler | str = "heun",
             schedule: Schedule | str = "edm",
-            rule: Rule | str = "linear",
+            rule: "Rule | str | Callable[..., Any]" = "linear",
             dtype: Literal["float32", "float64"] = "float32",
             labels: LabelRule = "random",
             seed_rule: SeedRule = "edm2",
@@ -489,7 +490,11 @@ def _settle(part: "Guide | Recipe", name: str, convert: Callable[[Any], Any]) ->
 
 
 def _spec(axis: type[Spec], given: Any) -> Any:
-    """A choice, or the text of one."""
+    """A choice, or the text of one, or a function of the user's own."""
+    if callable(given):
+        if axis.axis not in catalog.OF_FUNCTIONS:
+            raise ValueError(f"{given!r}: a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {axis.axis}")
+        return catalog.find(axis.axis, catalog.OF_FUNCTIONS[axis.axis]).of(given)
     return axis.parse(given) if isinstance(given, str) else given
 
 

@@ -207,6 +207,7 @@ def open_recipe(
     if target.type == "mps" and recipe.dtype == "float64":
         raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
     recipe, notes = recipe.resolved()
+    recipe.rule.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
 
