@@ -323,7 +323,8 @@ def test_a_hostile_file_runs_nothing_and_stays_small(tmp_path, monkeypatch):
     torch.save({"input_blocks.0.0.weight": Hostile()}, "code.pt")
     torch.save(OrderedDict(a=torch.zeros(1).expand(1 << 40)), "bomb.pt")
     Path("plain.pt").write_bytes(pickle.dumps(Hostile()))
-    for name in ("code.pt", "bomb.pt", "plain.pt"):
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, "nested.pt")
+    for name in ("code.pt", "bomb.pt", "plain.pt", "nested.pt"):
         for opener in (open_model, open_classifier):
             with pytest.raises(ValueError, match=rf"{name} is no network or classifier of ADM's: ") as caught:
                 opener(name)
