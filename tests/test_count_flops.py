@@ -25,6 +25,11 @@ def test_size_by_name():
     assert of_file.splitlines()[1:] == result.stdout.splitlines()[1:]
 
 
+def test_a_file_that_ships_comes_before_a_preset_of_its_name():
+    assert "parameters  325,834\n" in run("mnist16-classifier").stdout
+    assert "parameters  181,691\n" in run("mnist16-cfg").stdout
+
+
 def test_published_networks_of_adm_need_no_file():
     report = json.loads(run("adm-64-classifier", "--json").stdout)
     assert report["parameters"] == all_networks()["64x64_classifier"].params

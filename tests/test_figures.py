@@ -129,6 +129,14 @@ def test_finished_pictures_are_kept(run, tmp_path):
     assert second.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.parametrize("preset", ["mnist16-classifier", "adm-mnist16-g", "mnist16"])
+def test_pictures_of_classifier_free_guidance_are_by_a_guiding_network(tmp_path, preset):
+    refused = CliRunner().invoke(main, [f"--preset={preset}", "--figs=fig5", f"--results_dir={tmp_path}/results"])
+    assert refused.exit_code == 2
+    assert "figures take a main network and one guide: --cond_pkl and --uncond_pkl" in refused.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_workers_share_the_pictures_out(run, tmp_path, monkeypatch):
     assert run("--figs=fig5", "--steps=2").exit_code == 0
     alone = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}

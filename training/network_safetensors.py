@@ -159,7 +159,7 @@ def _checked_header(file: Any) -> tuple[dict[str, Any], Precond]:
 def _checked_config(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     text = (metadata or {}).get(CONFIG_KEY)
     if text is None:
-        raise ValueError(f"no network of this project: the metadata has no entry {CONFIG_KEY}")
+        raise ValueError(f"no EDM2 network of this project: the metadata has no entry {CONFIG_KEY}")
     config = parse_object(text.encode("utf-8", "surrogatepass"), f"the metadata entry {CONFIG_KEY}")
     keys = {"version", "network", "encoder", "dataset_kwargs", "source_sha256"}
     if config.keys() != keys or config["version"] != CONFIG_VERSION:

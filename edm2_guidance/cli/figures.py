@@ -72,7 +72,7 @@ def figure_recipe(method: Method) -> Recipe:
         recipe = recipe_from(method, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
     else:
         recipe = recipe_from(method, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own
-    if len(recipe.guides) != 1:
+    if len(recipe.guides) != 1 or recipe.guides[0].of_classifier:
         raise click.UsageError("figures take a main network and one guide: --cond_pkl and --uncond_pkl, or a --preset")
     return recipe if given("dtype") else replace(recipe, dtype="float64")
 

@@ -161,7 +161,8 @@ def _existing(source: str, what: str = "network") -> str:
         raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the {what}")
     if own is None and "://" not in source and source not in PUBLISHED and not find_file(source).is_file():
         known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
-        raise ValueError(f"no {what} file at '{source}'; give a path to a .pkl or .safetensors file, or a URL{known}")
+        ends = ".pkl, .safetensors or .pt" if what == "network" else ".pt or .safetensors"
+        raise ValueError(f"no {what} file at '{source}'; give a path to a {ends} file, or a URL{known}")
     return source
 
 

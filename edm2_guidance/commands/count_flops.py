@@ -33,7 +33,8 @@ def main(net: str, as_json: bool, offline: bool) -> None:
       python count_flops.py mnist16-cond
       python count_flops.py https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-img512-s-2147483-0.130.pkl
     """
-    source = all_presets()[net].net if net in all_presets() and net not in PUBLISHED else net
+    of_file = net in PUBLISHED or find_file(net).is_file()
+    source = net if of_file or net not in all_presets() else all_presets()[net].net
     with bad_input():
         from edm2_guidance.models import family_of
         from training.flops import network_cost

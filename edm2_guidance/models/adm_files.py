@@ -165,7 +165,7 @@ def _read(path: Path) -> tuple[Architecture, Mapping[Any, Tensor], tuple[str, ..
         return _from_safetensors(path)
     state = read_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"expected a dictionary of tensors, found {type(state).__name__}")
+        raise ValueError("expected a state dict, tensors by their names and nothing else")
     return _nearest(state), state, None
 
 

@@ -36,7 +36,7 @@ class Scores:
         found: dict[Key, dict[str, Record]] = {}
         self.recipe: Mapping[str, Any] = {}
         fixed: set[str] = set()  # what is not searched, and so is the same in all
-        guided: set[str] = set()
+        guided: dict[bool, set[str]] = {False: set(), True: set()}  # by networks, by a classifier
         for record in tagged:
             if record.get("num_images") == num_images:
                 blocks = found.setdefault(tuple(sorted(record["search"]["point"].items())), {})
@@ -44,9 +44,11 @@ class Scores:
                 self.recipe = record["recipe"]
                 recipe = read_recipe(self.recipe)
                 fixed.add(_fixed(record, recipe))
-                if recipe.guides:  # at w = 1 there are none
-                    guided.add(recipe.unusual_text() or "as usual")
-        for kinds in (fixed, guided):
+                for of_classifier, kinds in guided.items():
+                    guides = tuple(guide for guide in recipe.guides if guide.of_classifier is of_classifier)
+                    if guides:  # at w = 1 there are none
+                        kinds.add(replace(recipe, guides=guides).effective().unusual_text() or "as usual")
+        for kinds in (fixed, *guided.values()):
             if len(kinds) > 1:
                 raise ValueError(
                     f"the search '{name}' holds scores of different recipes ({' | '.join(sorted(kinds))}), which "

@@ -19,7 +19,6 @@ from edm2_guidance.metrics.uncertainty import Interval, mean_interval
 from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
-from edm2_guidance.recipe.parts import Weight
 from edm2_guidance.recipe.recipe import ImageSet, Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -198,7 +197,7 @@ def _recipe_of(row: Row) -> Recipe:
 def _method(recipe: Recipe) -> dict[str, object]:
     """What a recipe says of networks and guidance, in words that compare."""
     recipe = recipe.effective()
-    guides = [_guide(guide.name, guide.weight, guide.interval) for guide in recipe.guides]
+    guides = [guide.short + (f" on {guide.interval}" if guide.interval else "") for guide in recipe.guides]
     return {
         "network": recipe.net.name,
         "guide": " and ".join(sorted(guides)) or "none",
@@ -212,10 +211,6 @@ def _base(base: Recipe | ImageSet | None) -> str:
     if isinstance(base, Recipe):
         return ", ".join([_in_words(base), *map(str, base.unusual())])
     return "none" if base is None else base.name
-
-
-def _guide(name: str, weight: Weight, interval: object) -> str:
-    return f"{name} {weight.short}" + ("" if interval is None else f" on {interval}")
 
 
 def _protocol_differences(row: Row, record: Record) -> list[str]:

@@ -163,7 +163,8 @@ def test_a_scale_or_a_file_alone(recipe_command):
     assert "of which classifier? Give --classifier=" in run(command, MAIN, "--classifier-scale=1", code=2).output
     words = (MAIN, "--classifier=nowhere.py:make", "--classifier-scale=1")
     assert "whose function make is to make the classifier" in run(command, *words, code=2).output
-    assert "no classifier file at" in run(command, MAIN, "--classifier=x.pt", "--classifier-scale=1", code=2).output
+    said = run(command, MAIN, "--classifier=x.pt", "--classifier-scale=1", code=2).output
+    assert "no classifier file at 'x.pt'; give a path to a .pt or .safetensors file" in said
 
 
 def test_searches_over_the_scale(recipe_of):

@@ -77,6 +77,16 @@ def test_published_files_are_known_by_their_tensors(table, name):
     assert adm_files._nearest(state_of(table[name])) is PUBLISHED[name]
 
 
+def test_what_no_tensor_tells_is_as_published():
+    """Schedule, heads, their order, and the torso's type: the files do not hold them."""
+    for name, arch in PUBLISHED.items():
+        assert arch.betas == ("cosine" if name in ("adm-64", "adm-64-classifier") else "linear"), name
+        assert arch.heads == (4 if name in ("adm-128", "adm-64-256") else None), name
+        assert arch.order == ("new" if name == "adm-64" else "legacy"), name
+        assert arch.float16 == (arch.role != "classifier" and name != "adm-512"), name
+        assert (arch.head_width, arch.groups) == (64, 32), name
+
+
 def test_every_published_file_has_a_name():
     assert set(PUBLISHED) <= set(URLS)
     assert {name for name in URLS if name not in PUBLISHED} == {
@@ -313,7 +323,8 @@ def test_a_hostile_file_runs_nothing_and_stays_small(tmp_path, monkeypatch):
     torch.save({"input_blocks.0.0.weight": Hostile()}, "code.pt")
     torch.save(OrderedDict(a=torch.zeros(1).expand(1 << 40)), "bomb.pt")
     Path("plain.pt").write_bytes(pickle.dumps(Hostile()))
-    for name in ("code.pt", "bomb.pt", "plain.pt"):
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, "nested.pt")
+    for name in ("code.pt", "bomb.pt", "plain.pt", "nested.pt"):
         for opener in (open_model, open_classifier):
             with pytest.raises(ValueError, match=rf"{name} is no network or classifier of ADM's: ") as caught:
                 opener(name)

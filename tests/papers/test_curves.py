@@ -7,8 +7,8 @@ from PIL import Image
 
 from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, weight_panel
 from edm2_guidance.papers.plots import Panel, draw
-from edm2_guidance.recipe.parts import Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, classifier_guide
 
 RECIPE = Recipe(NetworkRef("main"), num_steps=16).to_json()
 
@@ -53,6 +53,23 @@ def test_scores_of_other_recipes_make_no_curve_together():
     for other in (rising, replace(plain, sampler=Sampler.parse("euler"))):
         with pytest.raises(ValueError, match=r"holds scores of different recipes \(.* \| .*\).* its own --name"):
             weight_panel([unguided, of(plain, weight=2.0), of(other, weight=3.0)], ["a"], 1000)
+
+
+def test_a_classifier_that_is_off_at_some_points_is_no_other_recipe():
+    """Of a search over scale and weight, with a rule, which is of networks alone."""
+    net, rule = NetworkRef("main"), Rule.parse("rescale")
+    cfg = Guide(NetworkRef("guide"), constant(2))
+
+    def of(scale, weight, sampler="heun"):
+        classifier = classifier_guide(NetworkRef("c"), scale, Sampler.parse(sampler))
+        guides = (*((cfg,) if weight > 1 else ()), *((classifier,) if scale > 0 else ()))
+        recipe = Recipe(net, guides, rule=rule, sampler=Sampler.parse("ddpm")).effective()
+        return {**line("a", weight - scale, weight=weight, scale=scale), "recipe": recipe.to_json()}
+
+    records = [of(scale, weight) for scale in (0.0, 1.0) for weight in (1.0, 2.0)]
+    assert weight_panel(records, ["a"], 1000).curves == {"a": {1.0: [0.0], 2.0: [1.0]}}
+    with pytest.raises(ValueError, match="holds scores of different recipes"):
+        weight_panel([*records, of(2.0, 2.0, "ddpm")], ["a"], 1000)
 
 
 def test_scores_of_other_metrics_references_steps_or_precision_make_no_curve_together():

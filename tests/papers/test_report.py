@@ -125,7 +125,8 @@ def test_means_have_intervals():
 def test_the_images_that_a_network_enlarges_are_part_of_the_method():
     u, gu = "adm-256-u-fid", "adm-256-gu-fid"
     (base,) = (text for text in differences(row(u), record(gu, 3.94)) if text.startswith("base"))
-    assert re.match(r"base 64x64_diffusion guided by .* w=2 .*, not 64x64_diffusion, 250 steps,", base)
+    guide = "classifier 64x64_classifier scale=1 posterior"
+    assert re.match(rf"base 64x64_diffusion guided by {guide}, .*, not 64x64_diffusion, 250 steps,", base)
     assert not [text for text in differences(row(u), record(u, 7.49)) if text.startswith("base")]
     stored = record(u, 7.49, base=ImageSet("mine.zip", "a" * 64))
     assert any(text.startswith("base mine.zip, not 64x64_diffusion, ") for text in differences(row(u), stored))

@@ -390,7 +390,7 @@ NAME = "unet.out_conv.weight"
         ({"change_config": lambda c: c["network"].update(arguments=3)}, "is not known|does not name"),
         ({"change_config": lambda c: c["network"].update({"class": "x" * 9999})}, "class 'xxxx.{1,30}' is not known"),
         ({"change_config": lambda c: c.update(encoder=3)}, "encoder: the metadata does not name a class"),
-        ({"key": "format"}, "no network of this project"),
+        ({"key": "format"}, "no EDM2 network of this project"),
     ],
 )
 def test_safetensors_are_read_strictly(tmp_path, changes, message):

@@ -91,3 +91,16 @@ def test_clipping_holds_what_the_steps_are_made_of():
 def test_a_single_step_has_a_variance_too():
     (step,) = planned(Sampler.parse("ddpm"), [2.0])
     assert step.variances == (pytest.approx(0.8), pytest.approx(0.8)), "beta = sigma^2 / (1 + sigma^2), for both"
+
+
+@pytest.mark.parametrize(
+    ("betas", "steps", "log_least"),
+    [
+        ("linear", "1000", -9.816725135), ("linear", "250", -9.36462816), ("linear", "ddim25", -9.215195023),
+        ("cosine", "1000", -10.73408253), ("cosine", "250", -10.27162611), ("cosine", "ddim25", -10.10230346),
+    ],
+)  # fmt: skip
+def test_the_last_step_has_the_least_variance_of_the_one_before_as_published(betas, steps, log_least):
+    schedule = Schedule.parse(f"timesteps:steps={steps}:betas={betas}")
+    *_, last = planned(Sampler.parse("ddpm"), schedule.levels(schedule.num_steps))
+    assert math.log(last.variances[0]) == pytest.approx(log_least, rel=1e-8)
