@@ -3,6 +3,7 @@
 Nothing is printed. What the commands warn of is in the results: `Generation.notes`, `Score.flags`.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -234,13 +235,18 @@ def _opened(recipe: Recipe | Generation, device: str | None) -> Generation:
         if device is not None and pick_device(device) != recipe.device:
             raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")
         return recipe
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{recipe!r} is no recipe: write Recipe(NETWORK)")
     return open_recipe(recipe, device or "auto")
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not found:
-        raise ValueError("no seeds: one per image is needed")
+    try:
+        found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(operator.index, seeds))
+    except TypeError as error:
+        raise ValueError(f"seeds are integers: {error}") from None
+    if not found or min(found) < 0:
+        raise ValueError("no seeds: one per image is needed" if not found else f"seed {min(found)}: at least 0")
     return found
 
 

@@ -116,6 +116,8 @@ class NetworkRef(FileRef):
             return network
         if isinstance(network, str | os.PathLike):
             return cls(os.fspath(network))
+        if not hasattr(network, "identity"):
+            raise ValueError(f"{network!r} is no network: give a path, URL or name, or one that is open")
         return cls(network.source, network.identity["sha256"], network)
 
 
@@ -307,7 +309,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _settle(self, "net", NetworkRef.of)
-        _settle(self, "guides", lambda guides: (guides,) if isinstance(guides, Guide) else tuple(guides))
+        _settle(self, "guides", _guides)
         for axis in (Sampler, Schedule, Rule):
             _settle(self, axis.axis, partial(_spec, axis))
         if self.num_steps is None:
@@ -322,6 +324,8 @@ class Recipe:
         if (self.labels == "balanced" and stored) or (self.labels == "stored" and not stored):
             why = "images that are stored keep their classes" if stored else "no stored images are enlarged"
             raise ValueError(f"labels '{self.labels}': {why}")
+        if not isinstance(self.num_steps, int):
+            raise ValueError(f"{self.num_steps!r} sampling steps: not an integer")
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
@@ -496,6 +500,15 @@ def _spec(axis: type[Spec], given: Any) -> Any:
             raise ValueError(f"{given!r}: a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {axis.axis}")
         return catalog.find(axis.axis, catalog.OF_FUNCTIONS[axis.axis]).of(given)
     return axis.parse(given) if isinstance(given, str) else given
+
+
+def _guides(given: Any) -> tuple[Guide, ...]:
+    """One guide, or several."""
+    guides = (given,) if isinstance(given, Guide | str) else tuple(given)
+    for guide in guides:
+        if not isinstance(guide, Guide):
+            raise ValueError(f"{guide!r} is no guide: write Guide(NETWORK, WEIGHT)")
+    return guides
 
 
 def _interval(given: Any) -> Any:
