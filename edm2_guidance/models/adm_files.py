@@ -165,7 +165,10 @@ def _read(path: Path) -> tuple[Architecture, Mapping[Any, Tensor], tuple[str, ..
         return _from_safetensors(path)
     state = read_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("expected a state dict, tensors by their names and nothing else")
+        raise ValueError(
+            "expected a state dict, tensors by their names and nothing else; of a training state give the network file "
+            "that its trainer wrote beside it (network-snapshot-KIMG-LENGTH.pkl)"
+        )
     return _nearest(state), state, None
 
 

@@ -312,6 +312,12 @@ def test_half_a_file_is_refused(published, tmp_path):
         open_model(tmp_path / "net.pt")
 
 
+def test_a_training_state_is_told_from_the_network_beside_it(tmp_path):
+    torch.save({"state": {"cur_nimg": 5}, "net": {"a": torch.zeros(2)}}, tmp_path / "training-state-0000005.pt")
+    with pytest.raises(ValueError, match=r"expected a state dict, .* wrote beside it \(network-snapshot-KIMG"):
+        open_model(tmp_path / "training-state-0000005.pt")
+
+
 class Hostile:
     def __reduce__(self):
         return exec, ("import pathlib; pathlib.Path('ran').touch()",)
@@ -323,8 +329,7 @@ def test_a_hostile_file_runs_nothing_and_stays_small(tmp_path, monkeypatch):
     torch.save({"input_blocks.0.0.weight": Hostile()}, "code.pt")
     torch.save(OrderedDict(a=torch.zeros(1).expand(1 << 40)), "bomb.pt")
     Path("plain.pt").write_bytes(pickle.dumps(Hostile()))
-    torch.save({"state_dict": {"a": torch.zeros(1)}}, "nested.pt")
-    for name in ("code.pt", "bomb.pt", "plain.pt", "nested.pt"):
+    for name in ("code.pt", "bomb.pt", "plain.pt"):
         for opener in (open_model, open_classifier):
             with pytest.raises(ValueError, match=rf"{name} is no network or classifier of ADM's: ") as caught:
                 opener(name)
