@@ -202,10 +202,7 @@ def open_recipe(
 
     memory: what is known of networks with these numbers of parameters. load, stored: open a network, and stored images.
     """
-    open_nets = [net.opened.device for net in recipe.nets if net.opened is not None]
-    target = open_nets[0] if device == "auto" and open_nets else pick_device(device)
-    if target.type == "mps" and recipe.dtype == "float64":
-        raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
+    target = _device_for(recipe, device)
     recipe, notes = recipe.resolved()
     recipe.rule.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
@@ -253,6 +250,15 @@ def open_recipe(
     )
     sizes = tuple(model.num_parameters for model in (main, *others))
     return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base)
+
+
+def _device_for(recipe: Recipe, device: str) -> torch.device:
+    """The device of that name; auto is where networks are open already, if any are."""
+    places = [net.opened.device for net in recipe.nets if net.opened is not None]
+    target: torch.device = places[0] if device == "auto" and places else pick_device(device)
+    if target.type == "mps" and recipe.dtype == "float64":
+        raise ValueError("mps has no float64: take --dtype=float32 or --device=cpu")
+    return target
 
 
 def opener(
