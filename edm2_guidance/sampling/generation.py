@@ -238,13 +238,8 @@ def open_recipe(
     main.load_decoder(offline=offline)
     _check_sampling(recipe, main, notes)
     recipe = replace(
-        recipe,
+        _with_files(recipe, main, guides),
         base=None if base is None else base.recipe,
-        net=_ref(main),
-        guides=tuple(
-            spec if guide is None else replace(spec, net=_ref(guide))
-            for spec, guide in zip(recipe.guides, guides, strict=True)
-        ),
         noise_device=noise_device,
         encoder=main.identity["encoder"],
     )
@@ -409,6 +404,13 @@ def _bound(model: Model | Classifier, device: torch.device, low_res: Tensor | No
 
 def _ref(model: Model | Classifier) -> NetworkRef:
     return NetworkRef(model.source, model.identity["sha256"])
+
+
+def _with_files(recipe: Recipe, main: Model, guides: Sequence[Model | Classifier | None]) -> Recipe:
+    """The recipe with the hash of each network's file."""
+    pairs = zip(recipe.guides, guides, strict=True)
+    known = tuple(spec if guide is None else replace(spec, net=_ref(guide)) for spec, guide in pairs)
+    return replace(recipe, net=_ref(main), guides=known)
 
 
 def _labelled(main: Model, guides: Sequence[Model | Classifier]) -> Model | Classifier:
