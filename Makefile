@@ -1,11 +1,11 @@
-# make install | demo | test | test-all | test-slurm | test-peers | lint | bench | bench-scoring     installs on first use
+# make install | demo | test | test-all | test-slurm | test-peers | lint | docs | bench | bench-scoring     installs on first use
 PYTHON ?= python3
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: install demo test test-all test-slurm test-peers lint bench bench-scoring clean
+.PHONY: docs install demo test test-all test-slurm test-peers lint bench bench-scoring clean
 
 .venv/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -60,6 +60,14 @@ lint: .venv/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+.venv/.docs: requirements-docs.txt .venv/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-docs.txt
+	touch $@
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
+	@echo "The site: out/docs/docs/index.html"
 
 bench: .venv/.run
 	$(BIN)/python benchmarks/guidance.py

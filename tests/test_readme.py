@@ -14,11 +14,12 @@ from edm2_guidance.toy import plots
 from tests.words import last_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [
-    "README.md", "edm2_guidance/pretrained/README.md", "docs/toy.md", "docs/digits.md", "docs/cluster.md",
-    "docs/reliability.md", "docs/datasets.md",
+RUN = [
+    "README.md", "docs/sampling.md", "docs/pictures.md", "docs/tables.md", "docs/scoring.md", "docs/networks.md",
+    "docs/training.md", "docs/install.md", "docs/toy.md", "edm2_guidance/pretrained/README.md",
 ]  # fmt: skip
-RUN = ["README.md", "edm2_guidance/pretrained/README.md"]  # what is in the others takes minutes
+LONG = ["docs/digits.md", "docs/cluster.md", "docs/reliability.md", "docs/datasets.md"]  # minutes
+DOCUMENTS = RUN + LONG
 NEEDS_MORE = (
     "edm2-",
     "https://",
@@ -28,6 +29,7 @@ NEEDS_MORE = (
     "training-runs/",
     "torchrun",
     "train_",
+    "toy_example.py train",
 )  # downloads, data or hours
 
 
