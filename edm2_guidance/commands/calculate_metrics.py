@@ -1,5 +1,6 @@
 """Score sets of images, or networks directly, by the measures of the field; compare scores; results go to a ledger."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,21 @@ class CalcOptions(OptionGroup):
     images: str | None = option(f"SAMPLES, in EDM2's words: {opt.IMAGES}; or statistics", metavar="PATH")
     ref: str | None = option(f"REFERENCE, in EDM2's words: {opt.REFERENCE}", metavar="PATH|URL|NAME")
     score: ScoreOptions
+
+
+class TableOptions(OptionGroup):
+    """Which rows of a ledger are shown, and how."""
+
+    metrics: str | None = option("Only these, such as fid,fd_dinov2@5000", metavar="LIST")
+    where: Sequence[str] = option(
+        "Only rows that say this anywhere: method, images, note; given again, that too", metavar="TEXT", multiple=True
+    )
+    last: int | None = option("Of these only the last", metavar="INT", type=click.IntRange(min=1))
+    sort: str = option(
+        "row (as written), value (best first), method or time",
+        metavar="ORDER", type=click.Choice(["row", "value", "method", "time"]), default="row",
+    )  # fmt: skip
+    csv: bool = flag("As CSV, values with all digits")
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -156,15 +172,26 @@ def ref(asked: RefOptions) -> None:
 
 @main.command()
 @click.argument("path", metavar="[LEDGER]", default=opt.LEDGER)
-@click.option("--last", metavar="INT", type=click.IntRange(min=1), help="Only the last rows  [default: all]")
-def table(path: str, last: int | None) -> None:
-    """Print a ledger as a table; says below it what its rows mix."""
+@takes_options
+def table(path: str, asked: TableOptions) -> None:
+    """Print a ledger as a table, or as CSV; says below it what its rows mix.
+
+    \b
+    python calculate_metrics.py table results/ledger.jsonl --where=autog --sort=value
+    """
     from edm2_guidance.metrics import ledger
+    from edm2_guidance.metrics import ledger_table as tables
 
     with bad_input():
-        records = ledger.read(path)
-    skipped = max(0, len(records) - last) if last is not None else 0
-    click.echo(ledger.format_table(records[skipped:], skipped + 1) or f"{path} holds no results yet")
+        everything = tables.rows_of(ledger.read(path))
+        rows = tables.select(everything, asked.metrics.split(",") if asked.metrics else (), asked.where)
+        if everything and not rows:
+            raise ValueError(f"no row of {path} is of that kind; its metrics are {', '.join(tables.names(everything))}")
+    rows = sorted(rows[-asked.last :] if asked.last else rows, key=tables.ORDERS[asked.sort])
+    if asked.csv:
+        click.echo(tables.format_csv(rows), nl=False)
+    else:
+        click.echo(tables.format_table(rows) or f"{path} holds no results yet")
 
 
 def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:

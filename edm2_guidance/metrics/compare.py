@@ -21,6 +21,7 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
 from edm2_guidance.metrics.detectors import Detector, identities_of
 from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
+from edm2_guidance.metrics.ledger_table import comparable
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_statistics
 from edm2_guidance.metrics.reference import Statistics
@@ -191,7 +192,7 @@ def check_alike(a: Sequence[Record], b: Sequence[Record]) -> None:
     metrics = list(dict.fromkeys(_canonical(record["metric"]) for record in everything))
     if len(metrics) > 1:
         raise ValueError(f"{metrics[0]} and {metrics[1]} are different numbers: they cannot be compared")
-    for what, values in ledger.comparable(everything).items():
+    for what, values in comparable(everything).items():
         if len(values) > 1 and what != "label rules":
             raise ValueError(f"{metrics[0]} by different {what} ({', '.join(sorted(values.values()))}) says nothing")
     _check_counts(metrics[0], [record.get("num_images") for record in everything])
@@ -243,7 +244,7 @@ def _seeds(records: Sequence[Record]) -> list[object]:
 
 
 def lines_named(records: Sequence[Record], numbers: Sequence[int], path: str) -> list[Record]:
-    """The rows of these numbers of a ledger, as `ledger.format_table` numbers them. ValueError for one too many."""
+    """The rows of these numbers of a ledger, as `ledger_table.rows_of` numbers them. ValueError for one too many."""
     for number in numbers:
         if not 1 <= number <= len(records):
             raise ValueError(

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,7 @@ from dnnlib.errors import naming
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import open_regular
 from dnnlib.stand_ins import refuse_stand_in
-from dnnlib.terminal import counted, printable
-from edm2_guidance.metrics.catalog import interval_text, value_text
-from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.recipe.stored import read_recipe, upgraded
+from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.lease import Lease
 
 SCHEMA = 2  # 1 had recipes of format 1; both are read
@@ -29,11 +26,6 @@ _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "
 _TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
 _CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
 _TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
-#: What recipes with the same networks, guides and kinds may still differ in, and the words for it.
-_DETAILS: Mapping[str, Callable[[Recipe], str]] = {
-    "num_steps": lambda recipe: counted(recipe.num_steps, "step"),
-    "noise_device": lambda recipe: f"noise from {recipe.noise_device}",
-}
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
 
 
@@ -269,124 +261,3 @@ def _is_point(point: object) -> bool:
 def now() -> str:
     """The time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def format_table(records: Iterable[Mapping[str, Any]], first: int = 1) -> str:
-    """Records as an aligned table, oldest first, and below it what the rows of one metric mix. "" for no records.
-
-    first: the number of the first row, by which `compare` finds it.
-    """
-    records = list(records)
-    if not records:
-        return ""
-    header = ("row", "metric", "value", "95 % interval", "images", "method", "labels", "reference", "time", "")
-    varied = _varied(records)
-    numbered = enumerate(records, start=first)
-    rows = [header, *((str(number), *map(printable, _row(record, varied))) for number, record in numbered)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if header[column] in ("row", "value") else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    notes = [*_flag_lines(records, first), *(f"! {note}" for note in mixtures(records))]
-    return "\n".join([*lines, *map(printable, notes)])
-
-
-def _flag_lines(records: Iterable[Mapping[str, Any]], first: int) -> list[str]:
-    """Every flag once, with the rows that have it: "! rows 1, 3: ..."."""
-    rows: dict[str, list[str]] = {}
-    for number, record in enumerate(records, start=first):
-        for flag in dict.fromkeys(map(str, record.get("flags") or [])):
-            rows.setdefault(flag, []).append(str(number))
-    return [f"! row{'s' if len(found) > 1 else ''} {', '.join(found)}: {flag}" for flag, found in rows.items()]
-
-
-def _varied(records: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Of what a table is silent as long as it is the same in all rows, that in which they differ."""
-    found: dict[str, set[object]] = {}
-    for record in records:
-        if record.get("recipe"):
-            for name in _DETAILS:
-                found.setdefault(name, set()).add(repr(record["recipe"].get(name)))
-        if _seeds(record) is not None:
-            found.setdefault("seeds", set()).add(_seeds(record))
-    return frozenset(name for name, values in found.items() if len(values) > 1)
-
-
-def _seeds(record: Mapping[str, Any]) -> str | None:
-    """The seeds of images that lie in no file, in words; None if unknown."""
-    images = record.get("images") or {}
-    return f"seeds {images['seeds']}" if images.get("seeds") and not images.get("path") else None
-
-
-def _row(record: Mapping[str, Any], varied: frozenset[str]) -> tuple[str, ...]:
-    images, reference = record.get("images") or {}, record.get("reference") or {}
-    return (
-        str(record.get("name", record["metric"])),
-        value_text(str(record["metric"]), record["value"]),
-        interval_text(str(record["metric"]), record.get("interval")),
-        (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
-        str(record.get("note") or describe_recipe(record.get("recipe"), varied)),
-        "-" if record.get("labels") is None else str(record["labels"]),
-        _file_name(reference.get("source")),
-        str(record.get("time", "-")),
-        "!" if record.get("flags") else "",
-    )
-
-
-def _file_name(path: object) -> str:
-    return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-
-
-def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()) -> str:
-    """A few words on how images were made: network, guides with weight and steps, and what is not usual; "-" if
-    unknown. also: fields of the recipe that are said even so, "num_steps" or "noise_device"."""
-    try:
-        recipe = read_recipe(stored or {})
-    except ValueError:  # those beside stored images may be anybody's
-        return "-"
-    parts = [recipe.name if recipe.base is None else f"{recipe.name} of {recipe.base.name}"]
-    for guide in recipe.guides:
-        where = "" if guide.interval is None else f" {guide.interval}"
-        parts.append(f"{guide.short}{' never' if guide.never else where}")
-    details = [words(recipe) for name, words in _DETAILS.items() if name in also]
-    dtype = [] if recipe.dtype == "float32" else [recipe.dtype]
-    return ", ".join([" + ".join(parts), *details, *dtype, *map(str, recipe.unusual())])
-
-
-def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """For every result name, the respects in which its rows cannot be compared straight: one sentence each."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        groups.setdefault(str(record.get("name", record["metric"])), []).append(record)
-    notes = []
-    for name, group in groups.items():
-        for what, values in comparable(group).items():
-            if len(values) > 1:
-                shown = ", ".join(sorted(values.values()))
-                notes.append(f"{name}: the rows mix {what} ({shown})")
-    return notes
-
-
-def comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """What should be the same in all rows: of each, the values that there are, and what to call them."""
-    found: dict[str, dict[str, str]] = {
-        "references": {},
-        "detector weights": {},
-        "resizes": {},
-        "label rules": {},
-    }
-    for record in group:
-        reference, detector = record.get("reference") or {}, record.get("detector") or {}
-        source, content = _file_name(reference.get("source")), reference.get("sha256")
-        named = source if content is None else f"{source} {str(content)[:8]}"
-        found["references"].setdefault(str(content or source), named)  # one file may have several names
-        weights, resize = str(detector.get("weights_sha256"))[:8], str(detector.get("resize"))
-        found["detector weights"][weights] = weights
-        found["resizes"][resize] = resize
-        if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
-            found["label rules"][str(record["labels"])] = str(record["labels"])
-    return found

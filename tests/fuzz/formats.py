@@ -23,6 +23,7 @@ from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.detectors import Detector
+from edm2_guidance.metrics.ledger_table import format_table, rows_of
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
@@ -346,7 +347,7 @@ def _ledger() -> bytes:
 
 
 def _read_ledger(folder: Path) -> None:
-    ledger.format_table(ledger.read(folder / "scores.jsonl"))
+    format_table(rows_of(ledger.read(folder / "scores.jsonl")))
 
 
 # ----------------------------------------------------------------------------

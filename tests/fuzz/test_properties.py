@@ -22,6 +22,8 @@ from edm2_guidance.images.members import clean_name, has_image_suffix, is_junk
 from edm2_guidance.images.unzip import check_member_name
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse_object, read_recipe
 from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.ledger_table import format_table, rows_of
+from edm2_guidance.recipe.describe import describe_recipe
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.work.plan import format_seeds
@@ -132,7 +134,7 @@ def test_recipes_say_which_steps_are_guided(ends: tuple[float, float], steps: in
     assert stated == [] or 0 <= stated[0] <= stated[1] < steps
     assert recipe.hash == recipe.resolved()[0].hash
     assert parse_object(json_bytes(recipe.to_json()), "recipe") == json.loads(json.dumps(recipe.to_json()))
-    assert ledger.describe_recipe(recipe.to_json()).startswith("main + guide w=")
+    assert describe_recipe(recipe.to_json()).startswith("main + guide w=")
 
 
 # ----------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def test_any_json_is_a_recipe_or_refused(content: Any, tmp_path_factory: pytest.
     if refusal is None:
         recipe = read_recipe(path)
         assert recipe is not None
-        assert len(ledger.describe_recipe(recipe)) > 0
+        assert len(describe_recipe(recipe)) > 0
         json_bytes(recipe)  # goes into the records of what is made with it
 
 
@@ -255,4 +257,4 @@ def test_any_json_is_a_result_or_refused(record: Any, tmp_path_factory: pytest.T
     refusal = said(lambda: ledger.read(path))
     assert refusal is None or refusal.startswith(f"{path}, line 1, ")
     if refusal is None:
-        assert ledger.format_table(ledger.read(path)).startswith("row")
+        assert format_table(rows_of(ledger.read(path))).startswith("row")

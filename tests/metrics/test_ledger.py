@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from edm2_guidance.metrics import ledger
-from edm2_guidance.recipe.parts import Sampler, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,116 +189,6 @@ def test_names_carry_the_count_unless_it_is_the_published_one() -> None:
     assert ledger.result_name("fid", 50000) == "fid"
     assert ledger.result_name("fid", 5000) == "fid@5000"
     assert ledger.result_name("fd_dinov2", None) == "fd_dinov2@unknown"
-
-
-def test_table_is_aligned() -> None:
-    lines = ledger.format_table(
-        [record(), record(name="fid@5000", value=123.4, images={"path": "/a/very/long-name.npz"}, labels=0)]
-    ).splitlines()
-    assert lines[0].split() == [
-        "row", "metric", "value", "95", "%", "interval", "images", "method", "labels", "reference", "time"
-    ]  # fmt: skip
-    assert lines[1].split() == ["1", "fid", "1.9877", "a.zip", "-", "random", "img512.pkl", "2026-01-02T03:04:05+00:00"]
-    assert "long-name.npz  -       0       img512.pkl" in lines[2], "class 0 is a class"
-    assert lines[1].index("1.9877") == lines[2].index("123.4000") + 2
-    assert lines[1].index("a.zip") == lines[2].index("long-name.npz") == lines[0].index("images")
-    assert len(lines) == 3
-
-
-def test_table_has_intervals_and_the_numbers_of_rows() -> None:
-    known = {"low": 1.9, "high": 2.05, "error": 0.03, "level": 0.95}
-    lines = ledger.format_table([record(), record(interval=known, flags=["few"])], first=7).splitlines()
-    assert "1.9877  [1.9000, 2.0500]  a.zip" in lines[2]
-    assert [line.split()[0] for line in lines[1:3]] == ["7", "8"]
-    assert lines[3] == "! row 8: few"
-
-
-def test_table_describes_the_method_or_takes_the_users_words() -> None:
-    guides = (
-        Guide(NetworkRef("xs-uncond.pkl"), constant(1.4), StepInterval(17, 22)),
-        Guide(NetworkRef("weak"), constant(2)),
-        Guide(NetworkRef("off"), constant(3), never=True),
-    )
-    recipe = Recipe(NetworkRef("edm2-img512-s.pkl"), guides).to_json()
-    words = "edm2-img512-s + xs-uncond w=1.4 steps 17-22 + weak w=2 + off w=3 never"
-    assert ledger.describe_recipe(recipe) == words
-    assert ledger.describe_recipe(None) == "-"
-    assert words in ledger.format_table([record(recipe=recipe)])
-    assert "unguided" in ledger.format_table([record(recipe=recipe, note="unguided")])
-
-
-def test_table_says_what_its_rows_mix() -> None:
-    same = [record(), record(value=2)]
-    assert ledger.mixtures(same) == []
-    other = record(
-        labels="balanced",
-        detector={"weights_sha256": "ffffffffff", "resize": "tf1-bilinear-299"},
-        reference={"source": "x", "sha256": "99999999"},
-    )
-    assert ledger.mixtures([*same, other]) == [
-        "fid: the rows mix references (img512.pkl 01234567, x 99999999)",
-        "fid: the rows mix detector weights (67268250, ffffffff)",
-        "fid: the rows mix label rules (balanced, random)",
-    ]
-    assert ledger.mixtures([*same, {**other, "name": "fid@5000"}]) == [], "another count is another name"
-    assert "! fid: the rows mix label rules (balanced, random)" in ledger.format_table([*same, other])
-
-
-def test_one_reference_under_two_names_is_no_mixture() -> None:
-    by_name = record(reference={"source": "mnist16-refs", "sha256": "01234567"})
-    by_path = record(reference={"source": "pretrained/mnist16-refs.npz", "sha256": "01234567"})
-    assert ledger.mixtures([by_name, by_path]) == []
-    unknown = record(reference={"source": "other", "sha256": None})
-    assert ledger.mixtures([by_name, unknown]) == ["fid: the rows mix references (mnist16-refs 01234567, other)"]
-
-
-def test_table_tells_rows_apart_that_differ_in_anything_that_is_sampled() -> None:
-    net = NetworkRef("s")
-    plain = Recipe(net)
-    generated = {"path": None, "seeds": "0-49999"}
-    alike = [record(recipe=plain.to_json(), images=generated), record(recipe=plain.to_json(), images=generated)]
-    assert "steps" not in ledger.format_table(alike), "what is the same everywhere is not said"
-    assert "seeds" not in ledger.format_table(alike)
-    for other, words in (
-        (Recipe(net, num_steps=1), ("s, 32 steps", "s, 1 step ")),
-        (Recipe(net, dtype="float64"), ("s ", "s, float64")),
-        (Recipe(net, noise_device="cuda"), ("s, noise from cpu", "s, noise from cuda")),
-        (Recipe(net, sampler=Sampler.parse("euler")), ("s ", "s, euler")),
-    ):
-        lines = ledger.format_table([alike[0], record(recipe=other.to_json(), images=generated)]).splitlines()
-        assert words[0] in lines[1], other
-        assert words[1] in lines[2], other
-    assert "s, float64" in ledger.format_table([record(recipe=Recipe(net, dtype="float64").to_json())])
-    lines = ledger.format_table([alike[0], record(recipe=plain.to_json(), images={"path": None, "seeds": "9"})])
-    assert "seeds 0-49999" in lines.splitlines()[1]
-    assert "seeds 9" in lines.splitlines()[2]
-
-
-def test_table_shows_flags() -> None:
-    text = ledger.format_table([record(), record(flags=["few images"])])
-    assert text.splitlines()[2].endswith("!")
-    assert not text.splitlines()[1].endswith("!")
-    assert "! row 2: few images" in text
-    assert ledger.format_table([]) == ""
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {"net": "main"},
-        {"net": {"source": "main"}, "guides": 3},
-        {"net": {"source": "main"}, "guides": [[]]},
-        {"net": {"source": "main"}, "guides": [{"net": {}, "steps": None}]},
-        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": "x", "steps": None}]},
-        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": 2, "steps": 3}]},
-        {"net": {"source": "main"}, "guides": [{"net": {}, "weight": 2, "steps": [1]}]},
-        {"net": {"source": "main"}, "guides": [{"weight": 2, "steps": [1, 2]}]},
-    ],
-)
-def test_recipes_of_others_are_unknown(recipe: dict[str, Any]) -> None:
-    """A recipe.json that lies beside stored images may hold anything, and gets into the ledger with their score."""
-    assert ledger.describe_recipe(recipe) == "-"
-    assert "1.9877" in ledger.format_table([record(recipe=recipe, flags=None)])
 
 
 def test_a_folder_that_takes_no_claim_is_noticed_beforehand(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from edm2_guidance.metrics import ledger, scoring
 from edm2_guidance.metrics.environment import environment
 from edm2_guidance.metrics.evaluation import measure, open_stored
+from edm2_guidance.metrics.ledger_table import format_table, rows_of
 from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments, RunningMoments
 from edm2_guidance.metrics.provenance import (
@@ -172,7 +173,7 @@ def test_an_odd_recipe_is_said_and_poisons_no_ledger(
     ledger.append(tmp_path / "l.jsonl", scoring.ledger_record(result, reference, MNIST, images, {}))
     (line,) = ledger.read(tmp_path / "l.jsonl")
     assert (line["value"], line["recipe"]) == (result.value, None)
-    assert ledger.format_table([line])
+    assert format_table(rows_of([line]))
     assert isinstance(open_reference_side(open_side(str(path)), ["fd_mnist"]), ReferenceImages)
 
 

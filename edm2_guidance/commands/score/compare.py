@@ -53,13 +53,13 @@ def compare(a: str, b: str, reference: str | None, asked: ScoreOptions) -> None:
 
 def compare_scores(asked: ScoreOptions, a: str, b: str) -> "list[Verdict]":
     """The verdict of scores that a ledger has."""
-    from edm2_guidance.metrics import compare, ledger
+    from edm2_guidance.metrics import compare, ledger_table
 
     with bad_input():
         ours, theirs = (scores_named(side, asked.ledger.ledger) for side in (a, b))
         verdict = compare.of_lines(ours, theirs)
     say_warnings([*ours, *theirs])
-    say_notes(note for note in ledger.mixtures([*ours, *theirs]) if "label rules" in note)
+    say_notes(note for note in ledger_table.mixtures([*ours, *theirs]) if "label rules" in note)
     return [verdict]
 
 

@@ -1,0 +1,184 @@
+"""The ledger as a table or as CSV: which rows, in which order, and what they mix."""
+
+import csv
+import io
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dnnlib.terminal import printable
+from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
+from edm2_guidance.recipe.describe import DETAILS, describe_recipe
+from edm2_guidance.work.plan import format_seeds
+
+_HEADER = ("row", "metric", "value", "95 % interval", "images", "method", "labels", "reference", "time", "")
+_CSV_HEADER = (
+    "row", "metric", "value", "low", "high", "num_images", "images", "method", "labels", "reference", "note", "time",
+    "recipe_hash", "flags",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A record with its number in the ledger, from 1, by which `compare` finds it."""
+
+    number: int
+    record: Mapping[str, Any]
+
+
+def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """All records of a ledger, numbered."""
+    return [Row(number, record) for number, record in enumerate(records, start=1)]
+
+
+def select(rows: Iterable[Row], metrics: Collection[str] = (), words: Collection[str] = ()) -> list[Row]:
+    """The rows of any of these metrics (all: none given), "fid" or "fid@5000", in which all these words are found.
+
+    Words are looked for in what the table shows of a row, and in its note, whatever their case.
+    """
+
+    def fits(row: Row) -> bool:
+        names = {row.record["metric"], row.record.get("name")}
+        shown = " ".join([*_cells(row.record, {*DETAILS, "seeds"}), str(row.record.get("note") or "")]).lower()
+        return (not metrics or not names.isdisjoint(metrics)) and all(word.lower() in shown for word in words)
+
+    return [row for row in rows if fits(row)]
+
+
+def names(rows: Iterable[Row]) -> list[str]:
+    """The metrics of these rows, with their counts, once each."""
+    return sorted({str(row.record.get("name", row.record["metric"])) for row in rows})
+
+
+def _value(record: Mapping[str, Any]) -> tuple[str, float]:
+    """Best values first, of each metric. Of one that is unknown here low ones count as better."""
+    try:
+        sign = -1 if find_metric(record["metric"]).measure.better == "higher" else 1
+    except ValueError:
+        sign = 1
+    return str(record.get("name", record["metric"])), sign * record["value"]
+
+
+#: By what a table is sorted: the name of an order, and what it goes by.
+ORDERS: Mapping[str, Callable[[Row], Any]] = {
+    "row": lambda row: row.number,
+    "value": lambda row: _value(row.record),
+    "method": lambda row: (_cells(row.record, ())[4], row.number),
+    "time": lambda row: (str(row.record.get("time", "")), row.number),
+}
+
+
+def format_table(rows: Iterable[Row]) -> str:
+    """Rows as an aligned table, and below it what those of one metric mix. "" for no rows."""
+    rows = list(rows)
+    if not rows:
+        return ""
+    varied = _varied(row.record for row in rows)
+    table = [_HEADER, *((str(row.number), *map(printable, _cells(row.record, varied))) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_HEADER))]
+    lines = []
+    for row in table:
+        cells = [
+            cell.rjust(width) if _HEADER[column] in ("row", "value") else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    notes = [*_flag_lines(rows), *(f"! {note}" for note in mixtures(row.record for row in rows))]
+    return "\n".join([*lines, *map(printable, notes)])
+
+
+def format_csv(rows: Iterable[Row]) -> str:
+    """Rows as CSV with a header, values with all their digits, lines ended by a newline each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_HEADER)
+    for number, record in rows:
+        interval, (images, _, labels, reference, time, _) = record.get("interval") or {}, _cells(record, {"seeds"})[3:]
+        shown = [
+            number, record["metric"], record["value"], interval.get("low", ""), interval.get("high", ""),
+            record.get("num_images", ""), images, describe_recipe(record.get("recipe"), DETAILS), labels, reference,
+            record.get("note") or "", time, record.get("recipe_hash") or "",
+            "; ".join(map(str, record.get("flags") or [])),
+        ]  # fmt: skip
+        writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in shown])
+    return text.getvalue()
+
+
+def _flag_lines(rows: Sequence[Row]) -> list[str]:
+    """Every flag once, with the rows that have it: "! rows 1-3, 7: ..."."""
+    numbers: dict[str, list[int]] = {}
+    for number, record in rows:
+        for flag in dict.fromkeys(map(str, record.get("flags") or [])):
+            numbers.setdefault(flag, []).append(number)
+    shown = {flag: format_seeds(tuple(sorted(found))).replace(",", ", ") for flag, found in numbers.items()}
+    return [f"! row{'s' if len(numbers[flag]) > 1 else ''} {text}: {flag}" for flag, text in shown.items()]
+
+
+def _varied(records: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Of what a table is silent as long as it is the same in all rows, that in which they differ."""
+    found: dict[str, set[object]] = {}
+    for record in records:
+        if record.get("recipe"):
+            for name in DETAILS:
+                found.setdefault(name, set()).add(repr(record["recipe"].get(name)))
+        if _seeds(record) is not None:
+            found.setdefault("seeds", set()).add(_seeds(record))
+    return frozenset(name for name, values in found.items() if len(values) > 1)
+
+
+def _seeds(record: Mapping[str, Any]) -> str | None:
+    """The seeds of images that lie in no file, in words; None if unknown."""
+    images = record.get("images") or {}
+    return f"seeds {images['seeds']}" if images.get("seeds") and not images.get("path") else None
+
+
+def _cells(record: Mapping[str, Any], varied: Collection[str]) -> tuple[str, ...]:
+    images, reference = record.get("images") or {}, record.get("reference") or {}
+    return (
+        str(record.get("name", record["metric"])),
+        value_text(str(record["metric"]), record["value"]),
+        interval_text(str(record["metric"]), record.get("interval")),
+        (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
+        str(record.get("note") or describe_recipe(record.get("recipe"), varied)),
+        "-" if record.get("labels") is None else str(record["labels"]),
+        _file_name(reference.get("source")),
+        str(record.get("time", "-")),
+        "!" if record.get("flags") else "",
+    )
+
+
+def _file_name(path: object) -> str:
+    return "-" if path is None else str(path).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def mixtures(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """For every result name, the respects in which its rows cannot be compared straight: one sentence each."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(str(record.get("name", record["metric"])), []).append(record)
+    notes = []
+    for name, group in groups.items():
+        for what, values in comparable(group).items():
+            if len(values) > 1:
+                shown = ", ".join(sorted(values.values()))
+                notes.append(f"{name}: the rows mix {what} ({shown})")
+    return notes
+
+
+def comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What should be the same in all rows: of each, the values that there are, and what to call them."""
+    found: dict[str, dict[str, str]] = {
+        "references": {},
+        "detector weights": {},
+        "resizes": {},
+        "label rules": {},
+    }
+    for record in group:
+        reference, detector = record.get("reference") or {}, record.get("detector") or {}
+        source, content = _file_name(reference.get("source")), reference.get("sha256")
+        named = source if content is None else f"{source} {str(content)[:8]}"
+        found["references"].setdefault(str(content or source), named)  # one file may have several names
+        weights, resize = str(detector.get("weights_sha256"))[:8], str(detector.get("resize"))
+        found["detector weights"][weights] = weights
+        found["resizes"][resize] = resize
+        if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
+            found["label rules"][str(record["labels"])] = str(record["labels"])
+    return found
