@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dnnlib.terminal import printable
+from edm2_guidance.recipe.describe import describe_recipe
 
 if TYPE_CHECKING:
     from edm2_guidance.work.status import WorkStatus
 
 
 def status_lines(work: "WorkStatus") -> list[str]:
-    """One line on the work, and one on each part that is not simply done or waiting."""
+    """One line on the work, one on what it is for, and one on each part that is not simply done or waiting."""
     return list(map(printable, _lines(work)))
 
 
@@ -29,6 +30,9 @@ def _lines(work: "WorkStatus") -> list[str]:
     if not work.done and not work.total and work.waits:
         return [f"{work.path}: {work.waits}"]
     lines = [f"{work.path}: {work.done}{total} images{share}; " + ", ".join([*counts, *pace, *left])]
+    method = describe_recipe(work.recipe)
+    what = [work.title, "" if method in ("-", work.title) else method, f"seeds {work.seeds}" if work.seeds else ""]
+    lines += [f"    {', '.join(filter(None, what))}"] if any(what) else []
     for kind in ("running", "stale"):
         lines += [f"    {name:<18}{kind:<9}{who}, heard of {age:.0f} s ago" for name, who, age in getattr(work, kind)]
     return [*lines, *(f"    {name:<18}failed   {error}" for name, error in work.failed)]

@@ -112,11 +112,12 @@ def open_index(path: str | Path, *, again: bool = False) -> ledger.Index:
 
 
 def feature_shards(
-    folder: Path, plan: ShardPlan, recipe: Recipe, run: Run, detectors: Sequence[Detector]
+    folder: Path, plan: ShardPlan, recipe: Recipe, run: Run, detectors: Sequence[Detector], title: str = ""
 ) -> ShardFolder:
-    """The work of a score of images that are kept nowhere: features in shards in `folder`."""
+    """The work of a score of images that are kept nowhere: features in shards in `folder`. title: for its status."""
     features = Features(detectors)
-    return ShardFolder(folder, plan, recipe, run, [features], more={"detectors": features.identities})
+    more = {"detectors": features.identities}
+    return ShardFolder(folder, plan, recipe, run, [features], more=more, title=title)
 
 
 class ScoreOutput:

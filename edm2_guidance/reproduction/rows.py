@@ -127,7 +127,7 @@ class Runner:
         scorer = self._scorer_of(row.together, row.reference)
         if not self.settings.keep_images:
             for seeds in self.blocks(row):
-                self._streamed(scorer, generation, seeds, {}).find()  # refuses what another run began
+                self._streamed(scorer, generation, seeds, {}, row.images).find()  # refuses what another run began
         for number, seeds in enumerate(self.blocks(row)):
             tags = {"row": {"name": row.images, "block": number}}
             found = scorer.find(*_which(generation, seeds))
@@ -163,7 +163,7 @@ class Runner:
             return generation.images(part, self.settings.batch)
 
         if not self.settings.keep_images:
-            return complete(self._streamed(scorer, generation, seeds, tags), source_of, bar)
+            return complete(self._streamed(scorer, generation, seeds, tags, name), source_of, bar)
         known = scorer.find(*_which(generation, seeds)) is not None
         images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
         if not known and images.find() is None:
@@ -187,13 +187,15 @@ class Runner:
             ledger.append(self.settings.ledger, line)
         return line
 
-    def _streamed(self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any]) -> ScoreOutput:
+    def _streamed(
+        self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
+    ) -> ScoreOutput:
         """A block whose images are kept nowhere."""
-        name = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
-        folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{name}")
+        what = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
+        folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{what}")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
         run = self._run(generation)
-        work = score_output.feature_shards(folder, plan, generation.recipe, run, scorer.detectors)
+        work = score_output.feature_shards(folder, plan, generation.recipe, run, scorer.detectors, name)
         return ScoreOutput(scorer, generation, work, tags)
 
     def _zip(self, generation: Generation, seeds: range, name: str, contents: Sequence[Features]) -> ZipOutput:

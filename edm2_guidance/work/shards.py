@@ -3,6 +3,7 @@
     FOLDER/plan.json          what is being made: recipe, seeds, shard size, batch
     FOLDER/shard-00012.zip    a finished shard; it appears by a rename, hence whole or not at all
     FOLDER/shard-00012.0.claim     who is making that shard (work.lease)
+    FOLDER/shard-00012.begun       how many of its images are made, if it takes more than a moment
     FOLDER/shard-00012.failed      why it could not be made, the last time
     FOLDER/worker-0-of-1.0.claim   which process is this worker
     FOLDER/device-ID.0.claim       which process uses this device
@@ -22,6 +23,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -47,6 +49,7 @@ Read = TypeVar("Read")
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
 
+_NOTE_SECONDS = 2.0
 _OPENINGS = 3  # how often the folder is made again while others finish the work and remove it
 
 
@@ -96,6 +99,7 @@ class ShardFolder(Work):
         *,
         more: Mapping[str, Any] = MappingProxyType({}),
         zip_path: Path | None = None,
+        title: str = "",
     ) -> None:
         """Nothing is read or written yet.
 
@@ -107,6 +111,7 @@ class ShardFolder(Work):
             contents: What shards hold.
             more: What else has to agree for work to be continued: plain data.
             zip_path: The ZIP that the shards become; None if they become none.
+            title: What the work is for, in words of `work.status`; nothing else depends on it.
         """
         super().__init__(folder, plan, run)
         self.plan: ShardPlan = plan
@@ -121,10 +126,12 @@ class ShardFolder(Work):
             "seeds": format_seeds(plan.seeds),
             "shard_size": plan.shard_size,
             **run.fixed,
+            **({"title": title} if title else {}),
         }
         self.content = self._asked  # as the folder's plan spells it, once it is known
         self._identity = ("format", "recipe_hash", *more, "seeds", "shard_size", *run.fixed)
         self._making_since: float | None = None
+        self._noted = 0.0  # when the number of images in a shard was last written down
 
     # As `Work`.
 
@@ -148,8 +155,8 @@ class ShardFolder(Work):
     @contextmanager
     def making(self, part: int) -> Iterator[None]:
         """What goes wrong is left in a file for `work.status`."""
-        failure = self.folder / f"{self.name(part)}.failed"
-        self._making_since = time.monotonic()
+        failure, begun = (self.folder / f"{self.name(part)}.{ending}" for ending in ("failed", "begun"))
+        self._making_since = self._noted = time.monotonic()
         try:
             yield
             failure.unlink(missing_ok=True)
@@ -159,6 +166,8 @@ class ShardFolder(Work):
                     json_bytes({"owner": owner(), "error": without_secrets(f"{type(error).__name__}: {error}")})
                 )
             raise
+        finally:
+            begun.unlink(missing_ok=True)
 
     def is_over(self) -> bool:
         """Whether whoever finished the work has removed the plan."""
@@ -174,7 +183,8 @@ class ShardFolder(Work):
 
     def remove(self) -> None:
         """Remove what this class makes; plan and leases go last, so that no shards are ever without them."""
-        shards = [*self.folder.glob(f"shard-*{self.suffix}"), *self.folder.glob("shard-*.failed")]
+        endings = (self.suffix, ".failed", ".begun")
+        shards = [path for ending in endings for path in self.folder.glob(f"shard-*{ending}")]
         for path in [*self._temporaries(), *shards, self.folder / PLAN_NAME, *self.folder.glob("*.claim")]:
             path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
@@ -259,9 +269,19 @@ class ShardFolder(Work):
         seeds = self.plan.shard(index)
         with self.becoming(self.path(index)) as temporary, ZipWriter(temporary) as file, ExitStack() as stack:
             collectors = [stack.enter_context(content.collect(seeds, file.add)) for content in self.contents]
-            writer = ShardWriter(index, seeds, collectors)
+            writer = ShardWriter(index, seeds, collectors, partial(self._note, index))
             yield writer
             file.add(SHARD_JSON, self._head_bytes(index, writer.finish()))
+
+    def _note(self, index: int, images: int) -> None:
+        """Write down every few seconds how many images of a shard are made; only `work.status` looks at it."""
+        now = time.monotonic()
+        if self._making_since is None or now - self._noted < _NOTE_SECONDS:
+            return
+        self._noted = now
+        with suppress(OSError):
+            path = self.folder / f"{self.name(index)}.begun"
+            path.write_bytes(json_bytes({"images": images, "seconds": round(now - self._making_since, 3)}))
 
     def kept(self) -> str:
         """In words, what an interruption leaves behind."""
@@ -329,10 +349,14 @@ class ShardFolder(Work):
 class ShardWriter:
     """The images of one shard: in the order of the plan, in batches of any size, all with labels or all without."""
 
-    def __init__(self, index: int, seeds: tuple[int, ...], collectors: Sequence[Collector]) -> None:
+    def __init__(
+        self, index: int, seeds: tuple[int, ...], collectors: Sequence[Collector], advance: Callable[[int], None]
+    ) -> None:
+        """advance: called with the number of images so far."""
         self._index = index
         self._seeds = seeds
         self._collectors = collectors
+        self._advance = advance
         self._received = 0
         self._labels: list[int] | None = None
         self._reduced: dict[str, int] = {}
@@ -358,6 +382,7 @@ class ShardWriter:
         self._reduced = merged_reductions([self._reduced, batch.reduced])
         for collector in self._collectors:
             collector.write(batch)
+        self._advance(self._received)
 
     def finish(self) -> dict[str, Any]:
         """What shard.json is to say: `reduced`, as `ImageBatch.reduced`, is left out if memory held every batch.

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,10 @@ class WorkStatus:
     Attributes:
         path: Its folder.
         total: Images in all; 0 if the folder does not say.
-        done: Images that are there.
+        done: Images that are made, those of unfinished parts included whose process lives and says so.
+        title: What the work is for, such as a row; "" if the folder does not say.
+        recipe: How the images are made, as it is stored; None if the folder does not say.
+        seeds: Of the images, as text; "" if the folder does not say.
         running: (what, who, seconds since the last sign of life) of every part that a living process is at.
         stale: The same of parts whose process is gone or silent.
         failed: (what, error) of every part that failed the last time.
@@ -41,6 +44,9 @@ class WorkStatus:
     path: Path
     total: int
     done: int
+    title: str = ""
+    recipe: Mapping[str, Any] | None = None
+    seeds: str = ""
     running: list[tuple[str, str, float]] = field(default_factory=list)
     stale: list[tuple[str, str, float]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -89,20 +95,22 @@ def shards_status(folder: Path) -> WorkStatus | None:
         index = path.stem.removeprefix("shard-")
         if index.isdecimal() and (stamp := _touched(path)) is not None:
             found[path] = (stamp, min(size, total - int(index) * size))
-    done = sum(number for _, number in found.values())
+    finished = sum(number for _, number in found.values())
     running, stale = _leases(folder, "shard-*.claim")
     joining, gone = _leases(folder, "join.*.claim")
-    speed = _speed(found)
+    begun = [each for name, _, _ in running if (each := _begun(folder / f"{name}.begun", size)) is not None]
+    speed = _speed([*_made(found), *begun])
     return WorkStatus(
         path=folder,
         total=total,
-        done=done,
+        done=finished + sum(images for images, _ in begun),
+        **_about(plan, str(plan.get("seeds", ""))),
         running=running,
         stale=stale + gone,
         failed=sorted(_failures(folder)),
         pace=None if speed is None or not running else speed * len(running),
         joining=joining[0][1] if joining else "",
-        waits="the same command, run again, joins them" if done == total and not joining and not running else "",
+        waits="the same command, run again, joins them" if finished == total and not joining and not running else "",
     )
 
 
@@ -121,7 +129,19 @@ def images_status(folder: Path) -> WorkStatus | None:
     running, stale = _leases(folder, "batch-*.claim", "worker-*.claim")
     if len(stamps) == total > 0:
         stale = []  # somebody else made what they left
-    return WorkStatus(folder, total, len(stamps), running, stale, pace=_pace(stamps) if running else None)
+    pace = _pace(stamps, _touched(folder / RECIPE_NAME)) if running else None
+    about = _about(recipe, str(recipe.get("asked", "")))
+    return WorkStatus(folder, total, len(stamps), **about, running=running, stale=stale, pace=pace)
+
+
+def _about(stored: Mapping[str, Any], seeds: str) -> dict[str, Any]:
+    """The fields of WorkStatus that say what is made, out of a plan or a folder's recipe.json."""
+    title, recipe = stored.get("title", ""), stored.get("recipe")
+    return {
+        "title": title if isinstance(title, str) else "",
+        "recipe": recipe if isinstance(recipe, dict) else None,
+        "seeds": seeds if seed_runs(seeds) else "",
+    }
 
 
 def _leases(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
@@ -149,29 +169,49 @@ def _failures(folder: Path) -> Iterator[tuple[str, str]]:
         yield path.stem, str(content.get("error", "(no reason was written down)"))
 
 
-def _speed(shards: Mapping[Path, tuple[float, int]]) -> float | None:
-    """Images per second of one worker, by what the last shards say of themselves. shards: when made, images.
+def _speed(parts: Iterable[tuple[float, float]]) -> float | None:
+    """Images per second of one worker. parts: images and seconds of each.
 
     Not by when they were made: workers that began together end together, and works rest.
     """
-    images = seconds = 0.0
+    parts = list(parts)
+    seconds = sum(own for _, own in parts)
+    return sum(images for images, _ in parts) / seconds if seconds > 0 else None
+
+
+def _made(shards: Mapping[Path, tuple[float, int]]) -> Iterator[tuple[float, float]]:
+    """Images and seconds of the last shards, by what they say of themselves. shards: when made, images."""
     for path in sorted(shards, key=lambda path: shards[path][0])[-_PACE_SHARDS:]:
         with suppress(ValueError, OSError), open_zip(path) as file:
             own = read_json(path, file, SHARD_JSON).get("seconds")
             if isinstance(own, int | float) and own > 0:
-                seconds += own
-                images += shards[path][1]
-    return images / seconds if seconds > 0 else None
+                yield shards[path][1], own
 
 
-def _pace(stamps: Sequence[float]) -> float | None:
-    """Images per second over the last minutes; stamps: when each was written.
+def _begun(path: Path, size: int) -> tuple[int, float] | None:
+    """Images and seconds of a shard of `size` images that is being made; None if nothing sound is said of it."""
+    content: dict[str, Any] = {}
+    with suppress(ValueError, OSError):  # it may be half written
+        content = read_object(path)
+    images, seconds = content.get("images"), content.get("seconds")
+    if isinstance(images, int) and 0 < images <= size and isinstance(seconds, int | float) and seconds > 0:
+        return images, seconds
+    return None
 
-    Images come in bursts, a batch at once: those of the first burst were made before the time that is looked at.
+
+def _pace(stamps: Sequence[float], begun: float | None = None) -> float | None:
+    """Images per second over the last minutes; stamps: when each was written. begun: when the work was.
+
+    Images come in bursts, a batch at once: those of the first burst were made before the time that is looked at, or
+    since the work began.
     """
     last = [stamp for stamp in stamps if stamp >= max(stamps) - _PACE_SECONDS]
     later = [stamp for stamp in last if stamp > min(last) + _BURST_SECONDS]
-    return len(later) / (max(later) - min(last)) if later else None
+    if later:
+        return len(later) / (max(later) - min(last))
+    if begun is None or not last or not _BURST_SECONDS < max(last) - begun < _PACE_SECONDS:
+        return None
+    return len(last) / (max(last) - begun)
 
 
 def _now(folder: Path) -> float:

@@ -14,9 +14,12 @@ from edm2_guidance.cli.status_text import duration
 from edm2_guidance.commands import reproduce
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.recipe.parts import constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.work import lease as claims
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.plan import ShardPlan, format_seeds, seed_runs
+from edm2_guidance.work.shards import ShardFolder
 from edm2_guidance.work.status import _pace, find_work
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.works import ELSEWHERE, Stated, left
@@ -90,13 +93,61 @@ def test_the_pace_without_workers_is_none(folder, tmp_path):
 
 
 def test_shards_say_how_long_they_took(tmp_path, monkeypatch):
-    monkeypatch.setattr("edm2_guidance.work.shards.time", SimpleNamespace(monotonic=iter([100.0, 107.25]).__next__))
+    monkeypatch.setattr(
+        "edm2_guidance.work.shards.time", SimpleNamespace(monotonic=iter([100.0, 101.0, 107.25]).__next__)
+    )
     work = ZipOutput(tmp_path / "a.zip", ShardPlan((0,), 1), Stated("hash"), Run(5)).work
     work.open()
     with work.making(0), work.sink(0) as writer:
         writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,)))
     with zipfile.ZipFile(work.path(0)) as file:
         assert json.loads(file.read("shard.json"))["seconds"] == 7.25
+
+
+def test_a_shard_that_takes_long_counts_from_its_first_batch_on(tmp_path, monkeypatch):
+    times = iter([100.0, 104.0, 105.0, 116.0, 120.0, 120.0])
+    monkeypatch.setattr("edm2_guidance.work.shards.time", SimpleNamespace(monotonic=times.__next__))
+    work = ZipOutput(tmp_path / "a.zip", ShardPlan(tuple(range(8)), 4), Stated("hash"), Run(1)).work
+    work.open()
+    (work.folder / "shard-00000.0.claim").write_text(ELSEWHERE)
+    with work.making(0), work.sink(0) as writer:
+        for seed, (done, pace) in enumerate([(1, 1 / 4), (1, 1 / 4), (3, 3 / 16), (4, 4 / 20)]):
+            writer.write(ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (seed,)))
+            (found,) = find_work(tmp_path)
+            assert (found.done, found.pace) == (done, pace), "the second came too soon to be written down"
+    (found,) = find_work(tmp_path)
+    assert (found.done, list(work.folder.glob("*.begun"))) == (4, [])
+    (work.folder / "shard-00001.begun").write_text('{"images": 3, "seconds": 1}')  # of a process that was killed
+    assert next(find_work(tmp_path)).done == 4
+    (work.folder / "shard-00001.0.claim").write_text(ELSEWHERE)
+    assert next(find_work(tmp_path)).done == 7
+    for damaged in ('{"images": 3', '{"images": 5, "seconds": 1}', '{"images": 2, "seconds": 0}', "[]"):
+        (work.folder / "shard-00001.begun").write_text(damaged)
+        assert next(find_work(tmp_path)).done == 4
+    work.remove()
+    assert not work.folder.exists()
+
+
+def test_what_is_made_is_said(tmp_path):
+    (tmp_path / "w").mkdir()
+    recipe = Recipe(NetworkRef("main.pkl"), (Guide(NetworkRef("weak.pkl"), constant(2)),)).to_json()
+    plan = {"num_images": 20, "shard_size": 10, "seeds": "0-19", "recipe": recipe, "title": "my-row"}
+    (tmp_path / "w" / "plan.json").write_text(json.dumps(plan))
+    assert "\n    my-row, main + weak w=2, seeds 0-19\n" in status(tmp_path)
+    (record,) = json.loads(status(tmp_path, "--format=json"))
+    assert (record["title"], record["seeds"], record["recipe"]["num_steps"]) == ("my-row", "0-19", 32)
+    for key, value in {"title": 3, "seeds": "x", "recipe": [1]}.items():
+        (tmp_path / "w" / "plan.json").write_text(json.dumps({**plan, key: value}))
+        assert "w: 0 of 20 images" in status(tmp_path)
+
+
+def test_the_title_is_in_the_plan_and_changes_nothing(tmp_path):
+    made = [ShardFolder(tmp_path / "w", ShardPlan((0, 1), 1), Stated("hash"), Run(1), [], title=text) for text in "ab"]
+    for work in made:
+        work.open()
+        work.close()
+    assert json.loads((tmp_path / "w" / "plan.json").read_text())["title"] == "a"
+    assert made[0]._plan_id == made[1]._plan_id
 
 
 def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
@@ -107,7 +158,7 @@ def test_a_join_that_was_cut_off_is_told(folder, tmp_path):
     left(folder.folder, "join")
     text = status(tmp_path)
     assert "1 stale, 0 failed, the same command, run again, joins them" in text
-    assert "join" in text.splitlines()[1]
+    assert "join" in text.splitlines()[2]
     (folder.folder / "join.0.claim").write_text(ELSEWHERE)
     assert "being joined by elsewhere" in status(tmp_path)
 
@@ -128,12 +179,15 @@ def test_a_folder_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bursts", "pace"), [([0.0], None), ([0.0, 20.0, 40.0], 64 / 40), ([-9000.0, -8980.0, 0.0, 20.0], 32 / 20)]
+    ("bursts", "pace"),
+    [([0.0], 32 / 100), ([600.0], None), ([0.0, 20.0, 40.0], 64 / 40), ([-9000.0, -8980.0, 0.0, 20.0], 32 / 20)],
 )
 def test_the_pace_of_images_that_come_in_batches(bursts, pace):
     """32 at once; a night between two runs does not count."""
     stamps = [1e6 + burst + 0.01 * number for burst in bursts for number in range(32)]
-    assert _pace(stamps) == (None if pace is None else pytest.approx(pace, rel=0.03))
+    assert _pace(stamps, 1e6 - 100) == (None if pace is None else pytest.approx(pace, rel=0.03))
+    if len(bursts) == 1:
+        assert _pace(stamps) is None
 
 
 def test_nothing_to_see_and_nothing_to_read(folder, tmp_path):
