@@ -85,3 +85,10 @@ def test_url_that_is_not_cached():
     result = run("http://127.0.0.1:9/net.pkl", "--offline")
     assert result.exit_code == 2
     assert "offline" in result.stderr
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "net.pkl").touch()
+    result = run(tmp_path / "net.pkl")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'net.pkl'}: the file is empty" in result.stderr

@@ -17,7 +17,7 @@ from dnnlib.regular import sha256_of
 from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
 from torch_utils import safe_pickle
-from torch_utils.safe_pickle import ModuleRecord, OtherFormatError, PersistentRecord, StoredTensor
+from torch_utils.safe_pickle import ModuleRecord, OtherFormatError, PersistentRecord, StoredTensor, UnsafePickleError
 from training.network_records import (
     ENCODER_CLASSES,
     LOSS_CLASSES,
@@ -65,6 +65,8 @@ def inspect_network(source: str | os.PathLike[str], *, offline: bool = False) ->
         safe_pickle.check_is_pickle(path)
     except OtherFormatError as error:
         return report | {"format": "other"} | _nothing(f"no network file: {error}")
+    except UnsafePickleError as error:  # empty, or far too large
+        raise type(error)(f"{report['file']}: {error}") from error
     return report | {"format": "pickle"} | _inspect_pickle(path)
 
 
