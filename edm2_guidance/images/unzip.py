@@ -112,8 +112,8 @@ def _unwrap_places(archive: zipfile.ZipFile, directory: int) -> None:
         info.header_offset = place + wraps * _PLACED_MODULO
 
 
-def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
-    """All bytes of one member of the open ZIP `file`, its CRC-32 checked.
+def read_zip_member(path: Path, file: zipfile.ZipFile, name: str, max_bytes: int | None = MAX_MEMBER_BYTES) -> bytes:
+    """All bytes of one member of the open ZIP `file`, its CRC-32 checked. max_bytes: as of `check_zip_member`.
 
     Raises ValueError, naming `path` and the member, if it is absurdly large or its bytes are damaged, OSError if the
     disk fails.
@@ -121,7 +121,7 @@ def read_zip_member(path: Path, file: zipfile.ZipFile, name: str) -> bytes:
     damaged = _damaged_member(path, name)
     with damage_means(damaged):
         info = file.getinfo(name)
-    check_zip_member(path, file, info)
+    check_zip_member(path, file, info, max_bytes)
     with damage_means(damaged), file.open(info) as stream:
         return stream.read(info.file_size + 1)  # not all there is: `zipfile` unpacks it before it looks at the size
 
@@ -178,7 +178,7 @@ def check_zip_member(
 ) -> None:
     """Refuse a member that no honest image ZIP has; see `images.archive.open_archive`.
 
-    max_bytes None: for what is read in pieces.
+    max_bytes None: for what is read in pieces, or is no image.
     """
     name = info.filename
     check_member_name(path, name)

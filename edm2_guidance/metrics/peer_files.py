@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dnnlib.atomic import atomic_path
-from edm2_guidance.images import npy
-from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.images.npz import write_npz
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.statistics_formats import StatisticsFormat
 
@@ -40,13 +38,6 @@ def write_peer_files(dest: str | Path, chosen: StatisticsFormat, moments: Mappin
                 mu_sigma = {"mu": fid.mean.to(torch.float32).numpy(), "sigma": fid.cov.numpy()}
                 with open(temporary, "wb") as file:  # by its name, torch would store that of the temporary file
                     torch.save(_features(fid) if is_features else mu_sigma, file)
-
-
-def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """An .npz without a copy of its arrays and, unlike numpy.savez, without the time on every one of them."""
-    with ZipWriter(path) as writer:
-        for name, array in arrays.items():
-            writer.add(f"{name}.npy", *npy.pieces(array))
 
 
 def _arrays(chosen: StatisticsFormat, moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:

@@ -40,12 +40,13 @@ from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.regular import open_regular, sha256_of
 from dnnlib.urls import without_secrets
 from edm2_guidance.images import npy
+from edm2_guidance.images.npz import write_npz
 from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import catalog
 from edm2_guidance.metrics.features import metric_of_dim, moments_of_array, moments_of_rows
 from edm2_guidance.metrics.moments import Moments
-from edm2_guidance.metrics.peer_files import write_npz, write_peer_files
+from edm2_guidance.metrics.peer_files import write_peer_files
 from edm2_guidance.metrics.statistics_formats import StatisticsFormat, choose_format
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import UnsafePickleError

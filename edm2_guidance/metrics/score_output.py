@@ -21,8 +21,8 @@ from torch import Tensor
 
 from edm2_guidance.images import npy
 from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.npz import npz_array
 from edm2_guidance.images.sources import content_sha256
-from edm2_guidance.images.unzip import damage_means, read_zip_member
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
 from edm2_guidance.metrics.detectors import Detector, identities_of
@@ -310,17 +310,10 @@ def _read(
         return head, None
     path, features = work.path(index), {}
     for name, dim in (pair for detector in detectors for pair in detector.dims.items()):
-        array = _array(path, file, name)
+        array = npz_array(path, file, name)
         if array.shape != (len(work.plan.shard(index)), dim):
             raise ValueError(f"{path}: {name} has the shape {list(array.shape)}")
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} holds values that are not finite")
         features[name] = torch.from_numpy(array)
     return head, features
-
-
-def _array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array of the open .npz `file` at `path`, its CRC checked; ValueError if it is damaged."""
-    data = read_zip_member(path, file, f"{name}.npy")
-    with damage_means(f"{name} in {path} is no readable array"):
-        return npy.from_bytes(data)

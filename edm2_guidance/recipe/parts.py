@@ -258,13 +258,13 @@ class Reference(Spec):
 
 
 class Acting(Protocol):
-    """A guide that is on at a step."""
-
-    @property
-    def weight(self) -> Weight: ...
+    """A guide that is on in a call."""
 
     def push(self) -> "Tensor":
         """D of the main network minus D of the reference [N,C,H,W]."""
+
+    def weight(self, push: "Tensor") -> "float | Tensor":
+        """Its weight here, given its push [N,C,H,W]: as `Weight.at`."""
 
 
 class Rule(Spec):
@@ -296,8 +296,7 @@ def moved(
     """D [N,C,H,W] moved along the push of every guide, by w - 1 times its shape."""
     for guide in guides:
         push = guide.push()
-        weight = guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix))
-        denoised = denoised + (weight - 1) * shape(push, call)
+        denoised = denoised + (guide.weight(push) - 1) * shape(push, call)
     return denoised
 
 

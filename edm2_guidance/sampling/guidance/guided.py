@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, StepInfo, Weight, moved
+from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, StepInfo, moved
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.seeds import Draws
 
@@ -130,12 +130,12 @@ class _Acting:
     guide: Guide
     network: Network | LogProbs
 
-    @property
-    def weight(self) -> Weight:
-        return self.guide.weight
-
     def push(self) -> Tensor:
         return self.guide.reference.push(self.call.asking(self.network))
+
+    def weight(self, push: Tensor) -> float | Tensor:
+        call = self.call
+        return self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix))
 
 
 class Counted:

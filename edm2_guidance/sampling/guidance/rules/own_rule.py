@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edm2_guidance.recipe import own
-from edm2_guidance.recipe.parts import Acting, Call, Rule, Seen
+from edm2_guidance.recipe.parts import Acting, Call, Rule
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ class OwnRule(Rule):
         offered = {
             "main": main,
             "references": [main - push for push in pushes],
-            "weights": [
-                guide.weight.at(call.step, Seen(call.x, main, push, call.mix))
-                for guide, push in zip(guides, pushes, strict=True)
-            ],
+            "weights": [guide.weight(push) for guide, push in zip(guides, pushes, strict=True)],
             "x": call.x,
             "sigma": call.sigma,
             "step": call.step,
