@@ -13,6 +13,7 @@ from glob import has_magic
 from pathlib import Path
 
 from dnnlib.published import PUBLISHED
+from dnnlib.urls import without_secrets
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "edm2_guidance" / "pretrained"  # what ships here
 _BEFORE = EMBEDDED.parents[1] / "pretrained"  # where it lay, which scripts of users name by its whole path
@@ -76,6 +77,23 @@ def short_name(path: str | os.PathLike[str]) -> str:
     if Path(path).is_relative_to(Path.cwd()):
         names.append(Path(path).relative_to(Path.cwd()).as_posix())
     return next((name for name in names if find_file(name).absolute() == Path(path)), os.fspath(path))
+
+
+def recorded_place(source: str | os.PathLike[str]) -> str:
+    """Where a file was found, as recipes record it: a URL or a name as it is, a path relative to the current folder.
+
+    Of what does not lie below that folder, the file's name alone; of a URL no password or signature.
+    """
+    text = os.fspath(source)
+    if "://" in text:
+        return without_secrets(text)
+    own = python_function(text)
+    path, function = (find_file(text), "") if own is None else (own[0], f":{own[1]}")
+    names = [name for name, file in embedded().items() if file == path]
+    if names or (text in PUBLISHED and not path.exists()):
+        return (names or [text])[0]
+    path = Path(os.path.abspath(path))
+    return (path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name) + function
 
 
 def near(name: str | os.PathLike[str], known: Iterable[str] | None = None, cutoff: float = 0.6) -> str:

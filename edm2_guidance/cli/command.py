@@ -21,6 +21,7 @@ from dnnlib.terminal import printable
 from dnnlib.urls import without_secrets
 from dnnlib.versions import PROJECT, git_commit, project_version
 from edm2_guidance.cli import settings, typed
+from edm2_guidance.cli.config import CONFIG, with_config
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.cli.start import as_started, cure
 
@@ -93,10 +94,13 @@ class _OneLineErrors(click.Command):
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
+        self.params.append(CONFIG)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        typed.remember(ctx, args)
         try:
+            with bad_input():
+                args = with_config(ctx, args)
+            typed.remember(ctx, args)
             rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
             typed.note_repeated(ctx)
             typed.check_finite(ctx)

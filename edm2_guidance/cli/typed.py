@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 _ARGUMENTS = f"{__name__}.arguments"  # key in click's Context.meta
+_FILES = f"{__name__}.files"  # likewise
 _LONGEST = 100  # characters of a value that are shown
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "ki": 2**10, "mi": 2**20}
 _NUMBER = re.compile(
@@ -32,6 +33,11 @@ def either_spelling(token: str) -> str:
 def remember(ctx: click.Context, arguments: Sequence[str]) -> None:
     """Keep the command line of this context, before click parses it."""
     ctx.meta[_ARGUMENTS] = tuple(arguments)
+
+
+def note_file(ctx: click.Context, option: click.Option, file: str) -> None:
+    """Remember that an option's words stand in a file, which errors of its value are to name."""
+    ctx.meta.setdefault(_FILES, {})[option] = file
 
 
 def occurrences(command: click.Command, arguments: Sequence[str]) -> Iterator[tuple[click.Option | None, list[str]]]:
@@ -72,10 +78,11 @@ def spellings(name: str) -> set[str]:
 
 def values(name: str, ctx: click.Context | None = None) -> list[str]:
     """The texts that were given for a parameter."""
-    return [_value(words) for words in typed(name, ctx)]
+    return [value(words) for words in typed(name, ctx)]
 
 
-def _value(words: Sequence[str]) -> str:
+def value(words: Sequence[str]) -> str:
+    """The text that the words of an option give it."""
     return words[-1] if len(words) > 1 else words[0].partition("=")[2]
 
 
@@ -101,7 +108,7 @@ def note_repeated(ctx: click.Context) -> None:
         if option is None or option.multiple:
             continue
         first = seen.setdefault(option.name, words)
-        if words[0] != first[0] if option.secondary_opts else _value(first) != _value(words):
+        if words[0] != first[0] if option.secondary_opts else value(first) != value(words):
             click.echo(f"note: {' '.join(first)} and {' '.join(words)}: the last counts", err=True)
             seen[option.name] = words
 
@@ -120,6 +127,11 @@ def check_finite(ctx: click.Context) -> None:
 def in_words(error: click.ClickException) -> str:
     """An error of the command line as one sentence. It begins with what was typed, if that is the trouble."""
     ctx = getattr(error, "ctx", None)
+    file = None if ctx is None else ctx.meta.get(_FILES, {}).get(getattr(error, "param", None))
+    return (f"{file}: " if file else "") + _in_words(error, ctx)
+
+
+def _in_words(error: click.ClickException, ctx: click.Context | None) -> str:
     if ctx is None:
         return error.format_message()
     if isinstance(error, click.MissingParameter) and error.param is not None:

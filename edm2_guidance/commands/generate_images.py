@@ -143,6 +143,7 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
     """Rows of presets (or of the one method given), columns of weights, classes or seeds, as one picture."""
     grid, run, names = asked.grid, asked.run, asked.sampling.class_names
     rows, columns = grid_rows(grid, asked.method), grid_columns(grid, asked.method)
+    from edm2_guidance.images.figure_folder import made_by
     from edm2_guidance.images.grid import compose_grid
     from edm2_guidance.sampling.generation import opener
     from edm2_guidance.sampling.method_grid import block, check_blend, sample_cells
@@ -175,8 +176,9 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
     if grid.weights is None and grid.scales is None and grid.classes is None and grid.alphas is None:
         made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in seeds]
     cells = [[block(images) for images in line] for line in made]
+    about = {"seeds": seeds, "recipes": [cell.recipe.to_json() for line in generations for cell in line]}
     with atomic_path(picture) as temporary:
-        compose_grid(cells, row_captions, captions).save(temporary, format="PNG")
+        compose_grid(cells, row_captions, captions).save(temporary, format="PNG", pnginfo=made_by(about))
     click.echo(f"{picture}")
 
 

@@ -380,8 +380,9 @@ class JointArchive(Archive):
         if not all(isinstance(recipe, dict) and isinstance(recipe.get("seeds"), str) for recipe in found):
             return None
         joint = {**found[0], "seeds": ",".join(recipe["seeds"] for recipe in found), "num_images": len(self._part_of)}
-        counts = {key: joint[key] for key in ("seeds", "num_images")}
-        return json.dumps(joint).encode() if all({**recipe, **counts} == joint for recipe in found) else None
+        of_all = {"seeds", "num_images", *(["recipe"] if "recipe_hash" in joint else [])}  # files may have moved since
+        shared = {key: joint.get(key) for key in of_all}
+        return json.dumps(joint).encode() if all({**recipe, **shared} == joint for recipe in found) else None
 
     def __contains__(self, name: object) -> bool:
         """See `Archive.__contains__`; of what is no image, there is the recipe of all parts alone."""

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from dnnlib.atomic import atomic_path, check_destination
 from edm2_guidance.images.decode import text_in_png
 from edm2_guidance.images.zips import parse_object
-from edm2_guidance.recipe.stored import upgraded
+from edm2_guidance.recipe.stored import read_recipe
 
-_KEY = "recipe"  # of the PNG's text chunk
+RECIPE_KEY = "recipe"  # of the PNG's text chunk
 
 
 class FigureFolder:
@@ -33,7 +33,7 @@ class FigureFolder:
         path = self.folder / name
         if self.overwrite or not path.exists():
             return False
-        found = text_in_png(path, _KEY)
+        found = text_in_png(path, RECIPE_KEY)
         if found is not None and _is_same(found, content):
             return True
         origin = "of unknown origin" if found is None else "of other networks or settings"
@@ -41,25 +41,27 @@ class FigureFolder:
 
     def save(self, name: str, picture: Image.Image, content: Mapping[str, Any]) -> None:
         """Write it as one whole, with the data that `has` compares."""
-        about = PngInfo()
-        about.add_text(_KEY, _text(content))
         with atomic_path(self.folder / name) as temporary:
-            picture.save(temporary, format="PNG", pnginfo=about)
+            picture.save(temporary, format="PNG", pnginfo=made_by(content))
+
+
+def made_by(content: Mapping[str, Any]) -> PngInfo:
+    """What a PNG carries about its making: plain data, the seeds and recipes of its images among them."""
+    about = PngInfo()
+    about.add_text(RECIPE_KEY, _text(content))
+    return about
 
 
 def _is_same(text: str, content: Mapping[str, Any]) -> bool:
-    """Whether a picture's text says what determines it as `content` does; its recipes may be of format 1."""
+    """Whether a picture's text says what determines it as `content` does: recipes of any format, files anywhere."""
     if text == _text(content):
         return True
     try:
-        found = parse_object(text.encode(), "the picture's text")
-    except ValueError:
+        both = parse_object(text.encode(), "the picture's text"), content
+        theirs, ours = ({**each, "recipes": [read_recipe(r).hash for r in each["recipes"]]} for each in both)
+    except (ValueError, KeyError, TypeError):
         return False
-    recipes = found.get("recipes")
-    if not isinstance(recipes, list):
-        return False
-    now = [upgraded({"recipe": recipe})["recipe"] for recipe in recipes]
-    return _text({**found, "recipes": now}) == _text(content)
+    return _text(theirs) == _text(ours)
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -82,14 +82,18 @@ def _snap(end: float, sigmas: Sequence[float], notes: list[str]) -> float:
 
 @dataclass(frozen=True)
 class FileRef:
-    """A file: where it was read from, and what it held (SHA-256; None until it was read)."""
+    """A file: where it was read from, and what it held (SHA-256; None until it was read).
+
+    found: where, in the words that others may read (`dnnlib.places.recorded_place`), of a file that was read.
+    """
 
     source: str
     sha256: str | None = None
+    found: str | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, in which the source is the file's name."""
-        return {"source": self.name, "sha256": self.sha256}
+        return {"source": self.name, "sha256": self.sha256, **({} if self.found is None else {"found": self.found})}
 
     def canonical(self) -> dict[str, str]:
         """What is hashed of it: the content, once that is known, whatever the name."""
@@ -118,7 +122,7 @@ class NetworkRef(FileRef):
             return cls(os.fspath(network))
         if not hasattr(network, "identity"):
             raise ValueError(f"{network!r} is no network: give a path, URL or name, or one that is open")
-        return cls(network.source, network.identity["sha256"], network)
+        return cls(network.source, network.identity["sha256"], opened=network)
 
 
 class OpenNetwork(Protocol):

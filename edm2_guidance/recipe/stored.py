@@ -129,7 +129,13 @@ def _net_of_format_1(net: NetworkRef) -> dict[str, Any]:
 
 
 def _net(data: Mapping[str, Any]) -> NetworkRef:
-    return NetworkRef(str(data["source"]), data["sha256"])
+    return NetworkRef(*_file(data))
+
+
+def _file(data: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """The fields of a `FileRef`, whose source is the name that it had."""
+    found = data.get("found")
+    return str(data["source"]), data["sha256"], found if isinstance(found, str) else None
 
 
 def _base(data: Mapping[str, Any] | None, stages: int) -> ImageSet | Recipe | None:
@@ -138,7 +144,7 @@ def _base(data: Mapping[str, Any] | None, stages: int) -> ImageSet | Recipe | No
         return None
     if stages < 2:
         raise ValueError(f"more than {MAX_STAGES} networks that enlarge the images of each other")
-    return read_recipe(data, stages - 1) if "net" in data else ImageSet(str(data["source"]), data["sha256"])
+    return read_recipe(data, stages - 1) if "net" in data else ImageSet(*_file(data))
 
 
 def _where(steps: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from dnnlib.places import recorded_place
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
@@ -403,7 +404,7 @@ def _bound(model: Model | Classifier, device: torch.device, low_res: Tensor | No
 
 
 def _ref(model: Model | Classifier) -> NetworkRef:
-    return NetworkRef(model.source, model.identity["sha256"])
+    return NetworkRef(model.source, model.identity["sha256"], recorded_place(model.source))
 
 
 def _with_files(recipe: Recipe, main: Model, guides: Sequence[Model | Classifier | None]) -> Recipe:

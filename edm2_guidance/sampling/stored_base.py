@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dnnlib.places import find_file
+from dnnlib.places import find_file, recorded_place
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.labels import count_classes
 from edm2_guidance.images.members import shortened
@@ -30,7 +30,7 @@ class StoredBase:
         if self._images.archive is None:
             self._images.check()
         labels = self._images.labels
-        self.recipe = ImageSet(source, digest([content_sha256(self._images), labels]))
+        self.recipe = ImageSet(source, digest([content_sha256(self._images), labels]), recorded_place(source))
         self.image_classes = count_classes(labels or ())
         self.label_rule: LabelRule = "stored" if labels else "none"
 

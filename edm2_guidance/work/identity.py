@@ -30,12 +30,13 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int 
     """Readable lines, at most `limit` + 1, on where two records of a run differ.
 
     With equal recipe hashes the recipes are equal, whatever their files are called; with others, the hash itself
-    is told only if nothing else is there to tell, and so is that of a file if it has another name.
+    is told only if nothing else is there to tell, and so is that of a file if it has another name. Where files were
+    found is never told.
     """
     if found.get("recipe_hash") == wanted.get("recipe_hash"):
         found, wanted = ({k: v for k, v in record.items() if k != "recipe"} for record in (found, wanted))
     old, new = dict(_flatten("", found)), dict(_flatten("", wanted))
-    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name) and not name.endswith(".found")]
     obvious = {"recipe_hash", *(f"{name.removesuffix('source')}sha256" for name in names if name.endswith("source"))}
     names = [name for name in names if name not in obvious] or names
     lines = [f"{name}: {_short(old.get(name, _ABSENT))} | {_short(new.get(name, _ABSENT))}" for name in names]

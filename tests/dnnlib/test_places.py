@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib.download import fetch
-from dnnlib.places import EMBEDDED, embedded, find_file, python_function, short_name
+from dnnlib.places import EMBEDDED, embedded, find_file, python_function, recorded_place, short_name
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.commands import generate_images
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
@@ -138,3 +138,21 @@ def test_files_count_by_content_whatever_they_are_called(tmp_path: Path, monkeyp
     opened = [open_recipe(Recipe(NetworkRef(name)), "cpu").recipe for name in ("mnist16-weak", "copy.pkl")]
     assert opened[0].hash == opened[1].hash
     assert [recipe.to_json()["net"]["source"] for recipe in opened] == ["mnist16-weak", "copy"]
+
+
+def test_what_is_recorded_of_a_place_says_nothing_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source, recorded in {
+        "mnist16-cond": "mnist16-cond",
+        str(EMBEDDED / "mnist16-cond.pkl"): "mnist16-cond",
+        "pretrained/toy/main.pkl": "toy/main",
+        "adm-64": "adm-64",
+        "https://me:secret@host/a/b.pkl?X-Amz-Signature=secret": "https://host/a/b.pkl?...",
+        "nets/a.pkl": "nets/a.pkl",
+        tmp_path / "nets" / "a.pkl": "nets/a.pkl",
+        "nets/../../elsewhere/a.pkl": "a.pkl",
+        "/somewhere/a.pkl": "a.pkl",
+        "nets/mine.py:make": "nets/mine.py:make",
+        "/somewhere/mine.py:make": "mine.py:make",
+    }.items():
+        assert recorded_place(source) == recorded

@@ -68,7 +68,9 @@ def test_pictures_of_the_version_before_are_kept(tmp_path):
     folder.save("a.png", picture, {"seeds": [1], "recipes": [FORMAT_1]})
     folder.save("b.png", picture, {"seeds": [1], "recipes": ["another program's"]})
     now = {"seeds": [1], "recipes": [RECIPE.to_json()]}
+    moved = Recipe(NetworkRef("elsewhere/main.pkl", "a" * 64, "https://host/main.pkl"))
     assert folder.has("a.png", now)
+    assert folder.has("a.png", {**now, "recipes": [moved.to_json()]})
     for name, other in (("a.png", {**now, "seeds": [2]}), ("b.png", now)):
         with pytest.raises(ValueError, match="of other networks or settings"):
             folder.has(name, other)

@@ -337,9 +337,10 @@ def test_class_folders_over_several_tars(tmp_path: Path) -> None:
 
 
 def test_generated_parts_have_one_recipe(tmp_path: Path) -> None:
-    recipe = {"format": 2, "recipe": {"net": 1}, "recipe_hash": "ab"}
+    recipe = {"format": 2, "recipe": {"net": {"found": "0.pkl"}}, "recipe_hash": "ab"}
     for part in range(2):
-        own = {**recipe, "seeds": f"{2 * part}-{2 * part + 1}", "num_images": 2}
+        moved = {"recipe": {"net": {"found": f"{part}.pkl"}}}
+        own = {**recipe, **moved, "seeds": f"{2 * part}-{2 * part + 1}", "num_images": 2}
         members = {f"{2 * part + i:06d}.png": png(i) for i in range(2)}
         make_tar(tmp_path / f"{part}.tar", {**members, "recipe.json": json.dumps(own).encode()})
     images = open_archive(tmp_path / "*.tar")
