@@ -160,3 +160,44 @@ def test_a_csv_report_says_on_stderr_what_it_cannot_hold(tmp_path):
     done = run("report", "mnist16", "--format=csv", f"--ledger={ledger}")
     assert (done.exit_code, done.stdout) == (0, "\n")
     assert done.stderr == "note: 1 score by a metric that none of these rows has: kid_mnist\n"
+
+
+LEDGER = Path(__file__).resolve().parents[1] / "docs" / "digits.jsonl"
+PLOT = ("plot", "mnist16-autog", "--num=1000", f"--ledger={LEDGER}")
+
+
+def test_a_plot_for_a_column(tmp_path):
+    picture = tmp_path / "plot.svg"
+    words = (*PLOT, "mnist16-interval-weight", "--kind=weight", f"--out={picture}", "--size=column", "--title=Digits")
+    done = run(*words, "--against=mnist16-cfg", "--labels=autoguidance, interval, CFG")
+    assert done.exit_code == 0, done.output
+    assert "note: mnist16-autog - mnist16-cfg: by the spread over blocks of seeds, 3 and 3, paired" in done.stderr
+    text = picture.read_text()
+    assert f'width="{3.3 * 72:g}pt"' in text
+    for label in ("Digits", "autoguidance", "interval", "CFG", "difference in fd_mnist@1000", "(bars: 95 % intervals)"):
+        assert f">{label}</text>" in text
+    assert " 8px" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kind=interval", "--out=a.png", "--against=x"], "--against is for --kind=weight and --kind=scale"),
+        (["--out=a.gif"], "a.gif: give a name that ends in .png, .pdf, .svg"),
+        (["--out=a.png", "--size=big"], "give inches from 1 to 100, such as 5,3, or column or page"),
+        (["--out=a.png", "--size=3"], "give inches"),
+        (["--out=a.png", "--size=0,nan"], "give inches"),
+        (["--out=a.png", "--labels=a,b"], "2 labels for 1 curves: one each for mnist16-autog"),
+        (["--out=a.png", "--style=nowhere.mplstyle"], "style nowhere.mplstyle: there is none of that name"),
+        (["--out=a.png", "--against=mnist16"], "no search and no row of that name at 1000 images"),
+        (["--out=a.png", "--kind=scale"], "did not vary the classifier's scale; --kind=weight fits it"),
+        (["--out=a.png", "mnist16-cfg", "--kind=ema"], "--kind=ema plots one search at a time"),
+    ],
+)
+def test_a_plot_that_cannot_be_is_refused_before_work(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = run(*PLOT, *(words if any("--kind" in word for word in words) else ["--kind=weight", *words]))
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

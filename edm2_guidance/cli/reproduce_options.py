@@ -10,8 +10,10 @@ from edm2_guidance.cli.command import keeps
 from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
+from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.run_options import RunOptions, batch_option
 from edm2_guidance.cli.submit import JobOptions
+from edm2_guidance.papers.plots import WIDTHS, Look
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
 
@@ -84,11 +86,43 @@ class TargetOptions(OptionGroup):
         return name, metric, reference_from(self.ref, preset)
 
 
+class Inches(ParamType):
+    """Width and height of a picture; of a column or page the width alone."""
+
+    name = "W,H|column|page"
+
+    def parse(self, text: str) -> tuple[float, float | None]:
+        if text in WIDTHS:
+            return WIDTHS[text], None
+        try:
+            width, height = map(float, text.split(","))
+        except ValueError:
+            width = height = 0
+        if not (1 <= width <= 100 and 1 <= height <= 100):
+            raise ValueError(f"give inches from 1 to 100, such as 5,3, or {' or '.join(WIDTHS)}")
+        return width, height
+
+
 class PlotOptions(OptionGroup):
     """A plot of searches."""
 
-    kind: Literal["weight", "interval", "ema"] = option("The x axis", required=True)
+    kind: Literal["weight", "scale", "interval", "ema"] = option("The x axis", required=True)
     num: int = _num_option("The scores at so many images", required=True)
     out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
     overwrite: bool = flag("Replace the picture that is there")
+    against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
+    labels: str | None = option("What the curves are called, in order", metavar="TEXT,...")
+    title: str = option("Above the plot", metavar="TEXT", default="", show_default=False)
+    size: tuple[float, float | None] | None = option("Inches, or as wide as a column or page of a paper", type=Inches())
+    style: str | None = option(
+        "print, or one of matplotlib's  [default: print for a column or page]", metavar="NAME|MPLSTYLE"
+    )
     ledger: str = _ledger_option()
+
+    @property
+    def look(self) -> Look:
+        """How it is to look."""
+        width, height = self.size or (None, None)
+        style = self.style or ("print" if width is not None and height is None else None)
+        labels = None if self.labels is None else [label.strip() for label in self.labels.split(",")]
+        return Look(labels, self.title, width, height, style)

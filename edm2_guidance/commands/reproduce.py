@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import figures
 from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
@@ -34,6 +35,8 @@ from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
 from edm2_guidance.recipe.search import recipe_at, valid
 
 if TYPE_CHECKING:
+    from edm2_guidance.metrics.ledger import Record
+    from edm2_guidance.papers.plots import Panel
     from edm2_guidance.reproduction.rows import Block, Runner, Settings
 
 
@@ -301,33 +304,50 @@ def make_search(asked: FindOptions) -> None:
 @click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
 @takes_options
 def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
-    """Plot searches from the ledger: scores against the weight, the interval's ends or both EMA lengths.
+    """Plot searches from the ledger: scores against the weight, a classifier's scale, the interval's ends, EMA lengths.
 
-    A curve is the mean over blocks of seeds, its band their minimum and maximum, its bars the interval of the mean
-    where lines of the ledger hold intervals. Several names only with --kind=weight.
+    A curve is the mean over blocks of seeds, its bars the interval of the mean where lines of the ledger hold
+    intervals, else from the lowest to the highest block. Several names only with --kind=weight and --kind=scale.
+
+    \b
+    python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num=1000 --size=column --out=weights.pdf
+    python reproduce.py plot mnist16-autog --against=mnist16-cfg --kind=weight --num=1000 --out=differences.svg
     """
     from edm2_guidance.metrics.ledger import read
-    from edm2_guidance.papers import curves, plots
+    from edm2_guidance.papers import plots
 
     with bad_input():
-        if len(names) > 1 and plot.kind != "weight":
-            raise ValueError(f"--kind={plot.kind} plots one search at a time, not {', '.join(names)}")
-        if Path(plot.out).suffix.lower() not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--out={plot.out}: a .png, .pdf or .svg")
+        figures.check_target(Path(plot.out))
         if Path(plot.out).exists() and not plot.overwrite:
             raise ValueError(f"{plot.out} exists: take another name, or --overwrite")
-        check_destination(plot.out)
         records = read(plot.ledger)
-        if plot.kind == "weight":
-            panels = [curves.weight_panel(records, names, plot.num)]
-        elif plot.kind == "interval":
-            panels = curves.interval_panels(records, names[0], plot.num)
-        else:
-            panels = [curves.ema_panel(records, names[0], plot.num)]
+        panels = plotted(records, names, plot)
+        plots.check(panels, plot.look)
     say_notes(note for panel in panels for note in panel.notes)
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
-    plots.draw(panels, ", ".join(m for m in metrics if m.endswith(f"@{plot.num}")) or metrics[0], plot.out)
+    metric = ", ".join(m for m in metrics if m.endswith(f"@{plot.num}")) or metrics[0]
+    plots.draw(panels, f"difference in {metric}" if plot.against else metric, plot.out, plot.look)
     click.echo(plot.out)
+
+
+def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotOptions) -> "list[Panel]":
+    """The panels that the options ask for. ValueError for what does not go together, or is not in the ledger."""
+    from edm2_guidance.metrics.compare import of_lines
+    from edm2_guidance.papers import curves
+    from edm2_guidance.papers.differences import difference_panel
+
+    several = plot.kind in curves.XLABELS
+    if len(names) > 1 and not several:
+        raise ValueError(f"--kind={plot.kind} plots one search at a time, not {', '.join(names)}")
+    if plot.against is not None:
+        if not several:
+            raise ValueError(f"--against is for --kind=weight and --kind=scale, not --kind={plot.kind}")
+        return [difference_panel(records, names, plot.num, plot.kind, plot.against, of_lines)]
+    if several:
+        return [curves.value_panel(records, names, plot.num, plot.kind)]
+    if plot.kind == "interval":
+        return curves.interval_panels(records, names[0], plot.num)
+    return [curves.ema_panel(records, names[0], plot.num)]
 
 
 @main.command("status")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from dnnlib import figures
 from dnnlib.atomic import atomic_path, check_destination
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.lists import IntList
@@ -121,7 +122,7 @@ def train(asked: TrainOptions) -> None:
                 network_io.save_model(file, snapshot.net)
                 if figure is not None:
                     plots.draw_training(figure, snapshot.net, config.classes)
-                    plots.save(figure, file.with_suffix(".png"))
+                    figures.save(figure, file.with_suffix(".png"), plots.DPI)
                     figure.clear()
 
 
@@ -142,12 +143,12 @@ def plot(asked: FigureOptions) -> None:
         from edm2_guidance.toy.network_io import load_model
 
         if save is not None:
-            plots.check_target(save)
+            figures.check_target(save)
         canvas = plots.new_figure(FIGURES[asked.figure], asked.show)
         nets = {name: load_model(files[name]) for name in plots.NEEDS[asked.figure]}
     plots.draw(asked.figure, canvas, nets, asked.weights.cfg, asked.weights.guidance)
     if save is not None:
-        plots.save(canvas, save)
+        figures.save(canvas, save, plots.DPI)
         click.echo(save)
     if asked.show:
         plots.show()

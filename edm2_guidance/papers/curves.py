@@ -8,7 +8,7 @@ from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, interval_of, mean_interval
 from edm2_guidance.papers.plots import Curve, Intervals, Panel
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import Recipe, StepInterval
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -16,8 +16,14 @@ Key = tuple[tuple[str, float], ...]
 
 
 #: By kind of plot: the parameters that a search must have varied, and how to call them.
-_AXES = {"weight": ("weight",), "interval": ("first", "last"), "ema": ("ema",)}
-_WORDS = {"weight": "the weight", "interval": "the interval", "ema": "the EMA lengths"}
+_AXES = {"weight": ("weight",), "scale": ("scale",), "interval": ("first", "last"), "ema": ("ema",)}
+WORDS = {
+    "weight": "the weight", "scale": "the classifier's scale", "interval": "the interval", "ema": "the EMA lengths",
+}  # fmt: skip
+#: The x axis of kinds that show several searches.
+XLABELS = {"weight": "guidance weight w", "scale": "scale of the classifier"}
+#: How a parameter of a point is said.
+_SHORT = {"weight": "w"}
 
 
 class Scores:
@@ -74,7 +80,7 @@ class Scores:
         if not varied.issuperset(_AXES[kind]):
             others = [f"--kind={other}" for other, axes in _AXES.items() if varied.issuperset(axes)]
             raise ValueError(
-                f"the search '{self.name}' did not vary {_WORDS[kind]}; "
+                f"the search '{self.name}' did not vary {WORDS[kind]}; "
                 + (f"{' or '.join(others)} fits it" if others else "no --kind fits it")
             )
 
@@ -105,9 +111,13 @@ class Scores:
 
     def intervals_along(self, axis: str, at: Mapping[str, float]) -> dict[float, Interval]:
         """The intervals of the means of `along`, where the ledger's lines hold them."""
-        lines = {x: self._lines[key] for x, key in self._keys_along(axis, at).items()}
+        lines = self.lines_along(axis, at)
         known = {x: mean_interval(each) for x, each in lines.items() if all(map(interval_of, each))}
         return {x: interval for x, interval in known.items() if interval is not None}
+
+    def lines_along(self, axis: str, at: Mapping[str, float]) -> dict[float, list[Record]]:
+        """The ledger's lines of `along`."""
+        return {x: self._lines[key] for x, key in self._keys_along(axis, at).items()}
 
     def _keys_along(self, axis: str, at: Mapping[str, float]) -> dict[float, Key]:
         others = {name: value for name, value in at.items() if name != axis}
@@ -139,12 +149,11 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     return f"{record['metric']} against {against}, {made}, labels {recipe.labels}, noise from {recipe.noise_device}"
 
 
-def weight_panel(
-    records: Sequence[Record], names: Iterable[str], num_images: int, lines: Mapping[str, float] | None = None
-) -> Panel:
-    """Score against the guidance weight, a curve per search, everything else at its best (arXiv 2406.02507, Fig. 7).
+def value_panel(records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight") -> Panel:
+    """Score against the guidance weight, or a classifier's scale, a curve per search, everything else at its best.
 
-    This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
+    As arXiv 2406.02507, Fig. 7. This and the other panels raise ValueError if the search is not in the ledger or did
+    not vary what is drawn.
     """
     curves: dict[str, Curve] = {}
     intervals: dict[str, Intervals] = {}
@@ -152,11 +161,11 @@ def weight_panel(
     higher = False
     for name in names:
         scores = Scores(records, name, num_images)
-        scores.require("weight")
+        scores.require(kind)
         best, higher = scores.best(), scores.higher
-        curves[name], intervals[name] = scores.along("weight", best), scores.intervals_along("weight", best)
+        curves[name], intervals[name] = scores.along(kind, best), scores.intervals_along(kind, best)
         notes += scores.left_out()
-    return Panel(curves, "guidance weight w", lines=lines, notes=tuple(notes), intervals=intervals, higher=higher)
+    return Panel(curves, XLABELS[kind], notes=tuple(notes), intervals=intervals, higher=higher)
 
 
 def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
@@ -167,17 +176,24 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
     scores = Scores(records, name, num_images)
     scores.require("interval")
     levels = read_recipe(scores.recipe).levels()
-    open_end = len(levels) - 1
     panels = []
-    for axis, at, places, end in (
-        ("first", scores.best(last=open_end), levels, "upper"),
-        ("last", scores.best(), [*levels[1:], levels[-1]], "lower"),
+    for axis, at, places, end, other in (
+        ("first", scores.best(last=len(levels) - 1), levels, "upper", "lower"),
+        ("last", scores.best(), [*levels[1:], levels[-1]], "lower", "upper"),
     ):
         curve = {places[int(x)]: y for x, y in scores.along(axis, at).items()}
         known = {places[int(x)]: interval for x, interval in scores.intervals_along(axis, at).items()}
+        sigmas = StepInterval(int(at["first"]), int(at["last"])).sigmas(levels)
+        stays, is_open = (sigmas.lo, sigmas.lo == 0) if other == "lower" else (sigmas.hi, at["first"] == 0)
+        fixed = [f"{other} end {'open' if is_open else f'at sigma {stays:.3g}'}", *_said(at, ("first", "last"))]
         xlabel = f"{end} end of the interval, sigma"
-        panels.append(Panel({name: curve}, xlabel, log=True, intervals={name: known}, higher=scores.higher))
+        panels.append(Panel({name: curve}, xlabel, True, (), {name: known}, scores.higher, ", ".join(fixed)))
     return [panels[0], replace(panels[1], notes=scores.left_out())]
+
+
+def _said(point: Mapping[str, float], but: Iterable[str]) -> list[str]:
+    """Parameters of a point as a caption says them, but those."""
+    return [f"{_SHORT.get(key, key)} = {value:g}" for key, value in point.items() if key not in but]
 
 
 def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
@@ -189,7 +205,11 @@ def ema_panel(records: Sequence[Record], name: str, num_images: int) -> Panel:
     scores.require("ema")
     best = scores.best()
     words = {"ema": "main network", "guide_ema": "guide"}
-    curves = {word: scores.along(axis, best) for axis, word in words.items() if axis in best}
-    known = {word: scores.intervals_along(axis, best) for axis, word in words.items() if axis in best}
-    xlabel, notes = "EMA length, sigma_rel", scores.left_out()
-    return Panel(curves, xlabel, notes=notes, intervals=known, higher=scores.higher)
+    curves, known = {}, {}
+    for axis, word in words.items():
+        if axis in best:
+            others = [f"{words[other]} at {best[other]:g}" for other in words if other in best and other != axis]
+            label = " (".join([word, *others]) + ")" * len(others)
+            curves[label], known[label] = scores.along(axis, best), scores.intervals_along(axis, best)
+    fixed = ", ".join(_said(best, words))
+    return Panel(curves, "EMA length, sigma_rel", False, scores.left_out(), known, scores.higher, fixed)

@@ -1,76 +1,184 @@
 """The papers' plots of scores: against the weight, the interval's ends, the EMA lengths. matplotlib is needed to draw.
 
-A curve is the mean over seed blocks, its band runs from their minimum to their maximum, its bars are the intervals of
-the means, where these are known; the best mean is marked.
+A curve is the mean over seed blocks. Its bars are the intervals of the means where these are known; where none is, they
+run from the lowest to the highest block. The best mean has a star. Where curves have the same x, their bars stand side
+by side.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnnlib.atomic import atomic_path
-from dnnlib.extras import matplotlib_figure
+from dnnlib import figures
 from edm2_guidance.metrics.uncertainty import Interval
 
 Curve = Mapping[float, Sequence[float]]  # x -> scores of the seed blocks
 Intervals = Mapping[float, Interval]  # x -> that of their mean
 
-COLOURS = ("#3366cc", "#d9662b", "#2f8f4e", "#8a4fb0", "#b03a48", "#6b6b6b")
+#: Inches of a column and of a page of a paper.
+WIDTHS = {"column": 3.3, "page": 6.9}
+
+_LEAST_WIDTH = 2.4  # of axes beside each other, inches
+_APART = 2.5  # points between the bars of two curves at one x
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. curves: by label. lines: horizontal lines by label, such as a floor. log: of the x axis.
+    """One pair of axes. curves: by label. log: of the x axis. fixed: what is the same all along the curves.
 
     notes: what the curves leave out, a sentence each. intervals: by label. higher: whether higher scores are better.
+    baseline: that from which the curves are differences, a line at 0; empty for scores.
     """
 
     curves: Mapping[str, Curve]
     xlabel: str
     log: bool = False
-    lines: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
     higher: bool = False
+    fixed: str = ""
+    baseline: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The labels in the order of a legend."""
+        return [*self.curves, *filter(None, [self.baseline])]
+
+    def means(self, name: str) -> dict[float, float]:
+        """Of a curve, in the order of x."""
+        return {x: sum(scores) / len(scores) for x, scores in sorted(self.curves[name].items())}
+
+    def best(self, name: str) -> tuple[float, float]:
+        """x and mean of a curve's best point."""
+        return (max if self.higher else min)(self.means(name).items(), key=lambda point: point[1])
+
+    @property
+    def labels(self) -> list[str]:
+        """What a legend says unless told otherwise: names, with the best score of each curve."""
+        return self.names if self.baseline else [f"{name}: {self.best(name)[1]:.3f}" for name in self.curves]
 
 
-def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, title: str = "") -> None:
-    """Draws panels side by side, with one scale of scores, into a PNG, PDF or SVG, which appears whole or not at all.
+@dataclass(frozen=True)
+class Look:
+    """How a plot is to look.
 
-    ValueError if a panel has nothing to draw. ImportError, with the command that installs it, without matplotlib.
+    labels: of the curves of every panel in their order, then of a baseline; None for their own and the best scores.
+    width, height: inches; None for what the panels like. style: as `dnnlib.figures.styled`.
     """
+
+    labels: Sequence[str] | None = None
+    title: str = ""
+    width: float | None = None
+    height: float | None = None
+    style: str | None = None
+
+
+def check(panels: Sequence[Panel], look: Look) -> None:
+    """ValueError if a panel has nothing to draw, or not as many curves as there are labels; as of `styled`."""
     for panel in panels:
         if not any(panel.curves.values()):
             raise ValueError(f"nothing to draw against {panel.xlabel}: no scores in the ledger")
-    figure = matplotlib_figure()(figsize=(1 + 4.2 * len(panels), 3.4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-        _draw_panel(axes, panel)
-    figure.axes[0].set_ylabel(ylabel)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    with atomic_path(Path(path)) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+        names = panel.names
+        if look.labels is not None and len(look.labels) != len(names):
+            raise ValueError(f"{len(look.labels)} labels for {len(names)} curves: one each for {', '.join(names)}")
+    if look.style is not None:
+        figures.check_style(look.style)
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
-    for (label, curve), colour in zip(panel.curves.items(), _colours(), strict=False):
-        xs = sorted(curve)
-        means = [sum(curve[x]) / len(curve[x]) for x in xs]
-        best = (max if panel.higher else min)(range(len(xs)), key=means.__getitem__)
-        known = panel.intervals.get(label, {})
-        axes.vlines([*known], [i.low for i in known.values()], [i.high for i in known.values()], color=colour, lw=0.8)
-        axes.fill_between(xs, [min(curve[x]) for x in xs], [max(curve[x]) for x in xs], color=colour, alpha=0.2, lw=0)
-        axes.plot(xs, means, "o-", ms=3, lw=1.4, color=colour, label=f"{label}: {means[best]:.3f}")
-        axes.plot(xs[best], means[best], "*", ms=11, color=colour)
-    for label, value in (panel.lines or {}).items():
-        axes.axhline(value, ls="--", lw=1, color="#888888", label=f"{label}: {value:.3f}")
+def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, look: Look = Look()) -> None:
+    """Draws panels with one scale of scores into a PNG, PDF or SVG, which appears whole or not at all.
+
+    Side by side, or one below the other where that would be too narrow. Raises as `check`; ImportError, with the
+    command that installs it, without matplotlib.
+    """
+    check(panels, look)
+    with figures.styled(look.style):
+        figure = arranged(panels, ylabel, look)
+        figures.save(figure, Path(path))
+
+
+def arranged(panels: Sequence[Panel], ylabel: str, look: Look) -> Any:
+    """The figure that `draw` saves, inside `figures.styled`."""
+    width = look.width or 1 + 4.2 * len(panels)
+    columns = len(panels) if width / len(panels) >= _LEAST_WIDTH else 1
+    rows = len(panels) // columns
+    height = look.height or rows * (3.4 if look.width is None else min(2.6, 0.8 * width / columns))
+    figure = figures.new_figure((width, height))
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=True):
+        _draw_panel(axes, panel, panel.labels if look.labels is None else look.labels, width / columns)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"{ylabel}{_bars_text(panels)}")
+    if look.title:
+        figure.suptitle(look.title)
+    return figure
+
+
+def _bars_text(panels: Sequence[Panel]) -> str:
+    """What bars are, on a line of its own; nothing without any."""
+    if any(known for panel in panels for known in panel.intervals.values()):
+        return "\n(bars: 95 % intervals)"
+    blocks = [scores for panel in panels for curve in panel.curves.values() for scores in curve.values()]
+    return "\n(bars: lowest to highest block)" if any(len(scores) > 1 for scores in blocks) else ""
+
+
+def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) -> None:
+    handles = []
+    for number, (name, look) in enumerate(zip(panel.curves, _looks(), strict=False)):
+        means, offs = panel.means(name), list(zip(*_offs(panel, name), strict=True))
+        bars = {"yerr": offs if any(map(any, offs)) else None, "capsize": 1.5, "elinewidth": 0.8, "capthick": 0.8}
+        handles.append(axes.errorbar([*means], [*means.values()], **bars, **look))
+        drawn = [*handles[-1].get_children()]
+        if not panel.baseline:
+            size = 2.4 * _setting("lines.markersize")
+            drawn += axes.plot(*panel.best(name), "*", ms=size, color=look["color"])
+        beside = _shifted(axes, _APART * (number - (len(panel.curves) - 1) / 2))
+        for artist in drawn:
+            artist.set_transform(beside)
+    if panel.baseline:
+        handles.append(axes.axhline(0, ls="--", lw=0.8, color="#666666"))
     if panel.log:
         axes.set_xscale("log")
-    axes.set_xlabel(panel.xlabel)
+    axes.set_xlabel(panel.xlabel + (f"\n({panel.fixed})" if panel.fixed else ""))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    _add_legend(axes, handles, labels, width)
 
 
-def _colours() -> list[str]:
-    return [*COLOURS] * 4
+def _offs(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
+    """How far the bar at each x goes below and above the mean."""
+    known, scores = panel.intervals.get(name, {}), panel.curves[name]
+    for x, mean in panel.means(name).items():
+        if any(panel.intervals.values()):
+            low, high = (known[x].low, known[x].high) if x in known else (mean, mean)
+        else:
+            low, high = min(scores[x]), max(scores[x])
+        yield max(0.0, mean - low), max(0.0, high - mean)
+
+
+def _looks() -> Iterator[Mapping[str, Any]]:
+    """Colour and marker of one curve after the other, as the style has them."""
+    cycle = _setting("axes.prop_cycle")
+    return ({"color": "C0", "marker": "o", **each} for each in itertools.cycle(cycle))
+
+
+def _shifted(axes: Any, points: float) -> Any:
+    """The transform of data that is drawn so many points to the right."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+
+
+def _setting(name: str) -> Any:
+    from matplotlib import rcParams
+
+    return rcParams[name]
+
+
+def _add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str], width: float) -> None:
+    """Above the axes, where it hides nothing, with as many entries in a row as fit into so many inches."""
+    letter = _setting("font.size") / 72 * 0.6  # inches; an entry's line and gaps are as wide as six
+    across = max(1, int(width / (letter * (max(map(len, labels)) + 6))))
+    columns = -(-len(labels) // -(-len(labels) // across))
+    axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)

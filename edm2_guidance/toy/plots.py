@@ -9,14 +9,13 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 
-from dnnlib.atomic import atomic_path, check_destination
-from dnnlib.extras import matplotlib_figure, need
+from dnnlib import figures
+from dnnlib.extras import need
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.toy import methods, one_dim
 from edm2_guidance.toy.distribution import fractal
@@ -70,10 +69,7 @@ CLOSE = View((0.45, 1.22), 0.3)
 
 
 # ----------------------------------------------------------------------------
-# Files and windows.
-
-INSTALL = "pip install matplotlib"
-SUFFIXES = (".png", ".pdf", ".svg")
+# Windows.
 
 
 def new_figure(inches: tuple[float, float], window: bool = False) -> Figure:
@@ -82,9 +78,9 @@ def new_figure(inches: tuple[float, float], window: bool = False) -> Figure:
     Raises ImportError without matplotlib, ValueError where no window can be opened.
     """
     if not window:
-        figure: Figure = matplotlib_figure()(figsize=inches, layout="constrained")
+        figure: Figure = figures.new_figure(inches)
         return figure
-    pyplot: Any = need("matplotlib.pyplot", INSTALL)
+    pyplot: Any = need("matplotlib.pyplot", figures.INSTALL)
     if pyplot.get_backend().lower() == "agg":
         raise ValueError("no window can be opened here: leave out --show, or set DISPLAY and install a GUI toolkit")
     window_figure: Figure = pyplot.figure(figsize=inches, layout="constrained")
@@ -93,20 +89,7 @@ def new_figure(inches: tuple[float, float], window: bool = False) -> Figure:
 
 def show() -> None:
     """Display the figures with windows until they are closed."""
-    need("matplotlib.pyplot", INSTALL).show()
-
-
-def check_target(path: Path) -> None:
-    """ValueError or OSError, before any work, if no picture could be written there."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: give a name that ends in {', '.join(SUFFIXES)}")
-    check_destination(path)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture, the format by its suffix; it appears whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower().lstrip("."), dpi=DPI)
+    need("matplotlib.pyplot", figures.INSTALL).show()
 
 
 # ----------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
-from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, weight_panel
-from edm2_guidance.papers.plots import Panel, draw
+from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, value_panel
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, classifier_guide
 
@@ -32,9 +30,8 @@ def test_blocks_that_all_points_have_are_one_place_of_a_curve():
         line("autog", 0.7, weight=2.0),
         {"value": 3, "num_images": 1000},
     ]
-    panel = weight_panel(records, ["cfg", "autog"], 1000, {"floor": 0.5})
+    panel = value_panel(records, ["cfg", "autog"], 1000)
     assert panel.curves == {"cfg": {1.5: [1.0, 1.2], 2.0: [1.4, 1.1]}, "autog": {2.0: [0.7]}}
-    assert panel.lines == {"floor": 0.5}
     assert panel.notes == (
         "cfg: 2 of 6 scores are on none of its curves: 1 of other numbers of images, 1 of seeds that not all points "
         "have, or scored again",
@@ -49,10 +46,10 @@ def test_scores_of_other_recipes_make_no_curve_together():
     plain = Recipe(net, (Guide(NetworkRef("guide"), constant(2)),))
     rising = Recipe(net, (Guide(NetworkRef("guide"), Weight.parse("cosine:w=2")),))
     unguided = of(Recipe(net), weight=1.0)
-    assert weight_panel([unguided, of(rising, weight=2.0)], ["a"], 1000).curves == {"a": {1.0: [1.0], 2.0: [1.0]}}
+    assert value_panel([unguided, of(rising, weight=2.0)], ["a"], 1000).curves == {"a": {1.0: [1.0], 2.0: [1.0]}}
     for other in (rising, replace(plain, sampler=Sampler.parse("euler"))):
         with pytest.raises(ValueError, match=r"holds scores of different recipes \(.* \| .*\).* its own --name"):
-            weight_panel([unguided, of(plain, weight=2.0), of(other, weight=3.0)], ["a"], 1000)
+            value_panel([unguided, of(plain, weight=2.0), of(other, weight=3.0)], ["a"], 1000)
 
 
 def test_a_classifier_that_is_off_at_some_points_is_no_other_recipe():
@@ -67,9 +64,9 @@ def test_a_classifier_that_is_off_at_some_points_is_no_other_recipe():
         return {**line("a", weight - scale, weight=weight, scale=scale), "recipe": recipe.to_json()}
 
     records = [of(scale, weight) for scale in (0.0, 1.0) for weight in (1.0, 2.0)]
-    assert weight_panel(records, ["a"], 1000).curves == {"a": {1.0: [0.0], 2.0: [1.0]}}
+    assert value_panel(records, ["a"], 1000).curves == {"a": {1.0: [0.0], 2.0: [1.0]}}
     with pytest.raises(ValueError, match="holds scores of different recipes"):
-        weight_panel([*records, of(2.0, 2.0, "ddpm")], ["a"], 1000)
+        value_panel([*records, of(2.0, 2.0, "ddpm")], ["a"], 1000)
 
 
 def test_scores_of_other_metrics_references_steps_or_precision_make_no_curve_together():
@@ -81,7 +78,7 @@ def test_scores_of_other_metrics_references_steps_or_precision_make_no_curve_tog
         {"recipe": Recipe(NetworkRef("main"), num_steps=16, dtype="float64").to_json()},
     ):
         with pytest.raises(ValueError, match="scores of different recipes"):
-            weight_panel([first, line("a", 2.0, weight=2.0) | other], ["a"], 1000)
+            value_panel([first, line("a", 2.0, weight=2.0) | other], ["a"], 1000)
 
 
 def test_points_away_from_the_best_are_counted():
@@ -99,13 +96,16 @@ def test_interval_ends_in_noise_levels_and_in_the_cheap_order():
     upper, lower = interval_panels(records, "i", 1000)
     assert upper.curves["i"] == {levels[0]: [6], levels[4]: [2], levels[5]: [1], levels[8]: [4]}
     assert lower.curves["i"] == {levels[15]: [1], levels[12]: [0.5], levels[14]: [0.7]}
+    assert (upper.fixed, lower.fixed) == ("lower end open, w = 1.5", f"upper end at sigma {levels[5]:.3g}, w = 1.5")
+    closed = [line("c", last, weight=2.0, first=first, last=last) for first in (0, 3) for last in (11, 15)]
+    assert interval_panels(closed, "c", 1000)[1].fixed == "upper end open, w = 2"
 
 
 def test_each_ema_length_at_the_others_best():
     records = [line("a", (m - 0.1) ** 2 + (g - 0.2) ** 2, ema=m, guide_ema=g) for m in (0.05, 0.1) for g in (0.1, 0.2)]
     panel = ema_panel(records, "a", 1000)
-    assert panel.curves["main network"] == {0.05: [pytest.approx(0.0025)], 0.1: [0]}
-    assert panel.curves["guide"] == {0.1: [pytest.approx(0.01)], 0.2: [0]}
+    assert panel.curves["main network (guide at 0.2)"] == {0.05: [pytest.approx(0.0025)], 0.1: [0]}
+    assert panel.curves["guide (main network at 0.1)"] == {0.1: [pytest.approx(0.01)], 0.2: [0]}
 
 
 def test_what_is_not_there_is_said():
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_said():
         (interval_panels, {"weight": 2.0, "ema": 0.1}, "the interval; --kind=weight or --kind=ema fits it"),
         (ema_panel, {"alpha": 0.1}, "the EMA lengths; no --kind fits it"),
         (
-            lambda records, name, num: weight_panel(records, [name], num),
+            lambda records, name, num: value_panel(records, [name], num),
             {"first": 1, "last": 5},
             "vary the weight; --k",
         ),
@@ -134,29 +134,21 @@ def test_what_was_not_varied_is_said_with_what_was(panel, point, message):
         panel([line("a", 1.0, **point)], "a", 1000)
 
 
-def test_a_plot_is_a_picture_with_its_curves(tmp_path):
-    first = Panel({"cfg": {1.0: [1, 1.5], 2.0: [0.5, 0.7]}}, "w", lines={"floor": 0.2})
-    panels = [first, Panel({"b": {0.1: [1]}}, "s", log=True)]
-    draw(panels, "score", tmp_path / "plot.png", "a title")
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.width > 1000
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-        assert (0x33, 0x66, 0xCC) in colours
-    draw(panels[:1], "score", tmp_path / "plot.svg")
-    assert "guidance" not in (tmp_path / "plot.svg").read_text()
-    with pytest.raises(ValueError, match="nothing to draw"):
-        draw([Panel({"cfg": {}}, "w")], "score", tmp_path / "none.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "plot.svg"]
-
-
-def test_the_highest_is_best_where_higher_is_better_and_intervals_are_bars(tmp_path):
+def test_the_highest_is_best_where_higher_is_better():
     values = {1.0: 0.5, 2.0: 0.9, 3.0: 0.7}
     lines = [{**line("a", v, weight=w), "metric": "recall"} for w, v in values.items()]
     lines[1]["interval"] = {"low": 0.8, "high": 0.95, "error": 0.04}
     assert Scores(lines, "a", 1000).best() == {"weight": 2.0}
     assert Scores([line("a", v, weight=w) for w, v in values.items()], "a", 1000).best() == {"weight": 1.0}
-    panel = weight_panel(lines, ["a"], 1000)
+    panel = value_panel(lines, ["a"], 1000)
     (known,) = panel.intervals["a"].items()
     assert (known[0], known[1].low, known[1].high) == (2.0, pytest.approx(0.8), pytest.approx(0.95))
-    draw([panel], "recall", tmp_path / "a.svg")
-    assert "a: 0.900" in (tmp_path / "a.svg").read_text()
+    assert panel.best("a") == (2.0, 0.9)
+
+
+def test_a_classifiers_scale_is_an_axis_of_its_own():
+    records = [line("c", abs(scale - 1), scale=scale) for scale in (0.5, 1.0, 1.5)]
+    panel = value_panel(records, ["c"], 1000, "scale")
+    assert (panel.curves, panel.xlabel) == ({"c": {0.5: [0.5], 1.0: [0], 1.5: [0.5]}}, "scale of the classifier")
+    with pytest.raises(ValueError, match="'c' did not vary the weight; --kind=scale fits it"):
+        value_panel(records, ["c"], 1000)

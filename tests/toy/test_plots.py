@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib import figures
 from edm2_guidance.toy import one_dim, plots
 from edm2_guidance.toy.network import ToyModel
 
@@ -31,15 +32,10 @@ def test_every_figure_has_its_panels_and_is_written(nets, name, panels, tmp_path
     figure = plots.new_figure((10, 4))
     plots.draw(name, figure, nets, cfg=4.0, guidance=3.0)
     assert len(figure.axes) == panels
-    plots.save(figure, tmp_path / "figure.png")
+    figures.save(figure, tmp_path / "figure.png", plots.DPI)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     if name == "fig1":
         assert [ax.get_title()[:3] for ax in figure.axes] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
-
-
-def test_only_known_formats_are_written(tmp_path):
-    with pytest.raises(ValueError, match=r"figure\.gif: give a name that ends in \.png, \.pdf, \.svg"):
-        plots.check_target(tmp_path / "figure.gif")
 
 
 def test_a_window_needs_a_screen(monkeypatch):
