@@ -27,6 +27,7 @@ from edm2_guidance.cli.run_options import announce_workers, share_device_option,
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
+from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
@@ -57,7 +58,11 @@ def main() -> None:
     python reproduce.py report mnist16
     python reproduce.py search --preset=mnist16-cfg --over=weight --weights=1,1.1,...,2 --num=1000
     python reproduce.py plot --kind=weight --num=1000 --out=weights.png mnist16-cfg
+    python reproduce.py verify --quick
     """
+
+
+main.add_command(verify_machine)
 
 
 @main.command("list")

@@ -1,0 +1,1 @@
+"""Subcommands of reproduce.py that have a page of their own."""

@@ -1,0 +1,21 @@
+"""Checks that end badly, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+
+HOLDS = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(); time.sleep(60)"
+
+
+def dies(place):
+    print("last words", flush=True)
+    os._exit(7)
+
+
+def sleeps(place):
+    """It starts a process, which holds a file and sleeps."""
+    path = place.folder / "held"
+    path.write_text("")
+    subprocess.Popen([sys.executable, "-S", "-c", HOLDS, str(path)])
+    time.sleep(60)
