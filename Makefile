@@ -1,27 +1,29 @@
 # make install | demo | test | test-all | test-slurm | test-peers | lint | docs | bench | bench-scoring     installs on first use
+# PYTHON=python3.12 takes that one, in an environment of its own: .venv-python3.12.
 PYTHON ?= python3
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 # On Linux, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 PIP_ARGS ?=
-BIN := .venv/bin
+BIN := $(VENV)/bin
 DEMO := out/demo
 
 .PHONY: docs install demo test test-all test-slurm test-peers lint bench bench-scoring clean
 
-.venv/.run: requirements.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/.run: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
 	touch $@
 
-install: .venv/.run
+install: $(VENV)/.run
 
-.venv/.dev: requirements-dev.txt .venv/.run
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
 	touch $@
 
 SCORE = $(BIN)/python calculate_metrics.py
 SCORED = --metrics=fd_mnist --ref=mnist16 --num=500 --ledger=$(DEMO)/scores.jsonl
 
-demo: .venv/.run
+demo: $(VENV)/.run
 	rm -rf $(DEMO)
 	$(BIN)/python generate_images.py --preset=mnist16,mnist16-cfg,mnist16-interval,mnist16-autog \
 	    --grid=$(DEMO)/grid.png --classes=0-9 --seeds=0-1
@@ -35,15 +37,15 @@ demo: .venv/.run
 	@$(SCORE) table $(DEMO)/scores.jsonl
 	@echo "Pictures: $(DEMO)/grid.png   images: $(DEMO)/autoguidance.zip"
 
-test: .venv/.dev
+test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 # With what takes minutes: storms of signals over thousands of images, compiled networks, interrupted training.
-test-all: .venv/.dev
+test-all: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm and not peers" $(TESTS)
 
 # Real jobs, through a Slurm of one node that is started for them: needs root and Debian's packages (a container will do).
-test-slurm: .venv/.dev
+test-slurm: $(VENV)/.dev
 	trap tests/slurm/stop_slurm.sh EXIT INT TERM; set -e; config=$$(tests/slurm/start_slurm.sh); eval "$$config"; \
 	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m slurm tests/slurm
 
@@ -53,27 +55,27 @@ test-slurm: .venv/.dev
 	touch $@
 
 # Our measures beside those of other evaluators, which are installed in an environment of their own.
-test-peers: .venv/.dev .venv-peers/.run
+test-peers: $(VENV)/.dev .venv-peers/.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m peers tests/peers
 
-lint: .venv/.dev
+lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-.venv/.docs: requirements-docs.txt .venv/.run
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-docs.txt
 	touch $@
 
-docs: .venv/.docs
+docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
 	@echo "The site: out/docs/docs/index.html"
 
-bench: .venv/.run
+bench: $(VENV)/.run
 	$(BIN)/python benchmarks/guidance.py
 
-bench-scoring: .venv/.run .venv-peers/.run
+bench-scoring: $(VENV)/.run .venv-peers/.run
 	$(BIN)/python benchmarks/scoring.py
 
 clean:
-	rm -rf .venv .venv-peers out
+	rm -rf .venv .venv-* out
