@@ -74,7 +74,7 @@ def statistics_of_two_sets(folder: Path) -> tuple[list[str], list[str]]:
     mixed = torch.linalg.qr(torch.randn(2048, 2048, generator=draws))[0]
     for name, spread in (("a", 1.0), ("b", 1.1)):
         rows = torch.randn(4096, 2048, generator=draws) * scale @ mixed * spread
-        moments = {"fid": Moments(rows.double().mean(dim=0), rows.T.double().cov(), len(rows))}
+        moments = {"fid": Moments(rows.double().mean(dim=0).numpy(), rows.T.double().cov().numpy(), len(rows))}
         save_statistics(folder / f"{name}.npz", moments, chosen=FORMATS["pytorch-fid"])
         save_statistics(folder / name, moments, chosen=FORMATS["torch-fidelity"])
     files = [f"{name}-inception-v3-compat-stat-fid-2048.pt" for name in ("a", "b")]

@@ -16,9 +16,9 @@ from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.batch import ImageBatch, ImageSource
 from edm2_guidance.metrics import ledger as ledgers
 from edm2_guidance.metrics.catalog import ALL, check_counts, detector_choices, find_metric, names_of
-from edm2_guidance.metrics.detectors import identities_of, load_detector
+from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.environment import environment
-from edm2_guidance.metrics.evaluation import check_image_sizes, measure, open_stored
+from edm2_guidance.metrics.evaluation import check_image_sizes, identities_of, measure, open_stored
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_generated, describe_statistics, vae_ran
 from edm2_guidance.metrics.scoring import Score, ledger_record, moments_for

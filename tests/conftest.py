@@ -7,6 +7,7 @@ import signal
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as commands set it, before torch reads it: see cli.settings
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 import pytest
 import torch

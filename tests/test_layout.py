@@ -173,6 +173,36 @@ def test_the_package_imports_nothing_and_the_light_rooms_no_torch():
     assert not loaded & {*SLOW, "click"}
 
 
+# Statistics against statistics, and what reads ledgers and tables alone, where torch cannot be imported.
+WITHOUT_TORCH = f"""
+import importlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules["torch"] = None
+import numpy as np
+from click.testing import CliRunner
+rows = np.random.default_rng(0).standard_normal((3, 50, 64))
+moments = [{{"fd_mnist.mu": each.mean(axis=0), "fd_mnist.sigma": np.cov(each.T), "num_images": 50}} for each in rows]
+np.savez("a.npz", **moments[0], **{{"fd_mnist.features": rows[0].astype(np.float32)}})
+np.savez("b.npz", **moments[1], **{{"fd_mnist.features": rows[1].astype(np.float32)}})
+np.savez("plain.npz", mu=moments[2]["fd_mnist.mu"], sigma=moments[2]["fd_mnist.sigma"])
+for line in (
+    "calculate_metrics calc plain.npz b.npz", "calculate_metrics calc a.npz b.npz",
+    "calculate_metrics compare a.npz b.npz plain.npz --metrics=fd_mnist", "calculate_metrics table",
+    "calculate_metrics compare 3 4", "reproduce list", "reproduce report mnist16-cfg", "reproduce plan mnist16-cfg",
+):
+    script, *args = line.split()
+    page = importlib.import_module(f"edm2_guidance.commands.{{script}}")
+    done = CliRunner().invoke(page.main, args)
+    assert done.exit_code == 0, (line, done.output, done.exception)
+"""  # fmt: skip
+
+
+def test_statistics_and_ledgers_need_no_torch(tmp_path):
+    command = [sys.executable, "-I", "-c", WITHOUT_TORCH]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def pinned(path):
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     return dict(line.split("==") for line in lines if "==" in line)

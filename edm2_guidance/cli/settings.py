@@ -28,6 +28,8 @@ def configure() -> None:
     if not any(name in os.environ for name in _WAITING):
         # Threads that spin hold up whoever has the core that they wait for. Read when OpenMP is loaded, with torch.
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    # Those of numpy's OpenBLAS spin for 2^26 cycles after each of the many short products in a LAPACK routine.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)

@@ -152,7 +152,6 @@ def ref(asked: RefOptions) -> None:
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
-    from edm2_guidance.metrics.detectors import identities_of
 
     with bad_input():
         reference.check_new(asked.dest, overwrite=asked.overwrite, chosen=chosen)
@@ -165,7 +164,8 @@ def ref(asked: RefOptions) -> None:
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
     described = {**images.description, "path": Path(asked.data).name}
-    reference.save_statistics(asked.dest, moments, detectors=identities_of(opened), images=described, chosen=chosen)
+    made_by = evaluation.identities_of(opened)
+    reference.save_statistics(asked.dest, moments, detectors=made_by, images=described, chosen=chosen)
     files = chosen.paths(asked.dest, kept=any(each.features is not None for each in moments.values())).values()
     click.echo(f"{', '.join(map(str, files))}: {', '.join(metrics)} of {images.source.num_images} images")
 
@@ -225,12 +225,13 @@ def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] 
         else:
             moments = {find_metric(metric).stored_as: moments_for(metric, there, num) for metric in metrics}
         needed = there is None or isinstance(theirs, ReferenceImages)
-        detectors = open_detectors(asked.detectors.choices(metrics), device, offline=offline) if needed else []
+        choices = asked.detectors.choices(metrics) if needed else {}
+        detectors = open_detectors(choices, device, offline=offline)
     reference = measured_reference(theirs, detectors)
     if there is None:
         return score_images(asked, ours.name, found, reference, detectors)
     tell_sides(ours.name, next(iter(moments.values())).num_images, reference)
-    report(asked, reference, moments, there.detectors, provenance.describe_statistics(there))
+    report(asked, reference, detectors, moments, there.detectors, provenance.describe_statistics(there))
     return None
 
 
@@ -239,7 +240,6 @@ def score_images(
 ) -> None:
     """Measure and score images. name: of their `Side`."""
     from edm2_guidance.metrics import evaluation
-    from edm2_guidance.metrics.detectors import identities_of
 
     total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
     tell_sides(name, count, reference)
@@ -251,5 +251,5 @@ def score_images(
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)
     fewer = count if asked.num is None and count < STANDARD_NUM_IMAGES else None
     described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
-    identities = identities_of(detectors)
-    report(asked, reference, measured.moments, identities, described, fewer, **run_record)
+    identities = evaluation.identities_of(detectors)
+    report(asked, reference, detectors, measured.moments, identities, described, fewer, **run_record)

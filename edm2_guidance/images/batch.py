@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class ImageBatch:
     Raises ValueError for another dtype, shape or device, or if the numbers of images, seeds and labels differ.
     """
 
-    images: torch.Tensor = field(repr=False)
+    images: "Tensor" = field(repr=False)
     seeds: tuple[int, ...] | None = None
     labels: tuple[int, ...] | None = None
     reduced: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import torch
+
         images = self.images
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"an image batch is uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}")
@@ -48,6 +49,8 @@ class ImageBatch:
     @classmethod
     def joined(cls, parts: "Sequence[ImageBatch]") -> "ImageBatch":
         """Batches of one size as one, in their order; seeds and classes stay where all have them."""
+        import torch
+
         seeds, labels = (
             None if any(each is None for each in values) else tuple(one for each in values for one in each or ())
             for values in ([part.seeds for part in parts], [part.labels for part in parts])

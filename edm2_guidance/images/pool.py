@@ -28,7 +28,7 @@ class OrderedPool(Generic[R]):
 
     def __init__(self, threads: int | None = None, max_bytes: int = MAX_BYTES_AHEAD) -> None:
         """threads: None takes one per usable core, at most 8. max_bytes: that calls may reserve together."""
-        self.threads = usable_cores() if threads is None else threads
+        self.threads = min(usable_cores(), _MAX_THREADS) if threads is None else threads
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="images")
         self._futures: deque[Future[R]] = deque()
         self._room = _Room(max_bytes)
@@ -124,7 +124,5 @@ class _Room:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may run on, at most 8."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MAX_THREADS)
-    return min(os.cpu_count() or 1, _MAX_THREADS)
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,10 +13,9 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,6 +38,9 @@ from edm2_guidance.images.decode import (
 from edm2_guidance.images.members import has_image_suffix
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.unzip import check_zip, damage_means, open_zip, read_zip_member
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -369,8 +371,10 @@ def seeds_of(names: Sequence[str]) -> list[int] | None:
     return seeds if len(seeds) == len(names) == len(set(seeds)) else None
 
 
-def _stacked(images: Iterator[Pixels], batch: int) -> Iterator[torch.Tensor]:
+def _stacked(images: Iterator[Pixels], batch: int) -> "Iterator[Tensor]":
     """Stack images [H, W, 3] to uint8 [N, 3, H, W] with N = `batch`, less in the last; no image is kept beside them."""
+    import torch
+
     for first in images:
         stacked = np.empty([batch, 3, *first.shape[:2]], dtype=np.uint8)
         count = 0

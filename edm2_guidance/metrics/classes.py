@@ -25,9 +25,10 @@ from torch import Tensor
 
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics.evaluation import StoredSet
-from edm2_guidance.metrics.measures.base import GROUPS
+from edm2_guidance.metrics.measures.base import GROUPS, features_of
 from edm2_guidance.metrics.measures.gaussians import distance_and_influence, factor_of, frechet_distance
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.running import RunningMoments
 from edm2_guidance.metrics.uncertainty import Interval, difference
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class Labelled:
 
     @property
     def rows(self) -> Tensor:
-        assert self.moments.features is not None
-        return self.moments.features
+        return features_of(self.moments)
 
     def of(self, label: int) -> Tensor:
         """The features of one class."""
@@ -149,9 +149,8 @@ def principal_axes(reference: Labelled, samples: Labelled) -> Tensor:
     classes = range(max(reference.labels.max(), samples.labels.max()) + 1)
     counts = [min(int((side.labels == label).sum()) for side in (samples, reference)) for label in classes]
     least = min((count for count in counts if count >= LEAST), default=LEAST)
-    _, vectors = torch.linalg.eigh(reference.moments.cov)
-    axes: Tensor = vectors.flip(1)[:, : max(1, least // PER_AXIS)]
-    return axes
+    _, vectors = np.linalg.eigh(reference.moments.cov)
+    return torch.from_numpy(vectors[:, ::-1][:, : max(1, least // PER_AXIS)].copy())
 
 
 def class_distances(samples: Labelled, reference: Labelled) -> list[ClassDistance]:
@@ -198,7 +197,7 @@ def explained_by_counts(samples: Labelled, reference: Labelled) -> Explained:
     plain, other = (factor_of(each, "the reference") for each in (reference.moments, weighted))
     (whole, on_whole), (left, on_left) = (distance_and_influence(samples.moments, each) for each in (plain, other))
     enough = len(samples.labels) >= 2 * GROUPS
-    known = difference(whole, left, on_whole.numpy(), on_left.numpy(), paired=True) if enough else None
+    known = difference(whole, left, on_whole, on_left, paired=True) if enough else None
     return Explained(whole, left, frechet_distance(plain, other), known)
 
 
@@ -218,7 +217,8 @@ def reweighted(reference: Labelled, counts: "NDArray[Any]") -> Moments:
     for rows, weight in pieces:
         centred = rows.double() - mean
         scatter += (centred * weight[:, None]).T @ centred
-    return Moments(mean, scatter / (1 - float(weights.square().sum())), reference.moments.num_images)
+    cov = scatter / (1 - float(weights.square().sum()))
+    return Moments(mean.numpy(), cov.numpy(), reference.moments.num_images)
 
 
 def check_known(counts: "NDArray[Any]", theirs: "NDArray[Any]") -> None:

@@ -14,13 +14,12 @@ and without any of these nothing is known, and it is said what would give one.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
-from edm2_guidance.metrics.detectors import Detector, identities_of
-from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
+from edm2_guidance.metrics.evaluation import StoredSet, identities_of, measure, open_stored
 from edm2_guidance.metrics.ledger_table import comparable
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_statistics
@@ -29,6 +28,9 @@ from edm2_guidance.metrics.scoring import Reference, moments_for
 from edm2_guidance.metrics.sides import Side
 from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, interval_of, mean_of
 from edm2_guidance.work.plan import format_seeds, images_key, seed_runs
+
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.detectors import Detector
 
 Record = Mapping[str, Any]
 
@@ -98,7 +100,7 @@ class ImageSet:
     description: Mapping[str, Any]
 
     def measure(
-        self, detectors: Sequence[Detector], progress: Callable[[int], None]
+        self, detectors: "Sequence[Detector]", progress: Callable[[int], None]
     ) -> tuple[Mapping[str, Moments], Mapping[str, Mapping[str, Any]], dict[str, Any]]:
         """Moments and identities of the detectors, by names of features; and what `scoring.ledger_record` has of a run.
 

@@ -6,7 +6,7 @@ same file somewhere else, or other weights under the same parameter names, which
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,21 +83,6 @@ class Detector:
                 return self.run(self.net, images.to(self.device), self.dims)
             (name,) = self.dims
             return {name: self.net(images.to(self.device))}
-
-
-def identities_of(detectors: Iterable[Detector]) -> dict[str, dict[str, Any]]:
-    """The identities of all features that these detectors give, by name."""
-    return {name: identity for detector in detectors for name, identity in detector.identities.items()}
-
-
-def check_image_size(metric: str, size: tuple[int, int]) -> None:
-    """ValueError if the metric's detector does not take images of this (height, width)."""
-    wanted = catalog.find_metric(metric).extractor.image_size
-    if wanted is not None and size != (wanted, wanted):
-        raise ValueError(
-            f"{metric} is defined for images of {wanted}x{wanted}, these are {size[1]}x{size[0]}: "
-            "take another metric, or prepare such images with dataset_tool.py"
-        )
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Image sets in, moments out: opening what is to be scored, with every check that can be made beforehand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edm2_guidance.images.batch import ImageSource, drain
 from edm2_guidance.images.sources import StoredImages
-from edm2_guidance.metrics.catalog import check_counts
-from edm2_guidance.metrics.detectors import Detector, check_image_size
-from edm2_guidance.metrics.moments import Moments, MomentsSink
+from edm2_guidance.metrics.catalog import check_counts, find_metric
+from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.work.plan import merged_reductions
+
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.detectors import Detector
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,14 @@ def open_stored(
 
 
 def check_image_sizes(metrics: Sequence[str], size: tuple[int, int]) -> None:
-    """ValueError if one of the metrics does not take images of this (height, width)."""
+    """ValueError if the detector of one of the metrics does not take images of this (height, width)."""
     for metric in metrics:
-        check_image_size(metric, size)
+        wanted = find_metric(metric).extractor.image_size
+        if wanted is not None and size != (wanted, wanted):
+            raise ValueError(
+                f"{metric} is defined for images of {wanted}x{wanted}, these are {size[1]}x{size[0]}: "
+                "take another metric, or prepare such images with dataset_tool.py"
+            )
 
 
 class Measured(NamedTuple):
@@ -75,7 +82,7 @@ class Measured(NamedTuple):
 
 def measure(
     source: ImageSource,
-    detectors: Sequence[Detector],
+    detectors: "Sequence[Detector]",
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
@@ -83,8 +90,15 @@ def measure(
 
     names: of the images in order, for error messages. ValueError for images that cannot be scored, naming the first.
     """
+    from edm2_guidance.metrics.running import MomentsSink
+
     sink = MomentsSink(detectors, names)
     drain(source, sink, progress=progress)
     moments = sink.moments()
     assert sink.image_size is not None  # there were two images at least
     return Measured(moments, sink.image_size, merged_reductions(detector.reduced for detector in detectors))
+
+
+def identities_of(detectors: "Iterable[Detector]") -> dict[str, dict[str, Any]]:
+    """The identities of all features that these detectors give, by name."""
+    return {name: identity for detector in detectors for name, identity in detector.identities.items()}

@@ -3,14 +3,18 @@
 import io
 from collections.abc import Collection
 from dataclasses import replace
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 
 from edm2_guidance.images import npy
 from edm2_guidance.metrics import catalog
-from edm2_guidance.metrics.moments import Moments, RunningMoments, first_non_finite_row
+from edm2_guidance.metrics.moments import Moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edm2_guidance.metrics.running import RunningMoments
 
 _PIECE_BYTES = 1 << 24
 
@@ -35,6 +39,10 @@ def moments_of_array(stream: IO[bytes], *, keep: Collection[str] = ()) -> Moment
     the result shall hold itself, too. ValueError for another array, for D of
     no detector, for values that are not finite, or if its bytes are not all there, or more are.
     """
+    import torch
+
+    from edm2_guidance.metrics.running import RunningMoments
+
     header = npy.read_header(stream)
     shape = tuple(size for size in header.shape[1:] if size != 1)
     if header.dtype.kind != "f" or len(header.shape) < 2 or len(shape) != 1:
@@ -60,8 +68,12 @@ def moments_of_array(stream: IO[bytes], *, keep: Collection[str] = ()) -> Moment
     return running.moments()
 
 
-def moments_of_rows(rows: torch.Tensor, *, keep: Collection[str] = ()) -> Moments:
+def moments_of_rows(rows: "Tensor", *, keep: Collection[str] = ()) -> Moments:
     """Mean and covariance of features, floating point [N, D]. ValueError as `moments_of_array`."""
+    import torch
+
+    from edm2_guidance.metrics.running import RunningMoments
+
     if rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"it is {rows.dtype} {list(rows.shape)}, and features are floating point [N, D]")
     running = RunningMoments(rows.shape[1])
@@ -71,11 +83,13 @@ def moments_of_rows(rows: torch.Tensor, *, keep: Collection[str] = ()) -> Moment
     moments = running.moments()
     if metric_of_dim(rows.shape[1]) not in keep:
         return moments
-    return replace(moments, features=rows.float() if rows.itemsize < 4 else rows, sample=None)
+    return replace(moments, features=(rows.float() if rows.itemsize < 4 else rows).numpy(), sample=None)
 
 
-def _append(running: RunningMoments, rows: torch.Tensor, start: int) -> None:
+def _append(running: "RunningMoments", rows: "Tensor", start: int) -> None:
     """Adds features [n, D] of the images from number `start` on. ValueError naming the first that is not finite."""
+    from edm2_guidance.metrics.running import first_non_finite_row
+
     bad_row = first_non_finite_row(rows)
     if bad_row is not None:
         raise ValueError(f"the features of image {start + bad_row} are not finite")

@@ -1,70 +1,43 @@
-"""Mean and covariance of features, in float64, as images stream by. Memory does not depend on their number.
+"""Mean and covariance of features, and the features themselves where they are kept: what measures compare. No torch."""
 
-Beside them a sample of the features is held, of which intervals are made (`metrics/uncertainty.py`).
-"""
-
-import functools
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from edm2_guidance.images.batch import ImageBatch
-
-SAMPLE = 5000  # images: the spread of numbers of so many is known to some percent, and 2048 features take 40 MB
-SEED = 0
-_BLOCK_BYTES = 1 << 26  # of features that are kept; memory of such size goes back to the system at once
-
-
-class FeatureExtractor(Protocol):
-    """What `MomentsSink` needs of a detector; `metrics.detectors.Detector` is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dims(self) -> Mapping[str, int]: ...
-
-    @property
-    def keep(self) -> Collection[str]: ...
-
-    def __call__(self, images: Tensor) -> Mapping[str, Tensor]: ...
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean [D] and unbiased covariance [D, D] of features, float64 on the CPU.
+    """Mean [D] and unbiased covariance [D, D] of features, float64.
 
     num_images: how many images they are of; None where a file does not say. features: these themselves, floating point
-    [N, D] on the CPU, where somebody asked for them to be kept. sample: else those of `SAMPLE` images drawn at random,
-    or of all if these are fewer, [n, D]: of two sets of as many images, the same places. None of moments out of a file.
+    [N, D], where somebody asked for them to be kept. sample: else those of `running.SAMPLE` images drawn at random, or
+    of all if these are fewer, [n, D]: of two sets of as many images, the same places. None of moments out of a file.
     """
 
-    mean: Tensor
-    cov: Tensor
+    mean: NDArray[np.float64]
+    cov: NDArray[np.float64]
     num_images: int | None = None
-    features: Tensor | None = None
-    sample: Tensor | None = None
+    features: NDArray[Any] | None = None
+    sample: NDArray[Any] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         dim = self.mean.shape[0] if self.mean.ndim == 1 else None
-        if dim is None or tuple(self.cov.shape) != (dim, dim):
+        if dim is None or self.cov.shape != (dim, dim):
             shapes = f"{list(self.mean.shape)} and {list(self.cov.shape)}"
             raise ValueError(f"mean and covariance have shapes {shapes}: expected [D] and [D, D]")
-        if self.mean.dtype != torch.float64 or self.cov.dtype != torch.float64:
-            raise ValueError(f"moments are {self.mean.dtype} and {self.cov.dtype}: expected torch.float64")
-        if self.features is not None and tuple(self.features.shape) != (self.num_images, dim):
+        if self.mean.dtype != np.float64 or self.cov.dtype != np.float64:
+            raise ValueError(f"moments are {self.mean.dtype} and {self.cov.dtype}: expected float64")
+        if self.features is not None and self.features.shape != (self.num_images, dim):
             raise ValueError(f"features have shape {list(self.features.shape)}: expected [{self.num_images}, {dim}]")
 
     @property
     def dim(self) -> int:
-        return self.mean.shape[0]
+        return len(self.mean)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What measures derive from these features: made when first asked for under the key, and then kept."""
@@ -77,205 +50,5 @@ class Moments:
         """Hash of the bytes of the mean and of the covariance: runs with equal ones agree to the last bit."""
         digest = hashlib.sha256()
         for part in (self.mean, self.cov):
-            digest.update(part.contiguous().numpy().astype("<f8", copy=False).tobytes())
+            digest.update(np.ascontiguousarray(part, dtype="<f8").data.cast("B"))
         return digest.hexdigest()
-
-
-class RunningMoments:
-    """Streaming mean and centred second moment of features in float64.
-
-    Batches and parts are combined by the pairwise update of Chan, Golub and LeVeque (1983), "Algorithms for
-    computing the sample variance", eq. 2.1: centred sums, so no cancellation when means are large. The result
-    depends on the order of `append` and `merge` in its last bits only; fix that order to get the same bits.
-
-    keep: keep the features themselves, too, in the order they come; then memory grows with their number.
-    """
-
-    def __init__(self, dim: int, keep: bool = False) -> None:
-        if dim < 1:
-            raise ValueError(f"feature dimension {dim} must be at least 1")
-        self.dim = dim
-        self._kept: list[Tensor] | None = [] if keep else None
-        self._sample = None if keep else _Sample()
-        self._loose, self._loose_bytes = 0, 0  # of the last of these, that are batches as they came
-        self.num_images = 0
-        self._mean = torch.zeros(dim, dtype=torch.float64)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
-
-    def append(self, features: Tensor) -> None:
-        """Adds a batch. features: [N, D], any float dtype, any device, N may be 0.
-
-        ValueError: wrong shape, or non-finite values; the message names the first bad row.
-        """
-        if features.ndim != 2 or features.shape[1] != self.dim:
-            raise ValueError(f"features have shape {list(features.shape)}: expected [N, {self.dim}]")
-        bad_row = first_non_finite_row(features)
-        if bad_row is not None:
-            raise ValueError(f"features of row {bad_row} of the batch are not finite")
-        if features.shape[0] == 0:
-            return
-        device = features.device if features.device.type in ("cpu", "cuda") else torch.device("cpu")
-        x = features.detach().to(device).to(torch.float64)
-        self._mean, self._scatter = self._mean.to(device), self._scatter.to(device)
-        mean = x.mean(dim=0)
-        centred = x - mean
-        self._combine(x.shape[0], mean, centred.T @ centred)
-        if self._kept is not None:
-            self._keep(features.detach().cpu())
-        if self._sample is not None:
-            self._sample.append(features.detach().cpu())
-
-    def merge(self, other: "RunningMoments") -> None:
-        """Adds all images of `other`, exactly as if its images had been appended here, up to rounding.
-
-        No sample is left.
-        """
-        if other.dim != self.dim:
-            raise ValueError(f"cannot merge moments of {other.dim} features into moments of {self.dim}")
-        if other.num_images == 0:
-            return
-        device, self._sample = self._mean.device, None
-        self._combine(other.num_images, other._mean.to(device), other._scatter.to(device))
-
-    def moments(self) -> Moments:
-        """Mean and covariance with n - 1. ValueError with fewer than 2 images."""
-        if self.num_images < 2:
-            raise ValueError(f"{self.num_images} image(s) have no covariance: at least 2 are needed")
-        scatter = self._scatter.cpu()
-        cov = (scatter + scatter.T) / (2 * (self.num_images - 1))
-        sample = None if self._sample is None else self._sample.rows()
-        return Moments(self._mean.cpu().clone(), cov, self.num_images, self._joined(), sample)
-
-    def _keep(self, features: Tensor) -> None:
-        """Batches become blocks as soon as these are so large that what is let go of them leaves the process."""
-        assert self._kept is not None
-        self._kept.append(features)
-        self._loose, self._loose_bytes = self._loose + 1, self._loose_bytes + features.nbytes
-        if self._loose_bytes >= _BLOCK_BYTES:
-            self._kept[-self._loose :] = [torch.cat(self._kept[-self._loose :])]
-            self._loose, self._loose_bytes = 0, 0
-
-    def _joined(self) -> Tensor | None:
-        """The features that are kept, as one; the blocks are let go one by one, so that there is one copy of them."""
-        if not self._kept:
-            return None
-        dtype = functools.reduce(torch.promote_types, (part.dtype for part in self._kept))
-        joined = torch.empty(sum(map(len, self._kept)), self.dim, dtype=dtype)
-        parts, self._kept, end = self._kept, [joined], len(joined)
-        self._loose, self._loose_bytes = 0, 0
-        while parts:
-            part = parts.pop()
-            joined[end - len(part) : end] = part
-            end -= len(part)
-        return joined
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
-        return {
-            "num_images": torch.tensor(self.num_images),
-            "mean": self._mean.cpu().clone(),
-            "scatter": self._scatter.cpu().clone(),
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "RunningMoments":
-        """The reverse of `state`, bit for bit. ValueError when the shapes do not belong together."""
-        mean, scatter = state["mean"].to(torch.float64), state["scatter"].to(torch.float64)
-        if mean.ndim != 1 or tuple(scatter.shape) != (mean.shape[0], mean.shape[0]):
-            raise ValueError(f"state holds mean {list(mean.shape)} and scatter {list(scatter.shape)}")
-        running = cls(mean.shape[0])
-        running.num_images, running._sample = int(state["num_images"]), None
-        running._mean, running._scatter = mean.clone(), scatter.clone()
-        return running
-
-    def _combine(self, num: int, mean: Tensor, scatter: Tensor) -> None:
-        total = self.num_images + num
-        delta = mean - self._mean
-        self._mean = self._mean + delta * (num / total)
-        self._scatter = self._scatter + scatter + torch.outer(delta, delta) * (self.num_images * num / total)
-        self.num_images = total
-
-
-class _Sample:
-    """At most `SAMPLE` of the rows that come, each as likely as any other (Vitter 1985, algorithm R)."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._draws = np.random.RandomState(SEED)
-        self._rows: Tensor | None = None
-
-    def append(self, rows: Tensor) -> None:
-        """Adds rows [N, D]. Which ones are held depends on their numbers alone, not on batches."""
-        if self._rows is None:
-            self._rows = torch.empty(SAMPLE, rows.shape[1], dtype=rows.dtype)
-        fit = min(len(rows), max(0, SAMPLE - self._count))
-        self._rows[self._count : self._count + fit] = rows[:fit]
-        for number, row in enumerate(rows[fit:], start=self._count + fit):
-            place = self._draws.randint(number + 1)
-            if place < SAMPLE:
-                self._rows[place] = row
-        self._count += len(rows)
-
-    def rows(self) -> Tensor | None:
-        """What is held, [n, D]; None before any came."""
-        return None if self._rows is None else self._rows[: self._count].clone()
-
-
-def first_non_finite_row(features: Tensor) -> int | None:
-    """Index of the first row of [N, D] that holds a NaN or an infinity, or None."""
-    finite = torch.isfinite(features).all(dim=1)
-    return None if bool(finite.all()) else int((~finite).nonzero()[0])
-
-
-def running_moments(detectors: Iterable[FeatureExtractor]) -> dict[str, RunningMoments]:
-    """Of no image yet, for all features that these detectors give. ValueError if one is given twice."""
-    dims = [(name, dim, name in detector.keep) for detector in detectors for name, dim in detector.dims.items()]
-    running = {name: RunningMoments(dim, keep) for name, dim, keep in dims}
-    if len(running) != len(dims):
-        raise ValueError("every detector may be given once only")
-    return running
-
-
-class MomentsSink:
-    """An image sink that feeds every batch to each detector and keeps the running moments of its features.
-
-    names: names of the images in the order they come, used in error messages; None to name them by number.
-    """
-
-    def __init__(self, detectors: Sequence[FeatureExtractor], names: Sequence[str] | None = None) -> None:
-        self.detectors = tuple(detectors)
-        self.running = running_moments(self.detectors)
-        self.num_images = 0
-        self.image_size: tuple[int, int] | None = None  # (height, width), once there was a batch
-        self._names = names
-
-    def __enter__(self) -> "MomentsSink":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def write(self, batch: ImageBatch) -> None:
-        """Adds one batch. ValueError naming the first image whose features are not finite."""
-        for detector in self.detectors:
-            for name, features in detector(batch.images).items():
-                bad_row = first_non_finite_row(features)
-                if bad_row is not None:
-                    image = self._image_name(batch, bad_row)
-                    raise ValueError(f"{name}: the features of {image} are not finite (NaN or infinite)")
-                self.running[name].append(features)
-        self.num_images += batch.images.shape[0]
-        self.image_size = (batch.images.shape[2], batch.images.shape[3])
-
-    def moments(self) -> dict[str, Moments]:
-        """Moments by the features' names in files. ValueError with fewer than 2 images."""
-        return {name: running.moments() for name, running in self.running.items()}
-
-    def _image_name(self, batch: ImageBatch, row: int) -> str:
-        number = self.num_images + row
-        if self._names is not None:
-            return f"image {self._names[number]!r}"
-        seed = f" (seed {batch.seeds[row]})" if batch.seeds is not None else ""
-        return f"image number {number}{seed}"

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dnnlib.atomic import atomic_path
@@ -30,23 +29,25 @@ def write_peer_files(dest: str | Path, chosen: StatisticsFormat, moments: Mappin
     for end, path in files.items():
         with atomic_path(path) as temporary:
             if end.endswith("_kid.npz"):
-                write_npz(temporary, {"feats": _features(fid).numpy()})
+                write_npz(temporary, {"feats": _features(fid)})
             elif end.endswith(".npz"):
                 write_npz(temporary, _arrays(chosen, moments))
             else:
+                import torch
+
                 is_features = end == chosen.kept_file
-                mu_sigma = {"mu": fid.mean.to(torch.float32).numpy(), "sigma": fid.cov.numpy()}
+                mu_sigma = {"mu": fid.mean.astype(np.float32), "sigma": fid.cov}
                 with open(temporary, "wb") as file:  # by its name, torch would store that of the temporary file
-                    torch.save(_features(fid) if is_features else mu_sigma, file)
+                    torch.save(torch.from_numpy(_features(fid)) if is_features else mu_sigma, file)
 
 
 def _arrays(chosen: StatisticsFormat, moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float64]]:
     found: dict[str, NDArray[np.float64]] = {}
     for name, (mu, sigma) in chosen.arrays.items():
-        found |= {mu: moments[name].mean.numpy(), sigma: moments[name].cov.numpy()}
+        found |= {mu: moments[name].mean, sigma: moments[name].cov}
     return found
 
 
-def _features(moments: Moments) -> torch.Tensor:
+def _features(moments: Moments) -> NDArray[np.float32]:
     assert moments.features is not None  # `StatisticsFormat.features`
-    return moments.features.to(torch.float32)
+    return moments.features.astype(np.float32, copy=False)

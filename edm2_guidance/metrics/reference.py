@@ -31,7 +31,6 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dnnlib.atomic import atomic_path, check_destination
@@ -50,7 +49,6 @@ from edm2_guidance.metrics.peer_files import write_peer_files
 from edm2_guidance.metrics.statistics_formats import StatisticsFormat, choose_format
 from torch_utils import safe_pickle
 from torch_utils.safe_pickle import UnsafePickleError
-from torch_utils.tensor_file import read_tensors
 
 _T = TypeVar("_T")
 FORMAT = "edm2-guidance statistics 1"
@@ -167,6 +165,10 @@ def _members(path: Path) -> set[str]:
 
 def _read_tensor_file(path: Path, source: str, keep: Collection[str]) -> _Content:
     """torch-fidelity resizes as EDM2 does, but such a file does not say that it is torch-fidelity's."""
+    import torch
+
+    from torch_utils.tensor_file import read_tensors
+
     try:
         content = read_tensors(path, arrays=True)
     except UnsafePickleError as error:  # names the copy, of a URL
@@ -177,14 +179,16 @@ def _read_tensor_file(path: Path, source: str, keep: Collection[str]) -> _Conten
             return _Content({metric_of_dim(moments.dim): moments})
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
         raise ValueError(f"{source} holds neither features [N, D] nor statistics ('mu' and 'sigma')")
-    mu, sigma = content["mu"], content["sigma"]
+    mu, sigma = _as_array(content["mu"]), _as_array(content["sigma"])
     with damage_means(f"{source} cannot be read as statistics"):
-        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray | torch.Tensor) and mu.ndim == 1 else 0)
-    return _Content({metric: _checked(metric, _as_array(mu), _as_array(sigma), None, source)})
+        metric = metric_of_dim(len(mu) if isinstance(mu, np.ndarray) and mu.ndim == 1 else 0)
+    return _Content({metric: _checked(metric, mu, sigma, None, source)})
 
 
 def _as_array(part: object) -> object:
     """A tensor as an array; floating point wide enough for numpy, which has no bfloat16."""
+    import torch
+
     if not isinstance(part, torch.Tensor):
         return part
     return part.float().numpy() if part.is_floating_point() and part.itemsize < 4 else part.numpy()
@@ -350,7 +354,7 @@ def _with_features(path: Path, file: zipfile.ZipFile, metric: str, moments: Mome
         )
     if not all(np.isfinite(rows[start : start + _PIECE_ROWS]).all() for start in range(0, len(rows), _PIECE_ROWS)):
         raise ValueError(f"{source}: {metric}.features holds NaN or infinity; the file is damaged")
-    return replace(moments, features=torch.from_numpy(rows))
+    return replace(moments, features=rows.astype(np.float32 if rows.itemsize < 8 else np.float64, copy=False))
 
 
 def _plain_metric(file: zipfile.ZipFile) -> str:
@@ -479,7 +483,7 @@ def _checked(metric: str, mu: object, sigma: object, num_images: int | None, sou
         raise ValueError(f"{where}: sigma is not symmetric; the file is damaged")
     if cov.diagonal().min() < -ASYMMETRY_TOLERANCE * largest:
         raise ValueError(f"{where}: sigma has negative variances; the file is damaged")
-    return Moments(torch.from_numpy(mean), torch.from_numpy(cov), num_images)
+    return Moments(mean, cov, num_images)
 
 
 def _make_symmetric(matrix: NDArray[np.float64]) -> float:
@@ -516,9 +520,9 @@ def _write_npz(path: Path, moments: Mapping[str, Moments], num_images: int, prov
     }
     for metric, each in moments.items():
         mu, sigma = PLAIN.get(metric, (f"{metric}.mu", f"{metric}.sigma"))
-        arrays[mu], arrays[sigma] = each.mean.numpy(), each.cov.numpy()
+        arrays[mu], arrays[sigma] = each.mean, each.cov
         if each.features is not None:
-            arrays[f"{metric}.features"] = each.features.to(torch.float32).numpy()
+            arrays[f"{metric}.features"] = each.features.astype(np.float32, copy=False)
     write_npz(path, arrays)
 
 
@@ -527,8 +531,8 @@ def _write_pickle(file: BinaryIO, moments: Mapping[str, Moments], num_images: in
     file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_DICT + pickle.MARK)
     for metric, each in moments.items():
         file.write(_text(metric) + pickle.EMPTY_DICT + pickle.MARK)
-        file.write(_text("mu") + _array(each.mean.numpy()))
-        file.write(_text("sigma") + _array(each.cov.numpy()))
+        file.write(_text("mu") + _array(each.mean))
+        file.write(_text("sigma") + _array(each.cov))
         file.write(pickle.SETITEMS)
     file.write(_text("num_images") + _integer(num_images) + pickle.SETITEMS + pickle.STOP)
 

@@ -25,12 +25,12 @@ from edm2_guidance.images.npz import npz_array
 from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import check_counts, find_metric
-from edm2_guidance.metrics.detectors import Detector, identities_of
+from edm2_guidance.metrics.detectors import Detector
 from edm2_guidance.metrics.environment import environment
-from edm2_guidance.metrics.evaluation import Measured, check_image_sizes, measure, open_stored
-from edm2_guidance.metrics.moments import first_non_finite_row, running_moments
+from edm2_guidance.metrics.evaluation import Measured, check_image_sizes, identities_of, measure, open_stored
 from edm2_guidance.metrics.provenance import describe_generated, describe_statistics, vae_ran
 from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.metrics.running import first_non_finite_row, running_moments
 from edm2_guidance.metrics.scoring import Reference, keys_of, moments_for, score_key, write_scores
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.complete import Pending, Run, once

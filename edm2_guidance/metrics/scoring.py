@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
+import numpy as np
 
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import Metric, feature_names, find_metric, kept_features, score_text
@@ -19,7 +19,7 @@ from edm2_guidance.metrics.reference import Statistics, open_statistics
 from edm2_guidance.metrics.uncertainty import Interval, interval_if_known
 from edm2_guidance.work.plan import images_key
 
-_NOTHING = Moments(torch.zeros(1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+_NOTHING = Moments(np.zeros(1), np.zeros((1, 1)))
 IDENTITY_KEYS = ("network", "weights_sha256", "resize", "dtype")
 
 

@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dnnlib.download import fetch
 from dnnlib.places import find_file
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.metrics import catalog
-from edm2_guidance.metrics.detectors import Detector, check_image_size, identities_of
-from edm2_guidance.metrics.evaluation import StoredSet, measure, open_stored
+from edm2_guidance.metrics.evaluation import StoredSet, check_image_sizes, identities_of, measure, open_stored
 from edm2_guidance.metrics.reference import Statistics, holds_statistics, open_statistics, shows_images
 from edm2_guidance.metrics.scoring import Reference, moments_for, prepare_reference
+
+if TYPE_CHECKING:
+    from edm2_guidance.metrics.detectors import Detector
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _check(metric: str, side: Side | None, num: int | None, *, reference: bool =
     if needs == "nothing":
         return
     if side is not None and side.images is not None and (side.statistics is None or needs == "features"):
-        check_image_size(metric, side.images.image_size)
+        check_image_sizes([metric], side.images.image_size)
         count = side.images.num_images if num is None else min(num, side.images.num_images)
     elif side is not None and side.statistics is not None:
         there = side.statistics.moments.get(found.stored_as)
@@ -181,7 +183,7 @@ class ReferenceImages:
     metrics: Sequence[str]
     statistics: Statistics | None = None
 
-    def measure(self, detectors: Sequence[Detector], progress: Callable[[int], None] | None = None) -> Reference:
+    def measure(self, detectors: "Sequence[Detector]", progress: Callable[[int], None] | None = None) -> Reference:
         """Its statistics. ValueError for images that cannot be scored, naming the first, as `measure`."""
         keep = catalog.kept_features(self.metrics, reference=True)
         names = keep if self.statistics is not None else catalog.feature_names(self.metrics, reference=True)

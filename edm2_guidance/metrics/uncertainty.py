@@ -32,7 +32,6 @@ from edm2_guidance.metrics.measures.base import GROUPS, Measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
 
@@ -98,7 +97,7 @@ def influence(measure: Measure, images: "Moments", reference: "Moments") -> "NDA
     return found
 
 
-def _rows(measure: Measure, images: "Moments") -> "Tensor | None":
+def _rows(measure: Measure, images: "Moments") -> "NDArray[Any] | None":
     """The features by which influences are had."""
     return images.sample if images.features is None and measure.needs == "moments" else images.features
 

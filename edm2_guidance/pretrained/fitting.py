@@ -94,7 +94,7 @@ def standardise(layer: BatchNorm1d, images: Tensor, inputs_of: Callable[[Tensor]
     """Set a normalisation to the exact statistics of its inputs over the training images, in place of averages."""
     import torch
 
-    from edm2_guidance.metrics.moments import RunningMoments
+    from edm2_guidance.metrics.running import RunningMoments
 
     running = RunningMoments(layer.num_features)
     with torch.no_grad():
@@ -102,5 +102,7 @@ def standardise(layer: BatchNorm1d, images: Tensor, inputs_of: Callable[[Tensor]
             running.append(inputs_of(batch))
     moments = running.moments()
     layer.load_state_dict({
-        **layer.state_dict(), "running_mean": moments.mean, "running_var": moments.cov.diagonal()
+        **layer.state_dict(),
+        "running_mean": torch.from_numpy(moments.mean),
+        "running_var": torch.from_numpy(moments.cov).diagonal(),
     })  # fmt: skip

@@ -91,14 +91,17 @@ def test_warnings_for_users_are_one_line_without_code(monkeypatch):
     assert "place.py:7" in warnings.formatwarning("memory", RuntimeWarning, "place.py", 7, None)
 
 
-@pytest.mark.parametrize("chosen", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+@pytest.mark.parametrize(
+    "chosen", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_THREAD_TIMEOUT"]
+)
 def test_threads_wait_without_spinning_unless_the_user_says_otherwise(chosen, monkeypatch):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_THREAD_TIMEOUT"):
         monkeypatch.setenv(name, "1")
         if name != chosen:
             monkeypatch.delenv(name)
     configure()
-    expected = {None: "PASSIVE", "OMP_WAIT_POLICY": "1"}.get(chosen)
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == ("1" if chosen == "OPENBLAS_THREAD_TIMEOUT" else "4")
+    expected = {None: "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "PASSIVE", "OMP_WAIT_POLICY": "1"}.get(chosen)
     assert os.environ.get("OMP_WAIT_POLICY") == expected
 
 

@@ -145,8 +145,7 @@ def _inspect_and_load(folder: Path) -> None:
 
 
 def _moments(dim: int) -> Moments:
-    cov = torch.eye(dim, dtype=torch.float64)
-    return Moments(torch.arange(dim, dtype=torch.float64), cov, 30)
+    return Moments(np.arange(dim, dtype=np.float64), np.eye(dim), 30)
 
 
 def _arrays(dim: int, dtype: Any = np.float64) -> dict[str, np.ndarray]:

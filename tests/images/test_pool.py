@@ -61,8 +61,8 @@ def test_leaving_drops_what_has_not_started() -> None:
 
 def test_threads_by_default() -> None:
     with OrderedPool[None]() as pool:
-        assert pool.threads == usable_cores()
-    assert 1 <= usable_cores() <= 8
+        assert pool.threads == min(usable_cores(), 8)
+    assert usable_cores() >= 1
 
 
 class Gauge:

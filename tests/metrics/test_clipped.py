@@ -10,7 +10,8 @@ import torch
 
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.metrics.measures.clipped_coverage import expected_fill
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.running import RunningMoments
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

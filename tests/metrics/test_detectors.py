@@ -15,7 +15,8 @@ import torch
 
 from edm2_guidance.metrics import detectors
 from edm2_guidance.metrics.catalog import extractors, find_extractor
-from edm2_guidance.metrics.detectors import Detector, check_image_size, load_detector
+from edm2_guidance.metrics.detectors import Detector, load_detector
+from edm2_guidance.metrics.evaluation import check_image_sizes
 from edm2_guidance.metrics.extractors.mnist import Mnist
 from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
 
@@ -251,10 +252,10 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_image_size_is_checked_before_any_work() -> None:
-    check_image_size("fid", (64, 48))
-    check_image_size("fd_mnist", (16, 16))
+    check_image_sizes(["fid"], (64, 48))
+    check_image_sizes(["fid", "fd_mnist"], (16, 16))
     with pytest.raises(ValueError, match="16x16, these are 64x32"):
-        check_image_size("fd_mnist", (32, 64))
+        check_image_sizes(["fid", "fd_mnist"], (32, 64))
 
 
 def test_images_that_memory_does_not_hold_are_taken_in_parts() -> None:

@@ -13,8 +13,9 @@ import torch
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.measures import inception_score
 from edm2_guidance.metrics.measures.base import Measure
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.metrics.running import RunningMoments
 from edm2_guidance.metrics.scoring import moments_for
 
 DATA = Path(__file__).resolve().parents[1] / "data"

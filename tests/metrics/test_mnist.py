@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from edm2_guidance.metrics.detectors import Detector, load_detector
 from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier, grey
 from edm2_guidance.metrics.measures.gaussians import frechet_distance
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.reference import open_statistics
+from edm2_guidance.metrics.running import RunningMoments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,8 +59,8 @@ def test_shipped_statistics_belong_to_the_shipped_detector(detector: Detector, r
 
 
 def test_features_are_standardised_over_the_training_images(reference: Moments) -> None:
-    assert reference.mean.abs().max() < 1e-4
-    assert (reference.cov.diagonal() - 1).abs().max() < 1e-3
+    assert np.abs(reference.mean).max() < 1e-4
+    assert np.abs(reference.cov.diagonal() - 1).max() < 1e-3
 
 
 def test_distance_grows_with_damage(

@@ -13,8 +13,9 @@ from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.detectors import Detector, load_detector
 from edm2_guidance.metrics.extractors.mnist_ae import MnistAutoencoder
 from edm2_guidance.metrics.measures.gaussians import frechet_distance
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.reference import open_statistics
+from edm2_guidance.metrics.running import RunningMoments
 from edm2_guidance.pretrained.train_autoencoder import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,8 @@ def test_shipped_statistics_belong_to_the_shipped_network(detector: Detector, re
 
 
 def test_features_are_standardised_over_the_training_images(reference: Moments) -> None:
-    assert reference.mean.abs().max() < 1e-4
-    assert (reference.cov.diagonal() - 1).abs().max() < 1e-3
+    assert np.abs(reference.mean).max() < 1e-4
+    assert np.abs(reference.cov.diagonal() - 1).max() < 1e-3
 
 
 def test_it_draws_digits_from_eight_numbers(detector: Detector, digits: torch.Tensor) -> None:

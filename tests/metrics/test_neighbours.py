@@ -9,7 +9,8 @@ import torch
 from edm2_guidance.metrics.measures import neighbours
 from edm2_guidance.metrics.measures.base import groups
 from edm2_guidance.metrics.measures.neighbours import Balls, Neighbours, blocks, nearest
-from edm2_guidance.metrics.moments import Moments, RunningMoments
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.running import RunningMoments
 
 
 def kept(rows: np.ndarray) -> Moments:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from edm2_guidance.metrics.moments import RunningMoments
 from edm2_guidance.metrics.reference import save_statistics
+from edm2_guidance.metrics.running import RunningMoments
 
 pytestmark = pytest.mark.peers
 

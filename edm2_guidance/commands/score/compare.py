@@ -113,7 +113,8 @@ def compare_sets(asked: ScoreOptions, names: tuple[str, str], ref: str) -> "list
         say_notes(() if each.stored is None else each.stored.source.notes)
         with progress_bar(each.num_images or 0, "images", quiet=each.stored is None) as progress:
             moments, identities, ran = each.measure(detectors, progress)
-        records.append(report(asked, reference, moments, identities, each.description, each.fewer(asked.num), **ran))
+        made = (moments, identities, each.description, each.fewer(asked.num))
+        records.append(report(asked, reference, detectors, *made, **ran))
         measured.append(moments)
     with bad_input():
         paired = compare.are_paired(*sets)

@@ -80,7 +80,9 @@ def left_to_the_first() -> bool:
 
 
 def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list[Detector]":
-    """The detectors, in the order of `choices`."""
+    """The detectors, in the order of `choices`; without any, torch is imported for a named device alone."""
+    if not choices and device == "auto":
+        return []
     from edm2_guidance.metrics.detectors import load_detector
     from torch_utils.distributed import pick_device
 
@@ -91,18 +93,21 @@ def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list
 def report(
     asked: ScoreOptions,
     reference: "Reference",
+    detectors: "Sequence[Detector]",
     moments: "Mapping[str, Moments]",
     identities: Mapping[str, Mapping[str, Any]],
     images: Mapping[str, Any],
     fewer: int | None = None,
     **run_record: Any,
 ) -> "list[dict[str, Any]]":
-    """Appends the scores to the ledger, and prints them: its lines. What is Any becomes JSON of the ledger."""
+    """Appends the scores to the ledger, and prints them: its lines. What is Any becomes JSON of the ledger.
+
+    detectors: those that ran; none, if statistics were compared.
+    """
     from edm2_guidance.metrics import provenance, scoring
     from edm2_guidance.metrics.environment import environment
-    from torch_utils.distributed import pick_device
 
-    around = environment(pick_device(asked.device.device), vae=provenance.vae_ran(images))
+    around = environment(detectors[0].device if detectors else "cpu", vae=provenance.vae_ran(images))
     given = (asked.ledger.ledger, reference, moments, identities, images, around, fewer)
     records = scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record)
     tell_scores(records)

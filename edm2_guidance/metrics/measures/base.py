@@ -63,7 +63,7 @@ class Measure(Spec):
         sampling of so many images with the reference as it is (`metrics/uncertainty.py`). One number per image where
         a formula is known; this one asks what the value is without each of `GROUPS` groups of images.
         """
-        from edm2_guidance.metrics.moments import RunningMoments
+        from edm2_guidance.metrics.running import RunningMoments
 
         rows, group_of, compare = features_of(images), groups(len(features_of(images))), self.against(reference, "")
         without = []
@@ -92,12 +92,15 @@ def left_out(values: "Sequence[float]") -> "NDArray[Any]":
     return -(len(values) - 1) * np.asarray(values, dtype=np.float64)
 
 
-def features_of(moments: "Moments") -> "Tensor":
+def rows_of(moments: "Moments") -> "NDArray[Any]":
     """The features, [N, D], of a set for a measure that needs them."""
     assert moments.features is not None  # `Measure.needs`
     return moments.features
 
 
-def some_features(moments: "Moments") -> "Tensor":
-    """The features, [n, D], of a set, or of the sample of it that is there."""
-    return features_of(moments) if moments.features is not None or moments.sample is None else moments.sample
+def features_of(moments: "Moments") -> "Tensor":
+    """The same as a tensor, one and the same whenever it is asked for."""
+    import torch
+
+    found: Tensor = moments.once("tensor", lambda: torch.from_numpy(rows_of(moments)))
+    return found

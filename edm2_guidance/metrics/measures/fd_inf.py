@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
+from edm2_guidance.metrics.measures.base import Comparison, Measure, rows_of
 from edm2_guidance.metrics.measures.gaussians import FactoredMoments, distance_and_influence, factor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from edm2_guidance.metrics.moments import Moments
 
@@ -45,7 +44,7 @@ class FrechetInfinity(Measure):
             """FD_infinity, and the slope of the line: what a distance of N images is too high by, times N."""
             import numpy as np
 
-            rows = features_of(images)
+            rows = rows_of(images)
             self.check_count(len(rows), "images", name)
             slope, intercept = np.polyfit(1 / sizes(len(rows)), _on_subsets(images, factored).distances, 1)
             return {self.kind: float(intercept), "slope": float(slope)}
@@ -56,7 +55,7 @@ class FrechetInfinity(Measure):
         """That on each of the distances, times the distance's weight in the end of the line."""
         import numpy as np
 
-        count = len(features_of(images))
+        count = len(rows_of(images))
         weights = np.linalg.pinv(np.stack([np.ones(SIZES), 1 / sizes(count)], axis=1))[0]
         found, influences = np.zeros(count), _on_subsets(images, factor_of(reference, self.kind)).influences
         for weight, which, each in zip(weights, subsets(count), influences, strict=True):
@@ -83,9 +82,9 @@ def _on_subsets(images: "Moments", reference: "FactoredMoments") -> _OnSubsets:
     """Both at once, as they share what takes the time."""
 
     def make() -> _OnSubsets:
-        rows = features_of(images)
+        rows = rows_of(images)
         found = [distance_and_influence(moments_of(rows[which]), reference) for which in subsets(len(rows))]
-        return _OnSubsets([distance for distance, _ in found], [each.numpy() for _, each in found])
+        return _OnSubsets([distance for distance, _ in found], [each for _, each in found])
 
     made: _OnSubsets = images.once(("fd-inf", reference), make)
     return made
@@ -106,11 +105,13 @@ def subsets(count: int) -> "Iterator[NDArray[Any]]":
     return (draws.choice(count, size, replace=False) for size in sizes(count))
 
 
-def moments_of(rows: "Tensor") -> "Moments":
+def moments_of(rows: "NDArray[Any]") -> "Moments":
     """Mean and covariance of features [N, D], and these."""
-    from edm2_guidance.metrics.moments import RunningMoments
+    import torch
+
+    from edm2_guidance.metrics.running import RunningMoments
 
     running = RunningMoments(rows.shape[1], keep=True)
-    for piece in rows.split(_PIECE):
+    for piece in torch.from_numpy(rows).split(_PIECE):
         running.append(piece)
     return running.moments()

@@ -52,9 +52,7 @@ class Frechet(Measure):
 def _with_influence(images: "Moments", reference: "FactoredMoments") -> "tuple[float, NDArray[Any]]":
     """The distance and its influences, which share what takes the time."""
 
-    def make() -> "tuple[float, NDArray[Any]]":
-        distance, influences = distance_and_influence(images, reference)
-        return distance, influences.numpy()
-
-    made: tuple[float, NDArray[Any]] = images.once(("frechet", reference), make)
+    made: tuple[float, NDArray[Any]] = images.once(
+        ("frechet", reference), lambda: distance_and_influence(images, reference)
+    )
     return made

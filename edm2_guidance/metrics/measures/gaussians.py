@@ -11,14 +11,13 @@ the roots of the eigenvalues of G^T G. Squaring costs the small ones digits; how
 which the factors give to full precision. If it is too many, the singular values are computed.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from edm2_guidance.metrics.measures.base import some_features
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from edm2_guidance.metrics.moments import Moments
 
@@ -28,19 +27,19 @@ LEAST_PIVOT = 1e-9  # of a covariance that counts as positive definite, relative
 FACTOR_TOLERANCE = 1e-9  # relative
 EIGENVALUE_TOLERANCE = 2e-14  # of the sum of the roots, relative to the traces
 _PIECE = 4096  # images at once in float64
-_BLOCK = 512  # rows at once of products of which half is zero, or known
+_BLOCK = 512  # rows and columns at once of a product of which half is zero
 
 
 @dataclass(frozen=True, eq=False)
 class FactoredMoments:
-    """A Gaussian as mean [D], covariance factor F [D, rank] with cov = F F^T, and tr(cov); float64 on the CPU.
+    """A Gaussian as mean [D], covariance factor F [D, rank] with cov = F F^T, and tr(cov); float64.
 
     Factor a reference once and compare many sets with it. log_det: of a positive definite covariance, whose F is its
     Cholesky factor; otherwise None.
     """
 
-    mean: "Tensor"
-    factor: "Tensor"
+    mean: "NDArray[Any]"
+    factor: "NDArray[Any]"
     trace: float
     log_det: float | None = None
 
@@ -50,23 +49,32 @@ def factorize(moments: "Moments") -> FactoredMoments:
 
     ValueError: not finite, not symmetric, or clearly not positive semidefinite.
     """
-    import torch
+    import numpy as np
 
-    mean, cov = moments.mean.cpu(), moments.cov.cpu()
-    if not all(torch.isfinite(end) for part in (mean, cov) for end in part.aminmax()):
+    mean, cov = moments.mean, moments.cov
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
         raise ValueError("mean or covariance holds NaN or infinity: the statistics are damaged")
-    if not torch.equal(cov, cov.T):
-        if (cov - cov.T).abs().max() > NEGATIVE_TOLERANCE * cov.abs().max():
+    if not np.array_equal(cov, cov.T):
+        if np.abs(cov - cov.T).max() > NEGATIVE_TOLERANCE * np.abs(cov).max():
             raise ValueError("the covariance is not symmetric: the statistics are damaged")
         cov = (cov + cov.T) / 2
-    factor, failed = torch.linalg.cholesky_ex(cov)
-    pivots = factor.diagonal().square()
-    if failed or not pivots.min() >= LEAST_PIVOT * pivots.max():
-        factored = FactoredMoments(mean, _low_rank_factor(cov), float(cov.trace()))
-    else:
-        _check(cov, lambda v: factor @ (factor.T @ v))
-        factored = FactoredMoments(mean, factor, float(cov.trace()), float(pivots.log().sum()))
-    return factored
+    factor, trace = _cholesky(cov), float(cov.trace())
+    if factor is None:
+        return FactoredMoments(mean, _low_rank_factor(cov), trace)
+    _check(cov, lambda v: factor @ (factor.T @ v))
+    return FactoredMoments(mean, factor, trace, 2 * float(np.log(factor.diagonal()).sum()))
+
+
+def _cholesky(cov: "NDArray[Any]") -> "NDArray[Any] | None":
+    """The Cholesky factor; None of a covariance that is singular or nearly so."""
+    import numpy as np
+
+    try:
+        factor: NDArray[Any] = np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
+        return None
+    pivots = np.square(factor.diagonal())
+    return factor if pivots.min() >= LEAST_PIVOT * pivots.max() else None
 
 
 def factor_of(reference: "Moments", name: str) -> FactoredMoments:
@@ -82,32 +90,32 @@ def factor_of(reference: "Moments", name: str) -> FactoredMoments:
     return factored
 
 
-def _low_rank_factor(cov: "Tensor") -> "Tensor":
+def _low_rank_factor(cov: "NDArray[Any]") -> "NDArray[Any]":
     """F [D, rank] by eigenvectors, dropping eigenvalues that are rounding noise.
 
     Noise is w < D * eps * w_max, the rank rule of numpy.linalg.matrix_rank for symmetric matrices.
     """
-    import torch
+    import numpy as np
 
-    values, vectors = torch.linalg.eigh(cov)
+    values, vectors = np.linalg.eigh(cov)
     _check(cov, lambda v: vectors @ (values * (vectors.T @ v)))
     largest = values[-1]
-    if values[0] < -NEGATIVE_TOLERANCE * cov.abs().max():
-        message = f"the covariance has a negative eigenvalue ({float(values[0]):.3g}, largest {float(largest):.3g})"
+    if values[0] < -NEGATIVE_TOLERANCE * np.abs(cov).max():
+        message = f"the covariance has a negative eigenvalue ({values[0]:.3g}, largest {largest:.3g})"
         raise ValueError(f"{message}: the statistics are damaged")
-    keep = (values > 0) & (values >= len(cov) * torch.finfo(torch.float64).eps * largest)
-    factor: Tensor = vectors[:, keep] * values[keep].sqrt()
+    keep = (values > 0) & (values >= len(cov) * np.finfo(np.float64).eps * largest)
+    factor: NDArray[Any] = vectors[:, keep] * np.sqrt(values[keep])
     return factor
 
 
-def _check(cov: "Tensor", times: "Callable[[Tensor], Tensor]") -> None:
+def _check(cov: "NDArray[Any]", times: "Callable[[NDArray[Any]], NDArray[Any]]") -> None:
     """ValueError unless the factors give what S gives, for a vector of random signs: nearly free, and nearly sure."""
-    import torch
+    import numpy as np
 
-    signs = torch.randint(2, (len(cov),), generator=torch.Generator().manual_seed(0)).to(cov) * 2 - 1
-    wrong = (times(signs) - cov @ signs).norm()
-    if not wrong <= FACTOR_TOLERANCE * cov.norm():
-        raise ValueError(f"the factors of its covariance are off by {float(wrong):.3g}: a faulty LAPACK")
+    signs = np.random.RandomState(0).choice([-1.0, 1.0], len(cov))
+    wrong = np.linalg.norm(times(signs) - cov @ signs)
+    if not wrong <= FACTOR_TOLERANCE * np.linalg.norm(cov):
+        raise ValueError(f"the factors of its covariance are off by {wrong:.3g}: a faulty LAPACK")
 
 
 def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMoments") -> float:
@@ -115,42 +123,45 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
 
     Either side may be factored already. ValueError as `factorize`, or when the dimensions differ.
     """
-    import torch
+    import numpy as np
 
     a, b, product = _multiplied(a, b)
     definite = a.log_det is not None and b.log_det is not None
-    return _distance(a, b, product, torch.linalg.eigvalsh(_gram(product)) if definite else None)
+    return _distance(a, b, product, np.linalg.eigvalsh(product.T @ product) if definite else None)
 
 
-def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tuple[float, Tensor]":
+def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tuple[float, NDArray[Any]]":
     """The distance, and its derivative in the weight of each image (or of a sample), float64 [n], up to a constant.
 
     With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
     the reference, is the linear map that carries the images' Gaussian to the reference's. Errors as of
     `frechet_distance`.
     """
-    import torch
+    import numpy as np
 
     factored, reference, product = _multiplied(images, reference)
-    values, vectors = torch.linalg.eigh(_gram(product))
-    keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    values, vectors = np.linalg.eigh(product.T @ product)
+    keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
     root = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
     difference = images.mean - reference.mean
 
-    def of(rows: "Tensor") -> "Tensor":
-        centred = rows.double() - images.mean
-        found: Tensor = 2 * centred @ difference + centred.square().sum(dim=1) - (centred @ root).square().sum(dim=1)
+    def of(rows: "NDArray[Any]") -> "NDArray[Any]":
+        centred = rows - images.mean
+        squares = np.square(centred).sum(axis=1) - np.square(centred @ root).sum(axis=1)
+        found: NDArray[Any] = squares + 2 * centred @ difference
         return found
 
-    influences = torch.cat([of(piece) for piece in some_features(images).split(_PIECE)])
+    rows = images.sample if images.features is None else images.features
+    assert rows is not None  # where influences are asked for
+    influences = np.concatenate([of(rows[start : start + _PIECE]) for start in range(0, len(rows), _PIECE)])
     return _distance(factored, reference, product, values), influences
 
 
 def _multiplied(
     a: "Moments | FactoredMoments", b: "Moments | FactoredMoments"
-) -> "tuple[FactoredMoments, FactoredMoments, Tensor]":
+) -> "tuple[FactoredMoments, FactoredMoments, NDArray[Any]]":
     """Both with their factors, and G."""
-    import torch
+    import numpy as np
 
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"cannot compare {a.mean.shape[0]} features with {b.mean.shape[0]}")
@@ -158,44 +169,38 @@ def _multiplied(
     b = b if isinstance(b, FactoredMoments) else factorize(b)
     if a.log_det is None or b.log_det is None:
         return a, b, a.factor.T @ b.factor
-    product = torch.zeros_like(a.factor)
-    for start in range(0, len(product), _BLOCK):  # each factor is zero above its diagonal
-        rows, end = slice(start, start + _BLOCK), start + _BLOCK
-        product[:end, :end].addmm_(a.factor[rows, :end].T, b.factor[rows, :end])
+    product, starts = np.empty_like(a.factor), range(0, len(a.factor), _BLOCK)
+    for row, column in itertools.product(starts, starts):  # each factor is zero above its diagonal
+        first, rows, columns = max(row, column), slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+        product[rows, columns] = a.factor[first:, rows].T @ b.factor[first:, columns]
     return a, b, product
 
 
-def _gram(product: "Tensor") -> "Tensor":
-    """G^T G, of which what is above the diagonal is not filled in: solvers for symmetric matrices look below it."""
-    size = product.shape[1]
-    gram = product.new_zeros(size, size)
-    for start in range(0, size, _BLOCK):
-        gram[start:, start : start + _BLOCK] = product[:, start:].T @ product[:, start : start + _BLOCK]
-    return gram
-
-
-def _distance(a: FactoredMoments, b: FactoredMoments, product: "Tensor", values: "Tensor | None") -> float:
+def _distance(a: FactoredMoments, b: FactoredMoments, product: "NDArray[Any]", values: "NDArray[Any] | None") -> float:
     """values: the eigenvalues of G^T G, if they are there."""
-    import torch
+    import numpy as np
 
     difference, overlap = a.mean - b.mean, None
     if values is not None and a.log_det is not None and b.log_det is not None:
         overlap = _sum_of_roots(values, a.log_det + b.log_det, a.trace + b.trace)
     if overlap is None:
-        overlap = float(torch.linalg.svdvals(product).sum())
+        overlap = float(np.linalg.svd(product, compute_uv=False).sum())
     distance = float(difference @ difference) + a.trace + b.trace - 2 * overlap
     # For positive semidefinite covariances only rounding can end below zero (of the order 1e-13 of the traces).
     return max(distance, 0.0)
 
 
-def _sum_of_roots(values: "Tensor", log_det: float, scale: float) -> float | None:
+def _sum_of_roots(values: "NDArray[Any]", log_det: float, scale: float) -> float | None:
     """The sum of the singular values of G by the eigenvalues of G^T G; None if too many digits of these are lost.
 
     log_det: log det G^T G. If rounding moved every eigenvalue by e, this sum moved by e sum(1 / w) and that of the
     roots by e sum(w^(-1/2)) / 2, which is to be small against `scale`.
     """
+    import numpy as np
+
     if not values[0] > 0:
         return None
-    moved = abs(float(values.log().sum()) - log_det) / float(values.reciprocal().sum())
-    lost = moved * float(values.rsqrt().sum()) / 2
-    return float(values.sqrt().sum()) if lost <= EIGENVALUE_TOLERANCE * scale else None
+    roots = np.sqrt(values)
+    moved = abs(float(np.log(values).sum()) - log_det) / float((1 / values).sum())
+    lost = moved * float((1 / roots).sum()) / 2
+    return float(roots.sum()) if lost <= EIGENVALUE_TOLERANCE * scale else None

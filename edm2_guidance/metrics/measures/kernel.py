@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edm2_guidance.metrics.measures.base import Comparison, Measure, features_of
+from edm2_guidance.metrics.measures.base import Comparison, Measure, rows_of
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Kernel(Measure):
     def against(self, reference: "Moments", name: str) -> Comparison:
         import numpy as np
 
-        theirs = _rows(reference)
+        theirs = rows_of(reference)
         self.check_count(len(theirs), "reference images", name)
         first = theirs[: self.size].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -58,7 +58,7 @@ class Kernel(Measure):
 
         def compare(images: "Moments") -> Mapping[str, float]:
             """KID, and the standard deviation over subsets."""
-            ours = _rows(images)
+            ours = rows_of(images)
             self.check_count(len(ours), "images", name)
             values = [unbiased_mmd(x, y) for _, x, y in self._drawn(ours, theirs)]
             return {self.kind: float(np.mean(values)), "std": float(np.std(values))}
@@ -69,8 +69,8 @@ class Kernel(Measure):
         """What each image adds to each subset that it is drawn into, by the kernels of its pairs."""
         import numpy as np
 
-        ours, found = _rows(images), np.zeros(len(_rows(images)))
-        for which, x, y in self._drawn(ours, _rows(reference)):
+        ours, found = rows_of(images), np.zeros(len(rows_of(images)))
+        for which, x, y in self._drawn(ours, rows_of(reference)):
             own = _cubic(x, x)
             others = (own.sum(axis=1) - own.diagonal()) / (self.size - 1)
             found[which] += 2 * (others - _cubic(x, y).mean(axis=1)) / self.size
@@ -98,11 +98,6 @@ def _cubic(x: "NDArray[Any]", y: "NDArray[Any]") -> "NDArray[Any]":
     inner: NDArray[Any] = x @ y.T / x.shape[1] + 1
     result: NDArray[Any] = inner * inner * inner  # a power takes ten times as long
     return result
-
-
-def _rows(moments: "Moments") -> "NDArray[Any]":
-    rows: NDArray[Any] = features_of(moments).numpy()
-    return rows
 
 
 def _with_size(metric: str, size: int) -> str:
