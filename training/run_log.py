@@ -85,7 +85,7 @@ class RunLog:
             f"kimg {images_seen / 1000:.1f}/{duration / 1000:.1f}  loss {loss:.4f}  lr {lr:.3g}  "
             f"{images_per_s:.1f} img/s  time {_duration(seconds)}  left {_duration(eta)}"
         )
-        record = {
+        record: dict[str, Any] = {
             "images_seen": images_seen,
             "kimg": images_seen / 1000,
             "loss": loss if math.isfinite(loss) else None,

@@ -40,7 +40,7 @@ class TensorBoard(Tracker):
     def __init__(self, outdir: Path, run: Run, images_seen: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(outdir / "tensorboard"), purge_step=images_seen + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(outdir / "tensorboard"), purge_step=images_seen + 1)
 
     def numbers(self, images_seen: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -86,7 +86,8 @@ class WandB(Tracker):
         self._run.finish()
 
 
-_KINDS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}  # of `dnnlib.extras.TRACKERS`
+#: Of `dnnlib.extras.TRACKERS`.
+_KINDS: Mapping[str, Callable[[Path, Run, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 class Trackers:
