@@ -27,7 +27,7 @@ def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline
     return Edm2Model(load_network(source, device=device, trust_pickle=trust_pickle, offline=offline), device)
 
 
-def load_encoder(encoder: Any, resolution: int, device: torch.device, **how: Any) -> int:
+def load_encoder(encoder: Any, resolution: int, device: torch.device | str, **how: Any) -> int:
     """Load what an encoder needs; the width and height of the images that it decodes to, in pixels.
 
     resolution: of what is denoised. how: arguments of its `init`, whose errors are raised.
