@@ -5,6 +5,9 @@ import os
 from types import ModuleType
 from typing import Any
 
+#: Where a training run's numbers may go beside its files (`training.trackers`): packages, and extras of this project.
+TRACKERS = ("tensorboard", "wandb")
+
 
 def need(module: str, install: str) -> ModuleType:
     """The imported module. ImportError that names `install`, a command line, if it is not there."""
@@ -14,6 +17,11 @@ def need(module: str, install: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise ImportError(f"{module.split('.')[0]} is not installed, and is needed for this: {install}") from error
+
+
+def need_tracker(name: str) -> ModuleType:
+    """The package of one of TRACKERS. ImportError as of `need`."""
+    return need(name, f"pip install 'edm2-guidance[{name}]'")
 
 
 def matplotlib_figure() -> Any:

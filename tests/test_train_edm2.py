@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = [
     "--channels=8", "--channel-mult=1", "--num-blocks=1", "--attn-resolutions=none", "--channels-per-head=8",
     "--batch=64", "--lr=0.01", "--decay=100", "--rampup=512", "--P_mean=-0.8", "--P_std=1.6", "--dropout=0.05",
-    "--status=1Ki", "--snapshot=2Ki", "--checkpoint=512", "--device=cpu",
+    "--status=1Ki", "--snapshot=2Ki", "--checkpoint=512", "--device=cpu", "--preview=0",
 ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The device of this process, and the one process group that training opens.
 
 Which process of a job this is comes from dnnlib.workers. Everything but `init`, `any_rank`, `sum_over_ranks`,
-`gather`, `agree` and `on_first` works without a process group, and those need none for a single process.
+`gather`, `agree`, `on_first` and `while_others_wait` works without a process group, and those need none for a single
+process.
 """
 
 import os
@@ -141,6 +142,37 @@ def on_first(work: Callable[[], Result], device: torch.device) -> Result | None:
             failure = error
     agree(failure, device)
     return result
+
+
+def while_others_wait(
+    work: Callable[[Callable[[], bool]], None], told: Callable[[], bool], device: torch.device
+) -> bool:
+    """Long `work` on the first worker alone; returns on all of them whether one was `told` to stop meanwhile.
+
+    The work calls what it is given every minute or so. That meets the others, so that none waits in one collective for
+    as long as the work takes, and times out; and it says whether some worker was told to stop.
+    """
+    stopped = False
+
+    def meet(busy: bool) -> bool:
+        nonlocal stopped
+        going_on, some_told = any_rank([float(busy), float(told())], device)
+        stopped |= some_told
+        return going_on
+
+    def beat() -> bool:
+        meet(True)
+        return stopped
+
+    if rank() > 0:
+        while meet(False):
+            pass
+        return stopped
+    try:
+        work(beat)
+    finally:
+        meet(False)
+    return stopped
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

@@ -1,7 +1,7 @@
 """How a run begins in its folder: anew, or from the last sound checkpoint, the same one on all workers."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,12 @@ def _refused() -> Iterator[None]:
         raise Refused(str(error)) from error
 
 
-def begin(outdir: Path, run: Run, checkpoints: CheckpointFolder, device: torch.device) -> Start:
+def begin(
+    outdir: Path, run: Run, checkpoints: CheckpointFolder, device: torch.device, about: Mapping[str, Any]
+) -> Start:
     """Decide on the first worker how the run goes on, have all workers agree, and make the folder this run's.
+
+    about: what its record tells of this start, beside the run.
 
     Called by all workers. Raises Refused on all of them: the folder holds another run (naming what differs) or
     files of another program, no checkpoint in it is sound, or the workers do not see the same run and checkpoint.
@@ -53,7 +57,7 @@ def begin(outdir: Path, run: Run, checkpoints: CheckpointFolder, device: torch.d
             failure = error
     distributed.agree(failure, device)
     _check_alike(run, start, device)
-    distributed.on_first(lambda: write_record(outdir, run), device)
+    distributed.on_first(lambda: write_record(outdir, run, {"images_seen": max(images, 0), **about}), device)
     return start
 
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,27 @@ def read_record(outdir: Path, run: Run) -> list[str] | None:
     return [f"{_option(name)} is {run.free[name]}, was {free[name]}" for name in names]
 
 
-def write_record(outdir: Path, run: Run) -> None:
-    """Write down that the folder belongs to `run`, and what this start of it has."""
-    content = {"kind": _KIND, "format": FORMAT, "run": run.name, "identity": {**run.identity}, "free": {**run.free}}
-    with atomic_path(outdir / RECORD_NAME) as temporary:
+def write_record(outdir: Path, run: Run, about: Mapping[str, Any]) -> None:
+    """Write down that the folder belongs to `run`, and what this start of it has.
+
+    `starts` has an entry for the first start, and for each that differs from the one before in more than when it was.
+    """
+    path = outdir / RECORD_NAME
+    starts = read_object(path).get("starts", []) if path.exists() else []
+    start = json.loads(json.dumps({**about, "free": {**run.free}}))  # as it is read again
+    if not starts or _what(starts[-1]) != _what(start):
+        starts = [*starts, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **start}]
+    content = {
+        "kind": _KIND, "format": FORMAT, "run": run.name, "identity": {**run.identity}, "free": {**run.free},
+        "starts": starts,
+    }  # fmt: skip
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _what(start: Mapping[str, Any]) -> dict[str, Any]:
+    """A start without when it was."""
+    return {name: value for name, value in start.items() if name not in ("time", "images_seen")}
 
 
 def files_of_runs(outdir: Path) -> list[Path]:

@@ -6,11 +6,13 @@ by whatever means, ends with the same bytes as one that never was (same software
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from training.phema import PowerFunctionEMA
 from training.resume import begin
 from training.run_folder import Run, code_hash
 from training.run_log import RunLog
+from training.watch import Snapshot, Watcher, cost_text, look
 
 Encoder = StandardRGBEncoder | StabilityVAEEncoder
 
@@ -250,12 +253,15 @@ def train(
     workers: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] | None = None,
+    watchers: Sequence[Watcher] = (),
+    trackers: Sequence[str] = (),
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Run or resume the training described by `config` in the folder `outdir`.
 
     Writes `network-snapshot-*.pkl`, `training-state-*.pt`, `training_options.json`, `stats.jsonl` and `log.txt` there.
     When `should_stop` says so, the step at hand is finished and a checkpoint written; calling again goes on from the
-    newest sound one.
+    newest sound one. Nothing but `config` and `dataset` has a part in the networks' bits.
 
     Args:
         config: The run.
@@ -265,6 +271,9 @@ def train(
         workers: Threads that read images.
         should_stop: Asked after every step.
         progress: Told the images of every step, on the first worker.
+        watchers: Shown every snapshot, on the first worker.
+        trackers: Where numbers and previews go beside the files, by the names of `training.trackers`.
+        about: What the record tells of this start, plain JSON data: options as given, versions.
 
     Returns:
         Images seen at the end: `config.duration` unless stopped.
@@ -282,15 +291,18 @@ def train(
         trainer = Trainer(config, dataset, device, workers)
         try:
             checkpoints = CheckpointFolder(outdir)
-            start = begin(outdir, trainer.run, checkpoints, device)  # before anything is written
+            start = begin(outdir, trainer.run, checkpoints, device, about)  # before anything is written
             if start.state is not None:
                 with odd_files_are_value_errors("the checkpoint"):
                     trainer.state.load(start.state)
-            with RunLog(outdir, enabled=distributed.rank() == 0) as log:
-                log.start(trainer.state.images_seen, config.duration, _describe(trainer), start.notes)
+            with RunLog(outdir, enabled=trainer.rank == 0) as log:
+                notes = [*start.notes, *(cost_text(watcher, config) for watcher in watchers)]
+                log.start(trainer.state.images_seen, config.duration, _describe(trainer), notes)
+                log.track(trackers, trainer.run, trainer.state.images_seen)
                 if progress is not None:
                     progress(trainer.state.images_seen)
-                return _run(trainer, outdir, checkpoints, log, should_stop, progress)
+                show = partial(_show, trainer, outdir, log, watchers, should_stop)
+                return _run(trainer, outdir, checkpoints, log, should_stop, progress, show)
         finally:
             trainer.close()
 
@@ -322,12 +334,15 @@ def _run(
     log: RunLog,
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] | None,
+    show: Callable[..., bool],
 ) -> int:
     config, state = trainer.config, trainer.state
     report = _Reports(trainer, log)
     watch = StepWatch((config.duration - state.images_seen) // config.batch)
     if state.images_seen >= config.duration and trainer.rank == 0:
         _after_the_end(trainer, outdir, log)
+    with report.paused():
+        show(fresh=False)
     while state.images_seen < config.duration:
         loss = trainer.step()
         if progress is not None:
@@ -339,7 +354,7 @@ def _run(
         if state.images_seen % config.status == 0 or done or stopping or reason is not None:
             report.write()
         _end_if(reason, trainer, checkpoints)
-        snapshots = state.images_seen % config.snapshot == 0 or done
+        snapshots = _is_snapshot(state.images_seen, config)
         checkpoint = (state.images_seen % config.checkpoint == 0 and not watch.losing) or done or stopping
         if snapshots or checkpoint:
             _end_if(_not_to_be_written(trainer), trainer, checkpoints)
@@ -347,10 +362,38 @@ def _run(
             distributed.on_first(lambda: _write_snapshots(trainer, outdir, log), trainer.device)
         if checkpoint:
             distributed.on_first(lambda: _write_checkpoint(trainer, checkpoints, log), trainer.device)
+        if snapshots and not stopping:
+            with report.paused():
+                stopping = show(fresh=True)
+            if stopping and not checkpoint:
+                distributed.on_first(lambda: _write_checkpoint(trainer, checkpoints, log), trainer.device)
         if stopping and not done:
             log.line("stopped as told; the same command goes on from the checkpoint")
             break
     return state.images_seen
+
+
+def _is_snapshot(images_seen: int, config: TrainingConfig) -> bool:
+    """Whether networks are written at this moment of the run."""
+    return images_seen % config.snapshot == 0 or images_seen >= config.duration
+
+
+def _show(
+    trainer: Trainer,
+    outdir: Path,
+    log: RunLog,
+    watchers: Sequence[Watcher],
+    should_stop: Callable[[], bool],
+    fresh: bool,
+) -> bool:
+    """Show the networks of the present state, if there are any, to who looks at them; as `training.watch.look`."""
+    seen, config = trainer.state.images_seen, trainer.config
+    if seen == 0 or not _is_snapshot(seen, config):
+        return False
+    paths = tuple(trainer.snapshot_paths(outdir))
+    there = all(path.exists() for path in paths)
+    snapshot = Snapshot(paths, seen, -(-seen // config.snapshot), seen >= config.duration, fresh)
+    return look(watchers if there else (), snapshot, log, should_stop, trainer.device)
 
 
 class _Reports:
@@ -365,6 +408,13 @@ class _Reports:
         self._loss.zero_()
         self._images = self._overflows = 0
         self._time, self._seen = time.monotonic(), self._trainer.state.images_seen
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, time does not count as that of training."""
+        began = time.monotonic()
+        yield
+        self._time += time.monotonic() - began
 
     def add(self, loss: Tensor, overflow: bool) -> None:
         """Take note of a step."""

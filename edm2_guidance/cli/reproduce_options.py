@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from dnnlib import figures
 from edm2_guidance.cli.command import keeps
 from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
@@ -103,21 +105,17 @@ class Inches(ParamType):
         return width, height
 
 
-class PlotOptions(OptionGroup):
-    """A plot of searches."""
+class PictureOptions(OptionGroup):
+    """A plot as a file to publish."""
 
-    kind: Literal["weight", "scale", "interval", "ema"] = option("The x axis", required=True)
-    num: int = _num_option("The scores at so many images", required=True)
     out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
     overwrite: bool = flag("Replace the picture that is there")
-    against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
     labels: str | None = option("What the curves are called, in order", metavar="TEXT,...")
     title: str = option("Above the plot", metavar="TEXT", default="", show_default=False)
     size: tuple[float, float | None] | None = option("Inches, or as wide as a column or page of a paper", type=Inches())
     style: str | None = option(
         "print, or one of matplotlib's  [default: print for a column or page]", metavar="NAME|MPLSTYLE"
     )
-    ledger: str = _ledger_option()
 
     @property
     def look(self) -> Look:
@@ -126,3 +124,18 @@ class PlotOptions(OptionGroup):
         style = self.style or ("print" if width is not None and height is None else None)
         labels = None if self.labels is None else [label.strip() for label in self.labels.split(",")]
         return Look(labels, self.title, width, height, style)
+
+    def check_place(self) -> None:
+        """ValueError or OSError if no picture may be written there."""
+        figures.check_target(Path(self.out))
+        if Path(self.out).exists() and not self.overwrite:
+            raise ValueError(f"{self.out} exists: take another name, or --overwrite")
+
+
+class PlotOptions(PictureOptions):
+    """A plot of searches."""
+
+    kind: Literal["weight", "scale", "interval", "ema"] = option("The x axis", required=True)
+    num: int = _num_option("The scores at so many images", required=True)
+    against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
+    ledger: str = _ledger_option()

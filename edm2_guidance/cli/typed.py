@@ -40,6 +40,11 @@ def note_file(ctx: click.Context, option: click.Option, file: str) -> None:
     ctx.meta.setdefault(_FILES, {})[option] = file
 
 
+def arguments() -> tuple[str, ...]:
+    """The words of the current command's line, behind its name."""
+    return tuple(click.get_current_context().meta.get(_ARGUMENTS, ()))
+
+
 def occurrences(command: click.Command, arguments: Sequence[str]) -> Iterator[tuple[click.Option | None, list[str]]]:
     """Every option of a command line with its words, ["--a=1"] or ["--a", "1"]; every other word with None."""
     options = {

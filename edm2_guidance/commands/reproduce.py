@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnnlib import figures
 from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
@@ -322,9 +321,7 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     from edm2_guidance.papers import plots
 
     with bad_input():
-        figures.check_target(Path(plot.out))
-        if Path(plot.out).exists() and not plot.overwrite:
-            raise ValueError(f"{plot.out} exists: take another name, or --overwrite")
+        plot.check_place()
         records = read(plot.ledger)
         panels = plotted(records, names, plot)
         plots.check(panels, plot.look)
@@ -353,6 +350,31 @@ def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotO
     if plot.kind == "interval":
         return curves.interval_panels(records, names[0], plot.num)
     return [curves.ema_panel(records, names[0], plot.num)]
+
+
+@main.command("plot-training")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@takes_options
+def plot_training(folders: tuple[str, ...], picture: opt.PictureOptions) -> None:
+    """Plot how runs of train_edm2.py go: loss, learning rate and scores of snapshots against the images seen.
+
+    DIR is the --outdir of a run, which may still be going; several are drawn in one picture.
+
+    \b
+    python reproduce.py plot-training runs/mnist16 runs/mnist16-weak --out=training.png --overwrite
+    """
+    from edm2_guidance.papers import training_curves
+    from training.run_log import read_stats
+
+    with bad_input():
+        picture.check_place()
+        runs = {folder: read_stats(folder) for folder in folders}
+        training_curves.check(runs, picture.look)
+    names = [Path(folder).name for folder in runs]
+    if len(set(names)) == len(names):
+        runs = dict(zip(names, runs.values(), strict=True))
+    training_curves.draw(runs, Path(picture.out), picture.look)
+    click.echo(picture.out)
 
 
 @main.command("status")

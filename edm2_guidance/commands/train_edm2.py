@@ -2,15 +2,17 @@
 
 import re
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from dnnlib.atomic import check_destination
+from dnnlib.extras import need_tracker
+from dnnlib.urls import without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType
@@ -18,11 +20,16 @@ from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import device_option
 from edm2_guidance.cli.signals import stop_signals
-from edm2_guidance.cli.typed import given, plain_number
+from edm2_guidance.cli.typed import arguments, given, plain_number
+from edm2_guidance.cli.watch_options import WatchOptions
 from edm2_guidance.papers.train_presets import find_train_preset
 
 if TYPE_CHECKING:
+    import torch
+
     from training.config import TrainingConfig
+    from training.dataset import ImageFolderDataset
+    from training.watch import Watcher
 
 CACHE_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory unless --cache says otherwise
 
@@ -107,6 +114,7 @@ class TrainOptions(OptionGroup):
     snapshot: int = _images("Network files every so many, and at the end", "8Mi")
     checkpoint: int = _images("Checkpoint every so many, and at the end", "128Mi")
     seed: int = option("Seed of everything random", type=click.INT, default=0)
+    watch: WatchOptions
     dry_run: bool = flag("Print what would be done, and stop", "-n", "--dry-run")
 
     def with_preset(self) -> Self:
@@ -137,6 +145,7 @@ def main(asked: TrainOptions) -> int:
     ends with the same networks; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint first (exit code 128 + signal).
     From start to start --duration, --batch-gpu, --status, --snapshot, --checkpoint and the number of workers may
     change; a folder with a run of other options or data is refused. A loss that stays NaN ends the run (exit code 1).
+    Previews, --evaluate and --log show how it goes; whatever becomes of them, the networks are the same.
 
     \b
     Examples:
@@ -154,15 +163,19 @@ def main(asked: TrainOptions) -> int:
         from training.dataset import ImageFolderDataset
         from training.plan import plan_training
         from training.training_loop import configure_backends, train
+        from training.watch import cost_text
 
         config = asked.config()
         device = distributed.pick_device(asked.device)
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
+        for name in asked.watch.log:
+            need_tracker(name)
+        watchers = watchers_from(asked.watch, config, dataset, outdir, device) if distributed.rank() == 0 else []
     if distributed.rank() == 0:
         say_notes(dataset.notes)
     if asked.dry_run:
-        distributed.print0(plan)
+        distributed.print0("\n".join([str(plan), *(cost_text(watcher, config) for watcher in watchers)]))
         return 0
     if asked.cache or (asked.cache is None and dataset.nbytes < CACHE_LIMIT):
         dataset.cache()
@@ -172,8 +185,49 @@ def main(asked: TrainOptions) -> int:
         seen = train(
             config, dataset, outdir, device=device, workers=asked.workers, should_stop=lambda: stopped() is not None,
             progress=(lambda count: bar()(count)) if distributed.rank() == 0 else None,  # none of a run that is refused
+            watchers=watchers, trackers=asked.watch.log, about=about_start(asked, config, device),
         )  # fmt: skip
         signal = stopped()
     if seen >= config.duration:
         return 0
     return 128 + (SIGTERM if signal is None else signal)  # None: another worker was told
+
+
+def watchers_from(
+    watch: WatchOptions, config: "TrainingConfig", dataset: "ImageFolderDataset", outdir: Path, device: "torch.device"
+) -> "list[Watcher]":
+    """What looks at the snapshots. ValueError, OSError or RuntimeError for what is asked for and cannot be had.
+
+    The previews that nobody asked for download nothing: of latents, they are left out where the VAE is not there.
+    """
+    from edm2_guidance.models.edm2 import load_encoder
+    from edm2_guidance.reproduction.snapshots import Previews, open_scores
+    from training.training_loop import make_encoder
+
+    if watch.preview == 0 and watch.evaluate is None:
+        return []
+    wanted = watch.evaluate is not None or given("preview")
+    encoder, resolution = make_encoder(dataset.image_shape), dataset.image_shape[-1]
+    try:
+        size = load_encoder(encoder, resolution, device="cpu", offline=not wanted)
+    except (ValueError, OSError, RuntimeError) as error:
+        if wanted:
+            raise
+        say_notes([f"no previews (--preview=0 leaves them out in silence): {error}"])
+        return []
+    found: list[Watcher] = [Previews(watch.preview, watch.preview_every, device)] if watch.preview > 0 else []
+    if watch.evaluate is not None:
+        how = {name: getattr(watch.evaluate, name) for name in ("num", "every", "steps")}
+        found.append(
+            open_scores(watch.evaluate.metrics, watch.reference(), outdir / "ledger.jsonl", size, device,
+                        networks=len(config.ema), **how)
+        )  # fmt: skip
+    return found
+
+
+def about_start(asked: TrainOptions, config: "TrainingConfig", device: "torch.device") -> dict[str, Any]:
+    """For the run's record: the options as given and as they came out, software and hardware."""
+    from edm2_guidance.metrics.environment import environment
+
+    typed = [without_secrets(word) for word in arguments()]
+    return {"given": typed, "options": {**asdict(asked), **asdict(config)}, **environment(device)}

@@ -12,7 +12,7 @@ from training.network_inspect import inspect_network as inspect
 from training.network_io import NetworkFile, load_network
 from training.networks_edm2 import compute_dtype
 
-__all__ = ["Edm2Model", "cost", "inspect", "open_model", "recognises"]
+__all__ = ["Edm2Model", "cost", "inspect", "load_encoder", "open_model", "recognises"]
 
 _CHANNELS = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}
 
@@ -25,6 +25,16 @@ def recognises(source: str, *, offline: bool) -> bool:
 def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline: bool) -> "Edm2Model":
     """A network file, by path or URL; as `models.open_model`."""
     return Edm2Model(load_network(source, device=device, trust_pickle=trust_pickle, offline=offline), device)
+
+
+def load_encoder(encoder: Any, resolution: int, device: torch.device | str, **how: Any) -> int:
+    """Load what an encoder needs; the width and height of the images that it decodes to, in pixels.
+
+    resolution: of what is denoised. how: arguments of its `init`, whose errors are raised.
+    """
+    encoder.init(device, **how)
+    vae = getattr(encoder, "_vae", None)
+    return resolution if vae is None else resolution * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 class Edm2Model(Model):
@@ -60,10 +70,8 @@ class Edm2Model(Model):
     def _opened_encoder(self, offline: bool) -> dict[str, Any]:
         """Load what the encoder needs; returns what tells apart encoders that decode differently."""
         ours = isinstance(self.encoder, Encoder)
-        self.encoder.init(self.device, **({"offline": offline} if ours else {}))
-        vae = getattr(self.encoder, "_vae", None)
-        if vae is not None:
-            self.image_size = self.shape[-1] * 2 ** (len(vae.config.block_out_channels) - 1)
+        how = {"offline": offline} if ours else {}
+        self.image_size = load_encoder(self.encoder, self.shape[-1], self.device, **how)
         return self.encoder.identity() if ours else {"class": type(self.encoder).__name__}
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:

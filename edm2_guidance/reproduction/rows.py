@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
@@ -268,12 +270,26 @@ class Runner:
 
     def _scorer(self, metrics: tuple[str, ...], reference: str) -> Scorer:
         settings = self.settings
-        side = open_side(short_name(reference), metrics, reference=True, offline=settings.offline)
-        theirs = open_reference_side(side, metrics)
-        choices = detector_choices(metrics).items()
-        detectors = [load_detector(name, self._device, offline=settings.offline, **each) for name, each in choices]
-        known = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
-        return Scorer(known, tuple(detectors), self._index, self._device, settings.batch)
+        return open_scorer(
+            metrics, reference, self._index, self._device, batch=settings.batch, offline=settings.offline
+        )
+
+
+def open_scorer(
+    metrics: Sequence[str],
+    reference: str,
+    index: ledger.Index,
+    device: torch.device,
+    *,
+    batch: int,
+    offline: bool = False,
+) -> Scorer:
+    """What scores by these metrics; a reference that is images is measured now. ValueError or OSError."""
+    side = open_side(short_name(reference), metrics, reference=True, offline=offline)
+    theirs = open_reference_side(side, metrics)
+    detectors = [load_detector(name, device, offline=offline, **how) for name, how in detector_choices(metrics).items()]
+    known = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
+    return Scorer(known, tuple(detectors), index, device, batch)
 
 
 def _record(made: Scores | Pending, metric: str) -> Record | None:

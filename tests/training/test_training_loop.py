@@ -298,8 +298,34 @@ def train(outdir=folder, **changes):
     except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
         print("refused:", error)
 
+class Eyes:
+    name, text, evaluations, every = "looks", "looks", 0, 1
+    beats = 0
+
+    def look(self, snapshot, log, beat):
+        for _ in range(20):
+            beat()
+            self.beats += 1
+
+def watched(folder, told, duration):
+    eyes, asked = Eyes(), []
+
+    def should_stop():
+        asked.append(1)
+        return rank == told and len(asked) > 10  # the other worker has no eyes, and is asked at every beat
+
+    os.environ["MASTER_PORT"] = ports.pop()
+    seen = training_loop.train(
+        replace(config, duration=duration), data, folder, device=torch.device("cpu"),
+        should_stop=should_stop, watchers=[eyes] if rank == 0 else [],
+    )
+    return seen, eyes.beats, len(asked)
+
 train()
 train(folder / "elsewhere" if rank == 1 else folder)
+steps, met = 4, 22  # before the look, after each of its 20 parts, and at its end
+assert watched(folder / "seen", None, 1024) == (1024, 20 * (rank == 0), steps + met), rank
+assert watched(folder / "told", 1, 2048)[:2] == (1024, 5 * (rank == 0)), rank
 loss = training_loop.EDM2Loss.__call__
 if rank == 1:
     training_loop.EDM2Loss.__call__ = lambda *args: loss(*args) * float("nan")
@@ -320,8 +346,9 @@ if rank == 0:
 def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process.
 
-    Then, in the same two processes: worker 1 does not see the checkpoint; its loss alone is not finite; it has
-    another learning rate than worker 0; worker 0 cannot write its checkpoint, or take the folder.
+    Then, in the same two processes: worker 1 does not see the checkpoint; it waits in short steps while worker 0 looks
+    at a snapshot, and is told to stop meanwhile; its loss alone is not finite; it has another learning rate than
+    worker 0; worker 0 cannot write its checkpoint, or take the folder.
     """
     env = {
         **os.environ,
@@ -330,7 +357,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
         "MASTER_ADDR": "127.0.0.1",
     }
     env["WORLD_SIZE"] = "2"
-    ports = free_ports(6)
+    ports = free_ports(8)
     command = [sys.executable, "-c", WORKER, str(tiny_zip), str(tmp_path / "two"), str(tmp_path / "said"), *ports]
     subprocess.run(command, env=env, timeout=300, check=True)
     output = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
