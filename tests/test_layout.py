@@ -31,7 +31,7 @@ ALLOWED = {
     "metrics": {"training", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "recipe", "torch_utils", "dnnlib"},
     "papers": {"metrics.catalog", "metrics.uncertainty", "recipe", "dnnlib"},
-    "reproduction": {"papers", "sampling", "metrics", "work", "images", "recipe", "torch_utils", "dnnlib"},
+    "reproduction": {"papers", "sampling", "metrics", "models", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "cli": {"papers", "metrics.catalog", "metrics.statistics_formats", "recipe", "dnnlib"},
     "commands": {
         "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",

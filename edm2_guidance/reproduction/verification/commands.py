@@ -13,10 +13,12 @@ from typing import Any
 from dnnlib.versions import ROOT
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import interval_text, value_text
-from edm2_guidance.reproduction.verification.check import Finding, Place, Skip, preset_for
+from edm2_guidance.reproduction.verification.check import Finding, Place, Skip, needs_cpu, preset_for
+from torch_utils.distributed import pick_device
 
 #: Images, few and in few steps: what is tried is how they are kept, not how they look.
-IMAGES = ("--num_images=8", "--shard-size=2", "--batch=2", "--steps=4", "--deterministic")
+NUM, STEPS = 8, 4
+IMAGES = (f"--num_images={NUM}", "--shard-size=2", "--batch=2", f"--steps={STEPS}", "--deterministic")
 SHARD = 128  # images of a score that running out of time costs at most
 
 
@@ -63,6 +65,8 @@ def workers(place: Place) -> Finding:
 def _alone(place: Place) -> Path:
     """The ZIP of one process that nobody disturbs."""
     path = place.folder / "alone.zip"
+    if pick_device(place.device).type == "cpu":
+        needs_cpu(place, 2 * NUM, STEPS)  # this one, and the one of the check
     run(_zip(place, path), place.folder / "alone.log")
     return path
 
@@ -85,6 +89,8 @@ def score(place: Place, metric: str, num: int) -> Finding:
     if pace and num / pace > place.seconds:
         raise Skip(f"{num:,} images would take {num / pace / 60:.0f} min at {pace:.2g} images/s: run it by hand")
     preset, path = preset_for(metric), place.folder / "ledger.jsonl"
+    if pick_device(place.device).type == "cpu":
+        needs_cpu(place, num, preset.num_steps)
     places = [f"--ledger={path}", f"--workdir={place.folder / 'scores'}", f"--shard-size={SHARD}"]
     command = ["calculate_metrics", "gen", f"--preset={preset.name}", f"--metrics={metric}", f"--num={num}", *places]
     run([*command, *_where(place)], place.folder / f"{metric}-{num}.log")
