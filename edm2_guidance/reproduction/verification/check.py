@@ -88,14 +88,14 @@ def preset_for(metric: str) -> Preset:
     return all_presets()[PRESETS[metric]]
 
 
-def needs_cpu(place: Place, num: int, steps: int) -> None:
+def skip_if_slow(place: Place, num: int, steps: int) -> None:
     """Skip if the CPU would take longer for so many images than the check may, by the pace that `precision` found."""
     preset = preset_for("fid")
     known = [facts_of(source.rpartition("/")[2]).gflops for source in preset.sources]
     work = num * ((2 * steps - 1) * sum(known) + DECODER_GFLOPS[preset.data])
     seconds = place.values.get("precision", {}).get("cpu_seconds", 0.0) * work / known[0]
     if seconds > place.seconds:
-        raise Skip(f"the CPU would take about {seconds / 60:.0f} min: a GPU is for this, or run it by hand")
+        raise Skip(f"the CPU would take about {seconds / 3600:.1f} h: a GPU is for this, or run it by hand")
 
 
 def _check(name: str, asks: str, run: str, *more: Any, **named: Any) -> Check:

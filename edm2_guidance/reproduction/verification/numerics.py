@@ -20,7 +20,7 @@ from edm2_guidance.metrics.environment import environment
 from edm2_guidance.models import open_model
 from edm2_guidance.papers.costs import VAE_BYTES, facts_of
 from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.reproduction.verification.check import PRESETS, Finding, Place, needs_cpu, preset_for
+from edm2_guidance.reproduction.verification.check import PRESETS, Finding, Place, preset_for, skip_if_slow
 from edm2_guidance.reproduction.verification.files import FLOAT32, relative
 from edm2_guidance.sampling.generation import Generation, open_recipe, sample
 from torch_utils.distributed import pick_device
@@ -156,7 +156,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
 def images(place: Place) -> Finding:
     """Whole images by the CPU and by the device as it is used, from the same noise; all of them in a picture."""
     recipe, device = replace(preset_for("fid").recipe(), noise_device="cpu"), pick_device(place.device)
-    needs_cpu(place, IMAGES, preset_for("fid").num_steps)
+    skip_if_slow(place, IMAGES, preset_for("fid").num_steps)
     latents, pictures = _sampled(recipe, "cpu", place)
     batches, found = [pictures], Finding("made on the CPU alone")
     found.row("finite", bool(latents.isfinite().all()), True)
@@ -193,7 +193,7 @@ def speed(place: Place) -> Finding:
     preset = preset_for("fid")
     whole = open_recipe(preset.recipe(), place.device, offline=True)
     if whole.device.type == "cpu":
-        needs_cpu(place, 2, SHORT)
+        skip_if_slow(place, 2, SHORT)
     short = replace(whole, recipe=replace(whole.recipe, num_steps=SHORT))
     longer = sum(whole.evaluations_per_image().values()) / sum(short.evaluations_per_image().values())
     found = Finding(table=[("batch", "sampling, images/s", "decoding, images/s", "both", "memory, GiB")])

@@ -211,8 +211,8 @@ def test_precisions_on_the_cpu_alone(place):
         skipped = outcome(name, place, values=slow, seconds=10)
         assert skipped.status == "skipped"
         assert "the CPU would take about " in skipped.reason
-    minutes = 2 * (3 * 2 + 1260.9 / 45.5) * 3 / 60  # 2 images, of 3 evaluations of both networks, and the decoder's
-    assert f"about {minutes:.0f} min" in outcome("images", place, values=slow, seconds=10).reason
+    hours = 2 * (3 * 2 + 1260.9 / 45.5) * 3 / 3600  # 2 images, of 3 evaluations of both networks, and the decoder's
+    assert f"about {hours:.1f} h" in outcome("images", place, values=slow, seconds=10).reason
 
 
 def test_precisions_of_a_device(place, monkeypatch):
