@@ -60,7 +60,7 @@ class VerifyOptions(OptionGroup):
 def verify_machine(asked: VerifyOptions) -> None:
     """Try the published files and this machine, and write a report: within the hour on one GPU.
 
-    The smallest published networks, statistics, VAE and detectors are fetched (3 GB; 1 GB with --quick) and compared
+    The smallest published networks, statistics, VAE and detectors are fetched (2.7 GB; 1 GB with --quick) and compared
     with what is known of them, the device's numbers with the CPU's; speed, memory, a kill, two workers and scores
     follow. Checks that fail are told in DIR/report.md and DIR/report.json, and the others go on. Run again, it makes
     what is not ok.
@@ -78,7 +78,7 @@ def verify_machine(asked: VerifyOptions) -> None:
     kept = f"what was found is in {folder / 'report.md'}; the same command goes on"
     problem, writer = None, Writer(asked, names)
     with keeps(lambda: kept):
-        for name, outcome in verify(settings):
+        for name, outcome in verify(settings, known):
             known = taken(known, name, outcome)
             click.echo(report.line(name, outcome))
             problem = writer.write(known)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edm2_guidance.papers.costs import DECODER_GFLOPS, facts_of
 from edm2_guidance.papers.presets import Preset, all_presets
 
 #: The smallest published networks under guidance, by what they were tuned for.
@@ -87,6 +88,16 @@ def preset_for(metric: str) -> Preset:
     return all_presets()[PRESETS[metric]]
 
 
+def skip_if_slow(place: Place, num: int, steps: int) -> None:
+    """Skip if the CPU would take longer for so many images than the check may, by the pace that `precision` found."""
+    preset = preset_for("fid")
+    known = [facts_of(source.rpartition("/")[2]).gflops for source in preset.sources]
+    work = num * ((2 * steps - 1) * sum(known) + DECODER_GFLOPS[preset.data])
+    seconds = place.values.get("precision", {}).get("cpu_seconds", 0.0) * work / known[0]
+    if seconds > place.seconds:
+        raise Skip(f"the CPU would take about {seconds / 3600:.1f} h: a GPU is for this, or run it by hand")
+
+
 def _check(name: str, asks: str, run: str, *more: Any, **named: Any) -> Check:
     """run: "module:function" of this package."""
     return Check(name, asks, f"{_HERE}.{run}", *more, **named)
@@ -121,7 +132,7 @@ CHECKS: Mapping[str, Check] = {check.name: check for check in (
     _check("statistics", "Are the statistics of img512 whole?", "files:statistics", 4, 2),
     _check("vae", "Does the VAE decode what it encodes?", "files:vae", 6, 2, ("networks",)),
     _check("inception", "Is this the Inception network, here and on the device?", "files:detector", 5, 2, (), ("fid",)),
-    _check("precision", "Does the device compute what the CPU does?", "numerics:precision", 4, 2, ("networks",)),
+    _check("precision", "Does the device compute what the CPU does?", "numerics:precision", 5, 3, ("networks",)),
     _check("images", "Are images of the device those of the CPU?", "numerics:images", 6, 3, _SAMPLED,
           by_hand=(_PAIR,)),
     _check("speed", "How many images per second, in how much memory?", "numerics:speed", 4, 2, _SAMPLED),

@@ -1,6 +1,6 @@
 """The published files: fetched, and compared with what is known of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def _check_network(found: Finding, source: str, offline: bool) -> None:
         found.row(f"{name}: encoder.{attribute}", _numbers(ours), _numbers(values), fine=fine)
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _numbers(values: Iterable[float]) -> str:
     return " ".join(f"{value:.5g}" for value in values)
 
 

@@ -5,6 +5,7 @@ FOLDER/report.json    the same for programs, and for the next start, which makes
 FOLDER/KEY/           what checks make, and CHECK.txt, what they print; KEY stands for version and device
 """
 
+import faulthandler
 import hashlib
 import json
 import multiprocessing
@@ -30,6 +31,8 @@ from edm2_guidance.reproduction.verification.check import CHECKS, Check, Finding
 FORMAT = 1
 MINUTES = {True: 10.0, False: 58.0}  # of all checks together, by --quick
 _GRACE = 10.0  # seconds that a check has to end when it is told to
+_OUT_OF_TIME = "out of time after"
+_NO_TIME = "no time is left: start again, it goes on"
 
 Status = Literal["ok", "FAILED", "skipped"]
 
@@ -70,9 +73,14 @@ def wanted(quick: bool) -> list[str]:
     return [name for name, check in CHECKS.items() if not quick or check.in_quick is not None]
 
 
-def verify(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[str, Outcome]]:
-    """Make the checks; gives each with its outcome, those of an earlier start too. The machine's is made each time."""
-    before, made = load(settings.folder), dict[str, Outcome]()
+def verify(
+    settings: Settings, before: Mapping[str, Outcome], clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[str, Outcome]]:
+    """Make the checks; gives each with its outcome, those of an earlier start too. The machine's is made each time.
+
+    before: what earlier starts found (`load`).
+    """
+    made: dict[str, Outcome] = {}
     end = clock() + 60 * MINUTES[settings.quick]
     place = Place(settings.folder, settings.device, settings.offline, 0.0, {})
     key: list[str] = []
@@ -85,6 +93,8 @@ def verify(settings: Settings, clock: Callable[[], float] = time.monotonic) -> I
             seconds = min(limit, end - clock())
             values = {name: outcome.values for name, outcome in {**before, **made}.items() if outcome.key in ([], key)}
             outcome = _skipped(check, made, seconds) or attempt(check, replace(place, seconds=seconds, values=values))
+            if seconds < limit and outcome.reason.startswith(_OUT_OF_TIME):
+                outcome = Outcome("skipped", _NO_TIME, outcome.seconds)
             made[check.name] = replace(outcome, key=key)
         if check.name == "machine":
             key = made["machine"].values.get("key", [])
@@ -103,7 +113,7 @@ def _work_folder(settings: Settings, key: list[str]) -> Path:
 def _skipped(check: Check, made: Mapping[str, Outcome], seconds: float) -> Outcome | None:
     """Why a check is not made, if it is not."""
     if seconds <= 0:
-        return Outcome("skipped", "no time is left: start again, it goes on")
+        return Outcome("skipped", _NO_TIME)
     lost = [name for name in ("machine", *check.needs) if name in made and _is_lost(made[name])]
     return Outcome("skipped", f"it needs {lost[0]}") if lost else None
 
@@ -134,7 +144,7 @@ def isolated(check: Check, place: Place) -> Outcome:
     theirs.close()
     try:
         if not ours.poll(place.seconds):
-            reason = f"out of time after {place.seconds / 60:.3g} min: start again, or run it by hand"
+            reason = f"{_OUT_OF_TIME} {place.seconds / 60:.3g} min: start again, or run it by hand"
             return Outcome("FAILED", reason, trace=_printed(check, place) or reason)
         outcome: Outcome = ours.recv()
         return outcome
@@ -153,6 +163,8 @@ def _in_process(check: Check, place: Place, answer: Connection) -> None:
     with open(place.folder / f"{check.name}.txt", "w", encoding="utf-8") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
+        faulthandler.enable(log)  # a crash, and a check that hangs, say where
+        faulthandler.dump_traceback_later(max(place.seconds - 1, 0.1), file=log)
         answer.send(here(check, place))
 
 

@@ -1,6 +1,7 @@
 """Checks that end badly, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,10 @@ HOLDS = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fc
 def dies(place):
     print("last words", flush=True)
     os._exit(7)
+
+
+def crashes(place):
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def sleeps(place):
