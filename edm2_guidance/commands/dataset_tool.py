@@ -1,7 +1,6 @@
 """Prepare image sets for training and scoring."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +8,8 @@ import click
 
 from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.lists import Size
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
-from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import device_option
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
 DEST = "Set to write: a name ending in .zip, or a folder"
 #: Names of `images.transforms.TRANSFORMS`, which take longer to import than --help may.
 TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad-average")
-
-
-class Size(ParamType):
-    """WxH, such as 512x512."""
-
-    name = "WxH"
-
-    def parse(self, text: str) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d+)[xX](\d+)", text)
-        if match is None:
-            square = f": {text}x{text}" if re.fullmatch(r"\d+", text) else ", such as 512x512"
-            raise ValueError(f"give width and height, WxH{square}")
-        return int(match[1]), int(match[2])
 
 
 def _max_images_option() -> Field:
