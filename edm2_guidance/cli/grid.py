@@ -1,6 +1,5 @@
 """The grid of generate_images.py: its options, rows and columns. No torch here."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edm2_guidance.cli.class_names import Class, index_of, known_names
+from edm2_guidance.cli.class_names import Classes, index_of, known_names
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.lists import FloatList, IntList, Size, check_once
+from edm2_guidance.cli.lists import FloatList, Size, check_once
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import (
@@ -39,19 +38,6 @@ AXES = ("method", "weight", "scale", "alpha", "class", "seed")
 _GIVEN_BY = {
     "method": "--preset", "weight": "--weights", "scale": "--scales", "alpha": "--alphas", "class": "--classes",
 }  # fmt: skip
-
-
-class Classes(ParamType):
-    """Classes such as 0,5,10-19 or cat,dog, as a list that holds none twice."""
-
-    name = "list"
-
-    def parse(self, text: str) -> list[int | ClassName]:
-        found: list[int | ClassName] = []
-        for part in text.split(","):
-            numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
-            found += IntList().parse(part) if numbers else [Class().parse(part.strip())]
-        return check_once(found)
 
 
 class Axes(ParamType):
