@@ -106,7 +106,7 @@ class Inches(ParamType):
 class PlotOptions(OptionGroup):
     """A plot of searches."""
 
-    kind: Literal["weight", "scale", "interval", "ema"] = option("The x axis", required=True)
+    kind: Literal["weight", "scale", "alpha", "interval", "ema"] = option("The x axis", required=True)
     num: int = _num_option("The scores at so many images", required=True)
     out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
     overwrite: bool = flag("Replace the picture that is there")
