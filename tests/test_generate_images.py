@@ -311,6 +311,7 @@ def test_a_grid_is_transposed_at_will(run, tmp_path, monkeypatch):
             ["--grid=x.png", "--rows=class", "--columns=seed", "--gnet=@weak.pkl", "--weights=1,2", "--classes=0"],
             "weight is neither in --rows nor in --columns",
         ),
+        (["--grid=x.jpg", "--seeds=0-199", "--enlarge=64"], "x.jpg would have 102400x512 pixels or more"),
         (["--grid=x.png", "--cell=3x1"], "4 seeds do not fill cells of 3"),
         (["--grid=x.png", "--cell=0x1"], "1 or more each"),
         (["--grid=x.png", "--cell=2x1", "--classes=0,1"], "cells of 2 seeds, and there are 4: add --columns=seed"),

@@ -11,7 +11,7 @@ import click
 from edm2_guidance.cli.class_names import Classes, index_of, known_names
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.lists import FloatList, Size, check_once
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option
+from edm2_guidance.cli.option_group import OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import (
     GuideDefaults,
@@ -76,7 +76,9 @@ class GridOptions(OptionGroup):
     rows: list[str] | None = option(f"Rows of the grid instead: of {', '.join(AXES)}", type=Axes())
     columns: list[str] | None = option("Columns of the grid instead, of the same", type=Axes())
     cell: tuple[int, int] | None = option("Seeds in a cell of the grid, across and down", metavar="WxH", type=Size())
-    enlarge: int | None = option("Times of an image's pixels in the grid  [default: small ones to 64]", type=COUNT)
+    enlarge: int | None = option(
+        "Times of an image's pixels in the grid  [default: small ones to 64]", type=click.IntRange(1, 64)
+    )
     list_presets: bool = flag("Name them all", is_eager=True, callback=list_presets)
 
 

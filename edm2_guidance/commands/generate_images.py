@@ -153,8 +153,12 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
     with bad_input():
         picture_file.check_target(picture, asked.overwrite)
     layout = grid_layout(grid, asked.method, seeds)
-    recipes = [[layout.recipe(row, column) for column in layout.columns] for row in layout.rows]
+    with bad_input():
+        recipes = [[layout.recipe(row, column) for column in layout.columns] for row in layout.rows]
     generations = open_cells(asked, recipes, seeds)
+    side = (grid.enlarge or 1) * generations[0][0].image_size
+    with bad_input():
+        picture_file.check_size(picture, (len(layout.columns) * side, len(layout.rows) * side))
 
     def caption(place: Place, i: int, j: int) -> str:
         return caption_of(place, recipes[i][j], generations[i][j], asked.sampling.class_names)
@@ -166,8 +170,7 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
         click.echo(f"{text}:" if differ == 1 else f"{text}, the costliest of {differ} columns:", err=True)
         announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
     cells = sampled_cells(asked, layout, generations, seeds)
-    tile_size = None if grid.enlarge is None else grid.enlarge * max(cells[0][0][0][0].size)
-    drawn = compose_grid(cells, rows, columns, caption(layout.still, 0, 0) or None, tile_size)
+    drawn = compose_grid(cells, rows, columns, caption(layout.still, 0, 0) or None, side if grid.enlarge else None)
     made = {cell.recipe.hash: cell.recipe.to_json() for cell in itertools.chain(*generations)}
     say_notes(picture_file.save(drawn, picture, {"seeds": seeds, "recipes": [*made.values()]}))
     click.echo(f"{picture}")

@@ -30,16 +30,21 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} exists: take another name, or --overwrite")
 
 
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """ValueError if a picture of this width and height, or more, would not fit into a file of this kind."""
+    kind = FORMATS[path.suffix.lower()]
+    if kind != "PNG" and max(size) > _MAX_SIDE:
+        raise ValueError(f"{path} would have {size[0]}x{size[1]} pixels or more, too many for {kind}: take .png")
+
+
 def save(picture: Image.Image, path: Path, about: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Write an RGB picture, the format by its suffix; it appears whole or not at all, of the same bytes every time.
 
     about: plain data of its making, such as seeds and recipes. A PNG carries it as its text `recipe`, a JPEG as EXIF's
-    user comment, a PDF as its keywords. Returns what the user should know, as sentences. ValueError for a picture that
-    is too large for a JPEG.
+    user comment, a PDF as its keywords. Returns what the user should know, as sentences. ValueError as `check_size`.
     """
     kind, notes = FORMATS[path.suffix.lower()], tuple[str, ...]()
-    if kind != "PNG" and max(picture.size) > _MAX_SIDE:
-        raise ValueError(f"{path} would have {picture.width}x{picture.height} pixels, too many for {kind}: take .png")
+    check_size(path, picture.size)
     text = "" if about is None else about_text(about)
     if kind == "JPEG" and len(text) > _MAX_COMMENT:
         text, notes = "", (f"{path}: what made it is too long for a JPEG, and is left out; a .png or .pdf holds it",)
