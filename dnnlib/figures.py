@@ -39,7 +39,7 @@ def check_target(path: Path) -> None:
     check_destination(path)
 
 
-def check_style(style: str) -> None:
+def check_style(style: str | None) -> None:
     """ValueError if `styled` would know no such style, or cannot read its file; ImportError without matplotlib."""
     with styled(style):
         pass
@@ -69,6 +69,11 @@ def styled(style: str | None = None) -> Iterator[None]:
         yield
 
 
+def setting(name: str) -> Any:
+    """One of matplotlib's, as the style has it."""
+    return need("matplotlib", INSTALL).rcParams[name]
+
+
 def new_figure(inches: tuple[float, float]) -> Any:
     """An empty figure that arranges its axes, for a file. ImportError without matplotlib."""
     return matplotlib_figure()(figsize=inches, layout="constrained")
@@ -76,7 +81,6 @@ def new_figure(inches: tuple[float, float]) -> Any:
 
 def save(figure: Any, path: Path, dpi: float | None = None) -> None:
     """Write a picture, the format by its suffix; it appears whole or not at all. dpi: None for that of the style."""
-    suffix, matplotlib = path.suffix.lower(), need("matplotlib", INSTALL)
-    with matplotlib.rc_context(_TEXTS), atomic_path(path) as temporary:
-        dpi = dpi or matplotlib.rcParams["savefig.dpi"]
+    suffix, dpi = path.suffix.lower(), dpi or setting("savefig.dpi")
+    with need("matplotlib", INSTALL).rc_context(_TEXTS), atomic_path(path) as temporary:
         figure.savefig(temporary, format=suffix.lstrip("."), dpi=dpi, metadata=_NO_DATE[suffix])

@@ -439,3 +439,23 @@ def test_class_names_go_along(tmp_path, pack):
         assert dataset.class_names == ("dog", "tiger cat")
         assert dataset.labels([0, 1, 2]).argmax(axis=1).tolist() == [0, 1, 1]
     assert ImageFolderDataset(tmp_path / "second", use_labels=False).class_names is None
+
+
+def test_a_contact_sheet(digits, tmp_path):
+    def sheet(*words):
+        return CliRunner().invoke(main, ["sheet", f"--source={digits}", *words])
+
+    picture = tmp_path / "sheet.jpg"
+    done = sheet(f"--dest={picture}", "--columns=2", "--tile=28")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{picture}\n"
+    assert Image.open(picture).format == "JPEG"
+    for words, message in (
+        ([f"--dest={picture}"], "exists: take another name, or --overwrite"),
+        (["--dest=a.txt"], "give a name that ends in .png, .jpg, .jpeg, .pdf"),
+        (["--dest=a.png", "--classes=0", "--num=3"], "--classes shows --columns images of each class: leave out --num"),
+        (["--dest=a.png", "--classes=9"], "no image of class 9; its classes are up to 4"),
+    ):
+        refused = sheet(*words)
+        assert refused.exit_code == 2
+        assert message in refused.stderr

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.cli.figures import wanted_pictures
-from edm2_guidance.cli.grid import grid_columns, grid_rows
+from edm2_guidance.cli.grid import AXES, grid_layout
 from edm2_guidance.commands.generate_images import ImageOptions, main
 from edm2_guidance.images.insets import sheet
 from edm2_guidance.papers.figures import pictures
@@ -176,12 +176,13 @@ def grid_of(tiny_networks, args):
     args = [str(arg).replace("@", f"{tiny_networks['cond'].parent}/") for arg in args]
     with main.make_context("generate_images.py", ["--grid=x.png", *args]) as context:
         asked = ImageOptions.of(context.params)
-        rows, columns = grid_rows(asked.grid, asked.method), grid_columns(asked.grid, asked.method)
-        return (
-            [caption for caption, _ in rows],
-            [caption for caption, _ in columns],
-            [[change(recipe) for _, change in columns] for _, recipe in rows],
-        )
+        layout = grid_layout(asked.grid, asked.method, asked.seeds)
+        captions = ([caption(place) for place in side] for side in (layout.rows, layout.columns))
+        return *captions, [[layout.recipe(row, column) for column in layout.columns] for row in layout.rows]
+
+
+def caption(place):
+    return ", ".join(place[axis].caption for axis in AXES if axis in place)
 
 
 def test_blends_by_alpha(tiny_networks):

@@ -234,9 +234,32 @@ def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
         result = CliRunner().invoke(main, [*args, "--seeds=0", *more])
         assert result.exit_code == 0, result.output
     assert drawn == [
-        (["unguided"], ["class 3, digit 3", "class 0, digit 0"]),
-        (["guided, class 3, digit 3", "guided, class 0, digit 0"], ["w = 1", "w = 2"]),
+        (["unguided"], ["class 3, digit 3", "class 0, digit 0"], None, None),
+        (["guided, class 3, digit 3", "guided, class 0, digit 0"], ["w = 1", "w = 2"], None, None),
     ]
+
+
+def test_a_grid_is_transposed_at_will(run, tmp_path, monkeypatch):
+    drawn = []
+    draw = grid.compose_grid
+    monkeypatch.setattr(grid, "compose_grid", lambda *given: drawn.append(given) or draw(*given))
+    args = ["--steps=1", "--seeds=0-3", "--classes=0,9", "--enlarge=3"]
+    for name, sides in (
+        ("a.jpg", ["--rows=class", "--columns=seed", "--cell=1x2"]),
+        ("b.pdf", ["--rows=seed", "--cell=1x2"]),
+    ):
+        result = run(f"--grid={tmp_path / name}", *args, *sides)
+        assert result.exit_code == 0, result.output
+    (cells, *captions), (turned, *turned_captions) = drawn
+    assert captions == [["class 0", "class 9"], ["seeds 0-1", "seeds 2-3"], "unguided", 3 * 8]
+    assert turned_captions == [captions[1], captions[0], "unguided", 3 * 8]
+    assert [[turned[j][i] for j in range(2)] for i in range(2)] == cells
+    assert [len(line) for line in cells[0][0]] == [1, 1], "one across, two down"
+    tiles = {tile.tobytes() for line in cells for cell in line for (tile,) in cell}
+    assert len(tiles) == 8, "every class and seed once"
+    content = json.loads(Image.open(tmp_path / "a.jpg").getexif().get_ifd(0x8769)[0x9286].removeprefix(b"ASCII\0\0\0"))
+    assert (content["seeds"], [recipe["labels"] for recipe in content["recipes"]]) == ([0, 1, 2, 3], [0, 9])
+    assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +302,19 @@ def test_captions_of_a_grid_have_class_names(tmp_path, monkeypatch, where):
         (["--outdir=x", "--grid=x.png"], "--outdir"),
         (["--outdir=x", "--class=cat"], "--class=cat: give a class number from 0 to 9, or leave it out for random"),
         (["--outdir=x", "--class=1e2"], "--class=1e2: give a class number of 0 or more"),
-        (["--grid=x.jpg"], ".png"),
+        (["--grid=x.gif"], "x.gif: give a name that ends in .png, .jpg, .jpeg, .pdf"),
+        (["--outdir=x", "--rows=class"], "--rows, --columns, --cell and --enlarge are of a grid: add --grid=FILE.png"),
+        (["--grid=x.png", "--rows=claas"], "'claas' is not one of method, weight, scale, alpha, class, seed"),
+        (["--grid=x.png", "--rows=weight"], "the grid has no weight: give --weights"),
+        (["--grid=x.png", "--rows=class,seed", "--columns=seed", "--classes=0"], "seed is in --rows and in --columns"),
+        (
+            ["--grid=x.png", "--rows=class", "--columns=seed", "--gnet=@weak.pkl", "--weights=1,2", "--classes=0"],
+            "weight is neither in --rows nor in --columns",
+        ),
+        (["--grid=x.jpg", "--seeds=0-199", "--enlarge=64"], "x.jpg would have 102400x512 pixels or more"),
+        (["--grid=x.png", "--cell=3x1"], "4 seeds do not fill cells of 3"),
+        (["--grid=x.png", "--cell=0x1"], "1 or more each"),
+        (["--grid=x.png", "--cell=2x1", "--classes=0,1"], "cells of 2 seeds, and there are 4: add --columns=seed"),
         (["--grid=dirx/"], ".png"),
         (["--grid=x.png", "--classes=0-2", "--class=7"], "--class"),
         (["--outdir=x", "--net=@latent.pkl"], "4 channels"),

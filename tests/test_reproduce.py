@@ -182,7 +182,7 @@ def test_a_plot_for_a_column(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--kind=interval", "--out=a.png", "--against=x"], "--against is for --kind=weight and --kind=scale"),
+        (["--kind=interval", "--out=a.png", "--against=x"], "--against is for --kind=weight, scale and alpha"),
         (["--out=a.gif"], "a.gif: give a name that ends in .png, .pdf, .svg"),
         (["--out=a.png", "--size=big"], "give inches from 1 to 100, such as 5,3, or column or page"),
         (["--out=a.png", "--size=3"], "give inches"),

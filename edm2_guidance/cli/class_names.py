@@ -11,6 +11,7 @@ from dnnlib.regular import read_regular
 from dnnlib.stand_ins import stand_in
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import bad_input
+from edm2_guidance.cli.lists import IntList, check_once
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from edm2_guidance.papers.presets import all_presets
@@ -30,6 +31,19 @@ class Class(ParamType):
         if text == "" or re.fullmatch(r"[-+]?[\d.,eE+_]+", text, re.ASCII):
             raise ValueError(f"give a class number{_known_numbers()}, or a name, or leave it out for random classes")
         return ClassName(text)
+
+
+class Classes(ParamType):
+    """Classes such as 0,5,10-19 or cat,dog, as a list that holds none twice."""
+
+    name = "list"
+
+    def parse(self, text: str) -> list[int | ClassName]:
+        found: list[int | ClassName] = []
+        for part in text.split(","):
+            numbers = re.fullmatch(r"[\s\d-]+", part, re.ASCII)
+            found += IntList().parse(part) if numbers else [Class().parse(part.strip())]
+        return check_once(found)
 
 
 def _known_numbers() -> str:

@@ -1,4 +1,4 @@
-"""Option types for lists: whole numbers and ranges, numbers evenly spaced; seeds. No torch here."""
+"""Option types for lists: whole numbers and ranges, numbers evenly spaced; width and height; seeds. No torch here."""
 
 import re
 from decimal import Decimal, InvalidOperation
@@ -107,6 +107,19 @@ def _between(first: Decimal, second: Decimal, end: Decimal) -> list[Decimal]:
     if count < 1 or count != int(count) or count > MAX_VALUES:
         raise ValueError(f"steps of {step} from {second} do not lead to {end}")
     return [second + step * i for i in range(1, int(count))]
+
+
+class Size(ParamType):
+    """WxH, such as 512x512."""
+
+    name = "WxH"
+
+    def parse(self, text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+        if match is None:
+            square = f": {text}x{text}" if re.fullmatch(r"\d+", text) else ", such as 512x512"
+            raise ValueError(f"give width and height, WxH{square}")
+        return int(match[1]), int(match[2])
 
 
 def seed_option() -> Field:

@@ -135,7 +135,7 @@ class PictureOptions(OptionGroup):
 class PlotOptions(PictureOptions):
     """A plot of searches."""
 
-    kind: Literal["weight", "scale", "interval", "ema"] = option("The x axis", required=True)
+    kind: Literal["weight", "scale", "alpha", "interval", "ema"] = option("The x axis", required=True)
     num: int = _num_option("The scores at so many images", required=True)
     against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
     ledger: str = _ledger_option()

@@ -1,19 +1,21 @@
 """Prepare image sets for training and scoring."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dnnlib.terminal import counted
+from edm2_guidance.cli.class_names import Classes
 from edm2_guidance.cli.command import Group, bad_input
+from edm2_guidance.cli.lists import Size
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
-from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import device_option
+from edm2_guidance.cli.typed import given
+from edm2_guidance.recipe.class_names import ClassName
 
 if TYPE_CHECKING:
     from training.latents import Decoding, Encoding
@@ -21,19 +23,6 @@ if TYPE_CHECKING:
 DEST = "Set to write: a name ending in .zip, or a folder"
 #: Names of `images.transforms.TRANSFORMS`, which take longer to import than --help may.
 TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad-average")
-
-
-class Size(ParamType):
-    """WxH, such as 512x512."""
-
-    name = "WxH"
-
-    def parse(self, text: str) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d+)[xX](\d+)", text)
-        if match is None:
-            square = f": {text}x{text}" if re.fullmatch(r"\d+", text) else ", such as 512x512"
-            raise ValueError(f"give width and height, WxH{square}")
-        return int(match[1]), int(match[2])
 
 
 def _max_images_option() -> Field:
@@ -144,6 +133,50 @@ def decode(source: str, dest: str, vae: VaeOptions) -> None:
     from training.latents import Decoding
 
     recode(Decoding, source, dest, vae)
+
+
+class SheetOptions(OptionGroup):
+    """What a contact sheet shows."""
+
+    source: str = option("Images to show, as convert reads them", metavar="PATH", required=True)
+    dest: str = option("The picture", metavar="PNG|JPEG|PDF", required=True)
+    num: int = option("Images at most", "--num", "--num_images", type=COUNT, default=64)
+    columns: int = option("Images in a row", type=COUNT, default=8)
+    seed: int | None = option("Choose by chance  [default: the first ones]", type=click.IntRange(min=0))
+    classes: list[int | ClassName] | None = option("A row for each of these; all: for every one", type=Classes())
+    tile: int = option("Longer side of an image in the sheet, pixels", type=click.IntRange(8, 1024), default=128)
+    overwrite: bool = flag("Replace the picture that is there")
+
+
+@main.command()
+@takes_options
+def sheet(asked: SheetOptions) -> None:
+    """Show some images of a set in one picture: a contact sheet.
+
+    The first --num in the order of their names, or by chance. With --classes a row for each class, with its name, of
+    --columns images. Images need not be of one size.
+
+    \b
+    python dataset_tool.py sheet --source=datasets/img512.zip --dest=sheet.png --num=100 --columns=10 --seed=0
+    python dataset_tool.py sheet --source=datasets/img512.zip --dest=sheet.pdf --classes=goldfish,8,9
+    """
+    from edm2_guidance.images import picture_file
+    from edm2_guidance.images.contact_sheet import ContactSheet
+
+    every = asked.classes == [ClassName("all")]
+    with bad_input():
+        if asked.classes is not None and given("num"):
+            raise ValueError("--classes shows --columns images of each class: leave out --num")
+        picture_file.check_target(Path(asked.dest), asked.overwrite)
+        wanted = ContactSheet(
+            asked.source, num=asked.num, columns=asked.columns, seed=asked.seed, classes=[] if every else asked.classes,
+            tile=asked.tile,
+        )  # fmt: skip
+    say_notes(wanted.notes)
+    with progress_bar(wanted.num_images, Path(asked.dest).name) as progress:
+        drawn = wanted.draw(progress)
+    say_notes(picture_file.save(drawn, Path(asked.dest)))
+    click.echo(asked.dest)
 
 
 def recode(direction: "type[Encoding | Decoding]", source: str, dest: str, vae: VaeOptions) -> None:

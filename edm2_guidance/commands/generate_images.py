@@ -3,10 +3,10 @@
 import itertools
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dnnlib.atomic import atomic_path
 from dnnlib.terminal import counted
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
@@ -17,18 +17,23 @@ from edm2_guidance.cli.figures import (
     stand_in_caption,
     wanted_pictures,
 )
-from edm2_guidance.cli.grid import GridOptions, caption_of, check_grid, grid_columns, grid_rows, of_known_class
+from edm2_guidance.cli.grid import GridOptions, Layout, Place, caption_of, check_grid, grid_layout, of_known_class
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seeds_from
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
-from edm2_guidance.cli.report import Sampling, announce
+from edm2_guidance.cli.report import Sampling, announce, say_notes
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.papers.figures import Picture
 from edm2_guidance.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from edm2_guidance.sampling.generation import Generation
 
 
 class ImageOptions(OptionGroup):
@@ -74,7 +79,7 @@ def main(asked: ImageOptions) -> None:
         raise click.UsageError("--submit and --fetch-only are for folders of images: give --outdir=DIR")
     if pictures:
         return draw_figures(asked, pictures)
-    check_grid(asked.grid, folder=asked.outdir is not None or asked.subdirs, overwrite=asked.overwrite)
+    check_grid(asked.grid, folder=asked.outdir is not None or asked.subdirs)
     seeds = seeds_from(asked.seeds, asked.figures.seed, asked.num_images or len(asked.seeds))
     if asked.grid.grid is not None:
         return draw_grid(asked, Path(asked.grid.grid), seeds)
@@ -140,46 +145,75 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
 
 
 def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
-    """Rows of presets (or of the one method given), columns of weights, classes or seeds, as one picture."""
-    grid, run, names = asked.grid, asked.run, asked.sampling.class_names
-    rows, columns = grid_rows(grid, asked.method), grid_columns(grid, asked.method)
-    from edm2_guidance.images.figure_folder import made_by
+    """Methods by weights, classes or seeds, as one picture."""
+    from edm2_guidance.images import picture_file
     from edm2_guidance.images.grid import compose_grid
+
+    grid = asked.grid
+    with bad_input():
+        picture_file.check_target(picture, asked.overwrite)
+    layout = grid_layout(grid, asked.method, seeds)
+    with bad_input():
+        recipes = [[layout.recipe(row, column) for column in layout.columns] for row in layout.rows]
+    generations = open_cells(asked, recipes, seeds)
+    side = (grid.enlarge or 1) * generations[0][0].image_size
+    with bad_input():
+        picture_file.check_size(picture, (len(layout.columns) * side, len(layout.rows) * side))
+
+    def caption(place: Place, i: int, j: int) -> str:
+        return caption_of(place, recipes[i][j], generations[i][j], asked.sampling.class_names)
+
+    rows = [caption(row, i, 0) for i, row in enumerate(layout.rows)]
+    columns = [caption(column, 0, j) for j, column in enumerate(layout.columns)]
+    for text, line in zip(rows, generations, strict=True):
+        differ = len({cell.recipe.hash for cell in line})
+        click.echo(f"{text}:" if differ == 1 else f"{text}, the costliest of {differ} columns:", err=True)
+        announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
+    cells = sampled_cells(asked, layout, generations, seeds)
+    drawn = compose_grid(cells, rows, columns, caption(layout.still, 0, 0) or None, side if grid.enlarge else None)
+    made = {cell.recipe.hash: cell.recipe.to_json() for cell in itertools.chain(*generations)}
+    say_notes(picture_file.save(drawn, picture, {"seeds": seeds, "recipes": [*made.values()]}))
+    click.echo(f"{picture}")
+
+
+def open_cells(asked: ImageOptions, recipes: list[list[Recipe]], seeds: list[int]) -> "list[list[Generation]]":
+    """The cells of a grid with their networks open. Usage errors for what cannot be sampled."""
     from edm2_guidance.sampling.generation import opener
-    from edm2_guidance.sampling.method_grid import block, check_blend, sample_cells
+    from edm2_guidance.sampling.method_grid import check_blend
     from torch_utils.distributed import require_one_process
 
+    run, names = asked.run, asked.sampling.class_names
     with bad_input():
         require_one_process("generate_images.py")
         if asked.jobs.worker is not None or asked.jobs.steal:
             raise ValueError("--grid draws one picture: leave out --worker and --steal")
-        recipes = [[change(recipe) for _, change in columns] for _, recipe in rows]
         open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generations = [[open_(of_known_class(recipe, names)) for recipe in line] for line in recipes]
         for generation in itertools.chain(*generations):
             generation.check_seeds(seeds)
-        if grid.alphas is not None:
+        if asked.grid.alphas is not None:
             check_blend(generations[0][0])
-    row_captions = [
-        caption_of(caption, asked[0], line[0], names)
-        for (caption, _), asked, line in zip(rows, recipes, generations, strict=True)
+    return generations
+
+
+def sampled_cells(
+    asked: ImageOptions, layout: Layout, generations: "list[list[Generation]]", seeds: list[int]
+) -> "list[list[list[list[Image]]]]":
+    """The pictures of each cell in lines. Every recipe is sampled once, whatever the grid has on its sides."""
+    from edm2_guidance.sampling.method_grid import block, sample_cells
+
+    distinct = {cell.recipe.hash: cell for cell in itertools.chain(*generations)}
+    with progress_bar(len(seeds) * len(distinct), "images") as progress:
+        (images,) = sample_cells([[*distinct.values()]], seeds, asked.batch, progress)
+    made, at = dict(zip(distinct, images, strict=True)), {seed: number for number, seed in enumerate(seeds)}
+    across = None if asked.grid.cell is None else asked.grid.cell[0]
+    return [
+        [
+            block(made[cell.recipe.hash][[at[seed] for seed in layout.seeds_of(row, column)]], across)
+            for column, cell in zip(layout.columns, line, strict=True)
+        ]
+        for row, line in zip(layout.rows, generations, strict=True)
     ]
-    captions = [
-        caption_of(caption, asked, generation, names)
-        for (caption, _), asked, generation in zip(columns, recipes[0], generations[0], strict=True)
-    ]
-    for caption, line in zip(row_captions, generations, strict=True):
-        click.echo(f"{caption}:" if len(line) == 1 else f"{caption}, the costliest of {len(line)} columns:", err=True)
-        announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
-    with progress_bar(len(seeds) * len(rows) * len(columns), "images") as progress:
-        made = sample_cells(generations, seeds, asked.batch, progress)
-    if grid.weights is None and grid.scales is None and grid.classes is None and grid.alphas is None:
-        made, captions = [[*line[0].split(1)] for line in made], [f"seed {seed}" for seed in seeds]
-    cells = [[block(images) for images in line] for line in made]
-    about = {"seeds": seeds, "recipes": [cell.recipe.to_json() for line in generations for cell in line]}
-    with atomic_path(picture) as temporary:
-        compose_grid(cells, row_captions, captions).save(temporary, format="PNG", pnginfo=made_by(about))
-    click.echo(f"{picture}")
 
 
 def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:

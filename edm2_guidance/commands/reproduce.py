@@ -35,7 +35,7 @@ from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
 from edm2_guidance.recipe.search import recipe_at, valid
 
 if TYPE_CHECKING:
-    from edm2_guidance.metrics.ledger import Record
+    from edm2_guidance.papers.curves import Record
     from edm2_guidance.papers.plots import Panel
     from edm2_guidance.reproduction.rows import Block, Runner, Settings
 
@@ -308,10 +308,10 @@ def make_search(asked: FindOptions) -> None:
 @click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
 @takes_options
 def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
-    """Plot searches from the ledger: scores against the weight, a classifier's scale, the interval's ends, EMA lengths.
+    """Plot searches from the ledger: scores against the weight, scale, blend, the interval's ends or both EMA lengths.
 
     A curve is the mean over blocks of seeds, its bars the interval of the mean where lines of the ledger hold
-    intervals, else from the lowest to the highest block. Several names only with --kind=weight and --kind=scale.
+    intervals, else from the lowest to the highest block. Several names only with --kind=weight, scale and alpha.
 
     \b
     python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num=1000 --size=column --out=weights.pdf
@@ -334,16 +334,17 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
 
 def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotOptions) -> "list[Panel]":
     """The panels that the options ask for. ValueError for what does not go together, or is not in the ledger."""
-    from edm2_guidance.metrics.compare import of_lines
     from edm2_guidance.papers import curves
-    from edm2_guidance.papers.differences import difference_panel
 
     several = plot.kind in curves.XLABELS
     if len(names) > 1 and not several:
         raise ValueError(f"--kind={plot.kind} plots one search at a time, not {', '.join(names)}")
     if plot.against is not None:
         if not several:
-            raise ValueError(f"--against is for --kind=weight and --kind=scale, not --kind={plot.kind}")
+            raise ValueError(f"--against is for --kind=weight, scale and alpha, not --kind={plot.kind}")
+        from edm2_guidance.metrics.compare import of_lines
+        from edm2_guidance.papers.differences import difference_panel
+
         return [difference_panel(records, names, plot.num, plot.kind, plot.against, of_lines)]
     if several:
         return [curves.value_panel(records, names, plot.num, plot.kind)]

@@ -85,7 +85,7 @@ class Conversion:
         names = self._archive.names
         if any(name.lower().endswith(".npy") for name in names):
             raise ValueError(f"{source} holds .npy arrays: convert reads images only")
-        labels, self._class_names, notes = _labels_of(self._archive)
+        labels, self._class_names, notes = labels_of(self._archive)
         self.notes = [*self._archive.notes, *notes]
         self._names = names[:max_images]
         self._labels = None if labels is None else [labels[name] for name in self._names]
@@ -153,7 +153,7 @@ class _Made:
     losses: tuple[str, ...]
 
 
-def _labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, Sequence[str]]:
+def labels_of(archive: Archive) -> tuple[dict[str, Label] | None, tuple[str, ...] | None, Sequence[str]]:
     """Labels, names of classes, and notes: from `dataset.json` if there is one, else from the top-level folders."""
     listed = archive.labels()
     if listed is not None:

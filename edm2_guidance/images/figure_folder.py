@@ -1,20 +1,17 @@
 """A folder of finished pictures, each with what determines it inside, so that none is taken for another. No torch."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from dnnlib.atomic import atomic_path, check_destination
+from dnnlib.atomic import check_destination
 from edm2_guidance.images.decode import text_in_png
+from edm2_guidance.images.picture_file import RECIPE_KEY, about_text, save
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.recipe.stored import read_recipe
-
-RECIPE_KEY = "recipe"  # of the PNG's text chunk
 
 
 class FigureFolder:
@@ -41,28 +38,16 @@ class FigureFolder:
 
     def save(self, name: str, picture: Image.Image, content: Mapping[str, Any]) -> None:
         """Write it as one whole, with the data that `has` compares."""
-        with atomic_path(self.folder / name) as temporary:
-            picture.save(temporary, format="PNG", pnginfo=made_by(content))
-
-
-def made_by(content: Mapping[str, Any]) -> PngInfo:
-    """What a PNG carries about its making: plain data, the seeds and recipes of its images among them."""
-    about = PngInfo()
-    about.add_text(RECIPE_KEY, _text(content))
-    return about
+        save(picture, self.folder / name, content)
 
 
 def _is_same(text: str, content: Mapping[str, Any]) -> bool:
     """Whether a picture's text says what determines it as `content` does: recipes of any format, files anywhere."""
-    if text == _text(content):
+    if text == about_text(content):
         return True
     try:
         both = parse_object(text.encode(), "the picture's text"), content
         theirs, ours = ({**each, "recipes": [read_recipe(r).hash for r in each["recipes"]]} for each in both)
     except (ValueError, KeyError, TypeError):
         return False
-    return _text(theirs) == _text(ours)
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, sort_keys=True, allow_nan=False)
+    return about_text(theirs) == about_text(ours)

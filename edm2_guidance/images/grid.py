@@ -136,19 +136,19 @@ def _check_shapes(
 
 def _join_block(block: Sequence[Sequence[Tile]], tile_size: int | None) -> Image.Image:
     """A block of tiles as one picture, narrow white lines between them."""
-    scaled = [[_scaled(tile, tile_size) for tile in line] for line in block]
-    width, height = scaled[0][0].size
+    drawn = [[scaled(tile, tile_size) for tile in line] for line in block]
+    width, height = drawn[0][0].size
     line_width = max(1, min(width, height) // 32)
     across, down = width + line_width, height + line_width
     joined = Image.new("RGB", (across * len(block[0]) - line_width, down * len(block) - line_width), _PAPER)
-    for i, line in enumerate(scaled):
+    for i, line in enumerate(drawn):
         for j, tile in enumerate(line):
             joined.paste(tile, (j * across, i * down))
     return joined
 
 
-def _scaled(tile: Tile, tile_size: int | None) -> Image.Image:
-    """The tile in RGB at its drawn size; see `compose_grid`."""
+def scaled(tile: Tile, tile_size: int | None) -> Image.Image:
+    """A tile in RGB at the size that `compose_grid` draws it in."""
     tile = tile.convert("RGB")
     longer = max(tile.size)
     if tile_size is None:

@@ -16,12 +16,15 @@ Key = tuple[tuple[str, float], ...]
 
 
 #: By kind of plot: the parameters that a search must have varied, and how to call them.
-_AXES = {"weight": ("weight",), "scale": ("scale",), "interval": ("first", "last"), "ema": ("ema",)}
+_AXES = {
+    "weight": ("weight",), "scale": ("scale",), "alpha": ("alpha",), "interval": ("first", "last"), "ema": ("ema",),
+}  # fmt: skip
 WORDS = {
-    "weight": "the weight", "scale": "the classifier's scale", "interval": "the interval", "ema": "the EMA lengths",
+    "weight": "the weight", "scale": "the classifier's scale", "alpha": "the blend", "interval": "the interval",
+    "ema": "the EMA lengths",
 }  # fmt: skip
 #: The x axis of kinds that show several searches.
-XLABELS = {"weight": "guidance weight w", "scale": "scale of the classifier"}
+XLABELS = {"weight": "guidance weight w", "scale": "scale of the classifier", "alpha": "alpha of the blend"}
 #: How a parameter of a point is said.
 _SHORT = {"weight": "w"}
 
@@ -150,7 +153,7 @@ def _fixed(record: Record, recipe: Recipe) -> str:
 
 
 def value_panel(records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight") -> Panel:
-    """Score against the guidance weight, or a classifier's scale, a curve per search, everything else at its best.
+    """Score against the weight, a classifier's scale or a blend's alpha, a curve per search, all else at its best.
 
     As arXiv 2406.02507, Fig. 7. This and the other panels raise ValueError if the search is not in the ledger or did
     not vary what is drawn.

@@ -83,8 +83,7 @@ def check(panels: Sequence[Panel], look: Look) -> None:
         names = panel.names
         if look.labels is not None and len(look.labels) != len(names):
             raise ValueError(f"{len(look.labels)} labels for {len(names)} curves: one each for {', '.join(names)}")
-    if look.style is not None:
-        figures.check_style(look.style)
+    figures.check_style(look.style)
 
 
 def draw(panels: Sequence[Panel], ylabel: str, path: str | Path, look: Look = Look()) -> None:
@@ -132,7 +131,7 @@ def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) ->
         handles.append(axes.errorbar([*means], [*means.values()], **bars, **look))
         drawn = [*handles[-1].get_children()]
         if not panel.baseline:
-            size = 2.4 * _setting("lines.markersize")
+            size = 2.4 * figures.setting("lines.markersize")
             drawn += axes.plot(*panel.best(name), "*", ms=size, color=look["color"])
         beside = _shifted(axes, _APART * (number - (len(panel.curves) - 1) / 2))
         for artist in drawn:
@@ -159,7 +158,7 @@ def _offs(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
 
 def _looks() -> Iterator[Mapping[str, Any]]:
     """Colour and marker of one curve after the other, as the style has them."""
-    cycle = _setting("axes.prop_cycle")
+    cycle = figures.setting("axes.prop_cycle")
     return ({"color": "C0", "marker": "o", **each} for each in itertools.cycle(cycle))
 
 
@@ -170,15 +169,9 @@ def _shifted(axes: Any, points: float) -> Any:
     return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
-def _setting(name: str) -> Any:
-    from matplotlib import rcParams
-
-    return rcParams[name]
-
-
 def _add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str], width: float) -> None:
     """Above the axes, where it hides nothing, with as many entries in a row as fit into so many inches."""
-    letter = _setting("font.size") / 72 * 0.6  # inches; an entry's line and gaps are as wide as six
+    letter = figures.setting("font.size") / 72 * 0.6  # inches; an entry's line and gaps are as wide as six
     across = max(1, int(width / (letter * (max(map(len, labels)) + 6))))
     columns = -(-len(labels) // -(-len(labels) // across))
     axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)

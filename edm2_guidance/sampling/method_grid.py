@@ -57,8 +57,12 @@ def tiles(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
 
 
-def block(images: Tensor) -> list[list[Image.Image]]:
-    """Images uint8 [N, 3, H, W] as lines of pictures for one cell: as near to a square as N divides into."""
+def block(images: Tensor, across: int | None = None) -> list[list[Image.Image]]:
+    """Images uint8 [N, 3, H, W] as lines of pictures for one cell.
+
+    across: how many in a line, a divisor of N; None for as near to a square as N divides into.
+    """
     pictures = tiles(images)
-    across = min(n for n in range(1, len(pictures) + 1) if len(pictures) % n == 0 and n * n >= len(pictures))
+    if across is None:
+        across = min(n for n in range(1, len(pictures) + 1) if len(pictures) % n == 0 and n * n >= len(pictures))
     return [pictures[start : start + across] for start in range(0, len(pictures), across)]

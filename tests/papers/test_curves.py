@@ -121,7 +121,7 @@ def test_what_is_not_there_is_said():
         (interval_panels, {"weight": 2.0}, "'a' did not vary the interval; --kind=weight fits it"),
         (ema_panel, {"weight": 2.0}, "'a' did not vary the EMA lengths; --kind=weight fits it"),
         (interval_panels, {"weight": 2.0, "ema": 0.1}, "the interval; --kind=weight or --kind=ema fits it"),
-        (ema_panel, {"alpha": 0.1}, "the EMA lengths; no --kind fits it"),
+        (ema_panel, {"guide_ema": 0.1}, "the EMA lengths; no --kind fits it"),
         (
             lambda records, name, num: value_panel(records, [name], num),
             {"first": 1, "last": 5},
