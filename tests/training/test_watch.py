@@ -230,6 +230,28 @@ def test_a_tracker_that_does_not_open_is_told(tracked, monkeypatch):
     assert said == ["warning: wandb failed, and the run goes on without: division by zero"]
 
 
+def test_tensorboard_is_told_all_numbers(tracked, tmp_path, monkeypatch):
+    """By a writer that keeps what it is told, as the package may not be here."""
+    told = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            told.append((folder, purge_step))
+
+        def __getattr__(self, name):
+            return lambda *words, **more: told.append((name, *words))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    trackers, said = tracked("tensorboard", images_seen=1024)
+    trackers.numbers(1536, {"loss": 0.5, "lr": 0.01})
+    trackers.close()
+    assert told == [
+        (str(tmp_path / "tensorboard"), 1025), ("add_scalar", "loss", 0.5, 1536), ("add_scalar", "lr", 0.01, 1536),
+        ("flush",), ("close",),
+    ]  # fmt: skip
+    assert said == []
+
+
 def test_tensorboard_shows_no_number_of_a_lost_end_twice(tracked, tmp_path):
     """By its own reader."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
