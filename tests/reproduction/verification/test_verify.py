@@ -184,6 +184,7 @@ def test_the_machine(place, monkeypatch):
     found = good("machine", place)
     assert cells(found, "torch")[0] == torch.__version__
     assert found.values["key"][2:] == [torch.__version__, "cpu"]
+    assert cells(found, "EDM2_VAE")[0].endswith("/vae"), "files from elsewhere are told"
     bad("machine", replace(place, device="cuda:7"), "is not available here")
 
 
@@ -316,7 +317,7 @@ def test_a_score(place, in_process):
 
 def test_scores_that_cannot_be(place):
     line = {"metric": "fid", "value": 2.5, "interval": {"low": 2.4, "high": 2.6}, "flags": []}
-    assert commands._judged(line, 1000, check.preset_for("fid")).problems
+    assert commands._judged(line, 1000, 2.91).problems
     slow = outcome("fid-1000", place, values={"speed": {"images_per_second": 0.1}})
     assert slow.status == "skipped"
     assert "1,000 images would take 167 min" in slow.reason
@@ -566,6 +567,8 @@ def test_nothing_secret_is_told(monkeypatch):
     found = run._broken(OSError("https://user:word@host/edm2?sig=abc /home/someone/.cache"))
     assert found.reason == "OSError: https://host/edm2?... ~/.cache"
     assert not {"someone", "word", "abc"} & set(re.findall(r"\w+", found.trace))
+    monkeypatch.setenv("HOME", "/")
+    assert run._shown("/a/b") == "/a/b"
 
 
 # Processes of their own.
