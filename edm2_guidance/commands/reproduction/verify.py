@@ -9,6 +9,7 @@ import click
 from dnnlib.atomic import check_destination
 from dnnlib.places import near
 from dnnlib.terminal import counted
+from dnnlib.workers import launched
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
@@ -73,14 +74,16 @@ def verify_machine(asked: VerifyOptions) -> None:
     folder, names = Path(asked.outdir), asked.checks or wanted(asked.quick)
     settings = Settings(folder, names, asked.device, asked.quick, asked.offline, asked.again)
     with bad_input():
+        if launched().count > 1:
+            raise ValueError("verify starts processes of its own: start it without torchrun or srun")
         check_destination(folder / "report.json")
         known = load(folder)
     kept = f"what was found is in {folder / 'report.md'}; the same command goes on"
     problem, writer = None, Writer(asked, names)
     with keeps(lambda: kept):
         for name, outcome in verify(settings, known):
+            click.echo(report.line(name, outcome, earlier=outcome is known.get(name)))
             known = taken(known, name, outcome)
-            click.echo(report.line(name, outcome))
             problem = writer.write(known)
     if problem is not None:
         click.echo(writer.text(known))

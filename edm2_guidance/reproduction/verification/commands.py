@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,18 @@ def score(place: Place, metric: str, num: int) -> Finding:
     places = [f"--ledger={path}", f"--workdir={place.folder / 'scores'}", f"--shard-size={SHARD}"]
     command = ["calculate_metrics", "gen", f"--preset={preset.name}", f"--metrics={metric}", f"--num={num}", *places]
     run([*command, *_where(place)], place.folder / f"{metric}-{num}.log")
-    return _judged(next(line for line in reversed(ledger.read(path)) if line["name"] == f"{metric}@{num}"), num, preset)
+    line = next(line for line in reversed(ledger.read(path)) if line["name"] == f"{metric}@{num}")
+    return _judged(line, num, preset.published or 0.0)
 
 
-def _judged(line: dict[str, Any], num: int, preset: Any) -> Finding:
+def _judged(line: Mapping[str, Any], num: int, published: float) -> Finding:
     """A score beside what is known. A Frechet distance of fewer images is higher (`metrics.uncertainty`)."""
     metric, value = line["metric"], line["value"]
     shown = f"{value_text(metric, value)} {interval_text(metric, line.get('interval'))}".rstrip()
-    found = Finding(f"{shown}; published, of 50,000 images: {preset.published:g}", values={"value": value})
+    found = Finding(f"{shown}; published, of 50,000 images: {published:g}", values={"value": value})
     found.row(f"{metric} of {num:,} images, 95 % interval", shown, "none known of so few images", fine=True)
-    text = f"above the {preset.published:g} of 50,000 images (published): {metric} of few images is higher"
-    found.row("the same beside the paper", value_text(metric, value), text, fine=value > preset.published)
+    text = f"above the {published:g} of 50,000 images (published): {metric} of few images is higher"
+    found.row("the same beside the paper", value_text(metric, value), text, fine=value > published)
     found.row("flags", "; ".join(line.get("flags") or ()) or "none")
     return found
 

@@ -88,7 +88,7 @@ def statistics(place: Place) -> Finding:
     found.row("SHA-256", reference.statistics.sha256, "none published", fine=True)
     for name, moments in reference.moments.items():
         found.row(f"{name}: images", moments.num_images, IMAGENET)
-        values = torch.linalg.eigvalsh(moments.cov)
+        values = np.linalg.eigvalsh(moments.cov)
         low, high = float(values[0]), float(values[-1])
         found.row(f"{name}: eigenvalues", f"{low:.3g} to {high:.3g}", "none below 0", fine=low >= -1e-6 * abs(high))
     lowest = float(reference.moments["fid"].mean.min())

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ IMAGES = 2  # that the CPU computes, too
 #: How far F may be from the CPU's in half precision, TF32's among them: an error is of the size of F, rounding is not.
 HALF = 0.05
 ALIKE = 0.9  # correlation of two images of one seed, those of two seeds have about none
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "DNNLIB_CACHE_DIR", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 SHORT = 4  # steps in which speed is measured
 LARGEST, SECONDS = 512, 10.0  # batches are doubled up to so many images, or until one takes so long
 
@@ -47,6 +49,7 @@ def machine(place: Place) -> Finding:
     found.row("CPU cores", os.cpu_count())
     found.row("memory", f"{_memory() / 2**30:.1f} GiB")
     if device.type == "cuda":
+        found.row("driver", _driver())
         theirs = torch.cuda.get_device_properties(device)
         found.row("device memory", f"{theirs.total_memory / 2**30:.1f} GiB")
         found.row("compute capability", f"{theirs.major}.{theirs.minor}")
@@ -54,10 +57,22 @@ def machine(place: Place) -> Finding:
     cache = next(each for each in _above(make_cache_dir_path()) if os.path.exists(each))
     free, needed = shutil.disk_usage(cache).free, download_bytes()
     found.row("room for downloads", f"{free / 1e9:.1f} GB", f"{needed / 1e9:.1f} GB for all of them", fine=True)
+    for name in sorted(name for name in os.environ if name.startswith("EDM2_") or name in _VARIABLES):
+        found.row(name, os.environ[name])
     software, name = around["software"], str(around["hardware"]["device"])
     found.summary = f"{name}, torch {software['torch']}"
     found.values = {"key": [str(software[key]) for key in ("edm2-guidance", "commit", "torch")] + [name]}
     return found
+
+
+def _driver() -> str:
+    """Version of NVIDIA's, as its own tool says it; why not, if it does not."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        return "; ".join(done.stdout.splitlines()) or f"exit code {done.returncode}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi: {error}"
 
 
 def _above(path: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from textwrap import shorten
 
 from dnnlib.terminal import counted, printable
 from dnnlib.versions import PROJECT
@@ -23,13 +24,15 @@ def markdown(outcomes: Mapping[str, Outcome], asked: Sequence[str], options: str
     return "\n\n".join(parts) + "\n"
 
 
-def line(name: str, outcome: Outcome) -> str:
-    """A check in one line, for a terminal."""
-    return printable(f"{name:<15}{outcome.status:<9}{outcome.seconds:>7.1f} s  {outcome.reason or outcome.summary}")
+def line(name: str, outcome: Outcome, *, earlier: bool = False) -> str:
+    """A check in one line, for a terminal. earlier: an earlier start made it."""
+    _, status, seconds, what = _line(name, outcome)
+    return printable(f"{name:<15}{status:<9}{seconds:>7} s  {what}{' (found before)' if earlier else ''}")
 
 
-def _line(name: str, outcome: Outcome) -> tuple[object, ...]:
-    return name, outcome.status, f"{outcome.seconds:.1f}", outcome.reason or outcome.summary
+def _line(name: str, outcome: Outcome) -> tuple[str, ...]:
+    what = shorten(outcome.reason or outcome.summary, 160, placeholder=" ...")
+    return name, outcome.status, f"{outcome.seconds:.1f}", what
 
 
 def _section(check: Check, outcome: Outcome, options: str) -> Iterator[str]:

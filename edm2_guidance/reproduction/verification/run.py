@@ -1,8 +1,10 @@
 """Checks made one after the other, each in a process of its own: whatever ends one, the next is made. No torch here.
 
-FOLDER/report.md      for people
-FOLDER/report.json    the same for programs, and for the next start, which makes what is not ok
-FOLDER/KEY/           what checks make, and CHECK.txt, what they print; KEY stands for version and device
+What is kept, in the folder of the report:
+
+    report.md      for people
+    report.json    the same for programs, and for the next start, which makes what is not ok
+    KEY/           what checks make, and CHECK.txt, what they print; KEY stands for version and device
 """
 
 import faulthandler
@@ -166,6 +168,7 @@ def _in_process(check: Check, place: Place, answer: Connection) -> None:
         faulthandler.enable(log)  # a crash, and a check that hangs, say where
         faulthandler.dump_traceback_later(max(place.seconds - 1, 0.1), file=log)
         answer.send(here(check, place))
+        faulthandler.cancel_dump_traceback_later()
 
 
 def here(check: Check, place: Place) -> Outcome:
@@ -196,7 +199,9 @@ def _broken(error: Exception) -> Outcome:
 
 def _shown(text: object) -> str:
     """Fit to be sent to others: no secrets of URLs, and not where the user's home is."""
-    return without_secrets(str(text)).replace(os.path.expanduser("~"), "~")
+    home = os.path.expanduser("~")
+    shown = without_secrets(str(text))
+    return shown.replace(home, "~") if len(home) > 1 else shown
 
 
 def _printed(check: Check, place: Place) -> str:
