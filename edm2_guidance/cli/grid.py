@@ -77,7 +77,8 @@ class GridOptions(OptionGroup):
     columns: list[str] | None = option("Columns of the grid instead, of the same", type=Axes())
     cell: tuple[int, int] | None = option("Seeds in a cell of the grid, across and down", metavar="WxH", type=Size())
     enlarge: int | None = option(
-        "Times of an image's pixels in the grid  [default: small ones to 64]", type=click.IntRange(1, 64)
+        "Enlarge images in the grid so many times, pixels sharp  [default: small ones to 64 pixels]",
+        type=click.IntRange(1, 64),
     )
     list_presets: bool = flag("Name them all", is_eager=True, callback=list_presets)
 

@@ -112,7 +112,9 @@ class PictureOptions(OptionGroup):
     overwrite: bool = flag("Replace the picture that is there")
     labels: str | None = option("What the curves are called, in order", metavar="TEXT,...")
     title: str = option("Above the plot", metavar="TEXT", default="", show_default=False)
-    size: tuple[float, float | None] | None = option("Inches, or as wide as a column or page of a paper", type=Inches())
+    size: tuple[float, float | None] | None = option(
+        "Inches, or as wide as a column or page of a paper", metavar="W,H|column|page", type=Inches()
+    )
     style: str | None = option(
         "print, or one of matplotlib's  [default: print for a column or page]", metavar="NAME|MPLSTYLE"
     )

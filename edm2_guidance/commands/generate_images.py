@@ -204,7 +204,7 @@ def sampled_cells(
 
     distinct = {cell.recipe.hash: cell for cell in itertools.chain(*generations)}
     with progress_bar(len(seeds) * len(distinct), "images") as progress:
-        (images,) = sample_cells([[*distinct.values()]], seeds, asked.batch, progress)
+        images = sample_cells([*distinct.values()], seeds, asked.batch, progress)
     made, at = dict(zip(distinct, images, strict=True)), {seed: number for number, seed in enumerate(seeds)}
     across = None if asked.grid.cell is None else asked.grid.cell[0]
     return [

@@ -69,7 +69,7 @@ class _Layout:
         self.gap = max(8, min(self.width, self.height) // 16)
         columns, rows = len(cells[0]), len(cells)
         grid_width = columns * (self.width + self.gap) - self.gap
-        size = min(max(grid_width // 45, 15), 48)
+        size = min(max(grid_width // 36, 15), 48)
         self.margin = size
         face = typeface_for([*row_captions, *column_captions, title or ""])
         self.font = face.at(size)

@@ -11,34 +11,27 @@ from edm2_guidance.sampling.generation import Generation
 
 
 def sample_cells(
-    generations: Sequence[Sequence[Generation]],
-    seeds: Sequence[int],
-    batch: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[list[Tensor]]:
-    """Sample the cells of a grid, each with all seeds: rows of images, uint8 [seeds, 3, H, W].
+    generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
+) -> list[Tensor]:
+    """Sample cells of a grid, each with all seeds: uint8 [seeds, 3, H, W].
 
     Cells that describe the same images are sampled once, such as weight 1, which is the main network alone.
     """
     made: dict[str, Tensor] = {}
-    grid: list[list[Tensor]] = []
-    for line in generations:
-        grid.append([])
-        for generation in line:
-            key = generation.recipe.hash
-            if key not in made:
-                made[key] = torch.cat([part.images for part in generation.images(seeds, batch)])
-            grid[-1].append(made[key])
-            if progress is not None:
-                progress(len(seeds))
-    return grid
+    for generation in generations:
+        key = generation.recipe.hash
+        if key not in made:
+            made[key] = torch.cat([part.images for part in generation.images(seeds, batch)])
+        if progress is not None:
+            progress(len(seeds))
+    return [made[generation.recipe.hash] for generation in generations]
 
 
 def sample_pictures(
     generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
 ) -> list[Image.Image]:
     """The images of one row of cells in a line: setting by setting, within a setting seed by seed."""
-    return tiles(torch.cat(sample_cells([generations], seeds, batch, progress)[0]))
+    return tiles(torch.cat(sample_cells(generations, seeds, batch, progress)))
 
 
 def check_blend(generation: Generation) -> None:
