@@ -62,7 +62,7 @@ class Trackers(ParamType):
         return names
 
 
-class WatchOptions(OptionGroup):
+class WatchOptions(OptionGroup, heading="Watching"):
     """What shows how a run goes. Nothing here has a part in the networks."""
 
     preview: int = option(

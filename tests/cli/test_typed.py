@@ -185,19 +185,19 @@ def test_options_are_found_by_any_of_their_names():
 
     @click.command(cls=Command)
     @click.option("--gnet", "--uncond_pkl", multiple=True)
-    @click.option("--quiet", is_flag=True)
+    @click.option("--silent", is_flag=True)
     @click.argument("rest", nargs=-1)
     def command(**params):
-        seen.update(names=spellings("gnet"), texts=values("gnet"), quiet=typed("quiet"), absent=typed("rest"))
+        seen.update(names=spellings("gnet"), texts=values("gnet"), silent=typed("silent"), absent=typed("rest"))
 
-    arguments = ["--uncond_pkl", "--quiet", "--quiet", "--gnet=b=c", "x", "--", "--gnet=d"]
+    arguments = ["--uncond_pkl", "--silent", "--silent", "--gnet=b=c", "x", "--", "--gnet=d"]
     assert CliRunner().invoke(command, arguments).exit_code == 0
     assert seen == {
         "names": {"--uncond-pkl", "--gnet"},
-        "texts": ["--quiet", "b=c"],
-        "quiet": [["--quiet"]],
+        "texts": ["--silent", "b=c"],
+        "silent": [["--silent"]],
         "absent": [],
     }
     assert [words for _, words in occurrences(command, arguments)] == [
-        ["--uncond_pkl", "--quiet"], ["--quiet"], ["--gnet=b=c"], ["x"], ["--"], ["--gnet=d"]
+        ["--uncond_pkl", "--silent"], ["--silent"], ["--gnet=b=c"], ["x"], ["--"], ["--gnet=d"]
     ]  # fmt: skip
