@@ -49,7 +49,7 @@ def _shown(command: click.Command, ctx: click.Context) -> Iterator[tuple[click.O
     everything = _records(command, ctx)
     own = [each for each, _ in everything if _heading(each) != SHARED]
     for option, record in everything:
-        first = getattr(option, "first", False) or (len(own) <= FEW and option in own)
+        first = option.required or getattr(option, "first", False) or (len(own) <= FEW and option in own)
         if _ALL in ctx.meta or first:
             yield option, record
 

@@ -124,7 +124,7 @@ class Size(ParamType):
 
 def seed_option() -> Field:
     """--seed: the first one."""
-    return option("First seed", type=click.IntRange(min=0), default=0, heading="Images", first=True)
+    return option("First seed", type=click.IntRange(min=0), default=0, heading="Images")
 
 
 def seeds_from(seeds: list[int] | None, first: int, num: int) -> list[int]:

@@ -32,7 +32,7 @@ _images = click.IntRange(min=2)
 
 def networks_option() -> Field:
     """--networks."""
-    return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS)
+    return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS, heading="Networks")
 
 
 def _num_option(help: str, **settings: Any) -> Field:
@@ -62,14 +62,14 @@ class ReportOptions(OptionGroup):
 class WorkOptions(OptionGroup, heading="Output"):
     """How rows and points of a search are made."""
 
-    batch: int = batch_option(64)
-    shard_size: int = shard_option(128)
-    results_dir: str = results_dir_option("Where unfinished work is")
-    keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there", first=True)
-    again: bool = again_option()
     networks: str = networks_option()
-    run: RunOptions
+    again: bool = again_option()
     ledger: str = ledger_option()
+    results_dir: str = results_dir_option("Where unfinished work is")
+    keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
+    batch: int = batch_option(64)
+    run: RunOptions
+    shard_size: int = shard_option(128)
 
     @contextmanager
     def goes_on(self) -> Iterator[None]:

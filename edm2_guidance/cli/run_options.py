@@ -17,9 +17,7 @@ from edm2_guidance.metrics.catalog import find_metric
 
 def device_option() -> Field:
     """--device."""
-    return option(
-        "cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto", heading="Computing", first=True
-    )
+    return option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto", heading="Computing")
 
 
 def offline_option() -> Field:

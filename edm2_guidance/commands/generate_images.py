@@ -41,16 +41,16 @@ class ImageOptions(OptionGroup, heading="Images"):
     """Which images, in a folder, a grid, or figures."""
 
     networks: NetworkOptions
-    outdir: str | None = option("Where to put the PNGs", metavar="DIR", heading="Output", first=True)
-    subdirs: bool = flag("A subfolder for every 1000 seeds", heading="Output")
+    sampling: SamplingOptions
     seeds: list[int] = option("Such as 1,2,5-10", type=IntList(), default="16-19", first=True)
     num_images: int | None = option("Images, from --seed on", type=click.IntRange(1, MAX_IMAGES))
-    batch: int = batch_option(32)
-    resume: bool = flag("Does nothing: images that are there are kept anyway", hidden=True)
-    overwrite: bool = flag("Make images again that are there", heading="Output")
     grid: GridOptions
     figures: FigureOptions
-    sampling: SamplingOptions
+    outdir: str | None = option("Where to put the PNGs", metavar="DIR", heading="Output", first=True)
+    subdirs: bool = flag("A subfolder for every 1000 seeds", heading="Output")
+    overwrite: bool = flag("Make images again that are there", heading="Output")
+    resume: bool = flag("Does nothing: images that are there are kept anyway", hidden=True)
+    batch: int = batch_option(32)
     run: RunOptions
     jobs: JobOptions
 

@@ -28,21 +28,21 @@ class ZipOptions(OptionGroup, heading="Images"):
     """Which images, into which file, and in what portions."""
 
     networks: NetworkOptions
-    outdir: str = option("Folder of the ZIP", metavar="DIR", default="./results", heading="Output")
+    sampling: SamplingOptions
+    num_images: int = option("Images", type=click.IntRange(1, MAX_IMAGES), default=50000, first=True)
+    seed: int = seed_option()
+    seeds: list[int] | None = option("Seeds, instead of --seed and --num-images", type=IntList())
     out: str | None = option(
         "File name of the ZIP; default: after networks, seeds, weight and recipe",
         metavar="ZIP",
         heading="Output",
         first=True,
     )
-    num_images: int = option("Images", type=click.IntRange(1, MAX_IMAGES), default=50000, first=True)
-    seed: int = seed_option()
-    seeds: list[int] | None = option("Seeds, instead of --seed and --num-images", type=IntList())
+    outdir: str = option("Folder of the ZIP", metavar="DIR", default="./results", heading="Output")
     batch: int = batch_option(64)
     batch_size_decoder: int = option("VAE batch", type=COUNT, default=8, heading="Computing")
-    shard_size: int = shard_option(512)
-    sampling: SamplingOptions
     run: RunOptions
+    shard_size: int = shard_option(512)
     jobs: JobOptions
 
 

@@ -241,9 +241,9 @@ class FindOptions(OptionGroup):
     """What is searched, of which method."""
 
     networks: NetworkOptions
+    sampling: SamplingOptions
     search: SearchOptions
     target: opt.TargetOptions
-    sampling: SamplingOptions
     work: opt.WorkOptions
     share_device: bool = share_device_option()
 

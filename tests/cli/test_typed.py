@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from pathlib import Path
 
 import click
 import pytest
@@ -12,16 +11,7 @@ from edm2_guidance.cli.command import Command, Group
 from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.recipe_options import SamplingOptions
 from edm2_guidance.cli.typed import occurrences, plain_number, spellings, typed, values
-
-ROOT = Path(__file__).parents[2]
-
-
-def commands():
-    for script in sorted(path.stem for path in ROOT.glob("*.py")):
-        main = importlib.import_module(f"edm2_guidance.commands.{script}").main
-        yield script, [], main
-        for name, command in getattr(main, "commands", {}).items():
-            yield script, [name], command
+from tests.words import commands
 
 
 def number_options():

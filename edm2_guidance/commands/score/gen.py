@@ -44,20 +44,20 @@ class GenOptions(OptionGroup, heading="Output"):
     """What is sampled, what is scored against what, and how."""
 
     networks: NetworkOptions
-    ref: str | None = opt.ref_option(f"{opt.REFERENCE}  [default: the preset's]")
-    metrics: list[str] = opt.scored_metrics_option()
+    sampling: SamplingOptions
     num: int | None = opt.num_option(str(STANDARD_NUM_IMAGES))
     seed: int = seed_option()
-    batch: int = batch_option(32)
-    sampling: SamplingOptions
+    ref: str | None = opt.ref_option(f"{opt.REFERENCE}  [default: the preset's]")
+    metrics: list[str] = opt.scored_metrics_option()
+    detectors: opt.DetectorOptions
+    again: bool = opt.again_option()
+    ledger: opt.LedgerOptions
     workdir: str = option(
         "Where features lie until the result is there, 4 bytes each", metavar="DIR", default="results/work"
     )
-    shard_size: int = shard_option(512)
-    detectors: opt.DetectorOptions
-    ledger: opt.LedgerOptions
-    again: bool = opt.again_option()
+    batch: int = batch_option(32)
     run: RunOptions
+    shard_size: int = shard_option(512)
     jobs: JobOptions
 
 
