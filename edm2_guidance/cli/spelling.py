@@ -25,6 +25,7 @@ OTHERS = {
     "--ref": ("--ref-path",),
     "--results-dir": ("--results",),
     "--source": ("--images", "--data"),
+    "--trackers": ("--log",),  # likewise
 }
 
 #: What was once said by other words, also of the interval paper's repository, and the switches that say it now.

@@ -76,7 +76,7 @@ class WatchOptions(OptionGroup, heading="Watching"):
     ref: str | None = option(
         f"For --evaluate: {REFERENCE}  [default: what ships for the metric]", metavar="PATH|URL|NAME"
     )
-    log: tuple[str, ...] = option(f"Show the numbers in {' or '.join(TRACKERS)}, too", type=Trackers(), default=())
+    trackers: tuple[str, ...] = option(f"Show the numbers in {' or '.join(TRACKERS)}, too", type=Trackers(), default=())
 
     def reference(self) -> str:
         """Of --evaluate, as `find_reference` gives it. ValueError or OSError if there is none."""

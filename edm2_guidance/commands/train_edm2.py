@@ -168,7 +168,7 @@ def main(asked: TrainOptions) -> int:
     ends with the same networks; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint first (exit code 128 + signal).
     From start to start --duration, --batch-gpu, --status, --snapshot, --checkpoint and the number of workers may
     change; a folder with a run of other options or data is refused. A loss that stays NaN ends the run (exit code 1).
-    Previews, --evaluate and --log show how it goes; whatever becomes of them, the networks are the same.
+    Previews, --evaluate and --trackers show how it goes; whatever becomes of them, the networks are the same.
 
     \b
     Examples:
@@ -192,7 +192,7 @@ def main(asked: TrainOptions) -> int:
         device = distributed.pick_device(asked.device)
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
-        for name in asked.watch.log:
+        for name in asked.watch.trackers:
             need_tracker(name)
         watchers = watchers_from(asked.watch, config, dataset, outdir, device) if distributed.rank() == 0 else []
     if distributed.rank() == 0:
@@ -208,7 +208,7 @@ def main(asked: TrainOptions) -> int:
         seen = train(
             config, dataset, outdir, device=device, workers=asked.workers, should_stop=lambda: stopped() is not None,
             progress=(lambda count: bar()(count)) if distributed.rank() == 0 else None,  # none of a run that is refused
-            watchers=watchers, trackers=asked.watch.log, about=about_start(asked, config, device),
+            watchers=watchers, trackers=asked.watch.trackers, about=about_start(asked, config, device),
         )  # fmt: skip
         signal = stopped()
     if seen >= config.duration:

@@ -168,7 +168,7 @@ def test_a_grid_says_one_line_before_it_begins(tiny_networks, tmp_path):
     assert said.exit_code == 0, said.output
     before = said.stderr.split("\rimages")[0].splitlines()
     assert before == [
-        "2 rows of 3 cells, 2 seeds in each; on cpu; network evaluations in all: 60",  # of a guided image 3 + 3
+        "2 rows of 3 cells, 2 seeds; on cpu; network evaluations in all: 60",  # of a guided image 3 + 3
         "note: w = 0.5 moves towards the guide; w = 1 is off, w > 1 guides",
     ]
     told = CliRunner().invoke(generate_images.main, [*words, f"--grid={tmp_path}/a.png", "--verbose"])
