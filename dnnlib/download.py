@@ -49,7 +49,7 @@ from dnnlib.published import published_as
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
-from dnnlib.terminal import printable, unguarded
+from dnnlib.terminal import bar_options, is_quiet, printable
 from dnnlib.urls import identity_of, is_url, without_secrets
 
 __all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
@@ -209,7 +209,7 @@ def _cached_file(request: _Request, *, offline: bool, progress: bool, verify: bo
         return path
 
     def waiting() -> None:
-        if progress:
+        if progress and not is_quiet():
             print(f"Waiting for another process that is fetching {request.target.name}", file=sys.stderr)
 
     with exclusive(request.beside("lock"), waiting=waiting) as locked:
@@ -420,7 +420,7 @@ class _ProgressBar:
         if bar is None:
             name = self._name
             bar = tqdm(
-                file=unguarded(sys.stderr),
+                **bar_options(sys.stderr),
                 desc=printable(name),
                 initial=done,
                 total=total,

@@ -1,15 +1,21 @@
-"""Text on its way to a terminal: whatever files, names and errors hold, no control character gets there.
+"""Text on its way to a terminal or a log: whatever files, names and errors hold, no control character gets there.
 
 `guard` puts a filter before a stream, in one place, so that no print can forget it. What draws with control
-characters on purpose, a progress bar, asks for the stream behind the filter, and is careful with its texts itself.
+characters on purpose, a progress bar, asks by `bar_options` where to, and is careful with its texts itself.
 """
 
 import codecs
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 _KEPT = ("\n", "\t")
 _PARTS = re.compile(r"([\n\t])")
+_LOG_SECONDS = 30  # between lines of progress in a log, which keeps them all
+_QUIET, _USUAL, _VERBOSE = range(3)
+_loudness = _USUAL
 
 
 def printable(text: str) -> str:
@@ -51,6 +57,38 @@ class _Guarded:
         return getattr(self.unguarded, name)
 
 
+class _Log(_Guarded):
+    """A guarded stream into a log, whose lines begin with the time; those that are indented belong to one before."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._begins = True
+
+    def write(self, text: str) -> int:
+        if isinstance(text, str):
+            text = "".join(map(self._dated, text.splitlines(keepends=True)))
+        return super().write(text)
+
+    def _dated(self, line: str) -> str:
+        dated = f"{time.strftime('%H:%M:%S')} {line}" if self._begins and not line[0].isspace() else line
+        self._begins = line.endswith("\n")
+        return dated
+
+
+class _LinesOfBar:
+    """Where a progress bar writes to in a log: each of its states is a line."""
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._log.write(f"{text.strip()}\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
 def guard(stream: Any) -> Any:
     """The stream behind a filter of control characters; None, which stands for a closed one, stays None."""
     if stream is None or isinstance(stream, _Guarded):
@@ -60,10 +98,52 @@ def guard(stream: Any) -> Any:
     return _Guarded(stream)
 
 
+def log(stream: Any) -> Any:
+    """A guarded stream; its lines get the time if it leads into a file or a pipe, and not to a terminal."""
+    if not isinstance(stream, _Guarded) or stream.isatty():
+        return stream
+    try:
+        stream.fileno()
+    except OSError:  # that of a notebook or a test
+        return stream
+    return _Log(stream.unguarded)
+
+
 def _is_ascii(stream: Any) -> bool:
     return codecs.lookup(stream.encoding).name == "ascii"
 
 
 def unguarded(stream: Any) -> Any:
-    """The stream behind the filter of `guard`, for progress bars."""
+    """The stream behind the filter of `guard`."""
     return stream.unguarded if isinstance(stream, _Guarded) else stream
+
+
+def bar_options(stream: Any) -> dict[str, Any]:
+    """How a bar of tqdm is drawn on this stream: in a log, a line every half minute."""
+    if isinstance(stream, _Log):
+        line = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        return {"file": _LinesOfBar(stream), "mininterval": _LOG_SECONDS, "bar_format": line, "disable": is_quiet()}
+    seconds = 0.1 if stream.isatty() else _LOG_SECONDS
+    return {"file": unguarded(stream), "mininterval": seconds, "dynamic_ncols": True, "disable": is_quiet()}
+
+
+@contextmanager
+def loudness(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Inside, if so: no more than warnings and errors is said, or details as well. One for the process."""
+    global _loudness
+    before = _loudness
+    _loudness = _QUIET if quiet else _VERBOSE if verbose else before
+    try:
+        yield
+    finally:
+        _loudness = before
+
+
+def is_quiet() -> bool:
+    """Whether no more than warnings and errors is to be said."""
+    return _loudness == _QUIET
+
+
+def is_verbose() -> bool:
+    """Whether details are to be said as well."""
+    return _loudness == _VERBOSE

@@ -254,8 +254,8 @@ def test_documented_command_lines_of_edm2_parse(line: str) -> None:
 
 def test_documented_command_lines_of_the_interval_repository_parse() -> None:
     context = main.make_context("main", ["--gen_zip=a.zip", "--ref_path=img512.pkl", "--metric=fd_dinov2"])
-    expected = {"gen_zip": "a.zip", "ref_path": "img512.pkl", "metric": "fd_dinov2", "results_dir": "./results"}
-    assert context.params == {**expected, "batch_size": 128}
+    expected = {"images": "a.zip", "ref": "img512.pkl", "metric": "fd_dinov2", "results_dir": "./results"}
+    assert context.params == {**expected, "batch": 128}
 
 
 # The two sides: SAMPLES REFERENCE
@@ -309,7 +309,7 @@ def test_the_value_stands_apart_from_a_long_name() -> None:
 def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callable[..., Path]) -> None:
     images = make_zip(80)
     result = run("calc", images, "mnist16")
-    assert f"samples:   {images}, 80 images\nreference: mnist16-refs, 60,000 images\n" in result.stderr
+    assert f"samples: {images}, 80 images; reference: mnist16-refs, 60,000 images\n" in result.stderr
     assert run("calc", f"--images={images}", "--ref=mnist16").stdout == result.stdout
     run(f"--gen_zip={images}", "--ref_path=mnist16", "--metric=fd_mnist", "--batch_size=64", "--results_dir=results")
     values = [record["value"] for record in ledger.read("results/ledger.jsonl")]
@@ -334,8 +334,8 @@ def test_passwords_and_signatures_of_urls_are_neither_said_nor_stored(
     monkeypatch.setattr("edm2_guidance.metrics.sides.fetch", lambda source, offline: images)
     url, shown = "https://me:s3cret@host/a.zip?X-Amz-Signature=SIGNED", "https://host/a.zip?..."
     result = run("calc", url, url, "--metrics=fd_mnist")
-    assert f"samples:   {shown}, 80 images\nreference: {shown}, 80 images\n" in result.stderr
-    assert f"statistics of {shown} are computed now; calculate_metrics.py ref --data={images} " in result.stderr
+    assert f"samples: {shown}, 80 images; reference: {shown}, 80 images\n" in result.stderr
+    assert f"statistics of {shown} are computed now; calculate_metrics.py ref --images={images} " in result.stderr
     for text in (result.output, Path("results/ledger.jsonl").read_text()):
         assert "s3cret" not in text
         assert "SIGNED" not in text
@@ -350,7 +350,7 @@ def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], mon
     assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
     monkeypatch.setattr("edm2_guidance.commands.calculate_metrics.STANDARD_NUM_IMAGES", 70)
     result = calc(f"--images={images}")
-    assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num=80 takes all" in result.stderr
+    assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num-images=80 takes all" in result.stderr
     assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])
     calc(f"--images={images}", "--num=80")
     assert (last_record()["num_images"], last_record()["flags"]) == (80, [])
@@ -390,7 +390,7 @@ def refused(*arguments: object) -> str:
 
 def test_too_few_images_say_what_to_do() -> None:
     arguments = ["calc", f"--images={DIGITS}", f"--ref={REFERENCE}", "--metrics=fd_mnist"]
-    assert "holds 200 images, fewer than the 201 to score: give --num=200" in refused(*arguments, "--num=201")
+    assert "holds 200 images, fewer than the 201 to score: give --num-images=200" in refused(*arguments, "--num=201")
     assert "--num=1: give a whole number of at least 2" in refused(*arguments, "--num=1")
 
 
@@ -458,7 +458,7 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], words: str) -> N
         ),
         (["ref", "--data=https://me:pw@host/a.zip", "--dest=a.npz"], "https:/host/a.zip is a URL: download it, and"),
         (["ref", "--data=https://me:pw@host/a.npz", "--dest=a.npz"], "https:/host/a.npz is a URL: download it, and"),
-        ([f"--gen_zip={DIGITS}"], "--ref_path"),
+        ([f"--gen_zip={DIGITS}"], "give both --images and --ref"),
         (["calc", DIGITS, "--ref=mnist16"], "not a mixture: SAMPLES=" + str(DIGITS) + ", --ref=mnist16"),
         (["calc", DIGITS, REFERENCE, "--images=x"], "--images=x"),
         (["calc", DIGITS], "no reference: write calc SAMPLES REFERENCE"),

@@ -320,7 +320,7 @@ def test_a_set_does_not_take_the_place_of_a_disk(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
     result = convert(f"--source={digits}", f"--dest={tmp_path}/disk", *MODE)
     assert (result.exit_code, os.listdir(tmp_path / "disk")) == (2, [])
-    assert f"give --dest={tmp_path}/disk/images\n" in result.stderr
+    assert f"give --out={tmp_path}/disk/images\n" in result.stderr
     assert convert(f"--source={digits}", f"--dest={tmp_path}/disk/images", *MODE).exit_code == 0
 
 

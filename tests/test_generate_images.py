@@ -267,7 +267,7 @@ def test_a_grid_is_transposed_at_will(run, tmp_path, monkeypatch):
     [
         ([], "--outdir"),
         (["--outdir=x", "--seeds=5-2"], "5-2"),
-        (["--outdir=x", "--seeds=5", "--num=2"], "leave out --seed and --num_images"),
+        (["--outdir=x", "--seeds=5", "--num=2"], "leave out --seed and --num-images"),
         (["--outdir=x", "--seed=4294967290", "--num=9"], "up to 4294967295"),
         (["--outdir=x", "--weights=1,2"], "--grid"),
         (["--grid=x.png", "--weights=1,2", "--classes=3"], "one guide"),

@@ -114,7 +114,7 @@ def test_another_recipe_in_the_same_place_is_refused(run, tmp_path):
         (["--guidance=2"], "--gnet"),
         (["--num_images=99999999999"], "num"),
         (["--seed=4294967290"], "4294967295"),
-        (["--seeds=5,7", "--num_images=70"], "--num_images"),
+        (["--seeds=5,7", "--num_images=70"], "--num-images"),
     ],
 )
 def test_bad_input(run, tmp_path, args, says):

@@ -130,7 +130,7 @@ def test_convert_replaces_nothing_unasked(run, copied, tmp_path):
     (tmp_path / "net.safetensors").write_bytes(b"precious")
     result = run("convert", copied, "--to=safetensors")
     assert result.exit_code == 2
-    assert "exists: take another --out, or --force" in result.stderr
+    assert "exists: take another --out, or --overwrite" in result.stderr
     assert (tmp_path / "net.safetensors").read_bytes() == b"precious"
     assert run("convert", copied, "--to=safetensors", "--force").exit_code == 0
     load_network(tmp_path / "net.safetensors")

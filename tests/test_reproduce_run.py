@@ -74,11 +74,11 @@ def test_rows_that_nothing_published_makes_are_named_with_what_would(invoke):
 
 def test_search_and_plot(invoke, monkeypatch):
     words = ("search", "--preset=mnist16-autog", "--over=weight", "--weights=1,1.5,...,3", "--stride=2", "--num=4")
-    done = invoke(*words, "--steps=2", "--blocks=2", "--device=cpu")
+    done = invoke(*words, "--steps=2", "--blocks=2", "--device=cpu", "--verbose")
     assert done.exit_code == 0, done.output
+    assert "about 5 points of 4 images, then the best in 2 blocks of 4\n" in done.stderr
     assert "fixed: mnist16-cond; guided by mnist16-weak, at all steps; 2 steps; labels: random" in done.stderr
     assert "tried: weight 1 to 3 (5 values); every 2nd first" in done.stderr
-    assert "to come: about 5 points, then the best in 2 blocks of 4 images" in done.stderr
     assert "point 1 of about 5: weight 1\n" in done.stderr
     assert "point 2 of about 5: weight 2 (about " in done.stderr
     assert "block 2 of 2 at the best point (about " in done.stderr
@@ -89,7 +89,7 @@ def test_search_and_plot(invoke, monkeypatch):
     guide = "" if best == 1 else f" --gnet=mnist16-weak --guidance={best:g}"
     flags = f"--net=mnist16-cond{guide} --steps=2"
     assert sample == f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63"
-    assert score.endswith(f"gen {flags} --ref=mnist16-refs --metrics=fd_mnist --num=4")
+    assert score.endswith(f"gen {flags} --ref=mnist16-refs --metrics=fd_mnist --num-images=4")
     count = len(lines())
     assert 4 <= count <= 6
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout

@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dnnlib.plain_json import parse_json
 from dnnlib.regular import read_regular
 from dnnlib.stand_ins import stand_in
@@ -13,6 +11,7 @@ from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.lists import IntList, check_once
 from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.say import note
 from edm2_guidance.papers.imagenet import SHARED_WORDS, imagenet_classes, is_published
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import MAX_NAME, ClassName, checked_names, find_class, why_no_names
@@ -126,7 +125,7 @@ def known_class(named: int | ClassName | None, file: str | None, source: str | N
         return named
     index = index_of(named, source, file)
     if isinstance(index, int):
-        click.echo(f"note: --class={named} is class {index}", err=True)
+        note(f"--class={named} is class {index}")
     return index
 
 

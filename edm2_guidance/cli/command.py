@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 from dnnlib.errors import DownloadError, Refused
-from dnnlib.terminal import printable
+from dnnlib.terminal import loudness, printable, unguarded
 from dnnlib.urls import without_secrets
 from dnnlib.versions import PROJECT, git_commit, project_version
-from edm2_guidance.cli import settings, typed
+from edm2_guidance.cli import help_page, settings, spelling, typed
 from edm2_guidance.cli.config import CONFIG, with_config
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.cli.start import as_started, cure
@@ -75,14 +75,14 @@ def _tell_version(ctx: click.Context, option: click.Parameter, asked: bool) -> N
         ctx.exit()
 
 
-_VERSION = click.Option(
-    ["--version"],
-    help="Say which version this is, and exit",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_tell_version,
-)
+def _remember(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        ctx.meta[str(option.name)] = True  # of a subcommand as well, if a group was told
+
+
+_QUIET = help_page.shared("--quiet", "Say no more than warnings and errors, beside the results", _remember)
+_VERBOSE = help_page.shared("--verbose", "Say more", _remember)
+_VERSION = help_page.shared("--version", "Say which version this is, and exit", _tell_version)
 
 
 class _OneLineErrors(click.Command):
@@ -94,15 +94,14 @@ class _OneLineErrors(click.Command):
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         kwargs["context_settings"].setdefault("max_content_width", 120)
         super().__init__(*args, **kwargs)
-        self.params.append(CONFIG)
+        self.params += [CONFIG, _QUIET, _VERBOSE, help_page.HELP_ALL]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             with bad_input():
-                args = with_config(ctx, args)
+                args = with_config(ctx, spelling.in_our_words(args))
             typed.remember(ctx, args)
             rest = super().parse_args(ctx, [_at_home(argument) for argument in args])
-            typed.note_repeated(ctx)
             typed.check_finite(ctx)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
@@ -117,8 +116,19 @@ class _OneLineErrors(click.Command):
     def get_help(self, ctx: click.Context) -> str:
         return as_started(super().get_help(ctx))
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        help_page.write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        help_page.write_rest(self, ctx, formatter)
+
     def invoke(self, ctx: click.Context) -> Any:
-        with settings.deterministic(bool(ctx.params.get("deterministic"))):
+        quiet, verbose = (each.name in ctx.meta for each in (_QUIET, _VERBOSE))
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose say two things: leave one of them out")
+        with loudness(quiet=quiet, verbose=verbose), settings.deterministic(bool(ctx.params.get("deterministic"))):
+            typed.note_repeated(ctx)
             return super().invoke(ctx)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
@@ -189,7 +199,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
 def _fail(message: str, exit_code: int) -> int:
     line = without_secrets(as_started(" ".join(message.split())))
     shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
-    click.echo(f"Error: {printable(shown)}", err=True)
+    click.echo(f"Error: {printable(shown)}", file=unguarded(sys.stderr))  # its first word, in a log as well
     return exit_code
 
 
@@ -201,3 +211,7 @@ class Group(_OneLineErrors, click.Group):
     """click.Group with this project's manners; its subcommands share them."""
 
     command_class = Command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)

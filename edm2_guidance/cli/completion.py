@@ -7,7 +7,6 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from dnnlib.places import embedded
 from dnnlib.published import PUBLISHED
-from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.references import REFERENCES
 
 _FILES = re.compile(r"PATH|DIR|FILE|ZIP|NPZ|PKL|PNG|PDF|JSON|LEDGER|SAMPLES|REFERENCE")  # in an option's metavar
@@ -38,17 +37,10 @@ def _names(param: click.Parameter) -> list[str]:
     return [*(name for name, file in embedded().items() if file.suffix == ".pkl"), *PUBLISHED]
 
 
-class _Preset(click.types.StringParamType):
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in all_presets() if name.startswith(incomplete)]
-
-
 def prepare(command: click.Command) -> None:
     """Tell click of the parameters of a command and its subcommands what can be completed."""
     add_completion_class(_Bash)
     for each in (command, *getattr(command, "commands", {}).values()):
         for param in each.params:
-            if param.name == "preset":
-                param.type = _Preset()
-            elif isinstance(param.type, click.types.StringParamType) and _FILES.search(param.metavar or ""):
+            if isinstance(param.type, click.types.StringParamType) and _FILES.search(param.metavar or ""):
                 param.type = _File()

@@ -22,10 +22,16 @@ import click
 from dnnlib.places import near
 from dnnlib.regular import read_regular
 from edm2_guidance.cli import typed
+from edm2_guidance.cli.help_page import SHARED
+from edm2_guidance.cli.option_group import Option
 from edm2_guidance.cli.typed import either_spelling
 
-CONFIG = click.Option(
-    ["--config"], metavar="TOML", expose_value=False, help="Options, in a table [COMMAND] of this file; those typed win"
+CONFIG = Option(
+    ["--config"],
+    metavar="TOML",
+    expose_value=False,
+    help="Options, in a table [COMMAND] of this file; those typed win",
+    heading=SHARED,
 )
 MAX_BYTES = 1 << 20
 _FILE = f"{__name__}.file"  # key in click's Context.meta

@@ -11,9 +11,12 @@ import click
 
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, on_schedule
+from edm2_guidance.cli.lists import seed_option
+from edm2_guidance.cli.metric_options import results_dir_option
 from edm2_guidance.cli.option_group import OptionGroup, option
 from edm2_guidance.cli.recipe_args import GuideDefaults, in_the_interval_papers_words, recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions
+from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from edm2_guidance.papers.lookup import find_preset
@@ -23,20 +26,12 @@ from edm2_guidance.recipe.recipe import Recipe
 STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 
 
-class FigureOptions(OptionGroup):
+class FigureOptions(OptionGroup, heading="Figures"):
     """Figures of the interval paper in place of a folder of images."""
 
     figs: str | None = option(f"The interval paper's figures instead: all, {', '.join(figure_names())}", metavar="LIST")
-    results_dir: str = option("Where figures go", "--results_dir", metavar="DIR", default="./results")
-    seed: int = option(
-        "First seed, of --num_images; for figures unused, as in the original",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=False,
-    )
-    verbose: bool = option(
-        "Say the recipe of every image of the figures", type=click.BOOL, default=False, show_default=False
-    )
+    results_dir: str = results_dir_option("Where figures go")
+    seed: int = seed_option()  # taken beside --figs, too, as by the original, and without a meaning there, as well
 
 
 # What a figure lays down itself.
@@ -57,7 +52,7 @@ def wanted_pictures(figs: str | None, networks: NetworkOptions) -> list[Picture]
         if not in_the_interval_papers_words() or networks.preset or any(given(name) for name in _FIXED):
             return []
         figs = "all"
-        click.echo("note: no --figs, --outdir or --grid: drawing all figures, as the original does", err=True)
+        note("no --figs, --outdir or --grid: drawing all figures, as the original does")
     for each in click.get_current_context().command.params:
         if each.name in _FIXED and given(each.name):
             raise click.UsageError(f"--figs lays down what is drawn: leave out {each.opts[0]}")
@@ -96,10 +91,9 @@ def check_classes(num_classes: int, quiet: bool = False) -> None:
     if num_classes == 0:
         raise ValueError("the main network of the figures needs classes, and this one is unconditional")
     if num_classes != NUM_CLASSES and not quiet:
-        click.echo(
-            f"note: the main network is not of ImageNet: its {num_classes} classes stand in for the paper's, class c "
-            f"by c modulo {num_classes}, and every picture says so",
-            err=True,
+        note(
+            f"the main network is not of ImageNet: its {num_classes} classes stand in for the paper's, class c "
+            f"by c modulo {num_classes}, and every picture says so"
         )
 
 

@@ -11,7 +11,7 @@ import click
 from edm2_guidance.cli.class_names import Classes, index_of, known_names
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.lists import FloatList, Size, check_once
-from edm2_guidance.cli.option_group import OptionGroup, flag, option
+from edm2_guidance.cli.option_group import OptionGroup, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.recipe_args import (
     GuideDefaults,
@@ -23,7 +23,6 @@ from edm2_guidance.cli.recipe_args import (
 )
 from edm2_guidance.cli.recipe_options import Method
 from edm2_guidance.papers.lookup import find_preset
-from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.class_names import ClassName, class_text
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
@@ -53,20 +52,13 @@ class Axes(ParamType):
         return check_once(names)
 
 
-def list_presets(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        for preset in all_presets().values():
-            click.echo(f"{preset.name:32}{preset.describe()}")
-        ctx.exit()
-
-
-class GridOptions(OptionGroup):
+class GridOptions(OptionGroup, heading="Grid"):
     """A grid of methods in place of a folder of images."""
 
     grid: str | None = option(
-        "One captioned picture instead: a row per --preset, columns as follows", metavar="PNG|JPEG|PDF"
+        "One captioned picture instead: a row per --preset, columns as follows", metavar="PNG|JPEG|PDF", first=True
     )
-    weights: list[float] | None = option("Columns of the grid: guidance weights", type=FloatList())
+    weights: list[float] | None = option("Columns of the grid: guidance weights", type=FloatList(), first=True)
     scales: list[float] | None = option("Columns of the grid: scales of the classifier", type=FloatList())
     classes: list[int | ClassName] | None = option("Columns of the grid: classes; with --weights, rows", type=Classes())
     alphas: list[float] | None = option(
@@ -80,7 +72,6 @@ class GridOptions(OptionGroup):
         "Enlarge images in the grid so many times, pixels sharp  [default: small ones to 64 pixels]",
         type=click.IntRange(1, 64),
     )
-    list_presets: bool = flag("Name them all", is_eager=True, callback=list_presets)
 
 
 def check_grid(grid: GridOptions, *, folder: bool) -> None:

@@ -4,9 +4,8 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 
-import click
-
 from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.say import note
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
@@ -55,5 +54,5 @@ def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], u
     if used == defined:
         return interval
     sigmas = interval.sigmas(defined)
-    click.echo(f"note: {interval} of {len(defined)} are taken as {sigmas} on this schedule", err=True)
+    note(f"{interval} of {len(defined)} are taken as {sigmas} on this schedule")
     return sigmas

@@ -124,14 +124,14 @@ class Size(ParamType):
 
 def seed_option() -> Field:
     """--seed: the first one."""
-    return option("First seed", type=click.IntRange(min=0), default=0)
+    return option("First seed", type=click.IntRange(min=0), default=0, heading="Images")
 
 
 def seeds_from(seeds: list[int] | None, first: int, num: int) -> list[int]:
     """The seeds of --seeds, or `num` of them from --seed on; a usage error for both."""
     if seeds is None or given("seed") or given("num_images"):
         if given("seeds"):
-            raise click.UsageError("--seeds says which and how many: leave out --seed and --num_images")
+            raise click.UsageError("--seeds says which and how many: leave out --seed and --num-images")
         return list(first_seeds(first, num))
     return list(seeds)
 

@@ -10,9 +10,10 @@ import click
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, flag, option, several_options
+from edm2_guidance.cli.option_group import Declared, Field, OptionGroup, flag, option, several_options
 from edm2_guidance.cli.param_type import ParamType, show_if_list
-from edm2_guidance.cli.run_options import batch_option, deterministic_option, device_option
+from edm2_guidance.cli.run_options import batch_option, deterministic_option, device_option, offline_option
+from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.metrics.catalog import (
     ALL,
@@ -100,11 +101,11 @@ def metrics_option(default: str) -> Field:
     return option(
         f"{', '.join(METRICS)}, with fields METRIC:FIELD=VALUE; sets are {', '.join([*SETS, ALL])}; list tells what "
         f"they are  [default: {default}]",
-        "--metrics",
-        "--metric",
         type=Metrics(),
         default=",".join(STANDARD_METRICS),
         show_default=False,
+        heading="Scoring",
+        first=True,
     )
 
 
@@ -114,18 +115,23 @@ def scored_metrics_option() -> Field:
 
 
 def num_option(default: str, what: str = "How many images") -> Field:
-    """--num, None if it is not given; default: in words, what the command then takes."""
-    text = f"{what} (torchrun takes --num for its own: there, --num_images)  [default: {default}]"
-    return option(text, "--num", "--num_images", type=click.IntRange(min=2))
+    """--num-images, None if it is not given; default: in words, what the command then takes."""
+    about = f"{what}  [default: {default}]"
+    return option(about, "--num-images", type=click.IntRange(min=2), heading="Images", first=True)
 
 
-class StoredOptions(OptionGroup):
+def ref_option(help: str) -> Field:
+    """--ref. help: what it is."""
+    return option(help, metavar="PATH|URL|NAME", heading="Scoring", first=True)
+
+
+class StoredOptions(OptionGroup, heading="Images"):
     """How stored images are read."""
 
     seed: int = option("Which, if there are more", type=click.INT, default=0)
     batch: int = batch_option(64)
     workers: int = option(
-        "Ignored: images are decoded by one thread per core", type=click.IntRange(min=0), default=2, show_default=False
+        "Ignored: images are decoded by one thread per core", type=click.IntRange(min=0), default=2, hidden=True
     )
 
 
@@ -136,7 +142,7 @@ def _field_options() -> dict[str, Declared]:
         hints = get_type_hints(type(extractor))
         for name, field in _fields(extractor).items():
             choices, about = click.Choice(get_args(hints[field.name])), field.metadata["about"]
-            declared[name] = (), {"type": choices, "default": field.default, "help": about.help}
+            declared[name] = None, {"type": choices, "default": field.default, "help": about.help}
     return declared
 
 
@@ -145,10 +151,10 @@ def _fields(extractor: "Extractor") -> dict[str, dataclasses.Field[Any]]:
     return {f"{extractor.kind}_{each.name}".replace("-", "_"): each for each in dataclasses.fields(extractor)}
 
 
-class DetectorOptions(OptionGroup):
+class DetectorOptions(OptionGroup, heading="Scoring"):
     """Weights of detectors, and the fields of their extractors."""
 
-    weights: tuple[tuple[str, str], ...] = option(
+    detector_weights: tuple[tuple[str, str], ...] = option(
         "A detector's weights; so does EDM2_FID_WEIGHTS=PATH and the like in the environment  [default: fetched]",
         type=Weights(),
         multiple=True,
@@ -165,27 +171,33 @@ class DetectorOptions(OptionGroup):
             if keep:
                 choices[name]["keep"] = choices[name]["features"]
             choices[name] |= {field.name: self.fields[of] for of, field in _fields(find_extractor(name)).items()}
-        for metric, path in self.weights:
+        for metric, path in self.detector_weights:
             if metric not in choices:
                 raise click.UsageError(
-                    f"--weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see --metrics"
+                    f"--detector-weights={metric}={path}: {metric} is not scored here, only {', '.join(metrics)}; see "
+                    "--metrics"
                 )
             if "weights" in choices[metric]:
-                raise click.UsageError(f"--weights={metric}=... is given twice: leave out one of them")
+                raise click.UsageError(f"--detector-weights={metric}=... is given twice: leave out one of them")
             choices[metric]["weights"] = path
         return choices
 
 
-class LedgerOptions(OptionGroup):
+def ledger_option() -> Field:
+    """--ledger."""
+    return option("The scores", metavar="JSONL", default=LEDGER, heading="Output", first=True)
+
+
+class LedgerOptions(OptionGroup, heading="Output"):
     """Where results go."""
 
-    ledger: str = option("Where results are appended", metavar="JSONL", default=LEDGER)
+    ledger: str = ledger_option()
     note: str | None = option("Your words for these rows of the ledger", metavar="TEXT")
 
 
 def again_option() -> Field:
     """--again."""
-    return flag("Compute scores that the ledger has once more: further lines")
+    return flag("Compute scores that the ledger has once more: further lines", heading="Scoring")
 
 
 class FormatName(ParamType):
@@ -200,22 +212,27 @@ class FormatName(ParamType):
         return text
 
 
-class DeviceOptions(OptionGroup):
+def results_dir_option(help: str) -> Field:
+    """--results-dir. help: what lies there."""
+    return option(help, metavar="DIR", default="./results", heading="Output")
+
+
+class DeviceOptions(OptionGroup, heading="Computing"):
     """Where detectors run."""
 
-    device: str = device_option("")
+    device: str = device_option()
     deterministic: bool = deterministic_option()
-    offline: bool = flag("Never download; say what is missing")
+    offline: bool = offline_option()
 
 
 class PlainOptions(OptionGroup):
     """The interval-guidance repository's form, without a command."""
 
-    gen_zip: str | None = option("Images to score, all of them", "--gen_zip", metavar="ZIP|DIR|NPZ")
-    ref_path: str | None = option("Reference, as --ref of calc", "--ref_path", metavar="PATH|URL|NAME")
-    results_dir: str = option("Folder of the ledger", "--results_dir", metavar="DIR", default="./results")
-    metric: str = option(", ".join(METRICS), metavar="NAME", type=OneMetric(), default="fid")
-    batch_size: int = option("Images at a time", "--batch_size", "--batch", type=COUNT, default=128)
+    images: str | None = option("Images to score, all of them", metavar="ZIP|DIR|NPZ")
+    ref: str | None = ref_option("Reference, as --ref of calc")
+    results_dir: str = results_dir_option("Folder of the ledger")
+    metric: str = option(", ".join(METRICS), "--metrics", metavar="NAME", type=OneMetric(), default="fid")
+    batch: int = batch_option(128)
 
 
 def sides_from(samples: str | None, reference: str | None, images: str | None, ref: str | None) -> tuple[str, str]:
@@ -240,7 +257,7 @@ def reference_from(text: str | None, preset: Preset | None = None) -> str:
     with bad_input():
         source = find_reference(preset.data if text is None and preset is not None else str(text))
     if text is not None and text in REFERENCES and find_file(text).exists():
-        click.echo(f"note: {text} is taken for {source}; for what is in this folder write ./{text}", err=True)
+        note(f"{text} is taken for {source}; for what is in this folder write ./{text}")
     return source
 
 

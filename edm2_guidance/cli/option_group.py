@@ -4,6 +4,9 @@
         networks: NetworkOptions
         seed: int = option("First seed", type=click.IntRange(min=0), default=0)
 
+An option is spelt as its field, in dashes; `cli/spelling.py` has what else is accepted for it. A group may have a
+heading, under which --help shows its options; of many it shows those that are declared with first=True.
+
     @click.command(cls=Command)
     @takes_options
     def main(asked: SampleOptions) -> None: ...
@@ -11,13 +14,16 @@
 This is where click's parameters, which may be anything, become typed; behind it nobody asks for an option by its name.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, dataclass_transform, get_args, get_origin, get_type_hints
 
 import click
+
+from edm2_guidance.cli.spelling import spellings
 
 COUNT = click.IntRange(min=1)
 _METAVARS = {
@@ -28,19 +34,38 @@ _METAVARS = {
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 #: What `option` gives. As that of dataclasses.field it has the type of the annotation that it stands beside.
 Field = Any
-#: Names of an option, or () for that of its parameter in dashes; settings of click.option. Defaults are shown.
-Declared = tuple[tuple[str, ...], Mapping[str, Any]]
+#: The spelling of an option, or None for its parameter's; settings of click.option. Defaults are shown.
+Declared = tuple[str | None, Mapping[str, Any]]
 
 
-def option(help: str, *names: str, **settings: Any) -> Field:
-    """A field that is an option, as `Declared`. Numbers and BOOL need no metavar, a Literal no type."""
+class Option(click.Option):
+    """click.Option that help shows by its first spelling alone, under a heading.
+
+    first: one of those that help shows where a command has many.
+    """
+
+    def __init__(self, *args: Any, heading: str = "", first: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.heading, self.first = heading, first
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        shown = copy.copy(self)
+        shown.opts = self.opts[:1]
+        return super(Option, shown).get_help_record(ctx)
+
+
+def option(help: str, name: str | None = None, **settings: Any) -> Field:
+    """A field that is an option, as `Declared`. Numbers and BOOL need no metavar, a Literal no type.
+
+    Among the settings may be those of `Option`; its heading is that of the group, unless it is given.
+    """
     metavar = next((text for kind, text in _METAVARS.items() if isinstance(settings.get("type"), kind)), None)
-    return dataclasses.field(metadata={"option": (names, {"metavar": metavar, "help": help, **settings})})
+    return dataclasses.field(metadata={"option": (name, {"metavar": metavar, "help": help, **settings})})
 
 
-def flag(help: str, *names: str, **settings: Any) -> Field:
+def flag(help: str, name: str | None = None, **settings: Any) -> Field:
     """A field that is a switch, False unless it is given."""
-    return option(help, *names, is_flag=True, **settings)
+    return option(help, name, is_flag=True, **settings)
 
 
 def several_options(declared: Mapping[str, Declared]) -> Field:
@@ -52,7 +77,11 @@ def several_options(declared: Mapping[str, Declared]) -> Field:
 class OptionGroup:
     """Base of groups of options: frozen dataclasses whose fields are made by `option`, or are groups themselves."""
 
-    def __init_subclass__(cls) -> None:
+    heading: ClassVar[str] = ""
+
+    def __init_subclass__(cls, heading: str = "") -> None:
+        """heading: of the options that are declared here; those of a class that it derives from keep theirs."""
+        cls.heading = heading
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
@@ -76,12 +105,14 @@ class OptionGroup:
         """The options, in the order of the fields."""
         found: list[Decorator] = []
         for name, (hint, more) in _fields(cls).items():
+            declaring = next(each for each in cls.__mro__ if name in vars(each).get("__annotations__", {}))
             if _is_group(hint):
                 found += hint.declared()
             elif "several" in more:
-                found += [_click_option(each, None, *declared) for each, declared in more["several"].items()]
+                several = more["several"].items()
+                found += [_click_option(each, None, declaring.heading, *declared) for each, declared in several]
             else:
-                found.append(_click_option(name, _choice(hint), *more["option"]))
+                found.append(_click_option(name, _choice(hint), declaring.heading, *more["option"]))
         return found
 
 
@@ -105,10 +136,10 @@ def _decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Call
 
 
 def _click_option(
-    name: str, kind: "click.Choice[str] | None", names: tuple[str, ...], settings: Mapping[str, Any]
+    field: str, kind: "click.Choice[str] | None", heading: str, name: str | None, settings: Mapping[str, Any]
 ) -> Decorator:
-    usual = {"type": kind, "show_default": settings.get("default") is not None}
-    return click.option(*(names or [f"--{name.replace('_', '-')}"]), name, **{**usual, **settings})
+    usual = {"type": kind, "show_default": settings.get("default") is not None, "heading": heading}
+    return click.option(*spellings(field, name), field, cls=Option, **{**usual, **settings})
 
 
 def _fields(group: type[OptionGroup]) -> dict[str, tuple[Any, Mapping[str, Any]]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     _Base = click.ParamType[Any]  # newer versions of click alone can be asked for its parameter when they run
@@ -30,6 +31,25 @@ class ParamType(_Base):
             return self.parse(value.strip())
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Name(ParamType):
+    """A name, as it is; `list` prints which there are, and ends."""
+
+    name = "text"
+
+    def __init__(self, listing: Callable[[], str]) -> None:
+        """listing: a line for each, which begins with the name."""
+        self.listing = listing
+
+    def parse(self, text: str) -> str:
+        show_if_list(text, self.listing)
+        return text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin so."""
+        names = (line.split()[0] for line in self.listing().splitlines())
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def show_if_list(text: str, listing: Callable[[], str]) -> None:

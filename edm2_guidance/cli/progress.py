@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from dnnlib.terminal import printable, unguarded
+from dnnlib.terminal import bar_options, printable
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.signals import raise_if_told
 from edm2_guidance.cli.status_text import duration
@@ -27,22 +27,14 @@ def progress_bar(
 
     The call ends the work if a signal has told the command to, and what it raised was swallowed.
 
-    quiet: show nothing, as all workers of a launch but the first do. beside: gives words to show beside the bar.
+    quiet: show nothing, as all workers of a launch but the first do, and any under --quiet. beside: gives words to show
+    beside the bar.
     """
     from tqdm import tqdm  # takes longer to import than all the rest of --help
 
-    seconds = 0.1 if sys.stderr.isatty() else 30  # in a log file every update is kept
-    with tqdm(
-        file=unguarded(sys.stderr),
-        total=total,
-        initial=initial,
-        desc=printable(description),
-        unit=unit,
-        dynamic_ncols=True,
-        smoothing=0.1,
-        mininterval=seconds,
-        disable=quiet,
-    ) as bar:
+    drawn = bar_options(sys.stderr)
+    drawn["disable"] |= quiet
+    with tqdm(total=total, initial=initial, desc=printable(description), unit=unit, smoothing=0.1, **drawn) as bar:
 
         def advance(count: int) -> None:
             raise_if_told()

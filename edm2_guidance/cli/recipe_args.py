@@ -15,6 +15,7 @@ from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
+from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
@@ -104,7 +105,7 @@ def _base(source: str | None) -> ImageSet | Recipe | None:
         return all_presets()[source].recipe()
     if not find_file(source).exists() and not files_like(source):
         raise ValueError(
-            f"no images at '{source}', and no preset has that name (--list-presets); give a ZIP, a folder or an .npz"
+            f"no images at '{source}', and no preset has that name (--preset=list); give a ZIP, a folder or an .npz"
         )
     return ImageSet(source)
 
@@ -196,10 +197,9 @@ def _with_classifier_of(preset: Preset | None, networks: NetworkOptions, recipe:
     if scale is None and catalog.CLASSIFIER_WEIGHTS.get(recipe.sampler.kind) != catalog.CLASSIFIER_WEIGHTS.get(
         Sampler.parse(preset.sampler).kind
     ):
-        click.echo(
-            f"note: the scale of {preset.name} is for the sampler {preset.sampler}, and no measure of one for "
-            f"{recipe.sampler.kind}: give --classifier-scale=S",
-            err=True,
+        note(
+            f"the scale of {preset.name} is for the sampler {preset.sampler}, and no measure of one for "
+            f"{recipe.sampler.kind}: give --classifier-scale=S"
         )
     usual = preset.classifier_scale if scale is None else scale
     return replace(networks, classifier=preset.classifier, classifier_scale=usual)
@@ -325,18 +325,18 @@ def _of_the_interval_paper(defaults: GuideDefaults, weights: bool, intervals: bo
     paper, notes = defaults, []
     if not weights and defaults.weight is None:
         paper = replace(paper, weight=_INTERVAL_PAPER.weight)
-        notes.append(f"w = {paper.weight:g} (--guidance_scale=W for another)")
+        notes.append(f"w = {paper.weight:g} (--guidance=W for another)")
     if not intervals and defaults.interval is None:
         paper = replace(paper, interval=_INTERVAL_PAPER.interval)
-        notes.append(f"{paper.interval} (--guidance_interval=None for all)")
+        notes.append(f"{paper.interval} (--guidance-interval=None for all)")
     if notes:
-        click.echo(f"note: --uncond_pkl guides as in the interval paper, {' and '.join(notes)}", err=True)
+        note(f"--uncond_pkl guides as in the interval paper, {' and '.join(notes)}")
     return paper
 
 
 def _intervals(networks: NetworkOptions) -> list[Interval]:
     if networks.guidance_interval and networks.guidance_sigma:
-        raise ValueError("--guidance_interval counts steps and --guidance-sigma noise levels: give one of them")
+        raise ValueError("--guidance-interval counts steps and --guidance-sigma noise levels: give one of them")
     return list(networks.guidance_interval or networks.guidance_sigma)
 
 

@@ -73,11 +73,11 @@ def _interval_flags(recipe: Recipe) -> list[str]:
     by_sigma = any(isinstance(interval, SigmaInterval) for interval in intervals)
     for interval in intervals:
         if interval is None:
-            flags.append(f"--guidance{'-sigma' if by_sigma else '_interval'}=None")
+            flags.append(f"--guidance-{'sigma' if by_sigma else 'interval'}=None")
         elif isinstance(interval, SigmaInterval):
             flags.append(f"--guidance-sigma={_number(interval.lo)},{_number(interval.hi)}")
         else:
-            flags.append(f"--guidance_interval={interval.first},{interval.last}")
+            flags.append(f"--guidance-interval={interval.first},{interval.last}")
     return flags
 
 

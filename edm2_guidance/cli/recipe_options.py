@@ -1,7 +1,4 @@
-"""Options that describe a recipe; `recipe_args.recipe_from` makes it of them. No torch here.
-
-Both reference vocabularies parse: --net or --cond_pkl, --gnet or --uncond_pkl, --guidance or --guidance_scale.
-"""
+"""Options that describe a recipe; `recipe_args.recipe_from` makes it of them. No torch here."""
 
 import dataclasses
 import math
@@ -15,7 +12,8 @@ import click
 from edm2_guidance.cli.class_names import Class
 from edm2_guidance.cli.intervals import Sigmas, Steps
 from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, option, several_options
-from edm2_guidance.cli.param_type import ParamType, show_if_list
+from edm2_guidance.cli.param_type import Name, ParamType, show_if_list
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight
@@ -46,7 +44,7 @@ class Kind(ParamType):
 def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Field:
     """The option that chooses a kind of an axis, with its fields: --sampler=heun:S_churn=40. A field of a group."""
     about = f"{help}; list = which there are"
-    return option(about, f"--{axis}", type=Kind(axis), default=default, multiple=multiple)
+    return option(about, type=Kind(axis), default=default, multiple=multiple)
 
 
 def field_names(axis: str, kind: str) -> list[str]:
@@ -67,25 +65,55 @@ def _number_option(name: str, about: About, default: float) -> Declared:
     low = max(about.low, about.above)
     numbers = click.FLOAT if low == -math.inf else click.FloatRange(min=low, min_open=about.above == low)
     shown = int(default) if default.is_integer() else default
-    return (name,), {"metavar": "FLOAT", "type": numbers, "default": shown, "help": about.help}
+    return name, {"metavar": "FLOAT", "type": numbers, "default": shown, "help": about.help}
 
 
-class NetworkOptions(OptionGroup):
-    """--preset, networks, guidance by networks and by a classifier, and its intervals."""
+def listed_presets() -> str:
+    """All presets, a line each."""
+    return "\n".join(f"{preset.name:32}{preset.describe()}" for preset in all_presets().values())
 
-    preset: tuple[str, ...] = option("Networks, guidance and steps of a paper's row", metavar="NAME", multiple=True)
-    net: str | None = option(
-        "Main network, or FILE.py:FUNCTION that makes one", "--net", "--cond_pkl", metavar="PATH|URL"
+
+class MainNetworks(OptionGroup, heading="Networks"):
+    """--preset, and networks."""
+
+    preset: tuple[str, ...] = option(
+        "Networks, guidance and steps of a paper's row; list = which there are",
+        type=Name(listed_presets),
+        metavar="NAME",
+        multiple=True,
+        first=True,
     )
-    gnet: tuple[str, ...] = option(
-        "Guiding network; one per guide", "--gnet", "--uncond_pkl", metavar="PATH|URL", multiple=True
+    net: str | None = option("Main network, or FILE.py:FUNCTION that makes one", metavar="PATH|URL", first=True)
+    gnet: tuple[str, ...] = option("Guiding network; one per guide", metavar="PATH|URL", multiple=True, first=True)
+    upsample: str | None = option(
+        "Images that the main network enlarges, by seed: a ZIP, a folder or an .npz, or a preset to sample them",
+        metavar="IMAGES|PRESET",
     )
+
+
+class NetworkOptions(MainNetworks, heading="Guidance"):
+    """Networks; guidance by networks and by a classifier, and its intervals."""
+
     guidance: tuple[float, ...] = option(
         "Guidance weight w, needed with a guide; 1 = off, one per guide",
-        "--guidance",
-        "--guidance_scale",
         type=click.FLOAT,
         multiple=True,
+        first=True,
+    )
+    weight: tuple[Weight, ...] = kind_option(
+        "weight",
+        None,
+        "How w goes over the steps, one per guide, a classifier's last  [default: constant]",
+        multiple=True,
+    )
+    guidance_interval: tuple[StepInterval | str, ...] = option(
+        "Guide at these sampling steps only, both included, 0 = noisiest; None = all",
+        type=Steps(),
+        multiple=True,
+        first=True,
+    )
+    guidance_sigma: tuple[SigmaInterval | str, ...] = option(
+        "Guide at noise levels in (LO, HI] only, decided once per step", type=Sigmas(), multiple=True
     )
     classifier: str | None = option(
         "Classifier of noisy images whose gradient guides too, or FILE.py:FUNCTION that makes one", metavar="PATH|URL"
@@ -94,41 +122,24 @@ class NetworkOptions(OptionGroup):
         "How far, needed with it; 0 = off. Of the step's variance under ddpm, else of D: the scales are not the same",
         type=click.FLOAT,
     )
-    guidance_interval: tuple[StepInterval | str, ...] = option(
-        "Guide at these sampling steps only, both included, 0 = noisiest; None = all",
-        "--guidance_interval",
-        type=Steps(),
-        multiple=True,
-    )
-    guidance_sigma: tuple[SigmaInterval | str, ...] = option(
-        "Guide at noise levels in (LO, HI] only, decided once per step", type=Sigmas(), multiple=True
-    )
     reference: tuple[Reference, ...] = kind_option(
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
     )
-    weight: tuple[Weight, ...] = kind_option(
-        "weight",
-        None,
-        "How w goes over the steps, one per guide, a classifier's last  [default: constant]",
-        multiple=True,
-    )
     rule: Rule = kind_option("rule", "linear", "How main network and references make D")
-    upsample: str | None = option(
-        "Images that the main network enlarges, by seed: a ZIP, a folder or an .npz, or a preset to sample them",
-        metavar="IMAGES|PRESET",
-    )
 
 
-class SamplingOptions(OptionGroup):
+class SamplingOptions(OptionGroup, heading="Sampling"):
     """Steps, schedule and sampler, whose default kinds' fields are options as well; classes of the images."""
 
-    steps: int = option("Steps", type=COUNT, default=32)
+    steps: int = option("Steps", type=COUNT, default=32, first=True)
     schedule: Schedule = kind_option("schedule", "edm", "Noise levels of the steps")
     schedule_fields: dict[str, float] = several_options(field_options("schedule", "edm"))
     sampler: Sampler = kind_option("sampler", "heun", "How a step is made")
     sampler_fields: dict[str, float] = several_options(field_options("sampler", "heun"))
     dtype: Literal["float32", "float64"] = option("Precision of the sampler's state", default="float32")
-    class_idx: int | ClassName | None = option("One class for all images; 0 counts", "--class", type=Class())
+    class_idx: int | ClassName | None = option(
+        "One class for all images; 0 counts", "--class", type=Class(), first=True
+    )
     class_names: str | None = option(
         "Names of classes 0, 1, ...: one per line, or a dataset.json with class_names  [default: the network's]",
         metavar="FILE",

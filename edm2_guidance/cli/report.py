@@ -1,12 +1,11 @@
 """What the sampling scripts say about a run, in the same words everywhere."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
-from dnnlib.terminal import counted, printable
+from dnnlib.terminal import counted
+from edm2_guidance.cli.say import detail, say, say_notes
 from edm2_guidance.recipe.parts import Sampler
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
@@ -38,31 +37,49 @@ def describe(recipe: Recipe) -> str:
 
 
 def announce(generation: "Generation") -> None:
-    """Say on stderr what is about to be sampled and what it costs."""
-    click.echo(describe(generation.recipe), err=True)
+    """Say on stderr, in a line and notes, what is about to be sampled, where, and what it costs."""
+    say(_summary(generation))
     base = generation.recipe.base
     while isinstance(base, Recipe):
-        click.echo(f"enlarged: {describe(base)}", err=True)
+        detail(f"enlarged: {describe(base)}")
         base = base.base
-    say_notes(generation.notes)
+    say_notes(_notes(generation))
+
+
+def announce_grid(captions: Sequence[str], lines: "Sequence[Sequence[Generation]]", num_seeds: int) -> None:
+    """`announce` for a grid: one line for all of its cells, and of each row what --verbose wants to know.
+
+    captions, lines: of the rows, and their cells. Each recipe among these is sampled once, from so many seeds.
+    """
+    cells = {cell.recipe.hash: cell for line in lines for cell in line}.values()
+    size = f"{counted(len(lines), 'row')} of {counted(len(lines[0]), 'cell')}, {counted(num_seeds, 'seed')}"
+    evaluations = num_seeds * sum(sum(cell.evaluations_per_image().values()) for cell in cells)
+    say(f"{size}; on {lines[0][0].device}; network evaluations in all: {evaluations:,}")
+    for caption, line in zip(captions, lines, strict=True):
+        costliest = max(line, key=lambda cell: sum(cell.evaluations_per_image().values()))
+        detail(f"{caption}, the costliest cell: {_summary(costliest)}")
+    say_notes(dict.fromkeys(text for cell in cells for text in _notes(cell)))
+
+
+def _summary(generation: "Generation") -> str:
+    recipe, device = generation.recipe, str(generation.device)
+    noise = "" if device.startswith(recipe.noise_device) else f", noise from {recipe.noise_device}"
+    return (
+        f"{describe(recipe)}; on {device}{noise}; evaluations per image: {counts(generation.evaluations_per_image())}"
+    )
+
+
+def _notes(generation: "Generation") -> Iterator[str]:
+    """What the user should know of what is about to be sampled."""
+    yield from generation.notes
     for guide in generation.recipe.guides:
         if guide.of_classifier:
             if guide.weight.w < 1:
-                click.echo(f"note: {guide.strength} moves away from the class; 0 is off, above it guides", err=True)
-            continue
-        if guide.weight.w < 1:
-            click.echo(f"note: w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides", err=True)
-        if guide.weight.w > SENSIBLE:
-            click.echo(f"note: w = {guide.weight.w:g} is beyond all use; the papers' best are from 1 to 4", err=True)
-    costs = counts(generation.evaluations_per_image())
-    click.echo(f"on {generation.device}, noise from {generation.recipe.noise_device}; evaluations per image: {costs}",
-               err=True)  # fmt: skip
-
-
-def say_notes(notes: Iterable[str]) -> None:
-    """Say on stderr what the user should know, a line each."""
-    for note in notes:
-        click.echo(f"note: {printable(note)}", err=True)
+                yield f"{guide.strength} moves away from the class; 0 is off, above it guides"
+        elif guide.weight.w < 1:
+            yield f"w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides"
+        elif guide.weight.w > SENSIBLE:
+            yield f"w = {guide.weight.w:g} is beyond all use; the papers' best are from 1 to 4"
 
 
 def others(pending: "Pending") -> str:

@@ -10,10 +10,18 @@ import click
 from dnnlib import figures
 from edm2_guidance.cli.command import keeps
 from edm2_guidance.cli.lists import seed_option
-from edm2_guidance.cli.metric_options import LEDGER, REFERENCE, OneMetric, again_option, reference_from
+from edm2_guidance.cli.metric_options import (
+    REFERENCE,
+    OneMetric,
+    again_option,
+    ledger_option,
+    ref_option,
+    reference_from,
+    results_dir_option,
+)
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.run_options import RunOptions, batch_option
+from edm2_guidance.cli.run_options import RunOptions, batch_option, format_option, shard_option
 from edm2_guidance.cli.submit import JobOptions
 from edm2_guidance.papers.plots import WIDTHS, Look
 from edm2_guidance.papers.presets import Preset
@@ -24,56 +32,74 @@ _images = click.IntRange(min=2)
 
 def networks_option() -> Field:
     """--networks."""
-    return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS)
+    return option("Where reconstructed networks are", metavar="DIR", default=NETWORKS, heading="Networks")
 
 
 def _num_option(help: str, **settings: Any) -> Field:
-    return option(help, "--num", "--num_images", type=_images, **settings)
+    return option(help, "--num-images", type=_images, heading="Images", first=True, **settings)
 
 
-def _ledger_option() -> Field:
-    return option("The scores", metavar="JSONL", default=LEDGER)
+class ListOptions(OptionGroup):
+    """How rows are printed."""
+
+    form: Literal["table", "csv", "json"] = format_option("table")
 
 
-class WorkOptions(OptionGroup):
+class StatusOptions(OptionGroup):
+    """How it is printed how far work is."""
+
+    form: Literal["table", "json"] = format_option("table")
+
+
+class ReportOptions(OptionGroup):
+    """How published scores and those of the ledger are printed, or where they are written."""
+
+    form: Literal["markdown", "csv", "json"] = format_option("markdown")
+    ledger: str = ledger_option()
+    out: str | None = option("Write it there  [default: print it]", metavar="FILE")
+
+
+class WorkOptions(OptionGroup, heading="Output"):
     """How rows and points of a search are made."""
 
-    batch: int = batch_option(64)
-    shard_size: int = option("Images a kill can cost", type=COUNT, default=128)
-    results: str = option("Where unfinished work is", metavar="DIR", default="results")
-    keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
-    again: bool = again_option()
     networks: str = networks_option()
+    again: bool = again_option()
+    ledger: str = ledger_option()
+    results_dir: str = results_dir_option("Where unfinished work is")
+    keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
+    batch: int = batch_option(64)
     run: RunOptions
-    ledger: str = _ledger_option()
+    shard_size: int = shard_option(128)
 
     @contextmanager
     def goes_on(self) -> Iterator[None]:
         """Around the work: an interrupt is told what it leaves behind."""
-        kept = f"what was scored is in {self.ledger}, unfinished work in {self.results}"
+        kept = f"what was scored is in {self.ledger}, unfinished work in {Path(self.results_dir)}"
         with keeps(lambda: f"{kept}; the same command goes on"):
             yield
 
 
-class RowOptions(OptionGroup):
+class RowOptions(OptionGroup, heading="Images"):
     """The blocks of a row, and how they are made."""
 
     num: int | None = _num_option("Per block  [default: as the paper]")
-    blocks: int | None = option("Seed blocks  [default: 3 for a minimum of three]", type=COUNT)
+    blocks: int | None = option("Seed blocks  [default: 3 for a minimum of three]", type=COUNT, first=True)
     seed: int = seed_option()
-    labels: Literal["random", "balanced"] | None = option("Another label rule than the paper's")
+    labels: Literal["random", "balanced"] | None = option("Another label rule than the paper's", heading="Sampling")
     work: WorkOptions
     jobs: JobOptions
 
 
-class TargetOptions(OptionGroup):
+class TargetOptions(OptionGroup, heading="Images"):
     """What a search is for, and by how many images."""
 
-    metric: str | None = option("[default: the preset's]", "--metric", "--metrics", type=OneMetric())
-    ref: str | None = option(f"{REFERENCE}  [default: the preset's]", metavar="PATH|URL|NAME")
-    name: str | None = option("In ledger and plots  [default: the preset's]", metavar="NAME")
+    metric: str | None = option(
+        "What is searched for  [default: the preset's]", "--metrics", type=OneMetric(), heading="Scoring", first=True
+    )
+    ref: str | None = ref_option(f"{REFERENCE}  [default: the preset's]")
+    name: str | None = option("In ledger and plots  [default: the preset's]", metavar="NAME", heading="Output")
     num: int = _num_option("Images a point", default=5000)
-    final_num: int | None = option("Images per block at the best  [default: --num]", type=_images)
+    final_num: int | None = option("Images per block at the best  [default: --num-images]", type=_images)
     blocks: int = option("Blocks at the best", type=COUNT, default=3)
     seed: int = seed_option()
 
@@ -81,7 +107,7 @@ class TargetOptions(OptionGroup):
         """(name, metric, reference), given or of the preset. Usage errors."""
         name = self.name or (preset.name if preset is not None else "")
         metric = self.metric or (preset.metric if preset is not None else "")
-        needed = {"--name": name, "--metric": metric, "--ref": self.ref or preset}
+        needed = {"--name": name, "--metrics": metric, "--ref": self.ref or preset}
         missing = [flag for flag, value in needed.items() if not value]
         if missing:
             raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
@@ -105,11 +131,11 @@ class Inches(ParamType):
         return width, height
 
 
-class PictureOptions(OptionGroup):
+class PictureOptions(OptionGroup, heading="Picture"):
     """A plot as a file to publish."""
 
-    out: str = option("The picture", metavar="PNG|PDF|SVG", required=True)
-    overwrite: bool = flag("Replace the picture that is there")
+    out: str = option("The picture", metavar="PNG|PDF|SVG", required=True, heading="Output")
+    overwrite: bool = flag("Replace the picture that is there", heading="Output")
     labels: str | None = option("What the curves are called, in order", metavar="TEXT,...")
     title: str = option("Above the plot", metavar="TEXT", default="", show_default=False)
     size: tuple[float, float | None] | None = option(
@@ -140,4 +166,4 @@ class PlotOptions(PictureOptions):
     kind: Literal["weight", "scale", "alpha", "interval", "ema"] = option("The x axis", required=True)
     num: int = _num_option("The scores at so many images", required=True)
     against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
-    ledger: str = _ledger_option()
+    ledger: str = ledger_option()

@@ -11,14 +11,18 @@ from dnnlib.workers import ALONE, Workers, launched
 from edm2_guidance.cli import settings
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.say import say
 from edm2_guidance.metrics.catalog import find_metric
 
-OFFLINE = "Never download; use what is there or say what is missing"
+
+def device_option() -> Field:
+    """--device."""
+    return option("cpu, cuda, cuda:1, mps; auto = the best", metavar="NAME", default="auto", heading="Computing")
 
 
-def device_option(more: str = "; auto = the best") -> Field:
-    """--device. more: said of it."""
-    return option(f"cpu, cuda, cuda:1, mps{more}", metavar="NAME", default="auto")
+def offline_option() -> Field:
+    """--offline."""
+    return flag("Never download; use what is there or say what is missing")
 
 
 def deterministic_option() -> Field:
@@ -28,10 +32,22 @@ def deterministic_option() -> Field:
 
 def batch_option(default: int) -> Field:
     """--batch: images at a time."""
-    return option("Images at a time", "--batch", "--batch_size", type=COUNT, default=default)
+    return option("Images at a time", type=COUNT, default=default, heading="Computing")
 
 
-class RunOptions(OptionGroup):
+def shard_option(default: int) -> Field:
+    """--shard-size."""
+    return option(
+        "Images per shard: what an interruption costs at most", type=COUNT, default=default, heading="Workers"
+    )
+
+
+def format_option(default: str) -> Field:
+    """--format: of what is printed, one of the Literal of the field."""
+    return option("Form in which it is printed", "--format", default=default, heading="Output", first=True)
+
+
+class RunOptions(OptionGroup, heading="Computing"):
     """What does not determine the images: where and how they are computed. (The noise's device does: `Method`.)"""
 
     device: str = device_option()
@@ -39,7 +55,7 @@ class RunOptions(OptionGroup):
         "Whose generator draws the noise: the numbers differ (default: the device's)"
     )
     deterministic: bool = deterministic_option()
-    offline: bool = flag(OFFLINE)
+    offline: bool = offline_option()
     trust_pickle: bool = flag("Execute the code in network files. Only for files you trust")
 
 
@@ -73,7 +89,7 @@ def share_device_option() -> Field:
     return flag("Several workers may compute on one device")
 
 
-class WorkerOptions(OptionGroup):
+class WorkerOptions(OptionGroup, heading="Workers"):
     """Which worker of several this process is."""
 
     worker: tuple[int, int] | None = option(
@@ -92,4 +108,4 @@ class WorkerOptions(OptionGroup):
 def announce_workers(workers: Workers, parts: str) -> None:
     """Say on stderr, once per launch, how the work is shared. parts: what there is to share, such as "98 shards"."""
     if workers.speaks and workers != ALONE:
-        click.echo(f"{workers}; {parts} in all", err=True)
+        say(f"{workers}; {parts} in all")

@@ -13,6 +13,7 @@ from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_scale, check_no_weight
 from edm2_guidance.cli.recipe_options import NetworkOptions
+from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
@@ -26,13 +27,16 @@ _WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
 _EMAS = "0.010,0.015,...,0.250"
 
 
-class SearchOptions(OptionGroup):
+class SearchOptions(OptionGroup, heading="Search"):
     """What is searched, on which grids."""
 
     over: str = option(
-        f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice", metavar="LIST", required=True
+        f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice",
+        metavar="LIST",
+        required=True,
+        first=True,
     )
-    weights: list[float] = option("Grid", type=FloatList(), default=_WEIGHTS)
+    weights: list[float] = option("Grid", type=FloatList(), default=_WEIGHTS, first=True)
     emas: list[float] = option("Grid", type=FloatList(), default=_EMAS)
     alphas: list[float] = option("Grid", type=FloatList(), default="0,0.1,...,1")
     scales: list[float] = option("Grid, of a classifier", type=FloatList(), default="0,0.5,...,10")
@@ -146,9 +150,11 @@ class SearchTeller:
     speaks: bool
     points: int = 0
 
-    def plan(self, lines: list[str]) -> None:
+    def plan(self, text: str, details: Sequence[str] = ()) -> None:
         if self.speaks:
-            click.echo("\n".join(lines), err=True)
+            say(text)
+            for each in details:
+                detail(each)
 
     def begin(self, point: Mapping[str, float]) -> None:
         """The next point is at work."""
@@ -157,14 +163,14 @@ class SearchTeller:
             self.agenda.total += self.num
         self.agenda.begin(self.num)
         most = max(self.points, self.expected)
-        self.plan([f"point {self.points} of about {most}: {_point_text(point)}{self.agenda.left_of_all()}"])
+        self.plan(f"point {self.points} of about {most}: {_point_text(point)}{self.agenda.left_of_all()}")
 
     def block(self, number: int, blocks: int, num: int) -> None:
         """The best point is at work in block `number`, from 0, of `blocks`."""
         if number == 0:
             self.agenda.total += min(0, self.points - self.expected) * self.num
         self.agenda.begin(num)
-        self.plan([f"block {number + 1} of {blocks} at the best point{self.agenda.left_of_all()}"])
+        self.plan(f"block {number + 1} of {blocks} at the best point{self.agenda.left_of_all()}")
 
     def score(self, point: Mapping[str, float], value: float) -> None:
         self.result(f"{_point_text(point)}  {self.metric} {value_text(self.metric, value)}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dnnlib.places import find_file
-from dnnlib.terminal import guard
+from dnnlib.terminal import guard, log
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_FIXED = (":4096:8", ":16:8")  # the workspaces with which cuBLAS repeats its results
@@ -22,8 +22,8 @@ SMALL_FILE = 4 << 20  # bytes of a network whose operations are over before a se
 
 
 def configure() -> None:
-    """Streams that can be written to, line by line, without control characters from files; threads that wait without
-    spinning; no warnings that users can do nothing about."""
+    """Streams that can be written to, line by line, without control characters from files, and with times in a log;
+    threads that wait without spinning; no warnings that users can do nothing about."""
     _open_closed_streams()
     if not any(name in os.environ for name in _WAITING):
         # Threads that spin hold up whoever has the core that they wait for. Read when OpenMP is loaded, with torch.
@@ -33,7 +33,7 @@ def configure() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
-    sys.stdout, sys.stderr = guard(sys.stdout), guard(sys.stderr)
+    sys.stdout, sys.stderr = guard(sys.stdout), log(guard(sys.stderr))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # PIL takes memory in blocks; of those above 32 MB malloc keeps none when they are freed, for every thread its own.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")

@@ -30,6 +30,7 @@ from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.option_group import COUNT, flag, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.run_options import RunOptions, WorkerOptions
+from edm2_guidance.cli.say import note
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.typed import given, occurrences
 
@@ -79,7 +80,7 @@ class SlurmOption(ParamType):
         return key, value if equals else True
 
 
-class JobOptions(WorkerOptions):
+class JobOptions(WorkerOptions, heading="Jobs of a cluster"):
     """Which worker this process is; or jobs instead of work in this process."""
 
     submit: Literal["slurm", "local"] | None = option("Send jobs and end; each is a --worker")
@@ -169,9 +170,7 @@ def send(
         executor = _executor(submitit, jobs, folder, name)
     gpus = jobs.submit == "slurm" or glob("/dev/nvidia[0-9]*")
     if gpus and jobs.gpus_per_node is None and run.device != "cpu":
-        click.echo(
-            "note: no GPUs are asked for; --gpus-per-node=N does, --device=cpu says that none are meant", err=True
-        )
+        note("no GPUs are asked for; --gpus-per-node=N does, --device=cpu says that none are meant")
     folder.mkdir(parents=True, exist_ok=True)
     with _detached(folder) if jobs.submit == "local" else nullcontext():
         sent = executor.submit_array(scripts)

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from edm2_guidance.cli.say import note
+
 _ARGUMENTS = f"{__name__}.arguments"  # key in click's Context.meta
 _FILES = f"{__name__}.files"  # likewise
 _LONGEST = 100  # characters of a value that are shown
@@ -114,7 +116,7 @@ def note_repeated(ctx: click.Context) -> None:
             continue
         first = seen.setdefault(option.name, words)
         if words[0] != first[0] if option.secondary_opts else value(first) != value(words):
-            click.echo(f"note: {' '.join(first)} and {' '.join(words)}: the last counts", err=True)
+            note(f"{' '.join(first)} and {' '.join(words)}: the last counts")
             seen[option.name] = words
 
 

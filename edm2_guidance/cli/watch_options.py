@@ -62,7 +62,7 @@ class Trackers(ParamType):
         return names
 
 
-class WatchOptions(OptionGroup):
+class WatchOptions(OptionGroup, heading="Watching"):
     """What shows how a run goes. Nothing here has a part in the networks."""
 
     preview: int = option(
@@ -76,7 +76,7 @@ class WatchOptions(OptionGroup):
     ref: str | None = option(
         f"For --evaluate: {REFERENCE}  [default: what ships for the metric]", metavar="PATH|URL|NAME"
     )
-    log: tuple[str, ...] = option(f"Show the numbers in {' or '.join(TRACKERS)}, too", type=Trackers(), default=())
+    trackers: tuple[str, ...] = option(f"Show the numbers in {' or '.join(TRACKERS)}, too", type=Trackers(), default=())
 
     def reference(self) -> str:
         """Of --evaluate, as `find_reference` gives it. ValueError or OSError if there is none."""

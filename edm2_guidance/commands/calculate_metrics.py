@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,7 +12,8 @@ from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.run_options import format_option
+from edm2_guidance.cli.say import note, say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
     from edm2_guidance.metrics.scoring import Reference
 
 
-class CalcOptions(OptionGroup):
+class CalcOptions(OptionGroup, heading="Images"):
     """The sides in EDM2's words, and how they are scored."""
 
     images: str | None = option(f"SAMPLES, in EDM2's words: {opt.IMAGES}; or statistics", metavar="PATH")
-    ref: str | None = option(f"REFERENCE, in EDM2's words: {opt.REFERENCE}", metavar="PATH|URL|NAME")
+    ref: str | None = opt.ref_option(f"REFERENCE, in EDM2's words: {opt.REFERENCE}")
     score: ScoreOptions
 
 
@@ -55,7 +56,7 @@ class TableOptions(OptionGroup):
         "row (as written), value (best first), method or time",
         metavar="ORDER", type=click.Choice(["row", "value", "method", "time"]), default="row",
     )  # fmt: skip
-    csv: bool = flag("As CSV, values with all digits")
+    form: Literal["table", "csv"] = format_option("table")
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -70,7 +71,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py calc out/samples.zip img512
     python calculate_metrics.py calc --images=out/samples --ref=datasets/img512.zip --metrics=fid
     python calculate_metrics.py gen --preset=mnist16-autog --num=1000
-    python calculate_metrics.py ref --data=datasets/img512.zip --dest=img512.npz
+    python calculate_metrics.py ref --images=datasets/img512.zip --out=img512.npz
     python calculate_metrics.py table
     python calculate_metrics.py compare out/a.zip out/b.zip img512
     python calculate_metrics.py classes out/samples.zip datasets/img512.zip
@@ -79,17 +80,18 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     if ctx.invoked_subcommand is not None:
         given = [name for name in ctx.params if typed.given(name)]
         if given:
-            raise click.UsageError(f"--{given[0]} belongs to the form without a command; leave out one of them")
-    elif plain.gen_zip is None and plain.ref_path is None:
+            name = typed.quoted(given[0]).partition("=")[0]
+            raise click.UsageError(f"{name} belongs to the form without a command; leave out one of them")
+    elif plain.images is None and plain.ref is None:
         click.echo(ctx.get_help())
-    elif plain.gen_zip is None or plain.ref_path is None:
-        raise click.UsageError("give both --gen_zip and --ref_path, or a command (see --help)")
+    elif plain.images is None or plain.ref is None:
+        raise click.UsageError("give both --images and --ref, or a command (see --help)")
     else:
         ledger = str(Path(plain.results_dir) / Path(opt.LEDGER).name)
         usual = ScoreOptions.defaults()
-        stored = replace(usual.stored, batch=plain.batch_size)
+        stored = replace(usual.stored, batch=plain.batch)
         asked = replace(usual, stored=stored, ledger=replace(usual.ledger, ledger=ledger))
-        score_stored(asked, plain.gen_zip, opt.reference_from(plain.ref_path), [plain.metric], most=None)
+        score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None)
 
 
 for command in (compare, gen, show_classes):
@@ -111,13 +113,13 @@ def calc(samples: str | None, reference: str | None, asked: CalcOptions) -> None
     score_stored(asked.score, images, ref, opt.asked_metrics(asked.score.metrics), most=STANDARD_NUM_IMAGES)
 
 
-class RefOptions(OptionGroup):
+class RefOptions(OptionGroup, heading="Output"):
     """The images, and the file of their statistics."""
 
-    data: str = option(opt.IMAGES, metavar="PATH", required=True)
-    dest: str = option("Statistics to write; .pkl is EDM2's format", metavar="NPZ|PKL|NAME", required=True)
+    images: str = option(opt.IMAGES, metavar="PATH", required=True, heading="Images")
+    out: str = option("Statistics to write; .pkl is EDM2's format", metavar="NPZ|PKL|NAME", required=True)
     format: str | None = option(
-        "In which format; list tells what each holds  [default: by the ending of --dest]", type=opt.FormatName()
+        "In which format; list tells what each holds  [default: by the ending of --out]", type=opt.FormatName()
     )
     keep_features: bool = flag("Keep the features of all images, too, for measures that need them")
     overwrite: bool = flag("Replace the statistics that are there")
@@ -134,39 +136,39 @@ def ref(asked: RefOptions) -> None:
     """Write reference statistics of a set of images, in the format of this program or of another evaluator.
 
     What a format has no place for is refused: --format=list tells. Some give their files names of their own: for
-    these, --dest is FOLDER/NAME.
+    these, --out is FOLDER/NAME.
     """
     with bad_input():
-        chosen = choose_format(asked.dest, asked.format)
+        chosen = choose_format(asked.out, asked.format)
     stored, device, keep = asked.stored, asked.device, asked.keep_features or chosen.features == "always"
     metrics = opt.asked_metrics(asked.metrics) or [*chosen.arrays] or opt.STANDARD_METRICS
     if opt.open_ended(metrics):
         from edm2_guidance.metrics.sides import settled_for
 
         with bad_input():
-            metrics = settled_for(metrics, asked.data)
+            metrics = settled_for(metrics, asked.images)
     choices, names = asked.detectors.choices(metrics, keep=keep), feature_names(metrics)
     kept = names if keep else kept_features(metrics)
     with bad_input():
-        chosen.check(asked.dest, names, kept)
+        chosen.check(asked.out, names, kept)
     if left_to_the_first():
         return
     from edm2_guidance.metrics import evaluation, reference
 
     with bad_input():
-        reference.check_new(asked.dest, overwrite=asked.overwrite, chosen=chosen)
+        reference.check_new(asked.out, overwrite=asked.overwrite, chosen=chosen)
         images = evaluation.open_stored(
-            asked.data, metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
+            asked.images, metrics, num=asked.num, seed=stored.seed, batch=stored.batch, scored=False
         )
         reference.check_kept(kept, images.source.num_images)
         opened = open_detectors(choices, device.device, offline=device.offline)
     say_notes([*images.source.notes, *too_few(metrics, images.source.num_images)])
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, opened, images.names, progress).moments
-    described = {**images.description, "path": Path(asked.data).name}
+    described = {**images.description, "path": Path(asked.images).name}
     made_by = evaluation.identities_of(opened)
-    reference.save_statistics(asked.dest, moments, detectors=made_by, images=described, chosen=chosen)
-    files = chosen.paths(asked.dest, kept=any(each.features is not None for each in moments.values())).values()
+    reference.save_statistics(asked.out, moments, detectors=made_by, images=described, chosen=chosen)
+    files = chosen.paths(asked.out, kept=any(each.features is not None for each in moments.values())).values()
     click.echo(f"{', '.join(map(str, files))}: {', '.join(metrics)} of {images.source.num_images} images")
 
 
@@ -188,7 +190,7 @@ def table(path: str, asked: TableOptions) -> None:
         if everything and not rows:
             raise ValueError(f"no row of {path} is of that kind; its metrics are {', '.join(tables.names(everything))}")
     rows = sorted(rows[-asked.last :] if asked.last else rows, key=tables.ORDERS[asked.sort])
-    if asked.csv:
+    if asked.form == "csv":
         click.echo(tables.format_csv(rows), nl=False)
     else:
         click.echo(tables.format_table(rows) or f"{path} holds no results yet")
@@ -197,7 +199,7 @@ def table(path: str, asked: TableOptions) -> None:
 def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:
     """Score image files, or statistics of images.
 
-    metrics: None = those that both sides have. most: images that are scored, unless --num says how many; None = all.
+    metrics: None = those that both sides have. most: images that are scored without --num-images; None = all.
     """
     if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
@@ -245,7 +247,7 @@ def score_images(
     tell_sides(name, count, reference)
     if asked.num is None and count < total:
         chosen = f"{count:,} of the {total:,} samples are scored, chosen by --seed={asked.stored.seed}"
-        click.echo(f"note: {chosen}; --num={total} takes all", err=True)
+        note(f"{chosen}; --num-images={total} takes all")
     say_notes(stored.source.notes)
     with progress_bar(count, "images") as progress:
         measured = evaluation.measure(stored.source, detectors, stored.names, progress)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -11,16 +11,23 @@ from dnnlib.places import embedded, find_file, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.run_options import OFFLINE
+from edm2_guidance.cli.option_group import OptionGroup, takes_options
+from edm2_guidance.cli.run_options import format_option, offline_option
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.train_presets import all_train_presets, network_arguments
 
 
+class FlopsOptions(OptionGroup):
+    """How the count is printed, and whether files are fetched for it."""
+
+    form: Literal["text", "json"] = format_option("text")
+    offline: bool = offline_option()
+
+
 @click.command(cls=Command)
 @click.argument("net", metavar="PKL|URL|NAME")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
-@click.option("--offline", is_flag=True, help=OFFLINE)
-def main(net: str, as_json: bool, offline: bool) -> None:
+@takes_options
+def main(net: str, asked: FlopsOptions) -> None:
     """Count parameters and the Gflops of one evaluation of one image.
 
     NAME is a size, for which no file is needed, or a preset, whose main network is counted. Gflops are 10^9
@@ -40,10 +47,10 @@ def main(net: str, as_json: bool, offline: bool) -> None:
         from training.flops import network_cost
 
         if is_file(source):
-            cost = family_of(source, offline=offline).cost(source, offline=offline)
+            cost = family_of(source, offline=asked.offline).cost(source, offline=asked.offline)
         else:
             cost = network_cost(arguments_of(source))
-    if as_json:
+    if asked.form == "json":
         click.echo(json.dumps({"net": without_secrets(source), "gflops": cost.gflops} | asdict(cost), indent=2))
         return
     click.echo(f"net         {without_secrets(source)}")

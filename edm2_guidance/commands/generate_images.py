@@ -23,8 +23,9 @@ from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_opti
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
-from edm2_guidance.cli.report import Sampling, announce, say_notes
+from edm2_guidance.cli.report import Sampling, announce, announce_grid, describe
 from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
+from edm2_guidance.cli.say import detail, note, say_notes
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.papers.figures import Picture
@@ -36,22 +37,20 @@ if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import Generation
 
 
-class ImageOptions(OptionGroup):
+class ImageOptions(OptionGroup, heading="Images"):
     """Which images, in a folder, a grid, or figures."""
 
     networks: NetworkOptions
-    outdir: str | None = option("Where to put the PNGs", metavar="DIR")
-    subdirs: bool = flag("A subfolder for every 1000 seeds")
-    seeds: list[int] = option("Such as 1,2,5-10", type=IntList(), default="16-19")
-    num_images: int | None = option(
-        "Images, from --seed on", "--num_images", "--num", type=click.IntRange(1, MAX_IMAGES)
-    )
-    batch: int = batch_option(32)
-    resume: bool = flag("Does nothing: images that are there are kept anyway")
-    overwrite: bool = flag("Make images again that are there")
+    sampling: SamplingOptions
+    seeds: list[int] = option("Such as 1,2,5-10", type=IntList(), default="16-19", first=True)
+    num_images: int | None = option("Images, from --seed on", type=click.IntRange(1, MAX_IMAGES))
     grid: GridOptions
     figures: FigureOptions
-    sampling: SamplingOptions
+    outdir: str | None = option("Where to put the PNGs", metavar="DIR", heading="Output", first=True)
+    subdirs: bool = flag("A subfolder for every 1000 seeds", heading="Output")
+    overwrite: bool = flag("Make images again that are there", heading="Output")
+    resume: bool = flag("Does nothing: images that are there are kept anyway", hidden=True)
+    batch: int = batch_option(32)
     run: RunOptions
     jobs: JobOptions
 
@@ -131,7 +130,7 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
         announce_workers(workers, counted(len(seeds), "image"))
         if output.num_there:
             was = "was" if output.num_there == 1 else "were"
-            click.echo(f"note: {output.num_there} of the images {was} there, by the same recipe", err=True)
+            note(f"{output.num_there} of the images {was} there, by the same recipe")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         mine = complete(output, sampling, progress)
@@ -165,10 +164,7 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
 
     rows = [caption(row, i, 0) for i, row in enumerate(layout.rows)]
     columns = [caption(column, 0, j) for j, column in enumerate(layout.columns)]
-    for text, line in zip(rows, generations, strict=True):
-        differ = len({cell.recipe.hash for cell in line})
-        click.echo(f"{text}:" if differ == 1 else f"{text}, the costliest of {differ} columns:", err=True)
-        announce(max(line, key=lambda cell: sum(cell.evaluations_per_image().values())))
+    announce_grid(rows, generations, len(seeds))
     cells = sampled_cells(asked, layout, generations, seeds)
     drawn = compose_grid(cells, rows, columns, caption(layout.still, 0, 0) or None, side if grid.enlarge else None)
     made = {cell.recipe.hash: cell.recipe.to_json() for cell in itertools.chain(*generations)}
@@ -246,8 +242,8 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
     bar = progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks)
     with keeps(lambda: f"finished pictures are in {folder.folder}; the same command goes on"), bar as progress:
         for picture, plan, content in todo:
-            for generation in plan if asked.figures.verbose else ():
-                announce(generation)
+            for generation in plan:
+                detail(describe(generation.recipe))
             images = sample_pictures(plan, picture.seeds, asked.batch, progress)
             box = None if picture.inset is None else picture.inset.box(images[0].width)
             drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))

@@ -14,7 +14,8 @@ from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, others
-from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, shard_option
+from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.images.members import IMAGE_SUFFIXES
@@ -23,21 +24,25 @@ from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import begun
 
 
-class ZipOptions(OptionGroup):
+class ZipOptions(OptionGroup, heading="Images"):
     """Which images, into which file, and in what portions."""
 
     networks: NetworkOptions
-    zip_dir: str = option("Folder of the ZIP", "--zip_dir", metavar="DIR", default="./results")
-    out: str | None = option("File name of the ZIP; default: after networks, seeds, weight and recipe", metavar="ZIP")
-    num_images: int = option("Images", "--num_images", "--num", type=click.IntRange(1, MAX_IMAGES), default=50000)
-    seed: int = seed_option()
-    seeds: list[int] | None = option("Seeds, instead of --seed and --num_images", type=IntList())
-    batch: int = batch_option(64)
-    batch_size_decoder: int = option("VAE batch", "--batch_size_decoder", type=COUNT, default=8)
-    shard_size: int = option("Images per shard", type=COUNT, default=512)
-    verbose: bool = option("More output", type=click.BOOL, default=False, show_default=False)
     sampling: SamplingOptions
+    num_images: int = option("Images", type=click.IntRange(1, MAX_IMAGES), default=50000, first=True)
+    seed: int = seed_option()
+    seeds: list[int] | None = option("Seeds, instead of --seed and --num-images", type=IntList())
+    out: str | None = option(
+        "File name of the ZIP; default: after networks, seeds, weight and recipe",
+        metavar="ZIP",
+        heading="Output",
+        first=True,
+    )
+    outdir: str = option("Folder of the ZIP", metavar="DIR", default="./results", heading="Output")
+    batch: int = batch_option(64)
+    batch_size_decoder: int = option("VAE batch", type=COUNT, default=8, heading="Computing")
     run: RunOptions
+    shard_size: int = shard_option(512)
     jobs: JobOptions
 
 
@@ -56,8 +61,8 @@ def main(asked: ZipOptions) -> None:
     python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
-    if asked.out is not None and given("zip_dir"):
-        both, path = f"{quoted('zip_dir')} and {quoted('out')}", Path(asked.zip_dir, Path(asked.out).name)
+    if asked.out is not None and given("outdir"):
+        both, path = f"{quoted('outdir')} and {quoted('out')}", Path(asked.outdir, Path(asked.out).name)
         raise click.UsageError(f"{both}: give one of them; --out is a path, such as {path}")
     recipe = recipe_from(Method(asked.networks, asked.sampling, asked.run.noise_device))
     seeds = seeds_from(asked.seeds, asked.seed, asked.num_images)
@@ -68,7 +73,7 @@ def main(asked: ZipOptions) -> None:
     if asked.out is not None:
         with bad_input():
             check_zip(asked.out, seeds)
-    path = Path(asked.out or Path(asked.zip_dir, "images.zip"))
+    path = Path(asked.out or Path(asked.outdir, "images.zip"))
     size = 2 * len(seeds) * png_bytes(recipe.net.source)  # shards, and the ZIP that they are joined to
     fetch = partial(fetch_all, [recipe], trust_pickle=asked.run.trust_pickle)
     return send(asked.jobs, asked.run, fetch, {path: size}, path.parent)
@@ -89,11 +94,11 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
             check_zip(asked.out, seeds)
         plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
-            return click.echo(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images", err=True)
+            return say(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images")
         generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
         generation.check_seeds(seeds)
         generation.set_decoder_batch(asked.batch_size_decoder)
-        path = Path(asked.out or default_path(asked.zip_dir, generation.recipe, seeds))
+        path = Path(asked.out or default_path(asked.outdir, generation.recipe, seeds))
         how = Run(asked.batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
         output = ZipOutput(path, plan, generation.recipe, how)
     sampling = Sampling(generation, asked.batch)
@@ -106,10 +111,9 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
         made = complete(output, sampling, progress)
     if not progress.began:
         return click.echo(f"{workers.prefix}{path}: finished before, by the same recipe")
-    if asked.verbose:
-        click.echo(f"{workers.prefix}evaluations: {sampling.evaluations()}", err=True)
+    detail(f"{workers.prefix}evaluations: {sampling.evaluations()}")
     if isinstance(made, Pending):
-        return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
+        return say(f"{workers.prefix}done; {others(made)}")
     return click.echo(f"{path}: {counted(len(seeds), 'image')}")
 
 

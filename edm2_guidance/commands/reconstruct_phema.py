@@ -6,7 +6,8 @@ from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.run_options import OFFLINE
+from edm2_guidance.cli.run_options import offline_option
+from edm2_guidance.cli.say import say
 
 
 class PhemaOptions(OptionGroup):
@@ -21,7 +22,7 @@ class PhemaOptions(OptionGroup):
     outkimg: int | None = option("Time in thousands of images; default: the last snapshot", metavar="KIMG", type=COUNT)
     skip: bool = flag("Leave alone what is there already")
     batch: int = option("Networks made in one pass over the snapshots", type=COUNT, default=8)
-    offline: bool = flag(OFFLINE)
+    offline: bool = offline_option()
 
 
 @click.command(cls=Command)
@@ -53,7 +54,7 @@ def main(asked: PhemaOptions) -> None:
     mine = plan.outputs[distributed.rank() :: distributed.world_size()]
     wanted = [output for output in mine if not (asked.skip and output.path.exists())]
     passes = [wanted[i : i + asked.batch] for i in range(0, len(wanted), asked.batch)]
-    click.echo(reconstruct.describe(plan, wanted, len(passes)), err=True)
+    say(reconstruct.describe(plan, wanted, len(passes)))
     left = f"finished networks are in {asked.outdir}; the same command with --skip makes the others"
     with keeps(lambda: left), progress_bar(len(passes) * len(snapshots), "snapshots", "net") as progress:
         for outputs in passes:

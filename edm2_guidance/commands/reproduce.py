@@ -21,8 +21,8 @@ from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
-from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import announce_workers, share_device_option, threads_for
+from edm2_guidance.cli.say import say, say_notes, warn
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
@@ -66,18 +66,18 @@ main.add_command(verify_machine)
 
 @main.command("list")
 @click.argument("names", metavar="[TABLE|ROW]...", nargs=-1)
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def list_rows(names: tuple[str, ...], form: str) -> None:
+@takes_options
+def list_rows(names: tuple[str, ...], asked: opt.ListOptions) -> None:
     """Show tables and rows with the published scores.
 
     runs: yes, or what is in the way: reconstruct = its EMA lengths are not published, train = nor is a network of
     that run, no = not a network of this code base. `plan` gives the commands.
     """
     rows = rows_named(names)
-    if form == "table":
+    if asked.form == "table":
         return click.echo(as_started(listing.list_text(rows)))
     records = [listing.record_of(row) for row in rows]
-    return click.echo(listing.as_csv(records) if form == "csv" else listing.as_json(records))
+    return click.echo(listing.as_csv(records) if asked.form == "csv" else listing.as_json(records))
 
 
 class PlanOptions(OptionGroup):
@@ -164,13 +164,16 @@ def made_blocks(runner: "Runner", rows: list[Row], agenda: Agenda, speaks: bool)
     first = {row.images: row.name for row in reversed(rows)}  # later rows of the same images take no time
     weights = {row.name: tflop_per_image(row) or 0 if row.name in first.values() else 0 for row in rows}
     agenda.total = sum(weights[name] * len(seeds) for name, blocks in parts.items() for seeds in blocks)
+    if speaks:
+        blocks_in_all = sum(map(len, parts.values()))
+        say(f"{counted(len(rows), 'row')}, {counted(blocks_in_all, 'block')} of images in all")
     for at, row in enumerate(rows, start=1):
         blocks = runner.run(row)
         for number, seeds in enumerate(parts[row.name], start=1):
             agenda.begin(len(seeds), weights[row.name])
             if speaks:
                 where = f"row {at} of {len(rows)}, block {number} of {len(parts[row.name])}: {row.name}"
-                click.echo(f"{where}{agenda.left_of_all()}", err=True)
+                say(f"{where}{agenda.left_of_all()}")
             yield from itertools.islice(blocks, 1)
 
 
@@ -185,15 +188,15 @@ def send_rows(asked: opt.RowOptions, wanted: list[Row]) -> None:
     sampled = [row for row in rows if row.net is not None]
     costs = [made for row in rows if (made := cost(row, num=asked.num, networks=work.networks)) is not None]
     features = max((made.features for made in costs), default=0)
-    writes = {Path(asked.work.ledger): 0, Path(work.results, "work", "plan.json"): features}
+    writes = {Path(asked.work.ledger): 0, Path(work.results_dir, "work", "plan.json"): features}
     if work.keep_images:
         images = sum(made.images * (asked.blocks or made.repeats) // made.repeats for made in costs)
-        writes[Path(work.results, "images", "a.zip")] = images
+        writes[Path(work.results_dir, "images", "a.zip")] = images
     detectors: Choices = detector_choices(row.metric for row in rows)
     files = [file for row in rows for file in (row.reference, row.samples) if file is not None]
     recipes = [row.recipe(work.networks) for row in sampled]
     fetch = partial(fetch_all, recipes, files, detectors, trust_pickle=trust)
-    folder = Path(work.results) if work.keep_images else Path(work.results, "work")
+    folder = Path(work.results_dir) if work.keep_images else Path(work.results_dir, "work")
     send(asked.jobs, work.run, fetch, writes, folder)
 
 
@@ -201,9 +204,9 @@ def can_run(runner: "Runner", row: Row) -> bool:
     """Whether the row can be made; says on stderr why not, and what would make its networks."""
     reason = runner.obstacle(row)
     if reason is not None:
-        click.echo(f"{row.name}: passed over, {reason}", err=True)
+        warn(f"{row.name}: passed over, {reason}")
         for line in how_to_make(row.missing(runner.settings.networks), runner.settings.networks):
-            click.echo(f"    {as_started(line)}", err=True)
+            say(f"    {as_started(line)}")
     return reason is None
 
 
@@ -213,7 +216,7 @@ def settings_from(work: opt.WorkOptions, workers: Workers) -> "Settings":
 
     run = work.run
     return Settings(
-        Path(work.results), Path(work.ledger), Path(work.networks), noise_device=run.noise_device,
+        Path(work.results_dir), Path(work.ledger), Path(work.networks), noise_device=run.noise_device,
         keep_images=work.keep_images, again=work.again, batch=work.batch, shard_size=work.shard_size,
         device=run.device, offline=run.offline, trust_pickle=run.trust_pickle, workers=workers,
     )  # fmt: skip
@@ -238,9 +241,9 @@ class FindOptions(OptionGroup):
     """What is searched, of which method."""
 
     networks: NetworkOptions
+    sampling: SamplingOptions
     search: SearchOptions
     target: opt.TargetOptions
-    sampling: SamplingOptions
     work: opt.WorkOptions
     share_device: bool = share_device_option()
 
@@ -250,7 +253,7 @@ class FindOptions(OptionGroup):
 def search_best(asked: FindOptions) -> None:
     """Search for the best weight, interval, EMA lengths or blend of a method, as the papers did.
 
-    A coarse pass over each grid on --num images per point, then finer around the best; an interval's upper end first,
+    A coarse pass over each grid by --num-images for a point, then finer around the best; an interval's upper end first,
     then its lower. The best point is scored in --blocks blocks. Points in the ledger are not computed again.
     """
     with asked.work.goes_on():
@@ -282,10 +285,11 @@ def make_search(asked: FindOptions) -> None:
     from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 
     tell = SearchTeller(metric, num, expected, agenda, workers.speaks)
-    tell.plan([f"{metric} against {reference}, {num:,} images a point, from seed {target.seed} on",
-               *search_text(recipe, stages, search.stride),
-               f"to come: about {counted(expected, 'point')}, "
-               f"then the best in {counted(blocks, 'block')} of {final:,} images"])  # fmt: skip
+    to_come = f"about {counted(expected, 'point')} of {num:,} images, then the best in {counted(blocks, 'block')}"
+    tell.plan(
+        f"search of {search.over} by {metric} against {reference}: {to_come} of {final:,}",
+        search_text(recipe, stages, search.stride),
+    )
     sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed)
     found, lines = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
@@ -298,7 +302,7 @@ def make_search(asked: FindOptions) -> None:
     tell.result(f"in {counted(len(values), 'block')} of {final}: {best_of.__name__} {best}, mean {mean}")
     flags = recipe_flags(recipe_at(recipe, found.point).effective())
     tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
-    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num={final}"
+    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num-images={final}"
     if settings.ledger != Path(LEDGER):
         score += f" --ledger={shlex.quote(str(settings.ledger))}"
     tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
@@ -380,8 +384,8 @@ def plot_training(folders: tuple[str, ...], picture: opt.PictureOptions) -> None
 
 @main.command("status")
 @click.argument("folder", metavar="[DIR]", default="results")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def show_status(folder: str, form: str) -> None:
+@takes_options
+def show_status(folder: str, asked: opt.StatusOptions) -> None:
     """Show how far the work in a folder is: done, running, stale, failed, pace and time left.
 
     DIR holds results, shards or images, at any depth; any machine that sees it may ask. Stale parts are those of
@@ -392,7 +396,7 @@ def show_status(folder: str, form: str) -> None:
 
     with bad_input():
         found = list(find_work(folder))
-    if form == "json":
+    if asked.form == "json":
         return click.echo(status_json(found))
     return click.echo(
         "\n".join(line for work in found for line in status_lines(work)) or f"{folder}: no unfinished work there"
@@ -401,10 +405,8 @@ def show_status(folder: str, form: str) -> None:
 
 @main.command("report")
 @click.argument("names", metavar="[TABLE|ROW]...", nargs=-1)
-@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
-@click.option("--ledger", metavar="JSONL", default=LEDGER, show_default=True, help="The scores")
-@click.option("--out", metavar="FILE", help="Write it there  [default: print it]")
-def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None) -> None:
+@takes_options
+def report_rows(names: tuple[str, ...], asked: opt.ReportOptions) -> None:
     """Set published scores beside those of the ledger.
 
     The difference is that of the best of our runs where the paper reports the best of several, else of their mean.
@@ -415,14 +417,14 @@ def report_rows(names: tuple[str, ...], form: str, ledger: str, out: str | None)
 
     rows = rows_named(names)
     with bad_input():
-        if out is not None:
-            check_destination(out)
-        records = read(ledger)
-        text = report.report(rows, records, form)
-    if form == "csv":
+        if asked.out is not None:
+            check_destination(asked.out)
+        records = read(asked.ledger)
+        text = report.report(rows, records, asked.form)
+    if asked.form == "csv":
         say_notes(report.left_out_lines(report.left_out(rows, records)))
-    if out is None:
+    if asked.out is None:
         return click.echo(as_started(text))
-    with atomic_path(out) as path:
+    with atomic_path(asked.out) as path:
         Path(path).write_text(text + "\n", encoding="utf-8")
     return None

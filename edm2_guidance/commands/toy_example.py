@@ -29,8 +29,8 @@ class TrainOptions(OptionGroup):
     outdir: Path | None = option(
         "Write networks here, every 256 iterations; default: nowhere", metavar="DIR", type=FILE
     )
-    classes: Literal["A", "B", "AB"] = option(
-        "Classes to learn; AB makes an unconditional network", "--cls", metavar="A|B|AB", default="A"
+    cls: Literal["A", "B", "AB"] = option(
+        "Classes to learn; AB makes an unconditional network", metavar="A|B|AB", default="A"
     )
     layers: int = option("Hidden layers", type=COUNT, default=4)
     dim: int = option("Their width", type=COUNT, default=64)
@@ -65,7 +65,7 @@ class FigureOptions(OptionGroup):
         "Guide of classifier-free guidance: fig1, fig2, fig9", f"{PUBLISHED}/clsAB-layers04-dim32/iter0512.pkl"
     )
     weights: WeightOptions
-    save: Path | None = option("File to write; default, without --show: out/toy-NAME.png", metavar="PNG|PDF", type=FILE)
+    out: Path | None = option("File to write; default, without --show: out/toy-NAME.png", metavar="PNG|PDF", type=FILE)
     show: bool = flag("Display it in a window")
     shipped: bool = flag("The project's own networks, for all that are not given")
 
@@ -81,8 +81,8 @@ class ScoreOptions(OptionGroup):
     uncond_net: str = _net_option("Guide of classifier-free guidance", SHIPPED["uncond_net"])
     weights: WeightOptions
     seeds: list[int] = option("One set of samples each; errors are over these", type=IntList(), default="0-4")
-    num: int = option("Samples in a set", type=click.IntRange(min=100), default=16384)
-    save: Path | None = option("Write the scores of every seed", metavar="JSON", type=FILE)
+    num_samples: int = option("Samples in a set", type=click.IntRange(min=100), default=16384)
+    out: Path | None = option("Write the scores of every seed", metavar="JSON", type=FILE)
 
 
 @click.group(cls=Group)
@@ -90,7 +90,7 @@ def main() -> None:
     """Guidance in two dimensions, where the true density is known (arXiv 2406.02507, Figs. 1, 2 and 9).
 
     \b
-    python toy_example.py plot --figure=fig1 --shipped --save=out/fig1.png
+    python toy_example.py plot --figure=fig1 --shipped --out=out/fig1.png
     python toy_example.py score
     python toy_example.py train --outdir=runs/toy
     """  # fmt: skip
@@ -107,7 +107,7 @@ def train(asked: TrainOptions) -> None:
         from edm2_guidance.toy import network_io, plots, training
         from torch_utils.distributed import pick_device
 
-        config = training.ToyTraining(asked.classes, asked.layers, asked.dim, asked.iterations, asked.batch, asked.seed)
+        config = training.ToyTraining(asked.cls, asked.layers, asked.dim, asked.iterations, asked.batch, asked.seed)
         where, outdir = pick_device(asked.device), asked.outdir
         if outdir is not None:
             check_destination(outdir / "iter0000.pkl")
@@ -137,7 +137,7 @@ def plot(asked: FigureOptions) -> None:
     files = {"net": asked.net, "gnet": asked.gnet, "uncond_net": asked.uncond_net}
     if asked.shipped:
         files |= {name: file for name, file in SHIPPED.items() if not given(name)}
-    save = Path("out", f"toy-{asked.figure}.png") if asked.save is None and not asked.show else asked.save
+    save = Path("out", f"toy-{asked.figure}.png") if asked.out is None and not asked.show else asked.out
     with bad_input():
         from edm2_guidance.toy import plots
         from edm2_guidance.toy.network_io import load_model
@@ -164,8 +164,8 @@ def score(asked: ScoreOptions) -> None:
     their samples. ln p: of the truth, mean over samples. energy distance: to as many samples of the truth.
     """
     with bad_input():
-        if asked.save is not None:
-            check_destination(asked.save)
+        if asked.out is not None:
+            check_destination(asked.out)
         from edm2_guidance.toy import methods, one_dim, scoring
         from edm2_guidance.toy.network_io import load_model
 
@@ -174,10 +174,10 @@ def score(asked: ScoreOptions) -> None:
         else:
             nets = methods.Networks(*map(load_model, (asked.net, asked.gnet, asked.uncond_net)))
             truth, samplers = methods.truth(), methods.samplers(nets, asked.weights.cfg, asked.weights.guidance)
-    num, seeds = asked.num, asked.seeds
+    num, seeds = asked.num_samples, asked.seeds
     with progress_bar(len(seeds) * (len(samplers) + 1), "score", unit="set") as advance:
         scores = scoring.score_methods(samplers, truth, num, seeds, advance)
     click.echo(scoring.as_table(scores))
-    if asked.save is not None:
-        with atomic_path(asked.save) as temporary:
+    if asked.out is not None:
+        with atomic_path(asked.out) as temporary:
             temporary.write_text(json.dumps({"num": num, "seeds": seeds, "scores": scoring.as_json(scores)}, indent=1))

@@ -15,14 +15,14 @@ from dnnlib.extras import need_tracker
 from dnnlib.urls import without_secrets
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
-from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.param_type import Name, ParamType
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.report import say_notes
 from edm2_guidance.cli.run_options import device_option
+from edm2_guidance.cli.say import say_notes
 from edm2_guidance.cli.signals import stop_signals
 from edm2_guidance.cli.typed import arguments, given, plain_number
 from edm2_guidance.cli.watch_options import WatchOptions
-from edm2_guidance.papers.train_presets import find_train_preset
+from edm2_guidance.papers.train_presets import all_train_presets, find_train_preset
 
 if TYPE_CHECKING:
     import torch
@@ -72,50 +72,73 @@ NIMG, INTS, FLOATS = ImageCount(), Numbers(int), Numbers(float)
 POSITIVE, FROM_0, SHARE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0), click.FloatRange(0, 1)
 
 
-def _switch(help: str, default: bool | None, *names: str) -> Field:
-    return option(help, *names, type=click.BOOL, default=default)
+def _switch(help: str, default: bool | None, **settings: Any) -> Field:
+    return option(help, type=click.BOOL, default=default, **settings)
 
 
-def _images(help: str, default: str | int | None = None) -> Field:
+def _images(help: str, default: str | int | None = None, **settings: Any) -> Field:
     """A number of images."""
-    return option(help, type=NIMG, default=default)
+    return option(help, type=NIMG, default=default, **settings)
 
 
-class TrainOptions(OptionGroup):
-    """Everything of a run. None: as `TrainingConfig` has it, if the preset says nothing."""
+class RunFiles(OptionGroup, heading="Run"):
+    """Where a run's files are, and how often some are written."""
 
-    outdir: str = option("Where the run's files go; goes on with the run there", metavar="DIR", required=True)
-    data: str = option("Images, or latents, made by dataset_tool.py", metavar="ZIP|DIR", required=True)
-    cond: bool = _switch("Train with class labels", True)
-    preset: str = option("Settings by name", metavar="STR", default="edm2-img512-s")
-    duration: int | None = _images("Images in all")
-    batch: int | None = _images("Images per step, over all workers")
+    outdir: str = option(
+        "Where the run's files go; goes on with the run there", metavar="DIR", required=True, first=True
+    )
+    data: str = option("Images, or latents, made by dataset_tool.py", metavar="ZIP|DIR", required=True, first=True)
+    cond: bool = _switch("Train with class labels", True, first=True)
+    preset: str = option(
+        "Settings by name; list = which there are",
+        type=Name(lambda: "\n".join(all_train_presets())),
+        metavar="NAME",
+        default="edm2-img512-s",
+        first=True,
+    )
+    duration: int | None = _images("Images in all", first=True)
+    status: int = _images("Report every so many images", "128Ki", first=True)
+    snapshot: int = _images("Network files every so many, and at the end", "8Mi", first=True)
+    checkpoint: int = _images("Checkpoint every so many, and at the end", "128Mi", first=True)
+    dry_run: bool = flag("Print what would be done, and stop", first=True)
+
+
+class SizeOptions(RunFiles, heading="Network"):
+    """The network."""
+
     channels: int | None = option("Width of the first level", type=COUNT)
     channel_mult: tuple[int, ...] = option("Width of every level, times --channels", type=INTS, default="1,2,3,4")
     num_blocks: int = option("Blocks per level", type=COUNT, default=3)
     attn_resolutions: tuple[int, ...] = option("Sizes with attention; none = middle only", type=INTS, default="16,8")
     channels_per_head: int = option("Width of an attention head", type=COUNT, default=64)
     dropout: float | None = option("Dropout probability", type=SHARE)
-    P_mean: float | None = option("Mean of ln sigma", "--P_mean", type=click.FLOAT)
-    P_std: float | None = option("Standard deviation of ln sigma", "--P_std", type=POSITIVE)
-    lr: float | None = option("Learning rate after ramp-up, before decay", type=POSITIVE)
-    decay: float | None = option("Steps until the rate falls; 0 = never", metavar="BATCHES", type=FROM_0)
-    rampup: int = _images("Images over which the rate rises; 0 = none", 10_000_000)
-    ema: tuple[float, ...] = option("Relative lengths of the parameter averages", type=FLOATS, default="0.05,0.10")
-    batch_gpu: int = _images("Most images per worker at once; 0 = no limit", 0)
+
+
+class ComputeOptions(SizeOptions, heading="Computing"):
+    """How it is computed."""
+
+    batch_gpu: int = _images("Most images per worker at once; 0 = no limit", 0, first=True)
+    device: str = device_option()
     fp16: bool = _switch("float16 activations, on CUDA devices", True)
     bf16: bool = _switch("bfloat16 autocast, on CPUs", False)
-    ls: float = option("Loss scaling", type=POSITIVE, default=1)
     bench: bool = _switch("Let cuDNN time its algorithms first", True)
-    device: str = device_option()
     cache: bool | None = _switch("Keep decoded images; default: if under 1 GiB", None)
     workers: int = option("Threads that read images", type=COUNT, default=2)
-    status: int = _images("Report every so many images", "128Ki")
-    snapshot: int = _images("Network files every so many, and at the end", "8Mi")
-    checkpoint: int = _images("Checkpoint every so many, and at the end", "128Mi")
+
+
+class TrainOptions(ComputeOptions, heading="Training"):
+    """Everything of a run. None: as `TrainingConfig` has it, if the preset says nothing."""
+
+    batch: int | None = _images("Images per step, over all workers", first=True)
+    lr: float | None = option("Learning rate after ramp-up, before decay", type=POSITIVE, first=True)
+    decay: float | None = option("Steps until the rate falls; 0 = never", metavar="BATCHES", type=FROM_0)
+    rampup: int = _images("Images over which the rate rises; 0 = none", 10_000_000)
+    P_mean: float | None = option("Mean of ln sigma", "--P_mean", type=click.FLOAT)
+    P_std: float | None = option("Standard deviation of ln sigma", "--P_std", type=POSITIVE)
+    ls: float = option("Loss scaling", type=POSITIVE, default=1)
+    ema: tuple[float, ...] = option("Relative lengths of the parameter averages", type=FLOATS, default="0.05,0.10")
     seed: int = option("Seed of everything random", type=click.INT, default=0)
     watch: WatchOptions
-    dry_run: bool = flag("Print what would be done, and stop", "-n", "--dry-run")
 
     def with_preset(self) -> Self:
         """These, with the preset's values in place of what the command line left out.
@@ -145,7 +168,7 @@ def main(asked: TrainOptions) -> int:
     ends with the same networks; Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint first (exit code 128 + signal).
     From start to start --duration, --batch-gpu, --status, --snapshot, --checkpoint and the number of workers may
     change; a folder with a run of other options or data is refused. A loss that stays NaN ends the run (exit code 1).
-    Previews, --evaluate and --log show how it goes; whatever becomes of them, the networks are the same.
+    Previews, --evaluate and --trackers show how it goes; whatever becomes of them, the networks are the same.
 
     \b
     Examples:
@@ -169,7 +192,7 @@ def main(asked: TrainOptions) -> int:
         device = distributed.pick_device(asked.device)
         dataset = ImageFolderDataset(config.data, use_labels=config.cond)
         plan = plan_training(config, dataset, distributed.world_size())
-        for name in asked.watch.log:
+        for name in asked.watch.trackers:
             need_tracker(name)
         watchers = watchers_from(asked.watch, config, dataset, outdir, device) if distributed.rank() == 0 else []
     if distributed.rank() == 0:
@@ -185,7 +208,7 @@ def main(asked: TrainOptions) -> int:
         seen = train(
             config, dataset, outdir, device=device, workers=asked.workers, should_stop=lambda: stopped() is not None,
             progress=(lambda count: bar()(count)) if distributed.rank() == 0 else None,  # none of a run that is refused
-            watchers=watchers, trackers=asked.watch.log, about=about_start(asked, config, device),
+            watchers=watchers, trackers=asked.watch.trackers, about=about_start(asked, config, device),
         )  # fmt: skip
         signal = stopped()
     if seen >= config.duration:

@@ -34,7 +34,7 @@ class FigureFolder:
         if found is not None and _is_same(found, content):
             return True
         origin = "of unknown origin" if found is None else "of other networks or settings"
-        raise ValueError(f"{path} is {origin}: take another --results_dir, or --overwrite")
+        raise ValueError(f"{path} is {origin}: take another --results-dir, or --overwrite")
 
     def save(self, name: str, picture: Image.Image, content: Mapping[str, Any]) -> None:
         """Write it as one whole, with the data that `has` compares."""

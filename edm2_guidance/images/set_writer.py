@@ -38,17 +38,17 @@ def check_set_destination(dest: Path, source: str | os.PathLike[str]) -> None:
     that of a ZIP nor of a folder, or that lies in the source, and as `check_place`.
     """
     if dest.is_dir() and any(dest.iterdir()):
-        raise FileExistsError(f"{dest} is a folder with files in it; give another --dest, or move it away")
+        raise FileExistsError(f"{dest} is a folder with files in it; give another --out, or move it away")
     if os.path.ismount(dest):
-        raise FileExistsError(f"{dest} is a disk, whose place no folder can take; give --dest={dest / 'images'}")
+        raise FileExistsError(f"{dest} is a disk, whose place no folder can take; give --out={dest / 'images'}")
     if dest.is_file():
-        raise FileExistsError(f"{dest} exists; give another --dest, or move it away")
+        raise FileExistsError(f"{dest} exists; give another --out, or move it away")
     if dest.suffix.lower() not in ("", ".zip"):
         raise ValueError(f"{dest}: give a name ending in .zip, or that of a folder")
     if dest.is_dir() and dest.suffix.lower() == ".zip":
-        raise FileExistsError(f"{dest} is a folder; give another --dest, or move it away")
+        raise FileExistsError(f"{dest} is a folder; give another --out, or move it away")
     if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(source)):
-        raise ValueError(f"--dest={dest} lies in the source {os.fspath(source)}; give a place outside of it")
+        raise ValueError(f"--out={dest} lies in the source {os.fspath(source)}; give a place outside of it")
     check_place(dest)
 
 

@@ -204,7 +204,9 @@ def _check_counts(metric: str, counts: Sequence[int | None]) -> None:
     few, counts = find_metric(metric).measure.few, list(dict.fromkeys(counts))
     if len(counts) > 1 and few:
         shown = " and ".join("an unknown number of" if count is None else f"{count:,}" for count in counts[:2])
-        raise ValueError(f"{metric} of {shown} images: fewer give {few} values, so compare equal numbers (--num)")
+        raise ValueError(
+            f"{metric} of {shown} images: fewer give {few} values, so compare equal numbers (--num-images)"
+        )
 
 
 def _canonical(metric: object) -> str:

@@ -50,7 +50,7 @@ def open_stored(
         raise ValueError(f"{path} holds {total} image: statistics need at least 2")
     if total < wanted:
         raise ValueError(
-            f"{path} holds {total} images, fewer than the {wanted} to score: give --num={total}, or more images"
+            f"{path} holds {total} images, fewer than the {wanted} to score: give --num-images={total}, or more images"
         )
     if wanted < 2:
         raise ValueError(f"{wanted} image to score: statistics need at least 2")

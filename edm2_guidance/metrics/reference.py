@@ -93,7 +93,7 @@ class Statistics:
             raise ValueError(_of_another_detector(metric, moments.dim, dim, self.source))
         if num_images is not None and moments.num_images != num_images:
             raise ValueError(
-                f"{self.source} is made of {moments.num_images} images, not of {num_images}: leave out --num"
+                f"{self.source} is made of {moments.num_images} images, not of {num_images}: leave out --num-images"
             )
         return moments
 
@@ -299,7 +299,9 @@ def check_kept(keep: Collection[str], num_images: int) -> None:
     for name in keep:
         most = MAX_KEPT_BYTES // (4 * catalog.dims()[name])
         if num_images > most:
-            raise ValueError(f"{num_images} images are more than the {most} whose features a file keeps: give --num")
+            raise ValueError(
+                f"{num_images} images are more than the {most} whose features a file keeps: give --num-images"
+            )
 
 
 def _read_npz(path: Path, source: str, metrics: Collection[str] | None, keep: Collection[str]) -> _Content:
@@ -432,7 +434,7 @@ def _npz_pairs(names: list[str]) -> dict[str, tuple[str, str]]:
 
 def _no_statistics(names: list[str]) -> str:
     if any(name.lower().endswith((".png", ".jpg", ".jpeg", "dataset.json")) for name in names) or "arr_0" in names:
-        return "it holds images; make statistics of them with: calculate_metrics.py ref --data=... --dest=..."
+        return "it holds images; make statistics of them with: calculate_metrics.py ref --images=... --out=..."
     return f"it has no mu and sigma, only {', '.join(names[:5])[:200] or 'nothing'}"
 
 

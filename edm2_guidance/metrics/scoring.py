@@ -74,8 +74,8 @@ def moments_for(
     if needs == "features" and moments.features is None:
         raise ValueError(
             f"{statistics.source} holds mean and covariance alone, and {metric} needs the features themselves: give "
-            f"the images in its place, or make a file with them by calculate_metrics.py ref --data=IMAGES "
-            f"--dest=NAME.npz --metrics={metric}"
+            f"the images in its place, or make a file with them by calculate_metrics.py ref --images=IMAGES "
+            f"--out=NAME.npz --metrics={metric}"
         )
     return moments
 

@@ -15,5 +15,5 @@ def find_preset(name: str) -> Preset:
                 "plan shows its networks and weights"
             )
         hint = near(name, presets, cutoff=0.3)
-        raise ValueError(f"there is no preset '{name}'{hint} (all: generate_images.py --list-presets)")
+        raise ValueError(f"there is no preset '{name}'{hint} (all: generate_images.py --preset=list)")
     return presets[name]

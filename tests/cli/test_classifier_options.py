@@ -13,8 +13,8 @@ from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.report import describe
 from edm2_guidance.cli.search_options import SearchOptions, search_text, start_of
 from edm2_guidance.commands import generate_images, generate_zip
-from edm2_guidance.metrics.ledger import describe_recipe
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.describe import describe_recipe
 from edm2_guidance.recipe.recipe import SigmaInterval
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.stored import read_recipe
@@ -185,7 +185,7 @@ def test_a_grid_of_scales(classifier, tmp_path):
     """The mean of every image rises with the scale of the class that is brighter, and falls with the other's."""
     common = [UNCOND, f"--classifier={classifier}", "--seeds=0-1", "--steps=4", "--scales=0,4"]
     result = run(generate_images.main, *common, "--class=1", f"--grid={tmp_path / 'grid.png'}")
-    assert "evaluations per image: 7 main + 7 classifier 1 (and back) = 14" in result.stderr
+    assert "1 row of 2 cells, 2 seeds; on cpu; network evaluations in all: 42\n" in result.stderr  # scale 0 is off
     refused = run(generate_images.main, *common, "--weights=1,2", f"--grid={tmp_path / 'b.png'}", code=2)
     assert "--scales are columns, as --weights and --alphas are: give one of them" in refused.stderr
     assert (tmp_path / "grid.png").exists()

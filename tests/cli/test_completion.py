@@ -12,7 +12,7 @@ from edm2_guidance.cli.completion import prepare
     ("command", "line", "expected"),
     [
         ("reproduce", "ru", ["plain,run"]),
-        ("generate-images", "--guidance_i", ["plain,--guidance_interval"]),
+        ("generate-images", "--guidance-i", ["plain,--guidance-interval"]),
         ("generate-images", "--labels = ba", ["plain,balanced"]),
         ("generate-images", "--labels =", ["plain,random", "plain,balanced"]),
         ("generate-images", "--labels ba", ["plain,balanced"]),

@@ -1,4 +1,4 @@
-"""Options as fields of dataclasses: one declaration gives the option, its place, its type and its default."""
+"""Options as fields of dataclasses: one declaration gives the option, its place on the help page, type and default."""
 
 import dataclasses
 from typing import Literal
@@ -14,13 +14,13 @@ from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, sev
 
 class Inner(OptionGroup):
     colour: Literal["red", "green"] | None = option("Of it")
-    seeds: list[int] = option("Which", "--seeds", "--few", type=IntList(), default="0-2")
+    numbers: list[int] = option("Which", "--num-images", type=IntList(), default="0-2")
 
 
-class Outer(OptionGroup):
+class Outer(OptionGroup, heading="Size"):
     size: int = option("How many", type=COUNT, default=3)
     inner: Inner
-    more: dict[str, float] = several_options({"S_max": (("--S_max",), {"type": float, "default": 1.5, "help": "Most"})})
+    more: dict[str, float] = several_options({"S_max": ("--S_max", {"type": float, "default": 1.5, "help": "Most"})})
     dry_run: bool = flag("Do nothing")
 
 
@@ -44,23 +44,24 @@ def run():
 
 
 def test_a_command_gets_its_groups_and_the_rest_from_click(run):
-    usual = Outer(size=3, inner=Inner(colour=None, seeds=[0, 1, 2]), more={"S_max": 1.5}, dry_run=False)
+    usual = Outer(size=3, inner=Inner(colour=None, numbers=[0, 1, 2]), more={"S_max": 1.5}, dry_run=False)
     assert run() == ((), usual, "z")
     assert Outer.defaults() == usual
-    names, outer, last = run("a", "--size=2", "--few", "4", "--colour=green", "--S_max=2", "--dry-run")
+    names, outer, last = run("a", "--size=2", "--num", "4", "--colour=green", "--S_max=2", "--dry-run")
     assert (names, last) == (("a",), "z")
-    assert outer == Outer(size=2, inner=Inner(colour="green", seeds=[4]), more={"S_max": 2.0}, dry_run=True)
+    assert outer == Outer(size=2, inner=Inner(colour="green", numbers=[4]), more={"S_max": 2.0}, dry_run=True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         outer.size = 4
 
 
-def test_help_has_the_order_of_the_fields(run):
+def test_help_has_headings_and_the_order_of_the_fields(run):
     text = run("--help").stdout
-    order = ["--size INT", "--colour [red|green]", "--seeds, --few LIST", "--S_max FLOAT", "--dry-run", "--last TEXT"]
+    order = ["Size:", "--size INT", "--S_max FLOAT", "--dry-run"]
+    order += ["Options:", "--colour [red|green]", "--num-images LIST", "--last TEXT"]
     assert sorted(order, key=text.index) == order
     assert "How many  [default: 3; x>=1]" in text
 
 
-@pytest.mark.parametrize("words", ["--size=0", "--colour=blue", "--few=x"])
+@pytest.mark.parametrize("words", ["--size=0", "--colour=blue", "--num=x"])
 def test_what_does_not_fit_is_refused(run, words):
     assert run(words).exit_code == 2

@@ -40,7 +40,7 @@ def test_both_vocabularies_say_the_same(describe):
 @pytest.mark.parametrize(
     ("line", "weight", "interval", "note"),
     [
-        ("", 2.0, StepInterval(17, 22), "w = 2 (--guidance_scale=W for another) and steps 17-22 (--guidance_interval="),
+        ("", 2.0, StepInterval(17, 22), "w = 2 (--guidance=W for another) and steps 17-22 (--guidance-interval="),
         ("--guidance_scale=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
         ("--guidance=1.2", 1.2, StepInterval(17, 22), "interval paper, steps 17-22"),
         ("--guidance_interval=None", 2.0, None, "interval paper, w = 2"),

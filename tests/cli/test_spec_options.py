@@ -104,7 +104,7 @@ def test_what_is_not_as_usual_is_said(recipe_of):
 
 def test_help_and_lists_say_how_fields_are_written():
     for page in (generate_images.main, calculate_metrics.gen):
-        text = " ".join(CliRunner().invoke(page, ["--help"]).stdout.split())
+        text = " ".join(CliRunner().invoke(page, ["--help-all"]).stdout.split())
         for axis in ("sampler", "schedule", "weight", "reference", "rule"):
             assert f"--{axis} KIND[:FIELD=VALUE]..." in text
     assert "KIND:FIELD=VALUE:FIELD=VALUE" in CliRunner().invoke(page, ["--sampler=list"]).stdout

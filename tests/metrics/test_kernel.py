@@ -135,7 +135,7 @@ def test_warnings_that_are_not_of_all_metrics_name_theirs() -> None:
             [f"--ref={PRETRAINED / 'mnist16-refs.npz'}", "--metrics=kid_mnist:size=40"],
             "mnist16-refs.npz holds mean and covariance alone, and kid_mnist:size=40 needs the features themselves: "
             "give the images in its place, or make a file with them by calculate_metrics.py ref "
-            "--data=IMAGES --dest=NAME.npz --metrics=kid_mnist:size=40",
+            "--images=IMAGES --out=NAME.npz --metrics=kid_mnist:size=40",
         ),
         (
             [f"--ref={DIGITS}", "--metrics=kid_mnist"],

@@ -231,7 +231,7 @@ def test_stored_sets_say_which_subset_they_are(make_digit_zip: Callable[..., Pat
 
 
 def test_too_few_images(make_digit_zip: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="holds 3 images, fewer than the 50000 to score: give --num=3"):
+    with pytest.raises(ValueError, match="holds 3 images, fewer than the 50000 to score: give --num-images=3"):
         open_stored(make_digit_zip(3), ["fd_mnist"], num=50000)
     with pytest.raises(ValueError, match="at least 2"):
         open_stored(make_digit_zip(1), ["fd_mnist"])

@@ -14,7 +14,8 @@ from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType, show_if_list
-from edm2_guidance.cli.run_options import OFFLINE, device_option
+from edm2_guidance.cli.run_options import device_option, offline_option
+from edm2_guidance.cli.say import warn
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.papers.listing import as_text
 from edm2_guidance.reproduction.verification import report
@@ -53,7 +54,7 @@ class VerifyOptions(OptionGroup):
     outdir: str = option("Of the report, and of what checks make", metavar="DIR", default=OUTDIR)
     again: bool = flag("Make checks again that an earlier start found ok")
     device: str = device_option()
-    offline: bool = flag(OFFLINE)
+    offline: bool = offline_option()
 
 
 @click.command("verify", cls=Command)
@@ -115,6 +116,6 @@ class Writer:
         try:
             save(self._folder, known, self.text(known))
         except OSError as error:
-            click.echo(f"warning: the report cannot be written now: {error}", err=True)
+            warn(f"the report cannot be written now: {error}")
             return error
         return None

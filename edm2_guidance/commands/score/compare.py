@@ -11,7 +11,7 @@ from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import IntList
 from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.say import say_notes
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,

@@ -13,12 +13,13 @@ from dnnlib.workers import Workers
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import first_seeds, seed_option
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
+from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import announce, others
-from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, threads_for
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, shard_option, threads_for
+from edm2_guidance.cli.say import say
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.commands.score.sides import (
     measured_reference,
@@ -39,24 +40,24 @@ if TYPE_CHECKING:
     from edm2_guidance.work.complete import Pending
 
 
-class GenOptions(OptionGroup):
+class GenOptions(OptionGroup, heading="Output"):
     """What is sampled, what is scored against what, and how."""
 
     networks: NetworkOptions
-    ref: str | None = option(f"{opt.REFERENCE}  [default: the preset's]", metavar="PATH|URL|NAME")
-    metrics: list[str] = opt.scored_metrics_option()
+    sampling: SamplingOptions
     num: int | None = opt.num_option(str(STANDARD_NUM_IMAGES))
     seed: int = seed_option()
-    batch: int = batch_option(32)
-    sampling: SamplingOptions
+    ref: str | None = opt.ref_option(f"{opt.REFERENCE}  [default: the preset's]")
+    metrics: list[str] = opt.scored_metrics_option()
+    detectors: opt.DetectorOptions
+    again: bool = opt.again_option()
+    ledger: opt.LedgerOptions
     workdir: str = option(
         "Where features lie until the result is there, 4 bytes each", metavar="DIR", default="results/work"
     )
-    shard_size: int = option("Images per shard, what an interruption costs at most", type=COUNT, default=512)
-    detectors: opt.DetectorOptions
-    ledger: opt.LedgerOptions
-    again: bool = opt.again_option()
+    batch: int = batch_option(32)
     run: RunOptions
+    shard_size: int = shard_option(512)
     jobs: JobOptions
 
 
@@ -105,7 +106,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
         workers = asked.jobs.place()
         plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
-            return click.echo(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images", err=True)
+            return say(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images")
         ledger.check_writable(path)
         check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=run.offline), metrics)
@@ -136,11 +137,11 @@ def tell_made(made: "Scores | Pending", workers: Workers, path: str, *, found_be
     from edm2_guidance.work.complete import Pending
 
     if isinstance(made, Pending):
-        return click.echo(f"{workers.prefix}done; {others(made)}", err=True)
+        return say(f"{workers.prefix}done; {others(made)}")
     if made.written:
         return tell_scores(made.written)
     already = " already (--again computes it once more)" if found_before else ""  # else another worker has written it
-    click.echo(f"{workers.prefix}the result is in {path}{already}", err=True)
+    say(f"{workers.prefix}the result is in {path}{already}")
     return tell_scores(made.records) if found_before and workers.speaks else None
 
 

@@ -11,7 +11,7 @@ from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.option_group import OptionGroup
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.cli.report import say_notes
+from edm2_guidance.cli.say import note, say, say_notes, warn
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import score_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
@@ -55,8 +55,8 @@ def measured_reference(
         return theirs
     if not quiet:
         path = shlex.quote(str(theirs.stored.source.path))
-        how = f"calculate_metrics.py ref --data={path} --dest=NAME.npz keeps them"
-        click.echo(f"note: the statistics of {theirs.name} are computed now; {as_started(how)}", err=True)
+        how = f"calculate_metrics.py ref --images={path} --out=NAME.npz keeps them"
+        note(f"the statistics of {theirs.name} are computed now; {as_started(how)}")
     with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
         return theirs.measure(detectors, progress)
 
@@ -67,7 +67,7 @@ def tell_sides(samples: str, count: int | None, reference: "Reference") -> None:
     numbers = [count, *(each.num_images for each in [*statistics.moments.values()][:1])]
     known = ["an unknown number of images" if number is None else f"{number:,} images" for number in numbers]
     known += [f"with features of {each.num_images:,} of them" for each in [*statistics.shown.values()][:1]]
-    click.echo(f"samples:   {samples}, {known[0]}\nreference: {', '.join([statistics.source, *known[1:]])}", err=True)
+    say(f"samples: {samples}, {known[0]}; reference: {', '.join([statistics.source, *known[1:]])}")
 
 
 def left_to_the_first() -> bool:
@@ -75,7 +75,7 @@ def left_to_the_first() -> bool:
     with bad_input():
         workers = launched()
     if workers.rank > 0:
-        click.echo(f"{workers.prefix}nothing to do: worker 0 reads all stored images", err=True)
+        say(f"{workers.prefix}nothing to do: worker 0 reads all stored images")
     return workers.rank > 0
 
 
@@ -129,4 +129,4 @@ def say_warnings(records: "Sequence[Record]") -> None:
             warned.setdefault(text, []).append(record["metric"])
     for text, metrics in warned.items():
         of = "" if len(metrics) == len(records) else f"{', '.join(metrics)}: "
-        click.echo(f"warning: {of}{text}", err=True)
+        warn(f"{of}{text}")
