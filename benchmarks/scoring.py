@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What scoring costs beside others: `make bench-scoring`. Prints ratios, medians of runs in turn, CPU and wall time.
 
-Statistics: `calculate_metrics.py calc A.npz B.npz`, the whole process, beside a process that imports torch-fidelity,
-reads the same statistics from its cache, and computes the same distance: its own program would also load its network.
+Statistics: `calculate_metrics.py calc A.npz B.npz`, the whole process by one thread and by two, beside a process that
+imports torch-fidelity, reads the same statistics from its cache, and computes the same distance: its own program would
+also load its network.
 Images: a pass over PNGs of a ZIP and of a folder, beside the shortest loop of Pillow that ends in the same tensors.
 """
 
@@ -41,10 +42,10 @@ print(fid_statistics_to_metric(*(torch.load(path, weights_only=False) for path i
 Costs = tuple[float, float]  # CPU and wall seconds
 
 
-def process(command: list[str], folder: Path) -> Costs:
+def process(command: list[str], folder: Path, threads: int) -> Costs:
     """A process that has to succeed."""
     before, start = os.times(), time.perf_counter()
-    environ = {**os.environ, "PYTHONPATH": str(PEERS)}
+    environ = {**os.environ, "PYTHONPATH": str(PEERS), "OMP_NUM_THREADS": str(threads)}
     subprocess.run(command, cwd=folder, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
@@ -121,8 +122,9 @@ def main() -> None:
         folder = Path(name)
         if PEER_PYTHON.exists():
             ours, theirs = statistics_of_two_sets(folder)
-            both = partial(process, ours, folder), partial(process, theirs, folder)
-            compare("fid of statistics / torch-fidelity", *both, options.repeats)
+            for threads in (1, 2):
+                both = partial(process, ours, folder, threads), partial(process, theirs, folder, threads)
+                compare(f"fid of statistics / torch-fidelity, {threads} thr.", *both, options.repeats)
         for size in (16, 32, 64):
             for path in save_images(folder, size, options.num):
                 both = (partial(call, partial(our_pass, path)), partial(call, partial(pillow, path)))
