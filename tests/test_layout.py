@@ -182,13 +182,14 @@ sys.path.insert(0, {str(ROOT)!r})
 sys.modules["torch"] = None
 import numpy as np
 from click.testing import CliRunner
-rows = np.random.default_rng(0).standard_normal((3, 50, 64))
-moments = [{{"fd_mnist.mu": each.mean(axis=0), "fd_mnist.sigma": np.cov(each.T), "num_images": 50}} for each in rows]
-np.savez("a.npz", **moments[0], **{{"fd_mnist.features": rows[0].astype(np.float32)}})
-np.savez("b.npz", **moments[1], **{{"fd_mnist.features": rows[1].astype(np.float32)}})
-np.savez("plain.npz", mu=moments[2]["fd_mnist.mu"], sigma=moments[2]["fd_mnist.sigma"])
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.reference import save_statistics
+for name, rows in zip(("a.npz", "b.npz", "c.pkl"), np.random.default_rng(0).standard_normal((3, 50, 64))):
+    mean, cov = rows.mean(axis=0), np.cov(rows.T)
+    save_statistics(name, {{"fd_mnist": Moments(mean, cov, 50, rows)}})
+np.savez("plain.npz", mu=mean, sigma=cov)
 for line in (
-    "calculate_metrics calc plain.npz b.npz", "calculate_metrics calc a.npz b.npz",
+    "calculate_metrics calc plain.npz c.pkl", "calculate_metrics calc a.npz b.npz",
     "calculate_metrics compare a.npz b.npz plain.npz --metrics=fd_mnist", "calculate_metrics table",
     "calculate_metrics compare 3 4", "reproduce list", "reproduce report mnist16-cfg", "reproduce plan mnist16-cfg",
 ):
