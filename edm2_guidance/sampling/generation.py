@@ -157,6 +157,13 @@ class Generation:
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
 
+    def check_unchanged(self) -> None:
+        """ValueError if what is the user's own, functions or networks, is no longer what the recipe says."""
+        for stage in self._stages():
+            stage.recipe.check_here()
+            for network in stage.networks().values():
+                network.check_unchanged()
+
     def check_seeds(self, seeds: Sequence[int]) -> None:
         """ValueError for seeds whose images are not in the set of those to be enlarged."""
         if self.base is not None:
@@ -205,7 +212,7 @@ def open_recipe(
     """
     target = _device_for(recipe, device)
     recipe, notes = recipe.resolved()
-    recipe.rule.check_here()
+    recipe.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
 
@@ -301,12 +308,14 @@ class GeneratedImages:
         return -(-self.num_images // self.batch)
 
     def __iter__(self) -> Iterator[ImageBatch]:
+        self.generation.check_unchanged()
         self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
         self.reduced = {}
         for start in range(0, self.num_images, self.batch):
             batch = self._make(self.seeds[start : start + self.batch])
             self.reduced |= batch.reduced
             yield batch
+        self.generation.check_unchanged()
 
     def _make(self, seeds: Sequence[int]) -> ImageBatch:
         generation, small = self.generation, self._small(seeds)
