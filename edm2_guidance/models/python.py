@@ -91,7 +91,7 @@ def of_object(made: Any) -> "PythonModel | PythonClassifier":
         )
     if getattr(made, "training", False):
         raise ValueError(f"{type(made).__qualname__} is in training mode: call its eval() first")
-    source = type(made).__qualname__
+    source = type(made).__name__
     code = UserCode(
         source, Path(getattr(sys.modules.get(type(made).__module__), "__file__", None) or ""), is_out_of_memory
     )
