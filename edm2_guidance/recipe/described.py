@@ -180,7 +180,7 @@ def _place(module: types.ModuleType) -> str | None:
 
 
 def _file_of(cls: type) -> str | None:
-    module = sys.modules.get(cls.__module__)
+    module = None if cls.__module__ == "__main__" else sys.modules.get(cls.__module__)
     return "" if module is None else _place(module)
 
 
