@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.images.archive import select_subset
@@ -179,7 +180,7 @@ def score(
     elif isinstance(images, ImageBatch):
         target, samples = pick_device(device or "auto"), _held(images, names, num, seed, batch)
     else:
-        generation = _opened(images, device)  # refuses what is none of these
+        generation = _opened(images, device)
         target, samples = generation.device, _sampled(generation, names, num, seed, batch)
     choices = detector_choices(names) if samples.source is not None or isinstance(theirs, ReferenceImages) else {}
     detectors = [load_detector(name, target, offline=offline, **choice) for name, choice in choices.items()]
@@ -188,8 +189,9 @@ def score(
         moments, identities, run = samples.measure(detectors, advance)
     around, tags = environment(target, vae=vae_ran(samples.description)), {"note": note}
     lines = score_lines(opened, moments, identities, samples.description, around, tags=tags, **run)
-    for line in lines if ledger is not None else ():
-        ledgers.append(Path(ledger), line)
+    if ledger is not None:
+        for line in lines:
+            ledgers.append(Path(ledger), line)
     return {line["metric"]: Score.of(line) for line in lines}
 
 
@@ -291,8 +293,8 @@ class _Held:
             yield self._images.select(range(start, min(start + self._batch, self.num_images)))
 
 
-def _opened(recipe: Recipe | Generation, device: str | None) -> Generation:
-    """Where the networks are that are open already."""
+def _opened(recipe: Any, device: str | None) -> Generation:
+    """Where the networks are that are open already. ValueError for what is no recipe."""
     if isinstance(recipe, Generation):
         if device is not None and pick_device(device) != recipe.device:
             raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")

@@ -18,5 +18,5 @@ class Mean:
 main, weak = eg.open_model("mnist16-cond"), eg.open_model("mnist16-weak")
 for name, network in {"one network": main, "two": Mean(main, weak)}.items():
     recipe = eg.Recipe(network, num_steps=8)
-    print(f"{name}, known as {recipe.net.sha256[:8]}: {eg.score(recipe, 'mnist16', num=100)['fd_mnist']}")
+    print(f"{name}, recipe {recipe.hash[:6]}: {eg.score(recipe, 'mnist16', num=100)['fd_mnist']}")
 eg.generate(recipe, 16).grid().save("digits.png")

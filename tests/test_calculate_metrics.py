@@ -402,7 +402,7 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     for command in (["calc", "--images=nowhere"], ["gen", f"--net={DIGITS}"]):
         line = refused(*command, f"--ref={REFERENCE}", "--metrics=fid")
-        assert "no statistics for fid, only for fd_mnist: use --metrics=fd_mnist" in line
+        assert "no statistics for fid, only for fd_mnist: use the metric fd_mnist" in line
         assert "fid.npz has no statistics for fd_dinov2" in refused(*command, "--ref=fid.npz", "--metrics=fd_dinov2")
         assert "5 features, its detector 2048" in refused(*command, "--ref=odd.npz", "--metrics=fid")
         assert "nowhere.npz" in refused(*command, "--ref=nowhere.npz", "--metrics=fid")

@@ -71,7 +71,7 @@ def test_samples_across_batch_sizes_are_within_the_stated_tolerance(digits):
     assert float((levels - levels.mean()).abs().mean()) > 1, "there is something to compare"
     apart = torch.cat([sample(digits, part)[0] for part in ([0], [1, 2, 3], [4, 5, 6, 7])])
     assert float((apart - whole).abs().max()) <= SAMPLE
-    pixels = [digits.main.decode(each).int() for each in (apart, whole)]
+    pixels = [digits.decode(each)[0].int() for each in (apart, whole)]
     differs = pixels[0] != pixels[1]
     assert int((pixels[0] - pixels[1]).abs().max()) <= 1
     assert not differs.any() or float(to_the_edge[differs].max()) <= 127.5 * SAMPLE

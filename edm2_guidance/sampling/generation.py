@@ -183,13 +183,20 @@ class Generation:
         kinds = (self.memory.sampling, self.memory.decoding)
         return {kind.work: kind.limit for kind in kinds if kind.limit is not None}
 
+    def decode(self, latents: Tensor) -> tuple[Tensor, int | None]:
+        """Latents [N,C,h,w] to images, uint8 [N,3,H,W] on the CPU; and how many at a time, if not as many as asked.
+
+        RuntimeError if memory does not hold one.
+        """
+        size = self.main.decoder_batch or len(latents)
+        parts, limit = self.memory.decoding.run(lambda part: self.main.decode(latents[part]).cpu(), len(latents), size)
+        return torch.cat(parts), limit
+
     def decoded(self, latents: Latents) -> ImageBatch:
-        """The images of latents, on the CPU. RuntimeError if memory does not hold one."""
-        values = latents.values
-        size = self.main.decoder_batch or len(values)
-        parts, limit = self.memory.decoding.run(lambda part: self.main.decode(values[part]).cpu(), len(values), size)
+        """The same, with what is known of each."""
+        images, limit = self.decode(latents.values)
         reduced = {**latents.reduced, **({} if limit is None else {"decoding": limit})}
-        return ImageBatch(torch.cat(parts), latents.seeds, latents.labels, reduced)
+        return ImageBatch(images, latents.seeds, latents.labels, reduced)
 
 
 def open_network(source: str, *, classifier: bool = False, **how: Any) -> Model | Classifier:
