@@ -348,7 +348,8 @@ def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], mon
     result = calc(f"--images={images}")
     assert "warning: 80 images, where published scores have 50,000" in result.stderr
     assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
-    monkeypatch.setattr("edm2_guidance.commands.calculate_metrics.STANDARD_NUM_IMAGES", 70)
+    for place in ("commands.calculate_metrics", "metrics.ledger"):
+        monkeypatch.setattr(f"edm2_guidance.{place}.STANDARD_NUM_IMAGES", 70)
     result = calc(f"--images={images}")
     assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num-images=80 takes all" in result.stderr
     assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])

@@ -36,6 +36,8 @@ class Kind(ParamType):
         if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", text):
             raise ValueError("w=1 is off: give --guidance=1, or leave the guide out")
         own = re.fullmatch(r"(.+\.py):(\w+)((?::[^:]+)*)", text)
+        if own is None and re.search(r"\.py(:|$)", text):
+            raise ValueError(f"{text}: name a function of the file, FILE.py:FUNCTION or FILE.py:FUNCTION:FIELD=VALUE")
         if own is not None:
             return self._function(Path(own[1]).expanduser().absolute(), own[2], own[3].split(":")[1:])
         try:

@@ -316,7 +316,7 @@ class GeneratedImages:
         return -(-self.num_images // self.batch)
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        return self._pass(lambda seeds: self.generation.decoded(self._sample(seeds)))
+        return self._pass(self._make)
 
     def latents(self) -> Iterator[Latents]:
         """A pass that decodes nothing."""
@@ -331,6 +331,9 @@ class GeneratedImages:
             self.reduced |= batch.reduced
             yield batch
         self.generation.check_unchanged()
+
+    def _make(self, seeds: Sequence[int]) -> ImageBatch:
+        return self.generation.decoded(self._sample(seeds))
 
     def _sample(self, seeds: Sequence[int]) -> Latents:
         generation, small = self.generation, self._small(seeds)

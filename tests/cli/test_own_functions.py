@@ -61,7 +61,7 @@ def made(recipe_command, file, networks):
 
     def recipe(*words):
         recipes.clear()
-        done = CliRunner().invoke(command, [*networks, *(word.replace("FILE", str(file)) for word in words)])
+        done = CliRunner().invoke(command, [*networks, *(word.replace("=FILE", f"={file}") for word in words)])
         return recipes[0] if recipes else done.output
 
     return recipe
@@ -96,6 +96,7 @@ def test_it_is_the_recipe_of_the_function_in_python(made, file, networks, monkey
     ("words", "said"),
     [
         (["--rule=FILE:nothing", "--guidance=2"], "mine.py has no function nothing"),
+        (["--rule=FILE", "--guidance=2"], "name a function of the file, FILE.py:FUNCTION"),
         (["--rule=none.py:rule", "--guidance=2"], "whose function rule is to be the rule"),
         (["--rule=FILE:Callable", "--guidance=2"], "write a function with def"),
         (["--rule=FILE:clipped:mst=1", "--guidance=2"], "clipped has no parameter 'mst' to be given; its own are most"),
