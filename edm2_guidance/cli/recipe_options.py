@@ -122,7 +122,7 @@ class NetworkOptions(MainNetworks, heading="Guidance"):
     weight: tuple[Weight, ...] = kind_option(
         "weight",
         None,
-        "How w goes over the steps, one per guide, a classifier's last  [default: constant]",
+        "How w goes over the steps, or FILE.py:FUNCTION; one per guide, a classifier's last  [default: constant]",
         multiple=True,
     )
     guidance_interval: tuple[StepInterval | str, ...] = option(
@@ -144,7 +144,7 @@ class NetworkOptions(MainNetworks, heading="Guidance"):
     reference: tuple[Reference, ...] = kind_option(
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
     )
-    rule: Rule = kind_option("rule", "linear", "How main network and references make D")
+    rule: Rule = kind_option("rule", "linear", "How main network and references make D, or FILE.py:FUNCTION")
 
 
 class SamplingOptions(OptionGroup, heading="Sampling"):

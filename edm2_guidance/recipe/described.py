@@ -186,11 +186,11 @@ def _file_of(cls: type) -> str | None:
 
 def _is_own_member(key: str, value: Any) -> bool:
     """Whether somebody wrote it: not what Python, dataclasses and abc add to a class."""
+    dunder = key.startswith("__") and key.endswith("__")
     if isinstance(value, types.FunctionType):
         code = getattr(inspect.unwrap(value), "__code__", value.__code__)
-        return code.co_filename != "<string>"
-    dunder = key.startswith("__") and key.endswith("__")
-    return (not dunder and key != "_abc_impl" and not inspect.isdatadescriptor(value)) or isinstance(value, property)
+        return code.co_filename != "<string>" and not (dunder and is_installed(code.co_filename))
+    return isinstance(value, property) or not (dunder or key == "_abc_impl" or inspect.isdatadescriptor(value))
 
 
 def _cells(function: types.FunctionType) -> Iterator[tuple[str, types.CellType]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from edm2_guidance.recipe.described import describe
-from edm2_guidance.recipe.spec import Spec, coerced, digest, option, text_of, value_of
+from edm2_guidance.recipe.spec import Spec, coerced, digest, text_of, value_of
 
 _GIVEN: dict[str, Callable[..., Any]] = {}  # what this process was given, by hash
 _PLAIN = bool | int | float | str
@@ -29,13 +29,16 @@ class OwnFunction(Spec):
 
     Attributes:
         offered: The names of what it can be called with.
+        name: Of the function.
+        sha256: Of what it does (`recipe.described`).
+        settings: Its other parameters that are not at their defaults, NAME=VALUE.
     """
 
     offered: ClassVar[tuple[str, ...]] = ()
 
-    name: str = option("", "The function; FILE.py:FUNCTION, or in Python itself, is what is given for it")
-    sha256: str = option("", "What it does (`recipe.described`)")
-    settings: tuple[str, ...] = option((), "Its own parameters that are not at their defaults; given as fields")
+    name: str = ""
+    sha256: str = ""
+    settings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, later: bool = False) -> Self:
@@ -83,7 +86,7 @@ class OwnFunction(Spec):
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """Of the function, without those that it gives itself."""
+        """Of the function."""
         return dict(inspect.signature(self.function).parameters)
 
     @property

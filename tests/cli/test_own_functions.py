@@ -90,6 +90,7 @@ def test_it_is_the_recipe_of_the_function_in_python(made, file, networks, monkey
         assert [guide.weight for guide in recipe.guides] == [eg.Guide("a", function).weight]
         flags = [each for each in recipe_flags(recipe).split() if each not in networks]
         assert made(*flags) == recipe
+    assert "-glate-cfg-" in generate_zip.default_path("", made("--weight=FILE:late"), [0]).name
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edm2_guidance.recipe.own import OwnFunction
 from edm2_guidance.recipe.parts import Seen, StepInfo, Weight
-from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ class OwnWeight(OwnFunction, Weight):
     kind: ClassVar[str] = "own-weight"
     offered: ClassVar[tuple[str, ...]] = ("step", "level", "sigma", "progress", "w", *_OF_IMAGES)
 
-    scaled: bool = option(False, "Whether the function has a parameter w")
+    scaled: bool = False  # whether the function has a parameter w
 
     @classmethod
     def _made(cls, name: str, sha256: str) -> Self:
