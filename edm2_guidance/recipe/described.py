@@ -242,17 +242,17 @@ def _check_import(function: types.FunctionType, name: str) -> None:
     )
 
 
-_texts: dict[types.CodeType, str] = {}
+_texts: dict[int, tuple[types.CodeType, str]] = {}  # by identity: a module that is loaded again has code of its own
 
 
 def _text(function: types.FunctionType) -> str:
     """SHA-256 of the text that a function is of, as it was when the function was first seen: files are edited later."""
     code = function.__code__
-    if code not in _texts:
+    if id(code) not in _texts:
         try:
             text = "".join(inspect.findsource(function)[0])
         except (OSError, TypeError):
             name = function.__qualname__
             raise ValueError(f"{name}: its text is nowhere: define it in a file or a notebook") from None
-        _texts[code] = hashlib.sha256(text.encode()).hexdigest()
-    return _texts[code]
+        _texts[id(code)] = code, hashlib.sha256(text.encode()).hexdigest()
+    return _texts[id(code)][1]

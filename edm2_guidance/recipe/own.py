@@ -108,6 +108,8 @@ class OwnFunction(Spec):
             )
         given = {*self.offered, *self._values()}
         for name, each in self.parameters.items():
+            if each.kind is each.POSITIONAL_ONLY:
+                raise ValueError(f"{self.name}: what it takes is given by name: write it without '/'")
             if each.default is each.empty and each.kind is not each.VAR_KEYWORD and name not in given:
                 raise ValueError(
                     f"{self.name}: there is no {name} for it; its parameters may be {', '.join(self.offered)}, and "
@@ -155,6 +157,10 @@ class OwnFunction(Spec):
         defaults = self.defaults
         parted = (setting.partition("=") for setting in self.settings)
         return {name: _as_default(self.name, name, text, defaults) for name, _, text in parted}
+
+    def value(self, name: str) -> Any:
+        """Of one of the function's own parameters; `inspect.Parameter.empty` for none."""
+        return self._values().get(name, self.defaults[name])
 
     @property
     def caption(self) -> str:

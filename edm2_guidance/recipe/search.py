@@ -54,10 +54,8 @@ def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
 
 def _with_fields(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
     """The recipe with every field of these names, whatever part has it."""
-    weights = [guide.weight for guide in recipe.guides]
     for name in values:
-        if not any(_has(part, name) for part in (recipe.rule, recipe.sampler, recipe.schedule, *weights)):
-            raise ValueError(f"'{name}': no part of this recipe has it, neither its functions nor its kinds")
+        _parts_with(recipe, name)
 
     def changed(part: AnySpec) -> AnySpec:
         return part.with_fields({name: value for name, value in values.items() if _has(part, name)})
@@ -65,6 +63,23 @@ def _with_fields(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
     guides = tuple(replace(guide, weight=changed(guide.weight)) for guide in recipe.guides)
     parts = (changed(recipe.rule), changed(recipe.sampler), changed(recipe.schedule))
     return replace(recipe, guides=guides, rule=parts[0], sampler=parts[1], schedule=parts[2])
+
+
+def field_of(recipe: Recipe, name: str) -> float:
+    """The value of a field of this name, of the first part that has it. ValueError if none has, or it has no value."""
+    part = _parts_with(recipe, name)[0]
+    found = part.value(name) if isinstance(part, OwnFunction) else getattr(part, name)
+    if isinstance(found, int | float):
+        return found
+    raise ValueError(f"'{name}' has no number to start from: give it a default, or a value with the function")
+
+
+def _parts_with(recipe: Recipe, name: str) -> list[Spec]:
+    weights = (guide.weight for guide in recipe.guides)
+    found = [part for part in (recipe.rule, *weights, recipe.sampler, recipe.schedule) if _has(part, name)]
+    if not found:
+        raise ValueError(f"'{name}': no part of this recipe has it, neither its functions nor its kinds")
+    return found
 
 
 def _has(part: Spec, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import sys
 import zipfile
 
@@ -148,7 +149,10 @@ def test_grids_scores_and_searches_take_them(file, networks, tmp_path):
     assert "fd_mnist@4" in run(calculate_metrics.main, "gen", *networks, f"--weight={file}:late", rule, *scored)
     search = ["--over=weight", "--weights=1.5,2", "--ref=mnist16", "--metric=fd_mnist", "--num=4", "--blocks=1"]
     weight = f"--weight={file}:rising:power=2"
-    said = run(
-        reproduce.main, "search", *networks, rule, weight, *search, f"--results={tmp_path}", ledger, "--name=mine"
-    )
+    where = [f"--results={tmp_path}", ledger, "--name=mine"]
+    said = run(reproduce.main, "search", *networks, rule, weight, *search, *where)
     assert f"--weight={file}:rising:power=2" in said
+    power = ["--guidance=2", "--over=power", "--values=0.5,2", *search[2:]]
+    said = run(reproduce.main, "search", *networks, rule, weight, *power, *where)
+    assert "power 0.5  fd_mnist" in said
+    assert re.search(f"--guidance=2 --weight={file}:rising:power=(0.5|2) ", said)
