@@ -5,32 +5,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
-    from edm2_guidance.library import generate, generate_zip, score
+    from edm2_guidance.library import decode, generate, generate_zip, sample_latents, score, search
     from edm2_guidance.metrics.scoring import Score
     from edm2_guidance.models import open_classifier, open_model
     from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
+    from edm2_guidance.reproduction.sweeps import Trial
     from edm2_guidance.sampling.generation import Generation, open_recipe
+    from edm2_guidance.sampling.latents import Latents
 
 # Imported when first asked for: `import edm2_guidance` takes no time.
 _PLACES = {
     "Generation": "sampling.generation",
     "Guide": "recipe.recipe",
     "ImageBatch": "images.batch",
+    "Latents": "sampling.latents",
     "Recipe": "recipe.recipe",
     "Score": "metrics.scoring",
     "SigmaInterval": "recipe.recipe",
     "StepInterval": "recipe.recipe",
+    "Trial": "reproduction.sweeps",
     "classifier_guide": "recipe.recipe",
+    "decode": "library",
     "generate": "library",
     "generate_zip": "library",
     "open_classifier": "models",
     "open_model": "models",
     "open_recipe": "sampling.generation",
+    "sample_latents": "library",
     "score": "library",
+    "search": "library",
 }
 __all__ = [
-    "Generation", "Guide", "ImageBatch", "Recipe", "Score", "SigmaInterval", "StepInterval", "classifier_guide",
-    "generate", "generate_zip", "open_classifier", "open_model", "open_recipe", "score",
+    "Generation", "Guide", "ImageBatch", "Latents", "Recipe", "Score", "SigmaInterval", "StepInterval", "Trial",
+    "classifier_guide", "decode", "generate", "generate_zip", "open_classifier", "open_model", "open_recipe",
+    "sample_latents", "score", "search",
 ]  # fmt: skip
 
 

@@ -4,25 +4,25 @@ Nothing is printed. What the commands warn of is in the results: `Generation.not
 """
 
 import operator
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from dnnlib.atomic import check_destination
 from edm2_guidance.images.archive import select_subset
-from edm2_guidance.images.batch import ImageBatch, ImageSource
+from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.metrics import ledger as ledgers
 from edm2_guidance.metrics.catalog import ALL, check_counts, detector_choices, find_metric, names_of
 from edm2_guidance.metrics.detectors import load_detector
 from edm2_guidance.metrics.environment import environment
-from edm2_guidance.metrics.evaluation import check_image_sizes, identities_of, measure, open_stored
-from edm2_guidance.metrics.moments import Moments
-from edm2_guidance.metrics.provenance import describe_generated, describe_statistics, vae_ran
-from edm2_guidance.metrics.scoring import Score, ledger_record, moments_for
-from edm2_guidance.metrics.scoring import score as scores_of
+from edm2_guidance.metrics.evaluation import check_image_sizes
+from edm2_guidance.metrics.image_sets import ImageSet, open_set
+from edm2_guidance.metrics.provenance import describe_generated, vae_ran
+from edm2_guidance.metrics.scoring import Score, score_lines
 from edm2_guidance.metrics.sides import (
     ReferenceImages,
     common_metrics,
@@ -31,8 +31,13 @@ from edm2_guidance.metrics.sides import (
     settled,
 )
 from edm2_guidance.papers.references import find_reference
+from edm2_guidance.papers.search import Axis, expected_points
 from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.search import recipe_at, valid
+from edm2_guidance.reproduction.rows import Runner, Settings
+from edm2_guidance.reproduction.sweeps import Sweep, Trials, find_best
 from edm2_guidance.sampling.generation import Generation, open_recipe
+from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.zip_output import ZipOutput
@@ -69,6 +74,37 @@ def generate(
             made.append(part)
             advance(len(part))
     return ImageBatch.joined(made)
+
+
+def sample_latents(
+    recipe: Recipe | Generation,
+    seeds: int | Iterable[int],
+    *,
+    batch: int = 32,
+    device: str | None = None,
+    progress: bool = False,
+) -> Latents:
+    """The samples of these seeds before they are decoded, on the CPU; arguments and errors as `generate`."""
+    generation, wanted = _opened(recipe, device), _seeds(seeds)
+    generation.check_seeds(wanted)
+    made = []
+    with _bar(len(wanted), progress) as advance:
+        for part in generation.images(wanted, batch).latents():
+            made.append(part)
+            advance(len(part))
+    return Latents.joined(made, generation.recipe.to_json())
+
+
+def decode(recipe: Recipe | Generation, latents: Latents, *, device: str | None = None) -> ImageBatch:
+    """The images of latents, as the main network of a recipe decodes them: those of `generate` where it is the same.
+
+    ValueError for latents of another shape; else as `generate`.
+    """
+    generation = _opened(recipe, device)
+    found, wanted = tuple(latents.values.shape[1:]), generation.main.shape
+    if found != wanted:
+        raise ValueError(f"latents of {list(found)}: {generation.main.source} makes and decodes {list(wanted)}")
+    return generation.decoded(replace(latents, values=latents.values.to(generation.device)))
 
 
 def generate_zip(
@@ -138,52 +174,80 @@ def score(
     stored = fspath(images) if isinstance(images, str | PathLike) else None
     names = _metrics(metrics, against, stored, num, offline)
     theirs = open_reference_side(open_side(against, names, reference=True, offline=offline), names, batch=batch)
-    if isinstance(images, str | PathLike):
-        target, samples = pick_device(device or "auto"), _stored(fspath(images), names, num, seed, batch, offline)
+    if stored is not None:
+        side, target = open_side(stored, names, offline=offline), pick_device(device or "auto")
+        samples = open_set(side, names, num=num, most=None, seed=seed, batch=batch)
     elif isinstance(images, ImageBatch):
         target, samples = pick_device(device or "auto"), _held(images, names, num, seed, batch)
     else:
         generation = _opened(images, device)
         target, samples = generation.device, _sampled(generation, names, num, seed, batch)
     choices = detector_choices(names) if samples.source is not None or isinstance(theirs, ReferenceImages) else {}
-    detectors = [load_detector(name, target, offline=offline, **how) for name, how in choices.items()]
+    detectors = [load_detector(name, target, offline=offline, **choice) for name, choice in choices.items()]
     opened = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
-    moments, identities, run = samples.moments, samples.identities, dict[str, Any]()
-    if samples.source is not None:
-        with _bar(samples.source.num_images, progress) as advance:
-            measured = measure(samples.source, detectors, samples.names, advance)
-        moments, identities = measured.moments, identities_of(detectors)
-        run = {"batch": batch, "reduced": measured.reduced}
-    found = scores_of(opened, moments, identities, samples.described, metrics=names)
+    with _bar(samples.num_images or 0, progress and samples.source is not None) as advance:
+        moments, identities, run = samples.measure(detectors, advance)
+    around, tags = environment(target, vae=vae_ran(samples.description)), {"note": note}
+    lines = score_lines(opened, moments, identities, samples.description, around, tags=tags, **run)
     if ledger is not None:
-        around = environment(target, vae=vae_ran(samples.described))
-        for each in found:
-            detector = identities.get(find_metric(each.metric).stored_as)
-            line = ledger_record(each, opened, detector, samples.described, around, note=note, **run)
+        for line in lines:
             ledgers.append(Path(ledger), line)
-    return {each.metric: each for each in found}
+    return {line["metric"]: Score.of(line) for line in lines}
 
 
-class _Samples(NamedTuple):
-    """What is scored. source: images on their way; else `moments`, and what made them. names: of the images' files."""
+def search(
+    recipe: Recipe,
+    values: Mapping[str, Sequence[float]],
+    reference: str | PathLike[str],
+    metric: str,
+    num: int,
+    *,
+    seed: int = 0,
+    stride: int = 1,
+    name: str = "search",
+    batch: int = 32,
+    device: str | None = None,
+    ledger: str | PathLike[str] | None = None,
+    offline: bool = False,
+    progress: bool = False,
+) -> Trials:
+    """The scores of a recipe over a grid of values, best first.
 
-    described: dict[str, Any]
-    source: ImageSource | None = None
-    names: Sequence[str] | None = None
-    moments: Mapping[str, Moments] = MappingProxyType({})
-    identities: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    Args:
+        recipe: What is varied. Its networks may be names or open.
+        values: By the name of what is varied, the values to try, each with each: "weight" (of guides), "scale" (of a
+            classifier), "first" and "last" (ends of the interval), "alpha" (blend of two guides), "ema" and "guide_ema"
+            (lengths, of files that have them in their names), any field of its rule, weights, sampler and schedule,
+            and any parameter of functions of your own.
+        reference, offline: As of `score`. metric: one.
+        num: Images per point, the same seeds at all: `seed` and those that follow.
+        stride: Above 1 every stride-th value is tried, then those between around the best, as reproduce.py search does.
+        name: What ledger and plots call the search.
+        ledger: A file of JSON lines for the scores; points that it holds are not computed again, and parts of others
+            lie in `work`, beside it, so that the same call goes on after an interruption. None keeps nothing.
+        batch, device, progress: As of `generate`.
+
+    Raises ValueError for names and values that the recipe does not take; else as `score`.
+    """
+    axes = [Axis(each, tuple(sorted(set(of_each)))) for each, of_each in values.items()]
+    start = {axis.name: axis.values[0] for axis in axes}
+    for axis in axes:
+        tried = [recipe_at(recipe, {**start, axis.name: value}) for value in axis.values]
+        if len(tried) > 1 and tried[0] == tried[-1]:
+            raise ValueError(f"'{axis.name}' changes nothing of this recipe: has it a guide to change?")
+    sweep = Sweep(name, recipe, recipe_at, find_metric(metric).name, find_reference(fspath(reference)), num, seed)
+    where = device or next((str(net.opened.device) for net in recipe.nets if net.opened is not None), "auto")
+    total = num * expected_points(start, [axes], stride=stride, valid=valid)
+    with tempfile.TemporaryDirectory() as folder, _bar(total, progress) as advance:
+        path = Path(folder, "ledger.jsonl") if ledger is None else Path(ledger)
+        ledgers.check_writable(path)
+        settings = Settings(path.parent, path, path.parent, batch=batch, device=where, offline=offline)
+        runner = Runner(settings, lambda total, what, there: nullcontext(advance))
+        found, records = find_best(runner, sweep, start, [axes], stride, valid, lambda point, value: None)
+    return Trials.of(sweep, found, records)
 
 
-def _stored(path: str, metrics: Sequence[str], num: int | None, seed: int, batch: int, offline: bool) -> _Samples:
-    side = open_side(path, metrics, offline=offline)
-    if side.statistics is not None:
-        moments = {find_metric(metric).stored_as: moments_for(metric, side.statistics, num) for metric in metrics}
-        return _Samples(describe_statistics(side.statistics), moments=moments, identities=side.statistics.detectors)
-    found = open_stored(side.images or side.path, metrics, num=num, seed=seed, batch=batch)
-    return _Samples({**found.description, "path": side.name}, found.source, found.names)
-
-
-def _held(images: ImageBatch, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> _Samples:
+def _held(images: ImageBatch, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> ImageSet:
     if num is not None and num > len(images):
         raise ValueError(f"{len(images)} images are there, fewer than the {num} to score")
     chosen = images if num is None else images.select(select_subset(len(images), num, seed))
@@ -193,10 +257,10 @@ def _held(images: ImageBatch, metrics: Sequence[str], num: int | None, seed: int
         "path": None, "kind": "memory", "num_images": len(chosen), "total": len(images),
         "subset_seed": seed if len(chosen) < len(images) else None, "size": list(size),
     }  # fmt: skip
-    return _Samples(described, _Held(chosen, batch))
+    return ImageSet(described, len(chosen), _Held(chosen, batch), batch)
 
 
-def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> _Samples:
+def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> ImageSet:
     if num is None:
         raise ValueError(
             "a recipe makes any number of images: give num=1000, or as many as the reference's scores have"
@@ -205,7 +269,7 @@ def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, se
     _check(metrics, num, size)
     generation.check_seeds(seeds)
     described = describe_generated(generation.recipe, seeds, size, generation.numerics["precision"])
-    return _Samples(described, generation.images(seeds, batch))
+    return ImageSet(described, num, generation.images(seeds, batch), batch)
 
 
 def _check(metrics: Sequence[str], count: int, size: tuple[int, int]) -> None:
@@ -229,8 +293,8 @@ class _Held:
             yield self._images.select(range(start, min(start + self._batch, self.num_images)))
 
 
-def _opened(recipe: Recipe | Generation, device: str | None) -> Generation:
-    """Where the networks are that are open already."""
+def _opened(recipe: Any, device: str | None) -> Generation:
+    """Where the networks are that are open already. ValueError for what is no recipe."""
     if isinstance(recipe, Generation):
         if device is not None and pick_device(device) != recipe.device:
             raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")

@@ -348,7 +348,8 @@ def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], mon
     result = calc(f"--images={images}")
     assert "warning: 80 images, where published scores have 50,000" in result.stderr
     assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
-    monkeypatch.setattr("edm2_guidance.commands.calculate_metrics.STANDARD_NUM_IMAGES", 70)
+    for place in ("commands.calculate_metrics", "metrics.ledger"):
+        monkeypatch.setattr(f"edm2_guidance.{place}.STANDARD_NUM_IMAGES", 70)
     result = calc(f"--images={images}")
     assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num-images=80 takes all" in result.stderr
     assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])
@@ -402,7 +403,7 @@ def test_reference_problems_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path
     np.savez("32.npz", arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
     for command in (["calc", "--images=nowhere"], ["gen", f"--net={DIGITS}"]):
         line = refused(*command, f"--ref={REFERENCE}", "--metrics=fid")
-        assert "no statistics for fid, only for fd_mnist: use --metrics=fd_mnist" in line
+        assert "no statistics for fid, only for fd_mnist: use the metric fd_mnist" in line
         assert "fid.npz has no statistics for fd_dinov2" in refused(*command, "--ref=fid.npz", "--metrics=fd_dinov2")
         assert "5 features, its detector 2048" in refused(*command, "--ref=odd.npz", "--metrics=fid")
         assert "nowhere.npz" in refused(*command, "--ref=nowhere.npz", "--metrics=fid")

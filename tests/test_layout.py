@@ -39,7 +39,10 @@ ALLOWED = {
         "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
         "torch_utils", "dnnlib",
     },
-    "library": {"papers.references", "sampling", "metrics", "work", "images", "recipe", "torch_utils", "dnnlib"},
+    "library": {
+        "reproduction", "papers.references", "papers.search", "sampling", "metrics", "work", "images", "recipe",
+        "torch_utils", "dnnlib",
+    },
     "pretrained": {"cli", "metrics", "models", "training", "images", "recipe", "dnnlib"},
 }  # fmt: skip
 SLOW = ["torch", "numpy", "PIL", "requests", "tqdm", "matplotlib", "submitit"]  # to import

@@ -196,7 +196,7 @@ def test_examples_run(name, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
     assert capsys.readouterr().out.count("\n") >= 2
     assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
-    assert list(tmp_path.iterdir()) or name == "search_weight.py"
+    assert list(tmp_path.iterdir()) or name == "own_rule.py"
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def _classifier_guide(networks: NetworkOptions, source: str, defaults: GuideDefa
     if scale is None:
         raise ValueError(f"{typed.quoted('classifier')}: a classifier needs a scale; give --classifier-scale=S")
     (schedule,) = networks.weight or (None,)
-    if schedule is not None and schedule.w != 1:
+    if schedule is not None and schedule.stated:
         raise ValueError(f"--weight={schedule}: a classifier's w is 1 + --classifier-scale; leave w out")
     interval = next(iter(_intervals(networks)), EVERYWHERE)
     guide = classifier_guide(
@@ -228,7 +228,7 @@ def _network_guides(
 ) -> tuple[Guide, ...]:
     nets: list[str | None] = list(networks.gnet)
     weights: list[float | None] = list(networks.guidance)
-    stated = [schedule.w for schedule in networks.weight if schedule.w != 1]
+    stated = any(schedule.moves for schedule in networks.weight)
     intervals = _intervals(networks)
     if preset is not None and preset.gnet is not None:
         nets = nets or [preset.gnet]
@@ -240,9 +240,9 @@ def _network_guides(
     if not nets:
         _check_nothing_to_guide(networks, intervals)
         return ()
-    defaults = _of_the_interval_paper(defaults, bool(weights or stated), bool(intervals))
+    defaults = _of_the_interval_paper(defaults, bool(weights) or stated, bool(intervals))
     schedules = list(networks.weight) or [constant(1.0)]
-    if not weights and any(schedule.w == 1 for schedule in schedules):
+    if not weights and not all(schedule.moves for schedule in schedules):
         if defaults.weight is None or stated:
             said = "gnet" if networks.gnet else "reference"
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
@@ -279,14 +279,14 @@ def _weight(schedule: Weight, w: float | None) -> Weight:
     """A weight after this schedule; w: of --guidance. ValueError if the schedule says another."""
     if w is None:
         return schedule
-    if schedule.w not in (1, w):
-        raise ValueError(f"--weight={schedule} and --guidance={w:g} say two weights: leave one of them out")
+    if schedule.stated and schedule.w != w:
+        raise ValueError(f"--weight={schedule.flag} and --guidance={w:g} say two weights: leave one of them out")
     return schedule.with_fields({"w": w})
 
 
 def check_no_weight(networks: NetworkOptions, option: str) -> None:
     """A usage error for a weight of the guides' own where `option` gives it; the preset's gives way to either."""
-    stated = [f"--weight={schedule}" for schedule in networks.weight if schedule.w != 1]
+    stated = [f"--weight={schedule.flag}" for schedule in networks.weight if schedule.stated]
     if stated or networks.guidance:
         shown = stated[0] if stated else typed.quoted("guidance")
         raise click.UsageError(f"{shown}: w is what {option} says; leave one of them out")

@@ -24,7 +24,7 @@ def recipe_flags(recipe: Recipe) -> str:
     others = recipe.guides if classifier is None else recipe.guides[:-1]
     for guide in others:
         flags += [] if guide.net is None else [f"--gnet={short_name(guide.net.source)}"]
-        flags.append(f"--guidance={_number(guide.weight.w)}")
+        flags += [f"--guidance={_number(guide.weight.w)}"] if any(_has_w(other.weight) for other in others) else []
     if classifier is not None and classifier.net is not None:
         flags.append(f"--classifier={short_name(classifier.net.source)}")
         flags.append(f"--classifier-scale={_number(classifier.scale)}")
@@ -38,7 +38,7 @@ def recipe_flags(recipe: Recipe) -> str:
         flags.append(f"--steps={recipe.num_steps}")
     for spec, usual in ((recipe.schedule, "edm"), (recipe.sampler, "heun"), (recipe.rule, "linear")):
         if spec.kind != usual:
-            flags.append(f"--{spec.axis}={spec}")
+            flags.append(f"--{spec.axis}={spec.flag}")
         else:
             flags += [f"--{name}={_number(value)}" for name, value in spec.changed().items()]
     if recipe.dtype != "float32":
@@ -62,7 +62,7 @@ def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
 
 def _kind_flags(option: str, specs: Sequence[Spec], usual: Sequence[Spec]) -> list[str]:
     """An option that is given once per guide, unless all are as usual."""
-    return [] if list(specs) == list(usual) else [f"{option}={spec}" for spec in specs]
+    return [] if list(specs) == list(usual) else [f"{option}={spec.flag}" for spec in specs]
 
 
 def _interval_flags(recipe: Recipe) -> list[str]:
@@ -79,6 +79,11 @@ def _interval_flags(recipe: Recipe) -> list[str]:
         else:
             flags.append(f"--guidance-interval={interval.first},{interval.last}")
     return flags
+
+
+def _has_w(weight: Weight) -> bool:
+    """Whether w says how far: not of a function without one, which moves at w = 1."""
+    return weight.w != 1 or not weight.moves
 
 
 def _number(value: float) -> str:

@@ -5,10 +5,12 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import click
 
+from dnnlib.user_code import UserCode
 from edm2_guidance.cli.class_names import Class
 from edm2_guidance.cli.intervals import Sigmas, Steps
 from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, option, several_options
@@ -22,7 +24,7 @@ from edm2_guidance.recipe.spec import About, Spec, listing
 
 
 class Kind(ParamType):
-    """A spec of an axis, in its text form; `list` prints what there is, and ends."""
+    """A spec of an axis, in its text form, or a function as one; `list` prints what there is, and ends."""
 
     name = "kind[:field=value]..."
 
@@ -33,11 +35,28 @@ class Kind(ParamType):
         show_if_list(text, partial(listing, self.axis))
         if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", text):
             raise ValueError("w=1 is off: give --guidance=1, or leave the guide out")
+        own = re.fullmatch(r"(.+\.py):(\w+)((?::[^:]+)*)", text)
+        if own is None and re.search(r"\.py(:|$)", text):
+            raise ValueError(f"{text}: name a function of the file, FILE.py:FUNCTION or FILE.py:FUNCTION:FIELD=VALUE")
+        if own is not None:
+            return self._function(Path(own[1]).expanduser().absolute(), own[2], own[3].split(":")[1:])
         try:
             spec: Spec = catalog.find(self.axis, text.split(":")[0]).parse(text)
         except ValueError as error:
             shows = f"--{self.axis}=list shows which"
             raise ValueError(f"{error}; give KIND or KIND:FIELD=VALUE:FIELD=VALUE, {shows}") from None
+        return spec
+
+    def _function(self, path: Path, name: str, fields: list[str]) -> Spec:
+        """The kind that a function of FILE.py is, which runs."""
+        if self.axis not in catalog.OF_FUNCTIONS:
+            raise ValueError(f"a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {self.axis}")
+        if not path.is_file():
+            raise ValueError(f"no file at '{path}', whose function {name} is to be the {self.axis}")
+        function, _ = UserCode(f"{path.name}:{name}", path).function(name)
+        spec: Spec = (
+            catalog.find(self.axis, catalog.OF_FUNCTIONS[self.axis]).of(function, later=True).with_texts(fields)
+        )
         return spec
 
 
@@ -103,7 +122,7 @@ class NetworkOptions(MainNetworks, heading="Guidance"):
     weight: tuple[Weight, ...] = kind_option(
         "weight",
         None,
-        "How w goes over the steps, one per guide, a classifier's last  [default: constant]",
+        "How w goes over the steps, or FILE.py:FUNCTION; one per guide, a classifier's last  [default: constant]",
         multiple=True,
     )
     guidance_interval: tuple[StepInterval | str, ...] = option(
@@ -125,7 +144,7 @@ class NetworkOptions(MainNetworks, heading="Guidance"):
     reference: tuple[Reference, ...] = kind_option(
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
     )
-    rule: Rule = kind_option("rule", "linear", "How main network and references make D")
+    rule: Rule = kind_option("rule", "linear", "How main network and references make D, or FILE.py:FUNCTION")
 
 
 class SamplingOptions(OptionGroup, heading="Sampling"):

@@ -30,7 +30,7 @@ def describe(recipe: Recipe) -> str:
             where += f" = {guide.interval.sigmas(recipe.levels())}"
         parts.append(f"guided by {guide.name}, {guide.strength}, {where}")
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    unusual = "".join(f", {spec.axis} {spec}" for spec in recipe.unusual() if spec is not recipe.sampler)
+    unusual = "".join(f", {spec.axis} {spec.caption}" for spec in recipe.unusual() if spec is not recipe.sampler)
     sampler = "Heun" if recipe.sampler == Sampler.parse("heun") else recipe.sampler
     parts.append(f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels}")
     return "; ".join(parts)

@@ -18,7 +18,7 @@ from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.recipe.search import ema_of, with_ema
+from edm2_guidance.recipe.search import ema_of, field_of, with_ema
 
 # What is searched, in the order in which it is searched; see `SearchOptions.stages`.
 PARAMETERS = ("weight", "interval", "ema", "alpha", "scale")
@@ -31,7 +31,8 @@ class SearchOptions(OptionGroup, heading="Search"):
     """What is searched, on which grids."""
 
     over: str = option(
-        f"What to search, in this order: {', '.join(PARAMETERS)}; one may come twice",
+        f"What to search, in this order: {', '.join(PARAMETERS)}, or a field of rule, weight, sampler or schedule, "
+        "or of your function; one may come twice",
         metavar="LIST",
         required=True,
         first=True,
@@ -40,6 +41,7 @@ class SearchOptions(OptionGroup, heading="Search"):
     emas: list[float] = option("Grid", type=FloatList(), default=_EMAS)
     alphas: list[float] = option("Grid", type=FloatList(), default="0,0.1,...,1")
     scales: list[float] = option("Grid, of a classifier", type=FloatList(), default="0,0.5,...,10")
+    values: list[float] | None = option("Grid of a field", type=FloatList())
     stride: int = option("The coarse pass takes every INT-th value; 1 = all values", type=COUNT, default=8)
 
     @property
@@ -71,13 +73,17 @@ class SearchOptions(OptionGroup, heading="Search"):
         }
         stages: list[list[Axis]] = []
         for name in self.parameters:
+            if name not in known and self.values is not None:
+                field_of(recipe, name)
+                known[name] = [[Axis(name, tuple(self.values))]]
             if name not in known:
-                raise click.UsageError(f"--over={self.over}: '{name}' is not one of {', '.join(PARAMETERS)}")
+                fields = "; fields of rule, weight, sampler or schedule need --values"
+                raise click.UsageError(f"--over={self.over}: '{name}' is not one of {', '.join(PARAMETERS)}{fields}")
             if name == "scale" and len(of_networks) == len(recipe.guides):
                 raise click.UsageError("--over=scale is of a classifier: give --classifier")
             if name in ("weight", "alpha") and not of_networks and recipe.guides:
                 raise click.UsageError(f"--over={name} is of guiding networks; that of a classifier is --over=scale")
-            if name != "ema" and not recipe.guides:
+            if name in PARAMETERS and name != "ema" and not recipe.guides:
                 raise click.UsageError(
                     f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
                 )
@@ -130,7 +136,8 @@ def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
     names = {axis.name for axes in stages for axis in axes}
     if "alpha" in names:
         names.add("weight")
-    return {name: values[name]() for name in values if name in names}
+    others = {name: field_of(recipe, name) for name in sorted(names - {*values})}
+    return {name: values[name]() for name in values if name in names} | others
 
 
 _SHOWN = 6  # points

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
@@ -13,7 +13,7 @@ from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.run_options import format_option
-from edm2_guidance.cli.say import note, say_notes
+from edm2_guidance.cli.say import say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
@@ -22,18 +22,12 @@ from edm2_guidance.commands.score.sides import (
     left_to_the_first,
     measured_reference,
     open_detectors,
-    report,
+    score_set,
     settled_metrics,
-    tell_sides,
 )
-from edm2_guidance.metrics.catalog import feature_names, find_metric, kept_features, too_few
+from edm2_guidance.metrics.catalog import feature_names, kept_features, too_few
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 from edm2_guidance.metrics.statistics_formats import choose_format
-
-if TYPE_CHECKING:
-    from edm2_guidance.metrics.detectors import Detector
-    from edm2_guidance.metrics.evaluation import StoredSet
-    from edm2_guidance.metrics.scoring import Reference
 
 
 class CalcOptions(OptionGroup, heading="Images"):
@@ -204,11 +198,11 @@ def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] 
     if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
     if left_to_the_first():
-        return None
+        return
     if metrics is not None and opt.open_ended(metrics):
         metrics = settled_metrics(metrics, ref, images, most if asked.num is None else asked.num, asked.device.offline)
-    from edm2_guidance.metrics import evaluation, ledger, provenance
-    from edm2_guidance.metrics.scoring import moments_for
+    from edm2_guidance.metrics import ledger
+    from edm2_guidance.metrics.image_sets import open_set
     from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
 
     num, stored, device, offline = asked.num, asked.stored, asked.device.device, asked.device.offline
@@ -219,39 +213,10 @@ def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] 
         metrics = metrics or common_metrics(ours, other) or opt.STANDARD_METRICS
         theirs = open_reference_side(other, metrics, batch=stored.batch)  # what is wrong with it is said first
         ours = ours or open_side(images, metrics, offline=offline)
-        there = ours.statistics
-        if there is None:
-            found = evaluation.open_stored(
-                ours.images or ours.path, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch
-            )
-        else:
-            moments = {find_metric(metric).stored_as: moments_for(metric, there, num) for metric in metrics}
-        needed = there is None or isinstance(theirs, ReferenceImages)
+        found = open_set(ours, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch)
+        needed = found.source is not None or isinstance(theirs, ReferenceImages)
         choices = asked.detectors.choices(metrics) if needed else {}
         detectors = open_detectors(choices, device, offline=offline)
     reference = measured_reference(theirs, detectors)
-    if there is None:
-        return score_images(asked, ours.name, found, reference, detectors)
-    tell_sides(ours.name, next(iter(moments.values())).num_images, reference)
-    report(asked, reference, detectors, moments, there.detectors, provenance.describe_statistics(there))
-    return None
-
-
-def score_images(
-    asked: ScoreOptions, name: str, stored: "StoredSet", reference: "Reference", detectors: "list[Detector]"
-) -> None:
-    """Measure and score images. name: of their `Side`."""
-    from edm2_guidance.metrics import evaluation
-
-    total, count, batch = stored.description["total"], stored.source.num_images, stored.source.batch
-    tell_sides(name, count, reference)
-    if asked.num is None and count < total:
-        chosen = f"{count:,} of the {total:,} samples are scored, chosen by --seed={asked.stored.seed}"
-        note(f"{chosen}; --num-images={total} takes all")
-    say_notes(stored.source.notes)
-    with progress_bar(count, "images") as progress:
-        measured = evaluation.measure(stored.source, detectors, stored.names, progress)
-    fewer = count if asked.num is None and count < STANDARD_NUM_IMAGES else None
-    described, run_record = {**stored.description, "path": name}, {"batch": batch, "reduced": measured.reduced}
-    identities = evaluation.identities_of(detectors)
-    report(asked, reference, detectors, measured.moments, identities, described, fewer, **run_record)
+    score_set(asked, ours.name, found, reference, detectors)
+    return

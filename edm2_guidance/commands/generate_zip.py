@@ -20,6 +20,7 @@ from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.images.members import IMAGE_SUFFIXES
 from edm2_guidance.papers.costs import png_bytes
+from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import begun
 
@@ -134,7 +135,8 @@ def check_zip(path: str, seeds: list[int]) -> None:
 
 def default_path(folder: str, recipe: Recipe, seeds: list[int]) -> Path:
     """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
-    weight = recipe.guides[0].weight.w if recipe.guides else 1.0
+    weight = recipe.guides[0].weight if recipe.guides else constant(1.0)
+    far = weight.caption.replace(" ", "-") if weight.moves and weight.w == 1 else f"{weight.w:.2f}"
     kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
-    name = f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{weight:.2f}-{kind}"
+    name = f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{far}-{kind}"
     return begun(recipe, lambda recipe_hash: Path(folder) / f"{name}-{recipe_hash[:6]}.zip")

@@ -12,25 +12,18 @@ and without any of these nothing is known, and it is said what would give one.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edm2_guidance.images.sources import seeds_of
-from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
-from edm2_guidance.metrics.evaluation import StoredSet, identities_of, measure, open_stored
+from edm2_guidance.metrics.image_sets import ImageSet
 from edm2_guidance.metrics.ledger_table import comparable
 from edm2_guidance.metrics.moments import Moments
-from edm2_guidance.metrics.provenance import describe_statistics
-from edm2_guidance.metrics.reference import Statistics
-from edm2_guidance.metrics.scoring import Reference, moments_for
-from edm2_guidance.metrics.sides import Side
+from edm2_guidance.metrics.scoring import Reference
 from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, interval_of, mean_of
 from edm2_guidance.work.plan import format_seeds, images_key, seed_runs
-
-if TYPE_CHECKING:
-    from edm2_guidance.metrics.detectors import Detector
 
 Record = Mapping[str, Any]
 
@@ -88,64 +81,19 @@ def _kept(metric: str) -> str:
     return metric if found.needs() == "features" else f"{metric},kid/{space}"
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """A or B: images to be measured, or else statistics. description: by `metrics.provenance`."""
-
-    name: str
-    stored: StoredSet | None
-    statistics: Statistics | None
-    moments: Mapping[str, Moments]
-    num_images: int | None
-    description: Mapping[str, Any]
-
-    def measure(
-        self, detectors: "Sequence[Detector]", progress: Callable[[int], None]
-    ) -> tuple[Mapping[str, Moments], Mapping[str, Mapping[str, Any]], dict[str, Any]]:
-        """Moments and identities of the detectors, by names of features; and what `scoring.ledger_record` has of a run.
-
-        ValueError as `evaluation.measure`.
-        """
-        if self.stored is None:
-            return self.moments, {} if self.statistics is None else self.statistics.detectors, {}
-        made = measure(self.stored.source, detectors, self.stored.names, progress)
-        return made.moments, identities_of(detectors), {"batch": self.stored.source.batch, "reduced": made.reduced}
-
-    def fewer(self, asked: int | None) -> int | None:
-        """As `scoring.score` takes it. asked: for how many images."""
-        count = self.num_images or 0
-        return count if self.stored is not None and asked is None and count < ledger.STANDARD_NUM_IMAGES else None
-
-    @property
-    def order(self) -> object:
-        """What the images are in order, by seeds or names; None if nobody knows."""
-        names = None if self.stored is None else self.stored.names
-        if names is not None:
-            seeds = seeds_of(names)
-            return tuple(names) if seeds is None else format_seeds(tuple(seeds))
-        whole = self.description.get("num_images") == self.description.get("total")
-        return self.description.get("seeds") if whole else None
-
-
-def open_set(side: Side, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> ImageSet:
-    """A side with every check that can be made beforehand. num, seed, batch: as `evaluation.open_stored`.
-
-    ValueError as there, or as `scoring.moments_for`.
-    """
-    if side.statistics is None:
-        stored = open_stored(
-            side.images or side.path, metrics, num=num, most=ledger.STANDARD_NUM_IMAGES, seed=seed, batch=batch
-        )
-        description = {**stored.description, "path": side.name}
-        return ImageSet(side.name, stored, None, {}, stored.source.num_images, description)
-    moments = {find_metric(name).stored_as: moments_for(name, side.statistics, num) for name in metrics}
-    count = next(iter(moments.values())).num_images
-    return ImageSet(side.name, None, side.statistics, moments, count, describe_statistics(side.statistics))
-
-
 def are_paired(a: ImageSet, b: ImageSet) -> bool:
     """Whether two sets are image by image of the same seeds, or names."""
-    return a.order is not None and a.order == b.order
+    order = _order(a)
+    return order is not None and order == _order(b)
+
+
+def _order(images: ImageSet) -> object:
+    """What the images are in order, by seeds or names; None if nobody knows."""
+    if images.names is not None:
+        seeds = seeds_of(images.names)
+        return tuple(images.names) if seeds is None else format_seeds(tuple(seeds))
+    whole = images.description.get("num_images") == images.description.get("total")
+    return images.description.get("seeds") if whole else None
 
 
 def check_counts_alike(sets: Sequence[ImageSet], metrics: Sequence[str]) -> None:

@@ -413,7 +413,7 @@ def _not_there(metric: str, known: Iterable[str], source: str) -> str:
     names = list(known)
     ships = catalog.shipped_reference(metric)
     other = f", or the reference {ships}" if ships else ""
-    return f"{source} has no statistics for {metric}, only for {_shown(names)}: use --metrics={names[0][:80]}{other}"
+    return f"{source} has no statistics for {metric}, only for {_shown(names)}: use the metric {names[0][:80]}{other}"
 
 
 def _shown(metrics: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from edm2_guidance.metrics.measures.base import Comparison
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import recipe_fields
 from edm2_guidance.metrics.reference import Statistics, open_statistics
-from edm2_guidance.metrics.uncertainty import Interval, interval_if_known
+from edm2_guidance.metrics.uncertainty import Interval, interval_if_known, interval_of
 from edm2_guidance.work.plan import images_key
 
 _NOTHING = Moments(np.zeros(1), np.zeros((1, 1)))
@@ -96,6 +96,14 @@ class Score:
     moments_sha256: str
     also: Mapping[str, float] = field(default_factory=dict)
     interval: Interval | None = None
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "Score":
+        """That of a ledger's line."""
+        return cls(
+            line["metric"], line["value"], line["num_images"], line["name"], tuple(line["flags"]),
+            line["moments_sha256"], line.get("also") or {}, interval_of(line),
+        )  # fmt: skip
 
     def __str__(self) -> str:
         """Name, value and interval."""
@@ -222,8 +230,7 @@ def _key(metric: object, detector: Mapping[str, Any], reference: object, images:
     return json.dumps([metric, [detector.get(key) for key in IDENTITY_KEYS], reference, *images])
 
 
-def write_scores(
-    path: str | Path,
+def score_lines(
     reference: Reference,
     moments: Mapping[str, Moments],
     detectors: Mapping[str, Mapping[str, Any]],
@@ -234,17 +241,24 @@ def write_scores(
     tags: Mapping[str, Any] = MappingProxyType({}),
     **run: Any,
 ) -> list[dict[str, Any]]:
-    """The lines of a set of images, appended to the ledger at `path`: arguments as `score` and `ledger_record`.
+    """The ledger's lines of a set of images: arguments as `score` and `ledger_record`. tags: further keys of them."""
+    return [
+        {
+            **ledger_record(
+                each, reference, detectors.get(find_metric(each.metric).stored_as), images, environment, **run
+            ),
+            **tags,
+        }
+        for each in score(reference, moments, detectors, images, fewer, metrics)
+    ]
 
-    tags: further keys of the lines.
-    """
-    records = []
-    for result in score(reference, moments, detectors, images, fewer, metrics):
-        detector = detectors.get(find_metric(result.metric).stored_as)
-        record = ledger_record(result, reference, detector, images, environment, **run)
-        records.append({**record, **tags})
-        ledger.append(path, records[-1])
-    return records
+
+def write_scores(path: str | Path, *what: Any, **how: Any) -> list[dict[str, Any]]:
+    """The lines of `score_lines`, whose arguments follow, appended to the ledger at `path`."""
+    lines = score_lines(*what, **how)
+    for line in lines:
+        ledger.append(path, line)
+    return lines
 
 
 def ledger_record(

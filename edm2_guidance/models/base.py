@@ -58,6 +58,9 @@ class Model(ABC):
             raise ValueError(f"{self.source} makes {self.shape[0]} channels, but plain RGB, which it decodes as, has 3")
         self.identity["encoder"] = StandardRGBEncoder().identity()
 
+    def check_unchanged(self) -> None:  # noqa: B027 - networks out of files stay what they are
+        """ValueError if it is no longer what its `identity` says."""
+
     def conditions(
         self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None
     ) -> Any:  # by the family
@@ -106,6 +109,9 @@ class Classifier(ABC):
     identity: dict[str, Any]
     precision: str = "float32"
     num_parameters: int = 0
+
+    def check_unchanged(self) -> None:  # noqa: B027 - networks out of files stay what they are
+        """ValueError if it is no longer what its `identity` says."""
 
     @abstractmethod
     def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -16,16 +16,15 @@ A classifier, --classifier=FILE.py:function, is likewise an object with the `sha
 
 A recipe knows it by a hash of the file's text and the function's name. What is not in the text, such as the weights
 that it loads, should be told apart by the object's `identity`, any JSON, which is hashed with them.
+
+In Python the object itself may be given, Recipe(OBJECT). The recipe knows it by a hash of its class and its attributes,
+parameters among them, or of its `identity` in their place (`recipe.described`), and it must stay as it is.
 """
 
 import hashlib
 import json
 import sys
-import traceback
-import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,48 +32,28 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.places import python_function
-from dnnlib.regular import read_regular
+from dnnlib.user_code import UserCode
 from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.recipe.class_names import checked_names
+from edm2_guidance.recipe.described import describe
+from edm2_guidance.recipe.spec import digest
 from torch_utils.memory import is_out_of_memory
 from training.flops import file_cost as cost  # this and the next refuse what lies in no file
 from training.network_inspect import inspect_network as inspect
 
-__all__ = ["PythonClassifier", "PythonModel", "cost", "inspect", "open_classifier", "open_model", "recognises"]
+__all__ = [
+    "PythonClassifier",
+    "PythonModel",
+    "cost",
+    "inspect",
+    "of_object",
+    "open_classifier",
+    "open_model",
+    "recognises",
+]
 
-MAX_BYTES = 1 << 24
+_WHOLE = "an object with shape and predict, as of edm2_guidance.models.base.Model"
 _OF_A_NETWORK = ("img_channels", "img_resolution", "label_dim")
-
-
-@dataclass(frozen=True)
-class _Code:
-    """Where the user's code is from, for what it does wrong."""
-
-    source: str
-    path: Path
-
-    @contextmanager
-    def runs(self, what: str) -> Iterator[None]:
-        """Inside, whatever it raises is a ValueError in one line; memory that runs out stays what it is."""
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            if is_out_of_memory(error):
-                raise
-            raise ValueError(
-                f"{self.source}: {what} failed: {type(error).__name__}: {_message(error)}{self._where(error)}"
-            ) from error
-
-    def _where(self, error: BaseException) -> str:
-        """The line of the file in which it was, " (FILE.py, line N)"; empty if in none."""
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
-        if isinstance(error, SyntaxError) and error.filename == str(self.path):
-            lines.append(error.lineno)
-        return f" ({self.path.name}, line {lines[-1]})" if lines else ""
-
-
-def _message(error: BaseException) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)  # which says file and line its own way
 
 
 def recognises(source: str, *, offline: bool) -> bool:
@@ -86,7 +65,7 @@ def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline
     """Run FILE.py, call its function, and take what it returns; as `models.open_model`."""
     made, code, sha256 = _made(source, device)
     if not (hasattr(made, "shape") and hasattr(made, "predict")):
-        made = _Bare(made, code, "an object with shape and predict, as of edm2_guidance.models.base.Model")
+        made = _Bare(made, code, _WHOLE)
     return PythonModel(made, code, sha256)
 
 
@@ -98,16 +77,37 @@ def open_classifier(source: str, device: torch.device, *, trust_pickle: bool, of
     return PythonClassifier(made, code, sha256)
 
 
-def _made(source: str, device: torch.device) -> tuple[Any, _Code, str]:
+def of_object(made: Any) -> "PythonModel | PythonClassifier":
+    """A network that is an object of the user's own, where it is; a classifier if it has `log_probs`.
+
+    ValueError for what is none, for a torch.nn.Module in training mode, and where no hash says what it is.
+    """
+    classifies = hasattr(made, "log_probs") and not hasattr(made, "predict")
+    whole = hasattr(made, "shape") and (classifies or hasattr(made, "predict"))
+    if not whole and not isinstance(made, nn.Module):
+        raise ValueError(
+            f"{made!r} is no network: give a path, URL or name, one that is open, an object with shape and predict, "
+            "or a torch.nn.Module"
+        )
+    if getattr(made, "training", False):
+        raise ValueError(f"{type(made).__qualname__} is in training mode: call its eval() first")
+    source = type(made).__name__
+    code = UserCode(
+        source, Path(getattr(sys.modules.get(type(made).__module__), "__file__", None) or ""), is_out_of_memory
+    )
+    wraps = PythonClassifier if classifies else PythonModel
+    model = wraps(made if whole else _Bare(made, code, _WHOLE), code, digest(describe(made)), made)
+    weights = next(made.parameters(), None) if isinstance(made, nn.Module) else None
+    model.device = torch.device(getattr(made, "device", "cpu")) if weights is None else weights.device
+    return model
+
+
+def _made(source: str, device: torch.device) -> tuple[Any, UserCode, str]:
     """What the function of FILE.py returns, where its code is from, and the hash by which a recipe knows it."""
     own = python_function(source)
     assert own is not None
-    path, name = own[0].absolute(), own[1]
-    text = read_regular(path, MAX_BYTES)
-    code = _Code(source, path)
-    function = getattr(_module(code, text), name, None)
-    if not callable(function):
-        raise ValueError(f"{source}: {path.name} has no function {name}")
+    code = UserCode(source, own[0].absolute(), is_out_of_memory)
+    function, text = code.function(name := own[1])
     with code.runs(f"{name}(device)"):
         made = function(device)
     parts = [text, name.encode()]
@@ -129,31 +129,12 @@ def _weights_sha256(net: nn.Module) -> bytes:
     return total.digest()
 
 
-def _module(code: _Code, text: bytes) -> types.ModuleType:
-    """The file as a module, run once however many of its functions make networks; it imports what lies beside it."""
-    digest = hashlib.sha256(f"{code.path}\0".encode() + text).hexdigest()
-    module = types.ModuleType(f"{code.path.stem}_{digest[:16]}")
-    if module.__name__ in sys.modules:
-        return sys.modules[module.__name__]
-    module.__file__ = str(code.path)
-    sys.modules[module.__name__] = module  # dataclasses, among others, look for it there
-    if str(code.path.parent) not in sys.path:
-        sys.path.append(str(code.path.parent))  # at the end: nothing of ours is hidden by it
-    try:
-        with code.runs("running it"):
-            exec(compile(text, str(code.path), "exec"), module.__dict__)
-    except BaseException:
-        del sys.modules[module.__name__]
-        raise
-    return module
-
-
 class _Bare:
     """A bare torch.nn.Module as a model, or as a classifier."""
 
     supports = frozenset({"gradients"})
 
-    def __init__(self, net: Any, code: _Code, better: str) -> None:
+    def __init__(self, net: Any, code: UserCode, better: str) -> None:
         missing = [name for name in _OF_A_NETWORK if not hasattr(net, name)]
         if not isinstance(net, nn.Module) or missing:
             without = f" without {', '.join(missing)}" if isinstance(net, nn.Module) else ""
@@ -182,11 +163,25 @@ def _checked_shape(made: Any, source: str) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-class PythonModel(Model):
-    """What the user's function returned, named and checked: `Model` says what it lacks."""
+class _Given:
+    """What is the same of both classes. _given: the object, where the user gave that, which may change."""
 
-    def __init__(self, made: Any, code: _Code, sha256: str) -> None:
-        self._made, self._code = made, code
+    _given: Any
+    identity: dict[str, Any]
+
+    def check_unchanged(self) -> None:
+        if self._given is not None and digest(describe(self._given)) != self.identity["sha256"]:
+            raise ValueError(
+                f"{type(self._given).__qualname__} has changed since the recipe was made: what it is must stay while "
+                "images are made; then make the recipe anew"
+            )
+
+
+class PythonModel(_Given, Model):
+    """What the user's function returned, or the user gave, named and checked: `Model` says what it lacks."""
+
+    def __init__(self, made: Any, code: UserCode, sha256: str, given: Any = None) -> None:
+        self._made, self._code, self._given = made, code, given
         self.source = code.source
         self.identity = {"sha256": sha256}
         self.shape = _checked_shape(made, code.source)
@@ -249,11 +244,11 @@ class PythonModel(Model):
         return images
 
 
-class PythonClassifier(Classifier):
-    """What the user's function returned, named and checked."""
+class PythonClassifier(_Given, Classifier):
+    """What the user's function returned, or the user gave, named and checked."""
 
-    def __init__(self, made: Any, code: _Code, sha256: str) -> None:
-        self._made, self._code = made, code
+    def __init__(self, made: Any, code: UserCode, sha256: str, given: Any = None) -> None:
+        self._made, self._code, self._given = made, code, given
         self.source = code.source
         self.identity = {"sha256": sha256}
         self.shape = _checked_shape(made, code.source)

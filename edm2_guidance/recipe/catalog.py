@@ -29,6 +29,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "linear": "sampling.guidance.weights.linear:Linear",
         "cosine": "sampling.guidance.weights.cosine:Cosine",
         "posterior": "sampling.guidance.weights.posterior:Posterior",
+        "own-weight": "sampling.guidance.weights.own_weight:OwnWeight",
     },
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
@@ -58,7 +59,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     },
 }
 #: The kinds that Python functions stand for.
-OF_FUNCTIONS = {"rule": "own-rule"}
+OF_FUNCTIONS = {"rule": "own-rule", "weight": "own-weight"}
 #: What the scale of a classifier is of, unless said: the weight for a sampler, as published; constant for all others.
 CLASSIFIER_WEIGHTS: Mapping[str, str] = {"ddpm": "posterior"}
 
@@ -79,6 +80,15 @@ def find(axis: str, kind: str) -> type[Any]:
         near = difflib.get_close_matches(kind, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"there is no {axis} '{kind}'{meant}: one of {', '.join(known)}")
-    module, name = known[kind].split(":")
-    found: type[Any] = getattr(importlib.import_module(_HOUSE + module), name)
+    found: type[Any] = _load(known[kind])
     return found
+
+
+def network_of(given: Any) -> Any:
+    """An object of the user's own as an open network (`models.python.of_object`)."""
+    return _load("models.python:of_object")(given)
+
+
+def _load(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(_HOUSE + module), name)

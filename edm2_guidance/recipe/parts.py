@@ -145,13 +145,14 @@ def planned(sampler: Sampler, levels: Sequence[float]) -> list[StepInfo]:
 class Seen:
     """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W].
 
-    mix: of the main network's `Prediction`.
+    mix: of the main network's `Prediction`. labels: the class of each image; None without classes.
     """
 
     x: "Tensor"
     main: "Tensor"
     push: "Tensor"
     mix: "Tensor | None" = None
+    labels: "list[int] | None" = None
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,24 @@ class Weight(Spec):
         return "" if self.kind == "constant" else str(self.with_fields({"w": 1.0}))
 
     @property
+    def amount(self) -> str:
+        """How far, without the schedule: "w = 1.5"."""
+        return f"w = {self.w:g}"
+
+    @property
     def short(self) -> str:
         """The weight in few characters: "w=1.5", and after what schedule, if it does not stay."""
         return f"w={number_text(self.w)} {self.schedule}".rstrip()
+
+    @property
+    def moves(self) -> bool:
+        """Whether D is moved anywhere: w = 1 is off."""
+        return self.w != 1
+
+    @property
+    def stated(self) -> bool:
+        """Whether it says how far by itself, so that another w beside it contradicts it."""
+        return self.w != 1
 
     def check(self) -> None:
         if not math.isfinite(self.w):
@@ -274,9 +290,6 @@ class Rule(Spec):
     """
 
     axis: ClassVar[str] = "rule"
-
-    def check_here(self) -> None:
-        """ValueError if this process cannot apply it."""
 
     def shape(self, push: "Tensor", call: Call) -> "Tensor":
         """What is made of a push before it is weighed."""

@@ -115,13 +115,16 @@ class NetworkRef(FileRef):
 
     @classmethod
     def of(cls, network: "Network") -> "NetworkRef":
-        """Of a path, URL or name, or of an open network; whatever is a reference already stays."""
+        """Of a path, URL or name, of an open network, or of an object; whatever is a reference already stays.
+
+        ValueError for an object that is no network, or of which there is no hash.
+        """
         if isinstance(network, NetworkRef):
             return network
         if isinstance(network, str | os.PathLike):
             return cls(os.fspath(network))
-        if not hasattr(network, "identity"):
-            raise ValueError(f"{network!r} is no network: give a path, URL or name, or one that is open")
+        if not hasattr(network, "source") or "sha256" not in (getattr(network, "identity", None) or ()):
+            network = catalog.network_of(network)
         return cls(network.source, network.identity["sha256"], opened=network)
 
 
@@ -132,8 +135,8 @@ class OpenNetwork(Protocol):
     identity: dict[str, Any]
 
 
-#: What may be given for a network.
-Network = NetworkRef | str | os.PathLike[str] | OpenNetwork
+#: What may be given for a network; objects of the user's own besides.
+Network = NetworkRef | str | os.PathLike[str] | OpenNetwork | Any
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Guide:
         def __init__(
             self,
             net: Network | None,
-            weight: Weight | float | str,
+            weight: "Weight | float | str | Callable[..., Any]",
             interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
             reference: Reference | str = "network",
             never: bool = False,
@@ -200,7 +203,7 @@ class Guide:
     @property
     def strength(self) -> str:
         """How far D is moved: "w = 1.5 (cosine)", of a classifier "scale 0.5"."""
-        number = f"scale {self.scale:g}" if self.of_classifier else f"w = {self.weight.w:g}"
+        number = f"scale {self.scale:g}" if self.of_classifier else self.weight.amount
         return number + (f" ({self.weight.schedule})" if self.weight.schedule else "")
 
     @property
@@ -222,7 +225,7 @@ class Guide:
     @property
     def off(self) -> bool:
         """Weight 1, or an interval that holds no step: the reference is never evaluated."""
-        return self.weight.w == 1 or self.never
+        return self.never or not self.weight.moves
 
     def on(self, step: StepInfo) -> bool:
         """Whether D is moved at this step of a resolved recipe."""
@@ -361,7 +364,13 @@ class Recipe:
         references = [str(guide.reference) for guide in self.guides if guide.reference != _network()]
         schedules = [guide.weight.schedule for guide in self.guides if guide.weight.schedule]
         base = [] if self.base is None else [f"enlarges {self.base.name}"]
-        return ", ".join(dict.fromkeys([*references, *schedules, *map(str, self.unusual()), *base]))
+        others = [spec.caption for spec in self.unusual()]
+        return ", ".join(dict.fromkeys([*references, *schedules, *others, *base]))
+
+    def check_here(self) -> None:
+        """ValueError if functions of the user's own are not here, or would do something else by now."""
+        for part in (self.rule, *(guide.weight for guide in self.guides)):
+            part.check_here()
 
     def levels(self) -> list[float]:
         """The noise levels that steps start from, falling."""

@@ -2,9 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import TypeVar
 
+from edm2_guidance.recipe.own import OwnFunction
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.spec import Spec
+
+_OF_GUIDES = ("weight", "alpha", "scale", "first", "last", "ema", "guide_ema")
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 def valid(point: Mapping[str, float]) -> bool:
@@ -15,8 +21,10 @@ def valid(point: Mapping[str, float]) -> bool:
 def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
     """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in.
 
-    These are of guiding networks; its scale is of classifiers, and so is its interval.
+    These are of guiding networks; its scale is of classifiers, and so is its interval. Other names are of fields of
+    its rule, weights, sampler and schedule, or of parameters of the user's own functions; ValueError for one of none.
     """
+    recipe = _with_fields(recipe, {name: value for name, value in point.items() if name not in _OF_GUIDES})
     net = recipe.net
     guides = [guide for guide in recipe.guides if not guide.of_classifier]
     classifiers = [guide for guide in recipe.guides if guide.of_classifier]
@@ -42,6 +50,42 @@ def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
     if "ema" in point:
         net = with_ema(net, point["ema"])
     return replace(recipe, net=net, guides=tuple(guides))
+
+
+def _with_fields(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
+    """The recipe with every field of these names, whatever part has it."""
+    for name in values:
+        _parts_with(recipe, name)
+
+    def changed(part: AnySpec) -> AnySpec:
+        return part.with_fields({name: value for name, value in values.items() if _has(part, name)})
+
+    guides = tuple(replace(guide, weight=changed(guide.weight)) for guide in recipe.guides)
+    parts = (changed(recipe.rule), changed(recipe.sampler), changed(recipe.schedule))
+    return replace(recipe, guides=guides, rule=parts[0], sampler=parts[1], schedule=parts[2])
+
+
+def field_of(recipe: Recipe, name: str) -> float:
+    """The value of a field of this name, of the first part that has it. ValueError if none has, or it has no value."""
+    part = _parts_with(recipe, name)[0]
+    found = part.value(name) if isinstance(part, OwnFunction) else getattr(part, name)
+    if isinstance(found, int | float):
+        return found
+    raise ValueError(f"'{name}' has no number to start from: give it a default, or a value with the function")
+
+
+def _parts_with(recipe: Recipe, name: str) -> list[Spec]:
+    weights = (guide.weight for guide in recipe.guides)
+    found = [part for part in (recipe.rule, *weights, recipe.sampler, recipe.schedule) if _has(part, name)]
+    if not found:
+        raise ValueError(f"'{name}': no part of this recipe has it, neither its functions nor its kinds")
+    return found
+
+
+def _has(part: Spec, name: str) -> bool:
+    if isinstance(part, OwnFunction):
+        return name in part.defaults
+    return name != "w" and name in {each.name for each in fields(part)}
 
 
 def _weighted(guide: Guide, w: float) -> Guide:

@@ -80,7 +80,7 @@ class Spec(ABC):
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            value = _coerced(each.name, getattr(self, each.name), _hints(type(self))[each.name])
+            value = coerced(each.name, getattr(self, each.name), _hints(type(self))[each.name])
             object.__setattr__(self, each.name, value)
             about = each.metadata.get("about")
             if about is not None and isinstance(value, float | int) and not isinstance(value, bool):
@@ -89,6 +89,19 @@ class Spec(ABC):
 
     def check(self) -> None:  # noqa: B027 - most kinds have nothing to add
         """ValueError for fields that contradict each other."""
+
+    def check_here(self) -> None:  # noqa: B027 - likewise
+        """ValueError if this process cannot do what it says, or would do something else by now."""
+
+    @property
+    def caption(self) -> str:
+        """What captions and announcements say of it."""
+        return str(self)
+
+    @property
+    def flag(self) -> str:
+        """What is given for it on a command line."""
+        return str(self)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -185,7 +198,7 @@ def _field_text(kind: type[Spec], each: Any) -> str:
     about = each.metadata["about"]
     choices = _choices(_hints(kind)[each.name])
     shown = "|".join(choices) if choices else (f"{each.name}=" + (about.unit or "VALUE").upper())
-    return f"{shown}  {about.help}  [default: {_text(each.default)}]"
+    return f"{shown}  {about.help}  [default: {text_of(each.default)}]"
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
@@ -215,19 +228,21 @@ def _read(kind: type[Spec], part: str) -> tuple[str, Any]:
                 return each.name, True
         raise ValueError(f"{kind.kind}: write {_field(kind, part)}=VALUE")
     name = _field(kind, name)
-    return name, _value(f"{kind.kind}: {name}", text, hints[name])
+    return name, value_of(f"{kind.kind}: {name}", text, hints[name])
 
 
-def _value(name: str, text: str, hint: Any) -> Any:
+def value_of(name: str, text: str, hint: Any) -> Any:
     """The value that a text stands for, of a type."""
     if get_origin(hint) in (Union, types.UnionType):
         return (
-            None if text == "none" else _value(name, text, next(arg for arg in get_args(hint) if arg is not type(None)))
+            None
+            if text == "none"
+            else value_of(name, text, next(arg for arg in get_args(hint) if arg is not type(None)))
         )
     if get_origin(hint) is tuple:
-        return tuple(_value(name, part, get_args(hint)[0]) for part in text.split("+"))
+        return tuple(value_of(name, part, get_args(hint)[0]) for part in text.split("+"))
     if hint is bool:
-        return _coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower()), hint)
+        return coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower()), hint)
     if hint in (int, float):
         try:
             return hint(text)
@@ -236,13 +251,13 @@ def _value(name: str, text: str, hint: Any) -> Any:
     return text
 
 
-def _coerced(name: str, value: Any, hint: Any) -> Any:
+def coerced(name: str, value: Any, hint: Any) -> Any:
     """The value as the type wants it: 2 and 2.0 are the same recipe. ValueError if it is of another type."""
     if get_origin(hint) in (Union, types.UnionType):
         inner = next(arg for arg in get_args(hint) if arg is not type(None))
-        return None if value is None else _coerced(name, value, inner)
+        return None if value is None else coerced(name, value, inner)
     if get_origin(hint) is tuple and isinstance(value, tuple | list):
-        return tuple(_coerced(name, each, get_args(hint)[0]) for each in value)
+        return tuple(coerced(name, each, get_args(hint)[0]) for each in value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     choices = _choices(hint)
@@ -257,13 +272,14 @@ def _coerced(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of a field in the text of a spec."""
     if isinstance(value, tuple):
-        return "+".join(map(_text, value))
+        return "+".join(map(text_of, value))
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return number_text(value) if isinstance(value, float) else str(value)
 
 
 def _written(name: str, value: Any, hint: Any) -> str:
-    return _text(value) if _choices(hint) else name if value is True else f"{name}={_text(value)}"
+    return text_of(value) if _choices(hint) else name if value is True else f"{name}={text_of(value)}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.score_output import Record
+from edm2_guidance.metrics.scoring import Score
 from edm2_guidance.metrics.uncertainty import apart, interval_of
 from edm2_guidance.papers.search import Axis, Found, Point, search
 from edm2_guidance.recipe.recipe import Recipe
@@ -32,6 +33,38 @@ class Sweep:
     def tags(self, point: Point) -> dict[str, Any]:
         """What a ledger line says of a point."""
         return {"search": {"name": self.name, "point": dict(point)}}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point of a search: the values that were tried, the recipe with them, and its score."""
+
+    point: Point
+    recipe: Recipe
+    score: Score
+
+    def __str__(self) -> str:
+        """The values, and the score with its interval."""
+        return "  ".join([*(f"{name} {value:g}" for name, value in self.point.items()), str(self.score)])
+
+
+class Trials(tuple[Trial, ...]):
+    """The points of a search, best first; as a text a line each."""
+
+    @classmethod
+    def of(cls, sweep: Sweep, found: Found, records: Sequence[Record]) -> "Trials":
+        """records: of `find_best`."""
+        made = [
+            Trial(point, sweep.recipe_at(sweep.recipe, point), Score.of(record))
+            for (point, _), record in zip(found.scores, records, strict=True)
+        ]
+        higher = find_metric(sweep.metric).measure.better == "higher"
+        return cls(sorted(made, key=lambda trial: trial.score.value, reverse=higher))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __repr__ = __str__
 
 
 def find_best(

@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ from edm2_guidance.recipe.recipe import ImageSet, LabelRule, NetworkRef, Recipe,
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
+from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
 
 BEYOND = 1000.0  # no pixel or latent comes near it
+Batched = TypeVar("Batched", ImageBatch, Latents)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -157,6 +159,13 @@ class Generation:
     def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
         return GeneratedImages(self, seeds, batch)
 
+    def check_unchanged(self) -> None:
+        """ValueError if what is the user's own, functions or networks, is no longer what the recipe says."""
+        for stage in self._stages():
+            stage.recipe.check_here()
+            for network in stage.networks().values():
+                network.check_unchanged()
+
     def check_seeds(self, seeds: Sequence[int]) -> None:
         """ValueError for seeds whose images are not in the set of those to be enlarged."""
         if self.base is not None:
@@ -183,6 +192,12 @@ class Generation:
         parts, limit = self.memory.decoding.run(lambda part: self.main.decode(latents[part]).cpu(), len(latents), size)
         return torch.cat(parts), limit
 
+    def decoded(self, latents: Latents) -> ImageBatch:
+        """The same, with what is known of each."""
+        images, limit = self.decode(latents.values)
+        reduced = {**latents.reduced, **({} if limit is None else {"decoding": limit})}
+        return ImageBatch(images, latents.seeds, latents.labels, reduced)
+
 
 def open_network(source: str, *, classifier: bool = False, **how: Any) -> Model | Classifier:
     """`open_model`, or `open_classifier`."""
@@ -205,7 +220,7 @@ def open_recipe(
     """
     target = _device_for(recipe, device)
     recipe, notes = recipe.resolved()
-    recipe.rule.check_here()
+    recipe.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
 
@@ -301,27 +316,37 @@ class GeneratedImages:
         return -(-self.num_images // self.batch)
 
     def __iter__(self) -> Iterator[ImageBatch]:
+        return self._pass(self._make)
+
+    def latents(self) -> Iterator[Latents]:
+        """A pass that decodes nothing."""
+        return self._pass(self._sample)
+
+    def _pass(self, make: Callable[[Sequence[int]], Batched]) -> Iterator[Batched]:
+        self.generation.check_unchanged()
         self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
         self.reduced = {}
         for start in range(0, self.num_images, self.batch):
-            batch = self._make(self.seeds[start : start + self.batch])
+            batch = make(self.seeds[start : start + self.batch])
             self.reduced |= batch.reduced
             yield batch
+        self.generation.check_unchanged()
 
     def _make(self, seeds: Sequence[int]) -> ImageBatch:
+        return self.generation.decoded(self._sample(seeds))
+
+    def _sample(self, seeds: Sequence[int]) -> Latents:
         generation, small = self.generation, self._small(seeds)
 
         def sampled(part: slice) -> tuple[Tensor, list[int] | None]:
             theirs = () if small is None else (small.select(range(len(seeds))[part]),)
             return sample(generation, seeds[part], self.evaluations, *theirs)
 
-        parts, sampling = generation.memory.sampling.run(sampled, len(seeds), len(seeds))
-        images, decoding = generation.decode(torch.cat([latents for latents, _ in parts]))
+        parts, limit = generation.memory.sampling.run(sampled, len(seeds), len(seeds))
         labels = tuple(label for _, some in parts for label in some or ())
-        limits = {"sampling": sampling, "decoding": decoding}
-        reduced = {kind: limit for kind, limit in limits.items() if limit is not None}
+        reduced = {} if limit is None else {"sampling": limit}
         reduced |= {} if small is None else of_base(small.reduced)
-        return ImageBatch(images, tuple(seeds), labels or None, reduced)
+        return Latents(torch.cat([latents for latents, _ in parts]), tuple(seeds), labels or None, reduced)
 
     def _small(self, seeds: Sequence[int]) -> ImageBatch | None:
         """The images that are enlarged, of which one class for all may be given; None for a network that takes none."""

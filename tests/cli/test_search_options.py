@@ -19,7 +19,7 @@ ONE = Recipe(MAIN, (Guide(UNCOND, constant(1.5)),), 16)
 TWO = Recipe(MAIN, (Guide(UNCOND, constant(1.5)), Guide(WEAK, constant(1.25))), 16)
 NETWORKS = NetworkOptions.defaults()
 OPTIONS = SearchOptions(
-    over="", weights=[1.0, 1.5, 2.0], emas=[0.05, 0.1], alphas=[0.0, 0.5, 1.0], scales=[0.0, 2.0], stride=1
+    over="", weights=[1.0, 1.5, 2.0], emas=[0.05, 0.1], alphas=[0.0, 0.5, 1.0], scales=[0.0, 2.0], values=None, stride=1
 )
 
 
@@ -73,6 +73,17 @@ def test_a_search_starts_from_the_recipe_and_an_open_interval():
         "guide_ema": 0.05,
     }
     assert start_of(TWO, stages("alpha", TWO)) == {"weight": 1.75, "alpha": pytest.approx(1 / 3)}
+
+
+def test_any_field_may_be_searched():
+    rescaled = Recipe(MAIN, (Guide(UNCOND, constant(1.5)),), 16, rule="rescale")
+    (found,) = replace(OPTIONS, over="phi", values=[0.0, 1.0]).stages(rescaled)
+    assert [(axis.name, axis.values) for axis in found] == [("phi", (0.0, 1.0))]
+    assert start_of(rescaled, [found]) == {"phi": 0.7}
+    with pytest.raises(ValueError, match="'phi': no part of this recipe has it"):
+        replace(OPTIONS, over="phi", values=[0.0, 1.0]).stages(ONE)
+    with pytest.raises(click.UsageError, match=r"'phi' is not one of weight.* need --values"):
+        stages("phi", rescaled)
 
 
 def test_what_was_not_asked_for_stays():

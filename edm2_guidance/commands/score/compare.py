@@ -10,17 +10,15 @@ from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import IntList
 from edm2_guidance.cli.option_group import takes_options
-from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.say import say_notes
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,
     measured_reference,
     open_detectors,
-    report,
     say_warnings,
+    score_set,
     settled_metrics,
-    tell_sides,
 )
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 
@@ -90,6 +88,7 @@ def compare_sets(asked: ScoreOptions, names: tuple[str, str], ref: str) -> "list
     if metrics is not None and opt.open_ended(metrics):
         metrics = settled_metrics(metrics, ref, names[0], asked.num or STANDARD_NUM_IMAGES, asked.device.offline)
     from edm2_guidance.metrics import compare, ledger
+    from edm2_guidance.metrics.image_sets import open_set
     from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
 
     stored, offline = asked.stored, asked.device.offline
@@ -101,20 +100,17 @@ def compare_sets(asked: ScoreOptions, names: tuple[str, str], ref: str) -> "list
             metrics = found or opt.STANDARD_METRICS
         theirs = open_reference_side(other, metrics, batch=stored.batch)
         sides = [open_side(name, metrics, offline=offline, keep=True) for name in names]
-        sets = [compare.open_set(side, metrics, asked.num, stored.seed, stored.batch) for side in sides]
+        num, most, seed, batch = asked.num, STANDARD_NUM_IMAGES, stored.seed, stored.batch
+        sets = [open_set(side, metrics, num=num, most=most, seed=seed, batch=batch) for side in sides]
         compare.check_counts_alike(sets, metrics)
-        needed = isinstance(theirs, ReferenceImages) or any(each.stored for each in sets)
+        needed = isinstance(theirs, ReferenceImages) or any(each.source is not None for each in sets)
         choices = asked.detectors.choices(metrics) if needed else {}
         detectors = open_detectors(choices, asked.device.device, offline=offline)
     reference = measured_reference(theirs, detectors)
     records, measured = [], []
-    for each in sets:
-        tell_sides(each.name, each.num_images, reference)
-        say_notes(() if each.stored is None else each.stored.source.notes)
-        with progress_bar(each.num_images or 0, "images", quiet=each.stored is None) as progress:
-            moments, identities, ran = each.measure(detectors, progress)
-        made = (moments, identities, each.description, each.fewer(asked.num))
-        records.append(report(asked, reference, detectors, *made, **ran))
+    for side, each in zip(sides, sets, strict=True):
+        moments, lines = score_set(asked, side.name, each, reference, detectors)
+        records.append(lines)
         measured.append(moments)
     with bad_input():
         paired = compare.are_paired(*sets)

@@ -18,6 +18,7 @@ from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 
 if TYPE_CHECKING:
     from edm2_guidance.metrics.detectors import Detector
+    from edm2_guidance.metrics.image_sets import ImageSet
     from edm2_guidance.metrics.moments import Moments
     from edm2_guidance.metrics.score_output import Record
     from edm2_guidance.metrics.scoring import Reference
@@ -90,28 +91,34 @@ def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list
     return [load_detector(name, where, offline=offline, **choice) for name, choice in choices.items()]
 
 
-def report(
+def score_set(
     asked: ScoreOptions,
+    name: str,
+    images: "ImageSet",
     reference: "Reference",
     detectors: "Sequence[Detector]",
-    moments: "Mapping[str, Moments]",
-    identities: Mapping[str, Mapping[str, Any]],
-    images: Mapping[str, Any],
-    fewer: int | None = None,
-    **run_record: Any,
-) -> "list[dict[str, Any]]":
-    """Appends the scores to the ledger, and prints them: its lines. What is Any becomes JSON of the ledger.
+) -> "tuple[Mapping[str, Moments], list[dict[str, Any]]]":
+    """Measures a set, appends its scores to the ledger, and prints them: its moments, and the ledger's lines.
 
-    detectors: those that ran; none, if statistics were compared.
+    name: as it was typed. detectors: those that run; none, if statistics are compared.
     """
     from edm2_guidance.metrics import provenance, scoring
     from edm2_guidance.metrics.environment import environment
 
-    around = environment(detectors[0].device if detectors else "cpu", vae=provenance.vae_ran(images))
-    given = (asked.ledger.ledger, reference, moments, identities, images, around, fewer)
-    records = scoring.write_scores(*given, tags={"note": asked.ledger.note}, **run_record)
+    count = images.num_images
+    tell_sides(name, count, reference)
+    if images.source is not None and asked.num is None and count != (total := images.description["total"]):
+        chosen = f"{count:,} of the {total:,} samples are scored, chosen by --seed={asked.stored.seed}"
+        note(f"{chosen}; --num-images={total} takes all")
+    say_notes(images.notes)
+    with progress_bar(count or 0, "images", quiet=images.source is None) as progress:
+        moments, identities, ran = images.measure(detectors, progress)
+    around = environment(detectors[0].device if detectors else "cpu", vae=provenance.vae_ran(images.description))
+    given = (asked.ledger.ledger, reference, moments, identities, images.description, around)
+    tags = {"note": asked.ledger.note}
+    records = scoring.write_scores(*given, fewer=images.fewer(asked.num), tags=tags, **ran)
     tell_scores(records)
-    return records
+    return moments, records
 
 
 def tell_scores(records: "Sequence[Record]") -> None:

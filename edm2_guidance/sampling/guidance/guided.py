@@ -135,7 +135,7 @@ class _Acting:
 
     def weight(self, push: Tensor) -> float | Tensor:
         call = self.call
-        return self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix))
+        return self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix, call.labels))
 
 
 class Counted:
