@@ -100,7 +100,7 @@ def guard(stream: Any) -> Any:
 
 def log(stream: Any) -> Any:
     """A guarded stream; its lines get the time if it leads into a file or a pipe, and not to a terminal."""
-    if not isinstance(stream, _Guarded) or stream.isatty():
+    if not isinstance(stream, _Guarded) or isinstance(stream, _Log) or stream.isatty():
         return stream
     try:
         stream.fileno()

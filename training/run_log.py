@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from dnnlib.atomic import atomic_path
+from dnnlib.terminal import is_quiet
 from training.run_folder import Run
 from training.trackers import Trackers
 
@@ -50,12 +51,12 @@ class RunLog:
                 self._file.close()
 
     def line(self, text: str, echo: bool = True) -> None:
-        """One line of `log.txt`; also on stdout unless told otherwise."""
+        """One line of `log.txt`; also on stdout unless told otherwise, or to be quiet."""
         if self._file is None:
             return
         self._file.write(f"{_now()} {text}\n")
         self._file.flush()
-        if echo:
+        if echo and not is_quiet():
             with suppress(OSError):  # a terminal that was closed, a pipe whose reader left: the run goes on
                 print(text, flush=True)
 

@@ -105,14 +105,14 @@ class OptionGroup:
         """The options, in the order of the fields."""
         found: list[Decorator] = []
         for name, (hint, more) in _fields(cls).items():
-            declaring = next(each for each in cls.__mro__ if name in vars(each).get("__annotations__", {}))
+            heading = next(each.heading for each in _bases(cls) if name in vars(each).get("__annotations__", {}))
             if _is_group(hint):
                 found += hint.declared()
             elif "several" in more:
                 several = more["several"].items()
-                found += [_click_option(each, None, declaring.heading, *declared) for each, declared in several]
+                found += [_click_option(each, None, heading, *declared) for each, declared in several]
             else:
-                found.append(_click_option(name, _choice(hint), declaring.heading, *more["option"]))
+                found.append(_click_option(name, _choice(hint), heading, *more["option"]))
         return found
 
 
@@ -147,6 +147,11 @@ def _fields(group: type[OptionGroup]) -> dict[str, tuple[Any, Mapping[str, Any]]
     assert dataclasses.is_dataclass(group)
     hints = get_type_hints(group)
     return {each.name: (hints[each.name], each.metadata) for each in dataclasses.fields(group)}
+
+
+def _bases(group: type[OptionGroup]) -> list[type[OptionGroup]]:
+    """The group, and those that it derives from."""
+    return [each for each in group.__mro__ if issubclass(each, OptionGroup)]
 
 
 def _is_group(hint: Any) -> bool:

@@ -33,6 +33,8 @@ _SWITCHED = {
     "--csv": ["--format=csv"],
     "--json": ["--format=json"],
     "--list-presets": ["--preset=list"],
+    "--verbose=1": ["--verbose"],
+    "--verbose=0": [],
     **{f"--verbose{between}{word}": ["--verbose"] for between in "= " for word in ("true", "yes")},
     **{f"--verbose{between}{word}": [] for between in "= " for word in ("false", "no")},
 }

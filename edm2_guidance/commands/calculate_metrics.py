@@ -64,12 +64,12 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     \b
     python calculate_metrics.py calc out/samples.zip img512
     python calculate_metrics.py calc --images=out/samples --ref=datasets/img512.zip --metrics=fid
-    python calculate_metrics.py gen --preset=mnist16-autog --num=1000
+    python calculate_metrics.py gen --preset=mnist16-autog --num-images=1000
     python calculate_metrics.py ref --images=datasets/img512.zip --out=img512.npz
     python calculate_metrics.py table
     python calculate_metrics.py compare out/a.zip out/b.zip img512
     python calculate_metrics.py classes out/samples.zip datasets/img512.zip
-    python calculate_metrics.py --gen_zip=images.zip --ref_path=img512.pkl --metric=fd_dinov2
+    python calculate_metrics.py --images=images.zip --ref=img512.pkl --metrics=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:
         given = [name for name in ctx.params if typed.given(name)]

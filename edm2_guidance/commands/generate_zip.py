@@ -58,8 +58,8 @@ def main(asked: ZipOptions) -> None:
     the last one to finish joins them.
 
     \b
-    python generate_zip.py --preset=mnist16-autog --num_images=1000
-    python generate_zip.py --preset=edm2-img512-s-autog-fid --zip_dir=results
+    python generate_zip.py --preset=mnist16-autog --num-images=1000
+    python generate_zip.py --preset=edm2-img512-s-autog-fid --outdir=results
     python generate_zip.py --cond_pkl=A --uncond_pkl=B --guidance_scale=1.2 --guidance_interval=None
     """  # fmt: skip
     if asked.out is not None and given("outdir"):

@@ -53,10 +53,10 @@ def main() -> None:
     \b
     python reproduce.py list
     python reproduce.py plan edm2-img512-xxl-interval-fid
-    python reproduce.py run mnist16 --num=500
+    python reproduce.py run mnist16 --num-images=500
     python reproduce.py report mnist16
-    python reproduce.py search --preset=mnist16-cfg --over=weight --weights=1,1.1,...,2 --num=1000
-    python reproduce.py plot --kind=weight --num=1000 --out=weights.png mnist16-cfg
+    python reproduce.py search --preset=mnist16-cfg --over=weight --weights=1,1.1,...,2 --num-images=1000
+    python reproduce.py plot --kind=weight --num-images=1000 --out=weights.png mnist16-cfg
     python reproduce.py verify --quick
     """
 
@@ -318,8 +318,8 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     intervals, else from the lowest to the highest block. Several names only with --kind=weight, scale and alpha.
 
     \b
-    python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num=1000 --size=column --out=weights.pdf
-    python reproduce.py plot mnist16-autog --against=mnist16-cfg --kind=weight --num=1000 --out=differences.svg
+    python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num-images=1000 --size=column --out=weights.pdf
+    python reproduce.py plot mnist16-autog --against=mnist16-cfg --kind=weight --num-images=1000 --out=differences.svg
     """
     from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import plots

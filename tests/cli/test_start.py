@@ -191,5 +191,5 @@ def test_hints_name_what_was_started(monkeypatch, capsys):
         torchrun,
     ]
     done = CliRunner().invoke(generate_zip.main, ["--help"])
-    assert "\n  edm2-generate-zip --preset=mnist16-autog --num_images=1000\n" in done.stdout
+    assert "\n  edm2-generate-zip --preset=mnist16-autog --num-images=1000\n" in done.stdout
     assert "all: edm2-generate-images --preset=list" in CliRunner().invoke(generate_zip.main, ["--preset=no"]).stderr

@@ -1,15 +1,17 @@
 """What reaches a terminal: texts and line ends, and of progress bars all they need."""
 
 import io
+import re
 import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from dnnlib.terminal import counted, guard, printable, unguarded
+from dnnlib.terminal import counted, guard, log, printable, unguarded
 from edm2_guidance.cli.command import Command
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.say import say
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
 SHOWN = r"\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
@@ -82,3 +84,50 @@ def test_printable_lines_hold_no_escape_sequences():
 def test_one_of_a_thing_is_no_plural():
     assert [counted(number, "image", ",") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
     assert [counted(number, noun) for number, noun in ((2, "class"), (3, "batch"))] == ["2 classes", "3 batches"]
+
+
+@pytest.fixture
+def log_file(tmp_path):
+    """A file as it stands behind `2>log.txt`, and what is in it, each time as "T"."""
+    with open(tmp_path / "log.txt", "w", encoding="utf-8") as file:
+        yield file, lambda: re.sub(r"(?m)^\d\d:\d\d:\d\d ", "T ", (tmp_path / "log.txt").read_text())
+
+
+def test_lines_of_a_log_begin_with_the_time(log_file) -> None:
+    file, content = log_file
+    stream = log(guard(file))
+    print("a", 1, file=stream)
+    stream.write("b")
+    stream.write(f"c\n    of c\n\n{HOSTILE}\n")
+    assert guard(stream) is log(stream) is stream
+    with pytest.raises(TypeError):
+        stream.write(b"bytes")
+    file.flush()
+    assert content() == f"T a 1\nT bc\n    of c\n\nT {SHOWN}\n"
+
+
+def test_what_is_no_log_has_no_times() -> None:
+    of_a_notebook = guard(io.StringIO())
+    assert log(of_a_notebook) is of_a_notebook
+    assert log(guard(None)) is None
+
+
+def test_a_command_writes_a_log(log_file, monkeypatch) -> None:
+    """Its bar in lines; what it fails for is the first word of its line, for whoever looks for it."""
+
+    @click.command(cls=Command)
+    def fail():
+        say("begins")
+        with progress_bar(2, "images") as progress:
+            progress(2)
+        raise OSError("broken")
+
+    file, content = log_file
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", file)
+    with pytest.raises(SystemExit):
+        fail.main([])
+    file.flush()
+    first, *bar, last = content().splitlines()
+    assert (first, last) == ("T begins", "Error: broken")
+    assert [re.match(r"T images: +\d+% \d/2 \[00:0", line) is not None for line in bar] == [True, True]
