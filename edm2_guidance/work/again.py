@@ -182,7 +182,7 @@ def _content(path: Path, number: int | None) -> dict[str, Any]:
 
 def _of_picture(path: Path, number: int | None) -> dict[str, Any]:
     from edm2_guidance.images.decode import text_in_png
-    from edm2_guidance.images.figure_folder import RECIPE_KEY
+    from edm2_guidance.images.picture_file import RECIPE_KEY
 
     text = text_in_png(path, RECIPE_KEY)
     if text is None:
