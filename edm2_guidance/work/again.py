@@ -8,6 +8,7 @@ found again by what they held, and Python code must be given again.
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ Ref = TypeVar("Ref", NetworkRef, ImageSet)
 
 MAX_BYTES = 1 << 28
 MAX_IMAGES = 10**7
+_LONGEST = 500  # characters that are shown of what a file says
 _SUFFIXES = ("", ".pkl", ".safetensors", ".pt")  # which the names in recipes lack
 
 
@@ -60,7 +62,7 @@ class Made:
 
         ValueError, naming the option that gives the file anew, if its content is at none of these, and for Python code.
         """
-        recorded = ref.found or ref.source
+        recorded = (ref.found or ref.source)[:_LONGEST]
         if python_function(recorded) is not None:
             raise ValueError(f"{self.name}: a recipe runs no code, such as {recorded}: give it, {option}={recorded}")
         others = []
@@ -89,17 +91,16 @@ class Made:
 
     def _places(self, ref: FileRef) -> dict[Path, str]:
         """Files that may be the one, and how one would name them."""
+        there, above = Path.is_file if isinstance(ref, NetworkRef) else Path.exists, self.folder.absolute()
         found: dict[Path, str] = {}
         for name in [ref.found] if ref.found is not None else [ref.source + suffix for suffix in _SUFFIXES]:
-            url, _ = published_as(name)
-            found.setdefault((cache_path(url) if is_url(url) else find_file(name)).absolute(), name)
-            inside, folder = re.split(r"[?#]", name)[0], self.folder.absolute()
-            beside = [self.folder / inside.rpartition("/")[2], *(above / inside for above in (folder, *folder.parents))]
-            for path in beside:
-                found.setdefault(path.absolute(), str(path))
-        found |= {path: str(path) for path in cached_as(ref.name) if path not in found}
-        there = Path.is_file if isinstance(ref, NetworkRef) else Path.exists
-        return {path: name for path, name in found.items() if there(path)}
+            url, inside = published_as(name)[0], re.split(r"[?#]", name)[0]
+            beside = [self.folder / inside.rpartition("/")[2], *(folder / inside for folder in (above, *above.parents))]
+            with suppress(OSError):  # a text that no file can have for a name
+                recorded = (cache_path(url) if is_url(url) else find_file(name)).absolute()
+                places = {recorded: name} | {path.absolute(): str(path) for path in beside} | {recorded: name}
+                found |= {path: as_named for path, as_named in places.items() if there(path)}
+        return found | {path: str(path) for path in cached_as(ref.name) if path not in found}
 
 
 def read_recipe(source: str | os.PathLike[str]) -> Recipe:
@@ -137,7 +138,7 @@ def read_made(source: str | os.PathLike[str]) -> Made:
     try:
         recipe = stored.read_recipe(data)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {str(error)[:_LONGEST]}") from error
     images, run, reference = (_object(content.get(key)) for key in ("images", "run", "reference"))
     seeds = _seeds(content.get("seeds", content.get("asked", images.get("seeds"))), name)
     batches = content.get("batches")
