@@ -3,6 +3,7 @@
 Options that are given change what a preset says, and what a recipe says: both are a `Usual`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,7 @@ def tell_changes(recipes: Sequence[Recipe]) -> None:
     made = None if ctx is None else ctx.meta.get(_MADE)
     if ctx is None or made is None:
         return
-    first, *others = [made.changes(recipe, ctx.meta.get(_SEEDS)) for recipe in recipes]
-    changed = "; ".join(line for line in first if all(line in lines for lines in others))
-    note(f"as {made.name}, " + (f"changed (there | now): {changed}" if changed else "unchanged"))
+    found = [made.changes(recipe, ctx.meta.get(_SEEDS)) for recipe in recipes]
+    changed = "; ".join(line for line in found[0] if all(line in lines for lines in found))
+    unchanged = "but for rows and columns" if any(found) else "unchanged"
+    note(f"as {made.name}, " + (f"changed (there | now): {changed}" if changed else unchanged))
