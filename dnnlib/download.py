@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -142,6 +143,12 @@ def cache_path(url: str) -> Path:
     name = re.sub(r"[^0-9a-zA-Z\-._]", "_", name)[-_MAX_NAME:]
     digest = hashlib.md5(identity_of(url).encode(), usedforsecurity=False).hexdigest()
     return Path(make_cache_dir_path("downloads", f"{digest}_{name}"))
+
+
+def cached_as(name: str) -> list[Path]:
+    """The files of the cache whose names, without suffix, are this one, whatever their URLs."""
+    found = Path(make_cache_dir_path("downloads")).glob(f"[!.]*_{escape(name)}*")
+    return sorted(path for path in found if re.fullmatch(r"[0-9a-f]{32}_" + re.escape(name) + r"(\.\w+)?", path.name))
 
 
 def recorded_sha256(url: str) -> str | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edm2_guidance.reproduction.sweeps import Trial
     from edm2_guidance.sampling.generation import Generation, open_recipe
     from edm2_guidance.sampling.latents import Latents
+    from edm2_guidance.work.again import read_recipe
 
 # Imported when first asked for: `import edm2_guidance` takes no time.
 _PLACES = {
@@ -31,6 +32,7 @@ _PLACES = {
     "open_classifier": "models",
     "open_model": "models",
     "open_recipe": "sampling.generation",
+    "read_recipe": "work.again",
     "sample_latents": "library",
     "score": "library",
     "search": "library",
@@ -38,7 +40,7 @@ _PLACES = {
 __all__ = [
     "Generation", "Guide", "ImageBatch", "Latents", "Recipe", "Score", "SigmaInterval", "StepInterval", "Trial",
     "classifier_guide", "decode", "generate", "generate_zip", "open_classifier", "open_model", "open_recipe",
-    "sample_latents", "score", "search",
+    "read_recipe", "sample_latents", "score", "search",
 ]  # fmt: skip
 
 

@@ -18,7 +18,8 @@ HOUSE = "edm2_guidance"
 # Names that network files fix; the rest of the packages are rooms of the house.
 FIXED = ("dnnlib", "torch_utils", "training")
 
-# What each package may import of the others. `cli` and `papers` are torch-free and see the recipe alone.
+# What each package may import of the others. `cli` and `papers` are torch-free and see the recipe alone (`cli` what
+# outputs say of theirs, too).
 ALLOWED = {
     "dnnlib": set(),
     "torch_utils": {"dnnlib"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "reproduction": {
         "papers", "sampling", "metrics", "models", "work", "training", "images", "recipe", "torch_utils", "dnnlib",
     },
-    "cli": {"papers", "metrics.catalog", "metrics.statistics_formats", "recipe", "dnnlib"},
+    "cli": {"papers", "metrics.catalog", "metrics.statistics_formats", "work.again", "recipe", "dnnlib"},
     "commands": {
         "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
         "torch_utils", "dnnlib",

@@ -63,7 +63,7 @@ def wanted_pictures(figs: str | None, networks: NetworkOptions) -> list[Picture]
 def figure_recipe(method: Method) -> Recipe:
     """What all pictures share: the networks that were given, or the embedded ones; the sampler's state in float64."""
     networks = method.networks
-    if networks.net is None and not networks.gnet and not networks.preset:
+    if not (networks.net or networks.gnet or networks.preset or networks.recipe):
         recipe = recipe_from(method, replace(find_preset(STAND_IN), num_steps=NUM_STEPS))
     else:
         recipe = recipe_from(method, defaults=GuideDefaults(1.0, EVERYWHERE))  # every picture has its own

@@ -9,6 +9,7 @@ from edm2_guidance.cli.say import note
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
+NOWHERE = "nowhere"  # of a guide that is off, which no option says
 Interval = StepInterval | SigmaInterval | str
 
 
@@ -50,7 +51,7 @@ class Sigmas(_IntervalType):
 def on_schedule(interval: StepInterval | str | None, defined: Sequence[float], used: Sequence[float]) -> Interval:
     """An interval that is known in steps from some levels, for others: by the noise levels that the steps stand for."""
     if interval is None or isinstance(interval, str):
-        return EVERYWHERE
+        return interval or EVERYWHERE
     if used == defined:
         return interval
     sigmas = interval.sigmas(defined)

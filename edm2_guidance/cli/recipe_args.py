@@ -10,10 +10,11 @@ from dnnlib.places import files_like, find_file, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
+from edm2_guidance.cli.again import Usual, usual_of
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.intervals import EVERYWHERE, Interval, on_schedule
-from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions, field_names
+from edm2_guidance.cli.intervals import EVERYWHERE, NOWHERE, Interval, on_schedule
+from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
@@ -60,47 +61,63 @@ def recipe_from(
     networks, sampling = method.networks, method.sampling
     if preset is None and networks.preset:
         preset = only_preset(networks.preset)
-    net = networks.net or (preset.net if preset is not None else None)
+    usual = usual_of(preset, networks.recipe)
+    net = networks.net or (None if usual is None else usual.recipe.net.found or usual.recipe.net.source)
     class_idx = known_class(sampling.class_idx, sampling.class_names, net)
     if preset is not None and networks.net is None and not networks.gnet:
         _check_class(class_idx, preset)
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        asked = _of_preset(sampling, preset)
-        schedule = _with_fields(asked.schedule, sampling.schedule_fields)
-        unguided = Recipe(
-            net=NetworkRef(_existing(net)),
-            num_steps=_num_steps(sampling.steps, preset, schedule),
-            sampler=_with_fields(asked.sampler, sampling.sampler_fields),
-            schedule=schedule,
-            rule=networks.rule,
-            dtype=sampling.dtype,
-            labels=_label_rule(class_idx, sampling.labels),
-            noise_device=method.noise_device or "device",
-            base=_base(networks.upsample or (None if preset is None else preset.base)),
-        )
-        recipe = replace(unguided, guides=_guides(networks, preset, defaults or GuideDefaults(), unguided))
+        unguided = _unguided(method, usual, class_idx)
+        recipe = replace(unguided, guides=_guides(networks, usual, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)
     return recipe
 
 
-def _of_preset(sampling: SamplingOptions, preset: Preset | None) -> SamplingOptions:
-    """With the preset's sampler and schedule, unless others are given."""
-    if preset is None:
-        return sampling
-    return replace(
-        sampling,
-        sampler=sampling.sampler if given("sampler") else Sampler.parse(preset.sampler),
-        schedule=sampling.schedule if given("schedule") else Schedule.parse(preset.schedule),
+def _unguided(method: Method, usual: Usual | None, class_idx: int | ClassName | None) -> Recipe:
+    """The recipe without its guides: what is given, else what is usual."""
+    networks, sampling = method.networks, method.sampling
+    known = None if usual is None else usual.recipe
+
+    def chosen(name: str, value: Value) -> Value:
+        """The option's value; the usual one, if the option is not given."""
+        return value if known is None or given(name) else getattr(known, name)
+
+    schedule = _with_fields(chosen("schedule", sampling.schedule), sampling.schedule_fields)
+    return Recipe(
+        net=_network(networks.net, usual),
+        num_steps=_num_steps(sampling.steps, known, schedule),
+        sampler=_with_fields(chosen("sampler", sampling.sampler), sampling.sampler_fields),
+        schedule=schedule,
+        rule=chosen("rule", networks.rule),
+        dtype=chosen("dtype", sampling.dtype),
+        labels=_label_rule(class_idx, sampling.labels, usual if networks.upsample is None else None),
+        seed_rule="edm2" if known is None else known.seed_rule,
+        noise_device=method.noise_device or ("device" if known is None else known.noise_device),
+        base=_base(networks.upsample, usual),
     )
 
 
-def _base(source: str | None) -> ImageSet | Recipe | None:
+def _network(source: str | None, usual: Usual | None) -> NetworkRef:
+    """The main network."""
+    if source is None and usual is not None:
+        return _found(usual, usual.recipe.net, "--net")
+    return NetworkRef(_existing(str(source)))
+
+
+def _found(usual: Usual, net: NetworkRef, option: str) -> NetworkRef:
+    """One of the usual networks, which is there."""
+    found = usual.file(net, option)
+    _existing(found.source, "classifier" if option == "--classifier" else "network")
+    return found
+
+
+def _base(source: str | None, usual: Usual | None) -> ImageSet | Recipe | None:
     """The images that the main network enlarges: of a preset, or stored. ValueError if there are none."""
     if source is None:
-        return None
+        return None if usual is None else usual.base
     if source in all_presets():
         return all_presets()[source].recipe()
     if not find_file(source).exists() and not files_like(source):
@@ -110,11 +127,11 @@ def _base(source: str | None) -> ImageSet | Recipe | None:
     return ImageSet(source)
 
 
-def _num_steps(steps: int, preset: Preset | None, schedule: Schedule) -> int:
-    """--steps if it is given; else the schedule's own number, the preset's, or the usual one."""
+def _num_steps(steps: int, known: Recipe | None, schedule: Schedule) -> int:
+    """--steps if it is given; else the schedule's own number, or the usual one."""
     if given("steps"):
         return steps
-    return schedule.num_steps or (preset.num_steps if preset is not None else steps)
+    return schedule.num_steps or (steps if known is None else known.num_steps)
 
 
 def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:
@@ -141,16 +158,18 @@ def _with_fields(spec: AnySpec, fields: Mapping[str, float]) -> AnySpec:
     """
     options = {name: value for name, value in fields.items() if given(name)}
     for name in options:
-        if name in spec.changed():
+        if name in spec.changed() and given(spec.axis):
             raise ValueError(f"{typed.quoted(name)}: --{spec.axis}={spec} says it already: leave one of them out")
         if name not in field_names(spec.axis, spec.kind):
             raise ValueError(f"{typed.quoted(name)}: the {spec.axis} {spec.kind} has none; see --{spec.axis}=list")
     return spec.with_fields(options)
 
 
-def _label_rule(class_idx: int | ClassName | None, labels: Literal["random", "balanced"] | None) -> LabelRule:
+def _label_rule(
+    class_idx: int | ClassName | None, labels: Literal["random", "balanced"] | None, usual: Usual | None
+) -> LabelRule:
     if class_idx is None:
-        return labels or "random"
+        return labels or ("random" if usual is None or usual.made is None else usual.recipe.labels)
     if labels is not None:
         raise click.UsageError("--class fixes the class of every image; leave out --labels")
     return class_idx
@@ -168,15 +187,20 @@ def _existing(source: str, what: str = "network") -> str:
 
 
 def _guides(
-    networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
+    networks: NetworkOptions, usual: Usual | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
     """The guides of an unguided recipe, a classifier last; what is given once per guide is given so."""
-    networks = _with_classifier_of(preset, networks, recipe)
-    if networks.classifier is None:
+    known = None if usual is None else usual.guides(recipe)
+    if usual is not None and known is not None:
+        return tuple(
+            guide if guide.net is None else replace(guide, net=_found(usual, guide.net, guide.option))
+            for guide in known
+        )
+    if networks.classifier is None and (usual is None or usual.classifier is None):
         if networks.classifier_scale is not None:
             raise ValueError(f"{typed.quoted('classifier_scale')}: of which classifier? Give --classifier=PATH|URL")
-        return _network_guides(networks, preset, defaults, recipe)
-    others = bool(networks.gnet or networks.reference or (preset is not None and preset.gnet is not None))
+        return _network_guides(networks, usual, defaults, recipe)
+    others = bool(networks.gnet or networks.reference or (usual is not None and usual.networks))
     of_networks: dict[str, Any] = {}
     of_classifier: dict[str, Any] = {}
     for name in ("weight", "guidance_interval", "guidance_sigma"):
@@ -185,70 +209,80 @@ def _guides(
             raise ValueError(f"{typed.quoted(name)}: the classifier is the only guide; give it once")
         of_networks[name] = (values if len(values) == 1 else values[:-1]) if others else ()
         of_classifier[name] = values[-1:]
-    guides = _network_guides(replace(networks, **of_networks), preset, defaults, recipe)
-    return (*guides, _classifier_guide(replace(networks, **of_classifier), networks.classifier, defaults, recipe))
+    guides = _network_guides(replace(networks, **of_networks), usual, defaults, recipe)
+    return (*guides, _classifier_guide(replace(networks, **of_classifier), usual, defaults, recipe))
 
 
-def _with_classifier_of(preset: Preset | None, networks: NetworkOptions, recipe: Recipe) -> NetworkOptions:
-    """With the preset's classifier and scale, as far as none are given; says where the scale is of another sampler."""
-    if preset is None or preset.classifier is None or networks.classifier is not None:
-        return networks
-    scale = networks.classifier_scale
-    if scale is None and catalog.CLASSIFIER_WEIGHTS.get(recipe.sampler.kind) != catalog.CLASSIFIER_WEIGHTS.get(
-        Sampler.parse(preset.sampler).kind
-    ):
-        note(
-            f"the scale of {preset.name} is for the sampler {preset.sampler}, and no measure of one for "
-            f"{recipe.sampler.kind}: give --classifier-scale=S"
-        )
-    usual = preset.classifier_scale if scale is None else scale
-    return replace(networks, classifier=preset.classifier, classifier_scale=usual)
-
-
-def _classifier_guide(networks: NetworkOptions, source: str, defaults: GuideDefaults, recipe: Recipe) -> Guide:
+def _classifier_guide(networks: NetworkOptions, usual: Usual | None, defaults: GuideDefaults, recipe: Recipe) -> Guide:
     """networks: whose weight and interval, if any, are the classifier's."""
-    scale = defaults.scale if networks.classifier_scale is None else networks.classifier_scale
+    known = None if usual is None else usual.classifier
+    net = None if networks.classifier is None else NetworkRef(_existing(networks.classifier, "classifier"))
+    if net is None and usual is not None and known is not None and known.net is not None:
+        net = _found(usual, known.net, "--classifier")
+    assert net is not None  # `_guides` asks for none without
+    scale = networks.classifier_scale
+    if scale is None and usual is not None and known is not None:
+        scale = _usual_scale(usual, known, recipe)
+    scale = defaults.scale if scale is None else scale
     if scale is None:
         raise ValueError(f"{typed.quoted('classifier')}: a classifier needs a scale; give --classifier-scale=S")
     (schedule,) = networks.weight or (None,)
     if schedule is not None and schedule.stated:
         raise ValueError(f"--weight={schedule}: a classifier's w is 1 + --classifier-scale; leave w out")
-    interval = next(iter(_intervals(networks)), EVERYWHERE)
-    guide = classifier_guide(
-        NetworkRef(_existing(source, "classifier")),
-        scale,
-        recipe.sampler,
-        None if isinstance(interval, str) else interval,
-    )
-    return guide if schedule is None else replace(guide, weight=schedule.with_fields({"w": 1 + scale}))
+    intervals = _intervals(networks) or ([] if usual is None or known is None else [usual.interval(known, recipe)])
+    interval = next(iter(intervals), EVERYWHERE)
+    guide = classifier_guide(net, scale, recipe.sampler, None if isinstance(interval, str) else interval)
+    if schedule is None and usual is not None and known is not None and _same_form(usual, recipe):
+        schedule = known.weight
+    weight = guide.weight if schedule is None else schedule.with_fields({"w": 1 + scale})
+    return replace(guide, weight=weight, never=interval == NOWHERE)
+
+
+def _same_form(usual: Usual, recipe: Recipe) -> bool:
+    """Whether a classifier's scale means the same under both samplers."""
+    ours, theirs = (catalog.CLASSIFIER_WEIGHTS.get(each.sampler.kind) for each in (recipe, usual.recipe))
+    return ours == theirs
+
+
+def _usual_scale(usual: Usual, known: Guide, recipe: Recipe) -> float:
+    """The scale of the usual classifier; says where it is of another sampler."""
+    if not _same_form(usual, recipe):
+        note(
+            f"the scale of {usual.name} is for the sampler {usual.recipe.sampler}, and no measure of one for "
+            f"{recipe.sampler.kind}: give --classifier-scale=S"
+        )
+    return known.scale
 
 
 def _network_guides(
-    networks: NetworkOptions, preset: Preset | None, defaults: GuideDefaults, recipe: Recipe
+    networks: NetworkOptions, usual: Usual | None, defaults: GuideDefaults, recipe: Recipe
 ) -> tuple[Guide, ...]:
-    nets: list[str | None] = list(networks.gnet)
+    nets: list[NetworkRef | None] = [NetworkRef(net) for net in networks.gnet]
     weights: list[float | None] = list(networks.guidance)
     stated = any(schedule.moves for schedule in networks.weight)
+    schedules, references = list(networks.weight), list(networks.reference)
     intervals = _intervals(networks)
-    if preset is not None and preset.gnet is not None:
-        nets = nets or [preset.gnet]
-        weights = weights if weights or stated else [preset.guidance] * len(nets)
-        preset_levels = Schedule.parse(preset.schedule).levels(preset.num_steps)
-        intervals = intervals or [on_schedule(preset.interval, preset_levels, recipe.levels())]
+    if usual is not None and usual.networks:
+        known = usual.networks
+        nets = nets or [guide.net for guide in known]
+        weights = weights if weights or stated else _for_all([guide.weight.w for guide in known], nets)
+        schedules = schedules or [guide.weight.with_fields({"w": 1.0}) for guide in known]
+        intervals = intervals or [usual.interval(guide, recipe) for guide in known]
+        references = references or [guide.reference for guide in known]
     if not nets and networks.reference:
         nets = [None] * len(networks.reference)
     if not nets:
         _check_nothing_to_guide(networks, intervals)
         return ()
     defaults = _of_the_interval_paper(defaults, bool(weights) or stated, bool(intervals))
-    schedules = list(networks.weight) or [constant(1.0)]
+    schedules = schedules or [constant(1.0)]
     if not weights and not all(schedule.moves for schedule in schedules):
         if defaults.weight is None or stated:
             said = "gnet" if networks.gnet else "reference"
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
         weights = [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, Recipe(recipe.net).levels(), recipe.levels())]
-    references = list(networks.reference) or [Reference.parse("network")]
+    references = references or [Reference.parse("network")]
     intervals, references = _for_all(intervals, nets), _for_all(references, nets)
     schedules = _for_all(schedules, nets)
     each = (nets, weights or [None] * len(nets), intervals, references, schedules)
@@ -261,16 +295,25 @@ def _network_guides(
         )
     return tuple(
         Guide(
-            net=None if net is None else NetworkRef(_existing(net)),
+            net=net and _guide_file(net, networks, usual),
             weight=_weight(schedule, weight),
             interval=None if isinstance(interval, str) else interval,
             reference=reference,
+            never=interval == NOWHERE,
         )
         for net, weight, interval, reference, schedule in zip(*each, strict=True)
     )
 
 
-def _for_all(values: list[Value], nets: list[str | None]) -> list[Value]:
+def _guide_file(net: NetworkRef, networks: NetworkOptions, usual: Usual | None) -> NetworkRef:
+    """A guide's network that is there: one that was given, or a usual one."""
+    if usual is not None and not networks.gnet:
+        return _found(usual, net, "--gnet")
+    _existing(net.source)
+    return net
+
+
+def _for_all(values: list[Value], nets: Sequence[object]) -> list[Value]:
     """Of all guides, what may be given once."""
     return values * len(nets) if len(values) == 1 else values
 

@@ -102,6 +102,11 @@ class MainNetworks(OptionGroup, heading="Networks"):
         multiple=True,
         first=True,
     )
+    recipe: str | None = option(
+        "Make again, with what else is given changed: of a ZIP, recipe.json, PNG of several, or LEDGER.jsonl:LINE",
+        metavar="FILE",
+        first=True,
+    )
     net: str | None = option("Main network, or FILE.py:FUNCTION that makes one", metavar="PATH|URL", first=True)
     gnet: tuple[str, ...] = option("Guiding network; one per guide", metavar="PATH|URL", multiple=True, first=True)
     upsample: str | None = option(

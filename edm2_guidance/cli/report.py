@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dnnlib.terminal import counted
+from edm2_guidance.cli.again import tell_changes
 from edm2_guidance.cli.say import detail, say, say_notes
 from edm2_guidance.recipe.parts import Sampler
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
@@ -39,6 +40,7 @@ def describe(recipe: Recipe) -> str:
 def announce(generation: "Generation") -> None:
     """Say on stderr, in a line and notes, what is about to be sampled, where, and what it costs."""
     say(_summary(generation))
+    tell_changes([generation.recipe])
     base = generation.recipe.base
     while isinstance(base, Recipe):
         detail(f"enlarged: {describe(base)}")
@@ -55,6 +57,7 @@ def announce_grid(captions: Sequence[str], lines: "Sequence[Sequence[Generation]
     size = f"{counted(len(lines), 'row')} of {counted(len(lines[0]), 'cell')}, {counted(num_seeds, 'seed')}"
     evaluations = num_seeds * sum(sum(cell.evaluations_per_image().values()) for cell in cells)
     say(f"{size}; on {lines[0][0].device}; network evaluations in all: {evaluations:,}")
+    tell_changes([cell.recipe for cell in cells])
     for caption, line in zip(captions, lines, strict=True):
         costliest = max(line, key=lambda cell: sum(cell.evaluations_per_image().values()))
         detail(f"{caption}, the costliest cell: {_summary(costliest)}")

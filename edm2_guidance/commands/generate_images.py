@@ -1,6 +1,7 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.terminal import counted
+from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
     FigureOptions,
@@ -18,7 +20,7 @@ from edm2_guidance.cli.figures import (
     wanted_pictures,
 )
 from edm2_guidance.cli.grid import GridOptions, Layout, Place, caption_of, check_grid, grid_layout, of_known_class
-from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seeds_from
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
@@ -79,7 +81,9 @@ def main(asked: ImageOptions) -> None:
     if pictures:
         return draw_figures(asked, pictures)
     check_grid(asked.grid, folder=asked.outdir is not None or asked.subdirs)
-    seeds = seeds_from(asked.seeds, asked.figures.seed, asked.num_images or len(asked.seeds))
+    made, num = made_before(asked.networks.recipe), asked.num_images or len(asked.seeds)
+    asked = replace(asked, **sizes_of(made, "batch"))
+    seeds = seeds_again(made, asked.seeds, asked.figures.seed, num, "num_images")
     if asked.grid.grid is not None:
         return draw_grid(asked, Path(asked.grid.grid), seeds)
     if asked.outdir is None:

@@ -1,5 +1,6 @@
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import click
 
 from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
+from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seed_option, seeds_from
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seed_option
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
@@ -65,8 +67,10 @@ def main(asked: ZipOptions) -> None:
     if asked.out is not None and given("outdir"):
         both, path = f"{quoted('outdir')} and {quoted('out')}", Path(asked.outdir, Path(asked.out).name)
         raise click.UsageError(f"{both}: give one of them; --out is a path, such as {path}")
+    made = made_before(asked.networks.recipe)
+    asked = replace(asked, **sizes_of(made, "batch", "shard_size"))
     recipe = recipe_from(Method(asked.networks, asked.sampling, asked.run.noise_device))
-    seeds = seeds_from(asked.seeds, asked.seed, asked.num_images)
+    seeds = seeds_again(made, asked.seeds, asked.seed, asked.num_images, "num_images")
     if not asked.jobs.elsewhere():
         return write_zip(recipe, seeds, asked)
     from edm2_guidance.reproduction.files import fetch_all

@@ -183,8 +183,8 @@ class Guide:
         _settle(self, "interval", _interval)
         _settle(self, "reference", partial(_spec, Reference))
         if self.net is None and not self.reference.of_main:
-            asked, option = ("a classifier", "--classifier") if self.of_classifier else ("another network", "--gnet")
-            raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({option})")
+            asked = "a classifier" if self.of_classifier else "another network"
+            raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({self.option})")
 
     @property
     def name(self) -> str:
@@ -217,6 +217,11 @@ class Guide:
     def of_classifier(self) -> bool:
         """Whether `net` is a classifier."""
         return self.reference.of_classifier
+
+    @property
+    def option(self) -> str:
+        """By which a command line names `net`."""
+        return "--classifier" if self.of_classifier else "--gnet"
 
     def role(self, number: int) -> str:
         """What its network is called, as guide `number`, where evaluations are counted."""

@@ -15,7 +15,7 @@ from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.parts import Prediction
-from edm2_guidance.recipe.recipe import ImageSet, LabelRule, NetworkRef, Recipe, of_base
+from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
@@ -226,15 +226,17 @@ def open_recipe(
 
     loaded = functools.cache(functools.partial(load, device=target, trust_pickle=trust_pickle, offline=offline))
 
-    def opened(net: NetworkRef, classifier: bool = False) -> Any:
+    def opened(net: NetworkRef, option: str) -> Any:
         if net.opened is None:
-            return loaded(net.source, classifier=classifier)
+            model = loaded(net.source, classifier=option == "--classifier")
+            _check_content(net, model.identity["sha256"], f"{option}=PATH|URL")
+            return model
         if net.opened.device != target:
             raise ValueError(f"{net.source} was opened on {net.opened.device}: open it on {target}, with the others")
         return net.opened
 
-    main: Model = opened(recipe.net)
-    guides = tuple(None if spec.net is None else opened(spec.net, spec.of_classifier) for spec in recipe.guides)
+    main: Model = opened(recipe.net, "--net")
+    guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)
@@ -261,6 +263,15 @@ def open_recipe(
     )
     sizes = tuple(model.num_parameters for model in (main, *others))
     return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base)
+
+
+def _check_content(ref: FileRef, sha256: str, option: str) -> None:
+    """ValueError, naming the option that gives it anew, for a file with another hash than its recipe has."""
+    if ref.sha256 not in (None, sha256):
+        raise ValueError(
+            f"{ref.source} is another file than that of the recipe, its SHA-256 {sha256}, not {ref.sha256}: "
+            f"{option} gives it anew"
+        )
 
 
 def _device_for(recipe: Recipe, device: str) -> torch.device:
@@ -471,7 +482,11 @@ def _opened_base(
         return None
     if size == 0:
         raise ValueError(f"{main.source} enlarges no images: leave out --upsample, or name a network that does (--net)")
-    opened = open_(base) if isinstance(base, Recipe) else stored(base.source)
+    if isinstance(base, Recipe):
+        opened: Base = open_(base)
+    else:
+        opened = images = stored(base.source)
+        _check_content(base, str(images.recipe.sha256), "--upsample=IMAGES")
     if opened.image_size != size:
         found = f"{opened.image_size}x{opened.image_size}"
         raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
@@ -539,7 +554,7 @@ def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
     if any(guide.of_classifier and not guide.off for guide in recipe.guides):
         notes.append("the main network is unconditional: the classes are the classifier's")
         return recipe
-    if recipe.labels == "random":
+    if recipe.labels in ("random", "none"):
         notes.append("the main network is unconditional: its guide runs without a class, as in EDM2, unless --class=N")
         return replace(recipe, labels="none")
     notes.append("the main network is unconditional: the class is its guide's, not that of the images")

@@ -6,8 +6,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Any
 
 FULL = "float32"  # the precision that goes without saying
+_SHARD = 512  # images, about, where batches do not say where shards end
 _RUN = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?(?:,|\Z)", re.ASCII)
 
 
@@ -60,6 +62,20 @@ class ShardPlan:
 
     def _shards(self) -> Iterator[tuple[int, ...]]:
         return (self.shard(index) for index in range(len(self)))
+
+
+def cut_of(runs: Any, total: int) -> tuple[int, int] | None:
+    """Batch and shard size by which so many images are made in these runs (`batch_runs`); None if by none."""
+    try:
+        batch, before = int(runs[0][0]), 0
+        for size, count in runs:
+            before += size * (count if size == batch else 1)
+            if size != batch:
+                break
+        shard_size = before if before < total else -(-_SHARD // batch) * batch  # before the end, a shard is cut short
+        return (batch, shard_size) if ShardPlan(tuple(range(total)), shard_size).batch_runs(batch) == runs else None
+    except (TypeError, ValueError, LookupError, ArithmeticError):
+        return None  # a file may say anything
 
 
 def merged_reductions(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Every kind of file that the project reads from outside: small originals, and the public reader of each."""
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -9,15 +10,18 @@ import shutil
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 
 from dnnlib import download
 from dnnlib.partial import PartialFile
+from edm2_guidance.cli.config import with_config
 from edm2_guidance.images.batch import ImageBatch, drain
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import read_recipe
@@ -28,6 +32,9 @@ from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
 from edm2_guidance.metrics.score_output import feature_shards
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
+from edm2_guidance.work.again import read_made
+from edm2_guidance.work.again import read_recipe as read_recipe_again
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
@@ -81,6 +88,8 @@ def all_formats(folder: Path) -> dict[str, Format]:
             "set/dataset.json", "json", [_labels()], _read_images("set"), _beside("PNG", first=True)
         ),
         "recipe.json": Format("set/recipe.json", "json", [_recipe()], _read_images("set"), _beside("PNG", first=True)),
+        "recipe made again": Format("a.json", "json", [_to_make_again()], _make_again),
+        "options": Format("a.toml", "", [_OPTIONS], _read_options),
         "latents zip": Format("latents.zip", "zip", _latents_zips(), _read_latents, sealed=True),
         "ledger": Format("scores.jsonl", "jsonl", [_ledger()], _read_ledger),
         "image shard": _image_shard(folder, "shard-00000.zip", "zip"),
@@ -247,6 +256,36 @@ def _recipe() -> bytes:
     return json.dumps(
         {"format": 1, "recipe": recipe, "recipe_hash": "c0", "seeds": "0-2", "batches": [[2, 1], [1, 1]]}
     ).encode()
+
+
+def _to_make_again() -> bytes:
+    net, guide = NetworkRef("a.pkl", "ab", "nets/a.pkl"), NetworkRef("https://host/b.pkl", "cd", "https://host/b.pkl")
+    recipe = Recipe(net, Guide(guide, "cosine:w=2", StepInterval(3, 9)), 16, base=ImageSet("set.zip", "ef", "set.zip"))
+    return json.dumps({"recipe": recipe.to_json(), "seeds": "0-2,7", "batches": [[2, 2]], "run": {"batch": 2}}).encode()
+
+
+def _make_again(folder: Path) -> str:
+    made = read_made(folder / "a.json")
+    nets = [made.recipe.net, *(guide.net for guide in made.recipe.guides if guide.net is not None)]
+    for net in nets:
+        with suppress(ValueError):  # it is not there
+            made.file(net, "--net")
+    return str(made.changes(made.recipe, (1,))) + repr(read_recipe_again(folder / "a.json"))
+
+
+_OPTIONS = b"""
+[generate_zip]
+seeds = [1, 2]  # a comment
+steal = true
+"guidance" = 1.5
+[calculate_metrics.gen]
+metrics = "fid"
+"""
+
+
+def _read_options(folder: Path) -> list[str]:
+    command = importlib.import_module("edm2_guidance.commands.generate_zip").main
+    return with_config(click.Context(command), [f"--config={folder / 'a.toml'}"])[:-1]
 
 
 def _beside(kind: str, *, first: bool = False) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Networks to scores, without an image on the disk."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from dnnlib.terminal import counted
 from dnnlib.urls import is_url
 from dnnlib.workers import Workers
 from edm2_guidance.cli import metric_options as opt
+from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.lists import first_seeds, seed_option
+from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
@@ -37,6 +39,7 @@ from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from edm2_guidance.metrics.score_output import Scores
+    from edm2_guidance.work.again import Made
     from edm2_guidance.work.complete import Pending
 
 
@@ -72,10 +75,12 @@ def gen(asked: GenOptions) -> None:
     """
     networks, run = asked.networks, asked.run
     preset = only_preset(networks.preset) if networks.preset else None
+    made = made_before(networks.recipe)
+    asked = replace(asked, **sizes_of(made, "batch"))
     recipe = recipe_from(Method(networks, asked.sampling, run.noise_device), preset, scored=True)
-    source = opt.reference_from(asked.ref, preset)
-    metrics = opt.asked_metrics(asked.metrics) or opt.known_metrics(source) or metrics_of(source, preset, run.offline)
-    seeds = first_seeds(asked.seed, STANDARD_NUM_IMAGES if asked.num is None else asked.num)
+    source = opt.reference_from(asked.ref or (None if made is None else made.reference), preset)
+    metrics = asked_metrics(asked, made) or opt.known_metrics(source) or metrics_of(source, preset, run.offline)
+    seeds = scored_seeds(asked, made)
     if opt.open_ended(metrics):
         metrics = settled_metrics(metrics, source, None, len(seeds), run.offline)
     choices = asked.detectors.choices(metrics)
@@ -89,6 +94,25 @@ def gen(asked: GenOptions) -> None:
     size = feature_bytes(metrics, len(seeds))
     writes = {Path(asked.workdir, "plan.json"): size, Path(asked.ledger.ledger): 0}
     return send(asked.jobs, run, fetch, writes, asked.workdir)
+
+
+def asked_metrics(asked: GenOptions, made: "Made | None") -> list[str] | None:
+    """Those that are given; else that of the line which is scored again, if it is one."""
+    given = opt.asked_metrics(asked.metrics)
+    if given is not None or made is None or made.metric is None:
+        return given
+    with bad_input():
+        return opt.Metrics().parse(made.metric)
+
+
+def scored_seeds(asked: GenOptions, made: "Made | None") -> range:
+    """The seeds from the first one on. A usage error where what was made has others."""
+    num = STANDARD_NUM_IMAGES if asked.num is None else asked.num
+    seeds = seeds_again(made, None, asked.seed, num, "num")
+    run = range(seeds[0], seeds[0] + len(seeds))
+    if made is not None and seeds != list(run):
+        raise click.UsageError(f"{made.name} has seeds that are not in a row, which gen takes: give --seed and --num")
+    return run
 
 
 def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list[str], seeds: range) -> None:
