@@ -116,7 +116,7 @@ def test_stored_latents_decode_to_the_same_images(tmp_path):
     [
         (3, "3 is no network: give a path, URL or name"),
         (torch.nn.Conv2d(3, 3, 1), "Conv2d is in training mode"),
-        (torch.nn.Conv2d(3, 3, 1).eval(), "returned a Conv2d without img_channels, img_resolution, label_dim"),
+        (torch.nn.Conv2d(3, 3, 1).eval(), "^a Conv2d without img_channels, img_resolution, label_dim"),
         (Gauss(object()), "Gauss takes mean, a object, from outside"),
     ],
 )

@@ -65,7 +65,7 @@ def open_model(source: str, device: torch.device, *, trust_pickle: bool, offline
     """Run FILE.py, call its function, and take what it returns; as `models.open_model`."""
     made, code, sha256 = _made(source, device)
     if not (hasattr(made, "shape") and hasattr(made, "predict")):
-        made = _Bare(made, code, _WHOLE)
+        made = _Bare(made, source, _WHOLE)
     return PythonModel(made, code, sha256)
 
 
@@ -73,7 +73,7 @@ def open_classifier(source: str, device: torch.device, *, trust_pickle: bool, of
     """The same for a classifier; as `models.open_classifier`."""
     made, code, sha256 = _made(source, device)
     if not (hasattr(made, "shape") and hasattr(made, "log_probs")):
-        made = _Bare(made, code, "an object with shape, num_classes and log_probs, as of models.base.Classifier")
+        made = _Bare(made, source, "an object with shape, num_classes and log_probs, as of models.base.Classifier")
     return PythonClassifier(made, code, sha256)
 
 
@@ -96,7 +96,7 @@ def of_object(made: Any) -> "PythonModel | PythonClassifier":
         source, Path(getattr(sys.modules.get(type(made).__module__), "__file__", None) or ""), is_out_of_memory
     )
     wraps = PythonClassifier if classifies else PythonModel
-    model = wraps(made if whole else _Bare(made, code, _WHOLE), code, digest(describe(made)), made)
+    model = wraps(made if whole else _Bare(made, None, _WHOLE), code, digest(describe(made)), made)
     weights = next(made.parameters(), None) if isinstance(made, nn.Module) else None
     model.device = torch.device(getattr(made, "device", "cpu")) if weights is None else weights.device
     return model
@@ -134,12 +134,14 @@ class _Bare:
 
     supports = frozenset({"gradients"})
 
-    def __init__(self, net: Any, code: UserCode, better: str) -> None:
+    def __init__(self, net: Any, source: str | None, better: str) -> None:
+        """source: of the function that returned it; None for what was given. ValueError for what is neither."""
         missing = [name for name in _OF_A_NETWORK if not hasattr(net, name)]
         if not isinstance(net, nn.Module) or missing:
             without = f" without {', '.join(missing)}" if isinstance(net, nn.Module) else ""
+            said, verb = ("a", "give") if source is None else (f"{source} returned a", "return")
             raise ValueError(
-                f"{code.source} returned a {type(net).__name__}{without}: return {better}, or a torch.nn.Module with "
+                f"{said} {type(net).__name__}{without}: {verb} {better}, or a torch.nn.Module with "
                 f"{', '.join(_OF_A_NETWORK)}"
             )
         self._net = net

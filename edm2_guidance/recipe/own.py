@@ -30,15 +30,15 @@ class OwnFunction(Spec):
     Attributes:
         offered: The names of what it can be called with.
         name: Of the function.
-        sha256: Of what it does (`recipe.described`).
         settings: Its other parameters that are not at their defaults, NAME=VALUE.
+        sha256: Of what it does (`recipe.described`).
     """
 
     offered: ClassVar[tuple[str, ...]] = ()
 
     name: str = ""
-    sha256: str = ""
     settings: tuple[str, ...] = ()
+    sha256: str = ""
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, later: bool = False) -> Self:
