@@ -217,6 +217,7 @@ def _write_body(
                 done += len(chunk)
                 _check_growth(done, version, part, policy)
                 file.write(chunk)
+                file.flush()  # what a kill loses is not what Python's version buffers
                 report(done, version.total)
                 pace.check(len(chunk))
     except TooSlow:

@@ -157,7 +157,7 @@ def _is_tensor_file(members: set[str]) -> bool:
 
 def _members(path: Path) -> set[str]:
     """Names in a ZIP; none if it is no ZIP. ValueError if damaged."""
-    if not _magic(path).startswith(b"PK") or not zipfile.is_zipfile(path):
+    if not _magic(path).startswith((b"PK\3\4", b"PK\5\6")):
         return set()
     with open_zip(path) as file:
         return set(file.namelist())

@@ -90,7 +90,7 @@ def test_names_from_a_file(tmp_path: Path) -> None:
         (b"[1]", "has no list of names"),
         (b"", "has no list of names"),
         (b"{", "is not valid JSON"),
-        (b"[" * 2000, "nested too deeply"),
+        (b"[" * 2000 + b"]" * 2000, "nested too deeply"),
         (b"cat\n \ndog\n", "has no name in line 2"),
         (b"cat\n" + b"x" * 201, "has 201 characters in line 2: a name has at most 200"),
         ("cat\ndog".encode("utf-16"), "is not UTF-8 text: save it as UTF-8"),

@@ -44,7 +44,7 @@ OWN_ERRORS = {ValueError, UnsafePickleError, DamagedPickleError, DamagedFileErro
 
 # What the interpreter reports of reading files and of work in threads, and of claims.
 HARMLESS = {"array.__new__", "object.__getattr__", "mmap.__new__", "builtins.id", "sys._getframe", "os.listdir",
-"os.scandir", "_thread.start_new_thread", "glob.glob",
+            "os.scandir", "_thread.start_new_thread", "_thread.start_joinable_thread", "glob.glob",
             "pathlib.Path.glob", "pathlib.Path.rglob", "fcntl.flock", "socket.gethostname", "time.sleep",
             "os.truncate"}  # fmt: skip
 INSIDE = {"open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.utime", "os.chmod"}

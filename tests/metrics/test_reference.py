@@ -253,7 +253,7 @@ def test_damaged_statistics_are_refused(suffix: str, content: dict[str, Any], me
         ("page.npz", b"<html>404</html>", "a web page"),
         ("text.npz", b"not found", "neither"),
         ("empty.pkl", b"", "neither"),
-        ("short.npz", b"PK\x03\x04 and then nothing", "cannot be read as statistics"),
+        ("short.npz", b"PK\x03\x04 and then nothing", "short.npz is a damaged"),
         ("short.pkl", pickle.dumps({"fid": 1}, 4)[:-2], "pickle|byte"),
         ("other.pkl", pickle.dumps({"ema": [1, 2]}, 4), "not of statistics"),
         ("list.pkl", pickle.dumps([1, 2], 4), "not of statistics"),

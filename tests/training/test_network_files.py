@@ -516,7 +516,7 @@ TAMPERED = {
     "dataset_kwargs": (lambda c: c.update(dataset_kwargs=[1]), "dataset_kwargs is a value of type list"),
     "unknown encoder": (lambda c: setattr(c.encoder, "class_name", "MyEncoder"), "encoder: class MyEncoder is not"),
     "encoder of another type": (lambda c: c.update(encoder=3), "encoder: not an encoder but a value of type int"),
-    "argument of the encoder": (lambda c: c.encoder.state.update(_init_kwargs={"a": 1}), "no constructor argument 'a'"),
+    "argument of the encoder": (lambda c: c.encoder.state.update(_init_kwargs={"a": 1}), "argument 'a'"),
     "positional argument of the encoder": (lambda c: c.encoder.state.update(_init_args=(1,)), "positional arguments"),
     "attribute of the encoder": (lambda c: c.encoder.state.update(gamma=2.2), "encoder: attribute gamma = 2.2"),
     "scale of the VAE": (lambda c: c.update(encoder=vae_encoder(scale=np.ones(4, np.float32))), "attribute scale"),
