@@ -85,6 +85,7 @@ def cut(words):
     """The same command for less work: two of the images counted, one block of a row, few columns and steps."""
     small = [COUNTS.sub(r"\1=100" if words[1] == "toy_example.py" else r"\1=2", word) for word in words[2:]]
     if any(word.startswith("--grid=") for word in words):
+        small = [word for word in small if not word.startswith("--cell=")]  # of as many seeds
         small = [LISTS.sub(r"\1=\2", RANGES.sub(r"\1=\2", word)) for word in small]
     if words[1:3] == ["reproduce.py", "run"]:
         return last_of_each([*small, "--blocks=1"])
