@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
-    from edm2_guidance.library import decode, generate, generate_zip, sample_latents, score, search
+    from edm2_guidance.images.diagnostics import Diagnostics
+    from edm2_guidance.library import decode, diagnostics, generate, generate_zip, sample_latents, score, search
     from edm2_guidance.metrics.scoring import Score
     from edm2_guidance.models import open_classifier, open_model
     from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `import edm2_guidance` takes no time.
 _PLACES = {
+    "Diagnostics": "images.diagnostics",
     "Generation": "sampling.generation",
     "Guide": "recipe.recipe",
     "ImageBatch": "images.batch",
@@ -27,6 +29,7 @@ _PLACES = {
     "Trial": "reproduction.sweeps",
     "classifier_guide": "recipe.recipe",
     "decode": "library",
+    "diagnostics": "library",
     "generate": "library",
     "generate_zip": "library",
     "open_classifier": "models",
@@ -38,9 +41,9 @@ _PLACES = {
     "search": "library",
 }
 __all__ = [
-    "Generation", "Guide", "ImageBatch", "Latents", "Recipe", "Score", "SigmaInterval", "StepInterval", "Trial",
-    "classifier_guide", "decode", "generate", "generate_zip", "open_classifier", "open_model", "open_recipe",
-    "read_recipe", "sample_latents", "score", "search",
+    "Diagnostics", "Generation", "Guide", "ImageBatch", "Latents", "Recipe", "Score", "SigmaInterval", "StepInterval",
+    "Trial", "classifier_guide", "decode", "diagnostics", "generate", "generate_zip", "open_classifier", "open_model",
+    "open_recipe", "read_recipe", "sample_latents", "score", "search",
 ]  # fmt: skip
 
 

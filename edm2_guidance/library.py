@@ -15,6 +15,7 @@ from typing import Any
 from dnnlib.atomic import check_destination
 from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.metrics import ledger as ledgers
 from edm2_guidance.metrics.catalog import ALL, check_counts, detector_choices, find_metric, names_of
 from edm2_guidance.metrics.detectors import load_detector
@@ -39,6 +40,7 @@ from edm2_guidance.reproduction.sweeps import Sweep, Trials, find_best
 from edm2_guidance.sampling.generation import Generation, open_recipe
 from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.work.complete import Run, complete
+from edm2_guidance.work.diagnostics import stored_diagnostics
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.zip_output import ZipOutput
 from torch_utils.distributed import device_identity, pick_device
@@ -52,6 +54,7 @@ def generate(
     *,
     batch: int = 32,
     device: str | None = None,
+    diagnostics: bool = False,
     progress: bool = False,
 ) -> ImageBatch:
     """The images of these seeds, with their classes: uint8 [N, 3, H, W] on the CPU.
@@ -61,6 +64,7 @@ def generate(
         seeds: One seed each, as many as images; a number stands for the seeds below it.
         batch: Images at a time, as far as memory holds them. It moves last bits only.
         device: "cpu", "cuda", "cuda:1", "mps". None: where the recipe's open networks are, or the best there is.
+        diagnostics: Whether to take down what guidance does to each image: `diagnostics(images)` gives it.
         progress: Whether to show a bar.
 
     Raises ValueError for what cannot be sampled, OSError for files that cannot be had, RuntimeError for images that are
@@ -70,7 +74,7 @@ def generate(
     generation.check_seeds(wanted)
     made = []
     with _bar(len(wanted), progress) as advance:
-        for part in generation.images(wanted, batch):
+        for part in generation.images(wanted, batch, diagnostics):
             made.append(part)
             advance(len(part))
     return ImageBatch.joined(made)
@@ -115,12 +119,14 @@ def generate_zip(
     batch: int = 64,
     shard_size: int = 512,
     device: str | None = None,
+    diagnostics: bool = False,
     progress: bool = False,
 ) -> Path:
     """Sample into a ZIP of PNGs, with classes and recipe, as generate_zip.py does; what an interrupted call made stays.
 
-    The same call, or the command, goes on with it. shard_size: images that an interruption costs at most. Other
-    arguments and errors as `generate`; ValueError, too, if the file is there and holds other images.
+    The same call, or the command, goes on with it. shard_size: images that an interruption costs at most. diagnostics:
+    whether to write them, too, in a file beside the ZIP: `diagnostics(path)` reads it. Other arguments and errors as
+    `generate`; ValueError, too, if the file is there and holds other images, or was made without diagnostics.
     """
     generation, path = _opened(recipe, device), Path(path)
     check_destination(path)
@@ -133,9 +139,23 @@ def generate_zip(
         with _bar(total, progress, there) as advance:
             yield advance
 
-    output = ZipOutput(path, plan, generation.recipe, run)
-    complete(output, lambda part: generation.images(part, batch), bar)
+    output = ZipOutput(path, plan, generation.recipe, run, diagnostics=diagnostics)
+    complete(output, lambda part: generation.images(part, batch, diagnostics), bar)
     return path
+
+
+def diagnostics(images: ImageBatch | str | PathLike[str]) -> Diagnostics:
+    """What guidance did to each image, at every step.
+
+    images: made by `generate(..., diagnostics=True)`, or the path of a ZIP that was made with diagnostics, or of the
+    `.diagnostics.npz` beside it. ValueError for images that were made without, and for a file that is damaged or of
+    other images than the ZIP; OSError if it cannot be read.
+    """
+    if not isinstance(images, ImageBatch):
+        return stored_diagnostics(images)
+    if images.diagnostics is None:
+        raise ValueError("these images were made without: generate(..., diagnostics=True)")
+    return images.diagnostics
 
 
 def score(

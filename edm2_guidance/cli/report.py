@@ -95,16 +95,16 @@ def others(pending: "Pending") -> str:
 
 
 class Sampling:
-    """Sources of images, `batch` images at a time, whose evaluations are counted."""
+    """Sources of images, `batch` images at a time, whose evaluations are counted. diagnostics: of each, beside it."""
 
-    def __init__(self, generation: "Generation", batch: int) -> None:
+    def __init__(self, generation: "Generation", batch: int, diagnostics: bool = False) -> None:
         self._generation = generation
-        self._batch = batch
+        self._how = batch, diagnostics
         self._sources: list[GeneratedImages] = []
 
     def __call__(self, seeds: Sequence[int]) -> "GeneratedImages":
         """The images of these seeds."""
-        self._sources.append(self._generation.images(seeds, self._batch))
+        self._sources.append(self._generation.images(seeds, *self._how))
         return self._sources[-1]
 
     @property

@@ -161,9 +161,18 @@ class PictureOptions(OptionGroup, heading="Picture"):
 
 
 class PlotOptions(PictureOptions):
-    """A plot of searches."""
+    """A plot of searches, or of diagnostics."""
 
-    kind: Literal["weight", "scale", "alpha", "interval", "ema"] = option("The x axis", required=True)
-    num: int = _num_option("The scores at so many images", required=True)
+    kind: Literal["weight", "scale", "alpha", "interval", "ema", "diagnostics"] = option("What is drawn", required=True)
+    images: int | None = _num_option("Of searches: the scores at so many images")
     against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
     ledger: str = ledger_option()
+
+    @property
+    def num(self) -> int:
+        """At so many images. Usage error if that was not said."""
+        if self.images is None:
+            context = click.get_current_context()
+            asked = next(param for param in context.command.params if param.name == "images")
+            raise click.MissingParameter(ctx=context, param=asked)
+        return self.images

@@ -11,7 +11,7 @@ from dnnlib.terminal import counted
 from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seed_option
-from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
@@ -42,6 +42,9 @@ class ZipOptions(OptionGroup, heading="Images"):
         first=True,
     )
     outdir: str = option("Folder of the ZIP", metavar="DIR", default="./results", heading="Output")
+    diagnostics: bool = flag(
+        "Also write ZIP.diagnostics.npz: what guidance did to each image at each step", heading="Output"
+    )
     batch: int = batch_option(64)
     batch_size_decoder: int = option("VAE batch", type=COUNT, default=8, heading="Computing")
     run: RunOptions
@@ -105,8 +108,8 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
         generation.set_decoder_batch(asked.batch_size_decoder)
         path = Path(asked.out or default_path(asked.outdir, generation.recipe, seeds))
         how = Run(asked.batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
-        output = ZipOutput(path, plan, generation.recipe, how)
-    sampling = Sampling(generation, asked.batch)
+        output = ZipOutput(path, plan, generation.recipe, how, diagnostics=asked.diagnostics)
+    sampling = Sampling(generation, asked.batch, asked.diagnostics)
 
     def tell() -> None:
         announce(generation)

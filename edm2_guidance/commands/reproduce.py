@@ -26,6 +26,7 @@ from edm2_guidance.cli.say import say, say_notes, warn
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
+from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
@@ -309,18 +310,24 @@ def make_search(asked: FindOptions) -> None:
 
 
 @main.command("plot")
-@click.argument("names", metavar="SEARCH...", nargs=-1, required=True)
+@click.argument("names", metavar="SEARCH|ZIP...", nargs=-1, required=True)
 @takes_options
 def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     """Plot searches from the ledger: scores against the weight, scale, blend, the interval's ends or both EMA lengths.
 
     A curve is the mean over blocks of seeds, its bars the interval of the mean where lines of the ledger hold
     intervals, else from the lowest to the highest block. Several names only with --kind=weight, scale and alpha.
+    --kind=diagnostics draws ZIPs made with --diagnostics: how far main network and reference are apart at each noise
+    level, median and 5 to 95 % of the images, above the weights.
 
     \b
     python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num-images=1000 --size=column --out=weights.pdf
     python reproduce.py plot mnist16-autog --against=mnist16-cfg --kind=weight --num-images=1000 --out=differences.svg
+    python reproduce.py plot results/a.zip results/b.zip --kind=diagnostics --out=differences.png
     """
+    if plot.kind == "diagnostics":
+        return plot_diagnostics(names, plot)
+    num = plot.num
     from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import plots
 
@@ -331,8 +338,25 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
         plots.check(panels, plot.look)
     say_notes(note for panel in panels for note in panel.notes)
     metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
-    metric = ", ".join(m for m in metrics if m.endswith(f"@{plot.num}")) or metrics[0]
+    metric = ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0]
     plots.draw(panels, f"difference in {metric}" if plot.against else metric, plot.out, plot.look)
+    return click.echo(plot.out)
+
+
+def plot_diagnostics(paths: tuple[str, ...], plot: opt.PlotOptions) -> None:
+    """Plot what guidance did to the images of ZIPs."""
+    from edm2_guidance.papers import diagnostics, plots
+    from edm2_guidance.work.diagnostics import SUFFIX, stored_diagnostics
+
+    with bad_input():
+        for name in ("images", "against", "ledger"):
+            if given(name):
+                raise ValueError(f"{quoted(name)} is of searches: --kind=diagnostics draws all images of a ZIP")
+        plot.check_place()
+        names = [Path(path).name.removesuffix(SUFFIX).removesuffix(".zip") for path in paths]
+        sets = [(name, stored_diagnostics(path)) for name, path in zip(names, paths, strict=True)]
+        plots.check_look(plot.look, diagnostics.curve_names(sets))
+    diagnostics.draw(sets, plot.out, plot.look)
     click.echo(plot.out)
 
 

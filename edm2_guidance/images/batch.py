@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from edm2_guidance.images.diagnostics import Diagnostics
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -22,6 +24,7 @@ class ImageBatch:
         labels: The class index of each image, or None for images without classes.
         reduced: How many images at a time memory held of the work ("sampling", "decoding") that was to be done on
             more at a time; empty if all was done as asked. Where it is not, last bits may differ.
+        diagnostics: What guidance did to each image, if that was taken down.
 
     Raises ValueError for another dtype, shape or device, or if the numbers of images, seeds and labels differ.
     """
@@ -30,6 +33,7 @@ class ImageBatch:
     seeds: tuple[int, ...] | None = None
     labels: tuple[int, ...] | None = None
     reduced: Mapping[str, int] = field(default_factory=dict)
+    diagnostics: "Diagnostics | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         import torch
@@ -48,15 +52,19 @@ class ImageBatch:
 
     @classmethod
     def joined(cls, parts: "Sequence[ImageBatch]") -> "ImageBatch":
-        """Batches of one size as one, in their order; seeds and classes stay where all have them."""
+        """Batches of one size as one, in their order; seeds, classes and diagnostics stay where all have them."""
         import torch
+
+        from edm2_guidance.images.diagnostics import Diagnostics
 
         seeds, labels = (
             None if any(each is None for each in values) else tuple(one for each in values for one in each or ())
             for values in ([part.seeds for part in parts], [part.labels for part in parts])
         )
         reduced = {work: limit for part in parts for work, limit in part.reduced.items()}
-        return cls(torch.cat([part.images for part in parts]), seeds, labels, reduced)
+        taken_down = [part.diagnostics for part in parts if part.diagnostics is not None]
+        diagnostics = Diagnostics.joined(taken_down) if len(taken_down) == len(parts) else None
+        return cls(torch.cat([part.images for part in parts]), seeds, labels, reduced, diagnostics)
 
     def pil(self) -> "list[Image]":
         """As pictures of Pillow."""
@@ -91,7 +99,8 @@ class ImageBatch:
     def select(self, rows: Sequence[int]) -> "ImageBatch":
         """The images of these rows, with what is known of each."""
         seeds, labels = (values and tuple(values[row] for row in rows) for values in (self.seeds, self.labels))
-        return ImageBatch(self.images[list(rows)], seeds, labels, self.reduced)
+        diagnostics = None if self.diagnostics is None else self.diagnostics.select(rows)
+        return ImageBatch(self.images[list(rows)], seeds, labels, self.reduced, diagnostics)
 
 
 class ImageSource(Protocol):

@@ -21,5 +21,6 @@ def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def npz_array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """An array of the open .npz `file` at `path`, of any size. ValueError if it is damaged or not there."""
+    data = read_zip_member(path, file, f"{name}.npy", None)
     with damage_means(f"{name} in {path} is no readable array"):
-        return npy.from_bytes(read_zip_member(path, file, f"{name}.npy", None))
+        return npy.from_bytes(data)

@@ -76,13 +76,17 @@ class Look:
 
 
 def check(panels: Sequence[Panel], look: Look) -> None:
-    """ValueError if a panel has nothing to draw, or not as many curves as there are labels; as of `styled`."""
+    """ValueError if a panel has nothing to draw; as `check_look`."""
     for panel in panels:
         if not any(panel.curves.values()):
             raise ValueError(f"nothing to draw against {panel.xlabel}: no scores in the ledger")
-        names = panel.names
-        if look.labels is not None and len(look.labels) != len(names):
-            raise ValueError(f"{len(look.labels)} labels for {len(names)} curves: one each for {', '.join(names)}")
+        check_look(look, panel.names)
+
+
+def check_look(look: Look, names: Sequence[str]) -> None:
+    """ValueError if there are not as many curves, of these names, as labels; as of `styled`."""
+    if look.labels is not None and len(look.labels) != len(names):
+        raise ValueError(f"{len(look.labels)} labels for {len(names)} curves: one each for {', '.join(names)}")
     figures.check_style(look.style)
 
 
@@ -125,7 +129,7 @@ def _bars_text(panels: Sequence[Panel]) -> str:
 
 def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) -> None:
     handles = []
-    for number, (name, look) in enumerate(zip(panel.curves, _looks(), strict=False)):
+    for number, (name, look) in enumerate(zip(panel.curves, looks(), strict=False)):
         means, offs = panel.means(name), list(zip(*_offs(panel, name), strict=True))
         bars = {"yerr": offs if any(map(any, offs)) else None, "capsize": 1.5, "elinewidth": 0.8, "capthick": 0.8}
         handles.append(axes.errorbar([*means], [*means.values()], **bars, **look))
@@ -142,7 +146,7 @@ def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) ->
         axes.set_xscale("log")
     axes.set_xlabel(panel.xlabel + (f"\n({panel.fixed})" if panel.fixed else ""))
     axes.grid(alpha=0.25)
-    _add_legend(axes, handles, labels, width)
+    add_legend(axes, handles, labels, width)
 
 
 def _offs(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
@@ -156,7 +160,7 @@ def _offs(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
         yield max(0.0, mean - low), max(0.0, high - mean)
 
 
-def _looks() -> Iterator[Mapping[str, Any]]:
+def looks() -> Iterator[Mapping[str, Any]]:
     """Colour and marker of one curve after the other, as the style has them."""
     cycle = figures.setting("axes.prop_cycle")
     return ({"color": "C0", "marker": "o", **each} for each in itertools.cycle(cycle))
@@ -169,7 +173,7 @@ def _shifted(axes: Any, points: float) -> Any:
     return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
-def _add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str], width: float) -> None:
+def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str], width: float) -> None:
     """Above the axes, where it hides nothing, with as many entries in a row as fit into so many inches."""
     letter = figures.setting("font.size") / 72 * 0.6  # inches; an entry's line and gaps are as wide as six
     across = max(1, int(width / (letter * (max(map(len, labels)) + 6))))

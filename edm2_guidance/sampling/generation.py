@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dnnlib.places import recorded_place
 from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
@@ -19,6 +20,7 @@ from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
+from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
@@ -135,6 +137,11 @@ class Generation:
         guides = enumerate(zip(self.recipe.guides, self.guides, strict=True), start=1)
         return {"main": self.main, **{spec.role(n): model for n, (spec, model) in guides if model is not None}}
 
+    def diagnostics(self, recorder: Recorder, seeds: Sequence[int], labels: Sequence[int] | None) -> Diagnostics:
+        """What was taken down of a batch of these seeds, with the names of guides and networks."""
+        guides = [guide.role(number) for number, guide in enumerate(self.recipe.guides, start=1)]
+        return recorder.diagnostics(seeds, labels, guides, list(self.networks()))
+
     def set_decoder_batch(self, batch: int) -> None:
         """Decode at most this many images at a time, if the decoder is a network (it needs far more memory)."""
         for each in self._stages():
@@ -156,8 +163,8 @@ class Generation:
         """This one, and those that make the images that it enlarges."""
         return [self, *(self.base._stages() if isinstance(self.base, Generation) else [])]
 
-    def images(self, seeds: Sequence[int], batch: int) -> "GeneratedImages":
-        return GeneratedImages(self, seeds, batch)
+    def images(self, seeds: Sequence[int], batch: int, diagnostics: bool = False) -> "GeneratedImages":
+        return GeneratedImages(self, seeds, batch, diagnostics)
 
     def check_unchanged(self) -> None:
         """ValueError if what is the user's own, functions or networks, is no longer what the recipe says."""
@@ -196,7 +203,7 @@ class Generation:
         """The same, with what is known of each."""
         images, limit = self.decode(latents.values)
         reduced = {**latents.reduced, **({} if limit is None else {"decoding": limit})}
-        return ImageBatch(images, latents.seeds, latents.labels, reduced)
+        return ImageBatch(images, latents.seeds, latents.labels, reduced, latents.diagnostics)
 
 
 def open_network(source: str, *, classifier: bool = False, **how: Any) -> Model | Classifier:
@@ -307,18 +314,20 @@ class GeneratedImages:
     """An ImageSource that samples `seeds` in order, `batch` at a time. Every pass over it samples again.
 
     A batch that memory does not hold is sampled in parts: the same noise and labels, last bits as in smaller batches.
+    diagnostics: whether its batches have them, of this recipe's steps; those of a base are not taken down.
 
     Attributes:
         evaluations: Network evaluations of the last pass, in images.
         reduced: As `ImageBatch.reduced`, over the last pass.
     """
 
-    def __init__(self, generation: Generation, seeds: Sequence[int], batch: int) -> None:
+    def __init__(self, generation: Generation, seeds: Sequence[int], batch: int, diagnostics: bool = False) -> None:
         if batch < 1:
             raise ValueError(f"batch {batch}: at least 1 image")
         self.generation = generation
         self.seeds = tuple(seeds)
         self.batch = batch
+        self.diagnostics = diagnostics
         self.num_images = len(self.seeds)
         self.evaluations: dict[str, int] = {}
         self.reduced: dict[str, int] = {}
@@ -349,15 +358,21 @@ class GeneratedImages:
     def _sample(self, seeds: Sequence[int]) -> Latents:
         generation, small = self.generation, self._small(seeds)
 
-        def sampled(part: slice) -> tuple[Tensor, list[int] | None]:
-            theirs = () if small is None else (small.select(range(len(seeds))[part]),)
-            return sample(generation, seeds[part], self.evaluations, *theirs)
+        def sampled(part: slice) -> tuple[Tensor, list[int] | None, Diagnostics | None]:
+            theirs = None if small is None else small.select(range(len(seeds))[part])
+            recorder = Recorder() if self.diagnostics else None
+            latents, labels = sample(generation, seeds[part], self.evaluations, theirs, recorder)
+            done = None if recorder is None else generation.diagnostics(recorder, seeds[part], labels)
+            return latents, labels, done
 
         parts, limit = generation.memory.sampling.run(sampled, len(seeds), len(seeds))
-        labels = tuple(label for _, some in parts for label in some or ())
+        labels = tuple(label for _, some, _ in parts for label in some or ())
         reduced = {} if limit is None else {"sampling": limit}
         reduced |= {} if small is None else of_base(small.reduced)
-        return Latents(torch.cat([latents for latents, _ in parts]), tuple(seeds), labels or None, reduced)
+        values = torch.cat([latents for latents, *_ in parts])
+        taken_down = [each for *_, each in parts if each is not None]
+        diagnostics = Diagnostics.joined(taken_down) if taken_down else None
+        return Latents(values, tuple(seeds), labels or None, reduced, diagnostics=diagnostics)
 
     def _small(self, seeds: Sequence[int]) -> ImageBatch | None:
         """The images that are enlarged, of which one class for all may be given; None for a network that takes none."""
@@ -376,13 +391,14 @@ def sample(
     seeds: Sequence[int],
     evaluations: dict[str, int] | None = None,
     small: ImageBatch | None = None,
+    recorder: Recorder | None = None,
 ) -> tuple[Tensor, list[int] | None]:
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
     small: what `generation.base` made of these seeds, with the classes. Without, the class is None if the main network
     knows none, whatever its guides were told, unless a classifier guides it.
-    Adds to `evaluations` how often each network was run, in images. RuntimeError if the result is not finite,
-    a warning if it is far from any image.
+    Adds to `evaluations` how often each network was run, in images. recorder: takes down what guidance does.
+    RuntimeError if the result is not finite, a warning if it is far from any image.
     """
     recipe, main, device = generation.recipe, generation.main, generation.device
     num_classes, low_res, of_seeds = generation.num_classes, None, seeds
@@ -397,10 +413,11 @@ def sample(
     counted = {name: Counted(_bound(model, device, low_res)) for name, model in generation.networks().items()}
     guides = [(guide, counted.get(guide.role(number))) for number, guide in enumerate(recipe.guides, start=1)]
     batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
-    at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips)
+    at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder)
     noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
-    for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # noqa: B007
-        pass  # one step in memory at a time
+    for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
+        if recorder is not None:
+            recorder.end(last.info, [network.evaluations for network in counted.values()])
     if evaluations is not None:
         for name, network in counted.items():
             evaluations[name] += network.evaluations

@@ -11,6 +11,7 @@ import torch
 
 from dnnlib.atomic import atomic_path
 from edm2_guidance.images import npy
+from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.npz import npz_array
 from edm2_guidance.images.unzip import open_zip, read_zip_member
@@ -27,6 +28,7 @@ class Latents:
         labels: The class index of each, or None for those without classes.
         reduced: As `ImageBatch.reduced`.
         recipe: Of what they are samples, as `Recipe.to_json` writes it; None if nobody knows.
+        diagnostics: As `ImageBatch.diagnostics`, on the way to images: neither joined nor saved.
     """
 
     values: torch.Tensor = field(repr=False)
@@ -34,6 +36,7 @@ class Latents:
     labels: tuple[int, ...] | None = None
     reduced: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = field(default=None, repr=False)
+    diagnostics: Diagnostics | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -15,11 +15,13 @@ def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
     cure = "give another name, or move it away to start over"
     threads = found.get("threads")
-    to_choose = ("batch", "shard_size", *(("threads",) if type(threads) is int else ()))
+    to_choose = ("batch", "shard_size", "diagnostics", *(("threads",) if type(threads) is int else ()))
     ours = {key: value for key, value in wanted.items() if key not in to_choose}
     if all(found.get(key) == value for key, value in ours.items()):
         batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
         options = f"--batch={batch} --shard-size={size}"
+        if found.get("diagnostics") != wanted.get("diagnostics"):
+            options += " --diagnostics" if "diagnostics" in found else " without --diagnostics"
         if "threads" in to_choose and threads != wanted.get("threads"):
             options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
         cure = f"{options} goes on with it, or {cure}"

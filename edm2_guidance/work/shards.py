@@ -9,8 +9,8 @@
     FOLDER/device-ID.0.claim       which process uses this device
     FOLDER/join.0.claim            who is joining the shards, once all are there
 
-A shard holds PNGs, features (then alone as `.npz`), or both of the same images, so that one pass makes all that is
-kept of them; `shard.json` ends it: {"plan": id, "index": i, ...}. Torch-free.
+A shard holds PNGs, features (then alone as `.npz`), or both of the same images, and their diagnostics, so that one pass
+makes all that is kept of them; `shard.json` ends it: {"plan": id, "index": i, ...}. Torch-free.
 """
 
 import hashlib
@@ -228,7 +228,7 @@ class ShardFolder(Work):
         now = upgraded(found)
         if "precision" not in found:  # as in plans of the version before, whatever it was
             self._identity = tuple(key for key in self._identity if key != "precision")
-        if any(now.get(key) != self._asked[key] for key in self._identity):
+        if any(now.get(key) != self._asked.get(key) for key in (*self._identity, "diagnostics")):
             refuse(self.folder, now, self._asked)
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
         self.content = {**self._asked, **kept}  # by which finished shards say whose they are

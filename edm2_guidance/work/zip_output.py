@@ -1,7 +1,8 @@
 """Many images into one ZIP, in shards.
 
-    out.zip.shards/     plan, finished shards and leases: work.shards
-    out.zip             all shards, merged; the folder is removed once this has its name
+    out.zip.shards/                 plan, finished shards and leases: work.shards
+    out.zip.diagnostics.npz         what guidance did to each image, if that is asked for; it is there before the ZIP
+    out.zip                         all shards, merged; the folder is removed once this has its name
 
 Torch-free.
 """
@@ -22,6 +23,7 @@ from edm2_guidance.images.unzip import read_zip_member
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, read_recipe
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run
+from edm2_guidance.work.diagnostics import Recorded, stored_diagnostics, write_joined
 from edm2_guidance.work.identity import refuse
 from edm2_guidance.work.plan import ShardPlan, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder
@@ -41,7 +43,8 @@ class ZipOutput:
          "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
                                                     last bits may then differ from those of another run)
 
-    Joining needs the room of the images twice.
+    Joining needs the room of the images twice. Diagnostics leave the ZIP as it is; what is begun with them goes on with
+    them, and without them without.
     """
 
     def __init__(
@@ -51,15 +54,23 @@ class ZipOutput:
         recipe: Recipe,
         run: Run,
         contents: Sequence[Content] = (),
+        *,
+        diagnostics: bool = False,
     ) -> None:
-        """Nothing is read or written yet. path: of the finished ZIP. contents: what else shards are to hold."""
+        """Nothing is read or written yet.
+
+        path: of the finished ZIP. contents: what else shards are to hold. diagnostics: whether the images come with
+        them, which go to a file beside the ZIP.
+        """
         self.path = Path(os.path.realpath(path))
+        self._diagnostics = diagnostics
         self.work = ShardFolder(
             self.path.with_name(self.path.name + ".shards"),
             plan,
             recipe,
             run,
-            [Pngs(), *contents],
+            [Pngs(), *([Recorded()] if diagnostics else []), *contents],
+            more={"diagnostics": True} if diagnostics else {},
             zip_path=self.path,
         )
 
@@ -67,7 +78,7 @@ class ZipOutput:
         """The path of the finished ZIP, or None.
 
         Raises ValueError, with the differences, if a ZIP of this name was made by another recipe or from other
-        seeds, or if there is none, but shards of another run.
+        seeds, or without the diagnostics that are asked for, or if there is none, but shards of another run.
         """
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; give the name of a ZIP file")
@@ -80,14 +91,18 @@ class ZipOutput:
         found, wanted = upgraded(found), upgraded(self._recipe_json())
         if any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
             refuse(self.path, found, wanted)
+        if self._diagnostics:
+            stored_diagnostics(self.path)
         return self.path
 
     def join(self) -> Path:
-        """All shards as the final ZIP, which appears at once. Returns its path.
+        """All shards as the final ZIP, which appears at once, after the diagnostics. Returns its path.
 
         Raises ShardsMissing if shards are missing or turn out to be damaged: they are removed, with a warning, all of
         them at once.
         """
+        if self._diagnostics:
+            write_joined(self.work, self.path)
         with self.work.becoming(self.path) as temporary, ZipWriter(temporary) as target:
             heads = list(self.work.each(partial(self._copy, target)))
             target.add("dataset.json", dataset_json(self._labels(heads)))
@@ -112,7 +127,7 @@ class ZipOutput:
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work
-        of_the_way = {"shard_size", *work.run.fixed} - {"precision"}
+        of_the_way = {"shard_size", "diagnostics", *work.run.fixed} - {"precision"}
         content = {key: value for key, value in work.content.items() if key not in of_the_way}
         return {**content, "batches": work.plan.batch_runs(work.run.batch)}
 

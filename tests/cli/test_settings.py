@@ -62,7 +62,7 @@ def test_the_option_holds_while_the_command_runs(tiny_networks, tmp_path, monkey
     """Set while it samples and nowhere else; where a kernel has no such version the command ends in one line."""
     seen = []
 
-    def sample(generation, seeds, evaluations):
+    def sample(generation, seeds, *more):
         seen.append(state())
         return torch.zeros(len(seeds), 3, 8, 8).put_(torch.tensor([1]), torch.tensor([1.0])), None
 

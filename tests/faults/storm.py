@@ -6,7 +6,7 @@
 
 Workers are forked from this process, which has everything imported, so that they die in their work and not in their
 imports. Whoever died is started again, as a batch system would. The result is compared with that of one undisturbed
-process: a ZIP byte for byte, a score and its moments bit for bit, with one line in the ledger.
+process: a ZIP (and its diagnostics) byte for byte, a score and its moments bit for bit, with one line in the ledger.
 """
 
 import argparse
@@ -52,8 +52,9 @@ claims.BEAT_SECONDS, claims.WATCH_SECONDS, claims.STALE_SECONDS = 0.1, 0.4, 0.8
 def command(what, folder, num, shard_size):
     """(the click command, its arguments) that makes `what` in `folder`."""
     common = [f"--net={folder.parent / 'net.safetensors'}", "--steps=3", "--batch=8", f"--shard-size={shard_size}"]
-    if what == "zip":
-        return generate_zip.main, [*common, f"--num_images={num}", f"--out={folder / 'out.zip'}"]
+    if what != "score":
+        more = ["--diagnostics"] if what == "diagnostics" else []
+        return generate_zip.main, [*common, f"--num_images={num}", f"--out={folder / 'out.zip'}", *more]
     places = [f"--ledger={folder / 'ledger.jsonl'}", f"--workdir={folder / 'work'}"]
     target = ["--metrics=fd_mnist", f"--ref={REFERENCE}", f"--num={num}"]
     return calculate_metrics.main, ["gen", *common, *target, *places]
@@ -119,15 +120,18 @@ def storm(args, folder):
 
 
 def outcome(what, folder):
-    """What was made: a ZIP's bytes, or a score and the hash of its moments. AssertionError for anything lost, double
-    or left."""
+    """What was made: the bytes of a ZIP (and of its diagnostics), or a score and the hash of its moments.
+
+    AssertionError for anything lost, double or left.
+    """
     left = sorted(p.name for p in folder.iterdir() if not p.name.startswith("log-"))
-    if what == "zip":
-        assert left == ["out.zip"], left
+    if what != "score":
+        files = ["out.zip", "out.zip.diagnostics.npz"] if what == "diagnostics" else ["out.zip"]
+        assert left == files, left
         with zipfile.ZipFile(folder / "out.zip") as file:
             names = [name for name in file.namelist() if name.endswith(".png")]
         assert names == sorted(set(names))
-        return (folder / "out.zip").read_bytes()
+        return [(folder / name).read_bytes() for name in files]
     assert left == ["ledger.jsonl", "work"], left
     assert not list((folder / "work").iterdir())
     (line,) = (folder / "ledger.jsonl").read_text().splitlines()
@@ -157,7 +161,7 @@ def run(args, top):
 
 def parse(argv=None):
     parser = argparse.ArgumentParser()
-    parser.add_argument("--what", choices=["zip", "score"], default="zip")
+    parser.add_argument("--what", choices=["zip", "diagnostics", "score"], default="zip")
     parser.add_argument("--workers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3, 5])
     parser.add_argument("--kills", type=int, default=30, help="per number of workers")
     parser.add_argument("--signals", default="KILL", help="KILL, TERM, INT, STOP (stopped for up to 3 s)")

@@ -58,7 +58,7 @@ def test_one_result_in_any_layout(what, workers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["zip", "score"])
+@pytest.mark.parametrize("what", ["zip", "diagnostics", "score"])
 @pytest.mark.parametrize("more", [[LAYOUTS, "--signals=KILL"], ["--signals=KILL,TERM,INT,STOP", "--layout=steal"]])
 def test_thirty_blows_on_two_thousand_images(what, more):
     for record in storms(f"--what={what}", "--workers=1,2,3,5", "--kills=30", "--num=2000", *more, timeout=7200):

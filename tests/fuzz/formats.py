@@ -23,6 +23,7 @@ from dnnlib import download
 from dnnlib.partial import PartialFile
 from edm2_guidance.cli.config import with_config
 from edm2_guidance.images.batch import ImageBatch, drain
+from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
@@ -36,6 +37,7 @@ from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, Ste
 from edm2_guidance.work.again import read_made
 from edm2_guidance.work.again import read_recipe as read_recipe_again
 from edm2_guidance.work.complete import Run, complete
+from edm2_guidance.work.diagnostics import stored_diagnostics, write_file
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
 from edm2_guidance.work.zip_output import ZipOutput
@@ -91,6 +93,7 @@ def all_formats(folder: Path) -> dict[str, Format]:
         "recipe made again": Format("a.json", "json", [_to_make_again()], _make_again),
         "options": Format("a.toml", "", [_OPTIONS], _read_options),
         "latents zip": Format("latents.zip", "zip", _latents_zips(), _read_latents, sealed=True),
+        "diagnostics": Format("a.npz", "zip", _diagnostics(folder), _read_diagnostics, sealed=True),
         "ledger": Format("scores.jsonl", "jsonl", [_ledger()], _read_ledger),
         "image shard": _image_shard(folder, "shard-00000.zip", "zip"),
         "image shard plan": _image_shard(folder, "plan.json", "json"),
@@ -437,6 +440,18 @@ def _image_shard(folder: Path, file: str, kind: str) -> Format:
     files = _sandboxed(folder, make)
     path = f"out.zip.shards/{file}"
     return Format(path, kind, [files.pop(path)], read, files, sealed=kind == "zip", writes=True)
+
+
+def _diagnostics(folder: Path) -> list[bytes]:
+    tables = {"difference": np.zeros((2, 3, 1), np.float32), "weight": np.ones((2, 3, 1), np.float32)}
+    counts, sigma = np.ones((2, 3, 2), np.uint8), np.arange(3, dtype=np.float32)
+    made = Diagnostics(np.arange(2), None, sigma, **tables, evaluations=counts, guides=("a",), networks=("main", "a"))
+    return [_temporary(folder, "a.npz", lambda path: write_file(path, made, "c0"))]
+
+
+def _read_diagnostics(folder: Path) -> object:
+    found = stored_diagnostics(folder / "a.npz")
+    return found.texts(), {name: array.tolist() for name, array in found.arrays().items()}
 
 
 class _Mean(torch.nn.Module):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOW = ["network pickle", "network pickle, inspected", "image shard", "image shard plan", "feature shard"]
 FAST = [
     "network safetensors", "statistics pickle", "statistics npz", "tensor file", "image zip", "image npz", "png",
-    "jpeg, webp, bmp", "dataset.json", "recipe.json", "recipe made again", "options", "latents zip", "ledger",
-    "download record", "partial download",
+    "jpeg, webp, bmp", "dataset.json", "recipe.json", "recipe made again", "options", "latents zip", "diagnostics",
+    "ledger", "download record", "partial download",
 ]  # fmt: skip
 COUNT = int(os.environ.get("EDM2_FUZZ_COUNT", "20000"))  # mutants per format in the long test
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, StepInfo, moved
 from edm2_guidance.recipe.recipe import Guide
+from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
 
 # x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision.
@@ -40,39 +41,45 @@ def guided(
     batch: Batch | None = None,
     *,
     clip: bool = False,
+    recorder: Recorder | None = None,
 ) -> DenoiseAt:
     """The denoiser of every step.
 
     guides: of a resolved recipe, each with its network or classifier (None = the main network). clip: D of the networks
-    is held within [-1, 1], before classifiers move it (arXiv 2105.05233).
+    is held within [-1, 1], before classifiers move it (arXiv 2105.05233). recorder: takes down what guides do.
     """
     rule = Rule.parse("linear") if rule is None else rule
     batch = Batch() if batch is None else batch
 
     def at(step: StepInfo) -> Denoise:
-        active = [(guide, main if network is None else network) for guide, network in guides if guide.on(step)]
-        return _Guided(step, main, active, rule, batch, clip)
+        active = [
+            (number, guide, main if network is None else network)
+            for number, (guide, network) in enumerate(guides)
+            if guide.on(step)
+        ]
+        return _Guided(step, main, active, rule, batch, clip, recorder)
 
     return at
 
 
 @dataclass(frozen=True)
 class _Guided:
-    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on."""
+    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on, by number."""
 
     step: StepInfo
     main: Network
-    guides: list[tuple[Guide, Network | LogProbs]]
+    guides: list[tuple[int, Guide, Network | LogProbs]]
     rule: Rule
     batch: Batch
     clip: bool
+    recorder: Recorder | None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self.predict(x, sigma).denoised
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
         call = _Call(x, sigma, self.step, self.batch, self.main)
-        acting = [_Acting(call, *each) for each in self.guides]
+        acting = [_Acting(call, *each, self.recorder) for each in self.guides]
         networks = [each for each in acting if not each.guide.of_classifier]
         denoised = self.rule.denoise(call, networks) if networks else call.main()
         if self.clip:
@@ -127,15 +134,20 @@ class _Acting:
     """A guide that is on in a call, with the network or classifier that its reference asks."""
 
     call: _Call
+    number: int
     guide: Guide
     network: Network | LogProbs
+    recorder: Recorder | None
 
     def push(self) -> Tensor:
         return self.guide.reference.push(self.call.asking(self.network))
 
     def weight(self, push: Tensor) -> float | Tensor:
         call = self.call
-        return self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix, call.labels))
+        weight = self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix, call.labels))
+        if self.recorder is not None:
+            self.recorder.see(call.step, self.number, push, weight)
+        return weight
 
 
 class Counted:
