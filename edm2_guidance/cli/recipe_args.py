@@ -265,7 +265,7 @@ def _network_guides(
     if usual is not None and usual.networks:
         known = usual.networks
         nets = nets or [guide.net for guide in known]
-        weights = weights if weights or stated else _for_all([guide.weight.w for guide in known], nets)
+        weights = weights or _for_all(_usual_weights(known, schedules), nets)
         schedules = schedules or [guide.weight.with_fields({"w": 1.0}) for guide in known]
         intervals = intervals or [usual.interval(guide, recipe) for guide in known]
         references = references or [guide.reference for guide in known]
@@ -278,7 +278,7 @@ def _network_guides(
     schedules = schedules or [constant(1.0)]
     if not weights and not all(schedule.moves for schedule in schedules):
         if defaults.weight is None or stated:
-            said = "gnet" if networks.gnet else "reference"
+            said = next(name for name in ("gnet", "reference", "weight") if getattr(networks, name))
             raise ValueError(f"{typed.quoted(said)}: a guide needs a weight; give it as --guidance=W (1 = off)")
         weights = [defaults.weight] * len(nets)
     intervals = intervals or [on_schedule(defaults.interval, Recipe(recipe.net).levels(), recipe.levels())]
@@ -303,6 +303,14 @@ def _network_guides(
         )
         for net, weight, interval, reference, schedule in zip(*each, strict=True)
     )
+
+
+def _usual_weights(known: Sequence[Guide], schedules: Sequence[Weight]) -> list[float | None]:
+    """w of the usual guides, unless other schedules say it themselves, or a function of the user's own has none."""
+    none = any(guide.weight.moves and guide.weight.w == 1 for guide in known)
+    if any(schedule.stated for schedule in schedules) or (schedules and none):
+        return []
+    return [guide.weight.w for guide in known]
 
 
 def _guide_file(net: NetworkRef, networks: NetworkOptions, usual: Usual | None) -> NetworkRef:

@@ -103,7 +103,7 @@ class MainNetworks(OptionGroup, heading="Networks"):
         first=True,
     )
     recipe: str | None = option(
-        "Make again, with what else is given changed: of a ZIP, recipe.json, PNG of several, or LEDGER.jsonl:LINE",
+        "Make it again, with what else is given changed: a ZIP, recipe.json, a grid, or a score, LEDGER.jsonl:LINE",
         metavar="FILE",
         first=True,
     )

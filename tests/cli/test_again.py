@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import edm2_guidance as eg
 from dnnlib.download import cache_path
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.recipe import own
 from edm2_guidance.recipe.recipe import NetworkRef
 from edm2_guidance.work.again import read_made
 from edm2_guidance.work.plan import ShardPlan, cut_of
@@ -290,6 +291,36 @@ def test_code_is_given_again_and_its_hash_compared(made):
     refused = run(generate_zip, "--recipe=large.zip", "--net=mine.py:make", "--out=d.zip", code=2)
     assert "small.zip is another file than that of the recipe" in refused.stderr
     assert "--upsample=IMAGES gives it anew" in refused.stderr
+
+
+FUNCTIONS = """
+def rule(main):
+    return main
+
+def weight(sigma, w=2):
+    return w
+
+def plain(sigma):
+    return 2
+"""
+
+
+def test_functions_are_given_again_too(made, monkeypatch):
+    shutil.copytree(made / "nets", "nets")
+    Path("mine.py").write_text(FUNCTIONS)
+    method = ["--net=nets/cond.pkl", "--gnet=nets/weak.pkl", "--steps=2", "--num=1", "--guidance=3"]
+    run(generate_zip, *method, "--rule=mine.py:rule", "--weight=mine.py:weight", "--out=own.zip")
+    again = ["--recipe=own.zip", "--out=b.zip"]
+    for more in ("rule", "weight"):
+        monkeypatch.setattr(own, "_GIVEN", {})  # as in another process
+        refused = run(generate_zip, *again, code=2)
+        assert f"the {more} {more} is a function of your own" in refused.stderr
+        again.append(f"--{more}=mine.py:{more}")
+    assert said(run(generate_zip, *again)) == "unchanged"
+    changed = said(run(generate_zip, "--recipe=b.zip", "--rule=linear", "--weight=mine.py:plain", "--out=c.zip"))
+    assert re.search(r"own-weight:w=3.* \| own-weight:name=plain.*rule: own-rule.* \| linear", changed)
+    refused = run(generate_zip, "--recipe=c.zip", "--out=d.zip", "--weight=cosine", code=2)
+    assert refused.stderr == "Error: --weight=cosine: a guide needs a weight; give it as --guidance=W (1 = off)\n"
 
 
 # What is no recipe.
