@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import importlib
 import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from edm2_guidance.reproduction.verification import check, commands, files, nume
 from edm2_guidance.reproduction.verification.check import CHECKS, Check, Finding, Place, Skip
 from edm2_guidance.reproduction.verification.run import Outcome, Settings, here
 from tests.reproduction.verification.conftest import save_tiny_network, statistics
+from tests.test_readme import contexts
 from training.networks_edm2 import Precond
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -542,6 +545,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_check(invoke):
     done = invoke()
     assert (done.exit_code, invoke.made) == (2, [])
     assert "verify/report.json is no report of this version" in done.stderr
+
+
+@pytest.mark.parametrize("command", sorted({command for each in CHECKS.values() for command in each.by_hand}))
+def test_commands_to_repeat_checks_by_hand_parse(command):
+    _, script, *arguments = shlex.split(command)
+    contexts(importlib.import_module(f"edm2_guidance.commands.{Path(script).stem}").main, arguments)
 
 
 def test_several_processes_are_refused(invoke, monkeypatch):
