@@ -109,7 +109,7 @@ def _score(metric: str, num: int, minutes: float, in_quick: float | None, detect
         f"{'fid' if metric == 'fid' else 'dino'}-{num}",
         f"What is {metric} of {num:,} images of {preset}?",
         "commands:score", minutes, in_quick, (networks, "statistics", "vae", detector), (metric, num),
-        (f"python calculate_metrics.py gen --preset={preset} --metrics={metric} --num={num}",),
+        (f"python calculate_metrics.py gen --preset={preset} --metrics={metric} --num-images={num}",),
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _inspect(metric: str) -> tuple[str, ...]:
 
 _SAMPLED = ("networks", "vae")
 _PAIR = f"python generate_images.py --preset={PRESETS['fid']} --noise-device=cpu --seeds=0-1 --outdir=out"
-_ZIP = f"python generate_zip.py --preset={PRESETS['fid']} --num_images=8 --shard-size=2 --deterministic --out=a.zip"
+_ZIP = f"python generate_zip.py --preset={PRESETS['fid']} --num-images=8 --shard-size=2 --deterministic --out=a.zip"
 _score_fid = partial(_score, "fid", detector="inception", networks="networks")
 _score_dino = partial(_score, "fd_dinov2", detector="dinov2", networks="networks-dino")
 

@@ -17,7 +17,7 @@ from torch_utils.distributed import pick_device
 
 #: Images, few and in few steps: what is tried is how they are kept, not how they look.
 NUM, EACH, STEPS = 8, 2, 4
-IMAGES = (f"--num_images={NUM}", f"--shard-size={EACH}", f"--batch={EACH}", f"--steps={STEPS}", "--deterministic")
+IMAGES = (f"--num-images={NUM}", f"--shard-size={EACH}", f"--batch={EACH}", f"--steps={STEPS}", "--deterministic")
 SHARD = 128  # images of a score that running out of time costs at most
 
 
@@ -93,9 +93,9 @@ def score(place: Place, metric: str, num: int) -> Finding:
     preset, path = preset_for(metric), place.folder / "ledger.jsonl"
     if pick_device(place.device).type == "cpu":
         skip_if_slow(place, num, preset.num_steps)
-    places = [f"--ledger={path}", f"--workdir={place.folder / 'scores'}", f"--shard-size={SHARD}"]
-    command = ["calculate_metrics", "gen", f"--preset={preset.name}", f"--metrics={metric}", f"--num={num}", *places]
-    run([*command, *_where(place)], place.folder / f"{metric}-{num}.log")
+    what = [f"--preset={preset.name}", f"--metrics={metric}", f"--num-images={num}", f"--shard-size={SHARD}"]
+    places = [f"--ledger={path}", f"--workdir={place.folder / 'scores'}", *_where(place)]
+    run(["calculate_metrics", "gen", *what, *places], place.folder / f"{metric}-{num}.log")
     line = next(line for line in reversed(ledger.read(path)) if line["name"] == f"{metric}@{num}")
     return _judged(line, num, preset.published or 0.0)
 

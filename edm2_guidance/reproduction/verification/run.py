@@ -146,6 +146,7 @@ def isolated(check: Check, place: Place) -> Outcome:
     theirs.close()
     try:
         if not ours.poll(place.seconds):
+            _ask_where(process)
             reason = f"{_OUT_OF_TIME} {place.seconds / 60:.3g} min: start again, or run it by hand"
             return Outcome("FAILED", reason, trace=_printed(check, place) or reason)
         outcome: Outcome = ours.recv()
@@ -165,10 +166,17 @@ def _in_process(check: Check, place: Place, answer: Connection) -> None:
     with open(place.folder / f"{check.name}.txt", "w", encoding="utf-8") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-        faulthandler.enable(log)  # a crash, and a check that hangs, say where
-        faulthandler.dump_traceback_later(max(place.seconds - 1, 0.1), file=log)
+        faulthandler.enable(log)
+        if hasattr(faulthandler, "register"):  # not on Windows
+            faulthandler.register(signal.SIGUSR1, log)
         answer.send(here(check, place))
-        faulthandler.cancel_dump_traceback_later()
+
+
+def _ask_where(process: Any) -> None:
+    """Have a process that takes too long print what it is doing."""
+    with suppress(OSError, AttributeError):
+        os.kill(process.pid, signal.SIGUSR1)
+        process.join(0.5)
 
 
 def here(check: Check, place: Place) -> Outcome:

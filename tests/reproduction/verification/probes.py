@@ -6,7 +6,13 @@ import subprocess
 import sys
 import time
 
-HOLDS = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(); time.sleep(60)"
+HOLDS = """
+import fcntl, sys, time
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(300)
+"""
 
 
 def dies(place):
@@ -19,8 +25,10 @@ def crashes(place):
 
 
 def sleeps(place):
-    """It starts a process, which holds a file and sleeps."""
+    """It starts a process, which holds a file and sleeps, and sleeps itself."""
     path = place.folder / "held"
     path.write_text("")
-    subprocess.Popen([sys.executable, "-S", "-c", HOLDS, str(path)])
-    time.sleep(60)
+    child = subprocess.Popen([sys.executable, "-S", "-c", HOLDS, str(path)], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    (place.folder / "ready").write_text("")
+    time.sleep(300)
