@@ -187,6 +187,8 @@ def _file_of(cls: type) -> str | None:
 def _is_own_member(key: str, value: Any) -> bool:
     """Whether somebody wrote it: not what Python, dataclasses and abc add to a class."""
     dunder = key.startswith("__") and key.endswith("__")
+    if key.startswith("__annotat"):  # types, of which Python 3.14 makes a function
+        return False
     if isinstance(value, types.FunctionType):
         code = getattr(inspect.unwrap(value), "__code__", value.__code__)
         return code.co_filename != "<string>" and not (dunder and is_installed(code.co_filename))
