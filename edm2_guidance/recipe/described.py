@@ -85,7 +85,8 @@ class _Describer:
     def _thing(self, what: str, value: Any) -> Any:
         """What has code or attributes of its own."""
         if isinstance(value, functools.partial):
-            return {"of": self.value(what, value.func), **self._all("a partial", vars_of_partial(value))}
+            bound = {"args": value.args, "keywords": value.keywords}
+            return {"of": self.value(what, value.func), **self._all("a partial", bound)}
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
@@ -148,11 +149,6 @@ class _Describer:
             )
         state = {"identity": identity} if identity is not None else vars(value)
         return {"object": self.value(what, cls), **self._all(cls.__qualname__, state)}
-
-
-def vars_of_partial(function: "functools.partial[Any]") -> dict[str, Any]:
-    """What a partial binds."""
-    return {"args": function.args, "keywords": function.keywords}
 
 
 def _tensor(tensor: Any) -> list[Any]:
