@@ -37,7 +37,7 @@ from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 from edm2_guidance.reproduction.rows import Runner, Settings
 from edm2_guidance.reproduction.sweeps import Sweep, Trials, find_best
-from edm2_guidance.sampling.generation import Generation, open_recipe
+from edm2_guidance.sampling.generation import Batched, GeneratedImages, Generation, open_recipe
 from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.diagnostics import stored_diagnostics
@@ -70,13 +70,7 @@ def generate(
     Raises ValueError for what cannot be sampled, OSError for files that cannot be had, RuntimeError for images that are
     not finite.
     """
-    generation, wanted = _opened(recipe, device), _seeds(seeds)
-    generation.check_seeds(wanted)
-    made = []
-    with _bar(len(wanted), progress) as advance:
-        for part in generation.images(wanted, batch, diagnostics):
-            made.append(part)
-            advance(len(part))
+    _, made = _passed(GeneratedImages.__iter__, recipe, seeds, batch, device, progress, diagnostics)
     return ImageBatch.joined(made)
 
 
@@ -89,14 +83,28 @@ def sample_latents(
     progress: bool = False,
 ) -> Latents:
     """The samples of these seeds before they are decoded, on the CPU; arguments and errors as `generate`."""
+    generation, made = _passed(GeneratedImages.latents, recipe, seeds, batch, device, progress)
+    return Latents.joined(made, generation.recipe.to_json())
+
+
+def _passed(
+    parts: Callable[[GeneratedImages], Iterator[Batched]],
+    recipe: Recipe | Generation,
+    seeds: int | Iterable[int],
+    batch: int,
+    device: str | None,
+    progress: bool,
+    diagnostics: bool = False,
+) -> tuple[Generation, list[Batched]]:
+    """All parts of one pass over these seeds."""
     generation, wanted = _opened(recipe, device), _seeds(seeds)
     generation.check_seeds(wanted)
     made = []
     with _bar(len(wanted), progress) as advance:
-        for part in generation.images(wanted, batch).latents():
+        for part in parts(generation.images(wanted, batch, diagnostics)):
             made.append(part)
             advance(len(part))
-    return Latents.joined(made, generation.recipe.to_json())
+    return generation, made
 
 
 def decode(recipe: Recipe | Generation, latents: Latents, *, device: str | None = None) -> ImageBatch:

@@ -10,7 +10,8 @@ def clipped(main, references, weights, most=0.5):
     return main + push.clamp(-limit, limit)
 
 
-main, weak = eg.open_model("mnist16-cond"), eg.open_model("mnist16-weak")
-for rule in ("linear", clipped):
-    recipe = eg.Recipe(main, eg.Guide(weak, 2.5), num_steps=8, rule=rule)
-    print(f"{recipe.rule.kind}: {eg.score(recipe, 'mnist16', num=100)['fd_mnist']}")
+if __name__ == "__main__":  # so that --rule=examples/own_rule.py:clipped runs none of it
+    main, weak = eg.open_model("mnist16-cond"), eg.open_model("mnist16-weak")
+    for rule in ("linear", clipped):
+        recipe = eg.Recipe(main, eg.Guide(weak, 2.5), num_steps=8, rule=rule)
+        print(f"{recipe.rule.kind}: {eg.score(recipe, 'mnist16', num=100)['fd_mnist']}")

@@ -85,7 +85,8 @@ class _Describer:
     def _thing(self, what: str, value: Any) -> Any:
         """What has code or attributes of its own."""
         if isinstance(value, functools.partial):
-            return {"of": self.value(what, value.func), **self._all("a partial", vars_of_partial(value))}
+            bound = {"args": value.args, "keywords": value.keywords}
+            return {"of": self.value(what, value.func), **self._all("a partial", bound)}
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
@@ -150,11 +151,6 @@ class _Describer:
         return {"object": self.value(what, cls), **self._all(cls.__qualname__, state)}
 
 
-def vars_of_partial(function: "functools.partial[Any]") -> dict[str, Any]:
-    """What a partial binds."""
-    return {"args": function.args, "keywords": function.keywords}
-
-
 def _tensor(tensor: Any) -> list[Any]:
     data = tensor.detach().cpu().contiguous()
     flat = data.reshape(-1).view(sys.modules["torch"].uint8).numpy()
@@ -187,6 +183,8 @@ def _file_of(cls: type) -> str | None:
 def _is_own_member(key: str, value: Any) -> bool:
     """Whether somebody wrote it: not what Python, dataclasses and abc add to a class."""
     dunder = key.startswith("__") and key.endswith("__")
+    if key.startswith("__annotat"):  # types, of which Python 3.14 makes a function
+        return False
     if isinstance(value, types.FunctionType):
         code = getattr(inspect.unwrap(value), "__code__", value.__code__)
         return code.co_filename != "<string>" and not (dunder and is_installed(code.co_filename))

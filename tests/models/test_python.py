@@ -258,7 +258,7 @@ def test_a_grid_of_weights_has_the_colours_of_the_means(file, tmp_path, monkeypa
     file.write_text(SOURCE.replace(str(STD**2), "1e-6"))
     line = ["--net=gauss.py:main", "--gnet=gauss.py:duck", "--class=9", "--weights=1,2", "--seeds=0", "--steps=8"]
     result = run(generate_images.main, *line, "--grid=grid.png")
-    assert "gauss-main; guided by gauss-duck" in result.stderr
+    assert "1 row of 2 cells, 1 seed" in result.stderr
     picture = np.asarray(Image.open("grid.png").convert("RGB")).reshape(-1, 3)
     colours, counts = np.unique(picture, axis=0, return_counts=True)
     common = {tuple(colour) for colour, count in zip(colours, counts, strict=True) if count >= 16 * 16}
