@@ -58,7 +58,10 @@ class _Guarded:
 
 
 class _Log(_Guarded):
-    """A guarded stream into a log, whose lines begin with the time; those that are indented belong to one before."""
+    """A guarded stream into a log, whose lines begin with the time.
+
+    Not those that are indented, which belong to one before, and no error: that it is one is told by its first word.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -70,9 +73,9 @@ class _Log(_Guarded):
         return super().write(text)
 
     def _dated(self, line: str) -> str:
-        dated = f"{time.strftime('%H:%M:%S')} {line}" if self._begins and not line[0].isspace() else line
+        plain = not self._begins or line[0].isspace() or line.startswith("Error: ")
         self._begins = line.endswith("\n")
-        return dated
+        return line if plain else f"{time.strftime('%H:%M:%S')} {line}"
 
 
 class _LinesOfBar:

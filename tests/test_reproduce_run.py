@@ -95,7 +95,7 @@ def test_search_and_plot(invoke, monkeypatch):
     assert invoke(*words, "--steps=2", "--blocks=2", "--device=cpu").stdout == done.stdout
     more = ("--weights=1.5", "--final-num=5", "--blocks=1", "--steps=2", "--device=cpu", "--ledger=my scores.jsonl")
     others = [word for word in words if not word.startswith("--weights=")]
-    assert invoke(*others, *more).stdout.splitlines()[-1].endswith(" --num=5 --ledger='my scores.jsonl'")
+    assert invoke(*others, *more).stdout.splitlines()[-1].endswith(" --num-images=5 --ledger='my scores.jsonl'")
     assert len(lines()) == count
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")

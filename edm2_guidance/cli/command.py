@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import DownloadError, Refused
-from dnnlib.terminal import loudness, printable, unguarded
+from dnnlib.terminal import loudness, printable
 from dnnlib.urls import without_secrets
 from dnnlib.versions import PROJECT, git_commit, project_version
 from edm2_guidance.cli import help_page, settings, spelling, typed
@@ -199,7 +199,7 @@ def _end(error: BaseException, signalled: int | None) -> int:
 def _fail(message: str, exit_code: int) -> int:
     line = without_secrets(as_started(" ".join(message.split())))
     shown = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ..."  # a file may have names of any length
-    click.echo(f"Error: {printable(shown)}", file=unguarded(sys.stderr))  # its first word, in a log as well
+    click.echo(f"Error: {printable(shown)}", err=True)
     return exit_code
 
 
