@@ -170,6 +170,8 @@ def _content(path: Path, number: int | None) -> dict[str, Any]:
         if found is None:
             raise ValueError(f"{path} holds no {RECIPE_NAME}")
         return found
+    if head.startswith((b"\xff\xd8", b"%PDF")):
+        raise ValueError(f"{path}: of pictures a PNG alone is read: save the grid as .png")
     data = read_regular(path, MAX_BYTES)
     if number is None:
         if path.suffix == ".jsonl":

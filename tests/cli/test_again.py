@@ -87,6 +87,17 @@ def test_a_zip_says_where_networks_were_found_and_nothing_of_the_machine(made):
     assert moved.hash == json.loads(text)["recipe_hash"]
 
 
+def test_it_does_not_say_who_joined_the_shards(made, tmp_path, monkeypatch):
+    options = ["--steps=1", "--num=2", "--shard-size=1"]
+    monkeypatch.chdir(made)
+    for out in ("one.zip", "two.zip"):
+        whole = [] if out == "one.zip" else ["--worker=0/2"]
+        run(generate_zip, "--net=nets/cond.pkl", *options, *whole, f"--out={tmp_path}/{out}")
+    monkeypatch.chdir(tmp_path)
+    run(generate_zip, f"--net={made}/nets/cond.pkl", *options, "--worker=1/2", "--out=two.zip")
+    assert Path("two.zip").read_bytes() == Path("one.zip").read_bytes()
+
+
 def test_a_zip_is_made_again_byte_for_byte(made, monkeypatch):
     monkeypatch.chdir(made)
     done = run(generate_zip, "--recipe=a.zip", "--out=b.zip")
@@ -337,6 +348,7 @@ def test_functions_are_given_again_too(made, monkeypatch):
         ("grid.png", "grid.png carries 2 recipes: say which, grid.png:1 for the first"),
         ("grid.png:3", "grid.png carries no recipe number 3, but 2"),
         ("png/000003.png", "png/000003.png carries no recipe"),
+        ("grid.jpg", "grid.jpg: of pictures a PNG alone is read"),
         ("nets/cond.pkl", "is not"),
         ("bad.json", "bad.json: is no recipe: KeyError 'guides'"),
         ("foreign.json", "foreign.json says no recipe: its images are of another origin"),
@@ -346,6 +358,7 @@ def test_functions_are_given_again_too(made, monkeypatch):
 )
 def test_what_is_no_recipe_is_said(made, monkeypatch, source, says):
     monkeypatch.chdir(made)
+    Path("grid.jpg").write_bytes(b"\xff\xd8\xff")
     Path("bad.json").write_text('{"format": 2, "net": {}}')
     Path("foreign.json").write_text('{"recipe": "pancakes"}')
     Path("seeds.json").write_text(json.dumps({"recipe": read_made("a.zip").recipe.to_json(), "seeds": [-1]}))
