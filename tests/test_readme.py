@@ -76,7 +76,7 @@ def test_commands_parse(document, words):
     contexts(module.main, words[2:])
 
 
-COUNTS = re.compile(r"^(--(?:final-)?num(?:_images)?)=\d+$")
+COUNTS = re.compile(r"^(--(?:final-)?num(?:-images|-samples)?)=\d+$")
 RANGES = re.compile(r"^(--seeds|--classes)=(\d+)-\d+$")
 LISTS = re.compile(r"^(--weights|--classes|--alphas)=([^,]+,[^,]+),.*$")
 
