@@ -119,7 +119,7 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
         try:
             return made.file(ref, option)
         except ValueError:
-            return ref
+            return replace(ref, source=ref.name)  # of FILE.py:function, too, no name by which it would run
 
     recipe: Recipe = _with_files(made.recipe, place)
     return recipe

@@ -380,6 +380,17 @@ def test_the_library_reads_them_too(made, monkeypatch):
         eg.open_recipe(elsewhere)
 
 
+def test_no_recipe_runs_code(tmp_path, monkeypatch):
+    Path("evil.py").write_text("open('ran', 'w')")
+    recipe = eg.Recipe("mnist16-cond", num_steps=1).to_json()
+    for net in ({"source": "evil.py:make"}, {"source": "evil-make", "found": "evil.py:make"}, {"source": "evil.py"}):
+        Path("r.json").write_text(json.dumps({**recipe, "net": {"sha256": None, **net}}))
+        assert run(generate_zip, "--recipe=r.json", "--num=1", code=2).stderr.startswith("Error: ")
+        with pytest.raises((ValueError, OSError), match="evil"):
+            eg.open_recipe(eg.read_recipe("r.json"))
+    assert not Path("ran").exists()
+
+
 def test_batches_say_how_they_were_cut():
     for total in (1, 5, 7, 12, 1030):
         for batch in (1, 2, 3, 5, 64):
