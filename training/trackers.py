@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dnnlib.extras import need_tracker
+from edm2_guidance.images.decode import opened_image
 from training.run_folder import Run
 
 
@@ -48,7 +48,7 @@ class TensorBoard(Tracker):
         self._writer.flush()
 
     def picture(self, images_seen: int, name: str, path: Path) -> None:
-        with Image.open(path) as image:
+        with opened_image(path.read_bytes(), str(path)) as image:
             self._writer.add_image(name, np.asarray(image), images_seen, dataformats="HWC")
         self._writer.flush()
 

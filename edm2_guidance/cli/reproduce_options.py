@@ -164,15 +164,15 @@ class PlotOptions(PictureOptions):
     """A plot of searches, or of diagnostics."""
 
     kind: Literal["weight", "scale", "alpha", "interval", "ema", "diagnostics"] = option("What is drawn", required=True)
-    images: int | None = _num_option("Of searches: the scores at so many images")
+    num: int | None = _num_option("Of searches: the scores at so many images")
     against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
     ledger: str = ledger_option()
 
     @property
-    def num(self) -> int:
-        """At so many images. Usage error if that was not said."""
-        if self.images is None:
+    def count(self) -> int:
+        """The scores at so many images. Usage error if that was not said."""
+        if self.num is None:
             context = click.get_current_context()
-            asked = next(param for param in context.command.params if param.name == "images")
+            asked = next(param for param in context.command.params if param.name == "num")
             raise click.MissingParameter(ctx=context, param=asked)
-        return self.images
+        return self.num

@@ -327,7 +327,7 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
     """
     if plot.kind == "diagnostics":
         return plot_diagnostics(names, plot)
-    num = plot.num
+    num = plot.count
     from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import plots
 
@@ -349,7 +349,7 @@ def plot_diagnostics(paths: tuple[str, ...], plot: opt.PlotOptions) -> None:
     from edm2_guidance.work.diagnostics import SUFFIX, stored_diagnostics
 
     with bad_input():
-        for name in ("images", "against", "ledger"):
+        for name in ("num", "against", "ledger"):
             if given(name):
                 raise ValueError(f"{quoted(name)} is of searches: --kind=diagnostics draws all images of a ZIP")
         plot.check_place()
@@ -373,12 +373,12 @@ def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotO
         from edm2_guidance.metrics.compare import of_lines
         from edm2_guidance.papers.differences import difference_panel
 
-        return [difference_panel(records, names, plot.num, plot.kind, plot.against, of_lines)]
+        return [difference_panel(records, names, plot.count, plot.kind, plot.against, of_lines)]
     if several:
-        return [curves.value_panel(records, names, plot.num, plot.kind)]
+        return [curves.value_panel(records, names, plot.count, plot.kind)]
     if plot.kind == "interval":
-        return curves.interval_panels(records, names[0], plot.num)
-    return [curves.ema_panel(records, names[0], plot.num)]
+        return curves.interval_panels(records, names[0], plot.count)
+    return [curves.ema_panel(records, names[0], plot.count)]
 
 
 @main.command("plot-training")

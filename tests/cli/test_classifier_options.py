@@ -169,7 +169,15 @@ def test_a_scale_or_a_file_alone(recipe_command):
 
 def test_searches_over_the_scale(recipe_of):
     options = SearchOptions.of(
-        {"over": "scale", "weights": [1.0], "emas": [0.1], "alphas": [0.5], "scales": [0.0, 2.0], "stride": 1}
+        {
+            "over": "scale",
+            "weights": [1.0],
+            "emas": [0.1],
+            "alphas": [0.5],
+            "scales": [0.0, 2.0],
+            "values": None,
+            "stride": 1,
+        }
     )
     both = recipe_of("--gnet=mnist16-uncond", "--guidance=1.5", "--classifier-scale=3")
     (stage,) = options.stages(both)

@@ -121,8 +121,8 @@ def _inspect(metric: str) -> tuple[str, ...]:
 _SAMPLED = ("networks", "vae")
 _PAIR = f"python generate_images.py --preset={PRESETS['fid']} --noise-device=cpu --seeds=0-1 --outdir=out"
 _ZIP = f"python generate_zip.py --preset={PRESETS['fid']} --num-images=8 --shard-size=2 --deterministic --out=a.zip"
-_score_fid = partial(_score, "fid", detector="inception", networks="networks")
-_score_dino = partial(_score, "fd_dinov2", detector="dinov2", networks="networks-dino")
+_score_fid = partial(_score, "fid", detector="fid-network", networks="networks")
+_score_dino = partial(_score, "fd_dinov2", detector="dino-network", networks="networks-dino")
 
 #: Every check by name, in the order they are made. The minutes are estimates for one A100, not measured.
 CHECKS: Mapping[str, Check] = {check.name: check for check in (
@@ -131,7 +131,8 @@ CHECKS: Mapping[str, Check] = {check.name: check for check in (
           _inspect("fid")),
     _check("statistics", "Are the statistics of img512 whole?", "files:statistics", 4, 2),
     _check("vae", "Does the VAE decode what it encodes?", "files:vae", 6, 2, ("networks",)),
-    _check("inception", "Is this the Inception network, here and on the device?", "files:detector", 5, 2, (), ("fid",)),
+    _check("fid-network", "Is this the Inception network, here and on the device?", "files:detector", 5, 2, (),
+          ("fid",)),
     _check("precision", "Does the device compute what the CPU does?", "numerics:precision", 5, 3, ("networks",)),
     _check("images", "Are images of the device those of the CPU?", "numerics:images", 6, 3, _SAMPLED,
           by_hand=(_PAIR,)),
@@ -142,7 +143,7 @@ CHECKS: Mapping[str, Check] = {check.name: check for check in (
     _score_fid(1000, 10, 5),
     _check("networks-dino", "Are these networks what their names say?", "files:networks", 10, None, (), ("fd_dinov2",),
           _inspect("fd_dinov2")),
-    _check("dinov2", "Is this the DINOv2 network, here and on the device?", "files:detector", 10, None, (),
+    _check("dino-network", "Is this the DINOv2 network, here and on the device?", "files:detector", 10, None, (),
           ("fd_dinov2",)),
     _score_dino(1000, 10, None),
     _score_fid(5000, 20, None),

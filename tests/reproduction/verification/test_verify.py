@@ -171,13 +171,13 @@ def test_detectors_that_are_not_the_published_ones(place, monkeypatch):
     extractor = find_metric("fid").extractor
     path = extractor.weights.source
     monkeypatch.setattr(type(extractor), "weights", Weights(path, sha256="0" * 64))
-    bad("inception", place, "is not the expected file")
+    bad("fid-network", place, "is not the expected file")
     monkeypatch.setattr(type(extractor), "weights", Weights(path, num_bytes=1000))
-    bad("inception", place, "size", "expected 1000")
+    bad("fid-network", place, "size", "expected 1000")
     monkeypatch.setattr(type(extractor), "weights", Weights(path))
     nothing = {"pool": torch.full((1, 32), torch.nan)}
     monkeypatch.setattr(type(extractor), "run", lambda self, net, images, wanted: nothing)
-    bad("inception", place, "finite: False")
+    bad("fid-network", place, "finite: False")
 
 
 # Numbers.
@@ -497,7 +497,7 @@ def test_an_interrupt_leaves_the_report(invoke, number):
     assert done.exit_code == 128 + number
     assert "what was found is in verify/report.md; the same command goes on" in done.stderr
     assert "3 ok, 0 FAILED, 0 skipped, 8 not made" in report()
-    assert "Not made yet: vae, inception, precision" in report()
+    assert "Not made yet: vae, fid-network, precision" in report()
     assert json.loads(Path("verify/report.json").read_text())["checks"].keys() == {"machine", "networks", "statistics"}
 
 
