@@ -30,6 +30,7 @@ NEEDS_MORE = (
     "torchrun",
     "train_",
     "toy_example.py train",
+    "verify",
 )  # downloads, data or hours
 
 
