@@ -16,7 +16,8 @@ from tests.words import last_of_each
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [
     "README.md", "docs/sampling.md", "docs/pictures.md", "docs/tables.md", "docs/scoring.md", "docs/networks.md",
-    "docs/training.md", "docs/install.md", "docs/toy.md", "edm2_guidance/pretrained/README.md",
+    "docs/training.md", "docs/install.md", "docs/toy.md", "examples/README.md",
+    "edm2_guidance/pretrained/README.md",
 ]  # fmt: skip
 LONG = ["docs/digits.md", "docs/cluster.md", "docs/reliability.md", "docs/datasets.md"]  # minutes
 DOCUMENTS = RUN + LONG
@@ -34,11 +35,14 @@ NEEDS_MORE = (
 )  # downloads, data or hours
 
 
+PASSED_OVER = ("#", "head=$(", "pip install ", "mkdir ", "source ", "python examples/")  # those test_library runs
+
+
 def commands(document):
     text = (ROOT / document).read_text()
     for fence in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
         for line in fence.replace("\\\n", " ").splitlines():
-            if line.strip() and not line.startswith(("#", "head=$(", "pip install ", "mkdir ", "source ")):
+            if line.strip() and not line.startswith(PASSED_OVER):
                 yield shlex.split(line.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/32"), comments=True)
 
 
@@ -85,6 +89,7 @@ LISTS = re.compile(r"^(--weights|--classes|--alphas)=([^,]+,[^,]+),.*$")
 def cut(words):
     """The same command for less work: two of the images counted, one block of a row, few columns and steps."""
     small = [COUNTS.sub(r"\1=100" if words[1] == "toy_example.py" else r"\1=2", word) for word in words[2:]]
+    small = [word.replace("=examples/", f"={ROOT}/examples/") for word in small]
     if any(word.startswith("--grid=") for word in words):
         small = [word for word in small if not word.startswith("--cell=")]  # of as many seeds
         small = [LISTS.sub(r"\1=\2", RANGES.sub(r"\1=\2", word)) for word in small]
