@@ -264,9 +264,7 @@ def train(
     newest sound one. Nothing but `config` and `dataset` has a part in the networks' bits.
 
     Args:
-        config: The run.
-        dataset: Its images.
-        outdir: Its folder, made if missing.
+        config, dataset, outdir: The run, its images, and its folder, which is made if missing.
         device: Where to train.
         workers: Threads that read images.
         should_stop: Asked after every step.
