@@ -82,11 +82,14 @@ def require_one_process(program: str) -> None:
 def init(device: torch.device) -> None:
     """Open the process group of the job, if there is more than one worker: NCCL on CUDA, gloo otherwise.
 
-    Raises RuntimeError if the workers cannot find each other, ValueError if the address to meet at is not given.
+    Raises RuntimeError if the workers cannot find each other, ValueError if the address to meet at is not given, or for
+    a device between which nothing can be sent.
     """
     this, world = rank(), world_size()
     if world == 1 or torch.distributed.is_initialized():
         return
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{world} workers cannot share a run on {device.type}: start one, or take --device=cpu")
     if "MASTER_ADDR" not in os.environ:
         raise ValueError(f"{world} workers need MASTER_ADDR: start them with torchrun, or set it to the first host")
     os.environ.setdefault("MASTER_PORT", "29500")
@@ -173,6 +176,11 @@ def while_others_wait(
     finally:
         meet(False)
     return stopped
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """For sums on a device: float64; float32 on mps, which has no wider one."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

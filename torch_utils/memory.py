@@ -12,10 +12,12 @@ T = TypeVar("T")
 # What says "out of memory" among the many meanings of a RuntimeError, where it has no class of its own.
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",  # on Windows
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "MPS backend out of memory",
+    "Invalid buffer size",  # of MPS: a single tensor larger than Metal's limit
 )
 
 

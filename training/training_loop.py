@@ -164,14 +164,14 @@ class Trainer:
         self._readers.shutdown(cancel_futures=True)
 
     def step(self) -> Tensor:
-        """Train on the next batch; returns this worker's loss, averaged over pixels and summed over images, float64 [].
+        """Train on the next batch; returns this worker's loss, averaged over pixels and summed over images: [].
 
         The gradient is that of the loss summed over pixels and averaged over the whole batch; what is not finite in
         it counts as 0, and is told by `flags`.
         """
         config, state = self.config, self.state
         state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros([], dtype=torch.float64, device=self.device)
+        total = torch.zeros([], dtype=distributed.wide_dtype(self.device), device=self.device)
         for index, (positions, items, labels) in enumerate(self._rounds(state.images_seen)):
             total += self._backward(index, positions, items, labels)
         rate = learning_rate(state.images_seen, config.batch, config.lr, config.decay, config.rampup)
@@ -200,7 +200,7 @@ class Trainer:
             labels = labels.to(self.device, non_blocking=True) if labels is not None else None
             loss = self.loss_fn(self._parallel, images, labels, randn)
             loss.sum().mul(config.ls / (self.batch_gpu * self.rounds)).backward()
-        return loss.detach().mean(dim=[1, 2, 3]).sum(dtype=torch.float64)
+        return loss.detach().mean(dim=[1, 2, 3]).sum(dtype=distributed.wide_dtype(self.device))
 
     def _rounds(self, start: int) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
         """Positions, items and labels of the rounds of the step at `start`; the next step is read ahead."""
@@ -264,9 +264,7 @@ def train(
     newest sound one. Nothing but `config` and `dataset` has a part in the networks' bits.
 
     Args:
-        config: The run.
-        dataset: Its images.
-        outdir: Its folder, made if missing.
+        config, dataset, outdir: The run, its images, and its folder, which is made if missing.
         device: Where to train.
         workers: Threads that read images.
         should_stop: Asked after every step.
@@ -401,7 +399,7 @@ class _Reports:
 
     def __init__(self, trainer: Trainer, log: RunLog) -> None:
         self._trainer, self._log = trainer, log
-        self._loss = torch.zeros([], dtype=torch.float64, device=trainer.device)
+        self._loss = torch.zeros([], dtype=distributed.wide_dtype(trainer.device), device=trainer.device)
         self._begin()
 
     def _begin(self) -> None:

@@ -105,7 +105,7 @@ class OptionGroup:
         """The options, in the order of the fields."""
         found: list[Decorator] = []
         for name, (hint, more) in _fields(cls).items():
-            heading = next(each.heading for each in _bases(cls) if name in vars(each).get("__annotations__", {}))
+            heading = next(each.heading for each in _bases(cls) if name in inspect.get_annotations(each))
             if _is_group(hint):
                 found += hint.declared()
             elif "several" in more:

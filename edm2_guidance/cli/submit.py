@@ -156,6 +156,8 @@ def send(
     with bad_input():
         if jobs.fetch_only:
             return click.echo("\n".join(fetch_all(offline=run.offline)))
+        if not hasattr(signal, "SIGUSR2"):
+            raise ValueError("jobs are told to stop by signals, which this system has not: start the workers yourself")
         submitit: Any = need("submitit", INSTALL)
         name = Path(sys.argv[0]).stem
         folder = Path(jobs.submit_dir) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
@@ -265,7 +267,7 @@ def _detached(folder: Path) -> Iterator[None]:
     """Processes started inside outlive a terminal, and do not hold on to it or to a pipe: submitit's hand on both."""
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     kept = [(number, os.dup(number)) for number in (1, 2)]
-    with open(folder / "jobs.log", "a") as log:
+    with open(folder / "jobs.log", "ab") as log:
         for number, _ in kept:
             os.dup2(log.fileno(), number)
     try:

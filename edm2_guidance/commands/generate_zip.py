@@ -1,5 +1,6 @@
 """Sample many images into one uncompressed ZIP, in shards: run it again after an interruption and it goes on."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -143,7 +144,8 @@ def check_zip(path: str, seeds: list[int]) -> None:
 def default_path(folder: str, recipe: Recipe, seeds: list[int]) -> Path:
     """The interval repository's name, and six digits of the recipe's hash: two recipes never share a file."""
     weight = recipe.guides[0].weight if recipe.guides else constant(1.0)
-    far = weight.caption.replace(" ", "-") if weight.moves and weight.w == 1 else f"{weight.w:.2f}"
+    own = re.sub(r"[^\w.=-]", "-", weight.caption)  # whose settings may be any text
+    far = own if weight.moves and weight.w == 1 else f"{weight.w:.2f}"
     kind = "gi" if any(guide.interval is not None for guide in recipe.guides) else "cfg"
     name = f"{recipe.net.name}-s{seeds[0]}-nimg{len(seeds)}-g{far}-{kind}"
     return begun(recipe, lambda recipe_hash: Path(folder) / f"{name}-{recipe_hash[:6]}.zip")

@@ -180,4 +180,6 @@ def score(asked: ScoreOptions) -> None:
     click.echo(scoring.as_table(scores))
     if asked.out is not None:
         with atomic_path(asked.out) as temporary:
-            temporary.write_text(json.dumps({"num": num, "seeds": seeds, "scores": scoring.as_json(scores)}, indent=1))
+            temporary.write_text(
+                json.dumps({"num": num, "seeds": seeds, "scores": scoring.as_json(scores)}, indent=1), encoding="utf-8"
+            )

@@ -15,8 +15,13 @@ from edm2_guidance.images.zips import ZipWriter
 def write_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """An .npz without a copy of its arrays and, unlike numpy.savez, without the time on every one of them."""
     with ZipWriter(path) as writer:
-        for name, array in arrays.items():
-            writer.add(f"{name}.npy", *npy.pieces(array))
+        add_arrays(writer, arrays)
+
+
+def add_arrays(writer: ZipWriter, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Append arrays to an .npz that is being written, which may hold other members as well."""
+    for name, array in arrays.items():
+        writer.add(f"{name}.npy", *npy.pieces(array))
 
 
 def npz_array(path: Path, file: zipfile.ZipFile, name: str) -> NDArray[Any]:

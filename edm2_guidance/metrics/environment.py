@@ -27,7 +27,7 @@ def environment(device: "torch.device | str" = "cpu", *, vae: bool = False) -> d
         PROJECT: project_version(),
         "commit": git_commit(),
         "python": platform.python_version(),
-        "torch": installed_version("torch"),
+        "torch": torch.__version__ if torch else installed_version("torch"),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
         "diffusers": installed_version("diffusers") if vae else None,

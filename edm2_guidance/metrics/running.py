@@ -124,25 +124,6 @@ class RunningMoments:
             end -= len(part)
         return joined.numpy()
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on elsewhere: num_images int64 [], mean [D], scatter [D, D], on the CPU."""
-        return {
-            "num_images": torch.tensor(self.num_images),
-            "mean": self._mean.cpu().clone(),
-            "scatter": self._scatter.cpu().clone(),
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "RunningMoments":
-        """The reverse of `state`, bit for bit. ValueError when the shapes do not belong together."""
-        mean, scatter = state["mean"].to(torch.float64), state["scatter"].to(torch.float64)
-        if mean.ndim != 1 or tuple(scatter.shape) != (mean.shape[0], mean.shape[0]):
-            raise ValueError(f"state holds mean {list(mean.shape)} and scatter {list(scatter.shape)}")
-        running = cls(mean.shape[0])
-        running.num_images, running._sample = int(state["num_images"]), None
-        running._mean, running._scatter = mean.clone(), scatter.clone()
-        return running
-
     def _combine(self, num: int, mean: Tensor, scatter: Tensor) -> None:
         total = self.num_images + num
         delta = mean - self._mean

@@ -13,6 +13,7 @@ from edm2_guidance.models.adm_files import AdmFile, cost, inspect, load_adm, rec
 from edm2_guidance.models.base import Classifier, Model, Prediction
 from edm2_guidance.models.networks import adm as networks
 from edm2_guidance.recipe.timesteps import Betas, noise_levels
+from torch_utils.distributed import wide_dtype
 
 __all__ = ["AdmClassifier", "AdmModel", "cost", "inspect", "open_classifier", "open_model", "recognises"]
 
@@ -102,8 +103,7 @@ class Clock:
     """Tells the timesteps of noise levels."""
 
     def __init__(self, betas: Betas, device: torch.device) -> None:
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._levels = torch.tensor(noise_levels(betas), dtype=dtype, device=device).log()
+        self._levels = torch.tensor(noise_levels(betas), dtype=wide_dtype(device), device=device).log()
 
     def __call__(self, sigma: Tensor, count: int) -> Tensor:
         """The timestep whose level is nearest to sigma [], in logarithms: int64 [count]."""

@@ -86,7 +86,7 @@ def pictures(names: Sequence[str]) -> list[Picture]:
 
 @functools.cache
 def _pictures() -> dict[str, tuple[Picture, ...]]:
-    with open(Path(__file__).with_name("figures.json")) as file:
+    with open(Path(__file__).with_name("figures.json"), encoding="utf-8") as file:
         figures = json.load(file)
     made: dict[str, tuple[Picture, ...]] = {}
     for figure in figures:

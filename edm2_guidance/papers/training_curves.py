@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import figures
-from edm2_guidance.papers.plots import Look
+from edm2_guidance.papers.plots import Look, check_look
 
 Record = Mapping[str, Any]
 _DASHES = ("-", "--", ":", "-.")  # of EMA lengths
@@ -47,14 +47,11 @@ def arranged(runs: Mapping[str, Sequence[Record]], look: Look) -> Any:
 
 
 def check(runs: Mapping[str, Sequence[Record]], look: Look) -> None:
-    """ValueError for a run without reports, and for another number of labels than runs; as of `figures.styled`."""
+    """ValueError for a run without reports; as `plots.check_look`."""
     for name, stats in runs.items():
         if not any("loss" in record for record in stats):
             raise ValueError(f"{name}: no stats.jsonl of a training run there, or no report in it yet")
-    if look.labels is not None and len(look.labels) != len(runs):
-        raise ValueError(f"{len(look.labels)} labels for {len(runs)} runs: one each for {', '.join(runs)}")
-    if look.style is not None:
-        figures.check_style(look.style)
+    check_look(look, [*runs])
 
 
 def _draw_reports(axes: Any, stats: Sequence[Record], key: str, colour: str) -> None:

@@ -26,9 +26,17 @@ from edm2_guidance.recipe.spec import Spec, canonical
 
 _READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
-_HOUSE = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def _real(path: str) -> str:
+    """One spelling of a path, however it was come by: through symbolic links, in any letters on Windows."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+_HOUSE = Path(__file__).parents[2]
 _INSTALLED = tuple(
-    f"{folder}{os.sep}"
+    f"{_real(str(folder))}{os.sep}"
     for folder in (
         *(_HOUSE / name for name in ("edm2_guidance", "dnnlib", "torch_utils", "training")),
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")),
@@ -49,7 +57,8 @@ def is_installed(file: str | None) -> bool:
     """Whether code is Python's own, of a package or of this project; file: where it is from, None for built-in code."""
     if file is None or file in ("built-in", "frozen") or file.startswith("<frozen"):
         return True
-    return file.startswith(_INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    real = _real(file) if os.path.isabs(file) else file
+    return real.startswith(_INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 class _Describer:

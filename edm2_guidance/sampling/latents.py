@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from dnnlib.atomic import atomic_path
-from edm2_guidance.images import npy
 from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.images.members import RECIPE_NAME
-from edm2_guidance.images.npz import npz_array
+from edm2_guidance.images.npz import add_arrays, npz_array
 from edm2_guidance.images.unzip import open_zip, read_zip_member
 from edm2_guidance.images.zips import ZipWriter, json_bytes, parse_object
 
@@ -59,8 +58,7 @@ class Latents:
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, dtype=np.int64)
         with atomic_path(path) as temporary, ZipWriter(temporary) as writer:
-            for name, array in arrays.items():
-                writer.add(f"{name}.npy", *npy.pieces(array))
+            add_arrays(writer, arrays)
             writer.add(RECIPE_NAME, json_bytes(self.recipe or {}))
 
     @classmethod

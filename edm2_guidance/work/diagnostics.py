@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edm2_guidance.images import npy
 from edm2_guidance.images.diagnostics import Diagnostics
+from edm2_guidance.images.npz import add_arrays
 from edm2_guidance.images.sinks import image_name
 from edm2_guidance.images.unzip import open_zip
 from edm2_guidance.images.zips import ZipWriter, json_bytes, read_json, read_recipe
@@ -86,8 +87,7 @@ def write_joined(work: ShardFolder, path: Path) -> None:
 def write_file(path: Path, found: Diagnostics, recipe_hash: str) -> None:
     """Write a file as it lies beside ZIPs; into its place, so give a temporary path."""
     with ZipWriter(path) as file:
-        for name, array in found.arrays().items():
-            file.add(f"{name}.npy", *npy.pieces(array))
+        add_arrays(file, found.arrays())
         file.add(_ABOUT, json_bytes({**found.texts(), "recipe_hash": recipe_hash}))
 
 

@@ -128,7 +128,7 @@ class Lease:
         temporary = self.folder / f"{self._name}.{owner()}{secrets.token_hex(4)}.tmp"
         try:
             with naming(self.folder):
-                temporary.write_text(_lease_text())
+                temporary.write_text(_lease_text(), encoding="ascii")
             last = self.sign()
             if last is not None and _is_ours(last.holder):
                 self._hold(last.path)
@@ -287,8 +287,8 @@ def _link(temporary: Path, path: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # a filesystem without hard links: others may see it empty for a moment, which reads as held
-        with open(path, "x") as file:
-            file.write(temporary.read_text())
+        with open(path, "xb") as file:
+            file.write(temporary.read_bytes())
 
 
 def _is_ours(holder: str) -> bool:

@@ -406,7 +406,7 @@ def _is_stale(temporary: Path) -> bool:
 
 def _rename_if_new(temporary: Path, path: Path) -> None:
     """Give the finished file its name unless another worker's has it: then that one stays."""
-    with open(temporary, "rb") as file:
+    with open(temporary, "rb+") as file:  # Windows syncs only what may be written to
         os.fsync(file.fileno())
     try:
         os.link(temporary, path)

@@ -31,7 +31,7 @@ def clipped(main, references, weights, most=0.5):
     push = (weights[0] - 1) * (main - references[0])
     return main + push.clamp(-most, most)
 
-def late(progress):
+def late(progress, by="step"):
     return 1.5 if progress > 0.5 else 1
 
 def rising(step, w=2.0, power=1.0):
@@ -92,6 +92,7 @@ def test_it_is_the_recipe_of_the_function_in_python(made, file, networks, monkey
         flags = [each for each in recipe_flags(recipe).split() if each not in networks]
         assert made(*flags) == recipe
     assert "-glate-cfg-" in generate_zip.default_path("", made("--weight=FILE:late"), [0]).name
+    assert "-glate-by=a-b-cfg-" in generate_zip.default_path("", made("--weight=FILE:late:by=a/b"), [0]).name
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,11 @@ def test_without_slurm_or_submitit(invoke, monkeypatch):
     assert not list(Path().iterdir())
 
 
+def test_a_system_without_the_signals_of_unix(invoke, monkeypatch):
+    monkeypatch.delattr(signal, "SIGUSR2")
+    assert "signals, which this system has not" in invoke("--submit=local", command=sending(), code=2).stderr
+
+
 def test_space_is_that_of_the_nearest_folder_there_is(tmp_path):
     check_space(tmp_path / "new" / "newer" / "a.zip", 1)
     check_space("a.zip", 1)

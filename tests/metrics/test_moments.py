@@ -94,23 +94,6 @@ def test_merging_into_an_empty_one_keeps_every_bit() -> None:
     assert np.array_equal(total.moments().cov, part.moments().cov)
 
 
-def test_state_round_trip_keeps_every_bit() -> None:
-    running = RunningMoments(6)
-    running.append(features(40))
-    copy = RunningMoments.from_state(running.state())
-    for each in (running, copy):
-        each.append(features(13, seed=1))
-    assert np.array_equal(copy.moments().cov, running.moments().cov)
-    assert np.array_equal(copy.moments().mean, running.moments().mean)
-    assert copy.num_images == 53
-
-
-def test_state_of_mismatched_shapes_is_refused() -> None:
-    state = RunningMoments(6).state()
-    with pytest.raises(ValueError, match="scatter"):
-        RunningMoments.from_state({**state, "mean": torch.zeros(5)})
-
-
 def test_too_few_images_and_wrong_shapes() -> None:
     running = RunningMoments(6)
     running.append(torch.zeros(0, 6))

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from edm2_guidance.recipe.described import describe
+from edm2_guidance.recipe.described import describe, is_installed
 from edm2_guidance.recipe.spec import digest
 
 SCALE, OTHER = 1.0, 2
@@ -139,6 +140,12 @@ def test_attributes_of_classes_and_parameters_of_modules_are_hashed(monkeypatch)
     named = described(closing_over(small))
     small.scale = 5
     assert described(closing_over(small)) == named != now[1]
+
+
+def test_a_link_to_the_project_leads_to_the_project(tmp_path):
+    (tmp_path / "link").symlink_to(Path(__file__).parents[2])
+    assert is_installed(str(tmp_path / "link" / "edm2_guidance" / "library.py"))
+    assert not is_installed(str(tmp_path / "link" / "examples" / "own_rule.py"))
 
 
 def test_functions_that_lead_back_to_themselves_have_a_hash():

@@ -23,6 +23,21 @@ def test_several_workers_need_an_address(monkeypatch):
         distributed.init(torch.device("cpu"))
 
 
+def test_several_workers_share_no_run_on_mps(monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with pytest.raises(ValueError, match="8 workers cannot share a run on mps: start one, or take --device=cpu"):
+        distributed.init(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cpu", torch.float64), ("cuda:1", torch.float64), ("mps", torch.float32)]
+)
+def test_mps_has_no_float64(device, bits):
+    assert distributed.wide_dtype(torch.device(device)).itemsize == bits / 8
+
+
 def test_only_the_first_worker_prints(monkeypatch, capsys):
     distributed.print0("from rank", distributed.rank())
     for name, value in TORCHRUN.items():

@@ -33,7 +33,19 @@ def numpy():
     np.zeros(10**15)
 
 
-OUT_OF_MEMORY = [cuda_allocator, cublas, torch_on_cpu, numpy]
+def torch_on_windows():
+    raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8000000000 bytes.")
+
+
+def mps():
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 17.96 GB, max allowed: 18.13 GB).")
+
+
+def metal():
+    raise RuntimeError("Invalid buffer size: 24.03 GiB")
+
+
+OUT_OF_MEMORY = [cuda_allocator, cublas, torch_on_cpu, torch_on_windows, mps, metal, numpy]
 
 
 @pytest.mark.parametrize("fail", OUT_OF_MEMORY)

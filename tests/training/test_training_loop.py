@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.training.tiny_run import tiny_config, tiny_state
+from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
 from training.network_io import load_network
@@ -43,6 +44,12 @@ def make_trainer(dataset):
 
 def flat(net):
     return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_losses_are_added_up_in_what_the_device_has(make_trainer, monkeypatch):
+    assert make_trainer().step().dtype == torch.float64
+    monkeypatch.setattr(distributed, "wide_dtype", lambda device: torch.float32)  # as on mps
+    assert make_trainer().step().dtype == torch.float32
 
 
 def test_published_learning_rate():

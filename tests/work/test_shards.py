@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -333,6 +334,21 @@ def test_long_values_that_differ_look_different() -> None:
     assert line.split(" | ")[0] != "seeds: " + line.split(" | ")[1]
     many = identity.differences({str(i): 0 for i in range(20)}, {str(i): 1 for i in range(20)})
     assert (len(many), many[-1]) == (7, "... and 14 more")
+
+
+def test_what_is_synced_was_opened_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows knows no other: there, os.fsync of what was opened for reading alone is an error."""
+    fcntl = pytest.importorskip("fcntl")
+    plain = os.fsync
+
+    def as_windows(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", as_windows)
+    run(tmp_path / "out.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zip"]
 
 
 def test_an_unreadable_plan(tmp_path: Path) -> None:

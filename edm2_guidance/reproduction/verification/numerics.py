@@ -47,11 +47,11 @@ def machine(place: Place) -> Finding:
             found.row(name, value)
     found.row("platform", platform.platform())
     found.row("CPU cores", os.cpu_count())
-    found.row("memory", f"{_memory() / 2**30:.1f} GiB")
+    found.row("memory", _gib(_memory(), 1))
     if device.type == "cuda":
         found.row("driver", _driver())
         theirs = torch.cuda.get_device_properties(device)
-        found.row("device memory", f"{theirs.total_memory / 2**30:.1f} GiB")
+        found.row("device memory", _gib(theirs.total_memory, 1))
         found.row("compute capability", f"{theirs.major}.{theirs.minor}")
         found.row("GPUs", torch.cuda.device_count())
     cache = next(each for each in _above(make_cache_dir_path()) if os.path.exists(each))
@@ -87,6 +87,10 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
+
+
+def _gib(size: int, decimals: int) -> str:
+    return f"{size / 2**30:.{decimals}f} GiB" if size > 0 else "not told"
 
 
 def download_bytes() -> int:
@@ -211,7 +215,7 @@ def speed(place: Place) -> Finding:
         skip_if_slow(place, 2, SHORT)
     short = replace(whole, recipe=replace(whole.recipe, num_steps=SHORT))
     longer = sum(whole.evaluations_per_image().values()) / sum(short.evaluations_per_image().values())
-    found = Finding(table=[("batch", "sampling, images/s", "decoding, images/s", "both", "memory, GiB")])
+    found = Finding(table=[("batch", "sampling, images/s", "decoding, images/s", "both", "memory")])
     end, best, size = time.monotonic() + place.seconds / 2, 0.0, 1
     sample(short, [0])  # the first takes longer: kernels are chosen
     while size <= LARGEST:
@@ -224,7 +228,7 @@ def speed(place: Place) -> Finding:
             break
         pace = size / (sampling * longer + decoding)
         found.table.append((str(size), f"{size / sampling / longer:.3g}", f"{size / decoding:.3g}", f"{pace:.3g}",
-                            f"{memory / 2**30:.2f}"))  # fmt: skip
+                            _gib(memory, 2)))  # fmt: skip
         if pace > best:
             best, found.values = pace, {"images_per_second": pace, "batch": size}
         if sampling + decoding > SECONDS or time.monotonic() > end:
