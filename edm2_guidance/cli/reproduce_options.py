@@ -56,7 +56,7 @@ class ReportOptions(OptionGroup):
 
     form: Literal["markdown", "csv", "json"] = format_option("markdown")
     ledger: str = ledger_option()
-    out: str | None = option("Write it there  [default: print it]", metavar="FILE")
+    out: str | None = option("Write it there  [default: print it]", metavar="FILE", heading="Output")
 
 
 class WorkOptions(OptionGroup, heading="Output"):
@@ -160,7 +160,7 @@ class PictureOptions(OptionGroup, heading="Picture"):
             raise ValueError(f"{self.out} exists: take another name, or --overwrite")
 
 
-class PlotOptions(PictureOptions):
+class PlotOptions(PictureOptions, heading="Curves"):
     """A plot of searches, or of diagnostics."""
 
     kind: Literal["weight", "scale", "alpha", "interval", "ema", "diagnostics"] = option("What is drawn", required=True)

@@ -22,7 +22,7 @@ def device_option() -> Field:
 
 def offline_option() -> Field:
     """--offline."""
-    return flag("Never download; use what is there or say what is missing")
+    return flag("Never download; use what is there or say what is missing", heading="Computing")
 
 
 def deterministic_option() -> Field:
@@ -86,7 +86,7 @@ class WorkerNumber(ParamType):
 
 def share_device_option() -> Field:
     """--share-device."""
-    return flag("Several workers may compute on one device")
+    return flag("Several workers may compute on one device", heading="Workers")
 
 
 class WorkerOptions(OptionGroup, heading="Workers"):

@@ -42,6 +42,12 @@ def note_file(ctx: click.Context, option: click.Option, file: str) -> None:
     ctx.meta.setdefault(_FILES, {})[option] = file
 
 
+def in_file(name: str) -> bool:
+    """Whether what was given of this parameter of the current command stands in a file."""
+    ctx = click.get_current_context()
+    return any(option.name == name for option in ctx.meta.get(_FILES, {}))
+
+
 def arguments() -> tuple[str, ...]:
     """The words of the current command's line, behind its name."""
     return tuple(click.get_current_context().meta.get(_ARGUMENTS, ()))

@@ -38,19 +38,21 @@ class CalcOptions(OptionGroup, heading="Images"):
     score: ScoreOptions
 
 
-class TableOptions(OptionGroup):
+class TableOptions(OptionGroup, heading="Rows"):
     """Which rows of a ledger are shown, and how."""
 
     metrics: str | None = option("Only these, such as fid,fd_dinov2@5000", metavar="LIST")
     where: Sequence[str] = option(
-        "Only rows that say this anywhere: method, images, note; given again, that too", metavar="TEXT", multiple=True
-    )
+        "Only rows that say this anywhere: method, images, note, row of a paper, search; given again, that too",
+        metavar="TEXT", multiple=True,
+    )  # fmt: skip
     last: int | None = option("Of these only the last", metavar="INT", type=click.IntRange(min=1))
     sort: str = option(
         "row (as written), value (best first), method or time",
         metavar="ORDER", type=click.Choice(["row", "value", "method", "time"]), default="row",
     )  # fmt: skip
     form: Literal["table", "csv"] = format_option("table")
+    ledger: str = opt.ledger_option()
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -72,7 +74,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py --images=images.zip --ref=img512.pkl --metrics=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:
-        given = [name for name in ctx.params if typed.given(name)]
+        given = [name for name in ctx.params if typed.given(name) and not typed.in_file(name)]
         if given:
             name = typed.quoted(given[0]).partition("=")[0]
             raise click.UsageError(f"{name} belongs to the form without a command; leave out one of them")
@@ -167,9 +169,9 @@ def ref(asked: RefOptions) -> None:
 
 
 @main.command()
-@click.argument("path", metavar="[LEDGER]", default=opt.LEDGER)
+@click.argument("path", metavar="[LEDGER]", required=False)
 @takes_options
-def table(path: str, asked: TableOptions) -> None:
+def table(path: str | None, asked: TableOptions) -> None:
     """Print a ledger as a table, or as CSV; says below it what its rows mix.
 
     \b
@@ -178,6 +180,9 @@ def table(path: str, asked: TableOptions) -> None:
     from edm2_guidance.metrics import ledger
     from edm2_guidance.metrics import ledger_table as tables
 
+    if path is not None and typed.given("ledger"):
+        raise click.UsageError(f"{path} and --ledger={asked.ledger} are two ledgers: name one")
+    path = path or asked.ledger
     with bad_input():
         everything = tables.rows_of(ledger.read(path))
         rows = tables.select(everything, asked.metrics.split(",") if asked.metrics else (), asked.where)

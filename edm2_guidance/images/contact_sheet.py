@@ -72,6 +72,9 @@ class ContactSheet:
                 raise ValueError(f"{self._archive.path} has no classes: leave out --classes")
             members.setdefault(label, []).append(index)
         where, count = str(self._archive.path), max(members) + 1
+        named = [item.text for item in wanted if not isinstance(item, int)]
+        if named and names is None:
+            raise ValueError(f"{where} has no class names, such as {named[0]}: give numbers from 0 to {count - 1}")
         indices = [item if isinstance(item, int) else find_class(item.text, names, where, count) for item in wanted]
         missing = [index for index in indices if index not in members]
         if missing:

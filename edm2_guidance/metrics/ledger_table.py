@@ -32,13 +32,18 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
 def select(rows: Iterable[Row], metrics: Collection[str] = (), words: Collection[str] = ()) -> list[Row]:
     """The rows of any of these metrics (all: none given), "fid" or "fid@5000", in which all these words are found.
 
-    Words are looked for in what the table shows of a row, and in its note, whatever their case.
+    Words are looked for in what the table shows of a row, in its note, and in the name of the paper's row or the search
+    that it belongs to, whatever their case.
     """
 
+    wanted = {name.strip().replace("-", "_") for name in metrics}
+
     def fits(row: Row) -> bool:
-        names = {row.record["metric"], row.record.get("name")}
-        shown = " ".join([*_cells(row.record, {*DETAILS, "seeds"}), str(row.record.get("note") or "")]).lower()
-        return (not metrics or not names.isdisjoint(metrics)) and all(word.lower() in shown for word in words)
+        names = {str(name).replace("-", "_") for name in (row.record["metric"], row.record.get("name"))}
+        belongs = (row.record.get(of) for of in ("row", "search"))
+        said = [row.record.get("note"), *(each.get("name") for each in belongs if isinstance(each, Mapping))]
+        shown = " ".join([*_cells(row.record, {*DETAILS, "seeds"}), *(str(text or "") for text in said)]).lower()
+        return (not wanted or not names.isdisjoint(wanted)) and all(word.lower() in shown for word in words)
 
     return [row for row in rows if fits(row)]
 

@@ -34,8 +34,10 @@ def read_recipe(data: Mapping[str, Any], stages: int = MAX_STAGES) -> Recipe:
             base=_base(data.get("base"), stages),
             **parts,
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"is no recipe: {type(error).__name__} {error}") from error
+    except KeyError as error:
+        raise ValueError(f"is no recipe: {error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"is no recipe: something in it is of another type ({error})") from error
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:

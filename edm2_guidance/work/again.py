@@ -196,9 +196,10 @@ def _of_picture(path: Path, number: int | None) -> dict[str, Any]:
         raise ValueError(f"{path} carries no recipe of this program")
     if number is None and len(recipes) > 1:
         raise ValueError(f"{path} carries {len(recipes)} recipes: say which, {path}:1 for the first")
-    if not 1 <= (number or 1) <= len(recipes):
+    number = 1 if number is None else number
+    if not 1 <= number <= len(recipes):
         raise ValueError(f"{path} carries no recipe number {number}, but {len(recipes)}")
-    return {"recipe": recipes[(number or 1) - 1], "seeds": content.get("seeds")}
+    return {"recipe": recipes[number - 1], "seeds": content.get("seeds")}
 
 
 def _with_files(recipe: Any, change: Callable[[Any, str], Any]) -> Any:

@@ -41,7 +41,8 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int 
     names = [name for name in {**new, **old} if old.get(name) != new.get(name) and not name.endswith(".found")]
     obvious = {"recipe_hash", *(f"{name.removesuffix('source')}sha256" for name in names if name.endswith("source"))}
     names = [name for name in names if name not in obvious] or names
-    lines = [f"{name}: {_short(old.get(name, _ABSENT))} | {_short(new.get(name, _ABSENT))}" for name in names]
+    pairs = {name: _told(old.get(name, _ABSENT), new.get(name, _ABSENT)) for name in names}
+    lines = [f"{name}: {_short(before)} | {_short(now)}" for name, (before, now) in pairs.items()]
     return lines if len(lines) <= limit else [*lines[:limit], f"... and {len(lines) - limit} more"]
 
 
@@ -56,6 +57,18 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in items:
         yield from _flatten(f"{name}.{key}" if name else str(key), inner)
+
+
+def _told(old: Any, new: Any) -> tuple[Any, Any]:
+    """Both values; of functions of the user's own, whose texts are long, what differs: a setting, or the hash."""
+    if not all(isinstance(value, str) and value.startswith("own-") for value in (old, new)):
+        return old, new
+    (kind, *before), (other, *now) = old.split(":"), new.split(":")
+    same = {*before} & {*now}
+    return (
+        ":".join([kind, *(part for part in before if part not in same)]),
+        ":".join([other, *(part for part in now if part not in same)]),
+    )
 
 
 def _short(value: Any) -> str:

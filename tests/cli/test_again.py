@@ -330,6 +330,12 @@ def test_functions_are_given_again_too(made, monkeypatch):
     assert said(run(generate_zip, *again)) == "unchanged"
     changed = said(run(generate_zip, "--recipe=b.zip", "--rule=linear", "--weight=mine.py:plain", "--out=c.zip"))
     assert re.search(r"own-weight:w=3.* \| own-weight:name=plain.*rule: own-rule.* \| linear", changed)
+    Path("mine.py").write_text(FUNCTIONS.replace("def weight(sigma, w=2)", "def weight(sigma, w=2, late=0.5)"))
+    given = ["--rule=mine.py:rule", "--weight=mine.py:weight"]
+    run(generate_zip, *method, *given, "--out=e.zip")
+    given[1] += ":late=0.25"
+    changed = said(run(generate_zip, "--recipe=e.zip", *given, "--guidance=3", "--out=f.zip"))
+    assert changed.endswith("guides.0.weight: own-weight | own-weight:settings=late=0.25")
     refused = run(generate_zip, "--recipe=c.zip", "--out=d.zip", "--weight=cosine", code=2)
     assert refused.stderr == "Error: --weight=cosine: a guide needs a weight; give it as --guidance=W (1 = off)\n"
 
@@ -347,10 +353,12 @@ def test_functions_are_given_again_too(made, monkeypatch):
         ("a.zip:1", "a.zip is no ledger: leave out the number"),
         ("grid.png", "grid.png carries 2 recipes: say which, grid.png:1 for the first"),
         ("grid.png:3", "grid.png carries no recipe number 3, but 2"),
+        ("grid.png:0", "grid.png carries no recipe number 0, but 2"),
         ("png/000003.png", "png/000003.png carries no recipe"),
         ("grid.jpg", "grid.jpg: of pictures a PNG alone is read"),
         ("nets/cond.pkl", "is not"),
-        ("bad.json", "bad.json: is no recipe: KeyError 'guides'"),
+        ("bad.json", "bad.json: is no recipe: 'guides' is missing"),
+        ("typed.json", "typed.json: is no recipe: something in it is of another type"),
         ("foreign.json", "foreign.json says no recipe: its images are of another origin"),
         ("seeds.json", "seeds.json: its seeds are no list"),
         ("a.zip --preset=mnist16", "--preset and --recipe each say all"),
@@ -360,6 +368,7 @@ def test_what_is_no_recipe_is_said(made, monkeypatch, source, says):
     monkeypatch.chdir(made)
     Path("grid.jpg").write_bytes(b"\xff\xd8\xff")
     Path("bad.json").write_text('{"format": 2, "net": {}}')
+    Path("typed.json").write_text(json.dumps(read_made("a.zip").recipe.to_json() | {"rule": {}}))
     Path("foreign.json").write_text('{"recipe": "pancakes"}')
     Path("seeds.json").write_text(json.dumps({"recipe": read_made("a.zip").recipe.to_json(), "seeds": [-1]}))
     done = run(generate_zip, *f"--recipe={source}".split(), "--out=z.zip", code=2)

@@ -67,6 +67,13 @@ def test_what_is_typed_wins(run):
     assert (seen["num_images"], seen["guidance"], seen["gnet"], said) == (7, (3.0,), ("c",), "")
 
 
+def test_the_options_of_the_form_without_a_command_are_not_of_the_commands(run):
+    toml = "[calculate_metrics]\nbatch = 2\n[calculate_metrics.gen]\nnum = 3"
+    for line in (["--config=c.toml", "gen"], ["gen", "--config=c.toml"]):
+        seen, code, said = run(toml, *line, command=calculate_metrics.main)
+        assert (code, said, seen["num"], "batch" in seen) == (0, "", 3, False)
+
+
 def test_commands_of_a_program_have_tables_of_their_own(run):
     toml = '[calculate_metrics]\ngen_zip = "a.zip"\n[calculate-metrics.gen]\nnum = 10\n[generate_zip]\nseed = 3\n'
     seen, code, said = run(toml, "gen", "--config=c.toml", command=calculate_metrics.main)

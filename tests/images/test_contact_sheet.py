@@ -94,6 +94,8 @@ def test_folders_are_classes_with_names(tmp_path):
 
 
 def test_what_cannot_be_shown_is_refused_first(tmp_path, flat):
+    with pytest.raises(ValueError, match="has no class names, such as cat: give numbers from 0 to 2"):
+        ContactSheet(flat, classes=[ClassName("cat")])
     with pytest.raises(ValueError, match="no image of class 7; its classes are up to 2"):
         ContactSheet(flat, classes=[7])
     with pytest.raises(ValueError, match="has no classes: leave out --classes"):

@@ -148,6 +148,9 @@ def test_rows_are_selected_by_metric_and_words() -> None:
     assert numbers(["fid"]) == numbers(["fid@500"]) == [1, 2]
     assert numbers(["fid", "recall"]) == [1, 2, 3, 4]
     assert numbers(["fid@1"]) == []
+    digits = rows_of([record(metric="fd_mnist"), record(row={"name": "table-row"}), record(search={"name": "Over-w"})])
+    assert [row.number for row in select(digits, ["fd-mnist"])] == [1]
+    assert [row.number for word in ("table-row", "over-w") for row in select(digits, (), [word])] == [2, 3]
     assert numbers([], ["plain"]) == [1]
     assert numbers([], ["img512", "B.ZIP"]) == [2]
     assert numbers([], ["b.zip", "plain"]) == []
@@ -181,3 +184,6 @@ def test_the_command_sorts_and_selects(tmp_path) -> None:
     assert rows("--metrics=fid", "--last=1") == ["2"]
     assert [line.split(",")[0] for line in rows("--csv", "--where=b.zip")] == ["2"]
     assert "its metrics are fid@500, recall" in rows("--metrics=kid", code=2)
+    assert "l.jsonl and --ledger=m.jsonl are two ledgers" in rows("--ledger=m.jsonl", code=2)
+    named = CliRunner().invoke(calculate_metrics.main, ["table", f"--ledger={path}", "--last=1"])
+    assert named.stdout.splitlines()[1].split()[0] == "4"

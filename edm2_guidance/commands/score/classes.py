@@ -17,8 +17,8 @@ class ClassOptions(OptionGroup):
 
     features: str | None = option(
         "Whose features distances are in  [default: those for images of this size, or inception]",
-        type=click.Choice(catalog.kinds("extractor")),
-    )
+        type=click.Choice(catalog.kinds("extractor")), heading="Scoring",
+    )  # fmt: skip
     num: int | None = opt.num_option("all", "So many of the samples")
     stored: opt.StoredOptions
     detectors: opt.DetectorOptions
