@@ -5,6 +5,7 @@ import json
 import math
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,7 @@ def test_a_partial_of_numbers_is_the_function_with_fields():
     assert plain.sha256 != eg.Recipe("a", rule=functools.partial(scaled, weights=[1])).rule.sha256
     both = functools.partial(functools.partial(scaled, factor=3), times=2)
     assert eg.Recipe("a", rule=both).rule.settings == ("factor=3", "times=2")
-    (guide,) = guided(functools.partial(rising, w=2.5, power=2)).guides
+    (guide,) = guided(functools.partial(rising, w=np.float32(2.5), power=2)).guides
     assert (guide.weight.w, guide.weight.settings) == (2.5, ("power=2",))
     assert Weight.parse(str(guide.weight)) == guide.weight
 
