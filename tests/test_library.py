@@ -1,5 +1,6 @@
 """The library as docs/api.md promises it: the same images and scores as the commands, and nothing said unasked."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -70,6 +72,14 @@ def test_texts_and_numbers_stand_for_parts():
     assert plain.hash == spelled.hash
 
 
+def test_numbers_of_numpy_are_numbers():
+    plain = eg.Recipe("a", eg.Guide("b", 2), num_steps=3, labels=1)
+    of_numpy = eg.Recipe("a", eg.Guide("b", np.int64(2)), num_steps=np.int32(3), labels=np.uint8(1))
+    assert plain == of_numpy
+    assert json.dumps(plain.to_json()) == json.dumps(of_numpy.to_json())
+    assert eg.Guide("b", np.float32(1.5)) == eg.Guide("b", 1.5)
+
+
 def test_a_classifier_by_its_name_is_of_the_form_of_the_sampler():
     posterior, plain = (eg.classifier_guide("c.pt", 2, sampler) for sampler in ("ddpm", "heun"))
     assert (posterior.weight.kind, plain.weight.kind) == ("posterior", "constant")
@@ -93,6 +103,14 @@ def test_a_classifier_by_its_name_is_of_the_form_of_the_sampler():
         ),
         (lambda: eg.Recipe(3), "3 is no network"),
         (lambda: eg.Recipe("mnist16-cond", num_steps="many"), "'many' sampling steps"),
+        (lambda: eg.Guide("a", None), "None is no weight: give a number, a function or a text"),
+        (lambda: eg.Recipe("a", rule=None), "None is no rule: give a function or a text such as 'linear'"),
+        (lambda: eg.Recipe("a", sampler=3), "3 is no sampler: give a text such as 'heun'"),
+        (lambda: eg.Recipe("a", dtype="float16"), "dtype=float16: one of float32, float64"),
+        (lambda: eg.Recipe("a", seed_rule="edm"), "seed_rule=edm: one of edm2, figure"),
+        (lambda: eg.Recipe("a", labels=[1, 2]), "write random, balanced, none or a class"),
+        (lambda: eg.Recipe("a", labels=None), "write random, balanced, none or a class"),
+        (lambda: eg.Recipe("a", labels=True), "write random, balanced, none or a class"),
         (lambda: eg.score(eg.Recipe("mnist16-cond"), "mnist16"), "give num="),
         (lambda: eg.score("mnist16-test-500", "mnist16", "fd_mnits"), "fd_mnist"),
     ],

@@ -10,6 +10,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -64,7 +65,7 @@ class OwnFunction(Spec):
         bound = {
             key: value
             for key, value in function.keywords.items()
-            if isinstance(value, _PLAIN) and key not in own and (key == "w" or key not in cls.offered)
+            if isinstance(value, Real | str) and key not in own and (key == "w" or key not in cls.offered)
         }
         others = {key: value for key, value in function.keywords.items() if key not in bound}
         rest = function.args or others

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
-from edm2_guidance.recipe.spec import Spec, canonical, digest
+from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
@@ -179,7 +180,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         _settle(self, "net", lambda net: None if net is None else NetworkRef.of(net))
-        _settle(self, "weight", lambda w: constant(w) if isinstance(w, int | float) else _spec(Weight, w))
+        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))
         _settle(self, "interval", _interval)
         _settle(self, "reference", partial(_spec, Reference))
         if self.net is None and not self.reference.of_main:
@@ -326,18 +327,16 @@ class Recipe:
             _settle(self, axis.axis, partial(_spec, axis))
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", self.schedule.num_steps or 32)
-        if isinstance(self.labels, str):
-            known = self.labels in ("random", "balanced", "none", "stored")
-        else:
-            known = isinstance(self.labels, ClassName) or self.labels >= 0
-        if not known:
-            raise ValueError(f"labels '{self.labels}': write random, balanced, none or a class of 0 or more")
+        _settle(self, "labels", _labels)
+        for name, choices in (("dtype", Literal["float32", "float64"]), ("seed_rule", SeedRule)):
+            coerced(name, getattr(self, name), choices)
         stored = isinstance(self.base, ImageSet)
         if (self.labels == "balanced" and stored) or (self.labels == "stored" and not stored):
             why = "images that are stored keep their classes" if stored else "no stored images are enlarged"
             raise ValueError(f"labels '{self.labels}': {why}")
-        if not isinstance(self.num_steps, int):
+        if not isinstance(self.num_steps, Integral):
             raise ValueError(f"{self.num_steps!r} sampling steps: not an integer")
+        _settle(self, "num_steps", int)
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
@@ -517,7 +516,21 @@ def _spec(axis: type[Spec], given: Any) -> Any:
         if axis.axis not in catalog.OF_FUNCTIONS:
             raise ValueError(f"{given!r}: a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {axis.axis}")
         return catalog.find(axis.axis, catalog.OF_FUNCTIONS[axis.axis]).of(given)
-    return axis.parse(given) if isinstance(given, str) else given
+    found = axis.parse(given) if isinstance(given, str) else given
+    if not isinstance(found, axis):
+        text = f"a text such as '{catalog.kinds(axis.axis)[0]}'"
+        forms = {"weight": f"a number, a function or {text}", "rule": f"a function or {text}"}
+        raise ValueError(f"{given!r} is no {axis.axis}: give {forms.get(axis.axis, text)}")
+    return found
+
+
+def _labels(given: Any) -> Any:
+    """The rule of labels. ValueError for what is none."""
+    if isinstance(given, Integral) and not isinstance(given, bool) and given >= 0:
+        return int(given)
+    if isinstance(given, ClassName) or given in ("random", "balanced", "none", "stored"):
+        return given
+    raise ValueError(f"labels '{given}': write random, balanced, none or a class of 0 or more")
 
 
 def _guides(given: Any) -> tuple[Guide, ...]:

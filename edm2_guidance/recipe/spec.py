@@ -23,6 +23,7 @@ import types
 from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from edm2_guidance.recipe import catalog
@@ -258,14 +259,12 @@ def coerced(name: str, value: Any, hint: Any) -> Any:
         return None if value is None else coerced(name, value, inner)
     if get_origin(hint) is tuple and isinstance(value, tuple | list):
         return tuple(coerced(name, each, get_args(hint)[0]) for each in value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    if hint in (int, float) and isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool):
+        return hint(value)  # NumPy's as well
     choices = _choices(hint)
     if choices and value not in choices:
         raise ValueError(f"{name}={value}: one of {', '.join(map(str, choices))}")
-    if (hint is int and (not isinstance(value, int) or isinstance(value, bool))) or (
-        hint is bool and not isinstance(value, bool)
-    ):
+    if hint is int or (hint is bool and not isinstance(value, bool)):
         raise ValueError(f"{name}={value}: not {'an integer' if hint is int else 'true or false'}")
     if hint is float:
         raise ValueError(f"{name}={value}: not a number")

@@ -5,6 +5,7 @@ import json
 import math
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,7 @@ def test_a_partial_of_numbers_is_the_function_with_fields():
     assert plain.sha256 != eg.Recipe("a", rule=functools.partial(scaled, weights=[1])).rule.sha256
     both = functools.partial(functools.partial(scaled, factor=3), times=2)
     assert eg.Recipe("a", rule=both).rule.settings == ("factor=3", "times=2")
-    (guide,) = guided(functools.partial(rising, w=2.5, power=2)).guides
+    (guide,) = guided(functools.partial(rising, w=np.float32(2.5), power=2)).guides
     assert (guide.weight.w, guide.weight.settings) == (2.5, ("power=2",))
     assert Weight.parse(str(guide.weight)) == guide.weight
 
@@ -114,6 +115,11 @@ def test_a_weight_does_what_the_kind_does():
     [
         (lambda main: main[:, :1], r"<lambda> made \[1, 1, 8, 8\] of \[1, 3, 8, 8\]"),
         (lambda main: 1, "<lambda> made int"),
+        (lambda main: main.numpy(), "<lambda> made ndarray"),
+        (lambda main: main + 0j, "<lambda> made torch.complex64: return D, in floating point"),
+        (lambda main: {}["a"], r"<lambda>: the rule failed: KeyError: 'a' \(test_own.py, line \d+\)"),
+        (lambda main: exit(3), "<lambda>: the rule failed: SystemExit: 3"),
+        (lambda main, x: main.add(x.mul_(0)), r"changes x in place.*x.clone\(\)"),
         (lambda main, guide: main, "there is no guide for it; its parameters may be main, references, weights"),
     ],
 )
@@ -128,6 +134,9 @@ def test_what_a_rule_does_wrong_is_said(rule, words):
         (lambda step: None, "<lambda> made a NoneType: return a number"),
         (lambda step: math.nan, "<lambda> made nan: return a finite number"),
         (lambda push: push[:, :, :2], r"<lambda> made \[1, 3, 2, 8\]: a number, or one per image"),
+        (lambda x: x.numpy(), "<lambda> made a ndarray: return a number"),
+        (lambda step: {}["a"], r"<lambda>: the weight failed: KeyError: 'a' \(test_own.py, line \d+\)"),
+        (lambda push: 1 / 0, "<lambda>: the weight failed: ZeroDivisionError"),
         (lambda x, push, other: 1, "there is no other for it; its parameters may be step, level, sigma, progress"),
     ],
 )
@@ -191,6 +200,10 @@ def test_what_changes_while_images_are_made_is_refused(monkeypatch):
 
     with pytest.raises(ValueError, match=r"rule .*counting takes something from elsewhere that has changed"):
         eg.generate(recipe_of(counting), 1)
+    halving = Gauss(0.1)
+    halving.predict = lambda x, sigma, y: x.mul_(0.5)
+    with pytest.raises(ValueError, match="changes x in place"):
+        eg.generate(eg.Recipe(halving), 1)
     mine = Gauss(0.1)
     opened = eg.open_recipe(eg.Recipe(mine))
     mine.mean = 0.2

@@ -78,14 +78,22 @@ class _Guided:
         return self.predict(x, sigma).denoised
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
-        call = _Call(x, sigma, self.step, self.batch, self.main)
+        call, untouched = _Call(x, sigma, self.step, self.batch, self.main), _changes(x)
         acting = [_Acting(call, *each, self.recorder) for each in self.guides]
         networks = [each for each in acting if not each.guide.of_classifier]
         denoised = self.rule.denoise(call, networks) if networks else call.main()
         if self.clip:
             denoised = denoised.clamp(-1, 1)
         classifiers = [each for each in acting if each.guide.of_classifier]
-        return Prediction(moved(denoised, call, classifiers), call.mix)
+        prediction = Prediction(moved(denoised, call, classifiers), call.mix)
+        if _changes(x) != untouched:
+            raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
+        return prediction
+
+
+def _changes(x: Tensor) -> int:
+    """How often x was changed in place; 0 where torch does not count, in inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 class _Call:

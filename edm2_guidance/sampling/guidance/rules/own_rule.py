@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edm2_guidance.recipe.own import OwnFunction
 from edm2_guidance.recipe.parts import Acting, Call, Rule
+from edm2_guidance.sampling.guidance.own_code import call as call_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +25,12 @@ class OwnRule(OwnFunction, Rule):
         pushes = [guide.push() for guide in guides]
         weights = [guide.weight(push) for guide, push in zip(guides, pushes, strict=True)]
         values = (main, [main - push for push in pushes], weights, call.x, call.sigma, call.step, call.labels)
-        made: Tensor = self.call(dict(zip(self.offered, values, strict=True)))
-        if getattr(made, "shape", None) != main.shape:
-            what = list(made.shape) if hasattr(made, "shape") else type(made).__name__
+        made = call_own(self, dict(zip(self.offered, values, strict=True)))
+        is_tensor = isinstance(made, type(main))
+        if not is_tensor or made.shape != main.shape:
+            what = list(made.shape) if is_tensor else type(made).__name__
             raise ValueError(f"the rule {self.name} made {what} of {list(main.shape)}: return D, in the shape of main")
-        return made.to(main)
+        if not made.is_floating_point():
+            raise ValueError(f"the rule {self.name} made {made.dtype}: return D, in floating point")
+        denoised: Tensor = made.to(main)
+        return denoised

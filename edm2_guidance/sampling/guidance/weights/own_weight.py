@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edm2_guidance.recipe.own import OwnFunction
 from edm2_guidance.recipe.parts import Seen, StepInfo, Weight
+from edm2_guidance.sampling.guidance.own_code import call as call_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,8 +85,8 @@ class OwnWeight(OwnFunction, Weight):
         """ValueError for what is no weight."""
         if not self._of_images:
             return self._value(step)
-        made = self.call(self._offered(step) | {name: getattr(seen, name) for name in _OF_IMAGES})
-        if not hasattr(made, "shape"):
+        made = call_own(self, self._offered(step) | {name: getattr(seen, name) for name in _OF_IMAGES})
+        if not isinstance(made, type(seen.x)):
             return self._checked(made)
         if made.ndim == 1:
             made = made.view(-1, 1, 1, 1)
@@ -104,7 +105,7 @@ class OwnWeight(OwnFunction, Weight):
         return {"step": step, "level": step.level, "sigma": step.sigma, "progress": step.progress, "w": self.w}
 
     def _value(self, step: StepInfo) -> float:
-        return self._checked(self.call(self._offered(step)))
+        return self._checked(call_own(self, self._offered(step)))
 
     def _checked(self, made: Any) -> float:
         try:
