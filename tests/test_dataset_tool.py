@@ -352,6 +352,20 @@ def test_a_link_to_an_empty_folder_is_followed(digits, tmp_path):
     assert (tmp_path / "real" / "dataset.json").exists()
 
 
+def test_an_empty_folder_gives_way_on_windows_too(digits, tmp_path, monkeypatch):
+    plain = os.replace
+
+    def as_windows(source, target):
+        if os.path.isdir(target):
+            raise PermissionError(errno.EACCES, "Access is denied", os.fspath(target))
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", as_windows)
+    (tmp_path / "out").mkdir()
+    assert convert(f"--source={digits}", f"--out={tmp_path}/out", *MODE).exit_code == 0
+    assert (tmp_path / "out" / "dataset.json").exists()
+
+
 def truncated(path):
     save(path, random_grey(9))
     path.write_bytes(path.read_bytes()[:-200])

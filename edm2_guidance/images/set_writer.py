@@ -97,6 +97,8 @@ def _members(dest: Path) -> Iterator[Callable[[str, bytes], None]]:
         with naming(dest, folder):
             folder.mkdir()
             yield lambda name, data: _write_file(folder / name, data)
+            if target.is_dir():
+                target.rmdir()  # an empty one, whose place no folder can take on Windows
             os.replace(folder, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
