@@ -94,8 +94,10 @@ def cure(error: ImportError) -> str:
         return f"{what}: this Python ({sys.executable}) was built without it; take another"
     venv = os.path.join(ROOT, ".venv")
     if os.path.isdir(venv) and os.path.realpath(sys.prefix) != os.path.realpath(venv):
-        if os.path.isfile(os.path.join(venv, "bin", "activate")):
-            return f"{what}: run `source {_from_here('.venv/bin/activate')}` first, where everything is installed"
+        for before, folder in ("source ", "bin"), ("", "Scripts"):  # the latter on Windows
+            if os.path.isfile(os.path.join(venv, folder, "activate")):
+                activate = _from_here(os.path.join(".venv", folder, "activate"))
+                return f"{what}: run `{before}{activate}` first, where everything is installed"
         return f"{what}: run `make install` in {ROOT} first"
     if not os.path.isfile(os.path.join(ROOT, "requirements.txt")):  # an installation, which pip made without it
         return f"{what}: run `{_this_python()} -m pip check`, which names what is to be installed"
