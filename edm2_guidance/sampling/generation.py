@@ -240,6 +240,12 @@ def open_recipe(
             return model
         if net.opened.device != target:
             raise ValueError(f"{net.source} was opened on {net.opened.device}: open it on {target}, with the others")
+        if isinstance(net.opened, Classifier) != (option == "--classifier"):
+            raise ValueError(
+                f"{net.source} is a classifier: classifier_guide(CLASSIFIER, SCALE, SAMPLER) guides by it"
+                if isinstance(net.opened, Classifier)
+                else f"{net.source} is no classifier: Guide(NETWORK, WEIGHT) guides by it"
+            )
         return net.opened
 
     main: Model = opened(recipe.net, "--net")
