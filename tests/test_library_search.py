@@ -1,5 +1,6 @@
 """Searches and stored latents, from Python: the same points as the command, and the same images as without a stop."""
 
+import dataclasses
 import functools
 import json
 
@@ -150,6 +151,10 @@ def test_an_object_is_known_by_its_parameters(tmp_path):
     assert eg.score(recipe, "mnist16", num=3)["fd_mnist"].value == pytest.approx(
         eg.score(path, "mnist16")["fd_mnist"].value
     )
+    with pytest.raises(FileNotFoundError, match=r"no file Linear; .*give it again, dataclasses.replace\(recipe, net="):
+        eg.generate(eg.read_recipe(path), 1)
+    again = dataclasses.replace(eg.read_recipe(path), net=other)
+    assert eg.open_recipe(again).recipe == eg.read_recipe(path)
     with torch.no_grad():
         other.mean += 1
     assert recipe.hash != eg.Recipe(other, num_steps=2).hash
