@@ -4,10 +4,12 @@ Nothing is printed. What the commands warn of is in the results: `Generation.not
 """
 
 import operator
+import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from numbers import Integral
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from edm2_guidance.metrics.sides import (
 )
 from edm2_guidance.papers.references import find_reference
 from edm2_guidance.papers.search import Axis, expected_points
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import MAX_SEED, Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 from edm2_guidance.reproduction.rows import Runner, Settings
 from edm2_guidance.reproduction.sweeps import Sweep, Trials, find_best
@@ -97,6 +99,7 @@ def _passed(
     diagnostics: bool = False,
 ) -> tuple[Generation, list[Batched]]:
     """All parts of one pass over these seeds."""
+    batch = _count("batch", batch)
     generation, wanted = _opened(recipe, device), _seeds(seeds)
     generation.check_seeds(wanted)
     made = []
@@ -110,8 +113,10 @@ def _passed(
 def decode(recipe: Recipe | Generation, latents: Latents, *, device: str | None = None) -> ImageBatch:
     """The images of latents, as the main network of a recipe decodes them: those of `generate` where it is the same.
 
-    ValueError for latents of another shape; else as `generate`.
+    ValueError for what is no `Latents`, or of another shape; else as `generate`.
     """
+    if not isinstance(latents, Latents):
+        raise ValueError(f"a {type(latents).__name__} is no Latents: write Latents(VALUES, SEEDS)")
     generation = _opened(recipe, device)
     found, wanted = tuple(latents.values.shape[1:]), generation.main.shape
     if found != wanted:
@@ -136,6 +141,7 @@ def generate_zip(
     whether to write them, too, in a file beside the ZIP: `diagnostics(path)` reads it. Other arguments and errors as
     `generate`; ValueError, too, if the file is there and holds other images, or was made without diagnostics.
     """
+    batch, shard_size = _count("batch", batch), _count("shard_size", shard_size)
     generation, path = _opened(recipe, device), Path(path)
     check_destination(path)
     plan = ShardPlan(_seeds(seeds), shard_size)
@@ -198,7 +204,8 @@ def score(
     """
     if ledger is not None:
         ledgers.check_writable(Path(ledger))
-    against = find_reference(fspath(reference))
+    batch, num = _count("batch", batch), None if num is None else _count("num", num, 2)
+    against = find_reference(_named(reference))
     stored = fspath(images) if isinstance(images, str | PathLike) else None
     names = _metrics(metrics, against, stored, num, offline)
     theirs = open_reference_side(open_side(against, names, reference=True, offline=offline), names, batch=batch)
@@ -257,13 +264,16 @@ def search(
 
     Raises ValueError for names and values that the recipe does not take; else as `score`.
     """
-    axes = [Axis(each, tuple(sorted(set(of_each)))) for each, of_each in values.items()]
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{reprlib.repr(recipe)} is no recipe to vary: give Recipe(NETWORK), open or not")
+    batch, num, seed = _count("batch", batch), _count("num", num, 2), _seeds(range(seed, seed + num))[0]
+    axes = [Axis(each, _values(each, of_each)) for each, of_each in values.items()]
     start = {axis.name: axis.values[0] for axis in axes}
     for axis in axes:
         tried = [recipe_at(recipe, {**start, axis.name: value}) for value in axis.values]
         if len(tried) > 1 and tried[0] == tried[-1]:
             raise ValueError(f"'{axis.name}' changes nothing of this recipe: has it a guide to change?")
-    sweep = Sweep(name, recipe, recipe_at, find_metric(metric).name, find_reference(fspath(reference)), num, seed)
+    sweep = Sweep(name, recipe, recipe_at, find_metric(metric).name, find_reference(_named(reference)), num, seed)
     where = device or next((str(net.opened.device) for net in recipe.nets if net.opened is not None), "auto")
     total = num * expected_points(start, [axes], stride=stride, valid=valid)
     with tempfile.TemporaryDirectory() as folder, _bar(total, progress) as advance:
@@ -293,7 +303,7 @@ def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, se
         raise ValueError(
             "a recipe makes any number of images: give num=1000, or as many as the reference's scores have"
         )
-    seeds, size = range(seed, seed + num), (generation.image_size, generation.image_size)
+    seeds, size = _seeds(range(seed, seed + num)), (generation.image_size, generation.image_size)
     _check(metrics, num, size)
     generation.check_seeds(seeds)
     described = describe_generated(generation.recipe, seeds, size, generation.numerics["precision"])
@@ -328,18 +338,43 @@ def _opened(recipe: Any, device: str | None) -> Generation:
             raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")
         return recipe
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"{recipe!r} is no recipe: write Recipe(NETWORK)")
+        raise ValueError(f"{reprlib.repr(recipe)} is no recipe: write Recipe(NETWORK)")
     return open_recipe(recipe, device or "auto")
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     try:
-        found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(operator.index, seeds))
+        found = tuple(range(int(seeds)) if isinstance(seeds, Integral) else map(operator.index, seeds))
     except TypeError as error:
         raise ValueError(f"seeds are integers: {error}") from None
-    if not found or min(found) < 0:
-        raise ValueError("no seeds: one per image is needed" if not found else f"seed {min(found)}: at least 0")
+    if not found:
+        raise ValueError("no seeds: one per image is needed")
+    if min(found) < 0 or max(found) > MAX_SEED:
+        wrong, limit = (min(found), "at least 0") if min(found) < 0 else (max(found), f"at most {MAX_SEED}")
+        raise ValueError(f"seed {wrong}: {limit}")
     return found
+
+
+def _count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number, NumPy's as well. ValueError for what is none, or too small."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: give an integer of at least {least}")
+    return int(value)
+
+
+def _values(name: str, given: Any) -> tuple[float, ...]:
+    """What a search tries of one thing, rising, each once."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{name}={given!r}: give the values to try, such as [1, 1.5, 2]")
+    return tuple(sorted({value.item() if hasattr(value, "item") else value for value in given}))  # of NumPy
+
+
+def _named(reference: Any) -> str:
+    """The name or path of a reference. ValueError for what is none."""
+    if not isinstance(reference, str | PathLike):
+        what = type(reference).__name__
+        raise ValueError(f"a reference is a name or a path, no {what}: keep its images in a ZIP or folder, and name it")
+    return fspath(reference)
 
 
 def _metrics(
@@ -354,6 +389,8 @@ def _metrics(
         return found
     texts = [asked] if isinstance(asked, str) else asked
     names = list(dict.fromkeys(name for text in texts for name in names_of(text)))
+    if not names:
+        raise ValueError("no metrics: name some, or leave them out for all that the reference has")
     if any(name.partition("/")[0] == ALL for name in names):
         return settled(names, reference, samples, num, offline=offline).metrics
     return names

@@ -96,6 +96,16 @@ def test_a_classifier_by_its_name_is_of_the_form_of_the_sampler():
         (lambda: eg.generate(eg.Recipe("mnist16-cond"), []), "no seeds"),
         (lambda: eg.generate(eg.Recipe("mnist16-cond"), [1.5]), "seeds are integers"),
         (lambda: eg.generate(eg.Recipe("mnist16-cond"), [3, -1]), "seed -1: at least 0"),
+        (lambda: eg.generate(eg.Recipe("mnist16-cond"), [2**32]), "seed 4294967296: at most 4294967295"),
+        (lambda: eg.generate(eg.Recipe("mnist16-cond"), 2, batch=0), "batch=0: give an integer of at least 1"),
+        (lambda: eg.generate_zip(eg.Recipe("mnist16-cond"), 2, "a.zip", batch=1.5), "batch=1.5: give an integer"),
+        (lambda: eg.generate_zip(eg.Recipe("mnist16-cond"), 2, "a.zip", shard_size=None), "shard_size=None: give an"),
+        (lambda: eg.score(eg.Recipe("mnist16-cond"), "mnist16", num=1), "num=1: give an integer of at least 2"),
+        (lambda: eg.score(eg.Recipe("mnist16-cond"), "mnist16", num=2, seed=-1), "seed -1: at least 0"),
+        (lambda: eg.score("mnist16-test-500", eg.Recipe("a")), "a reference is a name or a path, no Recipe"),
+        (lambda: eg.score("mnist16-test-500", "mnist16", []), "no metrics: name some"),
+        (lambda: eg.score(torch.zeros(2, 3, 16, 16), "mnist16", "fd_mnist"), r"tensor.* is no recipe"),
+        (lambda: eg.decode(eg.Recipe("mnist16-cond"), torch.zeros(1, 3, 16, 16)), "a Tensor is no Latents"),
         (lambda: eg.generate("mnist16-cond", 1), r"'mnist16-cond' is no recipe: write Recipe\(NETWORK\)"),
         (
             lambda: eg.Recipe("mnist16-cond", "mnist16-weak"),
@@ -128,6 +138,21 @@ def test_an_open_network_is_the_named_one(main, images):
     alone = eg.generate(opened, [4, 1], batch=1)
     assert alone.seeds == (4, 1)
     assert (alone.images.int() - images.select([4, 1]).images.int()).abs().max() <= 2  # of another batch, last bits
+
+
+def test_networks_and_classifiers_are_not_taken_for_each_other(main):
+    classifier = eg.open_classifier("mnist16-classifier")
+    for recipe in (eg.Recipe(classifier), eg.Recipe(main, eg.Guide(classifier, 2))):
+        with pytest.raises(ValueError, match=r"mnist16-classifier is a classifier: classifier_guide"):
+            eg.generate(recipe, 1)
+    with pytest.raises(ValueError, match=r"mnist16-cond is no classifier: Guide\(NETWORK, WEIGHT\)"):
+        eg.generate(eg.Recipe(main, eg.classifier_guide(main, 1, "heun")), 1)
+
+
+def test_seeds_are_any_integers(main):
+    recipe = eg.Recipe(main, num_steps=1)
+    for seeds in (np.int64(2), range(2), np.arange(2), torch.arange(2), (n for n in (0, 1))):
+        assert eg.generate(recipe, seeds, batch=np.int64(2)).seeds == (0, 1)
 
 
 def test_networks_on_two_devices_are_refused(main, monkeypatch):

@@ -1,8 +1,10 @@
 """Searches and stored latents, from Python: the same points as the command, and the same images as without a stop."""
 
+import dataclasses
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -61,7 +63,7 @@ def test_a_search_goes_on_from_its_ledger(tmp_path, monkeypatch):
     first = searched(values={"weight": [1.5, 3]}, ledger=path, name="mine")
     before = path.read_bytes()
     assert [line["search"]["name"] for line in ledger.read(path)] == ["mine", "mine"]
-    assert searched(values={"weight": [1.5, 3]}, ledger=path, name="mine") == first
+    assert searched(values={"weight": np.float32([3, 1.5])}, ledger=path, name="mine") == first
     assert path.read_bytes() == before
     assert len(searched(values={"weight": [1.5, 2, 3]}, ledger=path, name="mine")) == 3
     assert path.read_bytes().startswith(before)
@@ -87,12 +89,18 @@ def test_points_are_those_of_the_command(tmp_path):
     [
         ({"pwr": [1, 2]}, "'pwr': no part of this recipe has it"),
         ({"scale": [1, 2]}, "'scale' changes nothing of this recipe"),
+        ({"weight": 2}, r"weight=2: give the values to try, such as \[1, 1.5, 2\]"),
         ({"weight": []}, "weight: the values of a search rise or fall"),
     ],
 )
 def test_what_changes_nothing_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
         searched(values=values)
+
+
+def test_a_search_opens_networks_itself():
+    with pytest.raises(ValueError, match="is no recipe to vary: give Recipe"):
+        searched(eg.open_recipe(RECIPE))
 
 
 def test_stored_latents_decode_to_the_same_images(tmp_path):
@@ -143,6 +151,10 @@ def test_an_object_is_known_by_its_parameters(tmp_path):
     assert eg.score(recipe, "mnist16", num=3)["fd_mnist"].value == pytest.approx(
         eg.score(path, "mnist16")["fd_mnist"].value
     )
+    with pytest.raises(FileNotFoundError, match=r"no file Linear; .*give it again, dataclasses.replace\(recipe, net="):
+        eg.generate(eg.read_recipe(path), 1)
+    again = dataclasses.replace(eg.read_recipe(path), net=other)
+    assert eg.open_recipe(again).recipe == eg.read_recipe(path)
     with torch.no_grad():
         other.mean += 1
     assert recipe.hash != eg.Recipe(other, num_steps=2).hash

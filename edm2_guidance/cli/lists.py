@@ -9,8 +9,8 @@ import click
 from edm2_guidance.cli.option_group import Field, option
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.typed import given, plain_number
+from edm2_guidance.recipe.recipe import MAX_SEED
 
-MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 MAX_IMAGES = 10**7
 MAX_VALUES = 10**4  # of a list such as 1,1.05,...,3.5
 Item = TypeVar("Item")

@@ -97,10 +97,14 @@ class ImageBatch:
         return buffer.getvalue()
 
     def select(self, rows: Sequence[int]) -> "ImageBatch":
-        """The images of these rows, with what is known of each."""
+        """The images of these rows, counted from 0, with what is known of each. ValueError for what are none."""
+        try:
+            rows = [range(len(self))[row] for row in rows]
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"rows are integers, of {len(self)} images from 0 on: {error}") from None
         seeds, labels = (values and tuple(values[row] for row in rows) for values in (self.seeds, self.labels))
         diagnostics = None if self.diagnostics is None else self.diagnostics.select(rows)
-        return ImageBatch(self.images[list(rows)], seeds, labels, self.reduced, diagnostics)
+        return ImageBatch(self.images[rows], seeds, labels, self.reduced, diagnostics)
 
 
 class ImageSource(Protocol):

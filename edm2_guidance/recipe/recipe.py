@@ -19,6 +19,7 @@ from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
+MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
 

@@ -234,13 +234,7 @@ def open_recipe(
     loaded = functools.cache(functools.partial(load, device=target, trust_pickle=trust_pickle, offline=offline))
 
     def opened(net: NetworkRef, option: str) -> Any:
-        if net.opened is None:
-            model = loaded(net.source, classifier=option == "--classifier")
-            _check_content(net, model.identity["sha256"], f"{option}=PATH|URL")
-            return model
-        if net.opened.device != target:
-            raise ValueError(f"{net.source} was opened on {net.opened.device}: open it on {target}, with the others")
-        return net.opened
+        return _loaded(loaded, net, option) if net.opened is None else _checked_open(net, option, target)
 
     main: Model = opened(recipe.net, "--net")
     guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
@@ -270,6 +264,32 @@ def open_recipe(
     )
     sizes = tuple(model.num_parameters for model in (main, *others))
     return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base)
+
+
+def _loaded(load: Callable[..., Any], net: NetworkRef, option: str) -> Any:
+    """The network of a recipe, opened. OSError or ValueError if it cannot be had, or is another."""
+    try:
+        model = load(net.source, classifier=option == "--classifier")
+    except FileNotFoundError as error:
+        if net.sha256 is None or net.source != net.name:
+            raise
+        why = "the recipe was read, and names its content alone"  # of code, or of a file that is not found again
+        raise FileNotFoundError(f"{error}; {why}: give it again, dataclasses.replace(recipe, net=...)") from None
+    _check_content(net, model.identity["sha256"], f"{option}=PATH|URL")
+    return model
+
+
+def _checked_open(net: NetworkRef, option: str, device: torch.device) -> Any:
+    """A network that was opened before. ValueError if it is elsewhere, or a classifier where none is meant."""
+    model, wanted = net.opened, option == "--classifier"
+    if isinstance(model, Classifier) != wanted:
+        cure = (
+            "no classifier: Guide(NETWORK, WEIGHT)" if wanted else "a classifier: classifier_guide(IT, SCALE, SAMPLER)"
+        )
+        raise ValueError(f"{net.source} is {cure} guides by it")
+    if model.device != device:
+        raise ValueError(f"{net.source} was opened on {model.device}: open it on {device}, with the others")
+    return model
 
 
 def _check_content(ref: FileRef, sha256: str, option: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edm2_guidance.cli.intervals import Sigmas, Steps
-from edm2_guidance.cli.lists import MAX_IMAGES, MAX_SEED, IntList
+from edm2_guidance.cli.lists import MAX_IMAGES, IntList
 from edm2_guidance.images.archive import open_archive
 from edm2_guidance.images.labels import Label, parse_label_file, parse_labels
 from edm2_guidance.images.members import clean_name, has_image_suffix, is_junk
@@ -25,7 +25,7 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.ledger_table import format_table, rows_of
 from edm2_guidance.recipe.describe import describe_recipe
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import MAX_SEED, Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.work.plan import format_seeds
 from tests.functions import levels
 

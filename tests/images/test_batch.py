@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from types import TracebackType
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,17 @@ def test_a_source_that_breaks_its_word_is_an_error_that_the_sinks_see(promised: 
     with pytest.raises(RuntimeError, match=f"3 images after promising {promised}"):
         drain(source, Recorder("a", log))
     assert log[-1].startswith("a discarded")
+
+
+def test_rows_are_integers_of_any_kind() -> None:
+    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).repeat(1, 3, 2, 2)
+    batch = ImageBatch(images, seeds=(5, 6, 7))
+    for rows in ([2, 0], np.array([2, 0]), torch.tensor([-1, 0])):
+        assert batch.select(rows).seeds == (7, 5)
+        assert batch.select(rows).images[:, 0, 0, 0].tolist() == [2, 0]
+    for wrong in ([3], 1, np.array([True, False, True])):
+        with pytest.raises(ValueError, match="rows are integers, of 3 images from 0 on"):
+            batch.select(wrong)  # type: ignore[arg-type]
 
 
 def test_a_batch_is_checked() -> None:
