@@ -344,7 +344,7 @@ def _opened(recipe: Any, device: str | None) -> Generation:
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     try:
-        found = tuple(range(int(seeds)) if isinstance(seeds, Integral) else map(operator.index, seeds))
+        found = tuple(range(int(seeds)) if isinstance(seeds, int | Integral) else map(operator.index, seeds))
     except TypeError as error:
         raise ValueError(f"seeds are integers: {error}") from None
     if not found:

@@ -181,7 +181,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         _settle(self, "net", lambda net: None if net is None else NetworkRef.of(net))
-        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))
+        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))  # type: ignore[arg-type]
         _settle(self, "interval", _interval)
         _settle(self, "reference", partial(_spec, Reference))
         if self.net is None and not self.reference.of_main:
@@ -527,7 +527,7 @@ def _spec(axis: type[Spec], given: Any) -> Any:
 
 def _labels(given: Any) -> Any:
     """The rule of labels. ValueError for what is none."""
-    if isinstance(given, Integral) and not isinstance(given, bool) and given >= 0:
+    if isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= 0:
         return int(given)
     if isinstance(given, ClassName) or given in ("random", "balanced", "none", "stored"):
         return given
