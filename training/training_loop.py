@@ -289,12 +289,9 @@ def train(
         trainer = Trainer(config, dataset, device, workers)
         try:
             checkpoints = CheckpointFolder(outdir)
-            start = begin(outdir, trainer.run, checkpoints, device, about)  # before anything is written
-            if start.state is not None:
-                with odd_files_are_value_errors("the checkpoint"):
-                    trainer.state.load(start.state)
+            begun = _begin(trainer, outdir, checkpoints, device, about)  # before anything is written
             with RunLog(outdir, enabled=trainer.rank == 0) as log:
-                notes = [*start.notes, *(cost_text(watcher, config) for watcher in watchers)]
+                notes = [*begun, *(cost_text(watcher, config) for watcher in watchers)]
                 log.start(trainer.state.images_seen, config.duration, _describe(trainer), notes)
                 log.track(trackers, trainer.run, trainer.state.images_seen)
                 if progress is not None:
@@ -303,6 +300,17 @@ def train(
                 return _run(trainer, outdir, checkpoints, log, should_stop, progress, show)
         finally:
             trainer.close()
+
+
+def _begin(
+    trainer: Trainer, outdir: Path, checkpoints: CheckpointFolder, device: torch.device, about: Mapping[str, Any]
+) -> Sequence[str]:
+    """Go on from the last sound checkpoint, if there is one, whose tensors are let go of here; what is to be said."""
+    start = begin(outdir, trainer.run, checkpoints, device, about)
+    if start.state is not None:
+        with odd_files_are_value_errors("the checkpoint"):
+            trainer.state.load(start.state)
+    return start.notes
 
 
 def _identity(config: TrainingConfig, dataset: ImageFolderDataset) -> dict[str, Any]:
