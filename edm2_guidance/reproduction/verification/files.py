@@ -56,7 +56,7 @@ def networks(place: Place, metric: str) -> Finding:
 
 def _check_network(found: Finding, source: str, offline: bool) -> None:
     name, known = source.rpartition("/")[2].removesuffix(".pkl"), expected(source)
-    report = family_of(source).inspect(source, offline=offline)
+    report = family_of(source, offline=offline).inspect(source, offline=offline)
     found.about(f"{name}: size", report["bytes"], known.num_bytes)
     found.row(f"{name}: SHA-256", report["sha256"], "none published", fine=True)
     if report["refusal"] is not None:

@@ -96,6 +96,13 @@ def test_files_as_they_should_be(place, server):
     assert cells(good("vae", place), "decoded images")[0] == "64 pixels wide"
 
 
+def test_offline_asks_no_server(place, server, monkeypatch):
+    monkeypatch.setattr(files, "expected", lambda source: None)  # the double fetches
+    found = outcome("networks", place, offline=True)
+    assert found.status == "FAILED"
+    assert "is not in the cache, and offline was asked for" in found.reason
+
+
 def test_a_file_cut_short(place, server):
     put(main_network(server), main_network(server).read_bytes()[:-1000])
     assert "does not end as a pickle does" in bad("networks", place, "DownloadError").reason
