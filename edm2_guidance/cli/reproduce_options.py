@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from dnnlib import figures
-from edm2_guidance.cli.command import keeps
+from edm2_guidance.cli.command import bad_input, keeps
 from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.metric_options import (
     REFERENCE,
@@ -26,6 +26,9 @@ from edm2_guidance.cli.submit import JobOptions
 from edm2_guidance.papers.plots import WIDTHS, Look
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.tables import NETWORKS
+
+if TYPE_CHECKING:
+    from edm2_guidance.work.again import Made
 
 _images = click.IntRange(min=2)
 
@@ -103,15 +106,19 @@ class TargetOptions(OptionGroup, heading="Images"):
     blocks: int = option("Blocks at the best", type=COUNT, default=3)
     seed: int = seed_option()
 
-    def resolved(self, preset: Preset | None) -> tuple[str, str, str]:
-        """(name, metric, reference), given or of the preset. Usage errors."""
+    def resolved(self, preset: Preset | None, made: "Made | None" = None) -> tuple[str, str, str]:
+        """(name, metric, reference), given, of the preset, or of the line that --recipe names. Usage errors."""
         name = self.name or (preset.name if preset is not None else "")
         metric = self.metric or (preset.metric if preset is not None else "")
-        needed = {"--name": name, "--metrics": metric, "--ref": self.ref or preset}
+        ref = self.ref or (made.reference if made is not None else None)
+        if not metric and made is not None and made.metric is not None:
+            with bad_input():
+                metric = OneMetric().parse(made.metric)
+        needed = {"--name": name, "--metrics": metric, "--ref": ref or preset}
         missing = [flag for flag, value in needed.items() if not value]
         if missing:
             raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
-        return name, metric, reference_from(self.ref, preset)
+        return name, metric, reference_from(ref, preset)
 
 
 class Inches(ParamType):

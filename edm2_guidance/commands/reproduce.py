@@ -14,6 +14,7 @@ from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
+from edm2_guidance.cli.again import made_before
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.metric_options import LEDGER, Choices, num_option
 from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
@@ -269,7 +270,7 @@ def make_search(asked: FindOptions) -> None:
     method = Method(asked.networks, asked.sampling, settings.noise_device)
     recipe = recipe_from(method, defaults=search.varied(asked.networks), scored=True)
     preset = only_preset(asked.networks.preset) if asked.networks.preset else None
-    name, metric, reference = target.resolved(preset)
+    name, metric, reference = target.resolved(preset, made_before(asked.networks.recipe))
     threads_for(recipe.sources, [metric])
     num, blocks, final = target.num, target.blocks, target.final_num or target.num
     with bad_input():

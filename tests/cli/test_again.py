@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import edm2_guidance as eg
 from dnnlib.download import cache_path
-from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
 from edm2_guidance.recipe import own
 from edm2_guidance.recipe.recipe import NetworkRef
 from edm2_guidance.work.again import read_made
@@ -211,6 +211,10 @@ def test_the_score_of_a_line_is_computed_again():
     first, second = map(json.loads, Path("l.jsonl").read_text().splitlines())
     for name in ("metric", "value", "recipe", "recipe_hash", "images", "reference", "run"):
         assert first[name] == second[name]
+    searched = ["--over=rho", "--values=7", "--num=3", "--blocks=1", "--name=s", "--ledger=l.jsonl", "--results-dir=."]
+    run(reproduce, "search", "--recipe=l.jsonl:1", *searched)
+    found = json.loads(Path("l.jsonl").read_text().splitlines()[2])
+    assert (found["metric"], found["reference"]) == (first["metric"], first["reference"])
 
 
 # Where files are found.
