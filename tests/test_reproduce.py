@@ -187,7 +187,7 @@ def test_a_plot_for_a_column(tmp_path):
         (["--out=a.png", "--size=big"], "give inches from 1 to 100, such as 5,3, or column or page"),
         (["--out=a.png", "--size=3"], "give inches"),
         (["--out=a.png", "--size=0,nan"], "give inches"),
-        (["--out=a.png", "--labels=a,b"], "2 labels for 1 curves: one each for mnist16-autog"),
+        (["--out=a.png", "--labels=a,b"], "2 labels for 1 curve: one each for mnist16-autog"),
         (["--out=a.png", "--style=nowhere.mplstyle"], "style nowhere.mplstyle: there is none of that name"),
         (["--out=a.png", "--against=mnist16"], "no search and no row of that name at 1000 images"),
         (["--out=a.png", "--kind=scale"], "did not vary the classifier's scale; --kind=weight fits it"),

@@ -15,6 +15,7 @@ OTHERS = {
     "--gnet": ("--uncond-pkl",),
     "--guidance": ("--guidance-scale",),
     "--images": ("--data", "--source", "--gen-zip"),
+    "--max-images": ("--num-images", "--num"),
     "--metrics": ("--metric",),
     "--net": ("--cond-pkl",),
     "--num-images": ("--num",),  # torchrun takes --num for its own

@@ -37,7 +37,10 @@ class Evaluation(ParamType):
                 raise ValueError(f"{name} is given twice")
             else:
                 fields[name] = _count(name, number)
-        metrics = Metrics().parse(":".join(rest))
+        try:
+            metrics = Metrics().parse(":".join(rest))
+        except ValueError as error:
+            raise ValueError(f"{error} (num, every and steps stand behind the last metric)") from error
         if open_ended(metrics):
             raise ValueError("name the metrics, such as fd_mnist:num=1000")
         return Evaluate(tuple(metrics), **fields)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import figures
+from dnnlib.terminal import counted
 from edm2_guidance.metrics.uncertainty import Interval
 
 Curve = Mapping[float, Sequence[float]]  # x -> scores of the seed blocks
@@ -86,7 +87,9 @@ def check(panels: Sequence[Panel], look: Look) -> None:
 def check_look(look: Look, names: Sequence[str]) -> None:
     """ValueError if there are not as many curves, of these names, as labels; as of `styled`."""
     if look.labels is not None and len(look.labels) != len(names):
-        raise ValueError(f"{len(look.labels)} labels for {len(names)} curves: one each for {', '.join(names)}")
+        raise ValueError(
+            f"{counted(len(look.labels), 'label')} for {counted(len(names), 'curve')}: one each for {', '.join(names)}"
+        )
     figures.check_style(look.style)
 
 

@@ -66,7 +66,7 @@ def test_from_the_command_line(run, tmp_path):
     [
         (["--num=100"], "--num=100 is of searches: --kind=diagnostics draws all images of a ZIP"),
         (["--against=a"], "--against=a is of searches"),
-        (["--labels=a,b"], "2 labels for 1 curves: one each for a"),
+        (["--labels=a,b"], "2 labels for 1 curve: one each for a"),
         (["--out=a.gif"], "a.gif: give a name that ends in .png, .pdf, .svg"),
         (["b.zip"], "b.zip"),
         (["--kind=weight"], "--num-images is missing: give --num-images=INT"),

@@ -73,7 +73,7 @@ def test_several_runs_in_one_picture(run, tmp_path):
     ("args", "stats", "message"),
     [
         ([], {"a": []}, "no stats.jsonl of a training run there, or no report in it yet"),
-        (["--labels=one,two"], {"a": FIRST}, "2 labels for 1 curves"),
+        (["--labels=one,two"], {"a": FIRST}, "2 labels for 1 curve: "),
         (["--out=a.gif"], {"a": FIRST}, "give a name that ends in"),
         (["--style=nothing"], {"a": FIRST}, "there is none of that name"),
     ],
