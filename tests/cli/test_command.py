@@ -17,7 +17,7 @@ from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.reproduce_options import WorkOptions
 from edm2_guidance.cli.signals import stop_signals
-from edm2_guidance.commands import calculate_metrics, generate_images
+from edm2_guidance.commands import calculate_metrics, generate_images, network_tool
 
 
 @click.command(cls=Command)
@@ -249,6 +249,12 @@ def test_bad_input_is_a_usage_error():
 
     result = CliRunner().invoke(command, [])
     assert (result.exit_code, result.stderr) == (2, "Error: net.pkl: No such file or directory\n")
+
+
+def test_a_program_without_its_command_shows_its_help():
+    done = CliRunner().invoke(network_tool.main, [])
+    assert (done.exit_code, done.stderr) == (2, "")
+    assert done.stdout == CliRunner().invoke(network_tool.main, ["--help"]).stdout
 
 
 def test_version_of_every_program():
