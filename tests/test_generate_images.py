@@ -303,6 +303,10 @@ def test_a_grid_is_transposed_at_will(run, tmp_path, monkeypatch):
         (["--outdir=x", "--class=cat"], "--class=cat: give a class number from 0 to 9, or leave it out for random"),
         (["--outdir=x", "--class=1e2"], "--class=1e2: give a class number of 0 or more"),
         (["--grid=x.gif"], "x.gif: give a name that ends in .png, .jpg, .jpeg, .pdf"),
+        (
+            ["--grid=x.png", "--weights=1,2", "--preset=mnist16-classifier"],
+            "has 0: leave out one of the two",
+        ),
         (["--outdir=x", "--rows=class"], "--rows, --columns, --cell and --enlarge are of a grid: add --grid=FILE.png"),
         (["--grid=x.png", "--rows=claas"], "'claas' is not one of method, weight, scale, alpha, class, seed"),
         (["--grid=x.png", "--rows=weight"], "the grid has no weight: give --weights"),

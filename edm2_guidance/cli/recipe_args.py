@@ -392,14 +392,17 @@ def _intervals(networks: NetworkOptions) -> list[Interval]:
 
 
 def with_weight(recipe: Recipe, weight: float) -> Recipe:
-    """The recipe with this weight on its guide (columns of a grid). ValueError unless exactly one is a network."""
-    if [guide.of_classifier for guide in recipe.guides].count(False) != 1:
-        raise ValueError("columns of weights need exactly one guide per row")
+    """The recipe with this weight on its guide (--weights of a grid). ValueError unless exactly one is a network."""
+    count = [guide.of_classifier for guide in recipe.guides].count(False)
+    if count != 1:
+        needed = "--weights needs methods with one guide that is a network"
+        raise ValueError(f"{needed}, and that of {recipe.net.name} has {count}: leave out one of the two")
     return recipe_at(recipe, {"weight": weight})
 
 
 def with_scale(recipe: Recipe, scale: float) -> Recipe:
     """The recipe with this scale of its classifier (columns of a grid). ValueError if it has none."""
     if not any(guide.of_classifier for guide in recipe.guides):
-        raise ValueError("columns of scales need a classifier per row: give --classifier=PATH|URL")
+        needed = "--scales needs methods with a classifier"
+        raise ValueError(f"{needed}, and that of {recipe.net.name} has none: give --classifier=PATH|URL")
     return recipe_at(recipe, {"scale": scale})

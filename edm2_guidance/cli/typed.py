@@ -157,7 +157,8 @@ def _in_words(error: click.ClickException, ctx: click.Context | None) -> str:
         return f"{name}: there is no such option; " + (f"near it: {', '.join(near)}" if near else "--help lists them")
     if isinstance(error, click.BadOptionUsage):
         return _wrong_usage(error, ctx)
-    return error.format_message()
+    extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", error.format_message())
+    return f"{extra[1]}: stands there without an option; --help lists them" if extra else error.format_message()
 
 
 def _missing(param: click.Parameter, ctx: click.Context) -> str:

@@ -104,6 +104,7 @@ def refuse():
         (["--num_image=3"], "--num_image: there is no such option; near it: --num-images, --num"),
         (["-num=3"], "-num: there is no such option; near it: --num"),
         (["--xyz=1"], "--xyz: there is no such option; --help lists them"),
+        (["mnist16", "b"], "mnist16 b: stands there without an option; --help lists them"),
         ([f"--num={'9' * 500}x"], f"--num={'9' * 94}...: give a whole number from 2 to 1000000"),
     ],
 )
