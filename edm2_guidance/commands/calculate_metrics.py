@@ -13,7 +13,7 @@ from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.run_options import format_option
-from edm2_guidance.cli.say import say_notes
+from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
@@ -23,7 +23,9 @@ from edm2_guidance.commands.score.sides import (
     measured_reference,
     open_detectors,
     score_set,
+    scores_there,
     settled_metrics,
+    tell_scores,
 )
 from edm2_guidance.metrics.catalog import feature_names, kept_features, too_few
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
@@ -35,6 +37,7 @@ class CalcOptions(OptionGroup, heading="Images"):
 
     images: str | None = option(f"SAMPLES, in EDM2's words: {opt.IMAGES}; or statistics", metavar="PATH")
     ref: str | None = opt.ref_option(f"REFERENCE, in EDM2's words: {opt.REFERENCE}")
+    again: bool = opt.again_option()
     score: ScoreOptions
 
 
@@ -87,7 +90,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
         usual = ScoreOptions.defaults()
         stored = replace(usual.stored, batch=plain.batch)
         asked = replace(usual, stored=stored, ledger=replace(usual.ledger, ledger=ledger))
-        score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None)
+        score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None, again=True)
 
 
 for command in (compare, gen, show_classes):
@@ -103,10 +106,11 @@ def calc(samples: str | None, reference: str | None, asked: CalcOptions) -> None
 
     Images are a folder, ZIP, tar or .npz. Several ZIPs or tars are one set: name the folder that they lie in, or,
     quoted, a pattern such as 'train-*.tar'. Of a reference given as images all count, and its statistics are computed
-    in the same run; `ref` writes such statistics to a file, which saves the time when it is used again.
+    in the same run; `ref` writes such statistics to a file, which saves the time when it is used again. A score that the
+    ledger has is not computed again.
     """
     images, ref = opt.sides_from(samples, reference, asked.images, asked.ref)
-    score_stored(asked.score, images, ref, opt.asked_metrics(asked.score.metrics), most=STANDARD_NUM_IMAGES)
+    score_stored(asked.score, images, ref, opt.asked_metrics(asked.score.metrics), STANDARD_NUM_IMAGES, asked.again)
 
 
 class RefOptions(OptionGroup, heading="Output"):
@@ -195,10 +199,13 @@ def table(path: str | None, asked: TableOptions) -> None:
         click.echo(tables.format_table(rows) or f"{path} holds no results yet")
 
 
-def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None) -> None:
+def score_stored(
+    asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None, again: bool
+) -> None:
     """Score image files, or statistics of images.
 
-    metrics: None = those that both sides have. most: images that are scored without --num-images; None = all.
+    metrics: None = those that both sides have. most: images that are scored without --num-images; None = all. again:
+    also what the ledger has.
     """
     if metrics is not None and not opt.open_ended(metrics):
         asked.detectors.choices(metrics)  # refused before anything opens
@@ -223,5 +230,10 @@ def score_stored(asked: ScoreOptions, images: str, ref: str, metrics: list[str] 
         choices = asked.detectors.choices(metrics) if needed else {}
         detectors = open_detectors(choices, device, offline=offline)
     reference = measured_reference(theirs, detectors)
-    score_set(asked, ours.name, found, reference, detectors)
+    there = None if again else scores_there(asked, found, reference, detectors)
+    if there is None:
+        score_set(asked, ours.name, found, reference, detectors)
+    else:
+        say(f"the result is in {asked.ledger.ledger} already (--again computes it once more)")
+        tell_scores(there)
     return

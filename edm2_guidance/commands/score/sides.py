@@ -13,7 +13,7 @@ from edm2_guidance.cli.option_group import OptionGroup
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.say import note, say, say_notes, warn
 from edm2_guidance.cli.start import as_started
-from edm2_guidance.metrics.catalog import score_text
+from edm2_guidance.metrics.catalog import find_metric, score_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
 
 if TYPE_CHECKING:
@@ -89,6 +89,25 @@ def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list
 
     where = pick_device(device)
     return [load_detector(name, where, offline=offline, **choice) for name, choice in choices.items()]
+
+
+def scores_there(
+    asked: ScoreOptions, images: "ImageSet", reference: "Reference", detectors: "Sequence[Detector]"
+) -> "list[Record] | None":
+    """The ledger's lines of this very score, with the same note, if it has one per metric."""
+    from edm2_guidance.metrics import scoring
+    from edm2_guidance.metrics.evaluation import identities_of
+    from edm2_guidance.metrics.score_output import open_index
+
+    index, found = open_index(asked.ledger.ledger), []
+    identities = identities_of(detectors) if images.source is not None else images.identities
+    for metric in reference.comparisons:
+        detector = identities.get(find_metric(metric).stored_as)
+        described = {"metric": metric, "images": images.description, "detector": detector}
+        keys = scoring.keys_of({**described, "reference": {"sha256": reference.statistics.sha256}})
+        lines = (line for key in keys for line in index.find(key) if line.get("note") == asked.ledger.note)
+        found.append(next(lines, None))
+    return None if reference.statistics.sha256 is None else [line for line in found if line] if all(found) else None
 
 
 def score_set(
