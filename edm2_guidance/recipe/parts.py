@@ -8,6 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from edm2_guidance.recipe.spec import Spec, number_text, option
@@ -313,6 +314,6 @@ def moved(
     return denoised
 
 
-def constant(w: float) -> Weight:
+def constant(w: float | Real) -> Weight:
     """The same weight at all steps."""
     return Weight.parse("constant").with_fields({"w": w})
