@@ -101,7 +101,7 @@ def test_calc_prints_and_records_the_score() -> None:
 def test_the_floor_is_the_score_of_real_test_digits() -> None:
     """Statistics may stand for images; 1000 unseen real digits are near the reference, and nearer than 200."""
     calc(f"--images={FLOOR}", "--ledger=l.jsonl")
-    calc(f"--images={FLOOR}", "--num=1000", "--ledger=l.jsonl")
+    calc(f"--images={FLOOR}", "--num=1000", "--ledger=l.jsonl", "--again")
     calc(f"--images={DIGITS}", "--num=200", "--ledger=l.jsonl")
     floor, again, few = ledger.read("l.jsonl")
     assert floor["name"] == "fd_mnist@1000"
@@ -125,7 +125,7 @@ def test_zip_folder_and_npz_of_the_same_images_score_alike(make_zip: Callable[..
 @pytest.mark.parametrize("batch", [1, 13, 200])
 def test_batch_size_moves_only_last_digits(batch: int) -> None:
     calc(f"--images={DIGITS}", "--num=200", f"--batch={batch}")
-    calc(f"--images={DIGITS}", "--num=200", "--workers=0")
+    calc(f"--images={DIGITS}", "--num=200", "--workers=0", "--again")
     ours, standard = (record["value"] for record in ledger.read("results/ledger.jsonl"))
     assert ours == pytest.approx(standard, rel=1e-6)
 
@@ -274,7 +274,7 @@ def test_every_kind_of_reference_gives_the_distance_of_its_statistics(
         file.extractall(tmp_path / "real")
     run("ref", f"--data={images}", "--dest=real-stats.npz", "--metrics=fd_mnist")
     for reference in ("real-stats.npz", "real.zip", "real"):
-        run("calc", samples, reference, "--metrics=fd_mnist")
+        run("calc", samples, reference, "--metrics=fd_mnist", "--again")
     records = ledger.read("results/ledger.jsonl")
     assert records[0]["value"] == records[1]["value"] == records[2]["value"]
     for record in records[1:]:
@@ -310,7 +310,11 @@ def test_which_side_is_which_is_said_and_options_mean_the_same(make_zip: Callabl
     images = make_zip(80)
     result = run("calc", images, "mnist16")
     assert f"samples: {images}, 80 images; reference: mnist16-refs, 60,000 images\n" in result.stderr
-    assert run("calc", f"--images={images}", "--ref=mnist16").stdout == result.stdout
+    found = run("calc", f"--images={images}", "--ref=mnist16")
+    assert found.stdout == result.stdout
+    assert "the result is in results/ledger.jsonl already (--again computes it once more)" in found.stderr
+    assert "samples: " in found.stderr
+    assert run("calc", f"--images={images}", "--ref=mnist16", "--again").stdout == result.stdout
     run(f"--gen_zip={images}", "--ref_path=mnist16", "--metric=fd_mnist", "--batch_size=64", "--results_dir=results")
     values = [record["value"] for record in ledger.read("results/ledger.jsonl")]
     assert values == [values[0]] * 3
@@ -350,11 +354,32 @@ def test_how_many_images_count_if_nobody_says(make_zip: Callable[..., Path], mon
     assert [flag[:9] for flag in last_record()["flags"]] == ["80 images"]
     for place in ("commands.calculate_metrics", "metrics.ledger"):
         monkeypatch.setattr(f"edm2_guidance.{place}.STANDARD_NUM_IMAGES", 70)
-    result = calc(f"--images={images}")
+    result = calc(f"--images={images}", "--again")
     assert "note: 70 of the 80 samples are scored, chosen by --seed=0; --num-images=80 takes all" in result.stderr
     assert (last_record()["num_images"], last_record()["images"]["total"], last_record()["flags"]) == (70, 80, [])
-    calc(f"--images={images}", "--num=80")
+    calc(f"--images={images}", "--num=80", "--again")
     assert (last_record()["num_images"], last_record()["flags"]) == (80, [])
+
+
+def test_a_score_that_the_ledger_has_is_found(make_zip: Callable[..., Path], tmp_path: Path) -> None:
+    """By the content of the images, wherever they lie; not with other words beside it, of other images or metrics."""
+    images, moved = make_zip(80), make_zip(80, name="moved.zip")
+    assert images.read_bytes() == moved.read_bytes()
+
+    def lines(*arguments: object) -> int:
+        run("calc", *arguments)
+        return len(ledger.read("results/ledger.jsonl"))
+
+    assert lines(images, "mnist16", "--num=40") == 1
+    assert lines(moved, "mnist16", "--num=40") == 1
+    assert lines(images, "mnist16", "--num=40", "--seed=3") == 2
+    assert lines(images, "mnist16", "--num=40", "--seed=3") == 3, "what another seed chose is not looked for"
+    assert lines(images, "mnist16", "--num=40", "--note=x") == 4
+    assert lines(images, "mnist16", "--num=40", "--note=x") == 4
+    assert lines(images, "mnist16", "--num=40", "--metrics=fd_mnist,is/mnist") == 6, "as one of two is not there"
+    assert lines(images, "mnist16", "--num=80") == 7
+    assert lines(images, FLOOR, "--num=80") == 8
+    assert lines(FLOOR, "mnist16") == lines(FLOOR, "mnist16") == 9
 
 
 def test_a_reference_of_generated_images_is_taken_for_swapped_sides(make_zip: Callable[..., Path]) -> None:

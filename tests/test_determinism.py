@@ -114,7 +114,7 @@ def test_the_ledger_says_what_was_deterministic(network, tmp_path):
     images = (f"--images={DATA / 'mnist16-200.npz'}", "--num=12", "--device=cpu")
     for option in ((), ("--deterministic",)):
         run(calculate_metrics.main, "gen", *sampler, *score, *option, "--again")
-        run(calculate_metrics.main, "calc", *images, *score, *option)
+        run(calculate_metrics.main, "calc", *images, *score, *option, "--again")
     records = ledger.read(tmp_path / "l.jsonl")
     assert [record["hardware"]["deterministic"] for record in records] == [False, False, True, True]
     assert [record["value"] for record in records[:2]] == pytest.approx([record["value"] for record in records[2:]])

@@ -26,6 +26,7 @@ from edm2_guidance.commands.score.sides import (
     scores_there,
     settled_metrics,
     tell_scores,
+    tell_sides,
 )
 from edm2_guidance.metrics.catalog import feature_names, kept_features, too_few
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
@@ -106,8 +107,8 @@ def calc(samples: str | None, reference: str | None, asked: CalcOptions) -> None
 
     Images are a folder, ZIP, tar or .npz. Several ZIPs or tars are one set: name the folder that they lie in, or,
     quoted, a pattern such as 'train-*.tar'. Of a reference given as images all count, and its statistics are computed
-    in the same run; `ref` writes such statistics to a file, which saves the time when it is used again. A score that the
-    ledger has is not computed again.
+    in the same run; `ref` writes such statistics to a file, which saves the time when it is used again. A score that
+    the ledger has is not computed again.
     """
     images, ref = opt.sides_from(samples, reference, asked.images, asked.ref)
     score_stored(asked.score, images, ref, opt.asked_metrics(asked.score.metrics), STANDARD_NUM_IMAGES, asked.again)
@@ -234,6 +235,7 @@ def score_stored(
     if there is None:
         score_set(asked, ours.name, found, reference, detectors)
     else:
+        tell_sides(ours.name, found.num_images, reference)
         say(f"the result is in {asked.ledger.ledger} already (--again computes it once more)")
         tell_scores(there)
     return

@@ -181,7 +181,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         _settle(self, "net", lambda net: None if net is None else NetworkRef.of(net))
-        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))  # type: ignore[arg-type]
+        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))
         _settle(self, "interval", _interval)
         _settle(self, "reference", partial(_spec, Reference))
         if self.net is None and not self.reference.of_main:

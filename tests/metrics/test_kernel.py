@@ -103,9 +103,9 @@ def test_a_file_that_keeps_features_gives_the_value_of_its_images() -> None:
     few = run("calc", f"--images={DIGITS}", "--ref=kept.npz", "--metrics=kid_mnist", code=2).stderr
     assert few.rstrip().endswith("or smaller subsets, as in kid_mnist:size=100")
     told = run("calc", f"--images={DIGITS}", "--ref=kept.npz", f"--metrics={METRIC},fd_mnist").stdout.splitlines()
-    run("calc", f"--images={DIGITS}", "--ref=plain.npz", "--metrics=fd_mnist")
+    run("calc", f"--images={DIGITS}", "--ref=plain.npz", "--metrics=fd_mnist", "--again")
     run("calc", "--images=kept.npz", f"--ref={DIGITS}", f"--metrics={METRIC}")
-    run("calc", f"--images={DIGITS}", f"--ref={DIGITS}", f"--metrics={METRIC}", "--num=100")
+    run("calc", f"--images={DIGITS}", f"--ref={DIGITS}", f"--metrics={METRIC}", "--num=100", "--again")
     kid, fd, plain, swapped, subset = ledger.read("results/ledger.jsonl")
     assert (kid["name"], kid["metric"]) == (f"{METRIC}@200", METRIC)
     assert [line.split()[:2] for line in told] == [
