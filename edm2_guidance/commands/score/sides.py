@@ -97,9 +97,9 @@ def scores_there(
     """The ledger's lines of this very score, with the same note, if it has one per metric."""
     from edm2_guidance.metrics import scoring
     from edm2_guidance.metrics.evaluation import identities_of
-    from edm2_guidance.metrics.score_output import open_index
+    from edm2_guidance.metrics.ledger import Index
 
-    index, found = open_index(asked.ledger.ledger), []
+    index, found = Index(asked.ledger.ledger, scoring.keys_of), []
     identities = identities_of(detectors) if images.source is not None else images.identities
     for metric in reference.comparisons:
         detector = identities.get(find_metric(metric).stored_as)
