@@ -59,6 +59,7 @@ def digits():
     return open_recipe(Recipe(main, (Guide(weak, constant(1.5)),), 16), "cpu")
 
 
+@pytest.mark.slow
 def test_samples_across_batch_sizes_are_within_the_stated_tolerance(digits):
     """And a pixel differs by one level at most, only where the sample lies that close to the edge of a level.
 

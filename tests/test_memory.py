@@ -81,6 +81,7 @@ print(json.dumps({{name: [peak(job, {FEW}), peak(job, {MANY})] for name, job in 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
 def test_peak_memory_does_not_grow_with_the_number_of_images(tiny_networks, tmp_path):
     command = [sys.executable, "-c", DRIVER, str(tiny_networks["cond"]), str(tmp_path)]

@@ -44,7 +44,7 @@ def test_a_few_blows(options):
 @pytest.mark.parametrize(
     ("what", "workers"),
     [
-        ("score", "3"),  # zips by fewer processes: test_a_few_blows and tests/test_workers.py
+        pytest.param("score", "3", marks=pytest.mark.slow),  # by fewer processes: test_a_few_blows, test_workers.py
         pytest.param("zip", "1,2,3,5", marks=pytest.mark.slow),
         pytest.param("score", "1,2,3,5", marks=pytest.mark.slow),
     ],

@@ -69,7 +69,13 @@ def test_the_term_of_the_data_is_the_likelihood_of_their_levels():
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
-@pytest.mark.parametrize(("script", "opener"), [(train_adm, open_model), (train_classifier, open_classifier)])
+@pytest.mark.parametrize(
+    ("script", "opener"),
+    [
+        pytest.param(train_adm, open_model, marks=pytest.mark.slow),
+        (train_classifier, open_classifier),
+    ],
+)
 def test_training_scripts_reproduce_their_bytes(script, opener, digit_zip, tmp_path, monkeypatch):
     """Not well trained by 32 digits, but complete: the same seed gives the same file, another seed another one."""
     monkeypatch.setattr(script, "BATCH", 16)
