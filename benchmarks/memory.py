@@ -55,10 +55,10 @@ COMMANDS: dict[str, Arguments] = {
         f"--workdir={at}/work",
     ],
     "calculate_metrics.py calc, ZIP": lambda at, num: [
-        "calc", f"--images={at}/{num}.zip", f"--num={num}", *SCORE, f"--ledger={at}/calc.jsonl",
+        "calc", f"--images={at}/{num}.zip", f"--num={num}", *SCORE, "--again", f"--ledger={at}/calc.jsonl",
     ],
     "calculate_metrics.py calc, folder": lambda at, num: [
-        "calc", f"--images={at}/{num}", f"--num={num}", *SCORE, f"--ledger={at}/calc.jsonl",
+        "calc", f"--images={at}/{num}", f"--num={num}", *SCORE, "--again", f"--ledger={at}/calc.jsonl",
     ],
     "calculate_metrics.py ref": lambda at, num: [
         "ref", f"--data={at}/{num}.zip", "--metrics=fd_mnist", f"--dest={at}/{num}.npz",

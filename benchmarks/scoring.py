@@ -79,7 +79,7 @@ def statistics_of_two_sets(folder: Path) -> tuple[list[str], list[str]]:
         save_statistics(folder / f"{name}.npz", moments, chosen=FORMATS["pytorch-fid"])
         save_statistics(folder / name, moments, chosen=FORMATS["torch-fidelity"])
     files = [f"{name}-inception-v3-compat-stat-fid-2048.pt" for name in ("a", "b")]
-    ours = [sys.executable, str(ROOT / "calculate_metrics.py"), "calc", "a.npz", "b.npz", "--metrics=fid"]
+    ours = [sys.executable, str(ROOT / "calculate_metrics.py"), "calc", "a.npz", "b.npz", "--metrics=fid", "--again"]
     return ours, [str(PEER_PYTHON), "-c", FIDELITY, *files]
 
 
