@@ -99,15 +99,20 @@ def scores_there(
     from edm2_guidance.metrics.evaluation import identities_of
     from edm2_guidance.metrics.ledger import Index
 
+    sha256 = reference.statistics.sha256
+    if sha256 is None:
+        return None
     index, found = Index(asked.ledger.ledger, scoring.keys_of), []
     identities = identities_of(detectors) if images.source is not None else images.identities
     for metric in reference.comparisons:
         detector = identities.get(find_metric(metric).stored_as)
-        described = {"metric": metric, "images": images.description, "detector": detector}
-        keys = scoring.keys_of({**described, "reference": {"sha256": reference.statistics.sha256}})
-        lines = (line for key in keys for line in index.find(key) if line.get("note") == asked.ledger.note)
-        found.append(next(lines, None))
-    return None if reference.statistics.sha256 is None else [line for line in found if line] if all(found) else None
+        asks = {"metric": metric, "images": images.description, "detector": detector, "reference": {"sha256": sha256}}
+        lines = [line for key in scoring.keys_of(asks) for line in index.find(key)]
+        same = next((line for line in lines if line.get("note") == asked.ledger.note), None)
+        if same is None:
+            return None
+        found.append(same)
+    return found
 
 
 def score_set(
