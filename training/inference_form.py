@@ -194,7 +194,8 @@ def _layout(device: torch.device) -> torch.memory_format:
 def _magnitude(x: Tensor, dim: int) -> Tensor:
     """Root of the mean square over a dimension, which is kept, plus epsilon, as `normalize` divides by; like x."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
-    return (norm * (1 / math.sqrt(x.shape[dim])) + _EPS).to(x.dtype)
+    made: Tensor = norm * (1 / math.sqrt(x.shape[dim])) + _EPS
+    return made.to(x.dtype)
 
 
 # ----------------------------------------------------------------------------
