@@ -72,7 +72,9 @@ class Model(ABC):
         """
         classes = None
         if labels is not None and self.num_classes > 0:
-            classes = nn.functional.one_hot(torch.tensor(labels, device=device), self.num_classes).float()
+            # `torch.tensor(labels, device=device)` would wait for all that the device has to do.
+            indices = torch.tensor(labels).to(device, non_blocking=True)
+            classes = nn.functional.one_hot(indices, self.num_classes).float()
         return classes if low_res is None else (classes, StandardRGBEncoder().encode(low_res.to(device)))
 
     @abstractmethod

@@ -265,6 +265,10 @@ class Reference(Spec):
         """How often a call evaluates its network."""
         return 1
 
+    def other_labels(self, call: Call) -> list[int] | None:
+        """The classes, if all that it does is to ask its network for other ones; asked once per call at most."""
+        return None
+
     @abstractmethod
     def denoise(self, call: Call) -> "Tensor":
         """D of the reference [N,C,H,W]."""

@@ -464,11 +464,15 @@ def _bound(model: Model | Classifier, device: torch.device, low_res: Tensor | No
     """
     if isinstance(model, Classifier):
         return model.log_probs
-    also = () if model.low_res_size == 0 else (low_res,)
 
     @functools.lru_cache(maxsize=2)
     def conditions(labels: tuple[int, ...] | None) -> Any:
-        return model.conditions(None if labels is None else list(labels), device, *also)
+        told = None if labels is None else list(labels)
+        if model.low_res_size == 0:
+            return model.conditions(told, device)
+        assert low_res is not None
+        times = 1 if told is None else len(told) // len(low_res)  # guidance may ask for two results of each at once
+        return model.conditions(told, device, low_res.repeat(times, 1, 1, 1))
 
     def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Prediction:
         return model.predict(x, sigma, conditions(None if labels is None else tuple(labels)))

@@ -50,7 +50,9 @@ class SeededStreams:
 
     def randint(self, high: int) -> list[int]:
         """One integer in [0, high) per image."""
-        return [int(torch.randint(high, [], generator=g, device=self.device)) for g in self.generators]
+        drawn = [torch.randint(high, [], generator=g, device=self.device) for g in self.generators]
+        numbers: list[int] = torch.stack(drawn).tolist()  # one wait for the device
+        return numbers
 
 
 class Draws:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, StepInfo, moved
@@ -17,6 +18,8 @@ from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
 
+#: By device, up to how many images the main network, asked twice, is asked for both in one batch: where that is faster.
+TOGETHER = {"cuda": 16}
 # x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision.
 Network = Callable[[Tensor, Tensor, list[int] | None], Prediction]
 # x [N,C,H,W], sigma [] in the precision of x -> log p(class | x) [N, num_classes], differentiable in x.
@@ -79,7 +82,7 @@ class _Guided:
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
         call, untouched = _Call(x, sigma, self.step, self.batch, self.main), _changes(x)
-        acting = [_Acting(call, *each, self.recorder) for each in self.guides]
+        acting = [_Acting(call, *each, self.recorder, self._at_once(call, *each[1:])) for each in self.guides]
         networks = [each for each in acting if not each.guide.of_classifier]
         denoised = self.rule.denoise(call, networks) if networks else call.main()
         if self.clip:
@@ -89,6 +92,17 @@ class _Guided:
         if _changes(x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
         return prediction
+
+    def _at_once(self, call: "_Call", guide: Guide, network: Network | LogProbs) -> Tensor | None:
+        """D of a reference that is the main network under other classes, out of one batch with D of the main network.
+
+        None where it is evaluated by itself.
+        """
+        few = len(call.x) <= TOGETHER.get(call.x.device.type, 0)
+        if network is not self.main or call.evaluated or not few:
+            return None
+        labels = guide.reference.other_labels(call)
+        return None if labels is None else call.together(labels)
 
 
 def _changes(x: Tensor) -> int:
@@ -108,8 +122,12 @@ class _Call:
 
     def _predicted(self) -> Prediction:
         if self._prediction is None:
-            self._prediction = self._network(self.x, self.x.new_tensor(self.sigma), self.labels)
+            self._prediction = self._network(self.x, self._level(self.x), self.labels)
         return self._prediction
+
+    def _level(self, x: Tensor) -> Tensor:
+        """The noise level, made on the device: a copy from here would wait for all that it has to do."""
+        return x.new_full((), self.sigma)
 
     def main(self) -> Tensor:
         return self._predicted().denoised
@@ -119,11 +137,26 @@ class _Call:
         return self._predicted().mix
 
     def guide(self, labels: list[int] | None) -> Tensor:
-        denoised: Tensor = self._asked(self.x, self.x.new_tensor(self.sigma), labels).denoised
+        denoised: Tensor = self._asked(self.x, self._level(self.x), labels).denoised
         return denoised
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether D of the main network is there."""
+        return self._prediction is not None
+
+    def together(self, labels: list[int]) -> Tensor:
+        """D of the main network for these classes, [N,C,H,W], evaluated in one batch with that for the images' own."""
+        assert self.labels is not None
+        x = torch.cat([self.x, self.x])
+        made = self._network(x, self._level(x), [*self.labels, *labels])
+        mix = None if made.mix is None else made.mix.chunk(2)[0]
+        denoised, other = made.denoised.chunk(2)
+        self._prediction = Prediction(denoised, mix)
+        return other
+
     def log_probs(self, x: Tensor) -> Tensor:
-        made: Tensor = self._asked(x, x.new_tensor(self.sigma))
+        made: Tensor = self._asked(x, self._level(x))
         return made
 
     def asking(self, network: Callable[..., Any]) -> "_Call":
@@ -139,15 +172,21 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Acting:
-    """A guide that is on in a call, with the network or classifier that its reference asks."""
+    """A guide that is on in a call, with the network or classifier that its reference asks.
+
+    denoised: D of the reference, if it came out of one batch with that of the main network.
+    """
 
     call: _Call
     number: int
     guide: Guide
     network: Network | LogProbs
     recorder: Recorder | None
+    denoised: Tensor | None = None
 
     def push(self) -> Tensor:
+        if self.denoised is not None:
+            return self.call.main() - self.denoised
         return self.guide.reference.push(self.call.asking(self.network))
 
     def weight(self, push: Tensor) -> float | Tensor:

@@ -10,7 +10,7 @@ from edm2_guidance.commands import generate_images
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
-from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided
 from edm2_guidance.sampling.seeds import Draws
 
 OTHER = Reference.parse("other-label")
@@ -57,6 +57,22 @@ def test_what_it_asks_is_counted_with_the_main_network(tiny_networks):
     plain, same = sample(open_recipe(Recipe(net, (), 4, noise_device="cpu"), "cpu"), [1, 2])
     assert labels == same, "its draws move neither labels nor noise"
     assert (guided_samples - plain).abs().max() > 1e-3
+
+
+def test_both_in_one_batch_are_the_same(tiny_networks, monkeypatch):
+    net = NetworkRef(str(tiny_networks["cond"]))
+    guides = (Guide(None, constant(1.5), reference=OTHER), Guide(None, constant(0.5), reference=OTHER))
+    generation = open_recipe(Recipe(net, guides, 3, noise_device="cpu"), "cpu")
+    counted = {"main": 0}
+    apart, _ = sample(generation, [1, 2], counted)
+    sizes = []
+    predict = generation.main.predict
+    monkeypatch.setattr(generation.main, "predict", lambda x, *how: (sizes.append(len(x)), predict(x, *how))[1])
+    monkeypatch.setitem(TOGETHER, "cpu", 2)
+    together, _ = sample(generation, [1, 2], counted)
+    assert sizes == [4, 2] * 5
+    assert counted == {"main": 2 * 2 * 3 * 5}
+    assert (together - apart).abs().max() < 1e-4
 
 
 def test_from_the_command_line(tiny_networks, tmp_path):

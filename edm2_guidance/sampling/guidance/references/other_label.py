@@ -21,5 +21,8 @@ class OtherLabel(Reference):
     of_main: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
 
+    def other_labels(self, call: Call) -> list[int]:
+        return call.draw(self.kind, call.num_classes)
+
     def denoise(self, call: Call) -> "Tensor":
-        return call.guide(call.draw(self.kind, call.num_classes))
+        return call.guide(self.other_labels(call))
