@@ -63,6 +63,11 @@ class Workers:
         return self.jobs * self.world
 
     @property
+    def shared(self) -> bool:
+        """Whether there may be others."""
+        return self.count > 1 or self.steal
+
+    @property
     def speaks(self) -> bool:
         """Whether this is the process of its launch that reports progress."""
         return self.rank == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.atomic import check_destination
+from dnnlib.inference import AUTO, Inference
 from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
@@ -54,8 +55,10 @@ def generate(
     recipe: Recipe | Generation,
     seeds: int | Iterable[int],
     *,
-    batch: int = 32,
+    batch: int | str = 32,
     device: str | None = None,
+    form: str | None = None,
+    precision: str | None = None,
     diagnostics: bool = False,
     progress: bool = False,
 ) -> ImageBatch:
@@ -64,50 +67,56 @@ def generate(
     Args:
         recipe: What is sampled, or that with its networks open (`open_recipe`).
         seeds: One seed each, as many as images; a number stands for the seeds below it.
-        batch: Images at a time, as far as memory holds them. It moves last bits only.
+        batch: Images at a time, as far as memory holds them; "auto" for as many as are fast. It moves last bits only.
         device: "cpu", "cuda", "cuda:1", "mps". None: where the recipe's open networks are, or the best there is.
+        form: Of the networks: "plain" (as in their files), "prepared" (made ready for inference) or "compiled". It
+            moves last digits only. None: as the recipe was opened; else "auto", the one that is faster for so many.
+        precision: In which networks compute, "fp32", "tf32", "bf16" or "fp16". None: as the recipe was opened; else as
+            they were published.
         diagnostics: Whether to take down what guidance does to each image: `diagnostics(images)` gives it.
         progress: Whether to show a bar.
 
     Raises ValueError for what cannot be sampled, OSError for files that cannot be had, RuntimeError for images that are
     not finite.
     """
-    _, made = _passed(GeneratedImages.__iter__, recipe, seeds, batch, device, progress, diagnostics)
-    return ImageBatch.joined(made)
+    generation = _opened(recipe, device, form, precision)
+    return ImageBatch.joined(_passed(GeneratedImages.__iter__, generation, seeds, batch, progress, diagnostics))
 
 
 def sample_latents(
     recipe: Recipe | Generation,
     seeds: int | Iterable[int],
     *,
-    batch: int = 32,
+    batch: int | str = 32,
     device: str | None = None,
+    form: str | None = None,
+    precision: str | None = None,
     progress: bool = False,
 ) -> Latents:
     """The samples of these seeds before they are decoded, on the CPU; arguments and errors as `generate`."""
-    generation, made = _passed(GeneratedImages.latents, recipe, seeds, batch, device, progress)
-    return Latents.joined(made, generation.recipe.to_json())
+    generation = _opened(recipe, device, form, precision)
+    return Latents.joined(
+        _passed(GeneratedImages.latents, generation, seeds, batch, progress), generation.recipe.to_json()
+    )
 
 
 def _passed(
     parts: Callable[[GeneratedImages], Iterator[Batched]],
-    recipe: Recipe | Generation,
+    generation: Generation,
     seeds: int | Iterable[int],
-    batch: int,
-    device: str | None,
+    batch: int | str,
     progress: bool,
     diagnostics: bool = False,
-) -> tuple[Generation, list[Batched]]:
+) -> list[Batched]:
     """All parts of one pass over these seeds."""
-    batch = _count("batch", batch)
-    generation, wanted = _opened(recipe, device), _seeds(seeds)
+    size, wanted = _batch(batch), _seeds(seeds)
     generation.check_seeds(wanted)
     made = []
     with _bar(len(wanted), progress) as advance:
-        for part in parts(generation.images(wanted, batch, diagnostics)):
+        for part in parts(generation.images(wanted, size, diagnostics)):
             made.append(part)
             advance(len(part))
-    return generation, made
+    return made
 
 
 def decode(recipe: Recipe | Generation, latents: Latents, *, device: str | None = None) -> ImageBatch:
@@ -129,9 +138,11 @@ def generate_zip(
     seeds: int | Iterable[int],
     path: str | PathLike[str],
     *,
-    batch: int = 64,
+    batch: int | str = 64,
     shard_size: int = 512,
     device: str | None = None,
+    form: str | None = None,
+    precision: str | None = None,
     diagnostics: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -139,14 +150,16 @@ def generate_zip(
 
     The same call, or the command, goes on with it. shard_size: images that an interruption costs at most. diagnostics:
     whether to write them, too, in a file beside the ZIP: `diagnostics(path)` reads it. Other arguments and errors as
-    `generate`; ValueError, too, if the file is there and holds other images, or was made without diagnostics.
+    `generate`; what is left to it is as in the interrupted call. ValueError, too, if the file is there and holds other
+    images, or was made without diagnostics.
     """
-    batch, shard_size = _count("batch", batch), _count("shard_size", shard_size)
-    generation, path = _opened(recipe, device), Path(path)
+    size, shard_size = _batch(batch), _count("shard_size", shard_size)
+    generation, path = _opened(recipe, device, form, precision), Path(path)
     check_destination(path)
     plan = ShardPlan(_seeds(seeds), shard_size)
     generation.check_seeds(plan.seeds)
-    run = Run(batch, device=device_identity(generation.device), **generation.numerics)
+    numerics = generation.numerics(size, len(plan.seeds), most=shard_size)
+    run = Run(device=device_identity(generation.device), **numerics)
 
     @contextmanager
     def bar(total: int, there: int) -> Iterator[Callable[[int], None]]:
@@ -154,7 +167,7 @@ def generate_zip(
             yield advance
 
     output = ZipOutput(path, plan, generation.recipe, run, diagnostics=diagnostics)
-    complete(output, lambda part: generation.images(part, batch, diagnostics), bar)
+    complete(output, lambda part: generation.images_by(output.work.run, part, diagnostics), bar)
     return path
 
 
@@ -179,8 +192,10 @@ def score(
     *,
     num: int | None = None,
     seed: int = 0,
-    batch: int = 64,
+    batch: int | str = 64,
     device: str | None = None,
+    form: str | None = None,
+    precision: str | None = None,
     ledger: str | PathLike[str] | None = None,
     note: str | None = None,
     offline: bool = False,
@@ -194,8 +209,7 @@ def score(
         metrics: Such as "fd_mnist", ["fid", "kid"], or a set, "all" or "adm". None: those that the reference has.
         num: How many images, of a set chosen by `seed` if there are more; None takes all. Of a recipe, which needs it,
             those of the seeds from `seed` on.
-        batch: Images at a time. It moves last bits only.
-        device: As of `generate`.
+        batch, device, form, precision: As of `generate`; "auto" is of recipes.
         ledger: A file of JSON lines to append the scores to. note: your words for these lines.
         offline: Never download; use what is there.
         progress: Whether to show a bar.
@@ -204,7 +218,8 @@ def score(
     """
     if ledger is not None:
         ledgers.check_writable(Path(ledger))
-    batch, num = _count("batch", batch), None if num is None else _count("num", num, 2)
+    size, num = _batch(batch), None if num is None else _count("num", num, 2)
+    batch = size or 64  # where nothing is sampled
     against = find_reference(_named(reference))
     stored = fspath(images) if isinstance(images, str | PathLike) else None
     names = _metrics(metrics, against, stored, num, offline)
@@ -215,8 +230,8 @@ def score(
     elif isinstance(images, ImageBatch):
         target, samples = pick_device(device or "auto"), _held(images, names, num, seed, batch)
     else:
-        generation = _opened(images, device)
-        target, samples = generation.device, _sampled(generation, names, num, seed, batch)
+        generation = _opened(images, device, form, precision)
+        target, samples = generation.device, _sampled(generation, names, num, seed, size)
     choices = detector_choices(names) if samples.source is not None or isinstance(theirs, ReferenceImages) else {}
     detectors = [load_detector(name, target, offline=offline, **choice) for name, choice in choices.items()]
     opened = theirs.measure(detectors) if isinstance(theirs, ReferenceImages) else theirs
@@ -240,8 +255,10 @@ def search(
     seed: int = 0,
     stride: int = 1,
     name: str = "search",
-    batch: int = 32,
+    batch: int | str = 32,
     device: str | None = None,
+    form: str | None = None,
+    precision: str | None = None,
     ledger: str | PathLike[str] | None = None,
     offline: bool = False,
     progress: bool = False,
@@ -260,13 +277,13 @@ def search(
         name: What ledger and plots call the search.
         ledger: A file of JSON lines for the scores; points that it holds are not computed again, and parts of others
             lie in `work`, beside it, so that the same call goes on after an interruption. None keeps nothing.
-        batch, device, progress: As of `generate`.
+        batch, device, form, precision, progress: As of `generate`.
 
     Raises ValueError for names and values that the recipe does not take; else as `score`.
     """
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{reprlib.repr(recipe)} is no recipe to vary: give Recipe(NETWORK), open or not")
-    batch, num, seed = _count("batch", batch), _count("num", num, 2), _seeds(range(seed, seed + num))[0]
+    size, num, seed = _batch(batch), _count("num", num, 2), _seeds(range(seed, seed + num))[0]
     axes = [Axis(each, _values(each, of_each)) for each, of_each in values.items()]
     start = {axis.name: axis.values[0] for axis in axes}
     for axis in axes:
@@ -279,7 +296,8 @@ def search(
     with tempfile.TemporaryDirectory() as folder, _bar(total, progress) as advance:
         path = Path(folder, "ledger.jsonl") if ledger is None else Path(ledger)
         ledgers.check_writable(path)
-        settings = Settings(path.parent, path, path.parent, batch=batch, device=where, offline=offline)
+        how = Inference.of(form, precision)
+        settings = Settings(path.parent, path, path.parent, batch=size, device=where, offline=offline, inference=how)
         runner = Runner(settings, lambda total, what, there: nullcontext(advance))
         found, records = find_best(runner, sweep, start, [axes], stride, valid, lambda point, value: None)
     return Trials.of(sweep, found, records)
@@ -298,7 +316,7 @@ def _held(images: ImageBatch, metrics: Sequence[str], num: int | None, seed: int
     return ImageSet(described, len(chosen), _Held(chosen, batch), batch)
 
 
-def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, seed: int, batch: int) -> ImageSet:
+def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, seed: int, batch: int | None) -> ImageSet:
     if num is None:
         raise ValueError(
             "a recipe makes any number of images: give num=1000, or as many as the reference's scores have"
@@ -306,8 +324,9 @@ def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, se
     seeds, size = _seeds(range(seed, seed + num)), (generation.image_size, generation.image_size)
     _check(metrics, num, size)
     generation.check_seeds(seeds)
-    described = describe_generated(generation.recipe, seeds, size, generation.numerics["precision"])
-    return ImageSet(described, num, generation.images(seeds, batch), batch)
+    source = generation.images(seeds, batch)
+    described = describe_generated(generation.recipe, seeds, size, generation.precision, source.form)
+    return ImageSet(described, num, source, source.batch)
 
 
 def _check(metrics: Sequence[str], count: int, size: tuple[int, int]) -> None:
@@ -331,15 +350,17 @@ class _Held:
             yield self._images.select(range(start, min(start + self._batch, self.num_images)))
 
 
-def _opened(recipe: Any, device: str | None) -> Generation:
+def _opened(recipe: Any, device: str | None, form: str | None = None, precision: str | None = None) -> Generation:
     """Where the networks are that are open already. ValueError for what is no recipe."""
+    asked = Inference.of(form, precision)
     if isinstance(recipe, Generation):
         if device is not None and pick_device(device) != recipe.device:
             raise ValueError(f"device={device}: the recipe was opened on {recipe.device}")
-        return recipe
+        known = recipe.inference
+        return recipe.computing(Inference(asked.form or known.form, asked.precision or known.precision))
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{reprlib.repr(recipe)} is no recipe: write Recipe(NETWORK)")
-    return open_recipe(recipe, device or "auto")
+    return open_recipe(recipe, device or "auto", inference=asked)
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
@@ -360,6 +381,11 @@ def _count(name: str, value: Any, least: int = 1) -> int:
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r}: give an integer of at least {least}")
     return int(value)
+
+
+def _batch(value: Any) -> int | None:
+    """Images at a time; None for "auto"."""
+    return None if value == AUTO else _count("batch", value)
 
 
 def _values(name: str, given: Any) -> tuple[float, ...]:

@@ -73,6 +73,21 @@ def device_identity(device: torch.device) -> str | None:
     return None if device.type == "cpu" else f"{device.type}-{re.sub('[^A-Za-z0-9]', '-', socket.gethostname())}"
 
 
+def device_name(device: torch.device) -> str:
+    """The kind of this device, for what was measured on it. That of a CPU is not known: it is this machine's, and says
+    by how many threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = f" {torch.get_num_threads()}" if device.type == "cpu" else ""
+    return f"{device.type}{threads} {socket.gethostname()}"
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has computed everything that it was given: before a time is taken."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
 def require_one_process(program: str) -> None:
     """Raise ValueError if this process is one of several workers, which would all do the same work."""
     if world_size() > 1:

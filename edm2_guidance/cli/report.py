@@ -12,7 +12,7 @@ from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import GeneratedImages, Generation
-    from edm2_guidance.work.complete import Pending
+    from edm2_guidance.work.complete import Pending, Work
 
 SENSIBLE = 100.0  # weights above it leave nothing of an image
 
@@ -95,16 +95,16 @@ def others(pending: "Pending") -> str:
 
 
 class Sampling:
-    """Sources of images, `batch` images at a time, whose evaluations are counted. diagnostics: of each, beside it."""
+    """Sources of a work's images, whose evaluations are counted. diagnostics: of each, beside it."""
 
-    def __init__(self, generation: "Generation", batch: int, diagnostics: bool = False) -> None:
-        self._generation = generation
-        self._how = batch, diagnostics
+    def __init__(self, generation: "Generation", work: "Work", diagnostics: bool = False) -> None:
+        """work: whose run says how, once it is open."""
+        self._generation, self._work, self._diagnostics = generation, work, diagnostics
         self._sources: list[GeneratedImages] = []
 
     def __call__(self, seeds: Sequence[int]) -> "GeneratedImages":
         """The images of these seeds."""
-        self._sources.append(self._generation.images(seeds, *self._how))
+        self._sources.append(self._generation.images_by(self._work.run, seeds, self._diagnostics))
         return self._sources[-1]
 
     @property

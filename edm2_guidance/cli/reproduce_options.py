@@ -21,7 +21,7 @@ from edm2_guidance.cli.metric_options import (
 )
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
 from edm2_guidance.cli.param_type import ParamType
-from edm2_guidance.cli.run_options import RunOptions, batch_option, format_option, shard_option
+from edm2_guidance.cli.run_options import RunOptions, format_option, sampling_batch_option, shard_option
 from edm2_guidance.cli.submit import JobOptions
 from edm2_guidance.papers.plots import WIDTHS, Look
 from edm2_guidance.papers.presets import Preset
@@ -70,7 +70,7 @@ class WorkOptions(OptionGroup, heading="Output"):
     ledger: str = ledger_option()
     results_dir: str = results_dir_option("Where unfinished work is")
     keep_images: bool = flag("Keep them: a ZIP per block in DIR/images, scored if there")
-    batch: int = batch_option(64)
+    batch: int | None = sampling_batch_option(64)
     run: RunOptions
     shard_size: int = shard_option(128)
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import click
 
+from dnnlib.inference import AUTO, Inference
 from dnnlib.workers import ALONE, Workers, launched
 from edm2_guidance.cli import settings
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option
@@ -35,6 +36,26 @@ def batch_option(default: int) -> Field:
     return option("Images at a time", type=COUNT, default=default, heading="Computing")
 
 
+class CountOrAuto(click.IntRange):
+    """A number of at least 1, or `auto`, which is None."""
+
+    or_auto = True
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == AUTO else super().convert(value, param, ctx)
+
+
+def sampling_batch_option(default: int) -> Field:
+    """--batch where images are sampled."""
+    return option(
+        "Images at a time; auto = as many as are fast and fit", metavar="INT|auto", type=CountOrAuto(), default=default,
+        heading="Computing",
+    )  # fmt: skip
+
+
 def shard_option(default: int) -> Field:
     """--shard-size."""
     return option(
@@ -47,6 +68,14 @@ def format_option(default: str) -> Field:
     return option("Form in which it is printed", "--format", default=default, heading="Output", first=True)
 
 
+class Opening(TypedDict):
+    """Keyword arguments of `sampling.generation.open_recipe`."""
+
+    trust_pickle: bool
+    offline: bool
+    inference: Inference
+
+
 class RunOptions(OptionGroup, heading="Computing"):
     """What does not determine the images: where and how they are computed. (The noise's device does: `Method`.)"""
 
@@ -54,9 +83,23 @@ class RunOptions(OptionGroup, heading="Computing"):
     noise_device: Literal["cpu", "cuda", "mps"] | None = option(
         "Whose generator draws the noise: the numbers differ (default: the device's)"
     )
+    network_form: Literal["auto", "plain", "prepared", "compiled"] = option(
+        "Of the networks: as in their files, made ready for inference, or that compiled; auto = the faster one",
+        "--form",
+        default=AUTO,
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = option(
+        "Of the networks  [default: as published: fp16 on CUDA if the network allows it, else fp32]"
+    )
     deterministic: bool = deterministic_option()
     offline: bool = offline_option()
     trust_pickle: bool = flag("Execute the code in network files. Only for files you trust")
+
+    @property
+    def opening(self) -> Opening:
+        """How networks are opened."""
+        inference = Inference.of(self.network_form, self.precision)
+        return {"trust_pickle": self.trust_pickle, "offline": self.offline, "inference": inference}
 
 
 def threads_for(sources: Sequence[str], metrics: Iterable[str] = ()) -> None:

@@ -235,7 +235,7 @@ def _advice(option: click.Option, text: str, ctx: click.Context) -> str | None:
     if not whole and not _is_float(kind):
         return None
     quality = "whole " if whole else "" if any(map(str.isdigit, text)) else "finite "
-    advice = f"give a {quality}number{_range(kind)}"
+    advice = f"give a {quality}number{_range(kind)}{' or auto' if hasattr(kind, 'or_auto') else ''}"
     digits = plain_number(text)
     meant = digits is not None and digits != text and _converts(option, digits, ctx)
     return f"{advice}, in digits: {digits}" if meant else advice

@@ -26,7 +26,7 @@ from edm2_guidance.cli.progress import WorkBar, progress_bar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, announce_grid, describe
-from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, sampling_batch_option
 from edm2_guidance.cli.say import detail, note, say_notes
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.papers.costs import png_bytes
@@ -52,7 +52,7 @@ class ImageOptions(OptionGroup, heading="Images"):
     subdirs: bool = flag("A subfolder for every 1000 seeds", heading="Output")
     overwrite: bool = flag("Make images again that are there", heading="Output")
     resume: bool = flag("Does nothing: images that are there are kept anyway", hidden=True)
-    batch: int = batch_option(32)
+    batch: int | None = sampling_batch_option(32)
     run: RunOptions
     jobs: JobOptions
 
@@ -108,7 +108,7 @@ def check_folder(asked: ImageOptions, outdir: Path, seeds: list[int]) -> None:
     with bad_input():
         if asked.overwrite:
             raise ValueError("jobs go on where they were stopped, which --overwrite would undo: empty the folder")
-        PngOutput(outdir, seeds, Run(asked.batch), subdirs=asked.subdirs).check()
+        PngOutput(outdir, seeds, Run(asked.batch or 1), subdirs=asked.subdirs).check()
 
 
 def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[int]) -> None:
@@ -121,13 +121,15 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
     run = asked.run
     with bad_input():
         workers = asked.jobs.place()
-        how = Run(asked.batch, workers=workers)
+        how = Run(asked.batch or 1, workers=workers)
         output = PngOutput(outdir, seeds, how, subdirs=asked.subdirs, overwrite=asked.overwrite)
         output.check()
-        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation = open_recipe(recipe, run.device, **run.opening)
         generation.check_seeds(seeds)
-        output.state(generation.recipe, device_identity(generation.device))
-    sampling = Sampling(generation, asked.batch)
+        numerics = generation.numerics(asked.batch, len(seeds), workers.count)
+        how = Run(workers=workers, device=device_identity(generation.device), **numerics)
+        output.state(generation.recipe, how)
+    sampling = Sampling(generation, output)
 
     def tell() -> None:
         announce(generation)
@@ -187,7 +189,7 @@ def open_cells(asked: ImageOptions, recipes: list[list[Recipe]], seeds: list[int
         require_one_process("generate_images.py")
         if asked.jobs.worker is not None or asked.jobs.steal:
             raise ValueError("--grid draws one picture: leave out --worker and --steal")
-        open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        open_ = opener(run.device, **run.opening)
         generations = [[open_(of_known_class(recipe, names)) for recipe in line] for line in recipes]
         for generation in itertools.chain(*generations):
             generation.check_seeds(seeds)
@@ -231,7 +233,7 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
             raise ValueError("--steal shares images of a folder; share figures by --worker=I/N")
         pictures = [pictures[number] for number in workers.own(len(pictures))]  # each is a file of its own
         folder = FigureFolder(asked.figures.results_dir, asked.overwrite)
-        open_ = opener(run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        open_ = opener(run.device, **run.opening)
         num_classes = open_(base).main.num_classes
         check_classes(num_classes, quiet=not workers.speaks)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]

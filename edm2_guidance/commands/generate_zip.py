@@ -17,7 +17,7 @@ from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import Sampling, announce, others
-from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, shard_option
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, sampling_batch_option, shard_option
 from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.cli.typed import given, quoted
@@ -46,7 +46,7 @@ class ZipOptions(OptionGroup, heading="Images"):
     diagnostics: bool = flag(
         "Also write ZIP.diagnostics.npz: what guidance did to each image at each step", heading="Output"
     )
-    batch: int = batch_option(64)
+    batch: int | None = sampling_batch_option(64)
     batch_size_decoder: int = option("VAE batch", type=COUNT, default=8, heading="Computing")
     run: RunOptions
     shard_size: int = shard_option(512)
@@ -104,13 +104,14 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
         plan = ShardPlan(tuple(seeds), asked.shard_size)
         if not workers.order(len(plan)):
             return say(f"{workers.prefix}nothing to do: {counted(len(plan), 'shard')} of images")
-        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation = open_recipe(recipe, run.device, **run.opening)
         generation.check_seeds(seeds)
         generation.set_decoder_batch(asked.batch_size_decoder)
         path = Path(asked.out or default_path(asked.outdir, generation.recipe, seeds))
-        how = Run(asked.batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
+        numerics = generation.numerics(asked.batch, len(seeds), workers.count, asked.shard_size)
+        how = Run(workers=workers, device=device_identity(generation.device), **numerics)
         output = ZipOutput(path, plan, generation.recipe, how, diagnostics=asked.diagnostics)
-    sampling = Sampling(generation, asked.batch, asked.diagnostics)
+    sampling = Sampling(generation, output.work, asked.diagnostics)
 
     def tell() -> None:
         announce(generation)

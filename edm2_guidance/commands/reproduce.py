@@ -220,7 +220,7 @@ def settings_from(work: opt.WorkOptions, workers: Workers) -> "Settings":
     return Settings(
         Path(work.results_dir), Path(work.ledger), Path(work.networks), noise_device=run.noise_device,
         keep_images=work.keep_images, again=work.again, batch=work.batch, shard_size=work.shard_size,
-        device=run.device, offline=run.offline, trust_pickle=run.trust_pickle, workers=workers,
+        device=run.device, workers=workers, **run.opening,
     )  # fmt: skip
 
 

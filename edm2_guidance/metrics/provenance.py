@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dnnlib.inference import PLAIN
 from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.images.zips import parse_object
@@ -65,7 +66,7 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
 def _said(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe.json says that ledgers tell, too."""
     said = {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}
-    return {**said, **({"precision": stored["precision"]} if "precision" in stored else {})}
+    return {**said, **{key: stored[key] for key in ("precision", "form") if key in stored}}
 
 
 def describe_statistics(statistics: Statistics) -> dict[str, Any]:
@@ -106,9 +107,9 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_generated(
-    recipe: Recipe, seeds: Sequence[int], size: Sequence[int], precision: str = FULL
+    recipe: Recipe, seeds: Sequence[int], size: Sequence[int], precision: str = FULL, form: str = PLAIN
 ) -> dict[str, Any]:
-    """Images that were scored as they were made and kept nowhere. seeds: consecutive."""
+    """Images that were scored as they were made and kept nowhere. seeds: consecutive. precision, form: of networks."""
     return {
         "path": None,
         "kind": "generated",
@@ -118,6 +119,7 @@ def describe_generated(
         "size": list(size),
         "seeds": f"{seeds[0]}-{seeds[-1]}",
         **({"precision": precision} if precision != FULL else {}),
+        **({"form": form} if form != PLAIN else {}),
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
     }

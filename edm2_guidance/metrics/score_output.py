@@ -9,7 +9,7 @@ the shards, and in whatever order.
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -169,8 +169,9 @@ class ScoreOutput:
             kept = {"path": str(path), "content_sha256": content_sha256(path)}
         assert made is not None  # shards without images hold features
         self.work.lease.check()
-        images = describe_generated(self._recipe, seeds, made.image_size, self.work.run.precision)
-        return self._scorer.write(made, self._which, {**images, **kept}, self._tags)
+        run = self.work.run
+        images = describe_generated(self._recipe, seeds, made.image_size, run.precision, run.form)
+        return replace(self._scorer, batch=run.batch).write(made, self._which, {**images, **kept}, self._tags)
 
 
 def score_once(

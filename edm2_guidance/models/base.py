@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dnnlib.inference import PLAIN, Inference
 from edm2_guidance.recipe.parts import Prediction
 from edm2_guidance.recipe.timesteps import Betas
 from training.encoders import StandardRGBEncoder
@@ -28,7 +29,8 @@ class Model(ABC):
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
         supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x).
-        precision: In which its activations are computed, a name of a torch dtype.
+        precision: In which its activations are usually computed here, a name of a torch dtype.
+        forms: In which it can compute (`dnnlib.inference`).
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
@@ -44,6 +46,7 @@ class Model(ABC):
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
     precision: str = "float32"
+    forms: Sequence[str] = (PLAIN,)
     num_parameters: int = 0
     decoder_batch: int | None = None
     betas: Betas | None = None
@@ -60,6 +63,22 @@ class Model(ABC):
 
     def check_unchanged(self) -> None:  # noqa: B027 - networks out of files stay what they are
         """ValueError if it is no longer what its `identity` says."""
+
+    @property
+    def precisions(self) -> Sequence[str]:
+        """In which it can compute here: its usual one alone, unless a family knows more."""
+        return (self.precision,)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one evaluation for one image, about; 0 if nothing is known of it."""
+        return 0
+
+    def take(self, inference: Inference) -> None:  # noqa: B027 - most know one way
+        """Compute in this form and precision from now on, both of those that it has; None is for the usual one.
+
+        What that needs is made when it is next asked to denoise.
+        """
 
     def conditions(
         self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dnnlib.download import fetch
+from dnnlib.inference import UNSAID, Inference
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
@@ -43,7 +44,8 @@ class Settings:
 
     num: images per block. blocks: how many, of seeds seed, seed + num, .... labels, noise_device: other ones. networks:
     folder of networks that are not published. results: folder of the work. ledger: file of the scores. again:
-    compute what it holds by now once more. workers: which of them this process is.
+    compute what it holds by now once more. batch: images at a time; None for as many as are fast. inference: how
+    networks compute. workers: which of them this process is.
     """
 
     results: Path
@@ -56,11 +58,12 @@ class Settings:
     noise_device: str | None = None
     keep_images: bool = False
     again: bool = False
-    batch: int = 32
+    batch: int | None = 32
     shard_size: int = 512
     device: str = "auto"
     offline: bool = False
     trust_pickle: bool = False
+    inference: Inference = UNSAID
     workers: Workers = ALONE
 
 
@@ -82,7 +85,9 @@ class Runner:
         self.settings = settings
         self._bar = progress_bar
         self._device = pick_device(settings.device)
-        self.open = opener(settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline)
+        self.open = opener(
+            settings.device, trust_pickle=settings.trust_pickle, offline=settings.offline, inference=settings.inference
+        )
         self._scorer_of = functools.cache(self._scorer)
         self._index = score_output.open_index(settings.ledger, again=settings.again)
 
@@ -162,12 +167,15 @@ class Runner:
             return self._bar(total, f"{name} {seeds[0]}-{seeds[-1]}", done)
 
         def source_of(part: Sequence[int]) -> ImageSource:
-            return generation.images(part, self.settings.batch)
+            return generation.images_by(work.run, part)
 
         if not self.settings.keep_images:
-            return complete(self._streamed(scorer, generation, seeds, tags, name), source_of, bar)
+            streamed = self._streamed(scorer, generation, seeds, tags, name)
+            work = streamed.work
+            return complete(streamed, source_of, bar)
         known = scorer.find(*_which(generation, seeds)) is not None
         images = self._zip(generation, seeds, name, () if known else [Features(scorer.detectors, beside=True)])
+        work = images.work
         if not known and images.find() is None:
             return complete(ScoreOutput(scorer, generation, images.work, tags, images), source_of, bar)
         made = complete(images, source_of, bar)
@@ -196,7 +204,7 @@ class Runner:
         what = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
         folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{what}")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
-        run = self._run(generation)
+        run = self._run(generation, len(seeds))
         work = score_output.feature_shards(folder, plan, generation.recipe, run, scorer.detectors, name)
         return ScoreOutput(scorer, generation, work, tags)
 
@@ -205,7 +213,7 @@ class Runner:
         folder, part = self.settings.results / "images", f"{seeds[0]}-{seeds[-1]}"
         path = begun(generation.recipe, lambda recipe_hash: folder / f"{name}-{recipe_hash[:6]}-{part}.zip")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
-        return ZipOutput(path, plan, generation.recipe, self._run(generation), contents)
+        return ZipOutput(path, plan, generation.recipe, self._run(generation, len(seeds)), contents)
 
     def _stored(
         self, scorer: Scorer, path: Path, recipe: Recipe, seeds: range, tags: Mapping[str, Any]
@@ -221,9 +229,10 @@ class Runner:
     def _work(self) -> Path:
         return self.settings.results / "work"
 
-    def _run(self, generation: Generation) -> Run:
-        workers, device = self.settings.workers, device_identity(self._device)
-        return Run(self.settings.batch, workers=workers, device=device, **generation.numerics)
+    def _run(self, generation: Generation, images: int) -> Run:
+        settings, device = self.settings, device_identity(self._device)
+        numerics = generation.numerics(settings.batch, images, settings.workers.count, settings.shard_size)
+        return Run(workers=settings.workers, device=device, **numerics)
 
     def _run_real(self, row: Row) -> Iterator[Block]:
         if self.settings.workers.index != 0:
@@ -271,7 +280,7 @@ class Runner:
     def _scorer(self, metrics: tuple[str, ...], reference: str) -> Scorer:
         settings = self.settings
         return open_scorer(
-            metrics, reference, self._index, self._device, batch=settings.batch, offline=settings.offline
+            metrics, reference, self._index, self._device, batch=settings.batch or 64, offline=settings.offline
         )
 
 
@@ -300,7 +309,7 @@ def _record(made: Scores | Pending, metric: str) -> Record | None:
 
 
 def _which(generation: Generation, seeds: range) -> tuple[str, ...]:
-    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.numerics["precision"])
+    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.precision)
 
 
 def _real_statistics(row: Row, num: int, number: int) -> Path:

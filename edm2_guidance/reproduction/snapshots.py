@@ -113,13 +113,13 @@ class SnapshotScores:
     def _records(self, network: Path, beat: Callable[[], None]) -> Sequence[Record]:
         """The ledger's lines of a network, one per metric; made now, if they are not there."""
         generation = open_recipe(Recipe(network, num_steps=self.num_steps), str(self.scorer.device), offline=True)
-        seeds, precision = tuple(range(self.num)), generation.numerics["precision"]
+        seeds, precision = tuple(range(self.num)), generation.precision
         which = images_key(generation.recipe.hash, format_seeds(seeds), precision)
         found = self.scorer.find(*which)
         if found is None:
             source = generation.images(seeds, self.scorer.batch)
             made = measure(source, self.scorer.detectors, progress=lambda count: beat())
-            described = describe_generated(generation.recipe, seeds, made.image_size, precision)
+            described = describe_generated(generation.recipe, seeds, made.image_size, precision, source.form)
             found = self.scorer.write(made, which, described, {})
         return found.records
 

@@ -2,13 +2,14 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
+from dnnlib.inference import PLAIN, PREPARED, UNSAID, Inference
 from dnnlib.places import recorded_place
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
@@ -18,6 +19,7 @@ from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.parts import Prediction
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
+from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
 from edm2_guidance.sampling.guidance.recorder import Recorder
@@ -58,10 +60,23 @@ class Memory:
 class Numerics(TypedDict):
     """See `work.complete.Run`."""
 
+    batch: int
     decoder_batch: int | None
     deterministic: bool
     threads: int | None
     precision: str
+    unusual: bool
+    form: str
+    auto: Mapping[str, Callable[["Settled"], Any]]
+
+
+class Settled(Protocol):
+    """What a `work.complete.Run` says once a plan has settled it."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def form(self) -> str: ...
 
 
 class Base(Protocol):
@@ -100,6 +115,7 @@ class Generation:
     notes: tuple[str, ...] = ()  # for the user: snapped interval ends, guides that are off
     memory: Memory = field(default_factory=Memory, compare=False)
     base: Base | None = None  # of a network that enlarges images
+    inference: Inference = UNSAID
 
     @property
     def image_size(self) -> int:
@@ -144,31 +160,84 @@ class Generation:
 
     def set_decoder_batch(self, batch: int) -> None:
         """Decode at most this many images at a time, if the decoder is a network (it needs far more memory)."""
-        for each in self._stages():
+        for each in self.stages():
             if each.main.decoder_batch is not None:
                 each.main.decoder_batch = batch
 
     @property
-    def numerics(self) -> Numerics:
-        """What may change images beside the recipe, the batch and the device."""
-        stages = self._stages()
+    def precision(self) -> str:
+        """In which the networks compute; where they differ, all of them: "float16+float32"."""
+        return self._precision(self.inference.precision)
+
+    def _precision(self, asked: str | None) -> str:
+        networks = (net for each in self.stages() for net in each.networks().values())
+        return "+".join(sorted({asked or net.precision for net in networks}))
+
+    def numerics(self, batch: int | None, images: int, workers: int = 1, most: int | None = None) -> Numerics:
+        """What may change images beside the recipe and the device.
+
+        batch: images at a time; None for as many as are fast, of `most`. images: in all, made by so many workers.
+        """
+        auto: dict[str, Callable[[Settled], Any]] = {}
+        if self.inference.form is None:
+            auto["form"] = lambda run: tuning.fast_form(self, -(-images // workers), run.batch)
+        if batch is None:
+            auto["batch"] = lambda run: tuning.fast_batch(self.in_form(run.form), min(images, most or images))
+        stages = self.stages()
         return {
+            "batch": batch or 1,
             "decoder_batch": next((each.main.decoder_batch for each in stages if each.main.decoder_batch), None),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
-            "precision": "+".join(sorted({net.precision for each in stages for net in each.networks().values()})),
+            "precision": self.precision,
+            "unusual": self.precision != self._precision(None),
+            "form": self.inference.form or PLAIN,
+            "auto": auto,
         }
 
-    def _stages(self) -> list["Generation"]:
-        """This one, and those that make the images that it enlarges."""
-        return [self, *(self.base._stages() if isinstance(self.base, Generation) else [])]
+    def computing(self, inference: Inference) -> "Generation":
+        """The same in this form and precision; ValueError where networks or this machine do not have it."""
+        networks = [net for each in self.stages() for net in each.networks().values()]
+        tuning.check_inference(inference, networks, self.device)
+        return self._with(inference)
 
-    def images(self, seeds: Sequence[int], batch: int, diagnostics: bool = False) -> "GeneratedImages":
-        return GeneratedImages(self, seeds, batch, diagnostics)
+    def _with(self, inference: Inference) -> "Generation":
+        base = self.base._with(inference) if isinstance(self.base, Generation) else self.base
+        return replace(self, inference=inference, base=base)
+
+    def in_form(self, form: str) -> "Generation":
+        """The same in this form, which is settled now. ValueError where it cannot be computed."""
+        return self.computing(replace(self.inference, form=form)) if form != self.inference.form else self
+
+    def stages(self) -> list["Generation"]:
+        """This one, and those that make the images that it enlarges."""
+        return [self, *(self.base.stages() if isinstance(self.base, Generation) else [])]
+
+    def evaluate(self, size: int) -> None:
+        """Run every network of this stage once, for so many images of nothing."""
+        labels = None if self.num_classes == 0 else [0] * size
+        side = self.main.low_res_size
+        low_res = torch.zeros([size, 3, side, side], dtype=torch.uint8) if side else None
+        for model in self.networks().values():
+            x = torch.zeros([size, *model.shape], dtype=DTYPES[self.recipe.dtype], device=self.device)
+            asked = (x, x.new_tensor(1.0), *(() if isinstance(model, Classifier) else (labels,)))
+            with torch.no_grad():
+                _bound(model, self, low_res)(*asked)
+
+    def images(self, seeds: Sequence[int], batch: int | None, diagnostics: bool = False) -> "GeneratedImages":
+        """Of these seeds, `batch` at a time, None for as many as are fast; in a form that is, unless one is settled."""
+        settled = self.in_form(self.inference.form or tuning.fast_form(self, len(seeds), batch or 1))
+        size = tuning.fast_batch(settled, len(seeds)) if batch is None else batch
+        known = self.inference.batch or size  # that of the stage which asks, where this is its base
+        return GeneratedImages(settled._with(replace(settled.inference, batch=known)), seeds, size, diagnostics)
+
+    def images_by(self, run: Settled, seeds: Sequence[int], diagnostics: bool = False) -> "GeneratedImages":
+        """Of these seeds, as the plan of their work says."""
+        return self.in_form(run.form).images(seeds, run.batch, diagnostics)
 
     def check_unchanged(self) -> None:
         """ValueError if what is the user's own, functions or networks, is no longer what the recipe says."""
-        for stage in self._stages():
+        for stage in self.stages():
             stage.recipe.check_here()
             for network in stage.networks().values():
                 network.check_unchanged()
@@ -220,10 +289,12 @@ def open_recipe(
     load: Callable[..., Any] = open_network,
     memory: Callable[[tuple[int, ...]], Memory] = lambda sizes: Memory(),
     stored: Callable[[str], StoredBase] = StoredBase,
+    inference: Inference = UNSAID,
 ) -> Generation:
     """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
 
-    memory: what is known of networks with these numbers of parameters. load, stored: open a network, and stored images.
+    inference: how all of them compute. memory: what is known of networks with these numbers of parameters. load,
+    stored: open a network, and stored images.
     """
     target = _device_for(recipe, device)
     recipe, notes = recipe.resolved()
@@ -263,7 +334,7 @@ def open_recipe(
         encoder=main.identity["encoder"],
     )
     sizes = tuple(model.num_parameters for model in (main, *others))
-    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base)
+    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base).computing(inference)
 
 
 def _loaded(load: Callable[..., Any], net: NetworkRef, option: str) -> Any:
@@ -311,7 +382,11 @@ def _device_for(recipe: Recipe, device: str) -> torch.device:
 
 
 def opener(
-    device: str = "auto", *, trust_pickle: bool = False, offline: bool = False
+    device: str = "auto",
+    *,
+    trust_pickle: bool = False,
+    offline: bool = False,
+    inference: Inference = UNSAID,
 ) -> Callable[[Recipe], Generation]:
     """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones.
 
@@ -326,8 +401,9 @@ def opener(
 
     stored = functools.lru_cache(maxsize=2)(StoredBase)
     return functools.partial(
-        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
-    )
+        open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored,
+        inference=inference,
+    )  # fmt: skip
 
 
 class GeneratedImages:
@@ -351,6 +427,11 @@ class GeneratedImages:
         self.num_images = len(self.seeds)
         self.evaluations: dict[str, int] = {}
         self.reduced: dict[str, int] = {}
+
+    @property
+    def form(self) -> str:
+        """In which the networks compute."""
+        return self.generation.inference.form or PREPARED
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch)
@@ -430,7 +511,7 @@ def sample(
         of_seeds, low_res = seeding.second_stage(seeds, main.shape), small.images
         streams, noise, _ = seeding.start(of_seeds, main.shape, 0, "none", device=recipe.noise_device)
         labels = None if small.labels is None or recipe.labels == "none" else list(small.labels)
-    counted = {name: Counted(_bound(model, device, low_res)) for name, model in generation.networks().items()}
+    counted = {name: Counted(_bound(model, generation, low_res)) for name, model in generation.networks().items()}
     guides = [(guide, counted.get(guide.role(number))) for number, guide in enumerate(recipe.guides, start=1)]
     batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
     at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder)
@@ -457,13 +538,16 @@ def sample(
     return last.x, labels if generation.knows_classes or small is not None else None
 
 
-def _bound(model: Model | Classifier, device: torch.device, low_res: Tensor | None) -> Network | LogProbs:
+def _bound(model: Model | Classifier, generation: Generation, low_res: Tensor | None) -> Network | LogProbs:
     """A model or classifier as guidance calls it; classes are embedded once, as long as they are the same.
 
     low_res: small images, uint8 [N,3,h,w], which guides need not take.
     """
     if isinstance(model, Classifier):
         return model.log_probs
+    inference, device = generation.inference, generation.device
+    form = inference.form or PREPARED
+    model.take(replace(inference, form=form if form in model.forms else PLAIN))
 
     @functools.lru_cache(maxsize=2)
     def conditions(labels: tuple[int, ...] | None) -> Any:

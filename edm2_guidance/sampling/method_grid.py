@@ -11,7 +11,10 @@ from edm2_guidance.sampling.generation import Generation
 
 
 def sample_cells(
-    generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
+    generations: Sequence[Generation],
+    seeds: Sequence[int],
+    batch: int | None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """Sample cells of a grid, each with all seeds: uint8 [seeds, 3, H, W].
 
@@ -28,7 +31,10 @@ def sample_cells(
 
 
 def sample_pictures(
-    generations: Sequence[Generation], seeds: Sequence[int], batch: int, progress: Callable[[int], None] | None = None
+    generations: Sequence[Generation],
+    seeds: Sequence[int],
+    batch: int | None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Image.Image]:
     """The images of one row of cells in a line: setting by setting, within a setting seed by seed."""
     return tiles(torch.cat(sample_cells(generations, seeds, batch, progress)))

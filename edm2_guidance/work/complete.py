@@ -23,13 +23,14 @@ import errno
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dnnlib.errors import Refused
+from dnnlib.inference import PLAIN
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
 from edm2_guidance.work.plan import FULL, ShardPlan, format_seeds
@@ -48,6 +49,7 @@ APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing
 _POLL_SECONDS = 1.0
 _TURN_SECONDS = 2.0  # between two looks at what others have leased
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
+_NEVER_USUAL = ("tf32", "bfloat16")  # of no network as published
 _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
 
 
@@ -56,7 +58,8 @@ class Run:
     """How this process makes images, and its place among all that share the work.
 
     What may change images is fixed in the plan as part of "the same work". Of it the precision alone is part of a
-    score's key; the rest touches last bits, and is recorded beside the score.
+    score's key; the rest touches last bits, and is recorded beside the score. What nobody has said is as the plan says,
+    whatever that is; whoever makes the plan chooses it.
 
     Attributes:
         batch: Images at a time, 1 or more.
@@ -65,6 +68,9 @@ class Run:
             the fastest ones.
         threads: Of the CPU that computes; None for other devices.
         precision: In which the networks compute. (That of the sampler's state is the recipe's, `Recipe.dtype`.)
+        unusual: Whether that is another than these networks usually compute in here.
+        form: In which they compute: one of `dnnlib.inference.FORMS`.
+        auto: The attributes of which nobody has said anything, and what chooses each of them, in order, given this.
         workers: The place of this process.
         device: What identifies the device that it computes on, if no other worker should; None for any number on it.
     """
@@ -74,20 +80,45 @@ class Run:
     deterministic: bool = False
     threads: int | None = None
     precision: str = FULL
+    unusual: bool = False
+    form: str = PLAIN
     workers: Workers = ALONE
     device: str | None = None
+    auto: Mapping[str, Callable[["Run"], Any]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if type(self.batch) is not int or self.batch < 1:
             raise ValueError(f"{self.batch} images per batch: need 1 or more")
 
     @property
     def fixed(self) -> dict[str, int | bool | str | None]:
-        """What all workers must have alike, and who goes on later. The usual precision is left out, as plans began."""
+        """What all workers must have alike, and who goes on later. What is usual is left out, as plans began."""
         names = ["batch", "decoder_batch", "deterministic", "threads"]
-        if self.precision != FULL:
+        if self.precision != FULL or self.unusual:
             names.append("precision")
+        if self.form != PLAIN:
+            names.append("form")
         return {name: getattr(self, name) for name in names}
+
+    def chosen(self) -> "Run":
+        """The same, with a choice for everything that nobody has said."""
+        run = self
+        for name, choose in self.auto.items():
+            run = replace(run, **{name: choose(run)})
+        return run
+
+    def as_in(self, plan: Mapping[str, Any]) -> "Run":
+        """The same, with what nobody has said as a plan says, or what else holds `fixed`. ValueError for nonsense."""
+        said = {"form": PLAIN, **plan}
+        return replace(self, **{name: said[name] for name in self.auto if name in said})
+
+    def same_precision(self, plan: Mapping[str, Any]) -> bool:
+        """Whether the networks computed in this precision: the usual one, where a plan says nothing."""
+        return plan["precision"] == self.fixed.get("precision") if "precision" in plan else not self.unusual
+
+    def may_be_of(self, precision: str) -> bool:
+        """Whether finished images of this precision are those asked for: the usual one is not the same everywhere."""
+        return precision == self.precision or not (self.unusual or precision in _NEVER_USUAL)
 
 
 class ShardsMissing(RuntimeError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dnnlib.errors import Refused
+from dnnlib.inference import PLAIN, precision_option
 
 _ABSENT = object()
 
@@ -14,18 +15,35 @@ _ABSENT = object()
 def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> NoReturn:
     lines = "\n".join(f"  {line}" for line in differences(found, wanted))
     cure = "give another name, or move it away to start over"
-    threads = found.get("threads")
-    to_choose = ("batch", "shard_size", "diagnostics", *(("threads",) if type(threads) is int else ()))
+    to_choose = ["batch", "shard_size", "diagnostics", "form", "precision"]
+    to_choose += ["threads"] if type(found.get("threads")) is int else []
     ours = {key: value for key, value in wanted.items() if key not in to_choose}
     if all(found.get(key) == value for key, value in ours.items()):
-        batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
-        options = f"--batch={batch} --shard-size={size}"
-        if found.get("diagnostics") != wanted.get("diagnostics"):
-            options += " --diagnostics" if "diagnostics" in found else " without --diagnostics"
-        if "threads" in to_choose and threads != wanted.get("threads"):
-            options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
-        cure = f"{options} goes on with it, or {cure}"
+        cure = f"{_as_there(found, wanted)} goes on with it, or {cure}"
     raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
+
+
+def _as_there(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The options by which a run goes on, where it differs in nothing else."""
+    batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
+    options = " ".join(filter(None, [f"--batch={batch} --shard-size={size}", inference_options(found, wanted)]))
+    if found.get("diagnostics") != wanted.get("diagnostics"):
+        options += " --diagnostics" if "diagnostics" in found else " without --diagnostics"
+    threads = found.get("threads")
+    if type(threads) is int and threads != wanted.get("threads"):
+        options = f"OMP_NUM_THREADS={threads} in the environment with {options}"
+    return options
+
+
+def inference_options(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The options by which networks compute in the form and precision of what is there; empty if they do already."""
+    options = []
+    if found.get("form") != wanted.get("form"):
+        options.append(f"--form={found.get('form', PLAIN)}")
+    if found.get("precision") != wanted.get("precision"):
+        said = found.get("precision")
+        options.append("no --precision" if said is None else f"--precision={precision_option(str(said))}")
+    return " and ".join(options)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.errors import Refused
+from dnnlib.inference import PLAIN
 from dnnlib.workers import restarted
 from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.sinks import PNGFolder, seeds_of_batch
@@ -17,7 +18,7 @@ from edm2_guidance.images.zips import json_bytes, read_object
 from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, Work
-from edm2_guidance.work.identity import differences
+from edm2_guidance.work.identity import differences, inference_options
 from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, is_in_runs, seed_runs
 from edm2_guidance.work.shards import Recipe
@@ -34,7 +35,13 @@ class PngOutput(Work):
     Each worker's result is its own. The parts are batches: batch number b of all is worker b mod count's to make, as in
     one process. Those of which something is missing are made whole, since last bits depend on the size of a batch;
     images that are there stay as they are. `recipe.json` appears with the first images; images that are to be made
-    again are removed then.
+    again are removed then. Of several workers the first one states it as soon as it knows it, for what nobody has said
+    of form and batch must be the same for all.
+
+        {"format": 2, "recipe": {...}, "recipe_hash": "...", "asked": "0-15",
+         "precision": "bfloat16",              (of the networks; only if it is not the usual float32)
+         "form": "prepared",                   (of the networks; only if it is not plain)
+         "batch": 64}                          (only if it was chosen for the device)
 
     The usual order: `check` (before any network opens), `state` (once the recipe's hashes are known), then `complete`.
     """
@@ -55,7 +62,9 @@ class PngOutput(Work):
         self._mine = frozenset(self.order)
         self._done: set[int] = set()  # parts
         self._written: set[int] = set()  # seeds, by this object
-        self._content: dict[str, Any] | None = None  # of recipe.json, until it is written
+        self._recipe: dict[str, Any] = {}  # for recipe.json
+        self._is_stated = True  # unless `state` was called, and no image was written since
+        self._chose_batch = False
         self._replaces: str | None = None  # the hash in the recipe.json that is there
 
     def check(self) -> None:
@@ -72,19 +81,48 @@ class PngOutput(Work):
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
         self._check_layout()
 
-    def state(self, recipe: Recipe, device: str | None = None) -> None:
+    def state(self, recipe: Recipe, run: Run | None = None) -> None:
         """State the recipe of the images to come. Refused, with the differences, if images of another one stay.
 
-        device: as in `Run`, where it is known by now only.
+        run: where more of it is known by now. What nobody has said of it is settled here.
         """
-        self.run = replace(self.run, device=device)
+        self.run = self.run if run is None else run
+        self._chose_batch = "batch" in self.run.auto
         found = self._stated()
         self._replaces = None if found is None else found.get("recipe_hash")
         if restarted() and self._replaces == recipe.hash:
             self._overwrite = False  # what the job had made before Slurm started it again is not made anew
-        self._content = {"format": FORMAT, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
+        self._recipe = {"format": FORMAT, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
         if found is not None and self._replaces != recipe.hash and self._others():
-            self._refuse(found, self._content)
+            self._refuse(found, self._recipe)
+        if found is not None and self._replaces == recipe.hash:
+            self._agree(found)
+        else:
+            self._compute_as(self.run.chosen())
+            removes = self._overwrite and self._images()  # which is done with the first image, and no sooner
+            if self.run.auto and self.run.workers.shared and not removes:
+                self._write_recipe()
+        self.run = replace(self.run, auto={})
+        self._is_stated = False
+
+    def _agree(self, found: Mapping[str, Any]) -> None:
+        """Compute as recipe.json says where nobody has said another thing. Refused if somebody has, and images stay."""
+        left = {name: choose for name, choose in self.run.auto.items() if name == "batch" and name not in found}
+        run = replace(self.run.as_in(found), auto=left).chosen()
+        same = run.form == found.get("form", PLAIN) and run.same_precision(found)
+        if not same and not (self._overwrite and not self._others()):
+            cure, wanted = inference_options(found, run.fixed), {**run.fixed, "form": run.form}
+            lines = [each for each in differences({"form": PLAIN, **found}, {**found, **wanted}) if each[0] in "fp"]
+            raise Refused(
+                f"{self.folder} holds images that were computed in another way: {cure} goes on with them, or take "
+                f"another folder. There | asked now: {'; '.join(lines)}"
+            )
+        self._compute_as(replace(run, auto=self.run.auto))
+
+    def _compute_as(self, run: Run) -> None:
+        """run: with a batch, and so parts, that may be others than before."""
+        self.run, self.plan = run, ShardPlan(self.plan.seeds, run.batch)
+        self._mine, self._done = frozenset(self.order), set()
 
     def find(self) -> int | None:
         """How many images this worker may make, if all of them are there."""
@@ -166,9 +204,9 @@ class PngOutput(Work):
 
     def write(self, batch: "ImageBatch") -> None:
         """Write those of a batch that are to be made; before the first one, the recipe."""
-        if self._content is not None:
-            self._write_recipe(self._content)
-            self._content = None
+        if not self._is_stated:
+            self._write_recipe()
+            self._is_stated = True
         if not self._overwrite:
             there = list(map(self.images.has, seeds_of_batch(batch)))
             batch = batch.select([row for row, done in enumerate(there) if not done]) if any(there) else batch
@@ -176,24 +214,29 @@ class PngOutput(Work):
             self.images.write(batch)
             self._written.update(seeds_of_batch(batch))
 
-    def _write_recipe(self, content: dict[str, Any]) -> None:
+    def _write_recipe(self) -> None:
         """Make recipe.json say this, one process at a time, and remove the images that are to be made again.
 
         Refused if it says by now what it did not when this run stated its recipe: another run was faster.
         """
+        content = self._recipe
         self.folder.mkdir(parents=True, exist_ok=True)
         with Lease(self.folder, "recipe"):
             found = self._stated()
             stated = None if found is None else found.get("recipe_hash")
             if found is not None and stated not in (self._replaces, content["recipe_hash"]):
                 self._refuse(found, content)
+            same = found if stated == content["recipe_hash"] else None
+            if same is not None:
+                self._agree(same)
             # Nobody has written an image of this recipe yet, or else those of others are not ours to remove.
-            again = self._parts() if stated == content["recipe_hash"] else [self.plan.seeds]
+            again = [self.plan.seeds] if same is None else self._parts()
             for path in self.images.existing(seed for seeds in again for seed in seeds) if self._overwrite else ():
                 path.unlink(missing_ok=True)
+            how = {key: value for key, value in self.run.fixed.items() if key in ("precision", "form")}
+            how |= {"batch": self.run.batch} if self._chose_batch or "batch" in (same or {}) else {}
             with atomic_path(self.folder / RECIPE_NAME) as temporary:
-                asked = self._asked_by_all(found if stated == content["recipe_hash"] else None)
-                temporary.write_bytes(json_bytes({**content, "asked": asked}))
+                temporary.write_bytes(json_bytes({**content, **how, "asked": self._asked_by_all(same)}))
 
     def _asked_by_all(self, found: dict[str, Any] | None) -> str:
         """The seeds that were ever asked for, as text. found: what recipe.json says of the same recipe, if anything."""

@@ -1,6 +1,6 @@
 """Work whose parts are files of their own, shards, in a folder that is removed once the result is there.
 
-    FOLDER/plan.json          what is being made: recipe, seeds, shard size, batch
+    FOLDER/plan.json          what is being made: recipe, seeds, shard size, batch, form and precision
     FOLDER/shard-00012.zip    a finished shard; it appears by a rename, hence whole or not at all
     FOLDER/shard-00012.0.claim     who is making that shard (work.lease)
     FOLDER/shard-00012.begun       how many of its images are made, if it takes more than a moment
@@ -84,7 +84,14 @@ class Content(Protocol):
 class ShardFolder(Work):
     """The folder of shards of one plan: whose it is, what is there, and what has to agree for work to be continued.
 
-    The plan depends on recipe and seeds alone, never on who works on it.
+    The plan depends on recipe and seeds alone, never on who works on it: what is said of form and batch by the first
+    one that finds no plan holds for all.
+
+        {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999", "shard_size": 512,
+         "batch": 64, "decoder_batch": 8, "deterministic": false, "threads": 2,
+         "precision": "bfloat16",              (of the networks; only if it is not the usual float32)
+         "form": "prepared",                   (of the networks; only if it is not plain)
+         "title": "..."}
     """
 
     part_name = "shard"
@@ -119,17 +126,17 @@ class ShardFolder(Work):
         self.contents = tuple(contents)
         self.suffix = ".npz" if zip_path is None else ".zip"
         self.zip_path = zip_path
-        self._asked: dict[str, Any] = {
+        self._kept: dict[str, Any] = {
             "format": FORMAT,
             **json.loads(json_bytes({"recipe": recipe.to_json(), "recipe_hash": recipe.hash, **more})),
             "num_images": len(plan.seeds),
             "seeds": format_seeds(plan.seeds),
             "shard_size": plan.shard_size,
-            **run.fixed,
-            **({"title": title} if title else {}),
         }
+        self._more = tuple(more)
+        self._title = {"title": title} if title else {}
         self.content = self._asked  # as the folder's plan spells it, once it is known
-        self._identity = ("format", "recipe_hash", *more, "seeds", "shard_size", *run.fixed)
+        self._identity = self._of_the_plan()
         self._making_since: float | None = None
         self._noted = 0.0  # when the number of images in a shard was last written down
 
@@ -206,17 +213,28 @@ class ShardFolder(Work):
 
     # The plan.
 
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What the plan is to say."""
+        return {**self._kept, **self.run.fixed, **self._title}
+
+    def _of_the_plan(self) -> tuple[str, ...]:
+        """What of it tells it from others."""
+        return ("format", "recipe_hash", *self._more, "seeds", "shard_size", *self.run.fixed)
+
     def _make_plan(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PLAN_NAME).exists():
+            self.run = self.run.chosen()
+            self.content = self._asked
             with self.becoming(self.folder / PLAN_NAME, _rename_if_new) as temporary:
                 temporary.write_bytes(json_bytes(self.content))
         self.check()
 
     def check(self) -> None:
-        """Refused, with the differences, if the folder belongs to another run; else takes over its recipe's spelling.
+        """Refused, with the differences, if the folder belongs to another run; else takes over what its plan says.
 
-        Nothing is made.
+        That is the spelling of the recipe, and what nobody has said of the run. Nothing is made.
         """
         path = self.folder / PLAN_NAME
         try:
@@ -226,12 +244,16 @@ class ShardFolder(Work):
         except ValueError as error:
             raise ValueError(f"{error}: move {self.folder} away to start over") from error
         now = upgraded(found)
-        if "precision" not in found:  # as in plans of the version before, whatever it was
-            self._identity = tuple(key for key in self._identity if key != "precision")
-        if any(now.get(key) != self._asked.get(key) for key in (*self._identity, "diagnostics")):
-            refuse(self.folder, now, self._asked)
+        self.run = self.run.as_in(found)
+        asked, keys = self._asked, self._of_the_plan()
+        if "precision" not in found:  # it is the usual one, whatever that is, as in plans of the version before
+            keys = tuple(key for key in keys if key != "precision")
+        different = [key for key in (*keys, "diagnostics", "form") if now.get(key) != asked.get(key)]
+        if different or not self.run.same_precision(found):
+            refuse(self.folder, now, asked)
+        self._identity = keys
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
-        self.content = {**self._asked, **kept}  # by which finished shards say whose they are
+        self.content = {**asked, **kept}  # by which finished shards say whose they are
 
     @property
     def _plan_id(self) -> str:

@@ -25,7 +25,7 @@ from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.diagnostics import Recorded, stored_diagnostics, write_joined
 from edm2_guidance.work.identity import refuse
-from edm2_guidance.work.plan import ShardPlan, merged_reductions
+from edm2_guidance.work.plan import FULL, ShardPlan, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class ZipOutput:
 
         {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999",
          "batches": [[64, 781], [16, 1]],          (runs of [batch size, how many batches])
-         "precision": "float16",                   (of the networks; only if it is not float32)
+         "precision": "float16",                   (of the networks; only if it is not the usual float32)
+         "form": "prepared",                       (of the networks; only if it is not plain)
          "reduced": {"sampling": 32}}              (only if memory did not hold them: the most that it held at a time;
                                                     last bits may then differ from those of another run)
 
@@ -77,8 +78,9 @@ class ZipOutput:
     def find(self) -> Path | None:
         """The path of the finished ZIP, or None.
 
-        Raises ValueError, with the differences, if a ZIP of this name was made by another recipe or from other
-        seeds, or without the diagnostics that are asked for, or if there is none, but shards of another run.
+        Raises ValueError, with the differences, if a ZIP of this name was made by another recipe, from other
+        seeds or in another precision, or without the diagnostics that are asked for, or if there is none, but shards
+        of another run.
         """
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; give the name of a ZIP file")
@@ -89,7 +91,8 @@ class ZipOutput:
         if found is None:
             raise ValueError(f"{self.path} exists and holds no {RECIPE_NAME}: give another name, or move it away")
         found, wanted = upgraded(found), upgraded(self._recipe_json())
-        if any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
+        other = not self.work.run.may_be_of(found.get("precision", FULL))
+        if other or any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
             refuse(self.path, found, wanted)
         if self._diagnostics:
             stored_diagnostics(self.path)
@@ -127,7 +130,7 @@ class ZipOutput:
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work
-        of_the_way = {"shard_size", "diagnostics", *work.run.fixed} - {"precision"}
+        of_the_way = {"shard_size", "diagnostics", *work.run.fixed} - {"precision", "form"}
         content = {key: value for key, value in work.content.items() if key not in of_the_way}
         return {**content, "batches": work.plan.batch_runs(work.run.batch)}
 

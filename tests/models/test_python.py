@@ -159,7 +159,7 @@ def test_a_decoder_names_and_conditions_of_its_own(file):
     recipe = Recipe(ref(file, "latents"), num_steps=16, dtype="float64", noise_device="cpu")
     generation = open_recipe(recipe, "cpu")
     assert generation.main.class_names == ("low", "high")
-    assert generation.numerics["decoder_batch"] == 2
+    assert generation.numerics(1, 1)["decoder_batch"] == 2
     (batch,) = generation.images(range(5), 5)
     noise, labels = started(range(5), (4, 8, 8), 2)
     assert list(batch.labels) == labels

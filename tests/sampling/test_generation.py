@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dnnlib.inference import Inference
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Sampler, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
@@ -315,7 +316,7 @@ def test_a_batch_that_memory_does_not_hold_is_sampled_in_parts(recipe, tiny_netw
     assert source.reduced == undisturbed.reduced == {}
     monkeypatch.undo()
 
-    generation, sizes, freed = open_recipe(recipe, "cpu"), [], []
+    generation, sizes, freed = open_recipe(recipe, "cpu", inference=Inference("plain")), [], []
     last = generation.guides[0].net if guided else generation.main.net
     last.register_forward_pre_hook(out_of_memory(sizes, 3, freed))
     noise = noise_of(monkeypatch)
@@ -335,7 +336,7 @@ def test_a_batch_that_memory_does_not_hold_is_sampled_in_parts(recipe, tiny_netw
 
 
 def test_what_memory_holds_is_remembered_for_networks_of_the_same_size(recipe, tiny_networks):
-    open_ = opener("cpu")
+    open_ = opener("cpu", inference=Inference("plain"))
     first = open_(recipe)
     with pytest.warns(RuntimeWarning), first.main.net.register_forward_pre_hook(out_of_memory([], 2)):
         list(first.images(range(4), 4))
@@ -350,7 +351,8 @@ def latent_generation(vae_folders, tmp_path, monkeypatch):
     net = Precond(8, 4, 10, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], channels_per_head=8)
     save_network(tmp_path / "latent.pkl", net, encoder=StabilityVAEEncoder())
     monkeypatch.setenv("EDM2_VAE", str(vae_folders[0]))
-    return open_recipe(Recipe(NetworkRef(str(tmp_path / "latent.pkl")), num_steps=2), "cpu", offline=True)
+    recipe = Recipe(NetworkRef(str(tmp_path / "latent.pkl")), num_steps=2)
+    return open_recipe(recipe, "cpu", offline=True, inference=Inference("plain"))
 
 
 def test_a_decoder_that_memory_does_not_hold_samples_nothing_twice(latent_generation):

@@ -20,7 +20,7 @@ from edm2_guidance.cli.progress import WorkBar
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.report import announce, others
-from edm2_guidance.cli.run_options import RunOptions, announce_workers, batch_option, shard_option, threads_for
+from edm2_guidance.cli.run_options import RunOptions, announce_workers, sampling_batch_option, shard_option, threads_for
 from edm2_guidance.cli.say import say
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.commands.score.sides import (
@@ -58,7 +58,7 @@ class GenOptions(OptionGroup, heading="Output"):
     workdir: str = option(
         "Where features lie until the result is there, 4 bytes each", metavar="DIR", default="results/work"
     )
-    batch: int = batch_option(32)
+    batch: int | None = sampling_batch_option(32)
     run: RunOptions
     shard_size: int = shard_option(512)
     jobs: JobOptions
@@ -125,7 +125,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     from edm2_guidance.work.plan import ShardPlan
     from torch_utils.distributed import device_identity
 
-    run, batch, path = asked.run, asked.batch, asked.ledger.ledger
+    run, path = asked.run, asked.ledger.ledger
     with bad_input():
         workers = asked.jobs.place()
         plan = ShardPlan(tuple(seeds), asked.shard_size)
@@ -134,15 +134,16 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
         ledger.check_writable(path)
         check_counts(metrics, len(seeds))
         theirs = open_reference_side(open_side(source, metrics, reference=True, offline=run.offline), metrics)
-        generation = open_recipe(recipe, run.device, trust_pickle=run.trust_pickle, offline=run.offline)
+        generation = open_recipe(recipe, run.device, **run.opening)
         generation.check_seeds(seeds)
         evaluation.check_image_sizes(metrics, (generation.image_size, generation.image_size))
         detectors = open_detectors(asked.detectors.choices(metrics), run.device, offline=run.offline)
         index = open_index(path, again=asked.again)
     reference = measured_reference(theirs, detectors, quiet=not workers.speaks)
-    scorer = Scorer(reference, tuple(detectors), index, generation.device, batch)
+    numerics = generation.numerics(asked.batch, len(seeds), workers.count, asked.shard_size)
+    how = Run(workers=workers, device=device_identity(generation.device), **numerics)
+    scorer = Scorer(reference, tuple(detectors), index, generation.device, how.batch)
     folder = opt.work_folder(asked.workdir, generation.recipe, seeds, metrics)
-    how = Run(batch, workers=workers, device=device_identity(generation.device), **generation.numerics)
     work = feature_shards(folder, plan, generation.recipe, how, detectors)
     output = ScoreOutput(scorer, generation, work, {"note": asked.ledger.note})
 
@@ -152,7 +153,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
         announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
-        made = complete(output, lambda part: generation.images(part, batch), progress)
+        made = complete(output, lambda part: generation.images_by(work.run, part), progress)
     return tell_made(made, workers, path, found_before=not progress.began)
 
 

@@ -1,0 +1,43 @@
+"""How networks compute, as far as somebody says it. No torch here."""
+
+from dataclasses import dataclass
+from typing import Self
+
+AUTO = "auto"
+PLAIN, PREPARED, COMPILED = FORMS = ("plain", "prepared", "compiled")
+#: As they are given, and as they are recorded.
+PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """In which form and precision networks compute. It touches speed and last digits, and is no part of a recipe.
+
+    Attributes:
+        form: One of `FORMS`: the modules of the network file, these made ready for inference alone, or that compiled.
+            A network that does not have it stays plain. None: whatever is faster for the work, as its plan says.
+        precision: One of `PRECISIONS`, as recorded. None: what each network usually computes in on its device.
+        batch: Images at a time, mostly: what is made for one number of images is made for so many. None: not known.
+    """
+
+    form: str | None = None
+    precision: str | None = None
+    batch: int | None = None
+
+    @classmethod
+    def of(cls, form: str | None = None, precision: str | None = None) -> Self:
+        """As somebody gives them, "auto" and "bf16" among them. ValueError for what there is not."""
+        if form not in (None, AUTO, *FORMS):
+            raise ValueError(f"form={form!r}: give one of {AUTO}, {', '.join(FORMS)}")
+        recorded = PRECISIONS.get(precision or "", precision)
+        if recorded not in (None, *PRECISIONS.values()):
+            raise ValueError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
+        return cls(None if form == AUTO else form, recorded)
+
+
+UNSAID = Inference()
+
+
+def precision_option(recorded: str) -> str:
+    """How a precision is given, if it is one of `PRECISIONS`: "bf16"."""
+    return next((given for given, name in PRECISIONS.items() if name == recorded), recorded)

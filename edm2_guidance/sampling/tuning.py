@@ -1,0 +1,135 @@
+"""How fast networks compute, and what is chosen by that where nobody says: their form, and images at a time.
+
+Compiling takes a minute or more, for each number of images at a time. Networks are compiled where that saves several
+times as much, by what is known of their cost; else they are prepared, which takes no time.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self
+
+import torch
+
+from dnnlib import measured
+from dnnlib.inference import COMPILED, PLAIN, PREPARED, Inference, precision_option
+from edm2_guidance.models.base import Classifier, Model
+from edm2_guidance.models.edm2 import cannot_compile, compile_key
+from torch_utils.distributed import device_name, wait_for
+from torch_utils.memory import is_out_of_memory
+
+#: Multiply-adds per second of the prepared form, roughly: they decide where a factor of two decides nothing.
+_RATES = {"cpu": 1e11, "cuda": 5e13, "mps": 2e12}
+_SAVED = 0.2  # of the time that the prepared form takes, by compiling
+_COMPILE_SECONDS = 120.0  # of a network, until it was measured here
+_TIMES = 4.0  # that which compiling costs is to be saved
+_GAINS = 1.03  # images per second of a doubled batch, to those of the batch
+_MOST = 1024  # images at a time
+_TRIES = 2  # of each size, after one that is not timed
+
+
+class Generation(Protocol):
+    """What is needed of `sampling.generation.Generation`, which says more."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def inference(self) -> Inference: ...
+    @property
+    def precision(self) -> str: ...
+    def stages(self) -> Sequence[Self]: ...
+    def networks(self) -> Mapping[str, Model | Classifier]: ...
+    def evaluations_per_image(self) -> Mapping[str, int]: ...
+    def evaluate(self, size: int) -> None: ...
+    def in_form(self, form: str) -> Self: ...
+
+
+def check_inference(inference: Inference, networks: Sequence[Model | Classifier], device: torch.device) -> None:
+    """ValueError for a form that none of the networks has, a precision that one lacks, or what this machine cannot."""
+    form, precision = inference.form, inference.precision
+    if form not in (None, PLAIN) and not any(form in net.forms for net in networks if isinstance(net, Model)):
+        raise ValueError(f"--form={form}: none of these networks has it; leave it out, or give --form={PLAIN}")
+    if form == COMPILED and torch.are_deterministic_algorithms_enabled():
+        raise ValueError(f"--form={COMPILED}: compiled code need not give the same bits: leave out --deterministic")
+    reason = cannot_compile(device) if form == COMPILED else None
+    if reason is not None:
+        raise ValueError(f"--form={COMPILED} cannot be had here, {reason}: give --form={PREPARED}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"--precision=tf32 is of CUDA devices alone, and this is {device}: leave it out")
+    for net in networks:
+        has = net.precisions if isinstance(net, Model) else (net.precision,)
+        if precision is not None and precision not in has:
+            known = ", ".join(map(precision_option, has))
+            raise ValueError(f"--precision={precision_option(precision)}: {net.source} computes in {known} on {device}")
+
+
+def fast_form(generation: Generation, images: int, batch: int) -> str:
+    """The form that is faster for so many images, `batch` at a time, on this device."""
+    stages = generation.stages()
+    models = {id(net): net for stage in stages for net in stage.networks().values() if isinstance(net, Model)}
+    ours = [net for net in models.values() if PREPARED in net.forms]
+    if not ours:
+        return PLAIN
+    if torch.are_deterministic_algorithms_enabled():
+        return PREPARED
+    costs = [measured.recall("compile_seconds", compile_key(net, batch)) or _COMPILE_SECONDS for net in ours]
+    needed = _TIMES * sum(costs) / _SAVED * _RATES.get(generation.device.type, 1e11) / images  # per image, at least
+    # A weight multiplies once for each position at most: of short work nobody needs to know the cost in full.
+    if _multiply_adds(stages, lambda net: net.num_parameters * net.shape[1] * net.shape[2]) < needed:
+        return PREPARED
+    if cannot_compile(generation.device) is not None:
+        return PREPARED
+    return COMPILED if _multiply_adds(stages, lambda net: net.multiply_adds) >= needed else PREPARED
+
+
+def _multiply_adds(stages: Sequence[Generation], of: Callable[[Model], int]) -> int:
+    """Of one image, by the networks that have another form than the plain one. of: one evaluation."""
+    evaluations = [(stage.evaluations_per_image(), stage.networks()) for stage in stages]
+    each = ((counts[name], net) for counts, networks in evaluations for name, net in networks.items())
+    return sum(count * of(net) for count, net in each if isinstance(net, Model) and PREPARED in net.forms)
+
+
+def fast_batch(generation: Generation, most: int) -> int:
+    """The largest power of two of images at a time, up to `most`, that memory holds and that is faster than its half.
+
+    Found by one evaluation of each network at each size, from one image on, and kept for the next time. Where networks
+    are compiled, which takes long for every size, they are timed as they are prepared.
+    """
+    networks = [net for stage in generation.stages() for net in stage.networks().values()]
+    what = " ".join(str(net.identity["sha256"])[:16] for net in networks)
+    key = f"{device_name(generation.device)} {generation.inference.form} {generation.precision} {what}"
+    known = measured.recall("batch", key)
+    found = _timed_batch(generation) if known is None else int(known)
+    if known is None:
+        measured.keep("batch", key, found)
+    return min(found, 1 << (most.bit_length() - 1))
+
+
+def _timed_batch(generation: Generation) -> int:
+    if generation.inference.form == COMPILED:
+        generation = generation.in_form(PREPARED)
+    best, rate, size = 1, 0.0, 1
+    while size <= _MOST:
+        seconds = _seconds(generation, size)
+        if seconds is None or size / seconds < _GAINS * rate:
+            break
+        best, rate, size = size, size / seconds, 2 * size
+    if generation.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return best
+
+
+def _seconds(generation: Generation, size: int) -> float | None:
+    """Of one evaluation of every network for so many images; None if memory does not hold them."""
+    best = float("inf")
+    try:
+        for number in range(_TRIES + 1):
+            begun = time.perf_counter()
+            for stage in generation.stages():
+                stage.evaluate(size)
+            wait_for(generation.device)
+            best = min(best, time.perf_counter() - begun) if number else best
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return best
