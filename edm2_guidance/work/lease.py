@@ -22,7 +22,6 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +38,7 @@ WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
 _MOMENT_SECONDS = 0.05
+_LOOK_AHEAD = 2
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -134,7 +134,7 @@ class Lease:
                 self._hold(last.path)
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
                 # Held before it is there, so that whatever ends this process in between leaves no lease behind.
-                self._hold(self.folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
+                self._hold(self._path(_number(last.path) + 1 if last else 0))
                 assert self._held is not None
                 _link(temporary, self._held)
             else:
@@ -167,9 +167,8 @@ class Lease:
         held = self._held
         self._hold(None)
         if held is not None and _owns(held):
-            for path in self.files():
-                if _number(path) <= _number(held):
-                    path.unlink(missing_ok=True)
+            for number in range(_number(held) + 1):
+                self._path(number).unlink(missing_ok=True)
 
     def holder(self) -> str:
         """Who has it, as `owner()` says; "nobody" if it is free."""
@@ -184,8 +183,22 @@ class Lease:
         return None
 
     def files(self) -> list[Path]:
-        """The files of all leases of this name, older ones first."""
-        return sorted(self.folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
+        """The files of all leases of this name, older ones first.
+
+        They are asked for one by one, since a folder may have thousands: number after number, up to the first two that
+        are not there. One alone may be missing below a lease that counts: of a process that was given up on, and that
+        released it all the same.
+        """
+        found: list[Path] = []
+        number = 0
+        while number <= (_number(found[-1]) if found else -1) + _LOOK_AHEAD:
+            if self._path(number).exists():
+                found.append(self._path(number))
+            number += 1
+        return found
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self._name}.{number}.claim"
 
 
 def read_lease(path: Path) -> str:
@@ -194,10 +207,12 @@ def read_lease(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove all leases of processes that are known to be gone."""
-    for path in folder.glob("*.claim"):
-        with suppress(FileNotFoundError):
-            if is_gone(read_lease(path)):
+    """Remove all leases of processes that are known to be gone, but those below one that may count: see `files`."""
+    for name in {path.name.rsplit(".", 2)[0] for path in folder.glob("*.claim")}:
+        for path in reversed(Lease(folder, name).files()):
+            with suppress(FileNotFoundError):
+                if not is_gone(read_lease(path)):
+                    break
                 path.unlink()
 
 
@@ -272,9 +287,8 @@ def _later(first: Sign | None, now: Sign) -> bool:
     return first is not None and (now.path, now.touched) != (first.path, first.touched)
 
 
-def _number(path: Path | None) -> int:
-    text = "" if path is None else path.name.split(".")[-2]
-    return int(text) if text.isdecimal() else -1
+def _number(path: Path) -> int:
+    return int(path.name.split(".")[-2])
 
 
 def _link(temporary: Path, path: Path) -> None:

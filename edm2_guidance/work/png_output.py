@@ -25,7 +25,8 @@ from edm2_guidance.work.shards import Recipe
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
 
-_IMAGE = re.compile(r"\d{6,}\.png")
+_IMAGE = re.compile(r"\d{6,}\.png", re.ASCII)
+_LEASE = re.compile(r"batch-(\d{1,18})\.\d+\.claim", re.ASCII)
 
 
 class PngOutput(Work):
@@ -97,6 +98,16 @@ class PngOutput(Work):
             self._done.add(part)
         return part in self._done
 
+    def listed(self) -> tuple[set[int], set[int]]:
+        """The batches all of whose images are there, and those that somebody has leased, by the names in the folder."""
+        seeds, leased = set[int](), set[int]()
+        for name in self._names():
+            if _IMAGE.fullmatch(name):
+                seeds.add(int(name[:-4]))
+            elif found := _LEASE.fullmatch(name):
+                leased.add(int(found[1]))
+        return {part for part in range(len(self.plan)) if seeds.issuperset(self.plan.shard(part))}, leased
+
     @contextmanager
     def sink(self, part: int) -> Iterator[Self]:
         """Takes the images of a batch, as of any other."""
@@ -154,6 +165,9 @@ class PngOutput(Work):
     def _refuse(self, found: dict[str, Any], wanted: dict[str, Any]) -> NoReturn:
         lines = "\n".join(differences({key: found[key] for key in wanted if key in found}, wanted))
         raise Refused(f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}")
+
+    def _names(self) -> Iterator[str]:
+        return (name for _, _, names in os.walk(self.folder) for name in names)
 
     def _images(self) -> list[Path]:
         """Images in the folder."""
