@@ -11,9 +11,10 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ import torch
 
 from dnnlib.workers import Workers
 from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.members import RECIPE_NAME
+from edm2_guidance.images.sinks import image_name
+from edm2_guidance.images.zips import json_bytes
 from edm2_guidance.work import lease, shards
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
-from edm2_guidance.work.status import find_work
 
 SHARD = 512  # images
 PAUSE = 0.05  # seconds, in place of the making of a shard
@@ -123,51 +126,123 @@ class Joined:
         return True
 
 
-def simulate(folder: Path, plan: ShardPlan, places: list[Workers], seconds: float = PAUSE) -> None:
-    """One work by as many workers as there are places, each in a thread, as if each were another machine."""
-    names, done, failed = threading.local(), threading.Event(), list[BaseException]()
+def simulate(folder: Path, plan: ShardPlan, places: list[Workers], seconds: float = PAUSE) -> float:
+    """One work by as many workers as there are places, each in a thread, as if each were another machine.
+
+    Returns the processor's seconds of all, of which a source takes none.
+    """
+    names, done, failed, spent = threading.local(), threading.Event(), list[BaseException](), list[float]()
 
     def owner() -> str:
         return getattr(names, "owner", "nobody.1.00000000")
 
-    def work(number: int, place: Workers) -> None:
+    def work(number: int, output: Joined) -> None:
         names.owner = f"machine-{number}.1.00000000"
+        began = time.thread_time()
         try:
-            output = Joined(ShardFolder(folder / "work", plan, Stated(), Run(plan.shard_size, workers=place), []), done)
             complete(output, lambda seeds: Pause(seeds, seconds))
         except BaseException as error:
             failed.append(error)
+        spent.append(time.thread_time() - began)
 
-    threads = [threading.Thread(target=work, args=each) for each in enumerate(places)]
+    works = [ShardFolder(folder / "work", plan, Stated(), Run(plan.shard_size, workers=place), []) for place in places]
+    threads = [threading.Thread(target=work, args=(number, Joined(each, done))) for number, each in enumerate(works)]
     with patch.object(lease, "owner", owner), patch.object(shards, "owner", owner):
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    if failed:
-        raise failed[0]
-    if not done.is_set():
-        raise RuntimeError("nobody joined the shards")
+    if failed or not done.is_set():
+        raise failed[0] if failed else RuntimeError("nobody joined the shards")
+    return sum(spent)
+
+
+def costs(layout: str, workers: int, images: int) -> str:
+    """What one work costs, as a row of a table."""
+    plan = ShardPlan(tuple(range(images)), SHARD)
+    places = [LAYOUTS[layout](number, workers) for number in range(workers)]
+    with tempfile.TemporaryDirectory() as name, counted(Path(name)) as counts:
+        before = _transferred()
+        seconds = simulate(Path(name), plan, places) / len(plan)
+        read, written = ((now - then) / len(plan) for now, then in zip(_transferred(), before, strict=True))
+    all_kinds = counts.total() / len(plan)
+    kinds = ", ".join(f"{count / len(plan):.1f} {kind}" for kind, count in counts.most_common() if kind != "list")
+    cells = [
+        layout, f"{workers:,}", f"{len(plan):,}", f"{all_kinds:.0f}", kinds, f"{counts['list'] / workers:.1f}",
+        f"{read / 1e3:.1f} + {written / 1e3:.1f}", f"{seconds:.2%}", f"{all_kinds * workers:,.0f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _transferred() -> tuple[int, int]:
+    """Bytes that this process has read and written so far, where the system counts them."""
+    try:
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    except OSError:
+        return 0, 0
+    return int(lines["rchar"]), int(lines["wchar"])
+
+
+def status_of_images(images: int) -> str:
+    """How long `status` of a folder of so many images takes, beside what reading their names takes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = {"recipe_hash": "coordination", "asked": f"0-{images - 1}"}
+        (folder / RECIPE_NAME).write_bytes(json_bytes(recipe))
+        (folder / "worker-0-of-1.0.claim").write_text("elsewhere.1.00000000")
+        for seed in range(images):
+            os.close(os.open(folder / image_name(seed), os.O_CREAT | os.O_WRONLY))
+        return _status(folder, f"{images:,} images")
+
+
+def status_of_shards(images: int, workers: int) -> str:
+    """The same of a folder of shards, each leased or there."""
+    plan = ShardPlan(tuple(range(images)), SHARD)
+    with tempfile.TemporaryDirectory() as name:
+        work = ShardFolder(Path(name), plan, Stated(), Run(SHARD), [])
+        work.open()
+        for part in range(len(plan)):
+            if part < workers:
+                (work.folder / f"{work.name(part)}.0.claim").write_text("elsewhere.1.00000000")
+            else:
+                with work.making(part), work.sink(part) as sink:
+                    for batch in Pause(plan.shard(part), 0):
+                        sink.write(batch)
+        work.close()
+        return _status(work.folder, f"{images:,} images in {len(plan):,} shards, {workers:,} workers")
+
+
+def _status(folder: Path, what: str) -> str:
+    began = time.monotonic()
+    names = sum(len(files) for _, _, files in os.walk(folder))
+    listed = time.monotonic()
+    (found,) = find_work(folder)
+    done = time.monotonic()
+    assert found.running
+    ratio = (done - listed) / (listed - began)
+    return f"| {what} | {names:,} | {found.done:,} | {done - listed:.1f} | {ratio:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", default="64,256,1024")
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--layout", default=",".join(LAYOUTS))
+    parser.add_argument("--images", type=int, default=1_000_000, help="and a quarter of them")
     options = parser.parse_args()
-    threading.stack_size(1 << 19)
-    for layout in options.layout.split(","):
-        for workers in map(int, options.workers.split(",")):
+    workers = [int(text) for text in options.workers.split(",")]
+    threading.stack_size(1 << 19)  # bytes, of each of the threads
+    warnings.simplefilter("ignore", RuntimeWarning)  # workers wait for each other's signs of life
+    costs("--steal", 2, 4 * SHARD)  # imports what is imported late
+    print("| workers are told | workers | shards | operations per shard | of them | listings per worker "
+          "| kB read + written per shard | of 1 s per shard | operations per second, at 1 s per shard |")  # fmt: skip
+    print("|---" * 9 + "|")
+    for layout in LAYOUTS:
+        for number in workers:
             for images in (options.images // 4, options.images):
-                plan = ShardPlan(tuple(range(images)), SHARD)
-                with tempfile.TemporaryDirectory() as name:
-                    places = [LAYOUTS[layout](i, workers) for i in range(workers)]
-                    began, wall = time.process_time(), time.monotonic()
-                    with counted(Path(name)) as counts:
-                        simulate(Path(name), plan, places)
-                    cpu = (time.process_time() - began) / len(plan)
-                    print(layout, workers, len(plan), f"{sum(counts.values()) / len(plan):.1f}", {k: round(v / len(plan), 2) for k, v in counts.items()}, f"cpu {cpu:.4f} wall {time.monotonic()-wall:.1f}", flush=True)
+                print(costs(layout, number, images), flush=True)
+    print("\n| `status` of | files | images that are there | seconds | times as long as to list the folder |")
+    print("|---" * 5 + "|")
+    print(status_of_shards(options.images, max(workers)), flush=True)
+    print(status_of_images(options.images), flush=True)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ class Work(ABC):
         return workers.own(len(self.plan)) if workers.count > 1 or not workers.steal else range(0)
 
     def missing(self, parts: Sequence[int] | None = None) -> list[int]:
-        """The parts of these, or of all, that are not there: own ones are looked into, those of others taken by names."""
+        """Which of these parts, or of all, are not there. Own ones are looked into, those of others taken by names."""
         parts, own = range(len(self.plan)) if parts is None else parts, self.own
         there = set[int]() if all(part in own for part in parts) else self.listed()[0]
         return [part for part in parts if not (self.is_whole(part) if part in own else part in there)]

@@ -68,8 +68,7 @@ class PngOutput(Work):
         check_destination(self.folder / RECIPE_NAME)
         if self.run.workers.steal and self._overwrite:
             raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
-        kept = self._others()
-        if kept and not (self.folder / RECIPE_NAME).exists():
+        if not (self.folder / RECIPE_NAME).exists() and (kept := self._others()):
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
         self._check_layout()
 
@@ -137,7 +136,13 @@ class PngOutput(Work):
     @property
     def num_there(self) -> int:
         """How many of the images that this worker may make are there, and stay."""
-        return 0 if self._overwrite else sum(len(self.images.existing(seeds)) for seeds in self._parts())
+        if self._overwrite:
+            return 0
+        if self.run.workers.steal:  # all images are any one's to make: by their names, not by opening each
+            return len(
+                {int(name[:-4]) for name in self._names() if _IMAGE.fullmatch(name)}.intersection(self.plan.seeds)
+            )
+        return sum(len(self.images.existing(seeds)) for seeds in self._parts())
 
     def _parts(self) -> list[tuple[int, ...]]:
         """The seeds of the batches that this worker may make."""
@@ -146,8 +151,12 @@ class PngOutput(Work):
     def _check_layout(self) -> None:
         """ValueError if there are images in subfolders and they should not be, or the other way round."""
         subdirs = self.images.subdirs
+        if not self.folder.is_dir():
+            return
         other = PNGFolder(self.folder, subdirs=not subdirs)
-        wrong = next((path for path in self._images() if path == other.path(int(path.stem))), None)
+        places = [self.folder] if subdirs else sorted(_subfolders(self.folder))  # not all images: they may be millions
+        names = (path for place in places for path in sorted(place.glob("*.png")) if _IMAGE.fullmatch(path.name))
+        wrong = next((path for path in names if path == other.path(int(path.stem))), None)
         if wrong is not None:
             advice = "leave out --subdirs" if subdirs else "add --subdirs"
             raise ValueError(f"{wrong} is there: {advice}, as the command that made it, or take another folder")
@@ -219,3 +228,8 @@ class PngOutput(Work):
         is_known = is_in_runs(runs)
         more = format_seeds(tuple(seed for seed in asked if not is_known(seed)))
         return f"{before},{more}" if more else before
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [folder / entry.name for entry in entries if entry.is_dir()]

@@ -23,7 +23,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -235,8 +235,9 @@ class ShardFolder(Work):
             refuse(self.folder, now, self._asked)
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
         self.content = {**self._asked, **kept}  # by which finished shards say whose they are
+        self.__dict__.pop("_plan_id", None)
 
-    @property
+    @cached_property
     def _plan_id(self) -> str:
         """What shards of this run say that they belong to."""
         keys = json_bytes({key: self.content[key] for key in self._identity})
