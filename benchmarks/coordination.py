@@ -31,6 +31,7 @@ from edm2_guidance.work import lease, shards
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan
 from edm2_guidance.work.shards import ShardFolder
+from edm2_guidance.work.status import find_work
 
 SHARD = 512  # images
 PAUSE = 0.05  # seconds, in place of the making of a shard

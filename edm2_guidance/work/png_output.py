@@ -138,10 +138,9 @@ class PngOutput(Work):
         """How many of the images that this worker may make are there, and stay."""
         if self._overwrite:
             return 0
-        if self.run.workers.steal:  # all images are any one's to make: by their names, not by opening each
-            return len(
-                {int(name[:-4]) for name in self._names() if _IMAGE.fullmatch(name)}.intersection(self.plan.seeds)
-            )
+        if self.run.workers.steal:  # who may make all images opens not all of them
+            named = {int(name[:-4]) for name in self._names() if _IMAGE.fullmatch(name)}
+            return len(named.intersection(self.plan.seeds))
         return sum(len(self.images.existing(seeds)) for seeds in self._parts())
 
     def _parts(self) -> list[tuple[int, ...]]:
