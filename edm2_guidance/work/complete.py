@@ -49,8 +49,8 @@ Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
 _POLL_SECONDS = 1.0
-_TURN_SECONDS = 2.0  # between two looks at what others have leased, at first
-_LONGEST_TURN_SECONDS = 20.0  # and when nothing changes
+_TURN_SECONDS = 2.0  # between two looks at what others have leased
+_DOUBLINGS = 3  # of that time, while nothing changes
 _PASSED = 4  # parts in a row that others have made or leased, after which a worker goes elsewhere
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
 _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
@@ -337,44 +337,45 @@ def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> 
     What others have leased comes last: when it is there, or when its owner turns out to be dead. After a few of others
     in a row the folder is read, and this worker goes elsewhere.
     """
-    left, seconds = list(parts), _TURN_SECONDS
+    left, idle = list(parts), 0
     if not work.leases_parts:
         yield from left
         return
     while left and work.folder.exists():
-        over, passed = set[int](), 0
-        for part in left:
+        before, passed = len(left), 0
+        for part in tuple(left):
             lease = Lease(work.folder, work.name(part))
+            passed += 1
             if work.has(part):
                 advance(len(work.plan.shard(part)))
-                over.add(part)
-                passed += 1
+                left.remove(part)
             elif lease.acquire():
                 try:
                     yield part
                 finally:
                     lease.release()
-                over.add(part)
+                left.remove(part)
                 passed = 0
-            else:
-                passed += 1
             if passed == _PASSED:
                 break
-        left = [part for part in left if part not in over]
-        if left:
-            there, leased = work.listed()
-            if leased.issuperset(left):  # nothing is free
-                time.sleep(seconds)
-            seconds = _TURN_SECONDS if over else min(2 * seconds, _LONGEST_TURN_SECONDS)
-            advance(sum(len(work.plan.shard(part)) for part in left if part in there))
-            left = _from_anywhere([part for part in left if part not in there], leased)
+        idle = 0 if len(left) < before else idle + 1
+        left = _look_around(work, left, idle, advance) if left else []
 
 
-def _from_anywhere(parts: list[int], leased: set[int]) -> list[int]:
-    """The parts from a random free one on, so that workers that steal spread over them; the leased ones last."""
-    free = [part for part in parts if part not in leased]
-    start = parts.index(secrets.choice(free)) if free else 0
-    return sorted(parts[start:] + parts[:start], key=leased.__contains__)
+def _look_around(work: Work, parts: list[int], idle: int, advance: Callable[[int], None]) -> list[int]:
+    """Those of the parts that are not there, from a random free one on: so workers that steal spread over them.
+
+    What others have leased comes last, after a while if nothing is free. idle: how often in a row nothing was done.
+    """
+    there, leased = work.listed()
+    left = [part for part in parts if part not in there]
+    for part in there.intersection(parts):
+        advance(len(work.plan.shard(part)))
+    free = [part for part in left if part not in leased]
+    if left and (not free or idle > 1):
+        time.sleep(_TURN_SECONDS * 2 ** min(idle, _DOUBLINGS))
+    start = left.index(secrets.choice(free)) if free else 0
+    return sorted(left[start:] + left[:start], key=leased.__contains__)
 
 
 def _make(work: Work, part: int, source_of: SourceOf, advance: Callable[[int], None] | None = None) -> None:

@@ -38,7 +38,7 @@ WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
 _MOMENT_SECONDS = 0.05
-_LOOK_AHEAD = 2
+_ABSENT = 2  # numbers in a row that nobody has, after which no higher one is looked for
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -185,16 +185,16 @@ class Lease:
     def files(self) -> list[Path]:
         """The files of all leases of this name, older ones first.
 
-        They are asked for one by one, since a folder may have thousands: number after number, up to the first two that
-        are not there. One alone may be missing below a lease that counts: of a process that was given up on, and that
-        released it all the same.
+        They are asked for by number, since a folder may have thousands of others. Below a lease that counts a number
+        may be missing: of a process that was given up on, and that released it all the same.
         """
         found: list[Path] = []
-        number = 0
-        while number <= (_number(found[-1]) if found else -1) + _LOOK_AHEAD:
-            if self._path(number).exists():
-                found.append(self._path(number))
-            number += 1
+        number = absent = 0
+        while absent < _ABSENT:
+            path = self._path(number)
+            number, absent = number + 1, 0 if path.exists() else absent + 1
+            if absent == 0:
+                found.append(path)
         return found
 
     def _path(self, number: int) -> Path:
@@ -208,11 +208,13 @@ def read_lease(path: Path) -> str:
 
 def sweep(folder: Path) -> None:
     """Remove all leases of processes that are known to be gone, but those below one that may count: see `files`."""
-    for name in {path.name.rsplit(".", 2)[0] for path in folder.glob("*.claim")}:
-        for path in reversed(Lease(folder, name).files()):
-            with suppress(FileNotFoundError):
-                if not is_gone(read_lease(path)):
-                    break
+    held = set[str]()
+    for path in sorted(folder.glob("*.claim"), key=_number, reverse=True):
+        name = path.name.rsplit(".", 2)[0]
+        with suppress(FileNotFoundError):
+            if name in held or not is_gone(read_lease(path)):
+                held.add(name)
+            else:
                 path.unlink()
 
 
@@ -288,7 +290,8 @@ def _later(first: Sign | None, now: Sign) -> bool:
 
 
 def _number(path: Path) -> int:
-    return int(path.name.split(".")[-2])
+    text = path.name.split(".")[-2]
+    return int(text) if text.isdecimal() else -1
 
 
 def _link(temporary: Path, path: Path) -> None:

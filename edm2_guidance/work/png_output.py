@@ -97,10 +97,15 @@ class PngOutput(Work):
             self._done.add(part)
         return part in self._done
 
+    @property
+    def own(self) -> range:
+        """Nobody joins images and looks into all of them then: who may make one looks into it."""
+        return range(len(self.plan)) if self.run.workers.steal else super().own
+
     def listed(self) -> tuple[set[int], set[int]]:
         """The batches all of whose images are there, and those that somebody has leased, by the names in the folder."""
         seeds, leased = set[int](), set[int]()
-        for name in self._names():
+        for name in (name for _, _, names in os.walk(self.folder) for name in names):
             if _IMAGE.fullmatch(name):
                 seeds.add(int(name[:-4]))
             elif found := _LEASE.fullmatch(name):
@@ -136,12 +141,7 @@ class PngOutput(Work):
     @property
     def num_there(self) -> int:
         """How many of the images that this worker may make are there, and stay."""
-        if self._overwrite:
-            return 0
-        if self.run.workers.steal:  # who may make all images opens not all of them
-            named = {int(name[:-4]) for name in self._names() if _IMAGE.fullmatch(name)}
-            return len(named.intersection(self.plan.seeds))
-        return sum(len(self.images.existing(seeds)) for seeds in self._parts())
+        return 0 if self._overwrite else sum(len(self.images.existing(seeds)) for seeds in self._parts())
 
     def _parts(self) -> list[tuple[int, ...]]:
         """The seeds of the batches that this worker may make."""
@@ -173,9 +173,6 @@ class PngOutput(Work):
     def _refuse(self, found: dict[str, Any], wanted: dict[str, Any]) -> NoReturn:
         lines = "\n".join(differences({key: found[key] for key in wanted if key in found}, wanted))
         raise Refused(f"{self.folder} holds images of another recipe: take another folder. There | asked now:\n{lines}")
-
-    def _names(self) -> Iterator[str]:
-        return (name for _, _, names in os.walk(self.folder) for name in names)
 
     def _images(self) -> list[Path]:
         """Images in the folder."""
