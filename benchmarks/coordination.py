@@ -49,7 +49,6 @@ _AUDITED = {
     "os.remove": "unlink",
     "os.mkdir": "mkdir",
     "os.rmdir": "rmdir",
-    "os.utime": "utime",
 }
 _counters: list[tuple[str, Counter[str]]] = []  # (folder, what was asked for there) of every block that counts
 
@@ -133,9 +132,13 @@ def simulate(folder: Path, plan: ShardPlan, places: list[Workers], seconds: floa
     Returns the processor's seconds of all, of which a source takes none.
     """
     names, done, failed, spent = threading.local(), threading.Event(), list[BaseException](), list[float]()
+    plain = lease._owns
 
     def owner() -> str:
         return getattr(names, "owner", "nobody.1.00000000")
+
+    def owns(path: Path) -> bool:
+        return plain(path) if hasattr(names, "owner") else True  # there is one heart for all
 
     def work(number: int, output: Joined) -> None:
         names.owner = f"machine-{number}.1.00000000"
@@ -148,7 +151,13 @@ def simulate(folder: Path, plan: ShardPlan, places: list[Workers], seconds: floa
 
     works = [ShardFolder(folder / "work", plan, Stated(), Run(plan.shard_size, workers=place), []) for place in places]
     threads = [threading.Thread(target=work, args=(number, Joined(each, done))) for number, each in enumerate(works)]
-    with patch.object(lease, "owner", owner), patch.object(shards, "owner", owner):
+    lease._heart.cache_clear()  # its thread may sleep a while
+    with (
+        patch.object(lease, "owner", owner),
+        patch.object(shards, "owner", owner),
+        patch.object(lease, "_owns", owns),
+        patch.object(lease, "BEAT_SECONDS", 1.0),
+    ):
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -38,6 +38,7 @@ WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
 _MOMENT_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 8.0
 _ABSENT = 2  # numbers in a row that nobody has, after which no higher one is looked for
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
@@ -109,6 +110,7 @@ class Lease:
                               RuntimeWarning, stacklevel=2)  # fmt: skip
             first, waited = first or now, True
             time.sleep(poll_seconds)
+            poll_seconds = min(2 * poll_seconds, _LONGEST_POLL_SECONDS)  # a thousand may wait for one
         return True
 
     def __enter__(self) -> Self:
