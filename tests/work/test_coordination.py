@@ -17,6 +17,7 @@ from edm2_guidance.work import shards as shard_files
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan
+from edm2_guidance.work.png_output import PngOutput
 from edm2_guidance.work.zip_output import ZipOutput
 from tests.works import ELSEWHERE, Generated, Stated, left
 
@@ -99,6 +100,24 @@ def test_leases_of_the_dead_stay_below_those_of_the_living(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["join.0.claim", "join.1.claim"]
 
 
+@pytest.mark.parametrize("steal", [False, True])
+def test_an_image_that_was_cut_off_is_made_again(tmp_path: Path, steal: bool) -> None:
+    """Nobody joins images, so whoever may make one looks into it."""
+
+    def made() -> Any:
+        images = PngOutput(tmp_path, range(6), Run(2, workers=Workers(steal=steal)))
+        images.check()
+        images.state(Stated("c0ffee"))
+        assert complete(images, Generated) == 6
+        return images.num_written
+
+    assert made() == 6
+    image = tmp_path / "000003.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-5])
+    assert (made(), image.read_bytes(), made()) == (1, whole, 0)
+
+
 def test_who_waits_asks_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept, plain = list[float](), time.sleep
     work = output(tmp_path / "out.zip", steal=True).work
@@ -108,7 +127,8 @@ def test_who_waits_asks_less_and_less_often(tmp_path: Path, monkeypatch: pytest.
 
     def sleep(seconds: float) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return plain(seconds)  # the thread that touches leases
+            plain(seconds)  # the thread that touches leases
+            return
         slept.append(seconds)
         if len(slept) == 6:
             work.remove()
