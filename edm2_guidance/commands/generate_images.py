@@ -134,9 +134,9 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
     def tell() -> None:
         announce(generation)
         announce_workers(workers, counted(len(seeds), "image"))
-        if output.num_there:
-            was = "was" if output.num_there == 1 else "were"
-            note(f"{output.num_there} of the images {was} there, by the same recipe")
+        if there := output.num_there:
+            was = "was" if there == 1 else "were"
+            note(f"{there} of the images {was} there, by the same recipe")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:
         mine = complete(output, sampling, progress)

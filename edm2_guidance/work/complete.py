@@ -10,7 +10,9 @@ no parts, one process makes at `once`.
 4. Make the parts that are missing, each under its lease: this worker's own, or, for workers that steal, any that
    nobody is at; those of others come last, and are made here if their process ends. Stop if another joins the parts:
    what is missing then, it has removed already.
-5. Look again, up to `_REPAIRS` times: disks lose files.
+5. Look again, up to `_REPAIRS` times: disks lose files. A worker looks into its own parts; those of others it takes by
+   their names, since whoever joins looks into all. Nobody lists the folder once per part, nor asks for every part of
+   others: what a part costs does not depend on how many parts and workers there are (benchmarks/coordination.py).
 6. If no part is missing, join them, one process, under the lease "join". Damaged parts are made again. Who was silent
    for so long that another took over does not write.
 7. Remove the parts. Whoever dies before leaves them to be swept by the next who finds the result.
@@ -21,6 +23,7 @@ What ends a process in the middle leaves every finished part, and says so. Torch
 
 import errno
 import os
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -48,6 +51,8 @@ Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
 _POLL_SECONDS = 1.0
 _TURN_SECONDS = 2.0  # between two looks at what others have leased
+_DOUBLINGS = 3  # of that time, while nothing changes
+_PASSED = 4  # parts in a row that others have made or leased, after which a worker goes elsewhere
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
 _NEVER_USUAL = ("tf32", "bfloat16")  # of no network as published
 _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
@@ -179,19 +184,35 @@ class Work(ABC):
 
     @abstractmethod
     def has(self, part: int) -> bool:
-        """Whether this part is there. What is damaged is removed, with a warning."""
+        """Whether this part is there, as far as names tell."""
+
+    def is_whole(self, part: int) -> bool:
+        """Whether this part is there, and is what it should be. What is damaged is removed, with a warning."""
+        return self.has(part)
 
     @abstractmethod
     def sink(self, part: int) -> "Sink":
         """Takes the images of this part, in the order of the plan."""
 
     @abstractmethod
+    def listed(self) -> tuple[set[int], set[int]]:
+        """The parts that are there, and those that somebody has leased, by the names in the folder, read once."""
+
+    @abstractmethod
     def kept(self) -> str:
         """In words, what an interruption leaves behind."""
 
-    def missing(self) -> list[int]:
-        """The parts that are not there."""
-        return [part for part in range(len(self.plan)) if not self.has(part)]
+    @property
+    def own(self) -> range:
+        """The parts that this worker looks into; none if no number tells it from others."""
+        workers = self.run.workers
+        return workers.own(len(self.plan)) if workers.count > 1 or not workers.steal else range(0)
+
+    def missing(self, parts: Sequence[int] | None = None) -> list[int]:
+        """Which of these parts, or of all, are not there. Own ones are looked into, those of others taken by names."""
+        parts, own = range(len(self.plan)) if parts is None else parts, self.own
+        there = set[int]() if all(part in own for part in parts) else self.listed()[0]
+        return [part for part in parts if not (self.is_whole(part) if part in own else part in there)]
 
     @contextmanager
     def making(self, part: int) -> Iterator[None]:
@@ -261,8 +282,9 @@ def complete(
         try:
             found = output.find()  # others may have been through before we opened the folder, and made it again
             if found is None:
-                with progress(*_counts(work)) as advance, _noting(work):
-                    joined = _make_and_join(output, source_of, advance)
+                missing = work.missing(work.order)
+                with progress(*_counts(work, missing)) as advance, _noting(work):
+                    joined = _make_and_join(output, source_of, missing, advance)
                 if joined is not None:
                     return joined
                 found = _found_at_end(output)
@@ -294,18 +316,24 @@ def once(lease: Lease, find: Callable[[], Result | None], make: Callable[[], Res
     return Pending(0, 0) if found is None else found
 
 
-def _make_and_join(output: Output[Result], source_of: SourceOf, advance: Callable[[int], None]) -> Result | None:
-    """The result, joined by this process; None if other workers have parts to make, or have the result."""
-    work = output.work
+def _make_and_join(
+    output: Output[Result], source_of: SourceOf, missing: list[int], advance: Callable[[int], None]
+) -> Result | None:
+    """The result, joined by this process; None if other workers have parts to make, or have the result.
+
+    missing: the parts that this worker may make and that are not there.
+    """
+    work, mine = output.work, set(output.work.order)
     try:
         for _ in range(_REPAIRS + 1):
-            _make_missing(work, source_of, advance)
-            gone = sorted(set(work.missing()) & set(work.order))
-            if not gone or work.another_ends_it():
+            _make_missing(work, source_of, missing, advance)
+            left = work.missing()
+            missing = [part for part in left if part in mine]
+            if not missing or work.another_ends_it():
                 break
         else:
-            raise ShardsMissing(f"shards of {work.folder} keep vanishing: {format_seeds(tuple(gone))}", gone)
-        if work.missing() or not work.lease.acquire(wait=True):
+            raise ShardsMissing(f"shards of {work.folder} keep vanishing: {format_seeds(tuple(missing))}", missing)
+        if not all(map(work.has, left)) or not work.lease.acquire(wait=True):  # a listing may be of a while ago
             return None
         result = output.find()  # somebody who died before the parts were removed
         if result is None:
@@ -323,9 +351,8 @@ def _make_and_join(output: Output[Result], source_of: SourceOf, advance: Callabl
         work.lease.release()
 
 
-def _make_missing(work: Work, source_of: SourceOf, advance: Callable[[int], None]) -> None:
-    missing = set(work.missing())
-    with closing(_turns(work, [part for part in work.order if part in missing])) as turns:
+def _make_missing(work: Work, source_of: SourceOf, parts: Sequence[int], advance: Callable[[int], None]) -> None:
+    with closing(_turns(work, parts, advance)) as turns:
         for part in turns:
             if work.another_ends_it():
                 return
@@ -335,28 +362,51 @@ def _make_missing(work: Work, source_of: SourceOf, advance: Callable[[int], None
                 _make(work, part, source_of, advance)
 
 
-def _turns(work: Work, parts: Sequence[int]) -> Generator[int]:
-    """The parts one after the other, each under its lease while the caller has it, unless workers have their own.
+def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> Generator[int]:
+    """The parts that others do not make, one after the other, each under its lease if workers have none of their own.
 
-    Parts that others have leased come last: when they are there, or when their owners turn out to be dead.
+    What others have leased comes last: when it is there, or when its owner turns out to be dead. After a few of others
+    in a row the folder is read, and this worker goes elsewhere.
     """
-    left = list(parts)
-    while left and (work.folder.exists() or not work.leases_parts):
-        others = []
-        for part in left:
+    left, idle = list(parts), 0
+    if not work.leases_parts:
+        yield from left
+        return
+    while left and work.folder.exists():
+        before, passed = len(left), 0
+        for part in tuple(left):
             lease = Lease(work.folder, work.name(part))
-            if not work.leases_parts or work.has(part):
-                yield part
+            passed += 1
+            if work.has(part):
+                advance(len(work.plan.shard(part)))
+                left.remove(part)
             elif lease.acquire():
                 try:
                     yield part
                 finally:
                     lease.release()
-            else:
-                others.append(part)
-        if others:
-            time.sleep(_TURN_SECONDS)
-        left = others
+                left.remove(part)
+                passed = 0
+            if passed == _PASSED:
+                break
+        idle = 0 if len(left) < before else idle + 1
+        left = _look_around(work, left, idle, advance) if left else []
+
+
+def _look_around(work: Work, parts: list[int], idle: int, advance: Callable[[int], None]) -> list[int]:
+    """Those of the parts that are not there, from a random free one on: so workers that steal spread over them.
+
+    What others have leased comes last, after a while if nothing is free. idle: how often in a row nothing was done.
+    """
+    there, leased = work.listed()
+    left = [part for part in parts if part not in there]
+    for part in there.intersection(parts):
+        advance(len(work.plan.shard(part)))
+    free = [part for part in left if part not in leased]
+    if left and (not free or idle > 1):
+        time.sleep(_TURN_SECONDS * 2 ** min(idle, _DOUBLINGS))
+    start = left.index(secrets.choice(free)) if free else 0
+    return sorted(left[start:] + left[:start], key=leased.__contains__)
 
 
 def _make(work: Work, part: int, source_of: SourceOf, advance: Callable[[int], None] | None = None) -> None:
@@ -401,11 +451,10 @@ def _pending(work: Work) -> Pending:
     return Pending(0 if work.is_over() else len(work.missing()), len(work.plan))
 
 
-def _counts(work: Work) -> tuple[int, int]:
+def _counts(work: Work, missing: Sequence[int]) -> tuple[int, int]:
     """(images of the parts that this worker may make, how many of them are there already)."""
-    missing = set(work.missing())
-    sizes = {part: len(work.plan.shard(part)) for part in work.order}
-    return sum(sizes.values()), sum(size for part, size in sizes.items() if part not in missing)
+    total, left = (sum(len(work.plan.shard(part)) for part in parts) for parts in (work.order, missing))
+    return total, total - left
 
 
 @contextmanager

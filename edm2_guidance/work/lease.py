@@ -22,7 +22,6 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +38,8 @@ WATCH_SECONDS = 45.0
 
 _CLOCK_SKEW = 5.0
 _MOMENT_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 8.0
+_ABSENT = 2  # numbers in a row that nobody has, after which no higher one is looked for
 _PROCESS = secrets.token_hex(4)  # tells this process from an earlier one of the same number
 _OWNER = re.compile(r"([A-Za-z0-9-]+)\.(\d{1,9})\.([0-9a-f]{8})")
 
@@ -109,6 +110,7 @@ class Lease:
                               RuntimeWarning, stacklevel=2)  # fmt: skip
             first, waited = first or now, True
             time.sleep(poll_seconds)
+            poll_seconds = min(2 * poll_seconds, _LONGEST_POLL_SECONDS)  # a thousand may wait for one
         return True
 
     def __enter__(self) -> Self:
@@ -134,7 +136,7 @@ class Lease:
                 self._hold(last.path)
             elif last is None or _is_stale(last, now=temporary.stat().st_mtime):
                 # Held before it is there, so that whatever ends this process in between leaves no lease behind.
-                self._hold(self.folder / f"{self._name}.{_number(last.path if last else None) + 1}.claim")
+                self._hold(self._path(_number(last.path) + 1 if last else 0))
                 assert self._held is not None
                 _link(temporary, self._held)
             else:
@@ -167,9 +169,8 @@ class Lease:
         held = self._held
         self._hold(None)
         if held is not None and _owns(held):
-            for path in self.files():
-                if _number(path) <= _number(held):
-                    path.unlink(missing_ok=True)
+            for number in range(_number(held) + 1):
+                self._path(number).unlink(missing_ok=True)
 
     def holder(self) -> str:
         """Who has it, as `owner()` says; "nobody" if it is free."""
@@ -184,8 +185,22 @@ class Lease:
         return None
 
     def files(self) -> list[Path]:
-        """The files of all leases of this name, older ones first."""
-        return sorted(self.folder.glob(f"{escape(self._name)}.*.claim"), key=_number)
+        """The files of all leases of this name, older ones first.
+
+        They are asked for by number, since a folder may have thousands of others. Below a lease that counts a number
+        may be missing: of a process that was given up on, and that released it all the same.
+        """
+        found: list[Path] = []
+        number = absent = 0
+        while absent < _ABSENT:
+            path = self._path(number)
+            number, absent = number + 1, 0 if path.exists() else absent + 1
+            if absent == 0:
+                found.append(path)
+        return found
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{self._name}.{number}.claim"
 
 
 def read_lease(path: Path) -> str:
@@ -194,10 +209,14 @@ def read_lease(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove all leases of processes that are known to be gone."""
-    for path in folder.glob("*.claim"):
+    """Remove all leases of processes that are known to be gone, but those below one that may count: see `files`."""
+    held = set[str]()
+    for path in sorted(folder.glob("*.claim"), key=_number, reverse=True):
+        name = path.name.rsplit(".", 2)[0]
         with suppress(FileNotFoundError):
-            if is_gone(read_lease(path)):
+            if name in held or not is_gone(read_lease(path)):
+                held.add(name)
+            else:
                 path.unlink()
 
 
@@ -272,8 +291,8 @@ def _later(first: Sign | None, now: Sign) -> bool:
     return first is not None and (now.path, now.touched) != (first.path, first.touched)
 
 
-def _number(path: Path | None) -> int:
-    text = "" if path is None else path.name.split(".")[-2]
+def _number(path: Path) -> int:
+    text = path.name.split(".")[-2]
     return int(text) if text.isdecimal() else -1
 
 

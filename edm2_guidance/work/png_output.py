@@ -26,7 +26,8 @@ from edm2_guidance.work.shards import Recipe
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import ImageBatch
 
-_IMAGE = re.compile(r"\d{6,}\.png")
+_IMAGE = re.compile(r"\d{6,}\.png", re.ASCII)
+_LEASE = re.compile(r"batch-(\d{1,18})\.\d+\.claim", re.ASCII)
 
 
 class PngOutput(Work):
@@ -76,8 +77,7 @@ class PngOutput(Work):
         check_destination(self.folder / RECIPE_NAME)
         if self.run.workers.steal and self._overwrite:
             raise ValueError("--steal takes images that are there for made by others: empty the folder to --overwrite")
-        kept = self._others()
-        if kept and not (self.folder / RECIPE_NAME).exists():
+        if not (self.folder / RECIPE_NAME).exists() and (kept := self._others()):
             raise ValueError(f"{self.folder} holds images of unknown origin, such as {kept[0]}: take another folder")
         self._check_layout()
 
@@ -135,6 +135,21 @@ class PngOutput(Work):
             self._done.add(part)
         return part in self._done
 
+    @property
+    def own(self) -> range:
+        """Nobody joins images and looks into all of them then: who may make one looks into it."""
+        return range(len(self.plan)) if self.run.workers.steal else super().own
+
+    def listed(self) -> tuple[set[int], set[int]]:
+        """The batches all of whose images are there, and those that somebody has leased, by the names in the folder."""
+        seeds, leased = set[int](), set[int]()
+        for name in (name for _, _, names in os.walk(self.folder) for name in names):
+            if _IMAGE.fullmatch(name):
+                seeds.add(int(name[:-4]))
+            elif found := _LEASE.fullmatch(name):
+                leased.add(int(found[1]))
+        return {part for part in range(len(self.plan)) if seeds.issuperset(self.plan.shard(part))}, leased
+
     @contextmanager
     def sink(self, part: int) -> Iterator[Self]:
         """Takes the images of a batch, as of any other."""
@@ -173,8 +188,12 @@ class PngOutput(Work):
     def _check_layout(self) -> None:
         """ValueError if there are images in subfolders and they should not be, or the other way round."""
         subdirs = self.images.subdirs
+        if not self.folder.is_dir():
+            return
         other = PNGFolder(self.folder, subdirs=not subdirs)
-        wrong = next((path for path in self._images() if path == other.path(int(path.stem))), None)
+        places = [self.folder] if subdirs else sorted(_subfolders(self.folder))  # not all images: they may be millions
+        names = (path for place in places for path in sorted(place.glob("*.png")) if _IMAGE.fullmatch(path.name))
+        wrong = next((path for path in names if path == other.path(int(path.stem))), None)
         if wrong is not None:
             advice = "leave out --subdirs" if subdirs else "add --subdirs"
             raise ValueError(f"{wrong} is there: {advice}, as the command that made it, or take another folder")
@@ -248,3 +267,8 @@ class PngOutput(Work):
         is_known = is_in_runs(runs)
         more = format_seeds(tuple(seed for seed in asked if not is_known(seed)))
         return f"{before},{more}" if more else before
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [folder / entry.name for entry in entries if entry.is_dir()]

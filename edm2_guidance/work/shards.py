@@ -23,7 +23,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -49,6 +49,7 @@ Read = TypeVar("Read")
 PLAN_NAME = "plan.json"
 SHARD_JSON = "shard.json"
 
+_NAME = re.compile(r"shard-(\d{1,18})(\.zip|\.npz|\.\d+\.claim)", re.ASCII)
 _NOTE_SECONDS = 2.0
 _OPENINGS = 3  # how often the folder is made again while others finish the work and remove it
 
@@ -139,6 +140,7 @@ class ShardFolder(Work):
         self._identity = self._of_the_plan()
         self._making_since: float | None = None
         self._noted = 0.0  # when the number of images in a shard was last written down
+        self._seen: dict[int, tuple[int, int, int]] = {}  # shards that are whole, as `_signature` tells them
 
     # As `Work`.
 
@@ -174,7 +176,8 @@ class ShardFolder(Work):
                 )
             raise
         finally:
-            begun.unlink(missing_ok=True)
+            if self._noted != self._making_since:
+                begun.unlink(missing_ok=True)
 
     def is_over(self) -> bool:
         """Whether whoever finished the work has removed the plan."""
@@ -182,7 +185,7 @@ class ShardFolder(Work):
 
     def another_ends_it(self) -> bool:
         """Shards that are missing then are those that it has removed already, or makes again."""
-        if not self.is_over() and self.lease.sign() is not None:
+        if self.lease.sign() is not None and not self.is_over():
             if not self.lease.acquire(wait=True):
                 return True
             self.lease.release()  # whoever had it is gone
@@ -254,8 +257,9 @@ class ShardFolder(Work):
         self._identity = keys
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
         self.content = {**asked, **kept}  # by which finished shards say whose they are
+        self.__dict__.pop("_plan_id", None)
 
-    @property
+    @cached_property
     def _plan_id(self) -> str:
         """What shards of this run say that they belong to."""
         keys = json_bytes({key: self.content[key] for key in self._identity})
@@ -268,22 +272,39 @@ class ShardFolder(Work):
         return self.folder / f"{self.name(index)}{self.suffix}"
 
     def has(self, index: int) -> bool:
+        """Whether a file of this name is there."""
+        return self.path(index).exists()
+
+    def is_whole(self, index: int) -> bool:
         """Whether the shard is there. One that is not what it should be is removed, with a warning.
 
-        This looks at names and identity, quickly; contents are checked by their CRC when shards are joined.
+        This looks at names and identity, quickly, and once; contents are checked by their CRC when shards are joined.
         """
-        path = self.path(index)
-        if not path.exists():
-            return False
         try:
-            with open_zip(path) as file:
-                self.head(index, file)
-        except FileNotFoundError:  # removed by another worker since
+            signature = self._signature(index)
+            if self._seen.get(index) != signature:
+                with open_zip(self.path(index)) as file:
+                    self.head(index, file)
+                self._seen[index] = signature
+        except FileNotFoundError:  # or removed by another worker since
             return False
         except ValueError as error:
             self.discard(index, error)
             return False
         return True
+
+    def _signature(self, index: int) -> tuple[int, int, int]:
+        found = self.path(index).stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def listed(self) -> tuple[set[int], set[int]]:
+        """The shards that are there, and those that somebody has leased, by the names in the folder, read once."""
+        there, leased = set[int](), set[int]()
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self.folder):
+                if found := _NAME.fullmatch(name):
+                    (leased if found[2].endswith(".claim") else there).add(int(found[1]))
+        return there, leased
 
     @contextmanager
     def sink(self, index: int) -> Iterator["ShardWriter"]:
@@ -294,6 +315,8 @@ class ShardFolder(Work):
             writer = ShardWriter(index, seeds, collectors, partial(self._note, index))
             yield writer
             file.add(SHARD_JSON, self._head_bytes(index, writer.finish()))
+        with suppress(FileNotFoundError):  # removed by whoever joined the shards meanwhile
+            self._seen[index] = self._signature(index)
 
     def _note(self, index: int, images: int) -> None:
         """Write down every few seconds how many images of a shard are made; only `work.status` looks at it."""
@@ -359,8 +382,9 @@ class ShardFolder(Work):
             with naming(path):
                 yield temporary
                 rename(temporary, path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
 
     def _temporaries(self) -> list[Path]:
         name = self.zip_path and f"{self.zip_path.name}."
@@ -431,8 +455,9 @@ def _rename_if_new(temporary: Path, path: Path) -> None:
     with open(temporary, "rb+") as file:  # Windows syncs only what may be written to
         os.fsync(file.fileno())
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return
+        with suppress(FileExistsError):
+            os.link(temporary, path)
     except OSError:  # a filesystem without hard links
         replace_synced(temporary, path)
+    else:
+        temporary.unlink()

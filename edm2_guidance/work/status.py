@@ -1,5 +1,6 @@
 """How far work in a folder is, from any machine that sees the folder, without disturbing it. Torch-free."""
 
+import fnmatch
 import os
 import tempfile
 import time
@@ -19,7 +20,7 @@ from edm2_guidance.work.shards import PLAN_NAME, SHARD_JSON
 _PACE_SHARDS = 20  # from which the pace is taken, the last ones
 _PACE_SECONDS = 600.0  # the same for folders of images
 _BURST_SECONDS = 1.0
-_IMAGE_PATTERN = "[0-9]*.png"
+_TIMED_IMAGES = 10_000  # of a folder, whose times tell the pace; of more, every so many-th
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,18 @@ def shards_status(folder: Path) -> WorkStatus | None:
     if plan is None:
         return None
     total, size = _number(plan, "num_images", folder), _number(plan, "shard_size", folder)
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return None
     found: dict[Path, tuple[float, int]] = {}
-    for path in [*folder.glob("shard-*.zip"), *folder.glob("shard-*.npz")]:
+    for path in (folder / name for ending in (".zip", ".npz") for name in fnmatch.filter(names, f"shard-*{ending}")):
         index = path.stem.removeprefix("shard-")
         if index.isdecimal() and (stamp := _touched(path)) is not None:
             found[path] = (stamp, min(size, total - int(index) * size))
     finished = sum(number for _, number in found.values())
-    running, stale = _leases(folder, "shard-*.claim")
-    joining, gone = _leases(folder, "join.*.claim")
+    running, stale = _leases(folder, fnmatch.filter(names, "shard-*.claim"))
+    joining, gone = _leases(folder, fnmatch.filter(names, "join.*.claim"))
     begun = [each for name, _, _ in running if (each := _begun(folder / f"{name}.begun", size)) is not None]
     speed = _speed([*_made(found), *begun])
     return WorkStatus(
@@ -107,7 +112,7 @@ def shards_status(folder: Path) -> WorkStatus | None:
         **_about(plan, str(plan.get("seeds", ""))),
         running=running,
         stale=stale + gone,
-        failed=sorted(_failures(folder)),
+        failed=sorted(_failures(folder / name for name in fnmatch.filter(names, "shard-*.failed"))),
         pace=None if speed is None or not running else speed * len(running),
         joining=joining[0][1] if joining else "",
         waits="the same command, run again, joins them" if finished == total and not joining and not running else "",
@@ -121,17 +126,26 @@ def images_status(folder: Path) -> WorkStatus | None:
         return None
     asked = seed_runs(str(recipe.get("asked", "")))
     total = sum(map(len, asked))
-    paths = [path for path in folder.rglob(_IMAGE_PATTERN) if path.stem.isdecimal()]
-    if asked:
-        is_asked = is_in_runs(asked)
-        paths = [path for path in paths if is_asked(int(path.stem))]
-    stamps = [stamp for path in paths if (stamp := _touched(path)) is not None]
-    running, stale = _leases(folder, "batch-*.claim", "worker-*.claim")
-    if len(stamps) == total > 0:
+    is_asked = is_in_runs(asked) if asked else lambda seed: True
+    paths, leases = list[str](), list[str]()
+    for place, _, names in os.walk(folder):
+        if place == os.fspath(folder):
+            leases = [name for ending in ("batch", "worker") for name in fnmatch.filter(names, f"{ending}-*.claim")]
+        seeds = ((name, name.removesuffix(".png")) for name in names if name.endswith(".png"))
+        paths += [os.path.join(place, name) for name, seed in seeds if seed.isdecimal() and is_asked(int(seed))]
+    running, stale = _leases(folder, leases)
+    if len(paths) == total > 0:
         stale = []  # somebody else made what they left
-    pace = _pace(stamps, _touched(folder / RECIPE_NAME)) if running else None
+    pace = _pace_of_images(paths, _touched(folder / RECIPE_NAME)) if running else None
     about = _about(recipe, str(recipe.get("asked", "")))
-    return WorkStatus(folder, total, len(stamps), **about, running=running, stale=stale, pace=pace)
+    return WorkStatus(folder, total, len(paths), **about, running=running, stale=stale, pace=pace)
+
+
+def _pace_of_images(paths: Sequence[str], begun: float | None) -> float | None:
+    """Images per second over the last minutes. paths: of all of them. begun: when the work was."""
+    every = -(-len(paths) // _TIMED_IMAGES) or 1
+    pace = _pace([stamp for path in paths[::every] if (stamp := _touched(path)) is not None], begun)
+    return None if pace is None else pace * every
 
 
 def _about(stored: Mapping[str, Any], seeds: str) -> dict[str, Any]:
@@ -144,9 +158,9 @@ def _about(stored: Mapping[str, Any], seeds: str) -> dict[str, Any]:
     }
 
 
-def _leases(folder: Path, *patterns: str) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+def _leases(folder: Path, files: Sequence[str]) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
     """Leases of living processes, and of others: (name, owner, seconds since its last sign of life)."""
-    names = sorted({path.name.rsplit(".", 2)[0] for pattern in patterns for path in folder.glob(pattern)})
+    names = sorted({file.rsplit(".", 2)[0] for file in files})
     signs = [(name, sign) for name in names if (sign := Lease(folder, name).sign()) is not None]
     now = _now(folder) if signs else 0.0
     running: list[tuple[str, str, float]] = []
@@ -161,8 +175,8 @@ def _is_silent(sign: Sign, now: float) -> bool:
     return is_gone(sign.holder) or now - sign.touched > STALE_SECONDS
 
 
-def _failures(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in folder.glob("shard-*.failed"):
+def _failures(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    for path in paths:
         content: dict[str, Any] = {}
         with suppress(ValueError, OSError):
             content = read_object(path)
@@ -223,9 +237,9 @@ def _now(folder: Path) -> float:
         return time.time()
 
 
-def _touched(path: Path) -> float | None:
+def _touched(path: str | Path) -> float | None:
     try:
-        return path.stat().st_mtime
+        return os.stat(path).st_mtime
     except FileNotFoundError:  # joined meanwhile
         return None
 

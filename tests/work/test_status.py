@@ -178,6 +178,20 @@ def test_a_folder_of_images(tmp_path):
     assert "out: 5 of 5 images (100.0 %); 1 running, 0 stale" in status(tmp_path)
 
 
+def test_of_many_images_the_times_of_some_tell_the_pace(tmp_path, monkeypatch):
+    monkeypatch.setattr("edm2_guidance.work.status._TIMED_IMAGES", 50)
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe_hash": "a", "asked": "0-999"}))
+    (tmp_path / "worker-0-of-1.0.claim").write_text(ELSEWHERE)
+    for seed in range(500):  # 4 per second
+        path = tmp_path / "000000" / f"{seed:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        os.utime(path, (1e9 + seed / 4, 1e9 + seed / 4))
+    (found,) = find_work(tmp_path)
+    assert (found.done, found.total) == (500, 1000)
+    assert found.pace == pytest.approx(4, rel=0.15)
+
+
 @pytest.mark.parametrize(
     ("bursts", "pace"),
     [([0.0], 32 / 100), ([600.0], None), ([0.0, 20.0, 40.0], 64 / 40), ([-9000.0, -8980.0, 0.0, 20.0], 32 / 20)],
