@@ -1,0 +1,71 @@
+"""Moments of features, and the Frechet distance of two sets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.side_by_side import Options, Result, Way, compare
+from edm2_guidance.metrics.measures.gaussians import frechet_distance
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.running import RunningMoments
+
+
+def run(options: Options) -> Iterator[Result]:
+    for dim in (128,) if options.quick else (1024, 2048):
+        yield from moments(dim, options)
+        yield from distance(dim, options)
+
+
+def features(dim: int, num: int, seed: int) -> Tensor:
+    """Features of full rank whose spread falls off, as those of networks do: float32 [num, dim]."""
+    draws = torch.Generator().manual_seed(seed)
+    mixed = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(0)))[0]
+    return torch.randn(num, dim, generator=draws) * torch.logspace(0, -2, dim) @ mixed * (1 + 0.1 * seed)
+
+
+def moments(dim: int, options: Options) -> list[Result]:
+    """Mean and covariance: over all features at once, or as batches of 64 come."""
+    rows = features(dim, 4 * dim, 1).to(options.device)
+
+    def plain() -> tuple[Any, Any]:
+        every = np.concatenate([part.cpu().numpy() for part in rows.split(64)]).astype(np.float64)
+        return every.mean(axis=0), np.cov(every, rowvar=False)
+
+    def ours() -> Moments:
+        running = RunningMoments(dim)
+        for part in rows.split(64):
+            running.append(part)
+        return running.moments()
+
+    def seen(made: Any) -> Any:
+        return [made.mean, made.cov] if isinstance(made, Moments) else list(made)
+
+    case = f"moments of {len(rows)} x {dim} features"
+    work = 2.0 * len(rows) * dim**2
+    ways = [Way("RunningMoments", ours, work, "matmul float64")]
+    return compare("moments", case, Way("np.cov of all, in memory", plain), ways, options, seen)
+
+
+def plain_distance(a: Moments, b: Moments) -> float:
+    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), the root by `scipy.linalg.sqrtm`."""
+    from scipy.linalg import sqrtm
+
+    root = np.real(sqrtm(a.cov @ b.cov))
+    return float(np.square(a.mean - b.mean).sum() + np.trace(a.cov + b.cov - 2 * root))
+
+
+def distance(dim: int, options: Options) -> list[Result]:
+    """The distance of two sets, neither of which was factored before."""
+    try:
+        import scipy.linalg  # noqa: F401
+    except ImportError:
+        return [Result("frechet", f"{dim} features", note="left out: the plain way needs SciPy")]
+    sets = []
+    for seed in (1, 2):
+        rows = features(dim, 2 * dim, seed).double()
+        sets.append(Moments(rows.mean(dim=0).numpy(), rows.T.cov().numpy(), len(rows)))
+    plain = Way("scipy.linalg.sqrtm", lambda: plain_distance(*sets))
+    return compare("frechet", f"{dim} features", plain, [Way("Cholesky factors", lambda: frechet_distance(*sets))], options)
