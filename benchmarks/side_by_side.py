@@ -8,7 +8,7 @@ mean nothing and such ratios do.
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,13 @@ def compare(
     ways: Sequence[Way],
     options: Options,
     seen: Callable[[Any], Any] = lambda made: made,
+    expected: Any = None,
     note: str = "",
 ) -> list[Result]:
     """A line for each of `ways`, beside `plain`. One that raises gets a line that says so; the others go on.
 
-    seen: what of a result is compared, numbers in any container that NumPy takes; it is not timed.
+    seen: what of a result is compared, as `numbers` takes it; it is not timed. expected: with what results are
+    compared, if not with that of the plain way, which may do more than what is asked for.
     """
     first, reasons = {}, {}
     watches = {way.name: _Watch(way, options.device) for way in (plain, *ways)}
@@ -100,6 +102,8 @@ def compare(
             if way is plain:
                 raise
             reasons[way.name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if expected is not None:
+        first[plain.name] = numbers(expected)
     able = [way for way in ways if way.name not in reasons]
     ceilings = {name: _Watch(CEILINGS[name](options), options.device) for name in {w.ceiling for w in able if w.ceiling}}
     for watch in ceilings.values():
@@ -183,8 +187,6 @@ def _line(plain: _Watch, ours: _Watch, ceiling: _Watch | None, a: NDArray[Any], 
 
 
 def _named(line: Result, stage: str, case: str, plain: str, note: str) -> Result:
-    from dataclasses import replace
-
     return replace(line, stage=stage, case=case, plain=plain, note="; ".join(filter(None, (line.note, note))))
 
 

@@ -8,6 +8,10 @@ from benchmarks.side_by_side import Options, Result
 
 STAGES = {
     "evaluation": "networks",
+    "image": "image",
+    "vae": "vae",
+    "files": "files",
+    "features": "extractors",
     "frechet": "frechet",
 }
 
