@@ -108,7 +108,7 @@ def _evaluations(case: Case, plain_precision: str, ours: list[str], options: Opt
         weights = torch.cuda.memory_allocated() - before if device.type == "cuda" else 0
         return Way(name, no_grad(partial(made, x, sigma, labels)), work, f"matmul {precision}", weights)
 
-    yardstick = way(f"plain {plain_precision}", plain_precision, lambda copied: plain(copied, plain_precision))
+    yardstick = way(f"as published, {plain_precision}", plain_precision, lambda copied: plain(copied, plain_precision))
     ways = [
         way(f"{form} {precision}", precision, lambda copied, f=form, p=precision: prepare(copied, f, p))
         for precision in ours

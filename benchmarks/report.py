@@ -46,7 +46,9 @@ def table(lines: Sequence[Result], options: Options) -> str:
     ran = about(options)
     head = f"{ran['device']}, {ran['threads']} threads, torch {ran['torch']}, Python {ran['python']}"
     rows = [HEAD, ("---",) * len(HEAD), *map(_cells, lines)]
-    return "\n".join([head + (", quick" if options.quick else ""), "", *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(
+        [head + (", quick" if options.quick else ""), "", *("| " + " | ".join(row) + " |" for row in rows)]
+    )
 
 
 def write_row(line: Result, stream: IO[str]) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_Made = NDArray[np.float64] | None  # of a result, what is compared
+
 LEAST_ROUNDS = 3
 SHORTEST = 0.02  # seconds that are timed at once: shorter calls are repeated
 
@@ -27,7 +29,7 @@ class Options:
     comparison, after which no round begins once three are done.
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
     rounds: int = 7
     seconds: float = 20.0
@@ -90,14 +92,16 @@ def compare(
 ) -> list[Result]:
     """A line for each of `ways`, beside `plain`. One that raises gets a line that says so; the others go on.
 
-    seen: what of a result is compared, as `numbers` takes it; it is not timed. expected: with what results are
+    seen: what of a result is compared, as `numbers` takes it, or None; it is not timed. expected: with what results are
     compared, if not with that of the plain way, which may do more than what is asked for.
     """
-    first, reasons = {}, {}
+    first: dict[str, _Made] = {}
+    reasons: dict[str, str] = {}
     watches = {way.name: _Watch(way, options.device) for way in (plain, *ways)}
     for way in (plain, *ways):
         try:
-            first[way.name] = numbers(seen(watches[way.name].warm_up()))
+            made = seen(watches[way.name].warm_up())
+            first[way.name] = None if made is None else numbers(made)
         except Exception as error:  # whatever libraries raise: of memory, of a compiler that is not there
             if way is plain:
                 raise
@@ -105,7 +109,9 @@ def compare(
     if expected is not None:
         first[plain.name] = numbers(expected)
     able = [way for way in ways if way.name not in reasons]
-    ceilings = {name: _Watch(CEILINGS[name](options), options.device) for name in {w.ceiling for w in able if w.ceiling}}
+    ceilings = {
+        name: _Watch(CEILINGS[name](options), options.device) for name in {w.ceiling for w in able if w.ceiling}
+    }
     for watch in ceilings.values():
         watch.warm_up()
     running = [watches[plain.name], *(watches[way.name] for way in able), *ceilings.values()]
@@ -116,7 +122,7 @@ def compare(
         for watch in running:
             watch.time()
     lines = [
-        _line(watches[plain.name], watches[way.name], ceilings.get(way.ceiling), first[plain.name], first[way.name])
+        _line(watches[plain.name], watches[way.name], ceilings.get(way.ceiling), (first[plain.name], first[way.name]))
         for way in able
     ]
     lines += [Result("", "", name, note=f"failed: {reason}", failed=True) for name, reason in reasons.items()]
@@ -170,10 +176,13 @@ class _Watch:
             torch.cuda.synchronize()
 
 
-def _line(plain: _Watch, ours: _Watch, ceiling: _Watch | None, a: NDArray[Any], b: NDArray[Any]) -> Result:
+def _line(
+    plain: _Watch, ours: _Watch, ceiling: _Watch | None, a: NDArray[Any] | None, b: NDArray[Any] | None
+) -> Result:
     ratios = np.asarray(plain.seconds) / np.asarray(ours.seconds)
     low, middle, high = (float(each) for each in np.quantile(ratios, (0.25, 0.5, 0.75)))
-    difference, relative = apart(a, b)
+    expected, found = made
+    difference, relative = (None, None) if expected is None or found is None else apart(expected, found)
     return Result(
         "", "", ours.way.name, times=middle, low=low, high=high, rounds=len(ratios),
         difference=difference, relative=relative,

@@ -13,11 +13,19 @@ STAGES = {
     "files": "files",
     "features": "extractors",
     "frechet": "frechet",
+    "end-to-end": "end_to_end",
+    "training": "training_step",
+    "imports": "imports",
+    "pipeline": "pipeline",
+    "coordination": "coordination",
 }
 
 
 def lines_of(stage: str, options: Options) -> Iterable[Result]:
     """The lines of a stage; one that cannot run gives a line that says why."""
+    if importlib.util.find_spec(f"benchmarks.{STAGES[stage]}") is None:
+        yield Result(stage, "", note="left out: not written yet")
+        return
     try:
         yield from importlib.import_module(f"benchmarks.{STAGES[stage]}").run(options)
     except Exception as error:  # the other stages go on
