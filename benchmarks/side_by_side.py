@@ -176,9 +176,7 @@ class _Watch:
             torch.cuda.synchronize()
 
 
-def _line(
-    plain: _Watch, ours: _Watch, ceiling: _Watch | None, a: NDArray[Any] | None, b: NDArray[Any] | None
-) -> Result:
+def _line(plain: _Watch, ours: _Watch, ceiling: _Watch | None, made: tuple[_Made, _Made]) -> Result:
     ratios = np.asarray(plain.seconds) / np.asarray(ours.seconds)
     low, middle, high = (float(each) for each in np.quantile(ratios, (0.25, 0.5, 0.75)))
     expected, found = made
