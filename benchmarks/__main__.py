@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.calibrate import calibrate
 from benchmarks.report import save, table, write_row
 from benchmarks.side_by_side import Options
 from benchmarks.stages import STAGES, lines_of
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         torch.cuda.set_device(asked.device)
     torch.backends.cudnn.allow_tf32 = False  # what says float32 computes in float32
     options = Options(asked.device, asked.quick, asked.rounds, 2.0 if asked.quick else 20.0)
+    if asked.calibrate:
+        calibrate(options)
+        return 0
     lines = []
     for name in asked.stages:
         for line in lines_of(name, options):

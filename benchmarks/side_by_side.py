@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.inference_form import matmul_precision
+
 _Made = NDArray[np.float64] | None  # of a result, what is compared
 
 LEAST_ROUNDS = 3
@@ -97,7 +99,7 @@ def compare(
     """
     first: dict[str, _Made] = {}
     reasons: dict[str, str] = {}
-    watches = {way.name: _Watch(way, options.device) for way in (plain, *ways)}
+    watches = {way.name: Watch(way, options.device) for way in (plain, *ways)}
     for way in (plain, *ways):
         try:
             made = seen(watches[way.name].warm_up())
@@ -109,9 +111,7 @@ def compare(
     if expected is not None:
         first[plain.name] = numbers(expected)
     able = [way for way in ways if way.name not in reasons]
-    ceilings = {
-        name: _Watch(CEILINGS[name](options), options.device) for name in {w.ceiling for w in able if w.ceiling}
-    }
+    ceilings = {name: Watch(CEILINGS[name](options), options.device) for name in {w.ceiling for w in able if w.ceiling}}
     for watch in ceilings.values():
         watch.warm_up()
     running = [watches[plain.name], *(watches[way.name] for way in able), *ceilings.values()]
@@ -129,7 +129,7 @@ def compare(
     return [_named(line, stage, case, plain.name, note) for line in lines]
 
 
-class _Watch:
+class Watch:
     """Times a way: seconds of a call, round by round."""
 
     def __init__(self, way: Way, device: torch.device) -> None:
@@ -176,7 +176,7 @@ class _Watch:
             torch.cuda.synchronize()
 
 
-def _line(plain: _Watch, ours: _Watch, ceiling: _Watch | None, made: tuple[_Made, _Made]) -> Result:
+def _line(plain: Watch, ours: Watch, ceiling: Watch | None, made: tuple[_Made, _Made]) -> Result:
     ratios = np.asarray(plain.seconds) / np.asarray(ours.seconds)
     low, middle, high = (float(each) for each in np.quantile(ratios, (0.25, 0.5, 0.75)))
     expected, found = made
@@ -226,10 +226,8 @@ def _matmul(precision: str) -> Callable[[Options], Way]:
         out = torch.empty_like(a)
 
         def run() -> None:
-            before = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-            torch.matmul(a, b, out=out)
-            torch.backends.cuda.matmul.allow_tf32 = before
+            with matmul_precision(precision, options.device):
+                torch.matmul(a, b, out=out)
 
         return Way(f"matmul {precision}", run, 2 * size**3)
 

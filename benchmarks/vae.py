@@ -1,7 +1,6 @@
 """Decoding of latents by a Stability VAE of random weights."""
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,27 +12,37 @@ from benchmarks.side_by_side import Options, Result, Way, compare
 from training.encoders import StabilityVAEEncoder
 
 
-def run(options: Options) -> Iterator[Result]:
+def decoder(options: Options) -> tuple[Any, Tensor] | None:
+    """The published architecture, and latents to decode (of small images on a processor); None without diffusers."""
     try:
         from diffusers import AutoencoderKL
     except ImportError:
-        yield Result("vae", "decoding", note="left out: diffusers is not installed")
-        return
-    full = options.device.type == "cuda" and not options.quick
-    widths = (128, 256, 512, 512) if full else (32, 32)  # as published, or small enough for a processor
-    batch, size = (8, 64) if full else (2, 8)
+        return None
+    small = options.device.type != "cuda" or options.quick
+    widths = (32, 32) if options.quick else (128, 256, 512, 512)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = AutoencoderKL(
+        make: Callable[..., Any] = AutoencoderKL
+        vae = make(
             down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
-            block_out_channels=widths, layers_per_block=2, latent_channels=4, sample_size=8 * size,
+            block_out_channels=widths, layers_per_block=2, latent_channels=4,
         )  # fmt: skip
+        latents = torch.randn(2, 4, 8, 8) if small else torch.randn(8, 4, 64, 64)
+    return vae.eval().requires_grad_(False).to(options.device), (latents / 2).to(options.device)
+
+
+def run(options: Options) -> Iterator[Result]:
+    made = decoder(options)
+    if made is None:
+        yield Result("vae", "decoding", note="left out: diffusers is not installed")
+        return
+    vae, latents = made
     encoder = StabilityVAEEncoder()
-    encoder._vae = vae.eval().requires_grad_(False).to(options.device)
-    latents = torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(0)).to(options.device) / 2
-    plain = Way("image after image", no_grad(partial(plain_decode, encoder, copy.deepcopy(encoder._vae), latents)))
+    encoder._vae = vae
+    plain = Way("image after image", no_grad(partial(plain_decode, encoder, vae, latents)))
     ways = [Way("StabilityVAEEncoder", no_grad(partial(encoder.decode, latents)))]
-    yield from compare("vae", f"batch {batch}, latents {size}x{size}, widths {widths}", plain, ways, options)
+    case = f"batch {len(latents)}, latents {latents.shape[3]}x{latents.shape[2]}"
+    yield from compare("vae", case, plain, ways, options)
 
 
 def plain_decode(encoder: StabilityVAEEncoder, vae: Any, latents: Tensor) -> Tensor:
