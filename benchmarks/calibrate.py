@@ -20,6 +20,7 @@ from edm2_guidance.papers.rates import Rates, keep_rates, read_rates
 from training.flops import cost_of
 
 CALLS = 3
+SECONDS = 3.0  # after which one call is enough
 FORMS = ("plain", "prepared")  # compiling takes longer than all of this
 
 
@@ -106,6 +107,6 @@ def per_second(run: Callable[[], Any], options: Options) -> float:
     """Calls per second, median of a few."""
     watch = Watch(Way("", run), options.device)
     watch.warm_up()
-    for _ in range(CALLS):
+    while len(watch.seconds) < CALLS and sum(watch.seconds) < SECONDS:
         watch.time()
     return 1 / statistics.median(watch.seconds)

@@ -25,7 +25,8 @@ class _PlainAttention(Attention):
         parts = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind(0)
         weights = (query * key.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1)
-        return self.proj((weights @ value).transpose(1, 2).reshape(batch, tokens, width))
+        attended: Tensor = self.proj((weights @ value).transpose(1, 2).reshape(batch, tokens, width))
+        return attended
 
 
 def plain_extractor(net: nn.Module) -> nn.Module:

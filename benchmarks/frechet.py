@@ -24,7 +24,8 @@ def features(dim: int, num: int, seed: int) -> Tensor:
     """Features of full rank whose spread falls off, as those of networks do: float32 [num, dim]."""
     draws = torch.Generator().manual_seed(seed)
     mixed = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(0)))[0]
-    return torch.randn(num, dim, generator=draws) * torch.logspace(0, -2, dim) @ mixed * (1 + 0.1 * seed)
+    rows: Tensor = torch.randn(num, dim, generator=draws) * torch.logspace(0, -2, dim) @ mixed * (1 + 0.1 * seed)
+    return rows
 
 
 def moments(dim: int, options: Options) -> list[Result]:

@@ -46,7 +46,7 @@ def opened(names: Sequence[str], steps: int, interval: StepInterval, form: str, 
     from training.inference_form import prepare
 
     def model(name: str) -> NetworkRef:
-        opened = Edm2Model(NetworkFile(network(name), StandardRGBEncoder(), name, "0" * 64), options.device)
+        opened: Any = Edm2Model(NetworkFile(network(name), StandardRGBEncoder(), name, "0" * 64), options.device)
         opened.net = prepare(copy.deepcopy(opened.net).to(options.device), form, usual(options.device))
         return NetworkRef.of(opened)
 

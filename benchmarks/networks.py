@@ -17,7 +17,7 @@ from training.network_io import load_network
 from training.networks_edm2 import Precond
 
 LATENTS = {"img_resolution": 64, "img_channels": 4, "label_dim": 1000}  # of ImageNet at 512x512
-PUBLISHED = {"XS": {**LATENTS, "model_channels": 128}, "S": {**LATENTS, "model_channels": 192}}
+PUBLISHED: dict[str, dict[str, Any]] = {"XS": {**LATENTS, "model_channels": 128}, "S": {**LATENTS, "model_channels": 192}}
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def _evaluations(case: Case, plain_precision: str, ours: list[str], options: Opt
         weights = torch.cuda.memory_allocated() - before if device.type == "cuda" else 0
         return Way(name, no_grad(partial(made, x, sigma, labels)), work, f"matmul {precision}", weights)
 
-    yardstick = way(f"as published, {plain_precision}", plain_precision, lambda copied: plain(copied, plain_precision))
+    yardstick = way(f"as published, {plain_precision}", plain_precision, partial(plain, precision=plain_precision))
     ways = [
-        way(f"{form} {precision}", precision, lambda copied, f=form, p=precision: prepare(copied, f, p))
+        way(f"{form} {precision}", precision, partial(prepare, form=form, precision=precision))
         for precision in ours
         for form in forms_of(case, precision, options)
     ]

@@ -38,7 +38,8 @@ class _PlainBlock(Block):
         parts = self.attn_qkv(x).reshape(x.shape[0], self.num_heads, -1, 3, x.shape[2] * x.shape[3])
         q, k, v = normalize(parts, dim=[2]).unbind(3)
         weights = torch.einsum("nhcq,nhck->nhqk", q, k / math.sqrt(q.shape[2])).softmax(dim=3)
-        return self.attn_proj(torch.einsum("nhqk,nhck->nhcq", weights, v).reshape(x.shape))
+        attended: Tensor = self.attn_proj(torch.einsum("nhqk,nhck->nhcq", weights, v).reshape(x.shape))
+        return attended
 
 
 def plain(net: Precond, precision: str) -> nn.Module:
@@ -47,7 +48,8 @@ def plain(net: Precond, precision: str) -> nn.Module:
     made.use_fp16 = precision == "float16"
     for block in made.modules():
         if isinstance(block, Block):
-            block.plain_mode, block.resample_mode = block.resample_mode, "keep"
-            block.kernel = torch.full([1, 1, 2, 2], 0.25, device=block.emb_gain.device)
             block.__class__ = _PlainBlock
+            assert isinstance(block, _PlainBlock)
+            block.plain_mode, block.resample_mode = block.resample_mode, "keep"
+            block.register_buffer("kernel", torch.full([1, 1, 2, 2], 0.25), persistent=False)
     return made

@@ -144,7 +144,7 @@ class Watch:
         made, self.first = self._timed(1)
         again = self.first
         for _ in range(3):
-            if again < 2 or self.cuda:
+            if again < 0.3 or self.cuda:
                 _, again = self._timed(1)
         self._calls = max(1, round(SHORTEST / max(again, 1e-9)))
         return made

@@ -55,7 +55,7 @@ class Rates:
             return self.networks[min(at, len(self.networks) - 1)][1]
         (low, slow), (high, fast) = self.networks[at - 1 : at + 1]
         share = math.log(gflops / low) / math.log(high / low)
-        return slow * (fast / slow) ** share
+        return slow * math.exp(math.log(fast / slow) * share)
 
     @property
     def key(self) -> tuple[str, str, str]:
