@@ -17,7 +17,10 @@ from training.network_io import load_network
 from training.networks_edm2 import Precond
 
 LATENTS = {"img_resolution": 64, "img_channels": 4, "label_dim": 1000}  # of ImageNet at 512x512
-PUBLISHED: dict[str, dict[str, Any]] = {"XS": {**LATENTS, "model_channels": 128}, "S": {**LATENTS, "model_channels": 192}}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "XS": {**LATENTS, "model_channels": 128},
+    "S": {**LATENTS, "model_channels": 192},
+}
 
 
 @dataclass(frozen=True)
