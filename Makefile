@@ -71,11 +71,11 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
 	@echo "The site: out/docs/docs/index.html"
 
-bench: $(VENV)/.run
-	$(BIN)/python benchmarks/guidance.py
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks --out=out/bench
 
 bench-scoring: $(VENV)/.run .venv-peers/.run
-	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python -m benchmarks.scoring
 
 clean:
 	rm -rf .venv .venv-* out

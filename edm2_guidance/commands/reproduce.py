@@ -1,12 +1,13 @@
 """The papers' tables: what they hold, what a row costs, and published scores beside ours."""
 
 import itertools
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,7 +18,7 @@ from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.again import made_before
 from edm2_guidance.cli.command import Group, bad_input
 from edm2_guidance.cli.metric_options import LEDGER, Choices, num_option
-from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import recipe_flags
@@ -32,6 +33,7 @@ from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
+from edm2_guidance.papers.rates import PRECISIONS, Rates, choose_rates, read_rates
 from edm2_guidance.papers.search import expected_points
 from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
 from edm2_guidance.recipe.search import recipe_at, valid
@@ -87,11 +89,44 @@ class PlanOptions(OptionGroup):
 
     num: int | None = num_option("as the paper, 50000", "Images per run")
     throughput: float | None = option(
-        "Of all devices together, counting a multiply-add once  [default: 40, one A100; digits: 0.02, two CPU cores]",
+        "Of one device, counting a multiply-add once  [default: as python -m benchmarks --calibrate measured it; "
+        "else 40, one A100; digits: 0.02, two CPU cores]",
         metavar="TFLOP/S",
         type=click.FloatRange(min=0, min_open=True),
     )
+    gpus: int = option("Devices that share the work", type=COUNT, default=1)
+    device_kind: str = option(
+        "Measured rates of a device with this in its name  [default: the GPU measured last, else this processor]",
+        metavar="TEXT",
+        default="",
+        show_default=False,
+    )
+    network_form: Literal["auto", "plain", "prepared", "compiled"] = option(
+        "Measured rates of this form of the networks; auto = prepared", "--form", default="auto"
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = option(
+        "Measured rates at this precision  [default: as published: fp16 on CUDA, else fp32]"
+    )
     networks: str = opt.networks_option()
+
+    def rates(self) -> Rates | None:
+        """Of one device, as given or measured; None if neither. Warns of a store that cannot be read. ValueError."""
+        if self.throughput is not None:
+            if self.throughput == math.inf:
+                raise ValueError("--throughput=inf: give a positive, finite number")
+            return Rates([(1.0, self.throughput)], "given")
+        try:
+            known = read_rates()
+        except (OSError, ValueError) as error:
+            warn(f"measured rates are left out: {error}; python -m benchmarks --calibrate writes them anew")
+            return None
+        form = None if self.network_form == "auto" else self.network_form
+        precision = None if self.precision is None else PRECISIONS[self.precision]
+        found = choose_rates(known, self.device_kind, form, precision)
+        if found is None and (self.device_kind or form or precision):
+            have = "; ".join(" ".join(each.key) for each in known) or "nothing"
+            raise ValueError(f"no such rates were measured (python -m benchmarks --calibrate); there is: {have}")
+        return found
 
 
 @main.command("plan")
@@ -100,12 +135,16 @@ class PlanOptions(OptionGroup):
 def plan_rows(names: tuple[str, ...], asked: PlanOptions) -> None:
     """Say what rows need and cost before they are run.
 
-    Network evaluations with guidance and its interval counted, operations, hours (of sampling and decoding; scoring is
-    small beside it), downloads, disk, and the commands that make what is not published.
+    Network evaluations with guidance and its interval counted, operations, hours (of sampling and decoding; of features
+    where their rate was measured) and whose rates they are at, downloads, disk, and the commands that make what is not
+    published.
     """
     with bad_input():
         rows = select(names)
-        costs = {row.name: cost(row, **vars(asked)) for row in rows}
+        rates = asked.rates()
+        costs = {
+            row.name: cost(row, num=asked.num, rates=rates, gpus=asked.gpus, networks=asked.networks) for row in rows
+        }
     for row in rows:
         click.echo(as_started("\n".join(plan.plan_lines(row, costs[row.name], asked.networks)) + "\n"))
     sampled = [each for each in costs.values() if each is not None]

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from edm2_guidance.metrics.catalog import dims, feature_names, find_metric
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.papers.rates import Rates
 from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
 
@@ -26,10 +27,10 @@ PNG_BYTES: Mapping[str, int] = MappingProxyType({
     "adm64": 9_200, "adm128": 34_000, "adm256": 120_000, "adm512": 430_000,
     "lsun-bedroom": 120_000, "lsun-cat": 120_000, "lsun-horse": 120_000,
 })  # fmt: skip
-#: T operations per second where none are given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight
-#: (arXiv 2406.02507, App. B), which makes 37 to 82. Digits: two CPU cores.
-THROUGHPUT = 40.0
-THROUGHPUT_OF_DIGITS = 0.02
+#: Where nothing was measured or given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight (arXiv
+#: 2406.02507, App. B), which makes 37 to 82.
+ASSUMED = Rates([(1.0, 40.0)], "assumed, one A100")
+ASSUMED_OF_DIGITS = Rates([(1.0, 0.02)], "assumed, two CPU cores")
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,25 @@ def tflop_per_image(row: Row) -> float | None:
     """T operations of one image with its decoding; None where no network of this code base makes it."""
     if row.net is None:
         return None
-    counts = zip(evaluations(row).items(), row.files, strict=True)
-    sampled = sum(n * _passes(name) * facts_of(file).gflops for (name, n), file in counts)
-    return (sampled + DECODER_GFLOPS.get(row.data, 0)) / 1000
+    return sum(_tflop_by_size(row).values()) + DECODER_GFLOPS.get(row.data, 0) / 1000
+
+
+def seconds_per_image(row: Row, rates: Rates) -> float:
+    """To sample and decode one image of a row that is sampled, and to take its features if their rate is known."""
+    sampling = sum(tflop / rates.network(gflops) for gflops, tflop in _tflop_by_size(row).items())
+    decoder = rates.decoder or rates.network(math.inf)
+    extractors = {find_metric(metric).extractor.stored_as for metric in row.together}
+    features = sum(1 / rates.extractors[name] for name in extractors if name in rates.extractors)
+    return sampling + DECODER_GFLOPS.get(row.data, 0) / 1000 / decoder + features
+
+
+def _tflop_by_size(row: Row) -> dict[float, float]:
+    """T operations of all evaluations for one image, by the G operations of one."""
+    made: dict[float, float] = {}
+    for (name, count), file in zip(evaluations(row).items(), row.files, strict=True):
+        gflops = facts_of(file).gflops
+        made[gflops] = made.get(gflops, 0) + count * _passes(name) * gflops / 1000
+    return made
 
 
 def _passes(name: str) -> int:
@@ -150,8 +167,9 @@ class Cost:
     """What a row costs.
 
     evaluations: per image, of each network, the main one's first. tflop: per image. pflop: of all images of all runs.
-    hours: at `throughput` T operations per second, sampling and decoding alone. fetch: bytes to download. features:
-    bytes on disk while it runs and no image is kept. images: bytes on disk if they are kept, an estimate.
+    throughput: T operations per second that come of `rates`, on one device. hours: on `gpus` of them; sampling and
+    decoding, and features if their rate was measured. fetch: bytes to download. features: bytes on disk while it runs
+    and no image is kept. images: bytes on disk if they are kept, an estimate.
     """
 
     row: Row
@@ -160,6 +178,8 @@ class Cost:
     evaluations: Mapping[str, int]
     tflop: float
     pflop: float
+    rates: Rates
+    gpus: int
     throughput: float
     hours: float
     fetch: int
@@ -168,31 +188,30 @@ class Cost:
 
 
 def cost(
-    row: Row, *, num: int | None = None, throughput: float | None = None, networks: str | Path = NETWORKS
+    row: Row, *, num: int | None = None, rates: Rates | None = None, gpus: int = 1, networks: str | Path = NETWORKS
 ) -> Cost | None:
-    """The cost of a row; None if nothing is sampled for it here. num: images per run; None for both: the defaults.
+    """The cost of a row; None if nothing is sampled for it here.
 
-    ValueError for a throughput that is not positive and finite.
+    num: images per run; None is the paper's. rates: of one device; None is what is assumed. gpus: such devices.
     """
     tflop = tflop_per_image(row)
     if tflop is None:
         return None
     count = row.num_images if num is None else num
     repeats = row.repeats or 1
-    usual = THROUGHPUT_OF_DIGITS if row.data == "mnist16" else THROUGHPUT
-    speed = usual if throughput is None else throughput
-    if not 0 < speed < math.inf:
-        raise ValueError(f"--throughput={speed:g}: give a positive, finite number")
-    pflop = tflop * count * repeats / 1000
+    rates = rates or (ASSUMED_OF_DIGITS if row.data == "mnist16" else ASSUMED)
+    seconds = seconds_per_image(row, rates)
     return Cost(
         row=row,
         num_images=count,
         repeats=repeats,
         evaluations=evaluations(row),
         tflop=tflop,
-        pflop=pflop,
-        throughput=speed,
-        hours=pflop * 1000 / speed / 3600,
+        pflop=tflop * count * repeats / 1000,
+        rates=rates,
+        gpus=gpus,
+        throughput=tflop / seconds,
+        hours=seconds * count * repeats / gpus / 3600,
         fetch=sum(downloads([row], networks).values()),
         features=feature_bytes(row.together, count),
         images=PNG_BYTES[row.data] * count * repeats,

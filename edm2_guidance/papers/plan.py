@@ -63,12 +63,12 @@ def _costs(row: Row, cost: Cost) -> list[str]:
     counts = [f"{number} {re.sub(r' [0-9]+$', '', name)}" for name, number in cost.evaluations.items()]
     total = f" = {sum(cost.evaluations.values())}" if len(counts) > 1 else ""
     decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
-    runs = counted(cost.repeats, "run")
+    runs, devices = counted(cost.repeats, "run"), f"{cost.gpus} x " if cost.gpus > 1 else ""
     return [
         f"    evaluations  {' + '.join(counts)}{total} per image, {row.num_steps} steps",
         f"    operations   {cost.tflop:.4g} Tflop per image{decoder}",
         f"    in all       {cost.num_images:,} images x {runs}: {operations(cost.pflop)}, {duration(cost.hours)} at "
-        f"{cost.throughput:g} TFLOP/s",
+        f"{devices}{cost.throughput:.4g} TFLOP/s ({cost.rates.source})",
         f"    fetch        {size(cost.fetch)}",
         f"    disk         {size(cost.features)} of features while it runs; images, if kept, about {size(cost.images)}",
     ]

@@ -21,6 +21,7 @@ from edm2_guidance.papers.costs import (
     tflop_per_image,
 )  # fmt: skip
 from edm2_guidance.papers.plan import plan_lines, size, total_lines
+from edm2_guidance.papers.rates import Rates
 from edm2_guidance.papers.tables import all_rows, find, select
 from edm2_guidance.papers.train_presets import find_train_preset
 from edm2_guidance.sampling.guidance.guided import Counted, guided
@@ -152,14 +153,14 @@ def test_cost_of_a_row():
     assert made.pflop == pytest.approx(made.tflop * 150)
     assert made.hours == pytest.approx(made.pflop / 0.04 / 3600)
     assert made.features == 50000 * 2048 * 4
-    half = cost(it, num=25000, throughput=80)
+    half = cost(it, num=25000, rates=Rates([(1.0, 80.0)], "given"))
     assert (half.pflop, half.hours) == pytest.approx((made.pflop / 2, made.hours / 4))
     assert cost(row("edm2-img512-xxl-guid-dino")).repeats == 1
     assert cost(row("mnist16-floor")) is None
 
 
 def test_a_default_throughput_gives_the_hours_that_the_paper_states():
-    eight = cost(row("edm2-img512-s-autog-fid"), throughput=8 * 40.0)
+    eight = cost(row("edm2-img512-s-autog-fid"), gpus=8)
     assert 0.4 < eight.hours / 3 < 1.0  # "30 to 60 min on 8 A100"
 
 

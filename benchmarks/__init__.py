@@ -1,0 +1,1 @@
+"""What the toolkit's ways save beside plain ones: `python -m benchmarks`."""
