@@ -1,6 +1,7 @@
 """Batches that memory does not hold: cut in two and tried again, and the size that fits kept from then on."""
 
 import gc
+import threading
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,15 +37,21 @@ class Batches:
         limit: Items that were found to fit, once more of them did not; None until then.
     """
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, beside: "Batches | None" = None) -> None:
+        """beside: other work that another thread may do at the same time, as long as memory holds both."""
         self.work = work
         self.limit: int | None = None
+        self._busy = threading.Lock()
+        self._ended = 0  # calls
+        self._beside = beside
+        if beside is not None:
+            beside._beside = self
 
     def run(self, function: Callable[[slice], T], count: int, size: int) -> tuple[list[T], int | None]:
         """Call `function` on slices of `count` items, `size` of them at a time, fewer if memory does not hold those.
 
-        A slice that runs out of memory is cut in two and tried again, down to one item; the smaller size stays the
-        limit of all later calls, which a RuntimeWarning says once.
+        A slice that runs out of memory beside other work is tried again without; else it is cut in two and tried
+        again, down to one item; the smaller size stays the limit of all later calls, which a RuntimeWarning says once.
 
         Returns what the calls returned, in order, and the limit if it made any slice smaller, else None. Raises
         RuntimeError, saying what to do, if not even one item fits, and whatever else `function` raises.
@@ -55,7 +62,7 @@ class Batches:
             wanted = min(size, count - start)
             number = wanted if self.limit is None else min(wanted, self.limit)
             try:
-                results.append(function(slice(start, start + number)))
+                results.append(self._call(function, slice(start, start + number)))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -69,6 +76,24 @@ class Batches:
             self._halve(number, reason)  # out here nothing refers to the error, whose frames hold the tensors
         return results, self.limit if reduced else None
 
+    def _call(self, function: Callable[[slice], T], part: slice) -> T:
+        """Beside the other work if memory holds both, else when that is done, and begins nothing meanwhile."""
+        other = self._beside
+        ended = 0 if other is None else other._ended
+        try:
+            with self._busy:
+                return function(part)
+        except Exception as error:
+            alone = other is None or not (other._busy.locked() or other._ended != ended)
+            if other is None or alone or not is_out_of_memory(error):
+                raise
+        finally:
+            self._ended += 1
+        _free()
+        first, second = sorted((self, other), key=id)
+        with first._busy, second._busy:
+            return function(part)
+
     def _halve(self, number: int, reason: str) -> None:
         if number == 1:
             raise RuntimeError(
@@ -76,12 +101,16 @@ class Batches:
                 "another --device or a smaller network"
             )
         self.limit = (number + 1) // 2
-        gc.collect()
-        torch.cuda.empty_cache()
+        _free()
 
     def _tell(self, wanted: int) -> None:
         text = f"{self.work}: memory does not hold {wanted} images at a time; from now on {self.limit}"
         warnings.warn(f"{text} (last bits may differ from those of an undisturbed run)", RuntimeWarning, stacklevel=3)
+
+
+def _free() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _short(error: BaseException) -> str:

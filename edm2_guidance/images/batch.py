@@ -2,10 +2,11 @@
 
 import io
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,11 +115,42 @@ class ImageSource(Protocol):
     def num_images(self) -> int:
         """How many images one pass gives."""
 
-    def __len__(self) -> int:
-        """How many batches one pass gives."""
-
     def __iter__(self) -> Iterator[ImageBatch]:
         """Start a pass."""
+
+
+#: A batch that is begun: the call does the rest, in the thread that makes it, and may wait for a device.
+Begun = Callable[[], ImageBatch]
+
+
+@runtime_checkable
+class BegunSource(Protocol):
+    """A source that can begin the next batch while another thread finishes the one before."""
+
+    def begun(self) -> Generator[Begun]:
+        """Start a pass, as `__iter__` does. The batches are to be finished in order."""
+
+
+def begun(source: ImageSource) -> Generator[Begun]:
+    """A pass over any source."""
+    if isinstance(source, BegunSource):
+        yield from source.begun()
+    else:
+        yield from (partial(_same, batch) for batch in source)
+
+
+def _same(batch: ImageBatch) -> ImageBatch:
+    return batch
+
+
+class Finished:
+    """A pass over a source whose batches another thread begins."""
+
+    def __init__(self, num_images: int, batches: Iterable[Begun]) -> None:
+        self.num_images, self._batches = num_images, batches
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        return (finish() for finish in self._batches)
 
 
 class Writer(Protocol):

@@ -212,6 +212,8 @@ class Features:
     beside: PNGs are what matters in the shard, so that it is whole without features, as the version before made them.
     """
 
+    computes = True
+
     def __init__(self, detectors: Sequence[Detector], *, beside: bool = False) -> None:
         """ValueError if a detector is given twice."""
         self.detectors = tuple(detectors)

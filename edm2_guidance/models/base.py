@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dnnlib.inference import PLAIN, Inference
 from edm2_guidance.recipe.parts import Prediction
 from edm2_guidance.recipe.timesteps import Betas
+from torch_utils.transfer import to_device
 from training.encoders import StandardRGBEncoder
 
 __all__ = ["Classifier", "Model", "Prediction"]
@@ -33,6 +34,8 @@ class Model(ABC):
         forms: In which it can compute (`dnnlib.inference`).
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
+        decodes_apart: Whether one thread should decode while another samples: not where code of users would see that,
+            or networks compute on the same cores.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
 
@@ -49,6 +52,7 @@ class Model(ABC):
     forms: Sequence[str] = (PLAIN,)
     num_parameters: int = 0
     decoder_batch: int | None = None
+    decodes_apart: bool = True
     betas: Betas | None = None
 
     def load_decoder(self, *, offline: bool = False) -> None:
@@ -91,10 +95,8 @@ class Model(ABC):
         """
         classes = None
         if labels is not None and self.num_classes > 0:
-            # `torch.tensor(labels, device=device)` would wait for all that the device has to do.
-            indices = torch.tensor(labels).to(device, non_blocking=True)
-            classes = nn.functional.one_hot(indices, self.num_classes).float()
-        return classes if low_res is None else (classes, StandardRGBEncoder().encode(low_res.to(device)))
+            classes = nn.functional.one_hot(to_device(torch.tensor(labels), device), self.num_classes).float()
+        return classes if low_res is None else (classes, StandardRGBEncoder().encode(to_device(low_res, device)))
 
     @abstractmethod
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:

@@ -87,6 +87,9 @@ class Edm2Model(Model):
         self.num_parameters = sum(weights.numel() for weights in self.net.parameters())
         if isinstance(self.encoder, StabilityVAEEncoder):
             self.decoder_batch = self.encoder.batch_size
+            self.decodes_apart = device.type != "cpu"
+        else:
+            self.decodes_apart = isinstance(self.encoder, Encoder)
 
     def load_decoder(self, *, offline: bool = False) -> None:
         channels = _CHANNELS.get(type(self.encoder), self.shape[0])

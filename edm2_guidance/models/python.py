@@ -193,6 +193,7 @@ class PythonModel(_Given, Model):
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
         self.decoder_batch = getattr(made, "decoder_batch", None)
+        self.decodes_apart = self._own("decode") is None
         self.precision = str(getattr(made, "precision", None) or self.precision)
         self.num_parameters = getattr(made, "num_parameters", None) or 0
 

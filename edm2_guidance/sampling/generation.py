@@ -2,7 +2,8 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypedDict, TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.inference import PLAIN, PREPARED, UNSAID, Inference
 from dnnlib.places import recorded_place
-from edm2_guidance.images.batch import ImageBatch
+from edm2_guidance.images.batch import Begun, ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
@@ -27,9 +28,11 @@ from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
+from torch_utils.transfer import Queued, to_device, to_host
 
 BEYOND = 1000.0  # no pixel or latent comes near it
 Batched = TypeVar("Batched", ImageBatch, Latents)
+Made = TypeVar("Made")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -54,7 +57,10 @@ class Memory:
     """How many images memory was found to hold at a time, while sampling and while decoding."""
 
     sampling: Batches = field(default_factory=lambda: Batches("sampling"))
-    decoding: Batches = field(default_factory=lambda: Batches("decoding"))
+    decoding: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoding", Batches("decoding", beside=self.sampling))
 
 
 class Numerics(TypedDict):
@@ -265,7 +271,9 @@ class Generation:
         RuntimeError if memory does not hold one.
         """
         size = self.main.decoder_batch or len(latents)
-        parts, limit = self.memory.decoding.run(lambda part: self.main.decode(latents[part]).cpu(), len(latents), size)
+        parts, limit = self.memory.decoding.run(
+            lambda part: to_host(self.main.decode(latents[part])), len(latents), size
+        )
         return torch.cat(parts), limit
 
     def decoded(self, latents: Latents) -> ImageBatch:
@@ -433,28 +441,39 @@ class GeneratedImages:
         """In which the networks compute."""
         return self.generation.inference.form or PREPARED
 
-    def __len__(self) -> int:
-        return -(-self.num_images // self.batch)
-
     def __iter__(self) -> Iterator[ImageBatch]:
+        with closing(self.begun()) as batches:
+            yield from (finish() for finish in batches)
+
+    def begun(self) -> Generator[Begun]:
+        """A pass whose batches are sampled, or queued on the device; the rest, as far as `Model.decodes_apart`, is not
+        done before they are called."""
         return self._pass(self._make)
 
     def latents(self) -> Iterator[Latents]:
         """A pass that decodes nothing."""
-        return self._pass(self._sample)
+        return self._pass(lambda seeds: checked(self._sample(seeds)))
 
-    def _pass(self, make: Callable[[Sequence[int]], Batched]) -> Iterator[Batched]:
+    def _pass(self, make: Callable[[Sequence[int]], Made]) -> Generator[Made]:
         self.generation.check_unchanged()
         self.evaluations = dict.fromkeys(self.generation.evaluations_per_image(), 0)
         self.reduced = {}
         for start in range(0, self.num_images, self.batch):
-            batch = make(self.seeds[start : start + self.batch])
-            self.reduced |= batch.reduced
-            yield batch
+            yield make(self.seeds[start : start + self.batch])
         self.generation.check_unchanged()
 
-    def _make(self, seeds: Sequence[int]) -> ImageBatch:
-        return self.generation.decoded(self._sample(seeds))
+    def _make(self, seeds: Sequence[int]) -> Begun:
+        latents, device = self._sample(seeds), self.generation.device
+        finish = functools.cache(functools.partial(self._finish, latents, Queued(device)))
+        if not self.generation.main.decodes_apart or device.type not in ("cpu", "cuda"):
+            finish()
+        return finish
+
+    def _finish(self, latents: Latents, sampled: Queued) -> ImageBatch:
+        with sampled.after():
+            batch = self.generation.decoded(checked(latents))
+        self.reduced |= batch.reduced
+        return batch
 
     def _sample(self, seeds: Sequence[int]) -> Latents:
         generation, small = self.generation, self._small(seeds)
@@ -473,6 +492,7 @@ class GeneratedImages:
         values = torch.cat([latents for latents, *_ in parts])
         taken_down = [each for *_, each in parts if each is not None]
         diagnostics = Diagnostics.joined(taken_down) if taken_down else None
+        self.reduced |= reduced
         return Latents(values, tuple(seeds), labels or None, reduced, diagnostics=diagnostics)
 
     def _small(self, seeds: Sequence[int]) -> ImageBatch | None:
@@ -499,7 +519,7 @@ def sample(
     small: what `generation.base` made of these seeds, with the classes. Without, the class is None if the main network
     knows none, whatever its guides were told, unless a classifier guides it.
     Adds to `evaluations` how often each network was run, in images. recorder: takes down what guidance does.
-    RuntimeError if the result is not finite, a warning if it is far from any image.
+    Nothing waits for the device, nor looks at the result: see `checked`.
     """
     recipe, main, device = generation.recipe, generation.main, generation.device
     num_classes, low_res, of_seeds = generation.num_classes, None, seeds
@@ -515,27 +535,33 @@ def sample(
     guides = [(guide, counted.get(guide.role(number))) for number, guide in enumerate(recipe.guides, start=1)]
     batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
     at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder)
-    noise = noise.to(device=device, dtype=DTYPES[recipe.dtype])
+    noise = to_device(noise, device).to(DTYPES[recipe.dtype])
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
         if recorder is not None:
             recorder.end(last.info, [network.evaluations for network in counted.values()])
     if evaluations is not None:
         for name, network in counted.items():
             evaluations[name] += network.evaluations
-    if not bool(torch.isfinite(last.x).all()):
-        bad = next(seed for seed, x in zip(seeds, last.x, strict=True) if not bool(torch.isfinite(x).all()))
+    return last.x, labels if generation.knows_classes or small is not None else None
+
+
+def checked(latents: Latents) -> Latents:
+    """The same. RuntimeError if they are not finite, a warning if they are far from any image; waits for the device."""
+    values = latents.values
+    if not bool(torch.isfinite(values).all()):
+        bad = next(seed for seed, x in zip(latents.seeds, values, strict=True) if not bool(torch.isfinite(x).all()))
         raise RuntimeError(
             f"sampling gave values that are not finite (first for seed {bad}): the weight may be far too large, "
             "or the network file damaged"
         )
-    if float(last.x.abs().max()) > BEYOND:
+    if float(values.abs().max()) > BEYOND:
         warnings.warn(
             f"sampling gave values beyond {BEYOND:g}, where those of images are about 1: the weight may be far too "
             "large, or the steps too few, and pictures of saturated pixels are what is left",
             RuntimeWarning,
             stacklevel=2,
         )
-    return last.x, labels if generation.knows_classes or small is not None else None
+    return latents
 
 
 def _bound(model: Model | Classifier, generation: Generation, low_res: Tensor | None) -> Network | LogProbs:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from edm2_guidance.recipe.recipe import LabelRule, SeedRule
+from torch_utils.transfer import to_device
 
 
 def figure_seed(class_index: int, seed: int) -> int:
@@ -46,7 +47,7 @@ class SeededStreams:
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Unit normal in the shape, dtype and device of x [N, ...]."""
-        return self.randn(x.shape[1:], dtype=x.dtype).to(x.device)
+        return to_device(self.randn(x.shape[1:], dtype=x.dtype), x.device)
 
     def randint(self, high: int) -> list[int]:
         """One integer in [0, high) per image."""

@@ -9,7 +9,8 @@ no parts, one process makes at `once`.
 3. Find again: others may have been through before the folder was opened, which then was made anew.
 4. Make the parts that are missing, each under its lease: this worker's own, or, for workers that steal, any that
    nobody is at; those of others come last, and are made here if their process ends. Stop if another joins the parts:
-   what is missing then, it has removed already.
+   what is missing then, it has removed already. While a thread decodes, encodes and finishes a part, the next one is
+   sampled, under its own lease; what fails in either ends both.
 5. Look again, up to `_REPAIRS` times: disks lose files. A worker looks into its own parts; those of others it takes by
    their names, since whoever joins looks into all. Nobody lists the folder once per part, nor asks for every part of
    others: what a part costs does not depend on how many parts and workers there are (benchmarks/coordination.py).
@@ -24,6 +25,7 @@ What ends a process in the middle leaves every finished part, and says so. Torch
 import errno
 import os
 import secrets
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,11 +37,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from dnnlib.errors import Refused
 from dnnlib.inference import PLAIN
 from dnnlib.workers import ALONE, Workers
+from edm2_guidance.work.follower import Follower
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
 from edm2_guidance.work.plan import FULL, ShardPlan, format_seeds
 
 if TYPE_CHECKING:
-    from edm2_guidance.images.batch import ImageSource, Sink
+    from edm2_guidance.images.batch import Begun, ImageSource, Sink
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -149,10 +152,12 @@ class Pending:
 class Work(ABC):
     """Seeds in parts, made in a folder that stays, by workers of whom each makes its own parts or any that is free.
 
-    plan: its shards are the parts.
+    plan: its shards are the parts. finished_apart: whether they are finished by a thread, while the next images are
+    sampled; not where finishing takes what sampling needs.
     """
 
     part_name = "batch"
+    finished_apart = True
 
     def __init__(self, folder: Path, plan: ShardPlan, run: Run) -> None:
         self.folder = folder
@@ -352,25 +357,45 @@ def _make_and_join(
 
 
 def _make_missing(work: Work, source_of: SourceOf, parts: Sequence[int], advance: Callable[[int], None]) -> None:
-    with closing(_turns(work, parts, advance)) as turns:
-        for part in turns:
-            if work.another_ends_it():
-                return
-            if work.has(part):
-                advance(len(work.plan.shard(part)))  # made by others meanwhile
-            else:
-                _make(work, part, source_of, advance)
+    """Make these parts; if they are `finished_apart`, each while the next one is sampled already."""
+    leased: list[Lease] = []  # by now, also those that were released since
+    advance = _one_by_one(advance)
+    try:
+        with Follower["Begun"]() if work.finished_apart else nullcontext() as follower:
+            for part, lease in _turns(work, parts, advance):
+                leased.append(lease)
+                if work.another_ends_it():
+                    return
+                if work.has(part):
+                    advance(len(work.plan.shard(part)))  # made by others meanwhile
+                    lease.release()
+                else:
+                    _make_leased(work, part, lease, source_of, advance, follower)
+    finally:
+        for lease in leased:
+            lease.release()
 
 
-def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> Generator[int]:
-    """The parts that others do not make, one after the other, each under its lease if workers have none of their own.
+def _one_by_one(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """The same for two threads."""
+    lock = threading.Lock()
+
+    def call(count: int) -> None:
+        with lock:
+            advance(count)
+
+    return call
+
+
+def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[int, Lease]]:
+    """The parts that others do not make, one after the other, each with its lease, which the caller releases.
 
     What others have leased comes last: when it is there, or when its owner turns out to be dead. After a few of others
     in a row the folder is read, and this worker goes elsewhere.
     """
     left, idle = list(parts), 0
-    if not work.leases_parts:
-        yield from left
+    if not work.leases_parts:  # workers have their own
+        yield from ((part, Lease(work.folder, work.name(part))) for part in left)
         return
     while left and work.folder.exists():
         before, passed = len(left), 0
@@ -381,10 +406,7 @@ def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> 
                 advance(len(work.plan.shard(part)))
                 left.remove(part)
             elif lease.acquire():
-                try:
-                    yield part
-                finally:
-                    lease.release()
+                yield part, lease
                 left.remove(part)
                 passed = 0
             if passed == _PASSED:
@@ -407,6 +429,33 @@ def _look_around(work: Work, parts: list[int], idle: int, advance: Callable[[int
         time.sleep(_TURN_SECONDS * 2 ** min(idle, _DOUBLINGS))
     start = left.index(secrets.choice(free)) if free else 0
     return sorted(left[start:] + left[:start], key=leased.__contains__)
+
+
+def _make_leased(
+    work: Work,
+    part: int,
+    lease: Lease,
+    source_of: SourceOf,
+    advance: Callable[[int], None],
+    follower: Follower["Begun"] | None,
+) -> None:
+    """Make a part, then release its lease; if there is a follower, what is begun here is finished there."""
+    from edm2_guidance.images.batch import Finished, begun
+
+    if follower is None:
+        _make(work, part, source_of, advance)
+        return lease.release()
+    seeds = work.plan.shard(part)
+
+    def begin() -> "Generator[Begun]":
+        yield from begun(source_of(seeds))
+
+    def finish(batches: "Iterator[Begun]") -> None:
+        _make(work, part, lambda seeds: Finished(len(seeds), batches), advance)
+        lease.release()
+
+    with closing(begin()) as batches:
+        return follower.run(finish, batches)
 
 
 def _make(work: Work, part: int, source_of: SourceOf, advance: Callable[[int], None] | None = None) -> None:

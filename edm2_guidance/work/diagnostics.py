@@ -32,6 +32,8 @@ _PREFIX = "diagnostics."  # of arrays in shards
 class Recorded:
     """The `diagnostics` of the batches that a shard is made of."""
 
+    computes = False
+
     def check(self, path: Path, file: zipfile.ZipFile, seeds: tuple[int, ...], head: Mapping[str, Any]) -> None:
         """ValueError unless the shard holds them, as far as names tell."""
         if f"{_PREFIX}difference.npy" not in file.NameToInfo or not isinstance(head.get("diagnostics"), dict):

@@ -73,7 +73,13 @@ class Collector(Protocol):
 
 
 class Content(Protocol):
-    """Something that shards hold of their images."""
+    """Something that shards hold of their images.
+
+    computes: whether networks make it, which need the device or the cores that sampling needs, and its memory.
+    """
+
+    @property
+    def computes(self) -> bool: ...
 
     def check(self, path: Path, file: zipfile.ZipFile, seeds: tuple[int, ...], head: Mapping[str, Any]) -> None:
         """ValueError unless an open shard of these seeds holds it, as far as names tell. head: its shard.json."""
@@ -125,6 +131,7 @@ class ShardFolder(Work):
         self.plan: ShardPlan = plan
         self.leases_parts = True
         self.contents = tuple(contents)
+        self.finished_apart = not any(content.computes for content in self.contents)
         self.suffix = ".npz" if zip_path is None else ".zip"
         self.zip_path = zip_path
         self._kept: dict[str, Any] = {

@@ -138,6 +138,8 @@ class ZipOutput:
 class Pngs:
     """The images themselves, as what a shard holds of them; labels are in shard.json."""
 
+    computes = False
+
     def check(self, path: Path, file: zipfile.ZipFile, seeds: tuple[int, ...], head: Mapping[str, Any]) -> None:
         """ValueError unless they begin the shard, in order, with a label each or none."""
         names, found = list(map(image_name, seeds)), file.namelist()

@@ -212,7 +212,9 @@ def test_image_size_is_that_of_decoded_images(recipe):
 def test_absurd_weights_are_reported_with_the_seed(recipe, tiny_networks):
     generation = open_recipe(replace(recipe, guides=(guide(tiny_networks, "weak", 1e39),)), "cpu")
     with pytest.raises(RuntimeError, match="seed 12"):
-        sample(generation, [12, 13])
+        list(generation.images([12, 13], 2))
+    with pytest.raises(RuntimeError, match="seed 12"):
+        list(generation.images([12, 13], 2).latents())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Batches that memory does not hold: which errors mean that, how batches are cut, and that nothing holds the memory."""
 
 import re
+import threading
 import warnings
 import weakref
 from itertools import chain
@@ -157,3 +158,37 @@ def test_nothing_holds_the_memory_of_a_failed_attempt(monkeypatch):
     with pytest.warns(RuntimeWarning):
         Batches("sampling").run(work, 8, 8)
     assert emptied == [[None], [None, None]]
+
+
+def test_work_that_memory_does_not_hold_beside_other_work_waits_for_it():
+    """It is tried again alone before it is cut in two, and only then; meanwhile the other begins nothing."""
+    sampling = Batches("sampling")
+    decoding = Batches("decoding", beside=sampling)
+    decodes, tried, order = threading.Event(), [], []
+    failed = threading.Event()
+
+    def decode(part):
+        decodes.set()
+        assert failed.wait(20)
+        order.append("decoded")
+
+    def sample(part):
+        assert decodes.wait(20)
+        tried.append(part.stop - part.start)
+        if "decoded" not in order:
+            failed.set()
+            cuda_allocator()
+        order.append("sampled")
+
+    other = threading.Thread(target=lambda: decoding.run(decode, 4, 4))
+    other.start()
+    assert sampling.run(sample, 8, 8)[1] is None
+    other.join()
+    assert tried == [8, 8]
+    assert order == ["decoded", "sampled"]
+    with pytest.warns(RuntimeWarning):
+        assert sampling.run(Holding(4), 8, 8)[1] == 4
+    alone = Holding(2)
+    with pytest.warns(RuntimeWarning):
+        decoding.run(alone, 4, 4)
+    assert alone.tried == [4, 2, 2], "nothing else was at work"

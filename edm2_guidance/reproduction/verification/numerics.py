@@ -23,7 +23,8 @@ from edm2_guidance.papers.costs import VAE_BYTES, facts_of
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.verification.check import PRESETS, Finding, Place, preset_for, skip_if_slow
 from edm2_guidance.reproduction.verification.files import FLOAT32, relative
-from edm2_guidance.sampling.generation import Generation, open_recipe, sample
+from edm2_guidance.sampling.generation import Generation, checked, open_recipe, sample
+from edm2_guidance.sampling.latents import Latents
 from torch_utils.distributed import pick_device
 from torch_utils.memory import is_out_of_memory
 
@@ -198,7 +199,7 @@ def images(place: Place) -> Finding:
 def _sampled(recipe: Recipe, device: str, place: Place) -> tuple[Tensor, ImageBatch]:
     """Samples on the CPU, and what they decode to."""
     generation = open_recipe(recipe, device, offline=True)
-    latents, _ = sample(generation, range(IMAGES))
+    latents = checked(Latents(sample(generation, range(IMAGES))[0], tuple(range(IMAGES)))).values
     decoded, _ = generation.decode(latents)
     return latents.cpu(), ImageBatch(decoded)
 
@@ -246,9 +247,9 @@ def _measured(generation: Generation, size: int) -> tuple[float, float, int]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
-    latents, _ = sample(generation, range(size))  # waits for the device, to see whether all is finite
+    latents = checked(Latents(sample(generation, range(size))[0], tuple(range(size))))  # waits for the device
     between = time.perf_counter()
-    generation.decode(latents)
+    generation.decode(latents.values)
     ended = time.perf_counter()
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_memory()
     return between - began, ended - between, memory
