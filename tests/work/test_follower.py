@@ -2,7 +2,6 @@
 
 import threading
 import traceback
-from contextlib import suppress
 
 import pytest
 
@@ -126,16 +125,16 @@ def test_a_task_that_wraps_what_ended_the_block_changes_nothing():
 
 
 def outputs(folder):
-    """A ZIP of three shards of two batches, and a folder of six."""
-    yield ZipOutput(folder / "a.zip", ShardPlan(tuple(range(12)), 4), Stated("hash"), Run(2))
-    png = PngOutput(folder / "a", range(12), Run(2))
+    """A ZIP of six shards of two batches, and a folder of twelve."""
+    yield ZipOutput(folder / "a.zip", ShardPlan(tuple(range(24)), 4), Stated("hash"), Run(2))
+    png = PngOutput(folder / "a", range(24), Run(2))
     png.state(Stated("hash"))
     yield png
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["zip", "folder"])
 def test_the_next_part_is_sampled_while_one_is_being_finished(tmp_path, monkeypatch, number):
-    output, begun = list(outputs(tmp_path))[number], [threading.Event() for _ in range(13)]
+    output, begun = list(outputs(tmp_path))[number], [threading.Event() for _ in range(25)]
     work, parts = output.work, len(output.work.plan)
     last = {part: work.plan.shard(part)[-1] for part in range(parts)}
 
@@ -179,13 +178,9 @@ def test_a_disk_that_fills_up_ends_the_work_at_the_next_batch(tmp_path, monkeypa
     monkeypatch.setattr(zip_output.ZipWriter, "add", add)
     with pytest.raises(OSError, match="No space left") as caught:
         complete(output, lambda seeds: Source(seeds, 2))
-    assert begun in ([0, 2, 4, 6], [0, 2, 4, 6, 8])
-    assert caught.value.__notes__ == [f"1 of 3 shards are kept in {output.work.folder}; the same command goes on"]
+    assert begun in ([0, 2, 4, 6, 8], [0, 2, 4, 6, 8, 10])  # one waits, one is made while the thread cleans up
+    assert caught.value.__notes__ == [f"1 of 6 shards are kept in {output.work.folder}; the same command goes on"]
     left = sorted(path.name for path in output.work.folder.iterdir())
-    assert [name for name in left if not name.startswith("shard-00002")] == [
-        "plan.json", "shard-00000.zip", "shard-00001.failed",
-    ]  # fmt: skip
-    with suppress(FileNotFoundError):
-        assert not list(output.work.folder.glob("*.claim"))
+    assert left == ["plan.json", "shard-00000.zip", "shard-00001.failed"]
     monkeypatch.undo()
     assert complete(output, lambda seeds: Generated(seeds, 2)) == output.path
