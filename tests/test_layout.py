@@ -47,6 +47,7 @@ ALLOWED = {
     "pretrained": {"cli", "metrics", "models", "training", "images", "recipe", "dnnlib"},
 }  # fmt: skip
 SLOW = ["torch", "numpy", "PIL", "requests", "tqdm", "matplotlib", "submitit"]  # to import
+NOT_FOR_HELP = [*SLOW, "importlib.metadata", "multiprocessing"]
 FORBIDDEN = {"metrics": {"training.networks_edm2"}}
 
 
@@ -144,7 +145,7 @@ def test_every_script_is_a_page_and_a_console_command():
 def test_help_needs_nothing_that_takes_time_to_import(script):
     """By an isolated Python (-I, of which -P is a part), which leaves out the folder of the script."""
     code = (
-        f"import sys; sys.modules |= dict.fromkeys({SLOW}); sys.argv = [sys.argv[1], '--help']; import runpy; "
+        f"import sys; sys.modules |= dict.fromkeys({NOT_FOR_HELP}); sys.argv = [sys.argv[1], '--help']; import runpy; "
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run(

@@ -10,7 +10,6 @@ What is kept, in the folder of the report:
 import faulthandler
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,14 +20,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dnnlib.atomic import atomic_path
 from dnnlib.plain_json import parse_json
 from dnnlib.urls import without_secrets
 from edm2_guidance.reproduction.verification.check import CHECKS, Check, Finding, Place, Skip
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 FORMAT = 1
 MINUTES = {True: 10.0, False: 58.0}  # of all checks together, by --quick
@@ -139,6 +140,8 @@ def attempt(check: Check, place: Place) -> Outcome:
 
 def isolated(check: Check, place: Place) -> Outcome:
     """The outcome of a check, out of the process that makes it."""
+    import multiprocessing  # not for --help
+
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_in_process, args=(check, place, theirs))
@@ -159,7 +162,7 @@ def isolated(check: Check, place: Place) -> Outcome:
         _end(process)
 
 
-def _in_process(check: Check, place: Place, answer: Connection) -> None:
+def _in_process(check: Check, place: Place, answer: "Connection") -> None:
     """What a process does: a check, as the first of its own group, so that all that it starts ends with it."""
     if hasattr(os, "setsid"):
         os.setsid()
