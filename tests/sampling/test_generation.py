@@ -1,7 +1,9 @@
 """Generation from a recipe: seeds and batches, labels, counts, and networks that do not fit."""
 
 import json
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -376,3 +378,36 @@ def test_a_decoder_that_memory_does_not_hold_samples_nothing_twice(latent_genera
     generation.set_decoder_batch(1)
     (single,) = generation.images(range(3), 3)
     assert single.reduced == {}, "as asked"
+
+
+@pytest.mark.cuda
+def test_batches_begin_without_waiting_for_the_device_and_end_in_another_thread(recipe):
+    generation = open_recipe(replace(recipe, noise_device="cpu"), "cuda")
+    expected = torch.cat([batch.images for batch in generation.images(range(12), 4)])  # records what is recorded
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        begun = list(generation.images(range(12), 4).begun())
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    with ThreadPoolExecutor(1) as thread:
+        made = [batch.images for batch in thread.map(lambda finish: finish(), begun)]
+    assert torch.equal(torch.cat(made), expected)
+
+
+def test_a_batch_is_decoded_where_it_is_finished(recipe, monkeypatch):
+    """Unless code of users, or networks on the CPU, would run beside sampling."""
+    generation, threads = open_recipe(recipe, "cpu"), []
+    decode = generation.main.decode
+
+    def decoding(latents):
+        threads.append(threading.current_thread())
+        return decode(latents)
+
+    monkeypatch.setattr(generation.main, "decode", decoding)
+    for apart in (True, False):
+        generation.main.decodes_apart = apart
+        with ThreadPoolExecutor(1) as thread:
+            assert [len(thread.submit(finish).result()) for finish in generation.images([1, 2, 3], 2).begun()] == [2, 1]
+    here = threading.current_thread()
+    assert [thread is here for thread in threads] == [False, False, True, True]
