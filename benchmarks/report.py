@@ -62,4 +62,5 @@ def _cells(line: Result) -> tuple[str, ...]:
     share = "" if line.share is None else f"{line.share:.0%} of {line.ceiling}"
     memory = "" if line.memory is None else f"{line.memory:.2f} times the memory"
     note = "; ".join(filter(None, (memory, line.note)))
-    return line.stage, line.case, line.way, line.plain, times, apart, share, note.replace("|", "/")
+    cells = (line.stage, line.case, line.way, line.plain, times, apart, share, note)
+    return tuple(cell.replace("|", "/") for cell in cells)
