@@ -173,7 +173,7 @@ class Watch:
         return made, time.perf_counter() - start
 
     def _emptied(self) -> int:
-        """Bytes that the device has given out once what is free went back; those of graphs, which keep theirs, in it."""
+        """Bytes that the device has given out once what is free went back; graphs keep theirs."""
         if not self.cuda:
             return 0
         torch.cuda.empty_cache()
