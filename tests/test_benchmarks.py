@@ -85,7 +85,7 @@ def test_files_hold_the_same_pixels_either_way(tmp_path):
             assert torch.equal(torch.cat(read(path)), images)
 
 
-def test_plain_training_takes_the_same_steps(tmp_path):
+def test_plain_training_takes_the_same_step(tmp_path):
     training_step.save_set(tmp_path / "set.zip", 16)
     config = TrainingConfig(
         str(tmp_path / "set.zip"), duration=1 << 20, batch=4, rampup=0, decay=0, channels=8, channel_mult=(1,),
@@ -94,15 +94,14 @@ def test_plain_training_takes_the_same_steps(tmp_path):
     cpu, dataset = torch.device("cpu"), ImageFolderDataset(config.data)
     plainly, trainer = training_step.PlainTraining(config, dataset, cpu), Trainer(config, dataset, cpu)
     try:
-        for _ in range(2):
-            plainly.step()
-            trainer.step()
+        plainly.step()
+        trainer.step()
     finally:
         trainer.close()
     ours = trainer.state
     for a, b in [(plainly.net, ours.net), *zip(plainly.averages, ours.ema.averages, strict=True)]:
         for mine, theirs in zip(a.parameters(), b.parameters(), strict=True):
-            assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+            assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture
