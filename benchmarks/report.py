@@ -27,7 +27,7 @@ def save(out: Path, lines: Sequence[Result], options: Options) -> None:
 def about(options: Options) -> dict[str, Any]:
     """What was measured on."""
     return {
-        "device": device_name(options.device),
+        "device": device_kind(options.device),
         "processor": processor_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -36,9 +36,9 @@ def about(options: Options) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
+def device_kind(device: torch.device) -> str:
     """The kind of device, as its maker calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return torch.cuda.get_device_kind(device) if device.type == "cuda" else processor_name()
 
 
 def table(lines: Sequence[Result], options: Options) -> str:

@@ -19,7 +19,6 @@ from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.papers.rates import read_rates
 from edm2_guidance.recipe.recipe import StepInterval
-from edm2_guidance.sampling.generation import sample
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.inference_form import prepare
@@ -51,7 +50,7 @@ def test_the_plain_network_is_the_same_function(net):
 
 def test_plain_sampling_is_the_same_where_it_guides_at_the_same_steps():
     names, interval = ("mnist16-weak", "mnist16-uncond"), StepInterval(1, 1)
-    ours = sample(image.opened(names, 3, interval, "plain", QUICK), range(2))[0]
+    ours = image.sampled(image.opened(names, 3, interval, "plain", QUICK), range(2))
     plainly = image.PlainSampler(names, 3, QUICK)
     assert_close(plainly(range(2), lambda step: step in interval), ours, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(plainly(range(2)), ours, atol=1e-3)
