@@ -38,7 +38,7 @@ def about(options: Options) -> dict[str, Any]:
 
 def device_kind(device: torch.device) -> str:
     """The kind of device, as its maker calls it."""
-    return torch.cuda.get_device_kind(device) if device.type == "cuda" else processor_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def table(lines: Sequence[Result], options: Options) -> str:
