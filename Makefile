@@ -75,7 +75,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks --out=out/bench
 
 bench-scoring: $(VENV)/.run .venv-peers/.run
-	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks --only=peers --out=out/bench-peers
 
 clean:
 	rm -rf .venv .venv-* out

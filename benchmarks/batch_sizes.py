@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""How far samples of the same seeds lie apart across batch sizes on this device: `python benchmarks/batch_sizes.py`.
+"""How far samples of the same seeds lie apart across batch sizes on this device: `python -m benchmarks.batch_sizes`.
 
 Noise and labels are the same bits; what differs is the order in which a device adds up. Prints, per method and pair
 of batch sizes, the largest difference of the samples (float32 in [-1, 1]), then of the pixels, in levels of 8 bits,
@@ -8,10 +7,6 @@ and the share of pixel values (3 per pixel) that differ.
 
 import argparse
 import itertools
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor

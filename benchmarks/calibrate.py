@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.extractors import extractors
 from benchmarks.networks import Case, flops, inputs, network, no_grad, precisions
-from benchmarks.report import device_name
+from benchmarks.report import device_kind
 from benchmarks.side_by_side import Options, Watch, Way
 from benchmarks.vae import decoder
 from edm2_guidance.metrics.extractors.networks.mnist import DigitClassifier
@@ -43,7 +43,7 @@ def calibrate(options: Options) -> None:
 
 def rates(options: Options) -> Iterator[Rates]:
     """Of every form and precision; the VAE and the extractors compute in float32 beside all of them."""
-    device, name = options.device, device_name(options.device)
+    device, name = options.device, device_kind(options.device)
     images = {kind: per_second(work, options) * count for kind, work, count in _extractors(options)}
     vae, decode = decoder(options), None
     if vae is not None:

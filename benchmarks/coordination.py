@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.side_by_side import Options, Result
 from dnnlib.workers import Workers
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.members import RECIPE_NAME
@@ -231,6 +232,18 @@ def _status(folder: Path, what: str) -> str:
     assert found.running
     ratio = (done - listed) / (listed - began)
     return f"| {what} | {names:,} | {found.done:,} | {done - listed:.1f} | {ratio:.1f} |"
+
+
+def run(options: Options) -> Iterator[Result]:
+    """As a stage of `python -m benchmarks`: few shards; this module's own command line takes a million images."""
+    workers, images = (2, 8 * SHARD) if options.quick else (64, 512 * SHARD)
+    costs("--steal", 2, 4 * SHARD)  # imports what is imported late
+    for layout in LAYOUTS:
+        _, _, shards, operations, kinds, _, transferred, share, _ = (
+            costs(layout, workers, images).strip("| ").split(" | ")
+        )
+        told = f"{operations} file operations ({kinds}), {transferred} kB, {share} of 1 s per shard"
+        yield Result("coordination", f"{layout}, {workers} workers, {shards} shards", note=told)
 
 
 def main() -> None:

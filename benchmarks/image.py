@@ -12,11 +12,12 @@ from torch import Tensor
 from benchmarks.networks import PUBLISHED, network
 from benchmarks.plain_network import plain
 from benchmarks.side_by_side import Options, Result, Way, compare
+from dnnlib.inference import Inference
 from edm2_guidance.models.edm2 import Edm2Model
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import Generation, open_recipe, sample
+from edm2_guidance.sampling.generation import Generation, open_recipe
 from training.encoders import StandardRGBEncoder
 from training.network_io import NetworkFile
 
@@ -43,15 +44,15 @@ def usual(device: torch.device) -> str:
 
 def opened(names: Sequence[str], steps: int, interval: StepInterval, form: str, options: Options) -> Generation:
     """A recipe of these networks, main one first, in this form."""
-    from training.inference_form import prepare
 
-    def model(name: str) -> NetworkRef:
-        opened: Any = Edm2Model(NetworkFile(network(name), StandardRGBEncoder(), name, "0" * 64), options.device)
-        opened.net = prepare(copy.deepcopy(opened.net).to(options.device), form, usual(options.device))
-        return NetworkRef.of(opened)
+    def load(name: str) -> NetworkFile:
+        net = copy.deepcopy(network(name)).to(options.device)
+        return NetworkFile(net, StandardRGBEncoder(), name, "0" * 64)
 
-    main, guide = map(model, names)
-    return open_recipe(Recipe(main, (Guide(guide, constant(WEIGHT), interval),), steps))
+    models = [Edm2Model(load(name), options.device, partial(load, name)) for name in names]
+    main, guide = map(NetworkRef.of, models)
+    recipe = Recipe(main, (Guide(guide, constant(WEIGHT), interval),), steps)
+    return open_recipe(recipe, inference=Inference(form, usual(options.device)))
 
 
 def plain_samples(
@@ -100,7 +101,7 @@ def _images(
     made = {form: opened(names, steps, interval, form, options) for form in ("plain", "prepared")}
     main, guide = next(iter(made.values())).evaluations_per_image().values()
     ways = [
-        Way(f"{form}, {main} + {guide} evaluations", partial(_sampled, generation, seeds))
+        Way(f"{form}, {main} + {guide} evaluations", partial(sampled, generation, seeds))
         for form, generation in made.items()
     ]
     yardstick = Way(f"plain, guided everywhere, {2 * main} evaluations", partial(plainly, seeds))
@@ -109,5 +110,7 @@ def _images(
     return compare("image", case, yardstick, ways, options, expected=same)
 
 
-def _sampled(generation: Generation, seeds: Sequence[int]) -> Tensor:
-    return sample(generation, seeds)[0]
+def sampled(generation: Generation, seeds: Sequence[int]) -> Tensor:
+    """The samples of one batch."""
+    (made,) = generation.images(seeds, len(seeds)).latents()
+    return made.values

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Peak memory of the commands at several numbers of images: `python benchmarks/memory.py [--nums 1000,10000]`.
+"""Peak memory of the commands at several numbers of images: `python -m benchmarks.memory [--nums 1000,10000]`.
 
 Every command runs in a process of its own, on digits of a network too small to matter, one step of Heun each. Prints
 the peak of its resident memory at each number of images, and what an image more costs: its seed, name and label,
@@ -33,8 +32,8 @@ save_network(sys.argv[1], net, encoder=StandardRGBEncoder())
 REPRODUCE = f"""
 import runpy, sys
 from pathlib import Path
-import edm2_guidance.papers.presets
-papers.presets.EMBEDDED = Path(sys.argv.pop(1))
+from edm2_guidance.papers import presets
+presets.EMBEDDED = Path(sys.argv.pop(1))
 sys.argv[0] = "reproduce.py"
 runpy.run_path({str(ROOT / "reproduce.py")!r}, run_name="__main__")
 """

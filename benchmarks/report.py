@@ -27,7 +27,7 @@ def save(out: Path, lines: Sequence[Result], options: Options) -> None:
 def about(options: Options) -> dict[str, Any]:
     """What was measured on."""
     return {
-        "device": device_name(options.device),
+        "device": device_kind(options.device),
         "processor": processor_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -36,7 +36,7 @@ def about(options: Options) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
+def device_kind(device: torch.device) -> str:
     """The kind of device, as its maker calls it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
@@ -62,4 +62,5 @@ def _cells(line: Result) -> tuple[str, ...]:
     share = "" if line.share is None else f"{line.share:.0%} of {line.ceiling}"
     memory = "" if line.memory is None else f"{line.memory:.2f} times the memory"
     note = "; ".join(filter(None, (memory, line.note)))
-    return line.stage, line.case, line.way, line.plain, times, apart, share, note.replace("|", "/")
+    cells = (line.stage, line.case, line.way, line.plain, times, apart, share, note)
+    return tuple(cell.replace("|", "/") for cell in cells)

@@ -141,22 +141,23 @@ class Watch:
 
     def warm_up(self) -> Any:
         """The result of a first call, which may compile; shorter ones are called again until they are warm."""
+        before = self._emptied()
         made, self.first = self._timed(1)
         again = self.first
         for _ in range(3):
             if again < 0.3 or self.cuda:
                 _, again = self._timed(1)
         self._calls = max(1, round(SHORTEST / max(again, 1e-9)))
+        if self.cuda:
+            self._emptied()
+            self._timed(1)
+            self.memory = self.way.weights + torch.cuda.max_memory_reserved() - before
         return made
 
     def time(self) -> None:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
+        """One more round."""
         _, seconds = self._timed(self._calls)
         self.seconds.append(seconds / self._calls)
-        if self.cuda:
-            self.memory = self.way.weights + torch.cuda.max_memory_allocated() - before
 
     @property
     def rates(self) -> NDArray[np.float64]:
@@ -170,6 +171,14 @@ class Watch:
             made = self.way.run()
         self._wait()
         return made, time.perf_counter() - start
+
+    def _emptied(self) -> int:
+        """Bytes that the device has given out once what is free went back; graphs keep theirs."""
+        if not self.cuda:
+            return 0
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_reserved()
 
     def _wait(self) -> None:
         if self.cuda:

@@ -16,6 +16,7 @@ STAGES = {
     "end-to-end": "end_to_end",
     "training": "training_step",
     "imports": "imports",
+    "peers": "peers",
     "pipeline": "pipeline",
     "coordination": "coordination",
 }

@@ -63,7 +63,7 @@ def digits():
 def test_samples_across_batch_sizes_are_within_the_stated_tolerance(digits):
     """And a pixel differs by one level at most, only where the sample lies that close to the edge of a level.
 
-    `python benchmarks/batch_sizes.py` measures it on whatever device is there.
+    `python -m benchmarks.batch_sizes` measures it on whatever device is there.
     """
     seeds = range(8)
     whole, _ = sample(digits, seeds)

@@ -1,4 +1,4 @@
-"""Peak memory does not grow with the number of images; `benchmarks/memory.py` measures it at 1,000 and 10,000.
+"""Peak memory does not grow with the number of images; `python -m benchmarks.memory` measures it at 1,000 and 10,000.
 
 And what a command does about an image that memory does not hold.
 """

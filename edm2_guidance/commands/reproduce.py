@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dnnlib.atomic import check_destination
+from dnnlib.inference import AUTO, UNSAID, Inference
 from dnnlib.terminal import counted
 from dnnlib.workers import Workers, launched
 from edm2_guidance.cli import reproduce_options as opt
@@ -33,7 +34,7 @@ from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
-from edm2_guidance.papers.rates import PRECISIONS, Rates, choose_rates, read_rates
+from edm2_guidance.papers.rates import Rates, choose_rates, read_rates
 from edm2_guidance.papers.search import expected_points
 from edm2_guidance.papers.tables import Row, all_rows, find, how_to_make, select
 from edm2_guidance.recipe.search import recipe_at, valid
@@ -102,7 +103,7 @@ class PlanOptions(OptionGroup):
         show_default=False,
     )
     network_form: Literal["auto", "plain", "prepared", "compiled"] = option(
-        "Measured rates of this form of the networks; auto = prepared", "--form", default="auto"
+        "Measured rates of this form of the networks; auto = prepared", "--form", default=AUTO
     )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = option(
         "Measured rates at this precision  [default: as published: fp16 on CUDA, else fp32]"
@@ -120,10 +121,9 @@ class PlanOptions(OptionGroup):
         except (OSError, ValueError) as error:
             warn(f"measured rates are left out: {error}; python -m benchmarks --calibrate writes them anew")
             return None
-        form = None if self.network_form == "auto" else self.network_form
-        precision = None if self.precision is None else PRECISIONS[self.precision]
-        found = choose_rates(known, self.device_kind, form, precision)
-        if found is None and (self.device_kind or form or precision):
+        inference = Inference.of(self.network_form, self.precision)
+        found = choose_rates(known, self.device_kind, inference)
+        if found is None and (self.device_kind or inference != UNSAID):
             have = "; ".join(" ".join(each.key) for each in known) or "nothing"
             raise ValueError(f"no such rates were measured (python -m benchmarks --calibrate); there is: {have}")
         return found

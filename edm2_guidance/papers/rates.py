@@ -1,7 +1,7 @@
 """How fast devices are, as `python -m benchmarks --calibrate` measured and kept it. No torch here.
 
-The file `rates.json` in the cache folder has an entry per kind of device, form and precision of the networks. Rates are
-in T operations per second, a multiply-add counted once, as in `costs.py`.
+The file `measured/rates.json` in the cache folder has an entry per kind of device, form and precision of the networks.
+Rates are in T operations per second, a multiply-add counted once, as in `costs.py`.
 """
 
 import bisect
@@ -15,12 +15,11 @@ from typing import Any
 
 from dnnlib.atomic import atomic_path
 from dnnlib.cache import make_cache_dir_path
+from dnnlib.inference import PREPARED, UNSAID, Inference
 from dnnlib.plain_json import parse_json
 from dnnlib.processor import processor_name
 from dnnlib.regular import read_regular
 
-#: Of command lines, as torch calls them.
-PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
 _FORMAT = "edm2-guidance rates 1"
 _MAX_BYTES = 1 << 20
 
@@ -65,7 +64,7 @@ class Rates:
 
 def store() -> Path:
     """Where they are kept. PermissionError as `make_cache_dir_path`."""
-    return Path(make_cache_dir_path("rates.json"))
+    return Path(make_cache_dir_path("measured", "rates.json"))
 
 
 def read_rates() -> list[Rates]:
@@ -102,21 +101,20 @@ def keep_rates(measured: Iterable[Rates], before: Sequence[Rates]) -> Path:
     return store()
 
 
-def choose_rates(
-    known: Sequence[Rates], kind: str = "", form: str | None = None, precision: str | None = None
-) -> Rates | None:
+def choose_rates(known: Sequence[Rates], kind: str = "", inference: Inference = UNSAID) -> Rates | None:
     """The newest rates of a device with `kind` in its name; None if none of them fit.
 
-    kind: "" is the GPU that was measured last, or else this machine's processor. form: None is prepared. precision:
-    None is that of published networks, float16 on CUDA, else float32.
+    kind: "" is the GPU that was measured last, or else this machine's processor. inference: a form that is not said is
+    the prepared one, a precision that of published networks: float16 on CUDA, else float32.
     """
     named = [each for each in known if kind.lower() in each.device.lower()]
     if not kind:
         gpus = [each for each in known if each.kind == "cuda"]
         named = gpus or [each for each in known if each.device == processor_name()]
-    usual = {"cuda": "float16"}
+    form, usual = inference.form or PREPARED, {"cuda": "float16"}
     fitting = [
-        each for each in named
-        if each.form == (form or "prepared") and each.precision == (precision or usual.get(each.kind, "float32"))
-    ]  # fmt: skip
+        each
+        for each in named
+        if (each.form, each.precision) == (form, inference.precision or usual.get(each.kind, "float32"))
+    ]
     return fitting[-1] if fitting else None

@@ -6,6 +6,7 @@ import math
 import pytest
 from click.testing import CliRunner
 
+from dnnlib.inference import Inference
 from dnnlib.processor import processor_name
 from edm2_guidance.commands.reproduce import main
 from edm2_guidance.papers.costs import cost
@@ -47,7 +48,7 @@ def test_what_is_kept_is_read_and_replaced_by_its_equal_alone():
 
 def test_a_gpu_that_was_measured_comes_before_this_processor():
     assert choose_rates([GPU, CPU]) is GPU
-    assert choose_rates([CPU, GPU], precision="float32") is None, "the GPU was not measured so"
+    assert choose_rates([CPU, GPU], inference=Inference(precision="float32")) is None, "the GPU was not measured so"
     assert choose_rates([CPU, GPU], kind=processor_name().lower()) is CPU
     assert choose_rates([]) is None
 
