@@ -168,21 +168,45 @@ def simulate(folder: Path, plan: ShardPlan, places: list[Workers], seconds: floa
     return sum(spent)
 
 
-def costs(layout: str, workers: int, images: int) -> str:
-    """What one work costs, as a row of a table."""
+@dataclass(frozen=True)
+class Cost:
+    """What one work cost: file operations by kind, bytes read and written, the processor's seconds of all workers."""
+
+    layout: str
+    workers: int
+    shards: int
+    counts: Counter[str]
+    transferred: tuple[int, int]
+    seconds: float
+
+    def cells(self) -> list[str]:
+        """As `HEAD`."""
+        kinds = (f"{count / self.shards:.1f} {kind}" for kind, count in self.counts.most_common() if kind != "list")
+        each = self.counts.total() / self.shards
+        return [
+            self.layout, f"{self.workers:,}", f"{self.shards:,}", f"{each:.0f}", ", ".join(kinds),
+            f"{self.counts['list'] / self.workers:.1f}",
+            " + ".join(f"{count / self.shards / 1e3:.1f}" for count in self.transferred),
+            f"{self.seconds / self.shards:.2%}", f"{each * self.workers:,.0f}",
+        ]  # fmt: skip
+
+
+HEAD = [
+    "workers are told", "workers", "shards", "operations per shard", "of them", "listings of the folder per worker",
+    "kB read + written per shard", "processor, of 1 s per shard", "operations per second, at 1 s per shard",
+]  # fmt: skip
+
+
+def costs(layout: str, workers: int, images: int) -> Cost:
+    """What one work costs."""
     plan = ShardPlan(tuple(range(images)), SHARD)
     places = [LAYOUTS[layout](number, workers) for number in range(workers)]
-    with tempfile.TemporaryDirectory() as name, counted(Path(name)) as counts:
+    with tempfile.TemporaryDirectory() as name, counted(Path(name)) as counts, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # workers wait for each other's signs of life
         before = _transferred()
-        seconds = simulate(Path(name), plan, places) / len(plan)
-        read, written = ((now - then) / len(plan) for now, then in zip(_transferred(), before, strict=True))
-    all_kinds = counts.total() / len(plan)
-    kinds = ", ".join(f"{count / len(plan):.1f} {kind}" for kind, count in counts.most_common() if kind != "list")
-    cells = [
-        layout, f"{workers:,}", f"{len(plan):,}", f"{all_kinds:.0f}", kinds, f"{counts['list'] / workers:.1f}",
-        f"{read / 1e3:.1f} + {written / 1e3:.1f}", f"{seconds:.2%}", f"{all_kinds * workers:,.0f}",
-    ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
+        seconds = simulate(Path(name), plan, places)
+        read, written = (now - then for now, then in zip(_transferred(), before, strict=True))
+    return Cost(layout, workers, len(plan), counts, (read, written), seconds)
 
 
 def _transferred() -> tuple[int, int]:
@@ -194,19 +218,18 @@ def _transferred() -> tuple[int, int]:
     return int(lines["rchar"]), int(lines["wchar"])
 
 
-def status_of_images(images: int) -> str:
+def status_of_images(images: int) -> Result:
     """How long `status` of a folder of so many images takes, beside what reading their names takes."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         recipe = {"recipe_hash": "coordination", "asked": f"0-{images - 1}"}
-        (folder / RECIPE_NAME).write_bytes(json_bytes(recipe))
-        (folder / "worker-0-of-1.0.claim").write_text("elsewhere.1.00000000")
+        Path(name, RECIPE_NAME).write_bytes(json_bytes(recipe))
+        Path(name, "worker-0-of-1.0.claim").write_text("elsewhere.1.00000000")
         for seed in range(images):
-            os.close(os.open(folder / image_name(seed), os.O_CREAT | os.O_WRONLY))
-        return _status(folder, f"{images:,} images")
+            os.close(os.open(f"{name}/{image_name(seed)}", os.O_CREAT | os.O_WRONLY))
+        return _status(Path(name), f"{images:,} images")
 
 
-def status_of_shards(images: int, workers: int) -> str:
+def status_of_shards(images: int, workers: int) -> Result:
     """The same of a folder of shards, each leased or there."""
     plan = ShardPlan(tuple(range(images)), SHARD)
     with tempfile.TemporaryDirectory() as name:
@@ -223,15 +246,28 @@ def status_of_shards(images: int, workers: int) -> str:
         return _status(work.folder, f"{images:,} images in {len(plan):,} shards, {workers:,} workers")
 
 
-def _status(folder: Path, what: str) -> str:
+def _status(folder: Path, what: str) -> Result:
     began = time.monotonic()
     names = sum(len(files) for _, _, files in os.walk(folder))
     listed = time.monotonic()
     (found,) = find_work(folder)
     done = time.monotonic()
-    assert found.running
-    ratio = (done - listed) / (listed - began)
-    return f"| {what} | {names:,} | {found.done:,} | {done - listed:.1f} | {ratio:.1f} |"
+    ratio, note = (listed - began) / (done - listed), f"{found.done:,} images are there, {names:,} files"
+    seconds = {"plain": listed - began, "ours": done - listed}
+    return Result("coordination", what, "status", "os.walk", ratio, ratio, ratio, 1, seconds=seconds, note=note)
+
+
+def run(options: Options) -> Iterator[Result]:
+    """Few workers and shards; `main` takes any number."""
+    workers, images = ((2, 8), 16 * SHARD) if options.quick else ((8, 32), 128 * SHARD)
+    costs("--steal", 2, 2 * SHARD)  # imports what is imported late
+    for layout in LAYOUTS:
+        for number in workers:
+            _, _, shards, operations, _, listings, _, processor, _ = costs(layout, number, images).cells()
+            note = f"{operations} file operations per shard, {processor} of 1 s, {listings} listings per worker"
+            yield Result("coordination", f"{shards} shards, {number} workers", layout, note=note)
+    yield status_of_shards(images, max(workers))
+    yield status_of_images(images)
 
 
 def run(options: Options) -> Iterator[Result]:
@@ -253,19 +289,15 @@ def main() -> None:
     options = parser.parse_args()
     workers = [int(text) for text in options.workers.split(",")]
     threading.stack_size(1 << 19)  # bytes, of each of the threads
-    warnings.simplefilter("ignore", RuntimeWarning)  # workers wait for each other's signs of life
-    costs("--steal", 2, 4 * SHARD)  # imports what is imported late
-    print("| workers are told | workers | shards | operations per shard | of them | listings per worker "
-          "| kB read + written per shard | of 1 s per shard | operations per second, at 1 s per shard |")  # fmt: skip
-    print("|---" * 9 + "|")
+    costs("--steal", 2, 2 * SHARD)  # imports what is imported late
+    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     for layout in LAYOUTS:
         for number in workers:
             for images in (options.images // 4, options.images):
-                print(costs(layout, number, images), flush=True)
-    print("\n| `status` of | files | images that are there | seconds | times as long as to list the folder |")
-    print("|---" * 5 + "|")
-    print(status_of_shards(options.images, max(workers)), flush=True)
-    print(status_of_images(options.images), flush=True)
+                print("| " + " | ".join(costs(layout, number, images).cells()) + " |", flush=True)
+    for result in (status_of_shards(options.images, max(workers)), status_of_images(options.images)):
+        ours, times = result.seconds["ours"], 1 / (result.times or 1)
+        print(f"status of {result.case}: {ours:.1f} s, {times:.1f} times as long as to list the folder", flush=True)
 
 
 if __name__ == "__main__":

@@ -219,13 +219,17 @@ def _pace(stamps: Sequence[float], begun: float | None = None) -> float | None:
     Images come in bursts, a batch at once: those of the first burst were made before the time that is looked at, or
     since the work began.
     """
-    last = [stamp for stamp in stamps if stamp >= max(stamps) - _PACE_SECONDS]
-    later = [stamp for stamp in last if stamp > min(last) + _BURST_SECONDS]
-    if later:
-        return len(later) / (max(later) - min(last))
-    if begun is None or not last or not _BURST_SECONDS < max(last) - begun < _PACE_SECONDS:
+    if not stamps:
         return None
-    return len(last) / (max(last) - begun)
+    end = max(stamps)
+    last = [stamp for stamp in stamps if stamp >= end - _PACE_SECONDS]
+    start = min(last)
+    later = [stamp for stamp in last if stamp > start + _BURST_SECONDS]
+    if later:
+        return len(later) / (end - start)
+    if begun is None or not _BURST_SECONDS < end - begun < _PACE_SECONDS:
+        return None
+    return len(last) / (end - begun)
 
 
 def _now(folder: Path) -> float:
