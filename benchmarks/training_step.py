@@ -3,6 +3,8 @@
 import copy
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,30 +24,45 @@ from training.training_loop import PositionRandn, Trainer, build_network, derive
 
 
 def run(options: Options) -> Iterator[Result]:
-    """The digits' network at batch 64 (256 on CUDA)."""
-    batch = 8 if options.quick else 256 if options.device.type == "cuda" else 64
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "digits.zip")
-        save_set(path, 512)
-        config = TrainingConfig(
-            str(path), duration=1 << 30, batch=batch, rampup=0, decay=0, channels=32, channel_mult=(1, 2), num_blocks=1,
-            channels_per_head=16, snapshot=1 << 30, checkpoint=1 << 30, status=1 << 30,
-        )  # fmt: skip
-        trainer = Trainer(config, ImageFolderDataset(path), options.device)
-        try:
-            plain = PlainTraining(config, ImageFolderDataset(path), options.device)
-            yardstick, way = Way("plain loop", plain.step), Way("Trainer", partial(_step, trainer))
-            case = f"digits' network, batch {batch}"
-            yield from compare("training", case, yardstick, [way], options)
-        finally:
-            trainer.close()
+    """The digits' network at batch 64 (256 on CUDA), and one of 64 channels at 32x32 pixels."""
+    cuda = options.device.type == "cuda"
+    yield from _beside_loops("digits' network", 16, 8 if options.quick else 256 if cuda else 64, 32, options)
+    if not options.quick:
+        yield from _beside_loops("64 channels, 32x32", 32, 256 if cuda else 8, 64, options)
 
 
-def save_set(path: Path, num: int) -> None:
-    """A training set of 16x16 images of ten classes."""
+def _beside_loops(name: str, size: int, batch: int, channels: int, options: Options) -> Iterator[Result]:
+    """Our step, on CUDA in float16 and in bfloat16, beside a plain loop and beside one that does the least."""
+    config = TrainingConfig(
+        "digits.zip", duration=1 << 30, batch=batch, rampup=0, decay=0, channels=channels, channel_mult=(1, 2),
+        num_blocks=1, channels_per_head=16, snapshot=1 << 30, checkpoint=1 << 30, status=1 << 30,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as at_end:
+        path = Path(folder, config.data)
+        save_set(path, 512, size)
+        dataset = ImageFolderDataset(path)
+        dataset.cache()
+        cuda = options.device.type == "cuda"
+        ways = []
+        for each in (config, replace(config, bf16=True)) if cuda else (config,):  # CPUs may have to emulate it
+            trainer = Trainer(each, dataset, options.device)
+            at_end.callback(trainer.close)
+            ways.append(Way("Trainer, bf16" if each.bf16 else "Trainer", partial(_step, trainer)))
+        case = f"{name}, batch {batch}"
+        plain = PlainTraining(config, ImageFolderDataset(path), options.device)
+        yield from compare("training", case, Way("plain loop", plain.step), ways, options)
+        bare = BareTraining(config, dataset, options.device)
+        note = "draws other noise: not compared"
+        yield from compare(
+            "training", case, Way("bare loop", bare.step), ways[:1], options, seen=lambda made: None, note=note
+        )
+
+
+def save_set(path: Path, num: int, size: int) -> None:
+    """A training set of images of ten classes."""
     labels = []
     with ZipWriter(path) as file:
-        for number, (name, png) in enumerate(plain_pngs(smooth(16, num))):
+        for number, (name, png) in enumerate(plain_pngs(smooth(size, num))):
             file.add(name, png)
             labels.append((name, number % 10))
         file.add("dataset.json", dataset_json(labels))
@@ -96,3 +113,23 @@ class PlainTraining:
             beta = float(power_function_beta(length, self.seen, self.config.batch))
             for mean, now in zip(average.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(now, 1 - beta)
+
+
+class BareTraining(PlainTraining):
+    """Images already on the device, global noise, forward, backward, Adam and averages: nothing else."""
+
+    def __init__(self, config: TrainingConfig, dataset: ImageFolderDataset, device: torch.device) -> None:
+        super().__init__(config, dataset, device)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.images = torch.from_numpy(dataset.items(range(len(dataset)))).to(device).float() / 127.5 - 1
+        self.labels = torch.from_numpy(dataset.labels(range(len(dataset)))).to(device)
+
+    def step(self) -> list[Tensor]:
+        self.optimizer.zero_grad()
+        chosen = torch.randint(len(self.images), [self.config.batch], device=self.device)
+        loss = self.loss(self.net, self.images[chosen], self.labels[chosen])
+        loss.sum().mul(1 / self.config.batch).backward()
+        self.optimizer.step()
+        self.seen += self.config.batch
+        self._average()
+        return []

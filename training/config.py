@@ -39,7 +39,7 @@ class TrainingConfig:
 
     batch_gpu: int = 0  # most per worker and round; 0 = no limit
     fp16: bool = True  # float16 activations on CUDA
-    bf16: bool = False  # bfloat16 autocast on CPUs
+    bf16: bool = False  # bfloat16 autocast, in place of float16; slow on CPUs without units for it
     ls: float = 1.0  # loss scaling
     seed: int = 0
     status: int = 128 << 10

@@ -4,7 +4,8 @@ A gradient that is not finite counts as 0, so a single step that overflows does 
 is learned any more, without any other sign.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,14 +32,41 @@ def gradient_flags(gradients: list[Tensor]) -> Tensor:
     return torch.stack([~finite.all(), ~(finite & (largest > 0)).any()]).float()
 
 
-def not_finite_flag(tensors: Iterable[Tensor]) -> Tensor:
-    """1 if a value in them is not finite, else 0: float32 [1]."""
-    return (~_largest(list(tensors)).isfinite().all()).float().reshape(1)
+def not_finite_flag(tensors: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """1 if a value in them is not finite in this type, else 0: float32 [1]."""
+    return (~_largest(list(tensors)).to(dtype).isfinite().all()).float().reshape(1)
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
     """Largest magnitude in each tensor, NaN where there is one; float32 [number of tensors]."""
-    return torch.stack(torch._foreach_norm(tensors, float("inf"))).float()
+    if tensors[0].is_cuda:  # one kernel; on the CPU it takes eight times as long as what follows
+        return torch.stack(torch._foreach_norm(tensors, float("inf"))).float()
+    return torch.stack([tensor.detach().abs().max() for tensor in tensors]).float()
+
+
+class Behind:
+    """Flags of steps, read one step late on CUDA, where the next step is already begun: so that none waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._lag = 1 if device.type == "cuda" else 0
+        self._steps: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, images_seen: int, flags: Tensor) -> None:
+        """Those of the step that ended at `images_seen` images: 0, or above where one is up, [number of flags]."""
+        copied = None
+        here = flags.to("cpu", non_blocking=flags.is_cuda)
+        if flags.is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
+        self._steps.append((images_seen, here, copied))
+
+    def read(self, everything: bool) -> Iterator[tuple[int, list[bool]]]:
+        """Images seen and flags of the steps not read yet, oldest first; the newest only if `everything` is asked."""
+        while len(self._steps) > (0 if everything else self._lag):
+            images_seen, flags, copied = self._steps.popleft()
+            if copied is not None:
+                copied.synchronize()
+            yield images_seen, [flag > 0 for flag in flags.tolist()]
 
 
 class StepWatch:

@@ -7,6 +7,7 @@ the time of training; the profile itself is p(t') ~ t'^exponent for t' in [0, t]
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -42,6 +43,7 @@ def sigma_rel_to_exponent(sigma_rel: ArrayLike) -> Float64:
     return np.array(flat, dtype=np.float64).reshape(sigma_rel.shape)
 
 
+@cache  # asked after every step, of the same lengths
 def _largest_root(inverse_variance: float) -> float:
     roots = np.roots([1, 7, 16 - inverse_variance, 12 - inverse_variance])
     return float(np.real(roots[np.isreal(roots)]).max())
@@ -148,14 +150,15 @@ class PowerFunctionEMA(Generic[Net]):
         sigma_rel_to_exponent(list(sigma_rels))  # refuses lengths out of range before any training
         self.sigma_rels = tuple(sigma_rels)
         self.averages = [copy.deepcopy(net).eval().requires_grad_(False) for _ in self.sigma_rels]
+        self._parameters: list[list[Tensor]] = [list(average.parameters()) for average in self.averages]
 
     @torch.no_grad()
     def update(self, net: nn.Module, images_seen: int, batch_size: int) -> None:
         """Take in the parameters after a step of `batch_size` images that ended at `images_seen`, Eq. 127."""
         parameters = [parameter.detach() for parameter in net.parameters()]
-        for sigma_rel, average in zip(self.sigma_rels, self.averages, strict=True):
+        for sigma_rel, average in zip(self.sigma_rels, self._parameters, strict=True):
             beta = float(power_function_beta(sigma_rel, images_seen, batch_size))
-            torch._foreach_lerp_(list(average.parameters()), parameters, 1 - beta)
+            torch._foreach_lerp_(average, parameters, 1 - beta)
 
     @torch.no_grad()
     def snapshots(self, net: Net) -> list[tuple[float, Net]]:

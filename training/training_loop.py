@@ -5,15 +5,16 @@ noise, and the rate are all computed from (seed, position in the endless order o
 by whatever means, ends with the same bytes as one that never was (same software, threads, workers and rounds).
 """
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -24,12 +25,12 @@ from dnnlib.filelock import exclusive
 from dnnlib.regular import sha256_of
 from dnnlib.terminal import counted
 from torch_utils import distributed
-from torch_utils.finite import first_not_finite
+from torch_utils.finite import first_not_finite, tensors_in
 from training.checkpoint import CheckpointFolder
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset, ShuffledOrder
 from training.encoders import StabilityVAEEncoder, StandardRGBEncoder
-from training.finite import NotFiniteError, StepWatch, explain, gradient_flags, not_finite_flag
+from training.finite import Behind, NotFiniteError, StepWatch, explain, gradient_flags, not_finite_flag
 from training.loss import EDM2Loss
 from training.network_io import save_network
 from training.networks_edm2 import Precond
@@ -37,6 +38,7 @@ from training.phema import PowerFunctionEMA
 from training.resume import begin
 from training.run_folder import Run, code_hash
 from training.run_log import RunLog
+from training.saving import Background, copied
 from training.watch import Snapshot, Watcher, cost_text, look
 
 Encoder = StandardRGBEncoder | StabilityVAEEncoder
@@ -83,6 +85,15 @@ def make_encoder(image_shape: Sequence[int]) -> Encoder:
 def network_channels(image_shape: Sequence[int]) -> int:
     """Channels of what the network sees: those of pixels, or of one sample from latents' mean and std."""
     return 4 if image_shape[0] == 8 else image_shape[0]
+
+
+def _on_device(encoder: Encoder, device: torch.device) -> Encoder:
+    """The encoder with its numbers on the device, where they are used in every step."""
+    moved = copy.copy(encoder)
+    for name, value in vars(encoder).items():
+        if isinstance(value, np.ndarray):
+            setattr(moved, name, torch.as_tensor(value, device=device))
+    return moved
 
 
 def configure_backends(bench: bool) -> None:
@@ -134,6 +145,27 @@ class RunState:
         self.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
 
 
+class _Speaking(nn.Module):
+    """A network, and words that workers tell each other: their gradients are averaged with those of the network.
+
+    So the workers need no message of their own for them.
+    """
+
+    def __init__(self, net: nn.Module, words: int, device: torch.device) -> None:
+        super().__init__()
+        self.net = net
+        self.words = nn.Parameter(torch.zeros(words, device=device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)
+
+    def saying(self, words: Sequence[bool | Tensor]) -> Tensor:
+        """A part of the loss that is 0, and whose gradient is these words, 0 or 1 each: []."""
+        device = self.words.device  # full: a number becomes a tensor there without waiting
+        said = [w if isinstance(w, Tensor) else torch.full([], float(w), device=device) for w in words]
+        return (self.words * torch.stack(said)).sum()
+
+
 class Trainer:
     """One worker's share of a run: takes steps, and turns its state into network files."""
 
@@ -145,17 +177,24 @@ class Trainer:
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.batch_gpu, self.rounds = config.split_batch(self.world_size)
         self.encoder = make_encoder(dataset.image_shape)
+        self._encoder = _on_device(self.encoder, device)
         channels = network_channels(dataset.image_shape)
         net = build_network(config, dataset.image_shape[-1], channels, dataset.label_dim).to(device).train()
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99))
+        self._parameters = list(net.parameters())
+        optimizer = torch.optim.Adam(self._parameters, lr=0.0, betas=(0.9, 0.99), fused=True)
         self.state = RunState(net, optimizer, PowerFunctionEMA(net, config.ema))
         self.loss_fn = EDM2Loss(config.P_mean, config.P_std, config.sigma_data)
         self.order = ShuffledOrder(len(dataset), derived_seed(config.seed, _ORDER))
         self._parallel: nn.Module = net
+        self._speaking: _Speaking | None = None
         if self.world_size > 1:
-            self._parallel = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+            self._speaking = _Speaking(net, 3, device)
+            self._parallel = nn.parallel.DistributedDataParallel(
+                self._speaking, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.run = Run(_identity(config, dataset), _free(config, device))
-        self.flags = torch.zeros(4)  # of the last step: loss, gradients and weights, see `StepWatch.after_step`
+        self.words = (False, False)  # told to all with the next step: this worker is to stop; it could not write
+        self.flags = torch.zeros(6)  # of the last step, of any worker: the words, then see `StepWatch.after_step`
         self._readers = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="read-images")
         self._ahead: tuple[int, list[Any]] | None = None
 
@@ -167,25 +206,35 @@ class Trainer:
         """Train on the next batch; returns this worker's loss, averaged over pixels and summed over images: [].
 
         The gradient is that of the loss summed over pixels and averaged over the whole batch; what is not finite in
-        it counts as 0, and is told by `flags`.
+        it counts as 0, and is told by `flags`. Nothing here waits for the device.
         """
         config, state = self.config, self.state
         state.optimizer.zero_grad(set_to_none=True)
+        if self._speaking is not None:
+            self._speaking.words.grad = None
         total = torch.zeros([], dtype=distributed.wide_dtype(self.device), device=self.device)
         for index, (positions, items, labels) in enumerate(self._rounds(state.images_seen)):
             total += self._backward(index, positions, items, labels)
         rate = learning_rate(state.images_seen, config.batch, config.lr, config.decay, config.rampup)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        gradients = [parameter.grad for parameter in state.net.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         flags = gradient_flags(gradients)
         for gradient in gradients:
             torch.nan_to_num(gradient, nan=0, posinf=0, neginf=0, out=gradient)
         state.optimizer.step()
-        self.flags = torch.cat([not_finite_flag([total]), flags, not_finite_flag(state.net.parameters())])
+        self.flags = torch.cat([self._heard(total), flags, not_finite_flag(self._parameters)])
         state.images_seen += config.batch
         state.ema.update(state.net, state.images_seen, config.batch)
         return total
+
+    def _heard(self, total: Tensor) -> Tensor:
+        """The words, and whether the loss is not finite, of any worker: float32 [words + 1]."""
+        if self._speaking is not None:
+            assert self._speaking.words.grad is not None
+            return self._speaking.words.grad
+        said = [torch.full([1], float(word), device=self.device) for word in self.words]
+        return torch.cat([*said, not_finite_flag([total])])
 
     def _backward(self, index: int, positions: list[int], items: Tensor, labels: Tensor | None) -> Tensor:
         """Add one round's gradients; returns its loss, summed over images and averaged over pixels."""
@@ -195,12 +244,18 @@ class Trainer:
         # Dropout and the encoder's sampling use torch's global stream.
         torch.manual_seed(derived_seed(config.seed, _ROUND, self.state.images_seen, self.rank, index))
         randn = PositionRandn([derived_seed(config.seed, _NOISE, p) for p in positions], self.device)
-        with silent, torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            images = self.encoder.encode_latents(items.to(self.device, non_blocking=True))
+        # What autocast casts comes to it in float32: the network's own float16 has no part in it.
+        net: Any = partial(self._parallel, force_fp32=True) if config.bf16 else self._parallel
+        with silent, torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+            images = self._encoder.encode_latents(items.to(self.device, non_blocking=True))
             labels = labels.to(self.device, non_blocking=True) if labels is not None else None
-            loss = self.loss_fn(self._parallel, images, labels, randn)
-            loss.sum().mul(config.ls / (self.batch_gpu * self.rounds)).backward()
-        return loss.detach().mean(dim=[1, 2, 3]).sum(dtype=distributed.wide_dtype(self.device))
+            loss = self.loss_fn(net, images, labels, randn)
+            total = loss.detach().mean(dim=[1, 2, 3]).sum(dtype=distributed.wide_dtype(self.device))
+            scaled = loss.sum().mul(config.ls / (self.batch_gpu * self.rounds))
+            if self._speaking is not None:
+                scaled = scaled + self._speaking.saying([*self.words, (~total.isfinite()).float()])
+            scaled.backward()
+        return total
 
     def _rounds(self, start: int) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
         """Positions, items and labels of the rounds of the step at `start`; the next step is read ahead."""
@@ -220,16 +275,24 @@ class Trainer:
     def _load(self, positions: list[int]) -> tuple[list[int], Tensor, Tensor | None]:
         indices = [self.order[position] for position in positions]
         labels = self.dataset.labels(indices)
-        items = torch.from_numpy(self.dataset.items(indices))
-        return positions, items, torch.from_numpy(labels) if labels is not None else None
+        parts = [torch.from_numpy(part) for part in (self.dataset.items(indices), labels) if part is not None]
+        if self.device.type == "cuda":  # from such memory a copy to the device waits for nothing
+            parts = [part.pin_memory() for part in parts]
+        return positions, parts[0], parts[1] if labels is not None else None
 
     def snapshot_paths(self, outdir: Path) -> list[Path]:
         """Names of the network files that show the present state, one per EMA length."""
         kimg = self.state.images_seen // 1000
         return [outdir / f"network-snapshot-{kimg:07d}-{length:.3f}.pkl" for length in self.config.ema]
 
-    def save_snapshots(self, outdir: Path) -> list[Path]:
-        """Write one network file per EMA length; returns their paths."""
+    def snapshots(self, outdir: Path) -> list[tuple[Path, Precond]]:
+        """The averages as they are now, on the CPU, as a network file holds them: paths and networks."""
+        averages = [net for _, net in self.state.ema.snapshots(self.state.net)]
+        nets = [copy.deepcopy(net).to("cpu", torch.float16) for net in averages]
+        return list(zip(self.snapshot_paths(outdir), nets, strict=True))
+
+    def save(self, path: Path, net: Precond) -> None:
+        """Write a network file."""
         kwargs: dict[str, Any] = {
             "class_name": "training.dataset.ImageFolderDataset",
             "path": Path(self.dataset.path).name,
@@ -238,10 +301,7 @@ class Trainer:
         }
         if self.dataset.class_names is not None:
             kwargs["class_names"] = list(self.dataset.class_names)
-        paths = self.snapshot_paths(outdir)
-        for path, (_, net) in zip(paths, self.state.ema.snapshots(self.state.net), strict=True):
-            save_network(path, net, encoder=self.encoder, dataset_kwargs=kwargs, loss_fn=self.loss_fn)
-        return paths
+        save_network(path, net, encoder=self.encoder, dataset_kwargs=kwargs, loss_fn=self.loss_fn)
 
 
 def train(
@@ -296,8 +356,8 @@ def train(
                 log.track(trackers, trainer.run, trainer.state.images_seen)
                 if progress is not None:
                     progress(trainer.state.images_seen)
-                show = partial(_show, trainer, outdir, log, watchers, should_stop)
-                return _run(trainer, outdir, checkpoints, log, should_stop, progress, show)
+                with Background(log.line) as writer:
+                    return _Course(trainer, outdir, checkpoints, log, writer, should_stop, watchers).run(progress)
         finally:
             trainer.close()
 
@@ -333,73 +393,140 @@ def _describe(trainer: Trainer) -> str:
     )
 
 
-def _run(
-    trainer: Trainer,
-    outdir: Path,
-    checkpoints: CheckpointFolder,
-    log: RunLog,
-    should_stop: Callable[[], bool],
-    progress: Callable[[int], None] | None,
-    show: Callable[..., bool],
-) -> int:
-    config, state = trainer.config, trainer.state
-    report = _Reports(trainer, log)
-    watch = StepWatch((config.duration - state.images_seen) // config.batch)
-    if state.images_seen >= config.duration and trainer.rank == 0:
-        _after_the_end(trainer, outdir, log)
-    with report.paused():
-        show(fresh=False)
-    while state.images_seen < config.duration:
-        loss = trainer.step()
-        if progress is not None:
-            progress(config.batch)
-        stopping, *flags = distributed.any_rank([float(should_stop()), *trainer.flags.tolist()], trainer.device)
-        reason = watch.after_step(*flags)
-        report.add(loss, overflow=flags[1])
-        done = state.images_seen >= config.duration
-        if state.images_seen % config.status == 0 or done or stopping or reason is not None:
-            report.write()
-        _end_if(reason, trainer, checkpoints)
-        snapshots = _is_snapshot(state.images_seen, config)
-        checkpoint = (state.images_seen % config.checkpoint == 0 and not watch.losing) or done or stopping
+class _Course:
+    """The steps of a run, one after the other, and what is read, reported, written and shown after them.
+
+    All workers go through the same; what concerns files is done by the first.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        outdir: Path,
+        checkpoints: CheckpointFolder,
+        log: RunLog,
+        writer: Background,
+        should_stop: Callable[[], bool],
+        watchers: Sequence[Watcher],
+    ) -> None:
+        self._trainer, self._outdir, self._checkpoints = trainer, outdir, checkpoints
+        self._log, self._writer, self._should_stop, self._watchers = log, writer, should_stop, watchers
+        self._config, self._state, self._device = trainer.config, trainer.state, trainer.device
+        self._report = _Reports(trainer, log)
+        self._flags = Behind(trainer.device)
+        self._watch = StepWatch((self._config.duration - self._state.images_seen) // self._config.batch)
+
+    def run(self, progress: Callable[[int], None] | None) -> int:
+        """Take steps until the end, or until told to stop; returns the images seen."""
+        config, state, alone = self._config, self._state, self._trainer.world_size == 1
+        if self._over and self._trainer.rank == 0:
+            _after_the_end(self._trainer, self._outdir, self._log)
+        with self._report.paused():
+            self._show(fresh=False)
+        stopping = False
+        while not (self._over or stopping):
+            self._trainer.words = (not alone and self._should_stop(), self._writer.failed)
+            loss = self._trainer.step()
+            if progress is not None:
+                progress(config.batch)
+            self._report.add(loss)
+            self._flags.add(state.images_seen, self._trainer.flags)
+            self._writer.check()
+            stopping = self._after_step(stopping=alone and self._should_stop())
+        distributed.on_first(self._writer.wait, self._device)
+        if stopping and not self._over:
+            self._log.line("stopped as told; the same command goes on from the checkpoint")
+        return state.images_seen
+
+    @property
+    def _over(self) -> bool:
+        return self._state.images_seen >= self._config.duration
+
+    def _after_step(self, stopping: bool) -> bool:
+        """Do what is due after a step; whether to stop now."""
+        seen, config = self._state.images_seen, self._config
+        status, checkpoint = (seen % every == 0 for every in (config.status, config.checkpoint))
+        snapshots = _is_snapshot(seen, config)
+        stopping |= self._read(everything=status or checkpoint or snapshots)
+        ending = stopping or self._over
+        if ending:
+            self._read(everything=True)
+        if status or ending:
+            self._report.write()
+        checkpoint = (checkpoint and not self._watch.losing) or ending
         if snapshots or checkpoint:
-            _end_if(_not_to_be_written(trainer), trainer, checkpoints)
-        if snapshots:
-            distributed.on_first(lambda: _write_snapshots(trainer, outdir, log), trainer.device)
-        if checkpoint:
-            distributed.on_first(lambda: _write_checkpoint(trainer, checkpoints, log), trainer.device)
+            self._write(snapshots, checkpoint)
         if snapshots and not stopping:
-            with report.paused():
-                stopping = show(fresh=True)
+            stopping = self._show(fresh=True)
             if stopping and not checkpoint:
-                distributed.on_first(lambda: _write_checkpoint(trainer, checkpoints, log), trainer.device)
-        if stopping and not done:
-            log.line("stopped as told; the same command goes on from the checkpoint")
-            break
-    return state.images_seen
+                self._write(snapshots=False, checkpoint=True)
+        return stopping
+
+    def _read(self, everything: bool) -> bool:
+        """Judge steps by their flags, see `Behind.read`; whether some worker was told to stop.
+
+        Raises NotFiniteError if the run cannot go on, and what writing a file failed of.
+        """
+        stopping = False
+        for seen, (stop, unwritten, loss, overflow, nothing, weights) in self._flags.read(everything):
+            if unwritten:
+                distributed.on_first(self._writer.wait, self._device)
+            reason = self._watch.after_step(loss, overflow, nothing, weights)
+            self._report.add_overflow(overflow)
+            if reason is not None:
+                self._report.write()
+                self._end(reason, seen)
+            stopping |= stop
+        return stopping
+
+    def _end(self, reason: str, seen: int) -> NoReturn:
+        """Raise NotFiniteError; `seen`: images, at the step that is the reason."""
+        if self._trainer.rank > 0:
+            raise NotFiniteError(f"{reason}: see the message of worker 0")
+        self._writer.settle()
+        last = self._checkpoints.last_sound()
+        raise NotFiniteError(explain(reason, seen, None if last is None else str(last)))
+
+    def _write(self, snapshots: bool, checkpoint: bool) -> None:
+        """Begin to write the present state, when what was begun before is written."""
+
+        def begin() -> None:
+            self._writer.wait()
+            trainer = self._trainer
+            nets = trainer.snapshots(self._outdir) if snapshots else []
+            whole = {**trainer.state.as_checkpoint(), "identity": dict(trainer.run.identity)}
+            state = copied(whole) if checkpoint else None
+
+            def work(say: Callable[[str], None]) -> None:
+                if snapshots:
+                    _write_snapshots(trainer, nets, say)
+                if state is not None:
+                    say(f"wrote {self._checkpoints.save(state)}")
+
+            self._writer.begin(work)
+
+        reason = _not_to_be_written(self._trainer)
+        if reason is not None:
+            self._end(reason, self._state.images_seen)
+        distributed.on_first(begin, self._device)
+
+    def _show(self, fresh: bool) -> bool:
+        """Show the networks of the present state, if there are any, to who looks at them; as `training.watch.look`."""
+        seen, config = self._state.images_seen, self._config
+        if seen == 0 or not _is_snapshot(seen, config):
+            return False
+        paths = tuple(self._trainer.snapshot_paths(self._outdir))
+        snapshot = Snapshot(paths, seen, -(-seen // config.snapshot), seen >= config.duration, fresh)
+        due = [watcher for watcher in self._watchers if snapshot.is_due(watcher.every)]
+        distributed.on_first(self._writer.wait if due else lambda: None, self._device)
+        there = all(path.exists() for path in paths)
+        with self._report.paused():
+            return look(self._watchers if there else (), snapshot, self._log, self._should_stop, self._device)
 
 
 def _is_snapshot(images_seen: int, config: TrainingConfig) -> bool:
     """Whether networks are written at this moment of the run."""
     return images_seen % config.snapshot == 0 or images_seen >= config.duration
-
-
-def _show(
-    trainer: Trainer,
-    outdir: Path,
-    log: RunLog,
-    watchers: Sequence[Watcher],
-    should_stop: Callable[[], bool],
-    fresh: bool,
-) -> bool:
-    """Show the networks of the present state, if there are any, to who looks at them; as `training.watch.look`."""
-    seen, config = trainer.state.images_seen, trainer.config
-    if seen == 0 or not _is_snapshot(seen, config):
-        return False
-    paths = tuple(trainer.snapshot_paths(outdir))
-    there = all(path.exists() for path in paths)
-    snapshot = Snapshot(paths, seen, -(-seen // config.snapshot), seen >= config.duration, fresh)
-    return look(watchers if there else (), snapshot, log, should_stop, trainer.device)
 
 
 class _Reports:
@@ -422,10 +549,13 @@ class _Reports:
         yield
         self._time += time.monotonic() - began
 
-    def add(self, loss: Tensor, overflow: bool) -> None:
+    def add(self, loss: Tensor) -> None:
         """Take note of a step."""
         self._loss += loss
         self._images += self._trainer.config.batch // self._trainer.world_size
+
+    def add_overflow(self, overflow: bool) -> None:
+        """Take note of its flag, once it is read."""
         self._overflows += overflow
 
     def write(self) -> None:
@@ -442,42 +572,31 @@ class _Reports:
         self._begin()
 
 
-def _end_if(reason: str | None, trainer: Trainer, checkpoints: CheckpointFolder) -> None:
-    """Raise NotFiniteError if there is a reason to; it is the same on all workers."""
-    if reason is None:
-        return
-    if trainer.rank > 0:
-        raise NotFiniteError(f"{reason}: see the message of worker 0")
-    last = checkpoints.last_sound()
-    raise NotFiniteError(explain(reason, trainer.state.images_seen, None if last is None else str(last)))
-
-
 def _not_to_be_written(trainer: Trainer) -> str | None:
     """Why the present state may not become a file, or None; the same on all workers."""
-    ema = trainer.state.ema
+    state, ema = trainer.state.as_checkpoint(), trainer.state.ema
+    kept = [tensor for _, tensor in tensors_in(state) if tensor.device.type == trainer.device.type]
+    published = [parameter for average in ema.averages for parameter in average.parameters()]
+    bad = bool((not_finite_flag(kept) + not_finite_flag(published, torch.float16)).item())
+    if not distributed.any_rank([float(bad)], trainer.device)[0]:
+        return None
     in_float16 = (
         f"{name} of the average {length:.3f} in float16"
         for length, average in zip(ema.sigma_rels, ema.averages, strict=True)
         for name, parameter in average.named_parameters()
         if not parameter.half().isfinite().all()
     )
-    name = first_not_finite(trainer.state.as_checkpoint()) or next(in_float16, None)
-    if not distributed.any_rank([float(name is not None)], trainer.device)[0]:
-        return None
-    return f"values that are not finite, first in {'another worker' if name is None else name}"
+    name = first_not_finite(state) or next(in_float16, "another worker")
+    return f"values that are not finite, first in {name}"
 
 
-def _write_snapshots(trainer: Trainer, outdir: Path, log: RunLog) -> None:
+def _write_snapshots(trainer: Trainer, nets: Iterable[tuple[Path, Precond]], say: Callable[[str], None]) -> None:
     """Write networks, and say where one of an earlier start was not the same."""
-    before = {path: sha256_of(path) for path in trainer.snapshot_paths(outdir) if path.exists()}
-    for path in trainer.save_snapshots(outdir):
-        replaced = path in before and sha256_of(path) != before[path]
-        log.line(f"wrote {path}" + (" in place of another one, of an earlier start of this run" if replaced else ""))
-
-
-def _write_checkpoint(trainer: Trainer, checkpoints: CheckpointFolder, log: RunLog) -> None:
-    path = checkpoints.save({**trainer.state.as_checkpoint(), "identity": dict(trainer.run.identity)})
-    log.line(f"wrote {path}")
+    for path, net in nets:
+        before = sha256_of(path) if path.exists() else None
+        trainer.save(path, net)
+        replaced = before is not None and sha256_of(path) != before
+        say(f"wrote {path}" + (" in place of another one, of an earlier start of this run" if replaced else ""))
 
 
 def _after_the_end(trainer: Trainer, outdir: Path, log: RunLog) -> None:
@@ -488,7 +607,7 @@ def _after_the_end(trainer: Trainer, outdir: Path, log: RunLog) -> None:
         f"({duration / 1000:.1f} kimg) is over; give a longer one to go on"
     )
     if seen == duration and not all(path.exists() for path in trainer.snapshot_paths(outdir)):
-        _write_snapshots(trainer, outdir, log)
+        _write_snapshots(trainer, trainer.snapshots(outdir), log.line)
 
 
 def _rate(state: RunState) -> float:

@@ -120,7 +120,7 @@ class ComputeOptions(SizeOptions, heading="Computing"):
     batch_gpu: int = _images("Most images per worker at once; 0 = no limit", 0, first=True)
     device: str = device_option()
     fp16: bool = _switch("float16 activations, on CUDA devices", True)
-    bf16: bool = _switch("bfloat16 autocast, on CPUs", False)
+    bf16: bool = _switch("bfloat16 autocast; slow on CPUs without its units", False)
     bench: bool = _switch("Let cuDNN time its algorithms first", True)
     cache: bool | None = _switch("Keep decoded images; default: if under 1 GiB", None)
     workers: int = option("Threads that read images", type=COUNT, default=2)

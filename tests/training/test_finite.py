@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.training.tiny_run import tiny_config
+from training import training_loop
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
-from training.finite import LOST_STEPS, OVERFLOW_STEPS, NotFiniteError, StepWatch, gradient_flags
-from training.loss import EDM2Loss
+from training.finite import LOST_STEPS, OVERFLOW_STEPS, Behind, NotFiniteError, StepWatch, gradient_flags
 from training.training_loop import Trainer, train
 
 CPU = torch.device("cpu")
@@ -75,11 +75,7 @@ def from_step(monkeypatch, images, act):
 
 
 def lose(trainer):
-    class Nothing(EDM2Loss):
-        def __call__(self, *args):
-            return super().__call__(*args) * math.nan
-
-    trainer.loss_fn = Nothing()
+    trainer.state.net.register_forward_hook(lambda net, args, output: (output[0] * math.nan, output[1]))
 
 
 def spoil(trainer):
@@ -105,6 +101,20 @@ def test_a_run_that_diverges_ends_and_keeps_what_was_good(run, tmp_path, monkeyp
     assert load_checkpoint(last)["images_seen"] == 1024
     assert {path.name[:24] for path in tmp_path.glob("network-*")} == {"network-snapshot-0000001"}
     assert run(batch=256, checkpoint=256) == 2048
+
+
+def test_flags_that_are_read_late_tell_the_same(run, tmp_path, monkeypatch):
+    """As on CUDA: of the step before, or of all where something is to be written."""
+    flags = Behind(torch.device("cuda"))
+    for seen in (64, 128, 192):
+        flags.add(seen, torch.tensor([0.0, 0.5]))
+        assert list(flags.read(everything=False)) == ([(seen - 64, [False, True])] if seen > 64 else [])
+    assert list(flags.read(everything=True)) == [(192, [False, True])]
+    monkeypatch.setattr(training_loop, "Behind", lambda device: Behind(torch.device("cuda")))
+    from_step(monkeypatch, 1024, lose)
+    with pytest.raises(NotFiniteError, match=r"stopped at 1\.8 kimg: 3 steps in a row .*training-state-0000001\.pt"):
+        run(batch=256, checkpoint=1024)
+    assert {path.name[:24] for path in tmp_path.glob("network-*")} == {"network-snapshot-0000001"}
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pictures import write_set
 from tests.training.tiny_run import tiny_config, tiny_state
 from torch_utils import distributed
 from training.checkpoint import CheckpointFolder, checkpoint_path, find_checkpoints, load_checkpoint
 from training.dataset import ImageFolderDataset
+from training.finite import Behind
 from training.network_io import load_network
+from training.saving import copied
 from training.training_loop import PositionRandn, Trainer, build_network, derived_seed, learning_rate, train
 
 CPU = torch.device("cpu")
@@ -128,6 +131,66 @@ def test_gradients_that_are_not_finite_count_as_zero(make_trainer):
     # Only forced normalisation may have touched it.
     torch.testing.assert_close(after / after.norm(), before / before.norm(), rtol=1e-5, atol=1e-6)
     assert torch.isfinite(flat(trainer.state.net)).all()
+
+
+def test_a_step_waits_for_no_number(make_trainer, monkeypatch):
+    """On CUDA each of these would wait until all that was begun is computed."""
+    trainer, asked = make_trainer(batch_gpu=32, dropout=0.1), []
+    trainer.step()  # what happens once
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "nonzero"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *args, n=name, plain=plain: (asked.append(n), plain(*args))[1])
+    for _ in range(2):
+        trainer.step()
+    assert asked == []
+    assert float(torch.ones([])) == 1
+    assert asked == ["__float__"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("changes", [{}, {"fp16": False}, {"bf16": True}], ids=str)
+@pytest.mark.parametrize("latents", [False, True])
+def test_a_step_waits_for_nothing_on_cuda(dataset, tmp_path, latents, changes):
+    if latents:
+        items = np.random.default_rng(0).normal(size=[20, 8, 8, 8]).astype(np.float32)
+        dataset = ImageFolderDataset(write_set(tmp_path / "latents.zip", items, [0] * 20))
+    device = torch.device("cuda", 0)
+    trainer, flags = Trainer(tiny_config(**changes), dataset, device), Behind(device)
+    losses = [trainer.step() for _ in range(2)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for number in range(3):
+            losses.append(trainer.step())
+            flags.add(number, trainer.flags)
+            assert [seen for seen, _ in flags.read(everything=False)] == ([number - 1] if number else [])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        trainer.close()
+    assert list(flags.read(everything=True)) == [(2, [False] * 6)]
+    assert torch.stack(losses).isfinite().all()
+
+
+@pytest.mark.cuda
+def test_a_run_on_cuda_stops_and_goes_on(dataset, tmp_path):
+    should_stop, progress = stop_after(1024)
+    how = {"device": torch.device("cuda", 0), "progress": progress}
+    assert train(tiny_config(batch=256), dataset, tmp_path, should_stop=should_stop, **how) == 1024
+    assert train(tiny_config(batch=256), dataset, tmp_path, **how) == 2048
+    assert load_checkpoint(find_checkpoints(tmp_path)[-1])["images_seen"] == 2048
+    assert len(list(tmp_path.glob("network-snapshot-*"))) == 4
+
+
+def test_a_run_begun_with_another_adam_goes_on_with_it(make_trainer):
+    """Versions before computed Adam's step tensor by tensor, with other last bits."""
+    old, new = make_trainer(rampup=0), make_trainer(rampup=0)
+    old.state.optimizer.param_groups[0]["fused"] = None
+    for _ in range(2):
+        old.step()
+    new.state.load(copied(old.state.as_checkpoint()))
+    for trainer in (old, new):
+        trainer.step()
+    assert new.state.optimizer.param_groups[0]["fused"] is None
+    assert torch.equal(flat(old.state.net), flat(new.state.net))
 
 
 def test_training_learns(dataset, tmp_path):
@@ -328,7 +391,21 @@ def watched(folder, told, duration):
     )
     return seen, eyes.beats, len(asked)
 
+def stopped_at(folder, told):
+    plain, asked, sent, counts = torch.distributed.all_reduce, [], [], []
+    torch.distributed.all_reduce = lambda *args, **more: (sent.append(1), plain(*args, **more))[1]
+    os.environ["MASTER_PORT"] = ports.pop()
+    seen = training_loop.train(
+        replace(config, status=1024), data, folder, device=torch.device("cpu"),
+        should_stop=lambda: bool(asked.append(1)) or rank == told and len(asked) == 3,
+        progress=lambda images: counts.append(len(sent)),
+    )
+    torch.distributed.all_reduce = plain
+    assert counts[1] == counts[2] < len(sent)  # a step sends nothing but gradients, unless something is due after it
+    return seen
+
 train()
+assert stopped_at(folder / "stopped", told=1) == 768
 train(folder / "elsewhere" if rank == 1 else folder)
 steps, met = 4, 22  # before the look, after each of its 20 parts, and at its end
 assert watched(folder / "seen", None, 1024) == (1024, 20 * (rank == 0), steps + met), rank
@@ -353,7 +430,8 @@ if rank == 0:
 def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
     """DistributedDataParallel over gloo: the batch, its noise and the averages are those of a single process.
 
-    Then, in the same two processes: worker 1 does not see the checkpoint; it waits in short steps while worker 0 looks
+    Then, in the same two processes: worker 1 is told to stop; nothing is sent in a step but gradients; worker 1 does
+    not see the checkpoint; it waits in short steps while worker 0 looks
     at a snapshot, and is told to stop meanwhile; its loss alone is not finite; it has another learning rate than
     worker 0; worker 0 cannot write its checkpoint, or take the folder.
     """
@@ -364,7 +442,7 @@ def test_two_workers_train_as_one(tiny_zip, dataset, tmp_path):
         "MASTER_ADDR": "127.0.0.1",
     }
     env["WORLD_SIZE"] = "2"
-    ports = free_ports(8)
+    ports = free_ports(9)
     command = [sys.executable, "-c", WORKER, str(tiny_zip), str(tmp_path / "two"), str(tmp_path / "said"), *ports]
     subprocess.run(command, env=env, timeout=300, check=True)
     output = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
