@@ -270,18 +270,6 @@ def run(options: Options) -> Iterator[Result]:
     yield status_of_images(images)
 
 
-def run(options: Options) -> Iterator[Result]:
-    """As a stage of `python -m benchmarks`: few shards; this module's own command line takes a million images."""
-    workers, images = (2, 8 * SHARD) if options.quick else (64, 512 * SHARD)
-    costs("--steal", 2, 4 * SHARD)  # imports what is imported late
-    for layout in LAYOUTS:
-        _, _, shards, operations, kinds, _, transferred, share, _ = (
-            costs(layout, workers, images).strip("| ").split(" | ")
-        )
-        told = f"{operations} file operations ({kinds}), {transferred} kB, {share} of 1 s per shard"
-        yield Result("coordination", f"{layout}, {workers} workers, {shards} shards", note=told)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", default="64,256,1024")
