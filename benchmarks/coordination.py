@@ -199,7 +199,7 @@ HEAD = [
 
 def costs(layout: str, workers: int, images: int) -> Cost:
     """What one work costs."""
-    plan = ShardPlan(tuple(range(images)), SHARD)
+    plan = ShardPlan(tuple(range(-(-images // SHARD))), 1)  # a shard costs the same of any number of images
     places = [LAYOUTS[layout](number, workers) for number in range(workers)]
     with tempfile.TemporaryDirectory() as name, counted(Path(name)) as counts, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # workers wait for each other's signs of life
