@@ -37,11 +37,12 @@ def not_finite_flag(tensors: Iterable[Tensor], dtype: torch.dtype = torch.float3
     return (~_largest(list(tensors)).to(dtype).isfinite().all()).float().reshape(1)
 
 
+@torch.no_grad()
 def _largest(tensors: list[Tensor]) -> Tensor:
     """Largest magnitude in each tensor, NaN where there is one; float32 [number of tensors]."""
     if tensors[0].is_cuda:  # one kernel; on the CPU it takes eight times as long as what follows
         return torch.stack(torch._foreach_norm(tensors, float("inf"))).float()
-    return torch.stack([tensor.detach().abs().max() for tensor in tensors]).float()
+    return torch.stack([tensor.abs().max() for tensor in tensors]).float()
 
 
 class Behind:
@@ -57,7 +58,7 @@ class Behind:
         here = flags.to("cpu", non_blocking=flags.is_cuda)
         if flags.is_cuda:
             copied = torch.cuda.Event()
-            copied.record()
+            copied.record(torch.cuda.current_stream(flags.device))
         self._steps.append((images_seen, here, copied))
 
     def read(self, everything: bool) -> Iterator[tuple[int, list[bool]]]:
