@@ -33,8 +33,8 @@ class Options:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
-    rounds: int = 7
-    seconds: float = 20.0
+    rounds: int = 5
+    seconds: float = 10.0
 
 
 @dataclass(frozen=True)

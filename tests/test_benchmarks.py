@@ -174,7 +174,12 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [("--only=nonsense", "give some of evaluation, "), ("--device=tpu", "give cpu"), ("--rounds=0", "give 1 or more")],
+    [
+        ("--only=nonsense", "give some of evaluation, "),
+        ("--device=tpu", "give cpu"),
+        ("--rounds=0", "give 1 or more"),
+        ("--out=/proc/version/b", "/proc/version"),
+    ],
 )
 def test_usage_errors(words, told, capsys):
     with pytest.raises(SystemExit) as stopped:
