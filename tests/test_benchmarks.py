@@ -178,7 +178,7 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
         ("--only=nonsense", "give some of evaluation, "),
         ("--device=tpu", "give cpu"),
         ("--rounds=0", "give 1 or more"),
-        ("--out=/proc/version/b", "/proc/version"),
+        (f"--out={__file__}/b", "is a file"),
     ],
 )
 def test_usage_errors(words, told, capsys):
