@@ -85,7 +85,7 @@ def test_files_hold_the_same_pixels_either_way(tmp_path):
 
 
 def test_plain_training_takes_the_same_step(tmp_path):
-    training_step.save_set(tmp_path / "set.zip", 16)
+    training_step.save_set(tmp_path / "set.zip", 16, 16)
     config = TrainingConfig(
         str(tmp_path / "set.zip"), duration=1 << 20, batch=4, rampup=0, decay=0, channels=8, channel_mult=(1,),
         num_blocks=1, channels_per_head=8, snapshot=1 << 20, checkpoint=1 << 20, status=1 << 20,
