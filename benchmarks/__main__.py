@@ -13,8 +13,9 @@ import torch
 
 from benchmarks.calibrate import calibrate
 from benchmarks.report import save, table, write_row
-from benchmarks.side_by_side import Options
+from benchmarks.side_by_side import Options, Result
 from benchmarks.stages import STAGES, lines_of
+from dnnlib.atomic import check_destination
 from torch_utils.distributed import pick_device
 
 
@@ -24,7 +25,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="STAGE,...", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: whether everything runs")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch, on the CPU  [default: as torch]")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of a comparison, at most  [default: 7]")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of a comparison, at most  [default: 5]")
     parser.add_argument("--out", default="bench", metavar="NAME", help="NAME.md and NAME.json  [default: bench]")
     parser.add_argument("--calibrate", action="store_true", help="measure rates for `reproduce.py plan` instead")
     asked = parser.parse_args(arguments)
@@ -37,7 +38,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name}={value}: give 1 or more")
     try:
         asked.device = pick_device(asked.device)
-    except ValueError as error:
+        check_destination(asked.out + ".md")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return asked
 
@@ -50,16 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.device.type == "cuda":
         torch.cuda.set_device(asked.device)
     torch.backends.cudnn.allow_tf32 = False  # what says float32 computes in float32
-    options = Options(asked.device, asked.quick, asked.rounds, 2.0 if asked.quick else 20.0)
+    options = Options(asked.device, asked.quick, asked.rounds, 2.0 if asked.quick else 10.0)
     if asked.calibrate:
         calibrate(options)
         return 0
-    lines = []
+    lines: list[Result] = []
     for name in asked.stages:
         for line in lines_of(name, options):
             write_row(line, sys.stderr)
             lines.append(line)
-    save(Path(asked.out), lines, options)
+        save(Path(asked.out), lines, options)  # so that what ends the next stage takes nothing with it
     print(table(lines, options))
     return int(any(line.failed for line in lines))
 

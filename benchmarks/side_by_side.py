@@ -33,8 +33,8 @@ class Options:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
-    rounds: int = 7
-    seconds: float = 20.0
+    rounds: int = 5
+    seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def compare(
     watches = {way.name: Watch(way, options.device) for way in (plain, *ways)}
     for way in (plain, *ways):
         try:
-            made = seen(watches[way.name].warm_up())
-            first[way.name] = None if made is None else numbers(made)
+            first[way.name] = watches[way.name].warm_up(seen)
         except Exception as error:  # whatever libraries raise: of memory, of a compiler that is not there
             if way is plain:
                 raise
@@ -139,10 +138,16 @@ class Watch:
         self.memory = 0
         self._calls = 1
 
-    def warm_up(self) -> Any:
-        """The result of a first call, which may compile; shorter ones are called again until they are warm."""
+    def warm_up(self, seen: Callable[[Any], Any] = lambda made: None) -> _Made:
+        """A first call, which may compile, and what is to be compared of its result, before another call changes it.
+
+        Short calls are called again until they are warm.
+        """
         before = self._emptied()
         made, self.first = self._timed(1)
+        looked = seen(made)
+        found = None if looked is None else numbers(looked)
+        del made, looked
         again = self.first
         for _ in range(3):
             if again < 0.3 or self.cuda:
@@ -152,7 +157,7 @@ class Watch:
             self._emptied()
             self._timed(1)
             self.memory = self.way.weights + torch.cuda.max_memory_reserved() - before
-        return made
+        return found
 
     def time(self) -> None:
         """One more round."""

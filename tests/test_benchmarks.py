@@ -85,7 +85,7 @@ def test_files_hold_the_same_pixels_either_way(tmp_path):
 
 
 def test_plain_training_takes_the_same_step(tmp_path):
-    training_step.save_set(tmp_path / "set.zip", 16)
+    training_step.save_set(tmp_path / "set.zip", 16, 16)
     config = TrainingConfig(
         str(tmp_path / "set.zip"), duration=1 << 20, batch=4, rampup=0, decay=0, channels=8, channel_mult=(1,),
         num_blocks=1, channels_per_head=8, snapshot=1 << 20, checkpoint=1 << 20, status=1 << 20,
@@ -174,7 +174,12 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [("--only=nonsense", "give some of evaluation, "), ("--device=tpu", "give cpu"), ("--rounds=0", "give 1 or more")],
+    [
+        ("--only=nonsense", "give some of evaluation, "),
+        ("--device=tpu", "give cpu"),
+        ("--rounds=0", "give 1 or more"),
+        (f"--out={__file__}/b", "is a file"),
+    ],
 )
 def test_usage_errors(words, told, capsys):
     with pytest.raises(SystemExit) as stopped:
