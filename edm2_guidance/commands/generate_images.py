@@ -132,7 +132,7 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
     sampling = Sampling(generation, output)
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, output.run)
         announce_workers(workers, counted(len(seeds), "image"))
         if there := output.num_there:
             was = "was" if there == 1 else "were"

@@ -114,7 +114,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
     sampling = Sampling(generation, output.work, asked.diagnostics)
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, output.work.run)
         announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:

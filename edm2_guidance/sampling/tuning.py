@@ -52,7 +52,7 @@ def check_inference(inference: Inference, networks: Sequence[Model | Classifier]
         raise ValueError(f"--form={COMPILED}: compiled code need not give the same bits: leave out --deterministic")
     reason = cannot_compile(device) if form == COMPILED else None
     if reason is not None:
-        raise ValueError(f"--form={COMPILED} cannot be had here, {reason}: give --form={PREPARED}")
+        raise ValueError(f"--form={COMPILED}: {reason}; give --form={PREPARED}, or go on where it can be had")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"--precision=tf32 is of CUDA devices alone, and this is {device}: leave it out")
     for net in networks:

@@ -148,7 +148,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     output = ScoreOutput(scorer, generation, work, {"note": asked.ledger.note})
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, work.run)
         tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
         announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
