@@ -196,8 +196,12 @@ def test_a_score_is_of_a_precision_whatever_the_form(taken):
     assert len({line["recipe_hash"] for line in lines}) == 1, "it is no part of the recipe"
 
 
-def test_a_zip_of_another_precision_is_refused(taken):
+def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken):
     run("zip", "--precision=bf16")
+    again = CliRunner().invoke(generate_zip.main, ["--recipe=a.zip", "--out=b.zip", "--device=cpu"])
+    assert again.exit_code == 0, again.output
+    with zipfile.ZipFile("b.zip") as file:
+        assert json.loads(file.read("recipe.json"))["precision"] == "bfloat16"
     assert "finished before" in run("zip", "--precision=bf16")
     assert "belongs to another run" in run("zip", code=2)
     assert "belongs to another run" in run("zip", "--precision=fp32", code=2)
@@ -253,7 +257,7 @@ class Fake:
 
     device, precision, inference = torch.device("cpu"), "float32", Inference("prepared")
 
-    def __init__(self, fits=1 << 20, seconds=lambda size: 1 + size / 10, evaluations=10):
+    def __init__(self, fits=1 << 20, seconds=lambda size: (1 + size / 10) / 1000, evaluations=10):
         self.fits, self.seconds, self.evaluations, self.clock = fits, seconds, evaluations, 0.0
 
     def stages(self):
@@ -292,8 +296,9 @@ def found(monkeypatch, fake, most=1 << 20):
     [
         (Fake(), 256),  # of 512 at a time 1.9 % more are made in a second
         (Fake(fits=100), 64),
-        (Fake(seconds=lambda size: size), 1),
-        (Fake(seconds=lambda size: 1), 1024),
+        (Fake(seconds=lambda size: size / 1000), 1),
+        (Fake(seconds=lambda size: 0.001), 1024),
+        (Fake(seconds=lambda size: 3 * size**0.5), 4),  # which takes 6 seconds
     ],
 )
 def test_batches_grow_as_long_as_they_gain_and_fit(monkeypatch, fake, batch):

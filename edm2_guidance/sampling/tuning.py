@@ -24,6 +24,7 @@ _COMPILE_SECONDS = 120.0  # of a network, until it was measured here
 _TIMES = 4.0  # that which compiling costs is to be saved
 _GAINS = 1.03  # images per second of a doubled batch, to those of the batch
 _MOST = 1024  # images at a time
+_PATIENCE = 5.0  # seconds of one evaluation; of what takes longer, larger batches are not tried
 _TRIES = 2  # of each size, after one that is not timed
 
 
@@ -98,10 +99,10 @@ def fast_batch(generation: Generation, most: int) -> int:
     what = " ".join(str(net.identity["sha256"])[:16] for net in networks)
     key = f"{device_name(generation.device)} {generation.inference.form} {generation.precision} {what}"
     known = measured.recall("batch", key)
-    found = _timed_batch(generation) if known is None else int(known)
-    if known is None:
-        measured.keep("batch", key, found)
-    return min(found, 1 << (most.bit_length() - 1))
+    if known is None or known < 1:
+        known = _timed_batch(generation)
+        measured.keep("batch", key, known)
+    return min(int(known), 1 << (most.bit_length() - 1))
 
 
 def _timed_batch(generation: Generation) -> int:
@@ -113,6 +114,8 @@ def _timed_batch(generation: Generation) -> int:
         if seconds is None or size / seconds < _GAINS * rate:
             break
         best, rate, size = size, size / seconds, 2 * size
+        if seconds > _PATIENCE:
+            break
     if generation.device.type == "cuda":
         torch.cuda.empty_cache()
     return best
