@@ -144,10 +144,8 @@ def read_made(source: str | os.PathLike[str]) -> Made:
     images, run, reference = (_object(content.get(key)) for key in ("images", "run", "reference"))
     seeds = _seeds(content.get("seeds", content.get("asked", images.get("seeds"))), name)
     batches = content.get("batches")
-    batch, shard_size = (batches and seeds and cut_of(batches, len(seeds))) or (
-        content.get("batch", run.get("batch")),
-        None,
-    )
+    size = content.get("batch", run.get("batch"))
+    batch, shard_size = (batches and seeds and cut_of(batches, len(seeds))) or (size, None)
     return Made(
         name, path.parent, recipe, seeds, _if(int, batch), shard_size,
         _if(str, reference.get("source")), _if(str, content.get("metric")),
