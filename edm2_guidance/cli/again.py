@@ -107,7 +107,8 @@ def run_again(made: "Made | None", run: RunOptions) -> RunOptions:
     """The options of a run, in the precision that was asked for before, if another is not given now."""
     if made is None or made.precision not in NEVER_USUAL or run.precision is not None:
         return run
-    return replace(run, precision=precision_option(made.precision))
+    said: dict[str, Any] = {"precision": precision_option(made.precision)}
+    return replace(run, **said)
 
 
 def seeds_again(made: "Made | None", seeds: list[int] | None, first: int, num: int, of_num: str) -> list[int]:
