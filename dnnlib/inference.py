@@ -7,6 +7,7 @@ AUTO = "auto"
 PLAIN, PREPARED, COMPILED = FORMS = ("plain", "prepared", "compiled")
 #: As they are given, and as they are recorded.
 PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
+NEVER_USUAL = ("tf32", "bfloat16")  # of no network as published, so that somebody asked for it
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ Options that are given change what a preset says, and what a recipe says: both a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnnlib.inference import NEVER_USUAL, precision_option
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import NOWHERE, Interval, on_schedule
 from edm2_guidance.cli.lists import first_seeds, seeds_from
+from edm2_guidance.cli.run_options import RunOptions
 from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset
@@ -99,6 +101,14 @@ def sizes_of(made: "Made | None", *names: str) -> dict[str, Any]:
     """Of batch and shard_size, whichever are asked for, how it was made, unless options say otherwise."""
     sizes = {name: getattr(made, name, None) for name in names if not given(name)}
     return {name: size for name, size in sizes.items() if size is not None}
+
+
+def run_again(made: "Made | None", run: RunOptions) -> RunOptions:
+    """The options of a run, in the precision that was asked for before, if another is not given now."""
+    if made is None or made.precision not in NEVER_USUAL or run.precision is not None:
+        return run
+    said: dict[str, Any] = {"precision": precision_option(made.precision)}
+    return replace(run, **said)
 
 
 def seeds_again(made: "Made | None", seeds: list[int] | None, first: int, num: int, of_num: str) -> list[int]:

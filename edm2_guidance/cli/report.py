@@ -12,7 +12,7 @@ from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import GeneratedImages, Generation
-    from edm2_guidance.work.complete import Pending, Work
+    from edm2_guidance.work.complete import Pending, Run, Work
 
 SENSIBLE = 100.0  # weights above it leave nothing of an image
 
@@ -37,9 +37,10 @@ def describe(recipe: Recipe) -> str:
     return "; ".join(parts)
 
 
-def announce(generation: "Generation") -> None:
-    """Say on stderr, in a line and notes, what is about to be sampled, where, and what it costs."""
+def announce(generation: "Generation", run: "Run") -> None:
+    """Say on stderr, in a line and notes, what is about to be sampled, where, and what it costs. run: settled."""
     say(_summary(generation))
+    detail(f"networks {run.form}, in {run.precision}; {counted(run.batch, 'image')} at a time")
     tell_changes([generation.recipe])
     base = generation.recipe.base
     while isinstance(base, Recipe):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.terminal import counted
-from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
+from edm2_guidance.cli.again import made_before, run_again, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
     FigureOptions,
@@ -82,7 +82,7 @@ def main(asked: ImageOptions) -> None:
         return draw_figures(asked, pictures)
     check_grid(asked.grid, folder=asked.outdir is not None or asked.subdirs)
     made, num = made_before(asked.networks.recipe), asked.num_images or len(asked.seeds)
-    asked = replace(asked, **sizes_of(made, "batch"))
+    asked = replace(asked, **sizes_of(made, "batch"), run=run_again(made, asked.run))
     seeds = seeds_again(made, asked.seeds, asked.figures.seed, num, "num_images")
     if asked.grid.grid is not None:
         return draw_grid(asked, Path(asked.grid.grid), seeds)
@@ -132,7 +132,7 @@ def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[
     sampling = Sampling(generation, output)
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, output.run)
         announce_workers(workers, counted(len(seeds), "image"))
         if there := output.num_there:
             was = "was" if there == 1 else "were"

@@ -9,7 +9,7 @@ import click
 
 from dnnlib.atomic import check_destination
 from dnnlib.terminal import counted
-from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
+from edm2_guidance.cli.again import made_before, run_again, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import MAX_IMAGES, IntList, seed_option
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
@@ -72,7 +72,7 @@ def main(asked: ZipOptions) -> None:
         both, path = f"{quoted('outdir')} and {quoted('out')}", Path(asked.outdir, Path(asked.out).name)
         raise click.UsageError(f"{both}: give one of them; --out is a path, such as {path}")
     made = made_before(asked.networks.recipe)
-    asked = replace(asked, **sizes_of(made, "batch", "shard_size"))
+    asked = replace(asked, **sizes_of(made, "batch", "shard_size"), run=run_again(made, asked.run))
     recipe = recipe_from(Method(asked.networks, asked.sampling, asked.run.noise_device))
     seeds = seeds_again(made, asked.seeds, asked.seed, asked.num_images, "num_images")
     if not asked.jobs.elsewhere():
@@ -114,7 +114,7 @@ def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
     sampling = Sampling(generation, output.work, asked.diagnostics)
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, output.work.run)
         announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
     with WorkBar(tell, quiet=not workers.speaks) as progress:

@@ -24,7 +24,9 @@ _COMPILE_SECONDS = 120.0  # of a network, until it was measured here
 _TIMES = 4.0  # that which compiling costs is to be saved
 _GAINS = 1.03  # images per second of a doubled batch, to those of the batch
 _MOST = 1024  # images at a time
-_TRIES = 2  # of each size, after one that is not timed
+_PATIENCE = 5.0  # seconds of one evaluation; of what takes longer, larger batches are not tried
+_TRIES, _TIMED = 2, 0.3  # of each size, after one that is not timed: so many, and for so many seconds
+_LOOKS = 2  # sizes in a row that gain nothing before larger ones are given up: machines are never quiet
 
 
 class Generation(Protocol):
@@ -52,7 +54,7 @@ def check_inference(inference: Inference, networks: Sequence[Model | Classifier]
         raise ValueError(f"--form={COMPILED}: compiled code need not give the same bits: leave out --deterministic")
     reason = cannot_compile(device) if form == COMPILED else None
     if reason is not None:
-        raise ValueError(f"--form={COMPILED} cannot be had here, {reason}: give --form={PREPARED}")
+        raise ValueError(f"--form={COMPILED}: {reason}; give --form={PREPARED}, or go on where it can be had")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"--precision=tf32 is of CUDA devices alone, and this is {device}: leave it out")
     for net in networks:
@@ -89,30 +91,34 @@ def _multiply_adds(stages: Sequence[Generation], of: Callable[[Model], int]) -> 
 
 
 def fast_batch(generation: Generation, most: int) -> int:
-    """The largest power of two of images at a time, up to `most`, that memory holds and that is faster than its half.
+    """The largest power of two of images at a time, up to `most`, that memory holds, and faster than all smaller ones.
 
-    Found by one evaluation of each network at each size, from one image on, and kept for the next time. Where networks
+    Found by a few evaluations of each network at each size, from one image on, and kept for the next time. Where they
     are compiled, which takes long for every size, they are timed as they are prepared.
     """
     networks = [net for stage in generation.stages() for net in stage.networks().values()]
     what = " ".join(str(net.identity["sha256"])[:16] for net in networks)
     key = f"{device_name(generation.device)} {generation.inference.form} {generation.precision} {what}"
     known = measured.recall("batch", key)
-    found = _timed_batch(generation) if known is None else int(known)
-    if known is None:
-        measured.keep("batch", key, found)
-    return min(found, 1 << (most.bit_length() - 1))
+    if known is None or known < 1:
+        known = _timed_batch(generation)
+        measured.keep("batch", key, known)
+    return min(int(known), 1 << (most.bit_length() - 1))
 
 
 def _timed_batch(generation: Generation) -> int:
     if generation.inference.form == COMPILED:
         generation = generation.in_form(PREPARED)
     best, rate, size = 1, 0.0, 1
-    while size <= _MOST:
+    while size <= min(_MOST, best << _LOOKS):
         seconds = _seconds(generation, size)
-        if seconds is None or size / seconds < _GAINS * rate:
+        if seconds is None:
             break
-        best, rate, size = size, size / seconds, 2 * size
+        if size / seconds >= _GAINS * rate:
+            best, rate = size, size / seconds
+        if seconds > _PATIENCE:
+            break
+        size *= 2
     if generation.device.type == "cuda":
         torch.cuda.empty_cache()
     return best
@@ -120,16 +126,16 @@ def _timed_batch(generation: Generation) -> int:
 
 def _seconds(generation: Generation, size: int) -> float | None:
     """Of one evaluation of every network for so many images; None if memory does not hold them."""
-    best = float("inf")
+    tries: list[float] = []
     try:
-        for number in range(_TRIES + 1):
+        while len(tries) <= _TRIES or sum(tries[1:]) < _TIMED:
             begun = time.perf_counter()
             for stage in generation.stages():
                 stage.evaluate(size)
             wait_for(generation.device)
-            best = min(best, time.perf_counter() - begun) if number else best
+            tries.append(time.perf_counter() - begun)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
-    return best
+    return min(tries[1:])

@@ -46,6 +46,7 @@ class Made:
         shard_size: Images per shard, likewise.
         reference: What they were scored against, of a ledger's line.
         metric: By what, likewise.
+        precision: In which networks computed, as recorded; None if that says nothing.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Made:
     shard_size: int | None = None
     reference: str | None = None
     metric: str | None = None
+    precision: str | None = None
 
     def file(self, ref: Ref, option: str) -> Ref:
         """The file with its place: where it was found, beside what was read, or in the cache.
@@ -142,10 +144,12 @@ def read_made(source: str | os.PathLike[str]) -> Made:
     images, run, reference = (_object(content.get(key)) for key in ("images", "run", "reference"))
     seeds = _seeds(content.get("seeds", content.get("asked", images.get("seeds"))), name)
     batches = content.get("batches")
-    batch, shard_size = (batches and seeds and cut_of(batches, len(seeds))) or (run.get("batch"), None)
+    size = content.get("batch", run.get("batch"))
+    batch, shard_size = (batches and seeds and cut_of(batches, len(seeds))) or (size, None)
     return Made(
         name, path.parent, recipe, seeds, _if(int, batch), shard_size,
         _if(str, reference.get("source")), _if(str, content.get("metric")),
+        _if(str, content.get("precision", images.get("precision"))),
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dnnlib.errors import Refused
-from dnnlib.inference import PLAIN
+from dnnlib.inference import NEVER_USUAL, PLAIN
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work.follower import Follower
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
@@ -57,7 +57,6 @@ _TURN_SECONDS = 2.0  # between two looks at what others have leased
 _DOUBLINGS = 3  # of that time, while nothing changes
 _PASSED = 4  # parts in a row that others have made or leased, after which a worker goes elsewhere
 _IS_GONE = (errno.ENOENT, errno.ESTALE)  # what NFS says of an open file that another machine removed
-_NEVER_USUAL = ("tf32", "bfloat16")  # of no network as published
 _REPAIRS = 2  # parts that are damaged again and again mean a failing disk, not bad luck
 
 
@@ -126,7 +125,7 @@ class Run:
 
     def may_be_of(self, precision: str) -> bool:
         """Whether finished images of this precision are those asked for: the usual one is not the same everywhere."""
-        return precision == self.precision or not (self.unusual or precision in _NEVER_USUAL)
+        return precision == self.precision or not (self.unusual or precision in NEVER_USUAL)
 
 
 class ShardsMissing(RuntimeError):

@@ -12,7 +12,7 @@ from dnnlib.terminal import counted
 from dnnlib.urls import is_url
 from dnnlib.workers import Workers
 from edm2_guidance.cli import metric_options as opt
-from edm2_guidance.cli.again import made_before, seeds_again, sizes_of
+from edm2_guidance.cli.again import made_before, run_again, seeds_again, sizes_of
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
@@ -73,10 +73,11 @@ def gen(asked: GenOptions) -> None:
     same command goes on. Under torchrun or srun, or started several times with --worker=I/N or --steal, the workers
     share the shards, and the last one writes the result. A score that the ledger has is not computed again.
     """
-    networks, run = asked.networks, asked.run
+    networks = asked.networks
     preset = only_preset(networks.preset) if networks.preset else None
     made = made_before(networks.recipe)
-    asked = replace(asked, **sizes_of(made, "batch"))
+    asked = replace(asked, **sizes_of(made, "batch"), run=run_again(made, asked.run))
+    run = asked.run
     recipe = recipe_from(Method(networks, asked.sampling, run.noise_device), preset, scored=True)
     source = opt.reference_from(asked.ref or (None if made is None else made.reference), preset)
     metrics = asked_metrics(asked, made) or opt.known_metrics(source) or metrics_of(source, preset, run.offline)
@@ -148,7 +149,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     output = ScoreOutput(scorer, generation, work, {"note": asked.ledger.note})
 
     def tell() -> None:
-        announce(generation)
+        announce(generation, work.run)
         tell_sides(f"seeds {seeds[0]}-{seeds[-1]}", len(seeds), reference)
         announce_workers(workers, f"{counted(len(plan), 'shard')} of {counted(asked.shard_size, 'image')}")
 
