@@ -33,10 +33,11 @@ def raise_if_told() -> None:
     """Raise again what a signal raised, for long work to ask between its pieces.
 
     Whatever runs when a signal comes may swallow the exception: a destructor, a callback of the garbage collector, a
-    library that tries something else instead.
+    library that tries something else instead. Other threads than the main one, where signals raise, finish what they
+    are at: the main one ends them.
     """
     number = None if _first is None else _first()
-    if number is not None:
+    if number is not None and threading.current_thread() is threading.main_thread():
         raise _exception(number)
 
 

@@ -447,7 +447,9 @@ def _make_leased(
     seeds = work.plan.shard(part)
 
     def begin() -> "Generator[Begun]":
-        yield from begun(source_of(seeds))
+        for batch in begun(source_of(seeds)):
+            advance(0)  # which ends the work if a signal came whose exception was swallowed
+            yield batch
 
     def finish(batches: "Iterator[Begun]") -> None:
         _make(work, part, lambda seeds: Finished(len(seeds), batches), advance)

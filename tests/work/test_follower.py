@@ -1,10 +1,15 @@
 """One thread begins what another finishes: what overlaps, how far, and what becomes of errors. Events, no clocks."""
 
+import os
+import signal
 import threading
 import traceback
+from contextlib import nullcontext
 
 import pytest
 
+from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.work import zip_output
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.follower import Follower
@@ -184,3 +189,28 @@ def test_a_disk_that_fills_up_ends_the_work_at_the_next_batch(tmp_path, monkeypa
     assert left == ["plan.json", "shard-00000.zip", "shard-00001.failed"]
     monkeypatch.undo()
     assert complete(output, lambda seeds: Generated(seeds, 2)) == output.path
+
+
+def test_a_signal_while_the_next_part_is_sampled_loses_no_finished_one(tmp_path, monkeypatch):
+    """The thread goes on with what was sampled, though the progress bar asks whether a signal came."""
+    output, told = next(outputs(tmp_path)), threading.Event()  # the main thread is told, the other has done nothing
+
+    class Source(Generated):
+        def __iter__(self):
+            for batch in super().__iter__():
+                try:
+                    if batch.seeds[0] == 4:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    yield batch
+                except Terminated:
+                    told.set()
+                    raise
+
+    plain = zip_output.pixels_of
+    monkeypatch.setattr(
+        zip_output, "pixels_of", lambda batch: plain(batch) if batch.seeds[0] == 0 else wait(told) or plain(batch)
+    )
+    bar = progress_bar(24, "images", quiet=True)
+    with pytest.raises(Terminated) as caught, termination(), bar as advance:
+        complete(output, lambda seeds: Source(seeds, 2), lambda total, done: nullcontext(advance))
+    assert caught.value.__notes__ == [f"1 of 6 shards are kept in {output.work.folder}; the same command goes on"]
