@@ -48,7 +48,8 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 SourceOf = Callable[[tuple[int, ...]], "ImageSource"]
 #: Called once, when work begins, with the images that this worker may make and how many of them are there: what it
-#: gives is called with the number of every few images that are finished.
+#: gives is called with the number of every few images that are finished, in one thread at a time, and in the caller's
+#: with 0 where it may end the work.
 Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
