@@ -51,5 +51,6 @@ def plain(net: Precond, precision: str) -> nn.Module:
             block.__class__ = _PlainBlock
             assert isinstance(block, _PlainBlock)
             block.plain_mode, block.resample_mode = block.resample_mode, "keep"
-            block.register_buffer("kernel", torch.full([1, 1, 2, 2], 0.25), persistent=False)
+            kernel = torch.full([1, 1, 2, 2], 0.25, device=block.emb_gain.device)
+            block.register_buffer("kernel", kernel, persistent=False)
     return made

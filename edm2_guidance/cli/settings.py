@@ -40,6 +40,8 @@ def configure() -> None:
     # PIL's, of images that are refused for their size anyway.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
+    # Of the compiler: which products use TF32 is said by --precision.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores .* not enabled", category=UserWarning)
     warnings.formatwarning = _for_users
 
 
