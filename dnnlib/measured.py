@@ -10,7 +10,7 @@ from dnnlib.atomic import atomic_path
 from dnnlib.cache import make_cache_dir_path
 
 
-def recall(kind: str, key: str) -> float | None:
+def find(kind: str, key: str) -> float | None:
     """The positive number that was kept under this key; None if there is none, or its file is damaged."""
     value = _kept(kind).get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -317,7 +317,7 @@ def test_what_was_measured_may_be_lost(monkeypatch, here):
         assert found(monkeypatch, Fake(fits=8)) == 8
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(path))
     measured.keep("batch", "key", 2)
-    assert measured.recall("batch", "key") is None, "there is no place to keep it"
+    assert measured.find("batch", "key") is None, "there is no place to keep it"
 
 
 def test_long_work_is_compiled_where_that_saves_several_times_its_cost(monkeypatch):
@@ -341,5 +341,5 @@ def test_compiling_is_timed(monkeypatch):
     model.take(Inference("compiled", batch=2))
     for _ in range(2):
         model.predict(torch.zeros(2, *model.shape), torch.tensor(1.0), None)
-    assert measured.recall("compile_seconds", edm2.compile_key(model, 2)) == 7
+    assert measured.find("compile_seconds", edm2.compile_key(model, 2)) == 7
     assert next(clock) == 14, "the first call alone"

@@ -73,7 +73,7 @@ def fast_form(generation: Generation, images: int, batch: int) -> str:
         return PLAIN
     if torch.are_deterministic_algorithms_enabled():
         return PREPARED
-    costs = [measured.recall("compile_seconds", compile_key(net, batch)) or _COMPILE_SECONDS for net in ours]
+    costs = [measured.find("compile_seconds", compile_key(net, batch)) or _COMPILE_SECONDS for net in ours]
     needed = _TIMES * sum(costs) / _SAVED * _RATES.get(generation.device.type, 1e11) / images  # per image, at least
     # A weight multiplies once for each position at most: of short work nobody needs to know the cost in full.
     if _multiply_adds(stages, lambda net: net.num_parameters * net.shape[1] * net.shape[2]) < needed:
@@ -99,7 +99,7 @@ def fast_batch(generation: Generation, most: int) -> int:
     networks = [net for stage in generation.stages() for net in stage.networks().values()]
     what = " ".join(str(net.identity["sha256"])[:16] for net in networks)
     key = f"{device_name(generation.device)} {generation.inference.form} {generation.precision} {what}"
-    known = measured.recall("batch", key)
+    known = measured.find("batch", key)
     if known is None or known < 1:
         known = _timed_batch(generation)
         measured.keep("batch", key, known)

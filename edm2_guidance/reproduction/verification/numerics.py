@@ -218,7 +218,7 @@ def speed(place: Place) -> Finding:
     longer = sum(whole.evaluations_per_image().values()) / sum(short.evaluations_per_image().values())
     found = Finding(table=[("batch", "sampling, images/s", "decoding, images/s", "both", "memory")])
     end, best, size = time.monotonic() + place.seconds / 2, 0.0, 1
-    sample(short, [0])  # the first takes longer: kernels are chosen
+    sample(short, [0])  # the first takes longer: networks are prepared, kernels are chosen
     while size <= LARGEST:
         try:
             sampling, decoding, memory = _measured(short, size)
@@ -246,6 +246,7 @@ def _measured(generation: Generation, size: int) -> tuple[float, float, int]:
     device = generation.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        sample(generation, range(size))  # records its graph
     began = time.perf_counter()
     latents = checked(Latents(sample(generation, range(size))[0], tuple(range(size))))  # waits for the device
     between = time.perf_counter()
