@@ -20,7 +20,7 @@ from torch_utils.memory import is_out_of_memory
 #: Multiply-adds per second of the prepared form, roughly: they decide where a factor of two decides nothing.
 _RATES = {"cpu": 1e11, "cuda": 5e13, "mps": 2e12}
 _SAVED = 0.2  # of the time that the prepared form takes, by compiling
-_COMPILE_SECONDS = 120.0  # of a network, until it was measured here
+_COMPILE_SECONDS = {"cpu": 120.0, "cuda": 40.0}  # of a network, until it was measured here
 _TIMES = 4.0  # that which compiling costs is to be saved
 _GAINS = 1.03  # images per second of a doubled batch, to those of the batch
 _MOST = 1024  # images at a time
@@ -73,7 +73,8 @@ def fast_form(generation: Generation, images: int, batch: int) -> str:
         return PLAIN
     if torch.are_deterministic_algorithms_enabled():
         return PREPARED
-    costs = [measured.find("compile_seconds", compile_key(net, batch)) or _COMPILE_SECONDS for net in ours]
+    usual = _COMPILE_SECONDS.get(generation.device.type, 120.0)
+    costs = [measured.find("compile_seconds", compile_key(net, batch)) or usual for net in ours]
     needed = _TIMES * sum(costs) / _SAVED * _RATES.get(generation.device.type, 1e11) / images  # per image, at least
     # A weight multiplies once for each position at most: of short work nobody needs to know the cost in full.
     if _multiply_adds(stages, lambda net: net.num_parameters * net.shape[1] * net.shape[2]) < needed:
