@@ -1,9 +1,12 @@
 """Batches that memory does not hold: cut in two and tried again, and the size that fits kept from then on."""
 
+import ctypes
 import gc
+import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -27,6 +30,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def give_back_freed() -> None:
+    """Let other programs have what was freed here and is kept for the next allocation; glibc alone keeps much."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Batches:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from torch_utils.memory import give_back_freed
 from training.networks_edm2 import Block, MPConv, Precond, UNet, compute_dtype, effective_gain, normalize, resample
 
 FORMS = ("plain", "prepared", "compiled")
@@ -87,6 +88,7 @@ def prepare(net: Precond, form: str, precision: str, batch: int | None = None) -
     if form == "plain":
         return _Plain(net, precision)
     prepared = Prepared(net, getattr(torch, "float32" if precision == "tf32" else precision)).eval()
+    give_back_freed()
     denoise: Any = prepared
     if form == "compiled":
         reason = cannot_compile(device)
@@ -218,15 +220,17 @@ class _Block(nn.Module):
             # Of a decoder what comes out of it is added at once, and takes the factor of the sum with it.
             self.skip = _Conv(_weight(block.conv_skip, factor=1 if self.encodes else self.keep), dtype)
             self.keep = self.keep if self.encodes else 1.0
+        # Else x is the caller's, who needs it again, until it is normalised.
+        self.changes_size = self.mode != "keep" or self.skip is not None
         self.attention = _Attention(block, dtype) if block.num_heads > 0 else None
 
     def forward(self, x: Tensor, factor: Tensor) -> Tensor:
-        given, in_place = x, not torch.is_grad_enabled()  # autograd needs what would be written over
+        in_place = not torch.is_grad_enabled()  # autograd needs what would be written over
         x = resample(x, self.taps, self.mode)
         if self.encodes:
             x = x if self.skip is None else self.skip(x)
             magnitude = _magnitude(x, 1)
-            x = x.div_(magnitude) if in_place and x is not given else x / magnitude
+            x = x.div_(magnitude) if in_place and self.changes_size else x / magnitude
         y = self.res0(functional.silu(x))
         y = self.res1(functional.silu(y.mul_(factor), inplace=in_place))
         if not self.encodes and self.skip is not None:
