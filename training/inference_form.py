@@ -231,10 +231,12 @@ class _Block(nn.Module):
             x = x if self.skip is None else self.skip(x)
             magnitude = _magnitude(x, 1)
             x = x.div_(magnitude) if in_place and self.changes_size else x / magnitude
-        y = self.res0(functional.silu(x))
+        if self.encodes or self.skip is None:
+            y = functional.silu(x)
+        else:  # x was concatenated for this block alone
+            x, y = self.skip(x), functional.silu(x, inplace=in_place)
+        y = self.res0(y)
         y = self.res1(functional.silu(y.mul_(factor), inplace=in_place))
-        if not self.encodes and self.skip is not None:
-            x = self.skip(x)
         x = y.add_(x, alpha=self.keep)
         if self.attention is not None:
             x = self.attention(x)
