@@ -30,7 +30,7 @@ METRIC = "fd_mnist"
 
 def run(options: Options) -> Iterator[Result]:
     """As the stage `image`, and scored."""
-    num, steps, interval = (68, 2, StepInterval(1, 1)) if options.quick else (128, 32, StepInterval(17, 22))
+    num, steps, interval = (68, 2, StepInterval(1, 1)) if options.quick else (64, 32, StepInterval(17, 22))
     detector = load_detector(METRIC, options.device)
     reference = open_statistics(find_file("mnist16-refs")).of(METRIC, detector.dims[METRIC])
     factor_of(reference, "the reference")

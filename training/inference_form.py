@@ -21,7 +21,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -406,15 +406,21 @@ def _compiled(prepared: Prepared) -> Callable[..., Tensor]:
 
 
 class _Graphs:
-    """Calls recorded once for every shape, as CUDA graphs, and replayed: no launch waits for Python."""
+    """Calls recorded once for every shape, as CUDA graphs, and replayed: no launch waits for Python.
+
+    All graphs of a stream share the memory for what is in between: they run one after the other, and what comes out of
+    one is copied before the next begins.
+    """
+
+    _pools: ClassVar[dict[tuple[torch.device, int], Any]] = {}
 
     def __init__(self, denoise: Callable[..., Tensor]) -> None:
         self._denoise = denoise
-        self._pool: Any = None  # of memory, which graphs that never run together share
         self._recorded: dict[Any, tuple[Any, list[Tensor | None], Tensor]] = {}
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
-        key = tuple(None if each is None else (tuple(each.shape), each.dtype) for each in inputs)
+        stream = torch.cuda.current_stream().cuda_stream
+        key = stream, *(None if each is None else (tuple(each.shape), each.dtype) for each in inputs)
         if key not in self._recorded:
             self._recorded[key] = self._record(inputs)
         graph, places, output = self._recorded[key]
@@ -426,15 +432,15 @@ class _Graphs:
 
     def _record(self, inputs: Sequence[Tensor | None]) -> tuple[Any, list[Tensor | None], Tensor]:
         places = [None if each is None else each.clone() for each in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             for _ in range(2):  # libraries choose their ways, and memory runs out here if it does
                 self._denoise(*places)
-        torch.cuda.current_stream().wait_stream(stream)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        current.wait_stream(side)
+        of = current.device, current.cuda_stream
+        pool = self._pools.get(of) or self._pools.setdefault(of, torch.cuda.graph_pool_handle())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = self._denoise(*places)
         return graph, places, output
