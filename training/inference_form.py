@@ -20,8 +20,10 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -405,32 +407,47 @@ def _compiled(prepared: Prepared) -> Callable[..., Tensor]:
     return torch.compile(prepared, fullgraph=True, dynamic=False)
 
 
+class _Pool:
+    """Memory for what graphs have in between. It is gone with the last graph, and its handle must not be used then."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    graph: Any
+    pool: _Pool
+    places: Sequence[Tensor | None]
+    output: Tensor
+
+
 class _Graphs:
     """Calls recorded once for every shape, as CUDA graphs, and replayed: no launch waits for Python.
 
-    All graphs of a stream share the memory for what is in between: they run one after the other, and what comes out of
-    one is copied before the next begins.
+    All graphs of a stream share one pool: they run one after the other, and what comes out of one is copied before the
+    next begins.
     """
 
-    _pools: ClassVar[dict[tuple[torch.device, int], Any]] = {}
+    _pools: ClassVar[WeakValueDictionary[tuple[torch.device, int], _Pool]] = WeakValueDictionary()
 
     def __init__(self, denoise: Callable[..., Tensor]) -> None:
         self._denoise = denoise
-        self._recorded: dict[Any, tuple[Any, list[Tensor | None], Tensor]] = {}
+        self._recorded: dict[Any, _Recorded] = {}
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         stream = torch.cuda.current_stream().cuda_stream
         key = stream, *(None if each is None else (tuple(each.shape), each.dtype) for each in inputs)
         if key not in self._recorded:
             self._recorded[key] = self._record(inputs)
-        graph, places, output = self._recorded[key]
-        for place, each in zip(places, inputs, strict=True):
+        recorded = self._recorded[key]
+        for place, each in zip(recorded.places, inputs, strict=True):
             if place is not None and each is not None:
                 place.copy_(each)
-        graph.replay()
-        return output.clone()
+        recorded.graph.replay()
+        return recorded.output.clone()
 
-    def _record(self, inputs: Sequence[Tensor | None]) -> tuple[Any, list[Tensor | None], Tensor]:
+    def _record(self, inputs: Sequence[Tensor | None]) -> _Recorded:
         places = [None if each is None else each.clone() for each in inputs]
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
@@ -439,8 +456,9 @@ class _Graphs:
                 self._denoise(*places)
         current.wait_stream(side)
         of = current.device, current.cuda_stream
-        pool = self._pools.get(of) or self._pools.setdefault(of, torch.cuda.graph_pool_handle())
+        pool = self._pools.get(of) or _Pool()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool.handle, capture_error_mode="thread_local"):
             output = self._denoise(*places)
-        return graph, places, output
+        self._pools[of] = pool
+        return _Recorded(graph, pool, places, output)

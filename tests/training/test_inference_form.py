@@ -1,12 +1,17 @@
 """The prepared and compiled forms compute what the network computes."""
 
+import collections
+import contextlib
 import copy
+import weakref
+from unittest import mock
 
 import pytest
 import torch
 
 from tests.training.test_networks_edm2 import golden, relative
 from training.inference_form import (
+    _Graphs,
     cannot_compile,
     check_precision,
     filled_size,
@@ -163,6 +168,54 @@ def test_a_missing_compiler_is_said(monkeypatch):
     assert cannot_compile(CPU) == "there is no compiler (no-such-compiler)"
     with pytest.raises(ValueError, match="take 'prepared'"):
         prepare(small(), "compiled", "float32")
+
+
+class Allocator:
+    """What torch's allocator makes of graphs' memory: a pool is gone with its last graph, and never comes back."""
+
+    def __init__(self):
+        self.made, self.users, self.gone = 0, collections.Counter(), set()
+
+    def graph_pool_handle(self):
+        self.made += 1
+        return self.made
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, capture_error_mode):
+        assert pool not in self.gone
+        self.users[pool] += 1
+        weakref.finalize(graph, self.release, pool)
+        yield
+
+    def release(self, pool):
+        self.users[pool] -= 1
+        if self.users[pool] == 0:
+            self.gone.add(pool)
+
+
+class Graph:
+    def replay(self):
+        pass
+
+
+def test_graphs_share_memory_as_long_as_one_of_them_is_there(monkeypatch):
+    allocator, stream = Allocator(), mock.Mock(cuda_stream=7, device="cuda:0")
+    for name, value in {
+        "graph_pool_handle": allocator.graph_pool_handle, "graph": allocator.graph, "CUDAGraph": Graph,
+        "current_stream": lambda: stream, "Stream": mock.Mock, "stream": lambda stream: contextlib.nullcontext(),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    first, second = _Graphs(torch.sin), _Graphs(torch.cos)
+    first(torch.zeros(2)), first(torch.zeros(3)), second(torch.zeros(2))
+    assert (allocator.made, allocator.users[1]) == (1, 3), "one pool for all"
+    del first
+    assert second(torch.zeros(4)).tolist() == [1] * 4
+    assert allocator.made == 1
+    del second
+    assert allocator.gone == {1}
+    third = _Graphs(torch.sin)
+    third(torch.zeros(2))
+    assert (allocator.made, allocator.users[2]) == (2, 1)
 
 
 @pytest.mark.slow
