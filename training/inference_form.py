@@ -89,7 +89,8 @@ def prepare(net: Precond, form: str, precision: str, batch: int | None = None) -
     check_precision(precision, device)
     if form == "plain":
         return _Plain(net, precision)
-    prepared = Prepared(net, getattr(torch, "float32" if precision == "tf32" else precision)).eval()
+    with torch.inference_mode(False):  # whose tensors autograd refuses, also when x has a gradient later
+        prepared = Prepared(net, getattr(torch, "float32" if precision == "tf32" else precision)).eval()
     give_back_freed()
     denoise: Any = prepared
     if form == "compiled":
@@ -379,7 +380,8 @@ class _Inference:
         for known, at, classes in self._embedded:
             if known is labels and at == version:
                 return classes
-        classes = self._prepared.embed(labels)
+        with torch.inference_mode(False), torch.no_grad():
+            classes = self._prepared.embed(labels)
         self._embedded = [(labels, version, classes), *self._embedded[:1]]
         return classes
 

@@ -87,9 +87,7 @@ class Edm2Model(Model):
         self.num_parameters = sum(weights.numel() for weights in self.net.parameters())
         if isinstance(self.encoder, StabilityVAEEncoder):
             self.decoder_batch = self.encoder.batch_size
-            self.decodes_apart = device.type != "cpu"
-        else:
-            self.decodes_apart = isinstance(self.encoder, Encoder)
+        self.decodes_apart = isinstance(self.encoder, Encoder)
 
     def load_decoder(self, *, offline: bool = False) -> None:
         channels = _CHANNELS.get(type(self.encoder), self.shape[0])
@@ -128,6 +126,9 @@ class Edm2Model(Model):
             raise ValueError(f"{self.source} has no form {form} in {precision}: it has {', '.join(self.forms)}")
         is_fixed = form == COMPILED or (form != PLAIN and self.device.type == "cuda")
         taken = Inference(form, precision, inference.batch if is_fixed else None)
+        if isinstance(self.encoder, StabilityVAEEncoder):
+            # Whether products in float32 may use TF32 is a setting of the process, which networks in float32 change.
+            self.decodes_apart = self.device.type != "cpu" and precision not in ("float32", "tf32")
         if taken != self._taken:
             self._taken, self._denoise = taken, None
 

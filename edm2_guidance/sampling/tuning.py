@@ -55,6 +55,8 @@ def check_inference(inference: Inference, networks: Sequence[Model | Classifier]
     reason = cannot_compile(device) if form == COMPILED else None
     if reason is not None:
         raise ValueError(f"--form={COMPILED}: {reason}; give --form={PREPARED}, or go on where it can be had")
+    if precision == "tf32" and torch.are_deterministic_algorithms_enabled():
+        raise ValueError("--precision=tf32: --deterministic is without TF32: leave one of them out")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"--precision=tf32 is of CUDA devices alone, and this is {device}: leave it out")
     for net in networks:

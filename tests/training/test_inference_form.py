@@ -115,6 +115,17 @@ def test_gradients_go_through():
     assert relative(gradients[1], gradients[0]) < 1e-5
 
 
+def test_gradients_after_inference_mode():
+    net = small()
+    x, labels = inputs(net)
+    with torch.inference_mode():
+        denoise = prepare(net, "prepared", "float32")
+        denoise(x, torch.tensor(1.0), labels)
+    leaf = x.clone().requires_grad_()
+    denoise(leaf, torch.tensor(1.0), labels).sum().backward()
+    assert bool(leaf.grad.abs().sum() > 0)
+
+
 def test_takes_the_weights_over():
     net = small()
     prepare(net, "prepared", "float32")
