@@ -201,3 +201,19 @@ def test_hash_is_of_every_bit() -> None:
         other = getattr(moments, part).copy()
         other.flat[-1] = np.nextafter(other.flat[-1], np.inf)
         assert replace(moments, **{part: other}).sha256 != moments.sha256
+
+
+def test_batches_do_not_matter():
+    """Whoever takes other batches, or has more workers, has the same moments to the last bit."""
+    rows = torch.randn(2500, 8, generator=torch.Generator().manual_seed(3)) + 5
+    made = []
+    for size in (1, 64, 1000, 1024, 2048, 2500):
+        running = RunningMoments(8)
+        for part in rows.split(size):
+            running.append(part)
+        assert running.num_images == 2500
+        made.append(running.moments())
+    for other in made[1:]:
+        assert np.array_equal(other.cov, made[0].cov)
+        assert np.array_equal(other.mean, made[0].mean)
+    assert np.allclose(made[0].cov, np.cov(rows.double().numpy(), rowvar=False), rtol=1e-12)
