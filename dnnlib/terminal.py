@@ -8,8 +8,11 @@ import codecs
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any, TextIO, TypeVar
+
+Bar = TypeVar("Bar")
 
 _KEPT = ("\n", "\t")
 _PARTS = re.compile(r"([\n\t])")
@@ -128,6 +131,21 @@ def bar_options(stream: Any) -> dict[str, Any]:
         return {"file": _LinesOfBar(stream), "mininterval": _LOG_SECONDS, "bar_format": line, "disable": is_quiet()}
     seconds = 0.1 if stream.isatty() else _LOG_SECONDS
     return {"file": unguarded(stream), "mininterval": seconds, "dynamic_ncols": True, "disable": is_quiet()}
+
+
+@cache  # each kind of bar has a thread
+def unlocking(kind: type[Bar]) -> type[Bar]:
+    """This kind of tqdm's bars; if drawing fails (a full disk, a closed pipe), in whatever thread, others may draw on.
+
+    tqdm's own leaves its lock taken, and the bar could not even be closed.
+    """
+
+    class Unlocking(kind):  # type: ignore[misc, valid-type]
+        def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:
+            with nullcontext() if nolock else self.get_lock():
+                return super().refresh(nolock=True)
+
+    return Unlocking
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from dnnlib.atomic import check_destination
 from dnnlib.inference import AUTO, Inference
+from dnnlib.terminal import unlocking
 from edm2_guidance.images.archive import select_subset
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
@@ -430,9 +431,10 @@ def _bar(total: int, shown: bool, there: int = 0) -> Iterator[Callable[[int], No
         return
     from tqdm.auto import tqdm  # which warns in a notebook without widgets
 
-    with tqdm(total=total, initial=there, unit="img") as bar:
+    with unlocking(tqdm)(total=total, initial=there, unit="img") as bar:
 
         def advance(count: int) -> None:
-            bar.update(count)
+            if count:  # with 0, another thread may be drawing
+                bar.update(count)
 
         yield advance

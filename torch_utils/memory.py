@@ -120,7 +120,8 @@ class Batches:
 
 def _free() -> None:
     gc.collect()
-    torch.cuda.empty_cache()
+    with suppress(RuntimeError):  # refused while another thread captures a CUDA graph
+        torch.cuda.empty_cache()
 
 
 def _short(error: BaseException) -> str:

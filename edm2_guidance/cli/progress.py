@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from dnnlib.terminal import bar_options, printable
+from dnnlib.terminal import bar_options, printable, unlocking
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.signals import raise_if_told
 from edm2_guidance.cli.status_text import duration
@@ -25,7 +25,8 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, of which `initial` were done before; yields what to call with each number finished.
 
-    The call ends the work if a signal has told the command to, and what it raised was swallowed.
+    The call ends the work if a signal has told the command to, and what it raised was swallowed. With 0 it does nothing
+    else, so that one thread may ask while another draws: a signal that raises while tqdm draws leaves it locked.
 
     quiet: show nothing, as all workers of a launch but the first do, and any under --quiet. beside: gives words to show
     beside the bar.
@@ -34,10 +35,13 @@ def progress_bar(
 
     drawn = bar_options(sys.stderr)
     drawn["disable"] |= quiet
-    with tqdm(total=total, initial=initial, desc=printable(description), unit=unit, smoothing=0.1, **drawn) as bar:
+    drawn |= {"total": total, "initial": initial, "desc": printable(description), "unit": unit}
+    with unlocking(tqdm)(smoothing=0.1, **drawn) as bar:
 
         def advance(count: int) -> None:
             raise_if_told()
+            if count == 0:
+                return
             if beside is not None:
                 bar.set_postfix_str(beside(), refresh=False)
             bar.update(count)
@@ -107,8 +111,9 @@ class Agenda:
             with progress_bar(total, what, initial=there, quiet=self._quiet, beside=self.left) as advance:
 
                 def made(count: int) -> None:
-                    self._of_part += count * self._weight
-                    self._made += count * self._weight
+                    if count:  # with 0, another thread may be at it
+                        self._of_part += count * self._weight
+                        self._made += count * self._weight
                     advance(count)
 
                 yield made

@@ -25,7 +25,6 @@ What ends a process in the middle leaves every finished part, and says so. Torch
 import errno
 import os
 import secrets
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -48,8 +47,8 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 SourceOf = Callable[[tuple[int, ...]], "ImageSource"]
 #: Called once, when work begins, with the images that this worker may make and how many of them are there: what it
-#: gives is called with the number of every few images that are finished, in one thread at a time, and in the caller's
-#: with 0 where it may end the work.
+#: gives is called with the number of every few images that are finished, while parts are made apart in another thread,
+#: and at any time in the caller's with 0, where it may end the work and draws nothing.
 Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 APPEARS_SECONDS = 60.0  # for how long an NFS client may take a file for missing that another machine made
@@ -359,15 +358,16 @@ def _make_and_join(
 def _make_missing(work: Work, source_of: SourceOf, parts: Sequence[int], advance: Callable[[int], None]) -> None:
     """Make these parts; if they are `finished_apart`, each while the next one is sampled already."""
     leased: list[Lease] = []  # by now, also those that were released since
-    advance = _one_by_one(advance)
+    apart = Follower["Begun"]() if work.finished_apart else nullcontext()
     try:
-        with Follower["Begun"]() if work.finished_apart else nullcontext() as follower:
-            for part, lease in _turns(work, parts, advance):
+        with apart as follower, apart:  # twice: see Follower
+            tell = advance if follower is None else _behind(follower, advance)
+            for part, lease in _turns(work, parts, tell):
                 leased.append(lease)
                 if work.another_ends_it():
                     return
                 if work.has(part):
-                    advance(len(work.plan.shard(part)))  # made by others meanwhile
+                    tell(len(work.plan.shard(part)))  # made by others meanwhile
                     lease.release()
                 else:
                     _make_leased(work, part, lease, source_of, advance, follower)
@@ -376,15 +376,14 @@ def _make_missing(work: Work, source_of: SourceOf, parts: Sequence[int], advance
             lease.release()
 
 
-def _one_by_one(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """The same for two threads."""
-    lock = threading.Lock()
+def _behind(follower: Follower["Begun"], advance: Callable[[int], None]) -> Callable[[int], None]:
+    """The same for the thread that must not draw."""
 
-    def call(count: int) -> None:
-        with lock:
-            advance(count)
+    def tell(count: int) -> None:
+        advance(0)
+        follower.run(lambda none: advance(count), ())
 
-    return call
+    return tell
 
 
 def _turns(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> Iterator[tuple[int, Lease]]:

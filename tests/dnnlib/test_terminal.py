@@ -3,15 +3,19 @@
 import io
 import re
 import sys
+import threading
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from tqdm import tqdm
 
-from dnnlib.terminal import counted, guard, log, printable, unguarded
+from dnnlib.terminal import counted, guard, log, printable, unguarded, unlocking
 from edm2_guidance.cli.command import Command
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.say import say
+from edm2_guidance.library import _bar
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
 SHOWN = r"\x1b]0;title\x07\x1b[2J\x9b31m \u202e\u2066 \r\x00\x7f \udcff end"
@@ -74,6 +78,44 @@ def test_bars_are_drawn_past_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
         advance(3)
     assert stream.getvalue().startswith("\r")
     assert set(stream.getvalue()) & set("\x1b\x9b\u202e\x00\udcff") == set()
+
+
+class Full(io.StringIO):
+    """A disk without space, after the first line of a bar."""
+
+    def write(self, text: str) -> int:
+        if self.tell():
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_a_bar_that_cannot_be_drawn_in_a_thread_can_be_closed() -> None:
+    bar, free = unlocking(tqdm)(total=3, file=Full()), threading.Event()
+
+    def draw() -> None:
+        with pytest.raises(OSError, match="No space"):
+            bar.refresh()
+
+    def close() -> None:
+        with pytest.raises(OSError, match="No space"):
+            bar.close()
+        free.set()
+
+    for act in (draw, close):
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        thread.join(5)
+    assert free.is_set()
+
+
+@pytest.mark.parametrize("bar", [progress_bar(3, "images"), _bar(3, shown=True)], ids=["command", "library"])
+def test_who_asks_whether_to_end_draws_nothing(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(tqdm, "update", lambda self, count: drawn.append(count))
+    with bar as advance:
+        advance(0)
+        advance(2)
+    assert drawn == [2]
 
 
 def test_printable_lines_hold_no_escape_sequences():

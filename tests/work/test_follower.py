@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from contextlib import nullcontext
 
 import pytest
 
+from dnnlib.workers import Workers
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.signals import Terminated, termination
 from edm2_guidance.work import zip_output
@@ -126,6 +128,71 @@ def test_a_task_that_wraps_what_ended_the_block_changes_nothing():
         follower.run(task, items())
 
 
+def steps_of_the_follower(raises_at):
+    """A trace function that raises at this step of the follower's code, in bytecodes; and the steps until then."""
+    steps = []
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_filename != Follower.run.__code__.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        steps.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        if len(steps) == raises_at:
+            raise Terminated(signal.SIGTERM)
+        return trace
+
+    return trace, steps
+
+
+@pytest.mark.parametrize("ends_by", [None, KeyboardInterrupt()], ids=["first", "second"])
+def test_a_signal_at_any_step_ends_the_block_and_the_thread(ends_by):
+    """Also a second one, as the first ends the block; and what is at work is finished by then."""
+    started = []
+
+    def task(items):
+        started.append(0)
+        try:
+            for _ in items:
+                pass
+        finally:
+            started.pop()
+
+    def items():
+        yield from (1, 2, 3)
+        if ends_by is not None:
+            raise ends_by
+
+    def block(number):
+        trace, steps = steps_of_the_follower(number)
+        sys.settrace(trace)
+        try:
+            with Follower() as follower, follower:
+                follower.run(task, items())
+        except (Terminated, KeyboardInterrupt):
+            pass
+        finally:
+            sys.settrace(None)
+        assert not started, steps[-1]
+        for thread in threading.enumerate():
+            if thread.name == "follower":
+                thread.join(LIMIT)
+                assert not thread.is_alive(), steps[-1]
+        return len(steps) == number
+
+    passed = []
+
+    def blocks():
+        while block(len(passed) + 1):
+            passed.append(0)
+        passed.append("all")
+
+    caller = threading.Thread(target=blocks, daemon=True)  # of which a test that fails can wait for no end
+    caller.start()
+    caller.join(LIMIT)
+    assert passed[-1] == "all"
+    assert len(passed) > 50
+
+
 # Of whole works.
 
 
@@ -214,3 +281,23 @@ def test_a_signal_while_the_next_part_is_sampled_loses_no_finished_one(tmp_path,
     with pytest.raises(Terminated) as caught, termination(), bar as advance:
         complete(output, lambda seeds: Source(seeds, 2), lambda total, done: nullcontext(advance))
     assert caught.value.__notes__ == [f"1 of 6 shards are kept in {output.work.folder}; the same command goes on"]
+
+
+def test_the_thread_that_finishes_tells_of_all_parts(tmp_path):
+    """Of those that others made meanwhile too: the other thread asks, with 0, and never draws."""
+    plan, told = ShardPlan(tuple(range(24)), 4), []
+
+    def output(workers):
+        return ZipOutput(tmp_path / "a.zip", plan, Stated("hash"), Run(2, workers=workers))
+
+    def source(seeds):
+        if seeds[0] == 0:
+            complete(output(Workers(3, 6)), lambda seeds: Generated(seeds, 2))
+        return Generated(seeds, 2)
+
+    def advance(count):
+        told.append((count, threading.current_thread() is threading.main_thread()))
+
+    assert complete(output(Workers(steal=True)), source, lambda total, done: nullcontext(advance))
+    assert sum(count for count, _ in told) == 24
+    assert {count for count, asks in told if asks} == {0}
