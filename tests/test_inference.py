@@ -166,6 +166,25 @@ def test_workers_of_a_folder_agree_before_the_first_image(taken, monkeypatch):
     assert record("png") == {"form": "prepared"}
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--steps=3", "--overwrite"]])
+def test_workers_of_a_folder_that_is_there_agree_on_images_at_a_time(taken, monkeypatch, more):
+    """Each by itself would choose another number, and parts of it would be nobody's."""
+    run("png")
+    args = ["--seeds=0-19", "--batch=auto", *more]
+    sizes = iter([4, 8])
+
+    def choose(generation, most):
+        size = next(sizes)
+        if size == 4:
+            run("png", *args, "--worker=1/2")
+        return size
+
+    monkeypatch.setattr(tuning, "fast_batch", choose)
+    run("png", *args, "--worker=0/2")
+    assert len(list(Path("png").glob("*.png"))) == 20
+    assert plan("png")["batch"] == 8
+
+
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
     with monkeypatch.context() as patch:
