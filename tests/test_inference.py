@@ -18,6 +18,7 @@ from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.work.shards import ShardFolder
 from training import inference_form
 
 COMMON = ["--net=mnist16-weak", "--steps=2", "--device=cpu"]
@@ -198,6 +199,44 @@ def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
             assert json.loads(file.read("recipe.json"))["batches"] == [[2, 2]]
     if kind == "gen":
         assert json.loads(Path("ledger.jsonl").read_text())["run"]["batch"] == 2
+
+
+def test_a_compiler_that_fails_leaves_a_way_back(monkeypatch):
+    """What was chosen is in the plan, but nothing was made by it: what is asked for now replaces it."""
+    error = type("InvalidCxxCompiler", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+
+    def broken(*inputs):
+        raise error("no working compiler\n\nset TORCHDYNAMO_VERBOSE=1")
+
+    for module in (tuning, inference_form):
+        monkeypatch.setattr(module, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda net, **how: broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "fast_form", lambda *args: "compiled")
+        text = run("zip", code=1)
+    assert "Error: --form=compiled: the compiler failed: no working compiler; give --form=prepared\n" in text
+    assert plan("zip")["form"] == "compiled"
+    run("zip", "--form=prepared")
+    assert record("zip") == {"form": "prepared"}
+
+
+def test_of_two_workers_that_replace_a_plan_the_later_one_follows(taken, monkeypatch):
+    stopped = GeneratedImages._make
+    monkeypatch.setattr(GeneratedImages, "_make", lambda self, seeds: 1 / 0)
+    run("zip", "--form=compiled", code=1)
+    monkeypatch.setattr(GeneratedImages, "_make", stopped)
+    look, looked = ShardFolder._is_untouched, []
+
+    def late(self):
+        looked.append(self)
+        if len(looked) == 1:
+            run("zip", "--form=prepared", "--batch=2", "--worker=1/2")
+        return look(self)
+
+    monkeypatch.setattr(ShardFolder, "_is_untouched", late)
+    run("zip", "--form=prepared", "--batch=2", "--worker=0/2")
+    assert record("zip") == {"form": "prepared"}
+    assert set(taken) == {("prepared", "float32")}
 
 
 def test_other_words_than_auto_are_refused():
