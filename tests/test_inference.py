@@ -134,6 +134,15 @@ def test_work_that_says_nothing_goes_on_as_plain(kind, taken, monkeypatch):
     assert record(kind) == {}
 
 
+def test_what_differs_from_images_that_are_there_is_said(taken):
+    run("png", "--form=prepared", "--precision=bf16")
+    text = run("png", "--form=plain", code=2)
+    assert "another way: --form=prepared --precision=bf16 goes on with them" in text
+    assert text.endswith("There | asked now: form: prepared | plain; precision: bfloat16 | float32\n")
+    assert run("png", code=2).endswith("asked now: precision: bfloat16 | float32\n")
+    run("png", "--seeds=4-5", "--precision=bf16")
+
+
 def test_the_first_plan_wins(taken, monkeypatch):
     """Another worker makes a plan while this one chooses."""
     chosen = []

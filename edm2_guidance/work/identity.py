@@ -42,8 +42,8 @@ def inference_options(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
         options.append(f"--form={found.get('form', PLAIN)}")
     if found.get("precision") != wanted.get("precision"):
         said = found.get("precision")
-        options.append("no --precision" if said is None else f"--precision={precision_option(str(said))}")
-    return " and ".join(options)
+        options.append("without --precision" if said is None else f"--precision={precision_option(str(said))}")
+    return " ".join(options)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:

@@ -124,8 +124,9 @@ class PngOutput(Work):
         run = self.run.as_in(found)
         same = run.form == found.get("form", PLAIN) and run.same_precision(found)
         if not same and not (self._overwrite and not self._others()):
-            cure, wanted = inference_options(found, run.fixed), {**run.fixed, "form": run.form}
-            lines = [each for each in differences({"form": PLAIN, **found}, {**found, **wanted}) if each[0] in "fp"]
+            now = {"form": run.form, **({} if run.same_precision(found) else {"precision": run.precision})}
+            there = {"form": PLAIN, **{name: found[name] for name in now if name in found}}
+            cure, lines = inference_options(found, run.fixed), differences(there, now)
             raise Refused(
                 f"{self.folder} holds images that were computed in another way: {cure} goes on with them, or take "
                 f"another folder. There | asked now: {'; '.join(lines)}"
