@@ -405,8 +405,9 @@ def test_compiling_is_timed(monkeypatch):
     monkeypatch.setattr(edm2.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(edm2, "prepare", lambda net, *how: net)
     model = eg.open_model("mnist16-weak")
-    model.take(Inference("compiled", batch=2))
-    for _ in range(2):
-        model.predict(torch.zeros(2, *model.shape), torch.tensor(1.0), None)
-    assert measured.find("compile_seconds", edm2.compile_key(model, 2)) == 7
+    model.take(Inference("compiled", batch=4))
+    for count in (3, 4, 3):
+        model.predict(torch.zeros(count, *model.shape), torch.tensor(1.0), None)
+    assert measured.find("compile_seconds", edm2.compile_key(model, 4)) == 7
+    assert measured.find("compile_seconds", edm2.compile_key(model, 3)) is None, "they were filled up"
     assert next(clock) == 14, "the first call alone"
