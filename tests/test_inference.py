@@ -270,7 +270,9 @@ def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken)
     with zipfile.ZipFile("b.zip") as file:
         assert json.loads(file.read("recipe.json"))["precision"] == "bfloat16"
     assert "finished before" in run("zip", "--precision=bf16")
-    assert ": --precision=bf16 gives this one, or give another name" in run("zip", "--form=prepared", code=2)
+    text = run("zip", "--batch=auto", code=2)
+    assert ": --precision=bf16 gives this one, or give another name" in text
+    assert text.endswith("asked for now: precision: bfloat16 | (none)\n"), "not what nobody has chosen yet"
     assert "belongs to another run" in run("zip", "--precision=fp32", code=2)
 
 
