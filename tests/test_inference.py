@@ -18,6 +18,7 @@ from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.work.shards import ShardFolder
 from training import inference_form
 
 COMMON = ["--net=mnist16-weak", "--steps=2", "--device=cpu"]
@@ -133,6 +134,15 @@ def test_work_that_says_nothing_goes_on_as_plain(kind, taken, monkeypatch):
     assert record(kind) == {}
 
 
+def test_what_differs_from_images_that_are_there_is_said(taken):
+    run("png", "--form=prepared", "--precision=bf16")
+    text = run("png", "--form=plain", code=2)
+    assert "another way: --form=prepared --precision=bf16 goes on with them" in text
+    assert text.endswith("There | asked now: form: prepared | plain; precision: bfloat16 | float32\n")
+    assert run("png", code=2).endswith("asked now: precision: bfloat16 | float32\n")
+    run("png", "--seeds=4-5", "--precision=bf16")
+
+
 def test_the_first_plan_wins(taken, monkeypatch):
     """Another worker makes a plan while this one chooses."""
     chosen = []
@@ -166,6 +176,25 @@ def test_workers_of_a_folder_agree_before_the_first_image(taken, monkeypatch):
     assert record("png") == {"form": "prepared"}
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--steps=3", "--overwrite"]])
+def test_workers_of_a_folder_that_is_there_agree_on_images_at_a_time(taken, monkeypatch, more):
+    """Each by itself would choose another number, and parts of it would be nobody's."""
+    run("png")
+    args = ["--seeds=0-19", "--batch=auto", *more]
+    sizes = iter([4, 8])
+
+    def choose(generation, most):
+        size = next(sizes)
+        if size == 4:
+            run("png", *args, "--worker=1/2")
+        return size
+
+    monkeypatch.setattr(tuning, "fast_batch", choose)
+    run("png", *args, "--worker=0/2")
+    assert len(list(Path("png").glob("*.png"))) == 20
+    assert plan("png")["batch"] == 8
+
+
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
     with monkeypatch.context() as patch:
@@ -179,6 +208,44 @@ def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
             assert json.loads(file.read("recipe.json"))["batches"] == [[2, 2]]
     if kind == "gen":
         assert json.loads(Path("ledger.jsonl").read_text())["run"]["batch"] == 2
+
+
+def test_a_compiler_that_fails_leaves_a_way_back(monkeypatch):
+    """What was chosen is in the plan, but nothing was made by it: what is asked for now replaces it."""
+    error = type("InvalidCxxCompiler", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+
+    def broken(*inputs):
+        raise error("no working compiler\n\nset TORCHDYNAMO_VERBOSE=1")
+
+    for module in (tuning, inference_form):
+        monkeypatch.setattr(module, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda net, **how: broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "fast_form", lambda *args: "compiled")
+        text = run("zip", code=1)
+    assert "Error: --form=compiled: the compiler failed: no working compiler; give --form=prepared\n" in text
+    assert plan("zip")["form"] == "compiled"
+    run("zip", "--form=prepared")
+    assert record("zip") == {"form": "prepared"}
+
+
+def test_of_two_workers_that_replace_a_plan_the_later_one_follows(taken, monkeypatch):
+    stopped = GeneratedImages._make
+    monkeypatch.setattr(GeneratedImages, "_make", lambda self, seeds: 1 / 0)
+    run("zip", "--form=compiled", code=1)
+    monkeypatch.setattr(GeneratedImages, "_make", stopped)
+    look, looked = ShardFolder._is_untouched, []
+
+    def late(self):
+        looked.append(self)
+        if len(looked) == 1:
+            run("zip", "--form=prepared", "--batch=2", "--worker=1/2")
+        return look(self)
+
+    monkeypatch.setattr(ShardFolder, "_is_untouched", late)
+    run("zip", "--form=prepared", "--batch=2", "--worker=0/2")
+    assert record("zip") == {"form": "prepared"}
+    assert set(taken) == {("prepared", "float32")}
 
 
 def test_other_words_than_auto_are_refused():
@@ -203,7 +270,9 @@ def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken)
     with zipfile.ZipFile("b.zip") as file:
         assert json.loads(file.read("recipe.json"))["precision"] == "bfloat16"
     assert "finished before" in run("zip", "--precision=bf16")
-    assert "belongs to another run" in run("zip", code=2)
+    text = run("zip", "--batch=auto", code=2)
+    assert ": --precision=bf16 gives this one, or give another name" in text
+    assert text.endswith("asked for now: precision: bfloat16 | (none)\n"), "not what nobody has chosen yet"
     assert "belongs to another run" in run("zip", "--precision=fp32", code=2)
 
 
@@ -338,8 +407,9 @@ def test_compiling_is_timed(monkeypatch):
     monkeypatch.setattr(edm2.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(edm2, "prepare", lambda net, *how: net)
     model = eg.open_model("mnist16-weak")
-    model.take(Inference("compiled", batch=2))
-    for _ in range(2):
-        model.predict(torch.zeros(2, *model.shape), torch.tensor(1.0), None)
-    assert measured.find("compile_seconds", edm2.compile_key(model, 2)) == 7
+    model.take(Inference("compiled", batch=4))
+    for count in (3, 4, 3):
+        model.predict(torch.zeros(count, *model.shape), torch.tensor(1.0), None)
+    assert measured.find("compile_seconds", edm2.compile_key(model, 4)) == 7
+    assert measured.find("compile_seconds", edm2.compile_key(model, 3)) is None, "they were filled up"
     assert next(clock) == 14, "the first call alone"

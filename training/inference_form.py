@@ -405,8 +405,20 @@ def _filled(x: Tensor | None, count: int, size: int) -> Tensor | None:
 
 
 def _compiled(prepared: Prepared) -> Callable[..., Tensor]:
-    """Through torch.compile, for one shape after the other."""
-    return torch.compile(prepared, fullgraph=True, dynamic=False)
+    """Through torch.compile, for one shape after the other. RuntimeError, in one line, if the compiler fails."""
+    denoise: Any = torch.compile(prepared, fullgraph=True, dynamic=False)
+
+    def call(x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
+        try:
+            made: Tensor = denoise(x, sigma, classes)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = next(filter(None, map(str.strip, str(error).splitlines())), "")
+            raise RuntimeError(f"--form=compiled: the compiler failed: {reason}; give --form=prepared") from error
+        return made
+
+    return call
 
 
 class _Pool:

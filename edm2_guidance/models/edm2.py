@@ -15,7 +15,7 @@ from torch_utils.distributed import device_name, wait_for
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
 from training.flops import Cost, network_cost
 from training.flops import file_cost as cost
-from training.inference_form import PRECISIONS, cannot_compile, check_precision, prepare, usual_precision
+from training.inference_form import PRECISIONS, cannot_compile, check_precision, filled_size, prepare, usual_precision
 from training.network_inspect import inspect_network as inspect
 from training.network_io import NetworkFile, load_network
 from training.network_records import NETWORK_CLASSES, named_arguments
@@ -151,7 +151,7 @@ class Edm2Model(Model):
             return prepare(self.net, PLAIN, str(taken.precision))
         net, self.net = self.net, None  # whose weights go into the new form
         denoise = prepare(net, str(taken.form), str(taken.precision), taken.batch)
-        return self._timed(denoise) if taken.form == COMPILED else denoise
+        return self._timed(denoise, taken.batch) if taken.form == COMPILED else denoise
 
     def _loaded_again(self) -> Any:
         if self._load is None:
@@ -161,18 +161,19 @@ class Edm2Model(Model):
             raise ValueError(f"{self.source} is another file than when it was opened: run the command again")
         return file.net
 
-    def _timed(self, denoise: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Keeps how long the first call takes for a number of images: it compiles."""
+    def _timed(self, denoise: Callable[..., Tensor], batch: int | None) -> Callable[..., Tensor]:
+        """Keeps how long the first call takes for a number of images: it compiles. batch: as for `prepare`."""
         seen: set[int] = set()
 
         def call(x: Tensor, sigma: Tensor, y: Any) -> Tensor:
-            if len(x) in seen:
+            size = filled_size(len(x), batch)
+            if size in seen:
                 return denoise(x, sigma, y)
             begun = time.perf_counter()
             made = denoise(x, sigma, y)
             wait_for(self.device)
-            measured.keep("compile_seconds", compile_key(self, len(x)), time.perf_counter() - begun)
-            seen.add(len(x))
+            measured.keep("compile_seconds", compile_key(self, size), time.perf_counter() - begun)
+            seen.add(size)
             return made
 
         return call

@@ -19,14 +19,15 @@ def refuse(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
     to_choose += ["threads"] if type(found.get("threads")) is int else []
     ours = {key: value for key, value in wanted.items() if key not in to_choose}
     if all(found.get(key) == value for key, value in ours.items()):
-        cure = f"{_as_there(found, wanted)} goes on with it, or {cure}"
+        does = "goes on with it" if "shard_size" in found else "gives this one"
+        cure = f"{_as_there(found, wanted)} {does}, or {cure}"
     raise Refused(f"{path} belongs to another run: {cure}. There | asked for now:\n{lines}")
 
 
 def _as_there(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The options by which a run goes on, where it differs in nothing else."""
-    batch, size = (_short(found.get(key)) for key in ("batch", "shard_size"))
-    options = " ".join(filter(None, [f"--batch={batch} --shard-size={size}", inference_options(found, wanted)]))
+    """The options by which a run goes on, or a finished result is taken, where it differs in nothing else."""
+    sizes = [f"--{key.replace('_', '-')}={_short(found[key])}" for key in ("batch", "shard_size") if key in found]
+    options = " ".join(filter(None, [*sizes, inference_options(found, wanted)]))
     if found.get("diagnostics") != wanted.get("diagnostics"):
         options += " --diagnostics" if "diagnostics" in found else " without --diagnostics"
     threads = found.get("threads")
@@ -42,8 +43,8 @@ def inference_options(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
         options.append(f"--form={found.get('form', PLAIN)}")
     if found.get("precision") != wanted.get("precision"):
         said = found.get("precision")
-        options.append("no --precision" if said is None else f"--precision={precision_option(str(said))}")
-    return " and ".join(options)
+        options.append("without --precision" if said is None else f"--precision={precision_option(str(said))}")
+    return " ".join(options)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], limit: int = 6) -> list[str]:

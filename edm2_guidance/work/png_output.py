@@ -36,8 +36,8 @@ class PngOutput(Work):
     Each worker's result is its own. The parts are batches: batch number b of all is worker b mod count's to make, as in
     one process. Those of which something is missing are made whole, since last bits depend on the size of a batch;
     images that are there stay as they are. `recipe.json` appears with the first images; images that are to be made
-    again are removed then. Of several workers the first one states it as soon as it knows it, for what nobody has said
-    of form and batch must be the same for all.
+    again are removed then. Of several workers the first one states it before any work, for what nobody has said of form
+    and batch must be the same for all; images of another recipe that are to be made again are removed just before.
 
         {"format": 2, "recipe": {...}, "recipe_hash": "...", "asked": "0-15",
          "precision": "bfloat16",              (of the networks; only if it is not the usual float32)
@@ -95,29 +95,43 @@ class PngOutput(Work):
         self._recipe = {"format": FORMAT, "recipe": recipe.to_json(), "recipe_hash": recipe.hash}
         if found is not None and self._replaces != recipe.hash and self._others():
             self._refuse(found, self._recipe)
-        if found is not None and self._replaces == recipe.hash:
-            self._agree(found)
-        else:
-            self._compute_as(self.run.chosen())
-            removes = self._overwrite and self._images()  # which is done with the first image, and no sooner
-            if self.run.auto and self.run.workers.shared and not removes:
-                self._write_recipe()
-        self.run = replace(self.run, auto={})
+        same = found if self._replaces == recipe.hash else None
+        if same is not None:
+            self._agree(same)
+        said = {} if same is None else {"form": PLAIN, **same}
+        left = {name: choose for name, choose in self.run.auto.items() if name not in said}
+        self._compute_as(replace(replace(self.run, auto=left).chosen(), auto=self.run.auto))
+        removes = self._overwrite and same is None and self._images()
+        if not left or not self.run.workers.shared:
+            self.run = replace(self.run, auto={})
+        elif not removes:  # else in `open`: they have to go before another recipe is stated
+            self._settle(remove=False)
         self._is_stated = False
+
+    def open(self) -> None:
+        """Take this worker's place. Then images of another recipe are removed, if several workers have to agree."""
+        super().open()
+        if self.run.auto:
+            self._settle(remove=True)
+
+    def _settle(self, *, remove: bool) -> None:
+        """Take what another worker has chosen, or let others take what this one has."""
+        self._write_recipe(remove=remove)
+        self.run = replace(self.run, auto={})
 
     def _agree(self, found: Mapping[str, Any]) -> None:
         """Compute as recipe.json says where nobody has said another thing. Refused if somebody has, and images stay."""
-        left = {name: choose for name, choose in self.run.auto.items() if name == "batch" and name not in found}
-        run = replace(self.run.as_in(found), auto=left).chosen()
+        run = self.run.as_in(found)
         same = run.form == found.get("form", PLAIN) and run.same_precision(found)
         if not same and not (self._overwrite and not self._others()):
-            cure, wanted = inference_options(found, run.fixed), {**run.fixed, "form": run.form}
-            lines = [each for each in differences({"form": PLAIN, **found}, {**found, **wanted}) if each[0] in "fp"]
+            now = {"form": run.form, **({} if run.same_precision(found) else {"precision": run.precision})}
+            there = {"form": PLAIN, **{name: found[name] for name in now if name in found}}
+            cure, lines = inference_options(found, run.fixed), differences(there, now)
             raise Refused(
                 f"{self.folder} holds images that were computed in another way: {cure} goes on with them, or take "
                 f"another folder. There | asked now: {'; '.join(lines)}"
             )
-        self._compute_as(replace(run, auto=self.run.auto))
+        self._compute_as(run)
 
     def _compute_as(self, run: Run) -> None:
         """run: with a batch, and so parts, that may be others than before."""
@@ -224,7 +238,7 @@ class PngOutput(Work):
     def write(self, batch: "ImageBatch") -> None:
         """Write those of a batch that are to be made; before the first one, the recipe."""
         if not self._is_stated:
-            self._write_recipe()
+            self._write_recipe(remove=self._overwrite)
             self._is_stated = True
         if not self._overwrite:
             there = list(map(self.images.has, seeds_of_batch(batch)))
@@ -233,8 +247,8 @@ class PngOutput(Work):
             self.images.write(batch)
             self._written.update(seeds_of_batch(batch))
 
-    def _write_recipe(self) -> None:
-        """Make recipe.json say this, one process at a time, and remove the images that are to be made again.
+    def _write_recipe(self, *, remove: bool) -> None:
+        """Make recipe.json say this, one process at a time. remove: the images that are to be made again.
 
         Refused if it says by now what it did not when this run stated its recipe: another run was faster.
         """
@@ -250,7 +264,7 @@ class PngOutput(Work):
                 self._agree(same)
             # Nobody has written an image of this recipe yet, or else those of others are not ours to remove.
             again = [self.plan.seeds] if same is None else self._parts()
-            for path in self.images.existing(seed for seeds in again for seed in seeds) if self._overwrite else ():
+            for path in self.images.existing(seed for seeds in again for seed in seeds) if remove else ():
                 path.unlink(missing_ok=True)
             how = {key: value for key, value in self.run.fixed.items() if key in ("precision", "form")}
             how |= {"batch": self.run.batch} if self._chose_batch or "batch" in (same or {}) else {}

@@ -8,6 +8,7 @@
     FOLDER/worker-0-of-1.0.claim   which process is this worker
     FOLDER/device-ID.0.claim       which process uses this device
     FOLDER/join.0.claim            who is joining the shards, once all are there
+    FOLDER/plan.0.claim            who is replacing a plan of which nothing was finished
 
 A shard holds PNGs, features (then alone as `.npz`), or both of the same images, and their diagnostics, so that one pass
 makes all that is kept of them; `shard.json` ends it: {"plan": id, "index": i, ...}. Torch-free.
@@ -38,7 +39,7 @@ from edm2_guidance.recipe.recipe import FORMAT
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run, ShardsMissing, Work
 from edm2_guidance.work.identity import refuse
-from edm2_guidance.work.lease import is_gone, owner, read_lease
+from edm2_guidance.work.lease import Lease, is_gone, owner, read_lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, merged_reductions
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class ShardFolder(Work):
     """The folder of shards of one plan: whose it is, what is there, and what has to agree for work to be continued.
 
     The plan depends on recipe and seeds alone, never on who works on it: what is said of form and batch by the first
-    one that finds no plan holds for all.
+    one that finds no plan holds for all. A plan of which nothing was finished, and that nobody is at, is replaced.
 
         {"format": 2, "recipe": {...}, "recipe_hash": "...", "num_images": N, "seeds": "0-49999", "shard_size": 512,
          "batch": 64, "decoder_batch": 8, "deterministic": false, "threads": 2,
@@ -154,12 +155,14 @@ class ShardFolder(Work):
     def open(self) -> None:
         """Make the folder, or continue in it; temporary files of dead runs on this machine are removed.
 
-        Refused, with the differences, if the folder belongs to another run; else as `Work.open`.
+        Refused, with the differences, if the folder belongs to another run of which anything is finished, or that is
+        going on; else as `Work.open`.
         """
         for attempt in range(1, _OPENINGS + 1):
             try:
                 self._make_plan()
                 super().open()
+                self.check()  # the plan may have been replaced until this worker had its place
                 break
             except (FileNotFoundError, ValueError):
                 if not self.is_over() or attempt == _OPENINGS:
@@ -216,9 +219,9 @@ class ShardFolder(Work):
     def sweep(self) -> None:
         """Remove what work whose result is there has left, unless it is another's, or somebody is at it."""
         with suppress(ValueError, FileNotFoundError):
-            self.check()
+            is_ours = self.check()
             signs = [read_lease(path) for path in self.folder.glob("*.claim")]
-            if all(is_gone(sign) or sign.partition(" ")[0] == owner() for sign in signs):
+            if is_ours and all(is_gone(sign) or sign.partition(" ")[0] == owner() for sign in signs):
                 self.remove()
 
     # The plan.
@@ -235,36 +238,62 @@ class ShardFolder(Work):
     def _make_plan(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PLAN_NAME).exists():
-            self.run = self.run.chosen()
-            self.content = self._asked
-            with self.becoming(self.folder / PLAN_NAME, _rename_if_new) as temporary:
-                temporary.write_bytes(json_bytes(self.content))
-        self.check()
+            self._write_plan(_rename_if_new)
+        if not self.check():
+            with Lease(self.folder, "plan"):
+                if not self.check():  # another worker may have replaced it just now
+                    self._write_plan(replace_synced)
+            self.check()
 
-    def check(self) -> None:
+    def _write_plan(self, rename: Callable[[Path, Path], None]) -> None:
+        self.run = self.run.chosen()
+        self.content = self._asked
+        with self.becoming(self.folder / PLAN_NAME, rename) as temporary:
+            temporary.write_bytes(json_bytes(self.content))
+
+    def check(self) -> bool:
         """Refused, with the differences, if the folder belongs to another run; else takes over what its plan says.
 
-        That is the spelling of the recipe, and what nobody has said of the run. Nothing is made.
+        That is the spelling of the recipe, and what nobody has said of the run. Nothing is made. False: the plan is of
+        another run, but nothing was finished, and nobody is at it, so that `open` replaces it.
         """
-        path = self.folder / PLAN_NAME
-        try:
-            found = read_object(path)
-        except FileNotFoundError:
-            return
-        except ValueError as error:
-            raise ValueError(f"{error}: move {self.folder} away to start over") from error
-        now = upgraded(found)
+        found = self._found_plan()
+        if found is None:
+            return True
+        asked_for, now = self.run, upgraded(found)
         self.run = self.run.as_in(found)
         asked, keys = self._asked, self._of_the_plan()
         if "precision" not in found:  # it is the usual one, whatever that is, as in plans of the version before
             keys = tuple(key for key in keys if key != "precision")
         different = [key for key in (*keys, "diagnostics", "form") if now.get(key) != asked.get(key)]
         if different or not self.run.same_precision(found):
+            self.run = asked_for
+            if self._is_untouched():
+                return False
+            if self._found_plan() != found:  # replaced just now, by whoever is at it
+                return self.check()
             refuse(self.folder, now, asked)
         self._identity = keys
         kept: dict[str, Any] = {key: found[key] for key in ("format", "recipe", "recipe_hash") if key in found}
         self.content = {**asked, **kept}  # by which finished shards say whose they are
         self.__dict__.pop("_plan_id", None)
+        return True
+
+    def _found_plan(self) -> dict[str, Any] | None:
+        """Content of the plan that is there; ValueError if it is not readable."""
+        try:
+            return read_object(self.folder / PLAN_NAME)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{error}: move {self.folder} away to start over") from error
+
+    def _is_untouched(self) -> bool:
+        """Whether no shard is there, nor anybody who makes one."""
+        places = [path for path in self.folder.glob("*.claim") if not path.name.startswith("plan.")]
+        with suppress(FileNotFoundError):  # who was at it went just now
+            return not self.listed()[0] and all(is_gone(read_lease(path)) for path in places)
+        return False
 
     @cached_property
     def _plan_id(self) -> str:

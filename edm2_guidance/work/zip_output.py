@@ -93,7 +93,8 @@ class ZipOutput:
         found, wanted = upgraded(found), upgraded(self._recipe_json())
         other = not self.work.run.may_be_of(found.get("precision", FULL))
         if other or any(found.get(key) != wanted[key] for key in ("recipe_hash", "seeds")):
-            refuse(self.path, found, wanted)
+            unsaid = {"batches" if name == "batch" else name for name in self.work.run.auto}  # nobody has chosen it yet
+            refuse(self.path, *({key: each[key] for key in each if key not in unsaid} for each in (found, wanted)))
         if self._diagnostics:
             stored_diagnostics(self.path)
         return self.path
