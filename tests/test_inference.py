@@ -18,6 +18,7 @@ from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.work.complete import Run
 from training import inference_form
 
 COMMON = ["--net=mnist16-weak", "--steps=2", "--device=cpu"]
@@ -194,6 +195,18 @@ def test_a_score_is_of_a_precision_whatever_the_form(taken):
     lines = [json.loads(line) for line in Path("ledger.jsonl").read_text().splitlines()]
     assert [line["images"].get("precision") for line in lines] == [None, "bfloat16"]
     assert len({line["recipe_hash"] for line in lines}) == 1, "it is no part of the recipe"
+
+
+def test_float32_where_another_is_usual_is_recorded():
+    assert Run(1).recorded_precision is None
+    assert Run(1, precision="float32", unusual=True).recorded_precision == "float32"
+    assert Run(1, precision="float16").recorded_precision == "float16", "it is not usual everywhere"
+    opened = open_recipe(eg.Recipe("mnist16-weak", num_steps=2), "cpu")
+    assert opened.recorded_precision is None
+    opened.main.precision = "float16"  # as on CUDA
+    asked = opened.computing(Inference(precision="float32"))
+    found = opened.recorded_precision, asked.recorded_precision, asked.numerics(1, 1)["unusual"]
+    assert found == ("float16", "float32", True)
 
 
 def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken):

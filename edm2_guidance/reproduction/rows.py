@@ -309,7 +309,7 @@ def _record(made: Scores | Pending, metric: str) -> Record | None:
 
 
 def _which(generation: Generation, seeds: range) -> tuple[str, ...]:
-    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.precision)
+    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.recorded_precision)
 
 
 def _real_statistics(row: Row, num: int, number: int) -> Path:
