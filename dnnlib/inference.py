@@ -55,6 +55,11 @@ def precision_words(images: Mapping[str, Any] | None) -> str:
     return "" if found is None else f"networks in {found}"
 
 
+def in_names(unusual_one: str | None) -> str:
+    """What a precision that was asked for adds to names of files: "-bf16"; nothing for the usual one, None."""
+    return "" if unusual_one is None else f"-{precision_option(unusual_one)}"
+
+
 def precision_option(recorded: str) -> str:
     """How a precision is given, if it is one of `PRECISIONS`: "bf16"."""
     return next((given for given, name in PRECISIONS.items() if name == recorded), recorded)
