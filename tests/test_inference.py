@@ -18,6 +18,7 @@ from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.work.again import read_made
 from edm2_guidance.work.complete import Run
 from training import inference_form
 
@@ -224,6 +225,20 @@ def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken)
     assert "finished before" in run("zip", "--precision=bf16")
     assert "belongs to another run" in run("zip", code=2)
     assert "belongs to another run" in run("zip", "--precision=fp32", code=2)
+
+
+def test_a_grid_is_made_again_in_its_precision(taken):
+    def grid(*args):
+        done = CliRunner().invoke(generate_images.main, [*args, "--device=cpu", "--batch=2", "--form=plain"])
+        assert done.exit_code == 0, done.output
+
+    grid(*COMMON, "--seeds=0-1", "--grid=a.png")
+    grid("--recipe=a.png", "--grid=b.png", "--precision=bf16")
+    grid("--recipe=b.png", "--grid=c.png")
+    precisions = [read_made(name).precision for name in ("a.png", "b.png", "c.png")]
+    assert precisions == [None, "bfloat16", "bfloat16"]
+    assert set(taken) == {("plain", "float32"), ("plain", "bfloat16")}
+    assert read_made("c.png").recipe.hash == read_made("a.png").recipe.hash
 
 
 @pytest.mark.parametrize(
