@@ -1,12 +1,14 @@
 """How networks compute, as far as somebody says it. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 AUTO = "auto"
 PLAIN, PREPARED, COMPILED = FORMS = ("plain", "prepared", "compiled")
 #: As they are given, and as they are recorded.
 PRECISIONS = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
+FULL = "float32"  # goes without saying where it is usual
 NEVER_USUAL = ("tf32", "bfloat16")  # of no network as published, so that somebody asked for it
 
 
@@ -37,6 +39,25 @@ class Inference:
 
 
 UNSAID = Inference()
+
+
+def unusual(recorded: object) -> str | None:
+    """A precision on record if it makes other images than the usual one, float16 on CUDA and else float32; or None.
+
+    Where float32 is usual, nothing is on record.
+    """
+    return str(recorded) if recorded in (*NEVER_USUAL, FULL) else None
+
+
+def precision_words(images: Mapping[str, Any] | None) -> str:
+    """Of images as a ledger describes them: "networks in bfloat16", if that is `unusual`; else ""."""
+    found = unusual((images or {}).get("precision"))
+    return "" if found is None else f"networks in {found}"
+
+
+def in_names(unusual_one: str | None) -> str:
+    """What a precision that was asked for adds to names of files: "-bf16"; nothing for the usual one, None."""
+    return "" if unusual_one is None else f"-{precision_option(unusual_one)}"
 
 
 def precision_option(recorded: str) -> str:

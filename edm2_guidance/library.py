@@ -326,7 +326,7 @@ def _sampled(generation: Generation, metrics: Sequence[str], num: int | None, se
     _check(metrics, num, size)
     generation.check_seeds(seeds)
     source = generation.images(seeds, batch)
-    described = describe_generated(generation.recipe, seeds, size, generation.precision, source.form)
+    described = describe_generated(generation.recipe, seeds, size, generation.recorded_precision, source.form)
     return ImageSet(described, num, source, source.batch)
 
 

@@ -18,6 +18,8 @@ from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.work.again import read_made
+from edm2_guidance.work.complete import Run
 from edm2_guidance.work.shards import ShardFolder
 from training import inference_form
 
@@ -107,7 +109,13 @@ def test_what_is_said_is_planned_taken_up_again_and_recorded(kind, taken, monkey
     said = {"form": "compiled", "precision": "bfloat16"}
     assert said.items() <= plan(kind).items()
     assert "--form=compiled" in run(kind, "--batch=2", "--form=plain", "--precision=bf16", code=2)
-    assert "--precision=bf16" in run(kind, "--batch=2", code=2), "the usual precision is another"
+    if kind == "gen":
+        run(kind, "--batch=2")
+        assert plan(kind)["precision"] == "bfloat16", "work in the usual precision has a folder of its own"
+        Path("ledger.jsonl").unlink()
+        taken.clear()
+    else:
+        assert "--precision=bf16" in run(kind, "--batch=2", code=2), "the usual precision is another"
     run(kind, "--batch=2", "--precision=bf16")
     assert set(taken) == {("compiled", "bfloat16")}
     assert record(kind) == said
@@ -263,6 +271,18 @@ def test_a_score_is_of_a_precision_whatever_the_form(taken):
     assert len({line["recipe_hash"] for line in lines}) == 1, "it is no part of the recipe"
 
 
+def test_float32_where_another_is_usual_is_recorded():
+    assert Run(1).recorded_precision is None
+    assert Run(1, precision="float32", unusual=True).recorded_precision == "float32"
+    assert Run(1, precision="float16").recorded_precision == "float16", "it is not usual everywhere"
+    opened = open_recipe(eg.Recipe("mnist16-weak", num_steps=2), "cpu")
+    assert opened.recorded_precision is None
+    opened.main.precision = "float16"  # as on CUDA
+    asked = opened.computing(Inference(precision="float32"))
+    found = opened.recorded_precision, asked.recorded_precision, asked.numerics(1, 1)["unusual"]
+    assert found == ("float16", "float32", True)
+
+
 def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken):
     run("zip", "--precision=bf16")
     again = CliRunner().invoke(generate_zip.main, ["--recipe=a.zip", "--out=b.zip", "--device=cpu"])
@@ -274,6 +294,20 @@ def test_a_zip_of_another_precision_is_refused_and_made_again_in_the_same(taken)
     assert ": --precision=bf16 gives this one, or give another name" in text
     assert text.endswith("asked for now: precision: bfloat16 | (none)\n"), "not what nobody has chosen yet"
     assert "belongs to another run" in run("zip", "--precision=fp32", code=2)
+
+
+def test_a_grid_is_made_again_in_its_precision(taken):
+    def grid(*args):
+        done = CliRunner().invoke(generate_images.main, [*args, "--device=cpu", "--batch=2", "--form=plain"])
+        assert done.exit_code == 0, done.output
+
+    grid(*COMMON, "--seeds=0-1", "--grid=a.png")
+    grid("--recipe=a.png", "--grid=b.png", "--precision=bf16")
+    grid("--recipe=b.png", "--grid=c.png")
+    precisions = [read_made(name).precision for name in ("a.png", "b.png", "c.png")]
+    assert precisions == [None, "bfloat16", "bfloat16"]
+    assert set(taken) == {("plain", "float32"), ("plain", "bfloat16")}
+    assert read_made("c.png").recipe.hash == read_made("a.png").recipe.hash
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnnlib.inference import NEVER_USUAL, precision_option
+from dnnlib.inference import precision_option, unusual
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import NOWHERE, Interval, on_schedule
 from edm2_guidance.cli.lists import first_seeds, seeds_from
@@ -105,9 +105,10 @@ def sizes_of(made: "Made | None", *names: str) -> dict[str, Any]:
 
 def run_again(made: "Made | None", run: RunOptions) -> RunOptions:
     """The options of a run, in the precision that was asked for before, if another is not given now."""
-    if made is None or made.precision not in NEVER_USUAL or run.precision is not None:
+    precision = None if made is None else unusual(made.precision)
+    if precision is None or run.precision is not None:
         return run
-    said: dict[str, Any] = {"precision": precision_option(made.precision)}
+    said: dict[str, Any] = {"precision": precision_option(precision)}
     return replace(run, **said)
 
 

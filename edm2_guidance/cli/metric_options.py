@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 
+from dnnlib.inference import in_names
 from dnnlib.places import find_file, near, short_name
 from dnnlib.urls import is_url
 from edm2_guidance.cli.command import bad_input
@@ -277,7 +278,9 @@ def known_metrics(source: str) -> list[str] | None:
     return named.get(source)
 
 
-def work_folder(workdir: str, recipe: Recipe, seeds: range, metrics: Sequence[str]) -> Path:
+def work_folder(
+    workdir: str, recipe: Recipe, seeds: range, metrics: Sequence[str], unusual_precision: str | None
+) -> Path:
     """Where the features of these images lie while they are being made."""
-    part = f"{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}"
+    part = f"{seeds[0]}-{len(seeds)}-{'-'.join(map(file_name, metrics))}{in_names(unusual_precision)}"
     return begun(recipe, lambda recipe_hash: Path(workdir) / f"{recipe_hash[:16]}-{part}")

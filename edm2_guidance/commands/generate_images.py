@@ -1,10 +1,11 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -173,9 +174,16 @@ def draw_grid(asked: ImageOptions, picture: Path, seeds: list[int]) -> None:
     announce_grid(rows, generations, len(seeds))
     cells = sampled_cells(asked, layout, generations, seeds)
     drawn = compose_grid(cells, rows, columns, caption(layout.still, 0, 0) or None, side if grid.enlarge else None)
-    made = {cell.recipe.hash: cell.recipe.to_json() for cell in itertools.chain(*generations)}
-    say_notes(picture_file.save(drawn, picture, {"seeds": seeds, "recipes": [*made.values()]}))
+    made = {cell.recipe.hash: cell for cell in itertools.chain(*generations)}
+    say_notes(picture_file.save(drawn, picture, content_of([*made.values()], seeds)))
     click.echo(f"{picture}")
+
+
+def content_of(cells: "list[Generation]", seeds: Sequence[int]) -> dict[str, Any]:
+    """What a picture says of how it was made."""
+    made = {"seeds": seeds, "recipes": [cell.recipe.to_json() for cell in cells]}
+    asked = next(filter(None, (cell.unusual_precision for cell in cells)), None)  # it is asked of all alike
+    return made if asked is None else {**made, "precision": asked}
 
 
 def open_cells(asked: ImageOptions, recipes: list[list[Recipe]], seeds: list[int]) -> "list[list[Generation]]":
@@ -240,10 +248,7 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
         for picture, plan in zip(pictures, plans, strict=True):
             for generation in plan:
                 generation.check_seeds(picture.seeds)
-        contents = [
-            {"seeds": p.seeds, "recipes": [g.recipe.to_json() for g in plan]}
-            for p, plan in zip(pictures, plans, strict=True)
-        ]
+        contents = [content_of(plan, picture.seeds) for picture, plan in zip(pictures, plans, strict=True)]
         todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
     bar = progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks)
     with keeps(lambda: f"finished pictures are in {folder.folder}; the same command goes on"), bar as progress:

@@ -19,7 +19,7 @@ from typing import Any
 from edm2_guidance.images.sources import seeds_of
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
 from edm2_guidance.metrics.image_sets import ImageSet
-from edm2_guidance.metrics.ledger_table import comparable
+from edm2_guidance.metrics.ledger_table import OF_IMAGES, comparable
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.scoring import Reference
 from edm2_guidance.metrics.uncertainty import Interval, apart, difference, influence_if_known, interval_of, mean_of
@@ -143,7 +143,7 @@ def check_alike(a: Sequence[Record], b: Sequence[Record]) -> None:
     if len(metrics) > 1:
         raise ValueError(f"{metrics[0]} and {metrics[1]} are different numbers: they cannot be compared")
     for what, values in comparable(everything).items():
-        if len(values) > 1 and what != "label rules":
+        if len(values) > 1 and what not in OF_IMAGES:
             raise ValueError(f"{metrics[0]} by different {what} ({', '.join(sorted(values.values()))}) says nothing")
     _check_counts(metrics[0], [record.get("num_images") for record in everything])
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dnnlib.inference import precision_words
 from dnnlib.terminal import printable
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
 from edm2_guidance.recipe.describe import DETAILS, describe_recipe
@@ -15,6 +16,10 @@ _CSV_HEADER = (
     "row", "metric", "value", "low", "high", "num_images", "images", "method", "labels", "reference", "note", "time",
     "recipe_hash", "flags",
 )  # fmt: skip
+
+
+#: Of `comparable`, what may be another for the very reason that scores are compared.
+OF_IMAGES = ("label rules", "precisions")
 
 
 class Row(NamedTuple):
@@ -99,8 +104,8 @@ def format_csv(rows: Iterable[Row]) -> str:
         interval, (images, _, labels, reference, time, _) = record.get("interval") or {}, _cells(record, {"seeds"})[3:]
         shown = [
             number, record["metric"], record["value"], interval.get("low", ""), interval.get("high", ""),
-            record.get("num_images", ""), images, describe_recipe(record.get("recipe"), DETAILS), labels, reference,
-            record.get("note") or "", time, record.get("recipe_hash") or "",
+            record.get("num_images", ""), images, _method(record, describe_recipe(record.get("recipe"), DETAILS)),
+            labels, reference, record.get("note") or "", time, record.get("recipe_hash") or "",
             "; ".join(map(str, record.get("flags") or [])),
         ]  # fmt: skip
         writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in shown])
@@ -142,12 +147,17 @@ def _cells(record: Mapping[str, Any], varied: Collection[str]) -> tuple[str, ...
         value_text(str(record["metric"]), record["value"]),
         interval_text(str(record["metric"]), record.get("interval")),
         (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
-        str(record.get("note") or describe_recipe(record.get("recipe"), varied)),
+        _method(record, str(record.get("note") or describe_recipe(record.get("recipe"), varied))),
         "-" if record.get("labels") is None else str(record["labels"]),
         _file_name(reference.get("source")),
         str(record.get("time", "-")),
         "!" if record.get("flags") else "",
     )
+
+
+def _method(record: Mapping[str, Any], words: str) -> str:
+    """These words for how images were made, and the precision if it is not the usual one."""
+    return ", ".join(filter(None, [words, precision_words(record.get("images"))]))
 
 
 def _file_name(path: object) -> str:
@@ -175,6 +185,7 @@ def comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
         "detector weights": {},
         "resizes": {},
         "label rules": {},
+        "precisions": {},
     }
     for record in group:
         reference, detector = record.get("reference") or {}, record.get("detector") or {}
@@ -186,4 +197,7 @@ def comparable(group: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
         found["resizes"][resize] = resize
         if record.get("labels") is not None:  # sets of images that do not say are no evidence of a mixture
             found["label rules"][str(record["labels"])] = str(record["labels"])
+        if record.get("recipe"):
+            precision = precision_words(record.get("images")) or "as usual"
+            found["precisions"][precision] = precision
     return found

@@ -12,7 +12,6 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import upgraded
-from edm2_guidance.work.plan import FULL
 
 # How each decoder makes 8 bits of its output: part of what a score depends on.
 _QUANTISERS = {
@@ -107,9 +106,11 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_generated(
-    recipe: Recipe, seeds: Sequence[int], size: Sequence[int], precision: str = FULL, form: str = PLAIN
+    recipe: Recipe, seeds: Sequence[int], size: Sequence[int], precision: str | None = None, form: str = PLAIN
 ) -> dict[str, Any]:
-    """Images that were scored as they were made and kept nowhere. seeds: consecutive. precision, form: of networks."""
+    """Images that were scored as they were made and kept nowhere. seeds: consecutive. precision, form: of networks,
+
+    as recorded: None for the usual float32."""
     return {
         "path": None,
         "kind": "generated",
@@ -118,7 +119,7 @@ def describe_generated(
         "subset_seed": None,
         "size": list(size),
         "seeds": f"{seeds[0]}-{seeds[-1]}",
-        **({"precision": precision} if precision != FULL else {}),
+        **({} if precision is None else {"precision": precision}),
         **({"form": form} if form != PLAIN else {}),
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,

@@ -141,7 +141,7 @@ class ScoreOutput:
         self.work = work
         self._scorer = scorer
         self._recipe = sampler.recipe
-        self._which = images_key(sampler.recipe.hash, format_seeds(work.plan.seeds), work.run.precision)
+        self._which = images_key(sampler.recipe.hash, format_seeds(work.plan.seeds), work.run.recorded_precision)
         self._tags = tags
         self._zip = images
 
@@ -170,7 +170,7 @@ class ScoreOutput:
         assert made is not None  # shards without images hold features
         self.work.lease.check()
         run = self.work.run
-        images = describe_generated(self._recipe, seeds, made.image_size, run.precision, run.form)
+        images = describe_generated(self._recipe, seeds, made.image_size, run.recorded_precision, run.form)
         return replace(self._scorer, batch=run.batch).write(made, self._which, {**images, **kept}, self._tags)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dnnlib.inference import precision_words
 from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, interval_of, mean_interval
@@ -149,7 +150,8 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     reference = record.get("reference") or {}
     against = f"{str(reference.get('source')).rsplit('/', 1)[-1]} {str(reference.get('sha256'))[:8]}"
     made = f"{counted(recipe.num_steps, 'step')} of {recipe.sampler} over {recipe.schedule} in {recipe.dtype}"
-    return f"{record['metric']} against {against}, {made}, labels {recipe.labels}, noise from {recipe.noise_device}"
+    score, more = f"{record['metric']} against {against}", f"labels {recipe.labels}, noise from {recipe.noise_device}"
+    return ", ".join(filter(None, [score, made, more, precision_words(record["images"])]))
 
 
 def value_panel(records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight") -> Panel:

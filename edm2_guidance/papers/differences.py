@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from dnnlib.inference import precision_words
 from edm2_guidance.metrics.uncertainty import Interval
 from edm2_guidance.papers.curves import WORDS, XLABELS, Record, Scores
 from edm2_guidance.papers.plots import Curve, Intervals, Panel
@@ -54,17 +55,22 @@ def difference_panel(
 
 
 def _baseline(
-    records: Sequence[Record], name: str, num_images: int, kind: str, xs: Iterable[float]
+    records: Sequence[Record], name: str, num_images: int, kind: str, ours: Mapping[float, Sequence[Record]]
 ) -> Mapping[float, Sequence[Record]]:
-    """Lines by x: of a search of this name, else those of the row of this name, at any x."""
+    """Lines by x: of a search of this name, else of the row of this name, in the precision of `ours`, at any x."""
     if any((record.get("search") or {}).get("name") == name for record in records):
         scores = Scores(records, name, num_images)
         scores.require(kind)
         return scores.lines_along(kind, scores.best())
     of_row = [r for r in records if (r.get("row") or {}).get("name") == name and r.get("num_images") == num_images]
-    if not of_row:
-        raise ValueError(f"--against={name}: no search and no row of that name at {num_images} images in the ledger")
-    return dict.fromkeys(xs, of_row)
+    precision = precision_words(next(iter(ours.values()))[0]["images"])  # a search is in one
+    same = [record for record in of_row if precision_words(record.get("images")) == precision]
+    if not same:
+        other = f" with {precision or 'networks in the usual precision'}" if of_row else ""
+        raise ValueError(
+            f"--against={name}: no search and no row of that name at {num_images} images{other} in the ledger"
+        )
+    return dict.fromkeys(ours, same)
 
 
 def _difference(where: str, ours: Sequence[Record], others: Sequence[Record], compare: Compare) -> Verdict:

@@ -43,7 +43,8 @@ class Rates:
     precision: str = ""
 
     def __post_init__(self) -> None:
-        numbers = [*itertools.chain(*self.networks), *self.extractors.values(), self.decoder or 1.0]
+        decoder = [] if self.decoder is None else [self.decoder]
+        numbers = [*itertools.chain(*self.networks), *self.extractors.values(), *decoder]
         if not self.networks or not all(0 < number < math.inf for number in numbers):
             raise ValueError("rates are positive, finite numbers")
 
@@ -80,8 +81,8 @@ def read_rates() -> list[Rates]:
         if found["format"] != _FORMAT:
             raise ValueError("another format")
         return [_rates(**entry) for entry in found["rates"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no store of rates: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):  # whatever a file may hold in place of another thing
+        raise ValueError(f"{path} is no store of rates that this version reads") from None
 
 
 def _rates(networks: Any, **entry: Any) -> Rates:

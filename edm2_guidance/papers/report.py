@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dnnlib.inference import precision_words
 from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, mean_interval
@@ -142,10 +143,10 @@ def _belongs(row: Row, record: Record) -> bool:
 
 
 def _images_key(record: Record) -> object:
-    """What tells sets of images apart: recipe and seeds, else their content, else where they lie."""
+    """What tells sets of images apart: recipe, seeds and precision, else their content, else where they lie."""
     images = record.get("images") or {}
     if record.get("recipe_hash") is not None and images.get("seeds") is not None:
-        return record["recipe_hash"], str(images["seeds"]), str(images.get("subset_seed"))
+        return record["recipe_hash"], str(images["seeds"]), str(images.get("subset_seed")), precision_words(images)
     return str(images.get("sha256") or images.get("content_sha256") or images.get("path"))
 
 
@@ -222,7 +223,7 @@ def _protocol_differences(row: Row, record: Record) -> list[str]:
 
 
 def _other_rules(row: Row, record: Record) -> list[str]:
-    """Other labels, sampler, reference or detector than published scores have."""
+    """Other labels, sampler, precision, reference or detector than published scores have."""
     detector, reference = record.get("detector") or {}, (record.get("reference") or {}).get("source")
     found = []
     if _bare_name(reference) != _bare_name(row.reference):
@@ -232,6 +233,8 @@ def _other_rules(row: Row, record: Record) -> list[str]:
     resized = find_metric(row.metric).extractor.resized
     if detector and detector.get("resize") != resized:
         found.append(f"images resized by {detector.get('resize')}, not {resized}")
+    if precision := precision_words(record.get("images")):
+        found.append(precision)
     return [*found, *_recipe_differences(row, record.get("recipe") or {})]
 
 

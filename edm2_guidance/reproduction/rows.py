@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dnnlib.download import fetch
-from dnnlib.inference import UNSAID, Inference
+from dnnlib.inference import UNSAID, Inference, in_names, unusual
 from dnnlib.places import EMBEDDED, short_name
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.images.batch import ImageSource
@@ -201,7 +201,7 @@ class Runner:
         self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
     ) -> ScoreOutput:
         """A block whose images are kept nowhere."""
-        what = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}"
+        what = f"{file_name(scorer.metrics[0])}-{seeds[0]}-{len(seeds)}{in_names(generation.unusual_precision)}"
         folder = begun(generation.recipe, lambda recipe_hash: self._work / f"{recipe_hash[:16]}-{what}")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
         run = self._run(generation, len(seeds))
@@ -210,7 +210,8 @@ class Runner:
 
     def _zip(self, generation: Generation, seeds: range, name: str, contents: Sequence[Features]) -> ZipOutput:
         """A block whose images are kept."""
-        folder, part = self.settings.results / "images", f"{seeds[0]}-{seeds[-1]}"
+        folder = self.settings.results / "images"
+        part = f"{seeds[0]}-{seeds[-1]}{in_names(generation.unusual_precision)}"
         path = begun(generation.recipe, lambda recipe_hash: folder / f"{name}-{recipe_hash[:6]}-{part}.zip")
         plan = ShardPlan(tuple(seeds), self.settings.shard_size)
         return ZipOutput(path, plan, generation.recipe, self._run(generation, len(seeds)), contents)
@@ -219,10 +220,11 @@ class Runner:
         self, scorer: Scorer, path: Path, recipe: Recipe, seeds: range, tags: Mapping[str, Any]
     ) -> Scores | Pending:
         """The score of a ZIP that holds the images of these seeds."""
-        lease = Lease(self._work, f"{recipe.hash[:16]}-{seeds[0]}-{file_name(scorer.metrics[0])}")
+        precision = (read_recipe(path) or {}).get("precision")  # another machine may have made it
+        what = f"{seeds[0]}-{file_name(scorer.metrics[0])}{in_names(unusual(precision))}"
+        lease = Lease(self._work, f"{recipe.hash[:16]}-{what}")
         measured = functools.partial(score_output.measure_stored, path, scorer, len(seeds))
-        stored = read_recipe(path) or {}  # another machine may have made it
-        which = images_key(recipe.hash, format_seeds(tuple(seeds)), stored.get("precision"))
+        which = images_key(recipe.hash, format_seeds(tuple(seeds)), precision)
         return score_output.score_once(scorer, which, measured, tags, lease)
 
     @property
@@ -309,7 +311,7 @@ def _record(made: Scores | Pending, metric: str) -> Record | None:
 
 
 def _which(generation: Generation, seeds: range) -> tuple[str, ...]:
-    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.precision)
+    return images_key(generation.recipe.hash, format_seeds(tuple(seeds)), generation.recorded_precision)
 
 
 def _real_statistics(row: Row, num: int, number: int) -> Path:

@@ -113,7 +113,7 @@ class SnapshotScores:
     def _records(self, network: Path, beat: Callable[[], None]) -> Sequence[Record]:
         """The ledger's lines of a network, one per metric; made now, if they are not there."""
         generation = open_recipe(Recipe(network, num_steps=self.num_steps), str(self.scorer.device), offline=True)
-        seeds, precision = tuple(range(self.num)), generation.precision
+        seeds, precision = tuple(range(self.num)), generation.recorded_precision
         which = images_key(generation.recipe.hash, format_seeds(seeds), precision)
         found = self.scorer.find(*which)
         if found is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from dnnlib.inference import PLAIN, PREPARED, UNSAID, Inference
+from dnnlib.inference import FULL, PLAIN, PREPARED, UNSAID, Inference
 from dnnlib.places import recorded_place
 from edm2_guidance.images.batch import Begun, ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
@@ -175,6 +175,16 @@ class Generation:
         """In which the networks compute; where they differ, all of them: "float16+float32"."""
         return self._precision(self.inference.precision)
 
+    @property
+    def unusual_precision(self) -> str | None:
+        """It, if they usually compute in another one here; else None."""
+        return self.precision if self.precision != self._precision(None) else None
+
+    @property
+    def recorded_precision(self) -> str | None:
+        """As scores and pictures say it: None for the usual float32."""
+        return self.precision if self.precision != FULL else self.unusual_precision
+
     def _precision(self, asked: str | None) -> str:
         networks = (net for each in self.stages() for net in each.networks().values())
         return "+".join(sorted({asked or net.precision for net in networks}))
@@ -196,7 +206,7 @@ class Generation:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "precision": self.precision,
-            "unusual": self.precision != self._precision(None),
+            "unusual": self.unusual_precision is not None,
             "form": self.inference.form or PLAIN,
             "auto": auto,
         }

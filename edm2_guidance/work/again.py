@@ -203,7 +203,7 @@ def _of_picture(path: Path, number: int | None) -> dict[str, Any]:
     number = 1 if number is None else number
     if not 1 <= number <= len(recipes):
         raise ValueError(f"{path} carries no recipe number {number}, but {len(recipes)}")
-    return {"recipe": recipes[number - 1], "seeds": content.get("seeds")}
+    return {"recipe": recipes[number - 1], **{key: content.get(key) for key in ("seeds", "precision")}}
 
 
 def _with_files(recipe: Any, change: Callable[[Any, str], Any]) -> Any:

@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dnnlib.errors import Refused
-from dnnlib.inference import NEVER_USUAL, PLAIN
+from dnnlib.inference import FULL, NEVER_USUAL, PLAIN
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work.follower import Follower
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
-from edm2_guidance.work.plan import FULL, ShardPlan, format_seeds
+from edm2_guidance.work.plan import ShardPlan, format_seeds
 
 if TYPE_CHECKING:
     from edm2_guidance.images.batch import Begun, ImageSource, Sink
@@ -101,11 +101,16 @@ class Run:
     def fixed(self) -> dict[str, int | bool | str | None]:
         """What all workers must have alike, and who goes on later. What is usual is left out, as plans began."""
         names = ["batch", "decoder_batch", "deterministic", "threads"]
-        if self.precision != FULL or self.unusual:
+        if self.recorded_precision is not None:
             names.append("precision")
         if self.form != PLAIN:
             names.append("form")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def recorded_precision(self) -> str | None:
+        """None for the usual float32."""
+        return self.precision if self.precision != FULL or self.unusual else None
 
     def chosen(self) -> "Run":
         """The same, with a choice for everything that nobody has said."""
@@ -121,7 +126,7 @@ class Run:
 
     def same_precision(self, plan: Mapping[str, Any]) -> bool:
         """Whether the networks computed in this precision: the usual one, where a plan says nothing."""
-        return plan["precision"] == self.fixed.get("precision") if "precision" in plan else not self.unusual
+        return plan["precision"] == self.recorded_precision if "precision" in plan else not self.unusual
 
     def may_be_of(self, precision: str) -> bool:
         """Whether finished images of this precision are those asked for: the usual one is not the same everywhere."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-FULL = "float32"  # the precision that goes without saying
 _SHARD = 512  # images, about, where batches do not say where shards end
 _RUN = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?(?:,|\Z)", re.ASCII)
 
@@ -96,9 +95,9 @@ def format_seeds(seeds: tuple[int, ...]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def images_key(recipe_hash: str, seeds: str, precision: str | None = FULL) -> tuple[str, ...]:
-    """What tells sets of generated images apart. seeds: by `format_seeds`. precision: of the networks; None: `FULL`."""
-    return (recipe_hash, seeds) if precision in (None, FULL) else (recipe_hash, seeds, str(precision))
+def images_key(recipe_hash: str, seeds: str, precision: str | None) -> tuple[str, ...]:
+    """What tells sets of generated images apart. seeds: by `format_seeds`. precision: of the networks, as recorded."""
+    return (recipe_hash, seeds) if precision is None else (recipe_hash, seeds, precision)
 
 
 def seed_runs(text: str) -> list[range]:

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnnlib.inference import FULL
 from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
@@ -25,7 +26,7 @@ from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.diagnostics import Recorded, stored_diagnostics, write_joined
 from edm2_guidance.work.identity import refuse
-from edm2_guidance.work.plan import FULL, ShardPlan, merged_reductions
+from edm2_guidance.work.plan import ShardPlan, merged_reductions
 from edm2_guidance.work.shards import SHARD_JSON, Content, Recipe, ShardFolder
 
 if TYPE_CHECKING:

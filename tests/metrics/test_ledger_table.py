@@ -73,6 +73,18 @@ def test_table_says_what_its_rows_mix() -> None:
     assert "! fid: the rows mix label rules (balanced, random)" in shown([*same, other])
 
 
+def test_table_says_which_precision_is_not_the_usual_one() -> None:
+    recipe = Recipe(NetworkRef("main")).to_json()
+    usual = record(recipe=recipe, images={"path": None, "seeds": "0-1", "precision": "float16"})
+    other = record(recipe=recipe, images={"path": None, "seeds": "0-1", "precision": "bfloat16"}, note="mine")
+    assert "mine, networks in bfloat16" in shown([other])
+    assert "mine, networks in bfloat16" not in format_csv(rows_of([other]))
+    assert "main, 32 steps, noise from cpu, networks in bfloat16" in format_csv(rows_of([other]))
+    assert "networks" not in shown([usual])
+    assert mixtures([usual, record(), other]) == ["fid: the rows mix precisions (as usual, networks in bfloat16)"]
+    assert [row.number for row in select(rows_of([usual, other]), words=["bfloat16"])] == [2]
+
+
 def test_one_reference_under_two_names_is_no_mixture() -> None:
     by_name = record(reference={"source": "mnist16-refs", "sha256": "01234567"})
     by_path = record(reference={"source": "pretrained/mnist16-refs.npz", "sha256": "01234567"})

@@ -76,9 +76,13 @@ def test_scores_of_other_metrics_references_steps_or_precision_make_no_curve_tog
         {"reference": {"source": "mine.npz", "sha256": "f"}},
         {"recipe": Recipe(NetworkRef("main"), num_steps=8).to_json()},
         {"recipe": Recipe(NetworkRef("main"), num_steps=16, dtype="float64").to_json()},
+        {"images": {"seeds": "0-999", "precision": "bfloat16"}},
+        {"images": {"seeds": "0-999", "precision": "float32"}},  # which is on record where float16 is usual
     ):
         with pytest.raises(ValueError, match="scores of different recipes"):
             value_panel([first, line("a", 2.0, weight=2.0) | other], ["a"], 1000)
+    usual = line("a", 2.0, weight=2.0) | {"images": {"seeds": "0-999", "precision": "float16"}}
+    assert value_panel([first, usual], ["a"], 1000).curves == {"a": {1.0: [1.0], 2.0: [2.0]}}
 
 
 def test_points_away_from_the_best_are_counted():

@@ -54,6 +54,10 @@ def test_a_row_is_a_baseline_at_every_weight():
     found = panel(CFG + row, "cfg", against="mnist16")
     values = {weight: [round(value, 3) for value in values] for weight, values in found.curves["cfg"].items()}
     assert values == {1.5: [-0.667], 2.0: [-0.567]}
+    other = [{**each, "images": {**each["images"], "precision": "bfloat16"}} for each in row]
+    assert panel(CFG + other + row, "cfg", against="mnist16").curves == found.curves, "of the precision of the search"
+    with pytest.raises(ValueError, match="no row of that name at 10 images with networks in the usual precision"):
+        panel(CFG + other, "cfg", against="mnist16")
 
 
 def test_intervals_of_lines_are_taken_and_said_to_be_unpaired():

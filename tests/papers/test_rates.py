@@ -64,16 +64,34 @@ def test_plan_says_which_rates_it_used():
     assert "there is: NVIDIA G prepared float16" in refused.output
 
 
-@pytest.mark.parametrize("content", [b"", b"[1", b"{}", b'{"format": "edm2-guidance rates 1", "rates": [{}]}', None])
-def test_a_damaged_store_is_left_out_with_a_warning(content):
-    keep_rates([GPU], [])
-    if content is None:  # a rate that is none
-        kept = json.loads(store().read_bytes())
-        kept["rates"][0]["networks"] = [[45.5, -1]]
-        content = json.dumps(kept).encode()
-    store().write_bytes(content)
+def warned():
+    """What a plan says of a damaged store."""
     result = plan("edm2-img512-xxl-interval-fid")
     assert result.exit_code == 0
     assert "(assumed, one A100)" in result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: measured rates are left out: ")
+    return line
+
+
+@pytest.mark.parametrize("content", [b"", b"[1", b"{}", b'{"format": "edm2-guidance rates 1", "rates": [{}]}'])
+def test_a_damaged_store_is_left_out_with_a_warning(content):
+    keep_rates([GPU], [])
+    store().write_bytes(content)
+    warned()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"networks": [[45.5, -1]]}, {"networks": [[45.5, "fast"]]}, {"networks": [45.5]}, {"networks": None},
+        {"extractors": [1]}, {"extractors": None}, {"extractors": {"fid": "fast"}}, {"decoder": 0}, {"decoder": []},
+        {"kind": 7}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_an_entry_of_another_form_is_no_rate(damage):
+    keep_rates([GPU], [])
+    kept = json.loads(store().read_bytes())
+    kept["rates"][0] |= damage
+    store().write_text(json.dumps(kept))
+    assert f"{store()} is no store of rates that this version reads; python -m benchmarks --calibrate" in warned()

@@ -7,13 +7,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import scipy.stats
 
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.listing import as_csv
-from edm2_guidance.papers.report import collect, compare_shipped, differences, report
+from edm2_guidance.papers.report import collect, compare_shipped, differences, left_out, report
 from edm2_guidance.papers.tables import all_rows, find
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef
@@ -130,6 +131,23 @@ def test_the_images_that_a_network_enlarges_are_part_of_the_method():
     assert not [text for text in differences(row(u), record(u, 7.49)) if text.startswith("base")]
     stored = record(u, 7.49, base=ImageSet("mine.zip", "a" * 64))
     assert any(text.startswith("base mine.zip, not 64x64_diffusion, ") for text in differences(row(u), stored))
+
+
+def test_other_precisions_are_other_images_and_flagged():
+    """Whichever line comes first; what is usual, float16 on CUDA or float32, is one set of images."""
+
+    def of(value, precision):
+        line = record(AUTOG, value)
+        return line | {"images": line["images"] | ({} if precision is None else {"precision": precision})}
+
+    records = [of(2.0, "bfloat16"), of(1.36, "float16"), of(9.0, None), of(3.0, "float32"), of(4.0, "tf32")]
+    found = {result.differs: result.values for result in collect([row(AUTOG)], records)}
+    others = {(f"networks in {name}",): (value,) for name, value in (("bfloat16", 2), ("float32", 3), ("tf32", 4))}
+    assert found == {(): (1.36,), **others}
+    assert left_out([row(AUTOG)], records) == {"of images that an older line scores, which counts": [ANY]}
+    text = report([row(AUTOG)], records[:1], "markdown")
+    assert "**Changed protocol" in text
+    assert "networks in bfloat16" in text
 
 
 def test_one_published_run_is_compared_with_our_mean():

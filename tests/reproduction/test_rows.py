@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dnnlib.inference import UNSAID, Inference
 from dnnlib.workers import Workers
 from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics import ledger
@@ -119,6 +120,19 @@ def test_kept_images_give_the_same_score_and_are_reused(runner, row, sampled, tm
     count = len(sampled.list)
     assert values(runner(keep_images=True, ledger=tmp_path / "third.jsonl").run(row)) == values(kept.run(row))
     assert len(sampled.list) == count
+
+
+def test_images_of_an_unusual_precision_lie_beside_the_others(runner, row, tmp_path):
+    for keep_images in (False, True):
+        for inference in (UNSAID, Inference(precision="bfloat16"), Inference(precision="float32")):
+            place = tmp_path / str(keep_images)
+            where = {"results": place, "ledger": place / "ledger.jsonl"}
+            made = list(runner(keep_images=keep_images, inference=inference, blocks=1, **where).run(row))
+            assert [block.reused for block in made] == [inference.precision == "float32"]
+        lines = ledger.read(place / "ledger.jsonl")
+        assert [line["images"].get("precision") for line in lines] == [None, "bfloat16"]
+    (usual,) = (tmp_path / "True" / "images").glob("tiny-*-0-5.zip")
+    assert sorted((tmp_path / "True" / "images").iterdir()) == [usual.with_stem(f"{usual.stem}-bf16"), usual]
 
 
 def test_two_workers_share_a_block(runner, row, sampled, tmp_path):

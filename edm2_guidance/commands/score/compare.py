@@ -57,7 +57,8 @@ def compare_scores(asked: ScoreOptions, a: str, b: str) -> "list[Verdict]":
         ours, theirs = (scores_named(side, asked.ledger.ledger) for side in (a, b))
         verdict = compare.of_lines(ours, theirs)
     say_warnings([*ours, *theirs])
-    say_notes(note for note in ledger_table.mixtures([*ours, *theirs]) if "label rules" in note)
+    mixed = ledger_table.mixtures([*ours, *theirs])
+    say_notes(note for note in mixed if any(what in note for what in ledger_table.OF_IMAGES))
     return [verdict]
 
 

@@ -144,7 +144,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     numerics = generation.numerics(asked.batch, len(seeds), workers.count, asked.shard_size)
     how = Run(workers=workers, device=device_identity(generation.device), **numerics)
     scorer = Scorer(reference, tuple(detectors), index, generation.device, how.batch)
-    folder = opt.work_folder(asked.workdir, generation.recipe, seeds, metrics)
+    folder = opt.work_folder(asked.workdir, generation.recipe, seeds, metrics, generation.unusual_precision)
     work = feature_shards(folder, plan, generation.recipe, how, detectors)
     output = ScoreOutput(scorer, generation, work, {"note": asked.ledger.note})
 
