@@ -149,7 +149,7 @@ class RunningMoments:
         mean = rows.mean(dim=0)
         centred = rows - mean
         self._combine(len(rows), mean)
-        self._scatter.addmm_(centred.T, centred)
+        self._scatter += _square(centred)
 
     def _combine(self, num: int, mean: Tensor) -> None:
         """The sums, for `num` rows more of this mean, whose own scatter is to be added."""
@@ -158,6 +158,14 @@ class RunningMoments:
         self._mean = self._mean + delta * (num / total)
         self._scatter.addr_(delta, delta, alpha=self._added * num / total)
         self._added = total
+
+
+def _square(rows: Tensor) -> Tensor:
+    """Rows^T rows, [D, D]: numpy computes half of it, and mirrors that."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 class _Sample:
