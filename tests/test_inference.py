@@ -143,6 +143,25 @@ def test_what_differs_from_images_that_are_there_is_said(taken):
     run("png", "--seeds=4-5", "--precision=bf16")
 
 
+@pytest.mark.parametrize("kind", ["png", "zip"])
+@pytest.mark.parametrize(
+    ("said", "trouble"),
+    [
+        ({"batch": "x"}, "x images per batch: need 1 or more"),
+        ({"form": "foo"}, "form 'foo' is none of plain, prepared, compiled"),
+        ({"form": ["foo"]}, "form ['foo'] is none of plain, prepared, compiled"),
+    ],
+)
+def test_a_damaged_plan_is_named(kind, said, trouble, taken, monkeypatch):
+    halfway(kind, monkeypatch)
+    path = Path({"zip": "a.zip.shards/plan.json", "png": "png/recipe.json"}[kind]).absolute()
+    path.write_text(json.dumps({**plan(kind), **said}))
+    result = CliRunner().invoke(SCRIPTS[kind][0], [*SCRIPTS[kind][1], "--batch=auto"])
+    assert result.exit_code != 0
+    assert f"{path.name} is damaged: {trouble}; move its folder away to start over\n" in result.output
+    assert "images:" not in result.output, "nothing had begun"
+
+
 def test_the_first_plan_wins(taken, monkeypatch):
     """Another worker makes a plan while this one chooses."""
     chosen = []
