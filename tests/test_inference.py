@@ -217,7 +217,7 @@ def test_workers_of_a_folder_that_is_there_agree_on_images_at_a_time(taken, monk
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "_timed_batch", lambda generation: 2)
+        patch.setattr(tuning, "_timed_batch", lambda generation, limit: (2, True))
         halfway(kind, monkeypatch, "--batch=auto")
     assert plan(kind)["batch"] == 2
     monkeypatch.setattr(tuning, "fast_batch", lambda *args: pytest.fail("the plan says it"))
@@ -395,6 +395,22 @@ def test_batches_grow_as_long_as_they_gain_and_fit(monkeypatch, fake, batch):
     begun = fake.clock
     assert found(monkeypatch, fake) == batch
     assert fake.clock == begun, "it is remembered"
+
+
+def test_no_batch_is_tried_that_is_larger_than_the_work(monkeypatch):
+    fake, sizes = Fake(), []
+    monkeypatch.setattr(fake, "evaluate", lambda size, evaluate=fake.evaluate: sizes.append(size) or evaluate(size))
+    assert found(monkeypatch, fake, most=9) == 8
+    assert max(sizes) == 8
+    begun = fake.clock
+    assert found(monkeypatch, fake, most=8) == 8
+    assert fake.clock == begun, "it is remembered"
+    assert found(monkeypatch, fake) == 256, "of more images another is the best"
+    assert found(monkeypatch, fake, most=9) == 8
+    monkeypatch.setattr(torch, "__version__", "0")
+    begun = fake.clock
+    found(monkeypatch, fake)
+    assert fake.clock > begun, "of another PyTorch"
 
 
 def test_what_was_measured_may_be_lost(monkeypatch, here):
