@@ -151,6 +151,25 @@ def test_what_differs_from_images_that_are_there_is_said(taken):
     run("png", "--seeds=4-5", "--precision=bf16")
 
 
+@pytest.mark.parametrize("kind", ["png", "zip"])
+@pytest.mark.parametrize(
+    ("said", "trouble"),
+    [
+        ({"batch": "x"}, "x images per batch: need 1 or more"),
+        ({"form": "foo"}, "form 'foo' is none of plain, prepared, compiled"),
+        ({"form": ["foo"]}, "form ['foo'] is none of plain, prepared, compiled"),
+    ],
+)
+def test_a_damaged_plan_is_named(kind, said, trouble, taken, monkeypatch):
+    halfway(kind, monkeypatch)
+    path = Path({"zip": "a.zip.shards/plan.json", "png": "png/recipe.json"}[kind]).absolute()
+    path.write_text(json.dumps({**plan(kind), **said}))
+    result = CliRunner().invoke(SCRIPTS[kind][0], [*SCRIPTS[kind][1], "--batch=auto"])
+    assert result.exit_code != 0
+    assert f"{path.name} is damaged: {trouble}; move its folder away to start over\n" in result.output
+    assert "images:" not in result.output, "nothing had begun"
+
+
 def test_the_first_plan_wins(taken, monkeypatch):
     """Another worker makes a plan while this one chooses."""
     chosen = []
@@ -206,7 +225,7 @@ def test_workers_of_a_folder_that_is_there_agree_on_images_at_a_time(taken, monk
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_images_at_a_time_are_measured_once_for_all(kind, taken, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "_timed_batch", lambda generation: 2)
+        patch.setattr(tuning, "_timed_batch", lambda generation, limit: (2, True))
         halfway(kind, monkeypatch, "--batch=auto")
     assert plan(kind)["batch"] == 2
     monkeypatch.setattr(tuning, "fast_batch", lambda *args: pytest.fail("the plan says it"))
@@ -410,6 +429,22 @@ def test_batches_grow_as_long_as_they_gain_and_fit(monkeypatch, fake, batch):
     begun = fake.clock
     assert found(monkeypatch, fake) == batch
     assert fake.clock == begun, "it is remembered"
+
+
+def test_no_batch_is_tried_that_is_larger_than_the_work(monkeypatch):
+    fake, sizes = Fake(), []
+    monkeypatch.setattr(fake, "evaluate", lambda size, evaluate=fake.evaluate: sizes.append(size) or evaluate(size))
+    assert found(monkeypatch, fake, most=9) == 8
+    assert max(sizes) == 8
+    begun = fake.clock
+    assert found(monkeypatch, fake, most=8) == 8
+    assert fake.clock == begun, "it is remembered"
+    assert found(monkeypatch, fake) == 256, "of more images another is the best"
+    assert found(monkeypatch, fake, most=9) == 8
+    monkeypatch.setattr(torch, "__version__", "0")
+    begun = fake.clock
+    found(monkeypatch, fake)
+    assert fake.clock > begun, "of another PyTorch"
 
 
 def test_what_was_measured_may_be_lost(monkeypatch, here):

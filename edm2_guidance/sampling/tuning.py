@@ -4,6 +4,7 @@ Compiling takes a minute or more, for each number of images at a time. Networks 
 times as much, by what is known of their cost; else they are prepared, which takes no time.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
@@ -12,6 +13,7 @@ import torch
 
 from dnnlib import measured
 from dnnlib.inference import COMPILED, PLAIN, PREPARED, Inference, precision_option
+from dnnlib.terminal import is_verbose
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.models.edm2 import cannot_compile, compile_key
 from torch_utils.distributed import device_name, wait_for
@@ -97,34 +99,40 @@ def fast_batch(generation: Generation, most: int) -> int:
     """The largest power of two of images at a time, up to `most`, that memory holds, and faster than all smaller ones.
 
     Found by a few evaluations of each network at each size, from one image on, and kept for the next time. Where they
-    are compiled, which takes long for every size, they are timed as they are prepared.
+    are compiled, which takes long for every size, they are timed as they are prepared. --verbose says that it begins.
     """
     networks = [net for stage in generation.stages() for net in stage.networks().values()]
     what = " ".join(str(net.identity["sha256"])[:16] for net in networks)
-    key = f"{device_name(generation.device)} {generation.inference.form} {generation.precision} {what}"
-    known = measured.find("batch", key)
+    form, precision = generation.inference.form, generation.precision
+    key = f"{device_name(generation.device)} torch {torch.__version__} {form} {precision} {what}"
+    limit = min(_MOST, 1 << (most.bit_length() - 1))
+    of_few = f"{key} up to {limit}"  # what is best of more may be larger
+    known = measured.find("batch", key) or measured.find("batch", of_few)
     if known is None or known < 1:
-        known = _timed_batch(generation)
-        measured.keep("batch", key, known)
-    return min(int(known), 1 << (most.bit_length() - 1))
+        if is_verbose():
+            print(f"--batch=auto: timing the networks, up to {limit} images at a time", file=sys.stderr)
+        known, is_best = _timed_batch(generation, limit)
+        measured.keep("batch", key if is_best else of_few, known)
+    return min(int(known), limit)
 
 
-def _timed_batch(generation: Generation) -> int:
+def _timed_batch(generation: Generation, limit: int) -> tuple[int, bool]:
+    """The best size up to a limit, and whether it is known to be the best of all."""
     if generation.inference.form == COMPILED:
         generation = generation.in_form(PREPARED)
     best, rate, size = 1, 0.0, 1
-    while size <= min(_MOST, best << _LOOKS):
+    is_best = limit == _MOST
+    while size <= limit:
         seconds = _seconds(generation, size)
-        if seconds is None:
-            break
-        if size / seconds >= _GAINS * rate:
+        if seconds is not None and size / seconds >= _GAINS * rate:
             best, rate = size, size / seconds
-        if seconds > _PATIENCE:
-            break
         size *= 2
+        if seconds is None or seconds > _PATIENCE or size > best << _LOOKS:
+            is_best = True
+            break
     if generation.device.type == "cuda":
         torch.cuda.empty_cache()
-    return best
+    return best, is_best
 
 
 def _seconds(generation: Generation, size: int) -> float | None:

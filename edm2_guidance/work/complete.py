@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dnnlib.errors import Refused
-from dnnlib.inference import FULL, NEVER_USUAL, PLAIN
+from dnnlib.inference import FORMS, FULL, NEVER_USUAL, PLAIN
 from dnnlib.workers import ALONE, Workers
 from edm2_guidance.work.follower import Follower
 from edm2_guidance.work.lease import Lease, LeaseLost, sweep
@@ -96,6 +96,8 @@ class Run:
     def __post_init__(self) -> None:
         if type(self.batch) is not int or self.batch < 1:
             raise ValueError(f"{self.batch} images per batch: need 1 or more")
+        if self.form not in FORMS:
+            raise ValueError(f"form {self.form!r} is none of {', '.join(FORMS)}")
 
     @property
     def fixed(self) -> dict[str, int | bool | str | None]:
@@ -119,10 +121,16 @@ class Run:
             run = replace(run, **{name: choose(run)})
         return run
 
-    def as_in(self, plan: Mapping[str, Any]) -> "Run":
-        """The same, with what nobody has said as a plan says, or what else holds `fixed`. ValueError for nonsense."""
+    def as_in(self, plan: Mapping[str, Any], path: Path) -> "Run":
+        """The same, with what nobody has said as a plan says, or what else holds `fixed`. ValueError for nonsense.
+
+        path: of the file that says it.
+        """
         said = {"form": PLAIN, **plan}
-        return replace(self, **{name: said[name] for name in self.auto if name in said})
+        try:
+            return replace(self, **{name: said[name] for name in self.auto if name in said})
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; move its folder away to start over") from error
 
     def same_precision(self, plan: Mapping[str, Any]) -> bool:
         """Whether the networks computed in this precision: the usual one, where a plan says nothing."""

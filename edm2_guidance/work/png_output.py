@@ -121,7 +121,7 @@ class PngOutput(Work):
 
     def _agree(self, found: Mapping[str, Any]) -> None:
         """Compute as recipe.json says where nobody has said another thing. Refused if somebody has, and images stay."""
-        run = self.run.as_in(found)
+        run = self.run.as_in(found, self.folder / RECIPE_NAME)
         same = run.form == found.get("form", PLAIN) and run.same_precision(found)
         if not same and not (self._overwrite and not self._others()):
             now = {"form": run.form, **({} if run.same_precision(found) else {"precision": run.precision})}

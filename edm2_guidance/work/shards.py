@@ -261,7 +261,7 @@ class ShardFolder(Work):
         if found is None:
             return True
         asked_for, now = self.run, upgraded(found)
-        self.run = self.run.as_in(found)
+        self.run = self.run.as_in(found, self.folder / PLAN_NAME)
         asked, keys = self._asked, self._of_the_plan()
         if "precision" not in found:  # it is the usual one, whatever that is, as in plans of the version before
             keys = tuple(key for key in keys if key != "precision")
