@@ -16,6 +16,7 @@ from benchmarks.report import save, table, write_row
 from benchmarks.side_by_side import Options, Result
 from benchmarks.stages import STAGES, lines_of
 from dnnlib.atomic import check_destination
+from edm2_guidance.papers.rates import store
 from torch_utils.distributed import pick_device
 
 
@@ -38,7 +39,10 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name}={value}: give 1 or more")
     try:
         asked.device = pick_device(asked.device)
-        check_destination(asked.out + ".md")
+        if not asked.calibrate:
+            check_destination(asked.out + ".md")
+        elif not asked.quick:
+            check_destination(store())
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return asked

@@ -25,20 +25,25 @@ FORMS = ("plain", "prepared")  # compiling takes longer than all of this
 
 
 def calibrate(options: Options) -> None:
-    """Measure, keep, and say what and where."""
-    try:
-        before = read_rates()
-    except ValueError as error:
-        print(f"warning: replaced, as it cannot be read: {error}", file=sys.stderr)
-        before = []
+    """Measure, say what, and keep it; of `quick`, which has no time for networks of a size that counts, nothing."""
+    before = [] if options.quick else _kept()
     measured = list(rates(options))
-    path = keep_rates(measured, before)
+    kept = "not kept: --quick measures small work alone" if options.quick else f"kept in {keep_rates(measured, before)}"
     for each in measured:
         networks = ", ".join(f"{rate:.3g} TFLOP/s at {size:.3g} Gflops" for size, rate in each.networks)
         others = ", ".join(f"{name} {rate:.3g} images/s" for name, rate in each.extractors.items())
         vae = "" if each.decoder is None else f"; VAE {each.decoder:.3g} TFLOP/s"
         print(f"{each.device}, {each.form}, {each.precision}: {networks}; {others}{vae}")
-    print(f"kept in {path}")
+    print(kept)
+
+
+def _kept() -> list[Rates]:
+    """What was measured before; none, with a warning, if that cannot be read."""
+    try:
+        return read_rates()
+    except (ValueError, OSError) as error:
+        print(f"warning: replaced, as it cannot be read: {error}", file=sys.stderr)
+        return []
 
 
 def rates(options: Options) -> Iterator[Rates]:
@@ -55,7 +60,7 @@ def rates(options: Options) -> Iterator[Rates]:
             if form == "plain" and precision not in ("float16", "float32"):
                 continue
             sizes = sorted(_network(case, form, precision, options) for case in _cases(options))
-            source = f"measured on {name}, {form}, {precision}" + (", quick" if options.quick else "")
+            source = f"measured on {name}, {form}, {precision}"
             yield Rates(sizes, source, decode, images, name, device.type, form, precision)
 
 

@@ -1,7 +1,7 @@
 """Numbers that were measured on this machine, kept in the cache folder: what is lost is measured again."""
 
 import json
-import math
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def find(kind: str, key: str) -> float | None:
     value = _kept(kind).get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    return value if 0 < value <= sys.float_info.max else None
 
 
 def keep(kind: str, key: str, value: float) -> None:

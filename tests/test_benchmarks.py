@@ -11,13 +11,14 @@ from torch.testing import assert_close
 from benchmarks import calibrate, files, frechet, image, side_by_side, training_step
 from benchmarks.__main__ import main
 from benchmarks.extractors import plain_extractor
+from benchmarks.networks import Case
 from benchmarks.plain_network import plain
 from benchmarks.report import table
 from benchmarks.side_by_side import Options, Result, Way, compare
 from edm2_guidance.metrics.extractors.networks.dinov2 import DinoV2
 from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments
-from edm2_guidance.papers.rates import read_rates
+from edm2_guidance.papers.rates import read_rates, store
 from edm2_guidance.recipe.recipe import StepInterval
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
@@ -188,12 +189,36 @@ def test_usage_errors(words, told, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_calibration_is_kept_in_every_form(monkeypatch, capsys):
+@pytest.fixture
+def short(monkeypatch):
+    """A calibration by the smallest network alone."""
     monkeypatch.setattr(calibrate, "_extractors", lambda options: [("fid", lambda: None, 8)])
     monkeypatch.setattr(calibrate, "decoder", lambda options: None)
+    monkeypatch.setattr(calibrate, "_cases", lambda options: [Case("mnist16-cond", 8)])
     monkeypatch.setattr(calibrate, "CALLS", 1)
-    assert main(["--quick", "--calibrate"]) == 0
+
+
+def test_calibration_is_kept_in_every_form(short, monkeypatch, capsys):
+    store().parent.mkdir(parents=True, exist_ok=True)
+    store().write_bytes(b"damaged")
+    assert main(["--calibrate"]) == 0
     found = read_rates()
     assert {each.key[1:] for each in found} >= {("plain", "float32"), ("prepared", "float32")}
     assert all(each.networks[0][1] > 0 and each.extractors["fid"] > 0 and each.decoder is None for each in found)
-    assert "kept in " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"kept in {store()}" in said.out
+    assert "warning: replaced, as it cannot be read" in said.err
+    before = store().read_bytes()
+    monkeypatch.setattr(calibrate, "rates", lambda options: found[:1])
+    assert main(["--calibrate", "--quick"]) == 0
+    assert "not kept: --quick" in capsys.readouterr().out
+    assert store().read_bytes() == before, "rates of small work are no rates of this machine"
+
+
+def test_a_calibration_that_cannot_be_kept_is_refused_at_once(short, monkeypatch, capsys):
+    monkeypatch.setattr(calibrate, "rates", lambda options: pytest.fail("measured for nothing"))
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", f"{__file__}/x")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--calibrate"])
+    assert stopped.value.code == 2
+    assert "is a file, so" in capsys.readouterr().err
