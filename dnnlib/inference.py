@@ -32,7 +32,7 @@ class Inference:
         """As somebody gives them, "auto" and "bf16" among them. ValueError for what there is not."""
         if form not in (None, AUTO, *FORMS):
             raise ValueError(f"form={form!r}: give one of {AUTO}, {', '.join(FORMS)}")
-        recorded = PRECISIONS.get(precision or "", precision)
+        recorded = PRECISIONS.get(precision, precision) if isinstance(precision, str) else precision
         if recorded not in (None, *PRECISIONS.values()):
             raise ValueError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
         return cls(None if form == AUTO else form, recorded)

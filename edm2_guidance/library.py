@@ -386,6 +386,8 @@ def _count(name: str, value: Any, least: int = 1) -> int:
 
 def _batch(value: Any) -> int | None:
     """Images at a time; None for "auto"."""
+    if isinstance(value, str) and value != AUTO:
+        raise ValueError(f"batch={value!r}: give an integer of at least 1, or {AUTO!r}")
     return None if value == AUTO else _count("batch", value)
 
 

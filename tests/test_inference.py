@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -99,8 +100,9 @@ def test_the_words_are_those_of_the_networks():
     assert Inference.of("auto", "bf16") == Inference(None, "bfloat16") == Inference.of(None, "bfloat16")
     with pytest.raises(ValueError, match="form='fast': give one of auto, plain, prepared, compiled"):
         Inference.of("fast")
-    with pytest.raises(ValueError, match="precision='half': give one of fp32, tf32, bf16, fp16"):
-        Inference.of(None, "half")
+    for precision in ("half", ["bf16"]):
+        with pytest.raises(ValueError, match=rf"precision={re.escape(repr(precision))}: give one of fp32, tf32, bf16"):
+            Inference.of(None, precision)
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
@@ -278,6 +280,8 @@ def test_of_two_workers_that_replace_a_plan_the_later_one_follows(taken, monkeyp
 def test_other_words_than_auto_are_refused():
     assert "--batch=many: give a whole number of at least 1 or auto" in run("zip", "--batch=many", code=2)
     assert "--batch=0: give a whole number of at least 1 or auto" in run("zip", "--batch=0", code=2)
+    with pytest.raises(ValueError, match="batch='atuo': give an integer of at least 1, or 'auto'"):
+        eg.generate(eg.Recipe("mnist16-weak", num_steps=1), 2, batch="atuo")
     assert eg.generate(eg.Recipe("mnist16-weak", num_steps=1), 2, batch="auto").seeds == (0, 1)
 
 
@@ -353,7 +357,7 @@ def test_networks_without_forms_stay_plain(taken, monkeypatch):
     assert open_recipe(plain).images([0], 1).form == "plain"
     with pytest.raises(ValueError, match="--form=prepared: none of these networks has it"):
         eg.generate(plain, 1, form="prepared")
-    with pytest.raises(ValueError, match="--precision=bf16: Other computes in fp32 on cpu"):
+    with pytest.raises(ValueError, match="--precision=bf16: Other computes in fp32 on cpu; leave it out"):
         eg.generate(plain, 1, precision="bf16")
     opened = eg.open_recipe(mixed)
     eg.generate(opened, 1, form="plain")

@@ -64,8 +64,9 @@ def check_inference(inference: Inference, networks: Sequence[Model | Classifier]
     for net in networks:
         has = net.precisions if isinstance(net, Model) else (net.precision,)
         if precision is not None and precision not in has:
-            known = ", ".join(map(precision_option, has))
-            raise ValueError(f"--precision={precision_option(precision)}: {net.source} computes in {known} on {device}")
+            given, known = precision_option(precision), ", ".join(map(precision_option, has))
+            cure = "leave it out" if len(has) == 1 else "give one of these, or leave it out"
+            raise ValueError(f"--precision={given}: {net.source} computes in {known} on {device}; {cure}")
 
 
 def fast_form(generation: Generation, images: int, batch: int) -> str:
