@@ -57,9 +57,9 @@ def zip_args(path, num):
     return [*NET, f"--out={path}", f"--num_images={num}", "--shard-size=32"]
 
 
-@pytest.mark.parametrize(("num", "where"), [(160, "shard-"), (96, "out.zip")])
+@pytest.mark.parametrize(("num", "where"), [(160, "out.zip.shards"), (96, "out.zip")])
 def test_a_full_disk_keeps_what_was_finished(disk, tmp_path, num, where):
-    """It fills up in a shard, or when the shards, of which all are there, are joined."""
+    """It fills up in a shard, or with the lease of the next one, or when all are there, and are joined."""
     failed = run(generate_zip.main, *zip_args(disk.path / "out.zip", num), code=1)
     assert "No space left on device; what was finished is kept: make room, then run the same command" in failed.stderr
     assert where in failed.stderr.rpartition("Error: ")[2]
