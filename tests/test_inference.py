@@ -78,7 +78,7 @@ def halfway(kind, monkeypatch, *args):
 
 def plan(kind):
     """What the folder of unfinished work says."""
-    places = {"zip": "a.zip.shards/plan.json", "png": "png/recipe.json", "gen": "results/work/*/plan.json"}
+    places = {"zip": "a.zip.shards/plan.json", "png": "png/recipe.json", "gen": "results/*/*/plan.json"}
     (path,) = Path().glob(places[kind])
     return json.loads(path.read_text())
 
@@ -95,8 +95,7 @@ def record(kind):
     return {key: said[key] for key in ("form", "precision") if key in said}
 
 
-def test_the_words_are_those_of_the_networks():
-    assert (inference.FORMS, tuple(inference.PRECISIONS.values())) == (inference_form.FORMS, inference_form.PRECISIONS)
+def test_what_is_given_is_what_is_recorded():
     assert Inference.of("auto", "bf16") == Inference(None, "bfloat16") == Inference.of(None, "bfloat16")
     with pytest.raises(ValueError, match="form='fast': give one of auto, plain, prepared, compiled"):
         Inference.of("fast")
@@ -172,37 +171,22 @@ def test_a_damaged_plan_is_named(kind, said, trouble, taken, monkeypatch):
     assert "images:" not in result.output, "nothing had begun"
 
 
-def test_the_first_plan_wins(taken, monkeypatch):
-    """Another worker makes a plan while this one chooses."""
+@pytest.mark.parametrize("kind", ["zip", "png"])
+def test_the_first_plan_wins(taken, monkeypatch, kind):
+    """Another worker makes a plan while this one chooses; that of a folder of PNGs is there before the first image."""
     chosen = []
 
     def choose(generation, images, batch):
         if not chosen:
             chosen.append("compiled")
-            run("zip", "--batch=2", "--form=prepared", "--worker=1/2")
+            run(kind, "--batch=2", "--form=prepared", "--worker=1/2")
             return "compiled"
         return pytest.fail("chosen twice")
 
     monkeypatch.setattr(tuning, "fast_form", choose)
-    run("zip", "--batch=2", "--worker=0/2")
+    run(kind, "--batch=2", "--worker=0/2")
     assert {form for form, _ in taken} == {"prepared"}
-    assert record("zip") == {"form": "prepared"}
-
-
-def test_workers_of_a_folder_agree_before_the_first_image(taken, monkeypatch):
-    chosen = []
-
-    def choose(generation, images, batch):
-        if not chosen:
-            chosen.append("compiled")
-            run("png", "--batch=2", "--form=prepared", "--worker=1/2")
-            return "compiled"
-        return pytest.fail("chosen twice")
-
-    monkeypatch.setattr(tuning, "fast_form", choose)
-    run("png", "--batch=2", "--worker=0/2")
-    assert {form for form, _ in taken} == {"prepared"}
-    assert record("png") == {"form": "prepared"}
+    assert record(kind) == {"form": "prepared"}
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"], ["--steps=3", "--overwrite"]])

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnnlib import inference
 from torch_utils.memory import give_back_freed
 from training.networks_edm2 import Block, MPConv, Precond, UNet, compute_dtype, effective_gain, normalize, resample
 
-FORMS = ("plain", "prepared", "compiled")
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+FORMS, PRECISIONS = inference.FORMS, tuple(inference.PRECISIONS.values())  # as recorded
 # x [N,C,H,W], sigma [] or [N], one-hot classes [N or 1, label_dim] or None -> D [N,C,H,W], float32.
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

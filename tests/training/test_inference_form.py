@@ -78,7 +78,7 @@ def test_is_the_network(kwargs):
     made = [denoise(x, torch.tensor(sigma), labels) for sigma in (0.01, 0.7, 80.0)]
     made.append(denoise(x, torch.tensor([0.1, 1.0, 10.0]), labels))
     for ours, theirs in zip(made, expected, strict=True):
-        assert relative(ours, theirs) < 2e-6
+        assert relative(ours, theirs) < 1e-5
         assert ours.dtype == torch.float32
 
 
@@ -89,7 +89,7 @@ def test_images_do_not_see_each_other():
     whole = denoise(x, torch.tensor(1.0), labels)
     for row in range(4):
         alone = denoise(x[row : row + 1], torch.tensor(1.0), labels[row : row + 1])
-        assert relative(alone, whole[row : row + 1]) < 2e-6
+        assert relative(alone, whole[row : row + 1]) < 1e-5
 
 
 def test_classes_are_embedded_anew_when_they_change():
@@ -99,9 +99,9 @@ def test_classes_are_embedded_anew_when_they_change():
     expected = {name: net(x, torch.tensor(1.0), each) for name, each in (("a", labels), ("b", other), ("none", None))}
     denoise = prepare(net, "prepared", "float32")
     for name, each in 2 * [("a", labels), ("none", None), ("b", other)]:
-        assert relative(denoise(x, torch.tensor(1.0), each), expected[name]) < 2e-6
+        assert relative(denoise(x, torch.tensor(1.0), each), expected[name]) < 1e-5
     labels.copy_(other)  # in place: the same tensor, other classes
-    assert relative(denoise(x, torch.tensor(1.0), labels), expected["b"]) < 2e-6
+    assert relative(denoise(x, torch.tensor(1.0), labels), expected["b"]) < 1e-5
 
 
 def test_gradients_go_through():
@@ -236,8 +236,8 @@ def test_compiled_is_the_network():
     x, labels = inputs(net, 4)
     expected, alone = net(x, torch.tensor(0.5), labels), net(x[:3], torch.tensor(0.5), labels[:3])
     denoise = prepare(net, "compiled", "float32", batch=4)
-    assert relative(denoise(x, torch.tensor(0.5), labels), expected) < 5e-6
-    assert relative(denoise(x[:3], torch.tensor(0.5), labels[:3]), alone) < 5e-6
+    assert relative(denoise(x, torch.tensor(0.5), labels), expected) < 1e-5
+    assert relative(denoise(x[:3], torch.tensor(0.5), labels[:3]), alone) < 1e-5
     torch.compiler.reset()
 
 
