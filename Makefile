@@ -1,4 +1,4 @@
-# make install | demo | test | test-all | test-slurm | test-peers | lint | docs | bench | bench-scoring     installs on first use
+# make install | demo | test | test-all | test-slurm | test-peers | test-browser | lint | docs | bench | bench-scoring     installs on first use
 # PYTHON=python3.12 takes that one, in an environment of its own: .venv-python3.12.
 PYTHON ?= python3
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 DEMO := out/demo
 
-.PHONY: docs install demo test test-all test-slurm test-peers lint bench bench-scoring clean
+.PHONY: docs install demo test test-all test-slurm test-peers test-browser lint bench bench-scoring clean
 
 $(VENV)/.run: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,7 +42,7 @@ test: $(VENV)/.dev
 
 # With what takes minutes: storms of signals over thousands of images, compiled networks, interrupted training.
 test-all: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm and not peers" $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slurm and not peers and not browser" $(TESTS)
 
 # Real jobs, through a Slurm of one node that is started for them: needs root and Debian's packages (a container will do).
 test-slurm: $(VENV)/.dev
@@ -57,6 +57,14 @@ test-slurm: $(VENV)/.dev
 # Our measures beside those of other evaluators, which are installed in an environment of their own.
 test-peers: $(VENV)/.dev .venv-peers/.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m peers tests/peers
+
+$(VENV)/.browser: requirements-browser.txt $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-browser.txt
+	touch $@
+
+# The pages we write, in Debian's Chromium (apt install chromium).
+test-browser: $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m browser tests
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
