@@ -37,6 +37,7 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "recall": ("recall", "inception"),
         "precision:interval": ("precision:interval", "dinov2"),
         "recall:interval": ("recall:interval", "dinov2"),
+        "realism": ("realism", "inception"),
         "density": ("density", "inception"),
         "coverage": ("coverage", "inception"),
         "clipped_density": ("clipped-density", "inception"),

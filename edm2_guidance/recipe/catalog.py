@@ -47,6 +47,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "kid": "metrics.measures.kernel:Kernel",
         "precision": "metrics.measures.precision:Precision",
         "recall": "metrics.measures.recall:Recall",
+        "realism": "metrics.measures.realism:Realism",
         "density": "metrics.measures.density:Density",
         "coverage": "metrics.measures.coverage:Coverage",
         "clipped-density": "metrics.measures.clipped_density:ClippedDensity",

@@ -176,7 +176,7 @@ def test_all_is_what_both_sides_allow() -> None:
     of_moments = {"fd_mnist", "is/mnist", "fd-inf/mnist", "vendi/mnist"}
     both = every | {name for name in all_of("mnist-ae") if not name.startswith("kid")}
     cases = [
-        ("alone.npz", of_moments, "kid_mnist, precision/mnist, recall/mnist, density/mnist"),
+        ("alone.npz", of_moments, "kid_mnist, precision/mnist, recall/mnist, realism/mnist, density/mnist"),
         ("kept.npz", every, "kid_mnist: 80 reference images are too few for subsets of 1000"),
         ("others.npz", both, "kid_mnist: 80 reference images"),
     ]

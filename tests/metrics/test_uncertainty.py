@@ -26,7 +26,7 @@ from edm2_guidance.recipe import catalog
 #: Every kind, with fewer draws where the default's are many.
 TEXTS = [
     "fd", "fd-inf", "kid:size=150:subsets=20", "is", "is:given:size=100", "mind:directions=50", "vendi", "precision",
-    "precision:adm", "recall", "density", "coverage", "clipped-density", "clipped-coverage", "authpct",
+    "precision:adm", "recall", "realism", "density", "coverage", "clipped-density", "clipped-coverage", "authpct",
 ]  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_told_is_said() -> None:
 ENDS = {
     "fd": "copies", "precision": "copies", "recall": "far", "density": "far", "coverage": "far",
     "clipped-density": "copies", "clipped-coverage": "copies", "is:parts=2": "same", "mind:directions=50": "copies",
-    "vendi": "far", "authpct": "far",
+    "vendi": "far", "authpct": "far", "realism": "far",
 }  # fmt: skip
 
 

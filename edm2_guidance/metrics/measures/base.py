@@ -34,6 +34,7 @@ class Measure(Spec):
         features: Which of an extractor's features it compares, by their name there.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
         needs_reference: Likewise of the reference, of which some measures need nothing.
+        ranks: Whether `influence` is the score of each image, by which they can be put in order, high ones better.
     """
 
     axis = "measure"
@@ -44,6 +45,7 @@ class Measure(Spec):
     features: ClassVar[str] = "pool"
     needs: ClassVar[Literal["moments", "features"]] = "moments"
     needs_reference: ClassVar[Literal["moments", "features", "nothing"]] = "moments"
+    ranks: ClassVar[bool] = False
 
     def check_count(self, count: int, what: str, metric: str) -> None:
         """ValueError if so many images are too few for `metric`. what: the word for them."""

@@ -57,11 +57,14 @@ class Block(Protocol):
 
 def blocks(points: "Tensor", others: "Tensor", form: Form, pairs: int = _BLOCK) -> Iterator[Block]:
     """Blocks of the points [N, D] in order, each with all of the others [M, D]; so many pairs at once."""
-    size = max(1, pairs // len(others))
     halves = form == "float16" and max(_largest_norm(points), _largest_norm(others)) <= _HALF_NORM
     make: Callable[[slice], Block] = (_Halves if halves else _Products)(points, others).block
-    for start in range(0, len(points), size):
-        yield make(slice(start, min(start + size, len(points))))
+    yield from map(make, _rows_of_blocks(points, others, pairs))
+
+
+def _rows_of_blocks(points: "Tensor", others: "Tensor", pairs: int) -> Iterator[slice]:
+    size = max(1, pairs // len(others))
+    return (slice(start, min(start + size, len(points))) for start in range(0, len(points), size))
 
 
 def _largest_norm(points: "Tensor") -> float:
@@ -86,6 +89,19 @@ def own_nearest(moments: "Moments", k: int, form: Form = "exact") -> Nearest:
     rows = features_of(moments)
     most = max(k, min(_USUAL, len(rows) - 1))
     found: Nearest = moments.once(("nearest", form, most), lambda: nearest(rows, rows, most, form))
+    return found
+
+
+def least_ratio(points: "Tensor", others: "Tensor", over: "Tensor", plus: float, pairs: int = _BLOCK) -> "Tensor":
+    """The least (squared distance + plus) / over of each point to one of the others, float64 [N].
+
+    over: float64 [M], above 0. plus: 0 or more.
+    """
+    import torch
+
+    found, both = torch.empty(len(points), dtype=torch.float64), _Products(points, others)
+    for rows in _rows_of_blocks(points, others, pairs):
+        found[rows] = _ProductBlock(both, rows, torch.float32).least_ratio(over, plus)
     return found
 
 
@@ -196,6 +212,20 @@ class _ProductBlock:
         counts = rows.bincount(minlength=len(near))
         first = order[(counts.cumsum(0) - counts)[:, None] + torch.arange(k)]
         return Nearest(exact[first], columns[first])
+
+    def least_ratio(self, over: "Tensor", plus: float) -> "Tensor":
+        """As `neighbours.least_ratio`: those whose lower bound is not above the least upper bound are compared."""
+        import torch
+
+        unit = self.both.scale**2  # of the bounds, which float64 takes from here on: `over` may be of any size
+        low, high = (bound.double().clamp_(min=0).mul_(unit).add_(plus).div_(over) for bound in (self.low, self.high))
+        slack = 1 + 16 * torch.finfo(torch.float64).eps
+        near = low <= high.amin(dim=1, keepdim=True) * slack
+        if self._undecided(near):
+            return self._sharp().least_ratio(over, plus)
+        rows, columns, exact = self._exact(near)
+        least = torch.full((len(near),), torch.inf, dtype=torch.float64)
+        return least.scatter_reduce_(0, rows, (exact + plus) / over[columns], "amin")
 
     def _undecided(self, near: "Tensor") -> bool:
         """Whether float32 leaves so much open that float64 is quicker."""
