@@ -17,6 +17,7 @@ from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
+from edm2_guidance.commands.score.rank import rank
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,
@@ -75,6 +76,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py table
     python calculate_metrics.py compare out/a.zip out/b.zip img512
     python calculate_metrics.py classes out/samples.zip datasets/img512.zip
+    python calculate_metrics.py rank out/samples.zip datasets/img512.zip --out=out/ranked.png
     python calculate_metrics.py --images=images.zip --ref=img512.pkl --metrics=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:
@@ -94,7 +96,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
         score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None, again=True)
 
 
-for command in (compare, gen, show_classes):
+for command in (compare, gen, show_classes, rank):
     main.add_command(command)
 
 

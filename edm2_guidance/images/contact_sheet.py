@@ -1,13 +1,13 @@
 """A contact sheet: some images of any set in one picture, in order, by chance, or a row per class."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 
 from edm2_guidance.images.archive import open_archive, select_subset
 from edm2_guidance.images.convert import labels_of, read_pixels
-from edm2_guidance.images.grid import compose_grid, scaled
+from edm2_guidance.images.grid import captioned, compose_grid, scaled
 from edm2_guidance.recipe.class_names import ClassName, class_text, find_class
 
 #: More images than this are no sheet that anybody looks at.
@@ -99,6 +99,29 @@ class ContactSheet:
         if self._captions:
             return compose_grid([[[row]] for row in filled], self._captions, tile_size=max(size))
         return compose_grid([[filled]], tile_size=max(size))
+
+
+def captioned_sheet(
+    groups: Mapping[str, Sequence[tuple[Image.Image, str]]], *, columns: int = 8, tile: int = 128
+) -> Image.Image:
+    """Groups of pictures below each other, each picture with a text under it, each group with its name beside it.
+
+    Pictures are of one size. columns, tile: as of `ContactSheet`. ValueError without any picture, or with more than
+    10,000.
+    """
+    shown = [each for group in groups.values() for each in group]
+    if len(shown) > MAX_IMAGES:
+        raise ValueError(f"a sheet of {len(shown):,} images: ask for {MAX_IMAGES:,} or fewer")
+    if not shown:
+        raise ValueError("a sheet without images: ask for 1 or more")
+    fields = iter(captioned([scaled(picture, tile) for picture, _ in shown], [text for _, text in shown]))
+    blocks, across = [], min(columns, max(map(len, groups.values())))
+    down = -(-max(map(len, groups.values())) // across)
+    for group in groups.values():
+        mine = [next(fields) for _ in group]
+        mine += [Image.new("RGB", mine[0].size, "white")] * (across * down - len(mine))
+        blocks.append([mine[start : start + across] for start in range(0, len(mine), across)])
+    return compose_grid([[block] for block in blocks], [*groups], tile_size=max(blocks[0][0][0].size))
 
 
 def _chosen(indices: Sequence[int], num: int, seed: int | None) -> list[int]:

@@ -161,6 +161,21 @@ def scaled(tile: Tile, tile_size: int | None) -> Image.Image:
     return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
 
 
+def captioned(tiles: Sequence[Tile], texts: Sequence[str]) -> list[Tile]:
+    """Tiles of one size, each with its text below it on white; again of one size."""
+    width, height = tiles[0].size
+    face = typeface_for(texts)
+    font = face.at(max(width // 8, 10))
+    wrapped = [_wrap(face.spell(text), font, width) for text in texts]
+    below = max(_height(text, font) for text in wrapped) + int(font.size) // 2
+    fields = []
+    for tile, text in zip(tiles, wrapped, strict=True):
+        fields.append(Image.new("RGB", (width, height + below), _PAPER))
+        fields[-1].paste(tile, (0, 0))
+        _draw_text(ImageDraw.Draw(fields[-1]), (width // 2, height + int(font.size) // 4), text, font, "ma", "center")
+    return fields
+
+
 def _wrap(text: str, font: ImageFont.FreeTypeFont, limit: int) -> str:
     """Break the text into lines no wider than `limit` pixels: between words where possible, else inside them."""
     lines = []

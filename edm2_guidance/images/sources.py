@@ -115,6 +115,11 @@ class StoredImages:
         self.notes: tuple[str, ...] = self._set.notes
 
     @property
+    def numbers(self) -> list[int]:
+        """Which image of the set each is, from 0, in the order of a pass."""
+        return list(self._indices)
+
+    @property
     def names(self) -> list[str] | None:
         """Names of the images in the order of a pass; None for an `.npz`."""
         return None if self.archive is None else [self.archive.names[index] for index in self._indices]

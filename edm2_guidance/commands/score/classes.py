@@ -2,34 +2,19 @@
 
 import click
 
-from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Command, bad_input
-from edm2_guidance.cli.option_group import OptionGroup, option, takes_options
+from edm2_guidance.cli.option_group import takes_options
 from edm2_guidance.cli.progress import progress_bar
-from edm2_guidance.commands.score.sides import left_to_the_first, open_detectors
+from edm2_guidance.commands.score.sides import FeatureOptions, left_to_the_first, open_detectors
 from edm2_guidance.metrics.catalog import extractors
 from edm2_guidance.metrics.ledger import result_name
-from edm2_guidance.recipe import catalog
-
-
-class ClassOptions(OptionGroup):
-    """In whose features, and of how many images."""
-
-    features: str | None = option(
-        "Whose features distances are in  [default: those for images of this size, or inception]",
-        type=click.Choice(catalog.kinds("extractor")), heading="Scoring",
-    )  # fmt: skip
-    num: int | None = opt.num_option("all", "So many of the samples")
-    stored: opt.StoredOptions
-    detectors: opt.DetectorOptions
-    device: opt.DeviceOptions
 
 
 @click.command("classes", cls=Command)
 @click.argument("samples")
 @click.argument("reference")
 @takes_options
-def show_classes(samples: str, reference: str, asked: ClassOptions) -> None:
+def show_classes(samples: str, reference: str, asked: FeatureOptions) -> None:
     """Show the classes of SAMPLES beside those of REFERENCE, both images with labels: a ZIP, a folder or an .npz.
 
     How many there are, how many the label rule of the recipe gives, and how far each class is from the reference's

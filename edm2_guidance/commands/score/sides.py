@@ -9,12 +9,13 @@ import click
 from dnnlib.workers import launched
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import bad_input
-from edm2_guidance.cli.option_group import OptionGroup
+from edm2_guidance.cli.option_group import OptionGroup, option
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.say import note, say, say_notes, warn
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import find_metric, score_text
 from edm2_guidance.metrics.ledger import STANDARD_NUM_IMAGES
+from edm2_guidance.recipe import catalog
 
 if TYPE_CHECKING:
     from edm2_guidance.metrics.detectors import Detector
@@ -33,6 +34,19 @@ class ScoreOptions(OptionGroup):
     stored: opt.StoredOptions
     detectors: opt.DetectorOptions
     ledger: opt.LedgerOptions
+    device: opt.DeviceOptions
+
+
+class FeatureOptions(OptionGroup):
+    """In whose features images are compared, and how many."""
+
+    features: str | None = option(
+        "Whose features distances are in  [default: those for images of this size, or inception]",
+        type=click.Choice(catalog.kinds("extractor")), heading="Scoring",
+    )  # fmt: skip
+    num: int | None = opt.num_option("all", "So many of the samples")
+    stored: opt.StoredOptions
+    detectors: opt.DetectorOptions
     device: opt.DeviceOptions
 
 
