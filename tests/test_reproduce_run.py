@@ -114,9 +114,46 @@ def test_search_and_plot(invoke, monkeypatch):
         assert not Path("other.png").exists()
 
 
+def test_a_search_records_others_beside_its_metric(invoke):
+    """Of the same images, so that nothing is sampled twice; plots of the search show what it was by."""
+    reference = f"--ref={Path(__file__).parent / 'data' / 'mnist16-200.npz'}"
+    words = ("search", "--preset=mnist16-autog", "--over=weight", "--weights=1,2", "--stride=1", "--num=4")
+    words = (*words, "--blocks=1", "--steps=2", "--device=cpu", reference)
+    alone = invoke(*words)
+    assert alone.exit_code == 0, alone.output
+    beside = invoke(*words, "--metrics=fd_mnist,precision/mnist,recall/mnist")
+    assert beside.stdout == alone.stdout
+    found = [(line["search"]["point"]["weight"], line["metric"]) for line in lines()]
+    metrics = ["fd_mnist", "precision/mnist", "recall/mnist"]
+    assert sorted(found) == [(weight, metric) for weight in (1, 2) for metric in metrics]
+    for kind, out in (("weight", "scores"), ("precision-recall", "both")):
+        drawn = invoke("plot", "mnist16-autog", f"--kind={kind}", "--num=4", f"--out={out}.png")
+        assert drawn.exit_code == 0, drawn.output
+        assert Image.open(f"{out}.png").size[0] > 400
+    for more, message in (
+        (["--kind=weight", "--metrics=recall/mnist,fd_mnist"], "--kind=weight draws one"),
+        (["--kind=interval", "--metrics=recall/mnist"], "--metrics is for --kind=weight"),
+        (["--kind=precision-recall", "--against=mnist16-cfg"], "--against is for --kind=weight"),
+        (["--kind=precision-recall", "--labels=a,b"], "2 labels for 1 curve"),
+    ):
+        refused = invoke("plot", "mnist16-autog", *more, "--num=4", "--out=other.png")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+        assert not Path("other.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--preset=mnist16-cfg", "--over=weight", "--metrics=all"], "a search is by one metric: name that first"),
+        (
+            ["--preset=mnist16-cfg", "--over=weight", "--metrics=fd_mnist,recall/mnist"],
+            "holds mean and covariance alone",
+        ),
+        (
+            ["--preset=mnist16-cfg", "--over=weight", "--metrics=recall/mnist", "--num=3"],
+            "3 images are too few for the 3",
+        ),
         (["--over=weight"], "which network"),
         (["--preset=mnist16", "--over=weight"], "has no guide"),
         (["--preset=mnist16-cfg", "--over=ema"], "no EMA length in the name"),

@@ -12,9 +12,11 @@ from edm2_guidance.cli.command import bad_input, keeps
 from edm2_guidance.cli.lists import seed_option
 from edm2_guidance.cli.metric_options import (
     REFERENCE,
+    Metrics,
     OneMetric,
     again_option,
     ledger_option,
+    open_ended,
     ref_option,
     reference_from,
     results_dir_option,
@@ -96,9 +98,10 @@ class RowOptions(OptionGroup, heading="Images"):
 class TargetOptions(OptionGroup, heading="Images"):
     """What a search is for, and by how many images."""
 
-    metric: str | None = option(
-        "What is searched for  [default: the preset's]", "--metrics", type=OneMetric(), heading="Scoring", first=True
-    )
+    metrics: list[str] | None = option(
+        "What is searched for; more after a comma are recorded beside it  [default: the preset's]",
+        type=Metrics(), heading="Scoring", first=True,
+    )  # fmt: skip
     ref: str | None = ref_option(f"{REFERENCE}  [default: the preset's]")
     name: str | None = option("In ledger and plots  [default: the preset's]", metavar="NAME", heading="Output")
     num: int = _num_option("Images a point", default=5000)
@@ -106,19 +109,21 @@ class TargetOptions(OptionGroup, heading="Images"):
     blocks: int = option("Blocks at the best", type=COUNT, default=3)
     seed: int = seed_option()
 
-    def resolved(self, preset: Preset | None, made: "Made | None" = None) -> tuple[str, str, str]:
-        """(name, metric, reference), given, of the preset, or of the line that --recipe names. Usage errors."""
+    def resolved(self, preset: Preset | None, made: "Made | None" = None) -> tuple[str, list[str], str]:
+        """(name, metrics, reference), given, of the preset, or of the line that --recipe names. Usage errors."""
         name = self.name or (preset.name if preset is not None else "")
-        metric = self.metric or (preset.metric if preset is not None else "")
+        metrics = self.metrics or ([preset.metric] if preset is not None else [])
+        if open_ended(metrics):
+            raise click.UsageError(f"--metrics={','.join(metrics)}: a search is by one metric: name that first")
         ref = self.ref or (made.reference if made is not None else None)
-        if not metric and made is not None and made.metric is not None:
+        if not metrics and made is not None and made.metric is not None:
             with bad_input():
-                metric = OneMetric().parse(made.metric)
-        needed = {"--name": name, "--metrics": metric, "--ref": ref or preset}
+                metrics = [OneMetric().parse(made.metric)]
+        needed = {"--name": name, "--metrics": metrics, "--ref": ref or preset}
         missing = [flag for flag, value in needed.items() if not value]
         if missing:
             raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
-        return name, metric, reference_from(ref, preset)
+        return name, metrics, reference_from(ref, preset)
 
 
 class Inches(ParamType):
@@ -170,10 +175,23 @@ class PictureOptions(OptionGroup, heading="Picture"):
 class PlotOptions(PictureOptions, heading="Curves"):
     """A plot of searches, or of diagnostics."""
 
-    kind: Literal["weight", "scale", "alpha", "interval", "ema", "diagnostics"] = option("What is drawn", required=True)
+    kind: Literal["weight", "scale", "alpha", "interval", "ema", "precision-recall", "diagnostics"] = option(
+        "What is drawn", required=True
+    )
+    metrics: list[str] | None = option(
+        "Of searches: the scores by this; two for precision-recall  [default: by which the search was; those of "
+        "fidelity and diversity]", type=Metrics(),
+    )  # fmt: skip
     num: int | None = _num_option("Of searches: the scores at so many images")
     against: str | None = option("Differences to this search or row, of the same seeds", metavar="SEARCH|ROW")
     ledger: str = ledger_option()
+
+    @property
+    def metric(self) -> str | None:
+        """By which the scores are; None for that by which the search was. ValueError for more than one."""
+        if self.metrics is not None and len(self.metrics) > 1:
+            raise ValueError(f"--metrics={','.join(self.metrics)}: --kind={self.kind} draws one")
+        return self.metrics[0] if self.metrics else None
 
     @property
     def count(self) -> int:

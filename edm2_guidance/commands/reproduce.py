@@ -31,7 +31,7 @@ from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
 from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.commands.reproduction.verify import verify_machine
-from edm2_guidance.metrics.catalog import detector_choices, find_metric, score_text, value_text
+from edm2_guidance.metrics.catalog import check_counts, detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
 from edm2_guidance.papers.costs import cost, tflop_per_image
 from edm2_guidance.papers.rates import Rates, choose_rates, read_rates
@@ -309,10 +309,12 @@ def make_search(asked: FindOptions) -> None:
     method = Method(asked.networks, asked.sampling, settings.noise_device)
     recipe = recipe_from(method, defaults=search.varied(asked.networks), scored=True)
     preset = only_preset(asked.networks.preset) if asked.networks.preset else None
-    name, metric, reference = target.resolved(preset, made_before(asked.networks.recipe))
-    threads_for(recipe.sources, [metric])
+    name, metrics, reference = target.resolved(preset, made_before(asked.networks.recipe))
+    metric, *beside = metrics
+    threads_for(recipe.sources, metrics)
     num, blocks, final = target.num, target.blocks, target.final_num or target.num
     with bad_input():
+        check_counts(metrics, min(num, final))
         stages = search.stages(recipe)
         start = start_of(recipe, stages)
         if missing := missing_files(recipe, stages):
@@ -321,7 +323,7 @@ def make_search(asked: FindOptions) -> None:
         expected = expected_points(start, stages, stride=search.stride, valid=valid)
         agenda = Agenda(expected * num + blocks * final, quiet=not workers.speaks)
         runner = runner_from(settings, agenda)
-        runner.scorer(metric, reference)
+        runner.scorer(metrics, reference)
         runner.open(recipe).check_seeds(range(target.seed, target.seed + max(num, blocks * final)))
     from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise
 
@@ -331,7 +333,7 @@ def make_search(asked: FindOptions) -> None:
         f"search of {search.over} by {metric} against {reference}: {to_come} of {final:,}",
         search_text(recipe, stages, search.stride),
     )
-    sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed)
+    sweep = Sweep(name, recipe, recipe_at, metric, reference, num, target.seed, tuple(beside))
     found, lines = find_best(runner, sweep, start, stages, search.stride, valid, tell.score, tell.begin)
     tell.result("best:")
     tell.score(found.point, found.score)
@@ -357,19 +359,24 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
 
     A curve is the mean over blocks of seeds, its bars the interval of the mean where lines of the ledger hold
     intervals, else from the lowest to the highest block. Several names only with --kind=weight, scale and alpha.
+    --kind=precision-recall draws precision against recall, a point for each weight, of searches that recorded both.
     --kind=diagnostics draws ZIPs made with --diagnostics: how far main network and reference are apart at each noise
     level, median and 5 to 95 % of the images, above the weights.
 
     \b
     python reproduce.py plot mnist16-cfg mnist16-autog --kind=weight --num-images=1000 --size=column --out=weights.pdf
     python reproduce.py plot mnist16-autog --against=mnist16-cfg --kind=weight --num-images=1000 --out=differences.svg
+    python reproduce.py plot mnist16-cfg mnist16-autog --kind=precision-recall --num-images=1000 --out=trade-off.png
     python reproduce.py plot results/a.zip results/b.zip --kind=diagnostics --out=differences.png
     """
     if plot.kind == "diagnostics":
         return plot_diagnostics(names, plot)
+    if plot.kind == "precision-recall":
+        return plot_trade_off(names, plot)
     num = plot.count
     from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import plots
+    from edm2_guidance.papers.curves import is_of
 
     with bad_input():
         plot.check_place()
@@ -377,10 +384,27 @@ def plot_search(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
         panels = plotted(records, names, plot)
         plots.check(panels, plot.look)
     say_notes(note for panel in panels for note in panel.notes)
-    metrics = sorted({record["name"] for record in records if (record.get("search") or {}).get("name") in names})
+    metrics = sorted({each["name"] for each in records if any(is_of(each, name, plot.metric) for name in names)})
     metric = ", ".join(m for m in metrics if m.endswith(f"@{num}")) or metrics[0]
     plots.draw(panels, f"difference in {metric}" if plot.against else metric, plot.out, plot.look)
     return click.echo(plot.out)
+
+
+def plot_trade_off(names: tuple[str, ...], plot: opt.PlotOptions) -> None:
+    """Plot precision against recall along searches."""
+    num = plot.count
+    from edm2_guidance.metrics.ledger import read
+    from edm2_guidance.papers import plots, trade_off
+
+    with bad_input():
+        if plot.against is not None:
+            raise ValueError(f"--against is for --kind=weight, scale and alpha, not --kind={plot.kind}")
+        plot.check_place()
+        drawn = trade_off.trade_off(read(plot.ledger), names, num, plot.metrics or ())
+        plots.check_look(plot.look, names)
+    say_notes(drawn.notes)
+    trade_off.draw(drawn, num, plot.out, plot.look)
+    click.echo(plot.out)
 
 
 def plot_diagnostics(paths: tuple[str, ...], plot: opt.PlotOptions) -> None:
@@ -389,7 +413,7 @@ def plot_diagnostics(paths: tuple[str, ...], plot: opt.PlotOptions) -> None:
     from edm2_guidance.work.diagnostics import SUFFIX, stored_diagnostics
 
     with bad_input():
-        for name in ("num", "against", "ledger"):
+        for name in ("num", "metrics", "against", "ledger"):
             if given(name):
                 raise ValueError(f"{quoted(name)} is of searches: --kind=diagnostics draws all images of a ZIP")
         plot.check_place()
@@ -405,6 +429,8 @@ def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotO
     from edm2_guidance.papers import curves
 
     several = plot.kind in curves.XLABELS
+    if plot.metrics and (not several or plot.against is not None):
+        raise ValueError("--metrics is for --kind=weight, scale and alpha without --against, and precision-recall")
     if len(names) > 1 and not several:
         raise ValueError(f"--kind={plot.kind} plots one search at a time, not {', '.join(names)}")
     if plot.against is not None:
@@ -415,7 +441,7 @@ def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotO
 
         return [difference_panel(records, names, plot.count, plot.kind, plot.against, of_lines)]
     if several:
-        return [curves.value_panel(records, names, plot.count, plot.kind)]
+        return [curves.value_panel(records, names, plot.count, plot.kind, plot.metric)]
     if plot.kind == "interval":
         return curves.interval_panels(records, names[0], plot.count)
     return [curves.ema_panel(records, names[0], plot.count)]

@@ -36,13 +36,13 @@ class Scores:
     Blocks differ by more than neighbours of one block do, so a point that was repeated (the best) is compared by the
     blocks that the others have too.
 
-    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. ValueError,
-    naming the searches that are there, if none is left.
+    records: lines of a ledger; those of other searches, and of other numbers of images, are passed over. metric: None
+    for that by which the search was. ValueError, naming the searches that are there, if none is left.
     """
 
-    def __init__(self, records: Sequence[Record], name: str, num_images: int) -> None:
+    def __init__(self, records: Sequence[Record], name: str, num_images: int, metric: str | None = None) -> None:
         self.name = name
-        tagged = [record for record in records if (record.get("search") or {}).get("name") == name]
+        tagged = [record for record in records if is_of(record, name, metric)]
         found: dict[Key, dict[str, Record]] = {}
         self.recipe: Mapping[str, Any] = {}
         fixed: set[str] = set()  # what is not searched, and so is the same in all
@@ -72,11 +72,18 @@ class Scores:
         self.points = {key: [record["value"] for record in lines] for key, lines in self._lines.items()}
         if not self.points:
             known = sorted({f"{r['search']['name']} ({r['num_images']} images)" for r in records if r.get("search")})
+            by = "" if metric is None else f" by {metric}"
             raise ValueError(
-                f"no search '{name}' at {num_images} images in the ledger; there: {', '.join(known) or '-'}"
+                f"no search '{name}' at {num_images} images{by} in the ledger; there: {', '.join(known) or '-'}"
             )
         self._total, self._counted = len(tagged), sum(r.get("num_images") == num_images for r in tagged)
         self._drawn: set[Key] = set()
+
+    @property
+    def kind(self) -> str:
+        """The kind of plot that shows several searches and fits this one; the first, if none does."""
+        varied = {key for point in self.points for key, _ in point}
+        return next((kind for kind in XLABELS if varied.issuperset(_AXES[kind])), next(iter(XLABELS)))
 
     def require(self, kind: str) -> None:
         """ValueError, saying which plots there are, if the search did not vary what a plot of this kind shows."""
@@ -145,6 +152,13 @@ class Scores:
         )
 
 
+def is_of(record: Record, name: str, metric: str | None) -> bool:
+    """Whether a line is of a search, and by this metric; None for that by which the search was."""
+    search = record.get("search") or {}
+    wanted = metric or search.get("metric")
+    return search.get("name") == name and wanted in (None, record.get("metric"))
+
+
 def _fixed(record: Record, recipe: Recipe) -> str:
     """What all scores of a search share, in words."""
     reference = record.get("reference") or {}
@@ -154,20 +168,23 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     return ", ".join(filter(None, [score, made, more, precision_words(record["images"])]))
 
 
-def value_panel(records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight") -> Panel:
+def value_panel(
+    records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight", metric: str | None = None
+) -> Panel:
     """Score against the weight, a classifier's scale or a blend's alpha, a curve per search, all else at its best.
 
-    As arXiv 2406.02507, Fig. 7. This and the other panels raise ValueError if the search is not in the ledger or did
-    not vary what is drawn.
+    As arXiv 2406.02507, Fig. 7. metric: of the scores, as of `Scores`; the best is that of the search. This and the
+    other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
     """
     curves: dict[str, Curve] = {}
     intervals: dict[str, Intervals] = {}
     notes: list[str] = []
     higher = False
     for name in names:
-        scores = Scores(records, name, num_images)
+        best = Scores(records, name, num_images).best()
+        scores = Scores(records, name, num_images, metric)
         scores.require(kind)
-        best, higher = scores.best(), scores.higher
+        higher = scores.higher
         curves[name], intervals[name] = scores.along(kind, best), scores.intervals_along(kind, best)
         notes += scores.left_out()
     return Panel(curves, XLABELS[kind], notes=tuple(notes), intervals=intervals, higher=higher)

@@ -116,13 +116,13 @@ def arranged(panels: Sequence[Panel], ylabel: str, look: Look) -> Any:
     for axes, panel in zip(grid.flat, panels, strict=True):
         _draw_panel(axes, panel, panel.labels if look.labels is None else look.labels, width / columns)
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"{ylabel}{_bars_text(panels)}")
+        axes.set_ylabel(f"{ylabel}{bars_text(panels)}")
     if look.title:
         figure.suptitle(look.title)
     return figure
 
 
-def _bars_text(panels: Sequence[Panel]) -> str:
+def bars_text(panels: Sequence[Panel]) -> str:
     """What bars are, on a line of its own; nothing without any."""
     if any(known for panel in panels for known in panel.intervals.values()):
         return "\n(bars: 95 % intervals)"
@@ -133,7 +133,7 @@ def _bars_text(panels: Sequence[Panel]) -> str:
 def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) -> None:
     handles = []
     for number, (name, look) in enumerate(zip(panel.curves, looks(), strict=False)):
-        means, offs = panel.means(name), list(zip(*_offs(panel, name), strict=True))
+        means, offs = panel.means(name), list(zip(*bar_lengths(panel, name), strict=True))
         bars = {"yerr": offs if any(map(any, offs)) else None, "capsize": 1.5, "elinewidth": 0.8, "capthick": 0.8}
         handles.append(axes.errorbar([*means], [*means.values()], **bars, **look))
         drawn = [*handles[-1].get_children()]
@@ -152,7 +152,7 @@ def _draw_panel(axes: Any, panel: Panel, labels: Sequence[str], width: float) ->
     add_legend(axes, handles, labels, width)
 
 
-def _offs(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
+def bar_lengths(panel: Panel, name: str) -> Iterator[tuple[float, float]]:
     """How far the bar at each x goes below and above the mean."""
     known, scores = panel.intervals.get(name, {}), panel.curves[name]
     for x, mean in panel.means(name).items():

@@ -91,9 +91,9 @@ class Runner:
         self._scorer_of = functools.cache(self._scorer)
         self._index = score_output.open_index(settings.ledger, again=settings.again)
 
-    def scorer(self, metric: str, reference: str) -> Scorer:
-        """What scores by one metric against the reference; opened once. ValueError or OSError if it cannot be."""
-        return self._scorer_of((metric,), reference)
+    def scorer(self, metrics: Sequence[str], reference: str) -> Scorer:
+        """What scores by metrics against the reference; opened once. ValueError or OSError if it cannot be."""
+        return self._scorer_of(tuple(metrics), reference)
 
     def obstacle(self, row: Row) -> str | None:
         """Why the row cannot run here; None if it can."""
@@ -155,10 +155,11 @@ class Runner:
         return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
 
     def score(
-        self, generation: Generation, seeds: range, metric: str, reference: str, tags: Mapping[str, Any], name: str
-    ) -> Record | None:
-        """The score of one block of seeds, from the ledger if it is there; None while other workers are at it."""
-        return _record(self._score(self.scorer(metric, reference), generation, seeds, tags, name), metric)
+        self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
+    ) -> list[Record] | None:
+        """The scores of one block of seeds, from the ledger if they are there; None while other workers are at it."""
+        made = self._score(scorer, generation, seeds, tags, name)
+        return None if isinstance(made, Pending) else made.records
 
     def _score(
         self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
@@ -183,13 +184,13 @@ class Runner:
             return made
         return self._stored(scorer, images.path, generation.recipe, seeds, tags)
 
-    def tagged(self, record: Record, metric: str, reference: str, tags: Mapping[str, Any]) -> Record:
-        """The line of the same score with these tags; written now, by the first worker, if the ledger has none."""
-        scorer = self.scorer(metric, reference)
-        images = record["images"]
+    def tagged(self, scorer: Scorer, record: Record, tags: Mapping[str, Any]) -> Record:
+        """The line of the same score of this search; written now, by the first worker, if the ledger has none."""
+        images, place = record["images"], ("name", "point")
         which = images_key(record["recipe_hash"], images["seeds"], images.get("precision"))
-        lines = scorer.lines(scorer.metrics[0], *which)
-        found = next((line for line in lines if tags.items() <= line.items()), None)
+        searches = ((line, line.get("search") or {}) for line in scorer.lines(record["metric"], *which))
+        wanted = [tags["search"][key] for key in place]
+        found = next((line for line, search in searches if [search.get(key) for key in place] == wanted), None)
         if found is not None:
             return found
         line = {**record, **tags}
@@ -239,7 +240,7 @@ class Runner:
     def _run_real(self, row: Row) -> Iterator[Block]:
         if self.settings.workers.index != 0:
             return
-        scorer = self.scorer(row.metric, row.reference)
+        scorer = self.scorer([row.metric], row.reference)
         for number, path in self._floors(row):
             statistics = open_statistics(short_name(path), [row.metric])
             which = (statistics.sha256,)

@@ -20,7 +20,10 @@ RecipeAt = Callable[[Recipe, Point], Recipe]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is searched. name: of the method, in ledger and plots. num: images per point; seed: the first of them."""
+    """What is searched. name: of the method, in ledger and plots. num: images per point; seed: the first of them.
+
+    beside: further metrics, which are recorded of the same images.
+    """
 
     name: str
     recipe: Recipe
@@ -29,10 +32,12 @@ class Sweep:
     reference: str
     num: int
     seed: int = 0
+    beside: tuple[str, ...] = ()
 
     def tags(self, point: Point) -> dict[str, Any]:
-        """What a ledger line says of a point."""
-        return {"search": {"name": self.name, "point": dict(point)}}
+        """What a ledger line says of a point; beside other metrics, by which the search was."""
+        by = {"metric": self.metric} if self.beside else {}
+        return {"search": {"name": self.name, "point": dict(point), **by}}
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,10 @@ def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
     was made for something else is written down once more under this search, so that its plots show it.
     """
     generation = runner.open(sweep.recipe_at(sweep.recipe, point).effective())
-    tags = sweep.tags(point)
-    record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
-    while record is None:  # also makes what a worker that died meanwhile has left
+    scorer, tags = runner.scorer([sweep.metric, *sweep.beside], sweep.reference), sweep.tags(point)
+    records = runner.score(scorer, generation, seeds, tags, sweep.name)
+    while records is None:  # also makes what a worker that died meanwhile has left
         time.sleep(POLL_SECONDS)
-        record = runner.score(generation, seeds, sweep.metric, sweep.reference, tags, sweep.name)
-    return runner.tagged(record, sweep.metric, sweep.reference, tags)
+        records = runner.score(scorer, generation, seeds, tags, sweep.name)
+    first, *_ = [runner.tagged(scorer, record, tags) for record in records]  # of all of them
+    return first

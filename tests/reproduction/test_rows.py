@@ -233,7 +233,7 @@ def test_scores_made_for_something_else_are_shown_by_a_search_and_not_made_again
 
 def test_a_reference_may_be_images(runner):
     digits = "tests/data/mnist16-200.npz"
-    reference = runner().scorer("fd_mnist", digits).reference
+    reference = runner().scorer(["fd_mnist"], digits).reference
     assert reference.statistics.source == digits
     assert reference.statistics.moments["fd_mnist"].num_images == 200
 

@@ -38,11 +38,9 @@ class Order(ParamType):
     def parse(self, text: str) -> str:
         if text == _DISTANCE:
             return text
-        measure = Measure.parse(text)
-        if not measure.ranks:
-            known = ", ".join([*_MEASURES, _DISTANCE])
-            raise ValueError(f"'{measure.kind}' is of whole sets, and scores no single image: one of {known}")
-        return str(measure)
+        if text.partition(":")[0].replace("_", "-") not in _MEASURES:
+            raise ValueError(f"'{text}' is not one of {', '.join([*_MEASURES, _DISTANCE])}, which score single images")
+        return str(Measure.parse(text))
 
 
 class RankOptions(FeatureOptions):

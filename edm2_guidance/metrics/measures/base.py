@@ -34,6 +34,7 @@ class Measure(Spec):
         features: Which of an extractor's features it compares, by their name there.
         needs: What it compares: mean and covariance alone, or the features themselves, [N, D] in the images' order.
         needs_reference: Likewise of the reference, of which some measures need nothing.
+        shows: What of the images it is about, if it is about one thing: as good as the reference's, or as many kinds.
         ranks: Whether `influence` is the score of each image, by which they can be put in order, high ones better.
     """
 
@@ -45,6 +46,7 @@ class Measure(Spec):
     features: ClassVar[str] = "pool"
     needs: ClassVar[Literal["moments", "features"]] = "moments"
     needs_reference: ClassVar[Literal["moments", "features", "nothing"]] = "moments"
+    shows: ClassVar[Literal["fidelity", "diversity", ""]] = ""
     ranks: ClassVar[bool] = False
 
     def check_count(self, count: int, what: str, metric: str) -> None:

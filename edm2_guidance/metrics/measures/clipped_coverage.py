@@ -30,6 +30,7 @@ class ClippedCoverage(NeighbourMeasure):
     limits = (0, 1)
     source = "arXiv 2507.01761"
     few = ""
+    shows = "diversity"
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         import numpy as np

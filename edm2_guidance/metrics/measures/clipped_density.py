@@ -30,6 +30,7 @@ class ClippedDensity(NeighbourMeasure):
     limits = (0, 1)
     source = "arXiv 2507.01761"
     few = ""
+    shows = "fidelity"
     ranks = True
 
     def against(self, reference: "Moments", name: str) -> Comparison:

@@ -26,6 +26,7 @@ class Coverage(NeighbourMeasure):
     limits = (0, 1)
     source = "arXiv 2002.09797, Eq. 4"
     few = "lower"
+    shows = "diversity"
 
     def against(self, reference: "Moments", name: str) -> Comparison:
         self.rows(reference, "reference images", name)

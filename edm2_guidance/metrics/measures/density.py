@@ -27,6 +27,7 @@ class Density(NeighbourMeasure):
     limits = (0, math.inf)
     source = "arXiv 2002.09797, Eq. 3"
     few = ""
+    shows = "fidelity"
     ranks = True
 
     def against(self, reference: "Moments", name: str) -> Comparison:

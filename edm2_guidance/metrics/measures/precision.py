@@ -18,6 +18,7 @@ class Precision(Manifold):
     kind = "precision"
     source = "arXiv 1904.06991, Eq. 1"
     few = ""
+    shows = "fidelity"
     around = "reference"
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":

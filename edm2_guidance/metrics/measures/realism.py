@@ -35,6 +35,7 @@ class Realism(NeighbourMeasure):
     limits = (0, math.inf)
     source = "arXiv 1904.06991, Eq. 3"
     few = ""
+    shows = "fidelity"
     ranks = True
 
     k: int = option(3, "Balls reach to the k-th nearest other point of their set", low=1)

@@ -19,6 +19,7 @@ class Recall(Manifold):
     kind = "recall"
     source = "arXiv 1904.06991, Eq. 2"
     few = "lower"
+    shows = "diversity"
     around = "images"
 
     def influence(self, images: "Moments", reference: "Moments") -> "NDArray[Any]":
