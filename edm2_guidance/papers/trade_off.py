@@ -1,6 +1,6 @@
 """Fidelity against diversity as guidance grows: precision (y) against recall (x), as curves of truncation are drawn.
 
-Kynkaanniemi et al. 2019 (arXiv 1904.06991), Fig. 5. A point is a weight, whose number stands beside it; points are
+Kynkaanniemi et al. 2019 (arXiv 1904.06991), Fig. 4. A point is a weight, whose number stands beside it; points are
 means over seed blocks, and bars as in `plots`. matplotlib is needed to draw. No torch.
 """
 

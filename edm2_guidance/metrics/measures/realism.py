@@ -33,7 +33,7 @@ class Realism(NeighbourMeasure):
 
     kind = "realism"
     limits = (0, math.inf)
-    source = "arXiv 1904.06991, Eq. 3"
+    source = "arXiv 1904.06991, Sec. 5"
     few = ""
     shows = "fidelity"
     ranks = True
