@@ -165,6 +165,8 @@ def test_equals_stay_in_the_order_of_the_set() -> None:
         (["samples.zip", "kept.npz", "--sort=realism:k=80"], "80 reference images are too few for the 80 nearest"),
         (["samples.zip", "kept.npz", "--out=a.txt"], "a.txt: give a name that ends in .png"),
         (["samples.zip", "kept.npz", "--out=a.png", "--best=0", "--worst=0"], "nothing is left for a.png"),
+        (["samples.zip", "kept.npz", "--out=a.pdf", "--best=5000", "--columns=1"], "pixels or more, too many for PDF"),
+        (["samples.zip", "kept.npz", "--best=5001"], "--best=5001: give a whole number from 0 to 5000"),
         (["samples.zip", "kept.npz", "--features=mnist-ae"], "no statistics for fd_mnist_ae"),
     ],
 )

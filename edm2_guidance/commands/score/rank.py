@@ -12,7 +12,7 @@ from edm2_guidance.cli.option_group import COUNT, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.run_options import format_option
-from edm2_guidance.cli.say import say_notes, warn
+from edm2_guidance.cli.say import say, say_notes, warn
 from edm2_guidance.commands.score.sides import FeatureOptions, left_to_the_first, measured_reference, open_detectors
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.measures.base import Measure
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _DISTANCE = "distance"  # of `metrics.ranking`, which imports what is slow to import
 _MEASURES = [kind for kind in catalog.kinds("measure") if catalog.find("measure", kind).ranks]
+
+_COUNT = click.IntRange(0, 5000)  # more than 10,000 images are no sheet that anybody looks at
 
 
 class Order(ParamType):
@@ -50,8 +52,8 @@ class RankOptions(FeatureOptions):
         f"{', '.join(_MEASURES)}, or {_DISTANCE}: nearest to a reference image first  [default: {_MEASURES[0]}]",
         type=Order(), heading="Scoring", first=True,
     )  # fmt: skip
-    best: int = option("So many of the best", type=click.IntRange(min=0), default=16, heading="Output", first=True)
-    worst: int = option("So many of the worst", type=click.IntRange(min=0), default=16, heading="Output", first=True)
+    best: int = option("So many of the best", type=_COUNT, default=16, heading="Output", first=True)
+    worst: int = option("So many of the worst", type=_COUNT, default=16, heading="Output", first=True)
     out: str | None = option("A sheet of these", metavar="PNG|JPEG|PDF", heading="Output", first=True)
     columns: int = option("Images in a row of the sheet", type=COUNT, default=8, heading="Output")
     tile: int = option(
@@ -78,13 +80,16 @@ def rank(samples: str, reference: str, asked: RankOptions) -> None:
     if left_to_the_first():
         return
     from edm2_guidance.images.contact_sheet import captioned_sheet
-    from edm2_guidance.images.picture_file import check_target, save
+    from edm2_guidance.images.picture_file import check_size, check_target, save
 
     with bad_input():
         if asked.out is not None:
             check_target(Path(asked.out), asked.overwrite)
             if asked.best + asked.worst == 0:
                 raise ValueError(f"--best=0 --worst=0: nothing is left for {asked.out}")
+            across = min(asked.columns, max(asked.best, asked.worst))
+            down = sum(-(-count // across) for count in (asked.best, asked.worst))
+            check_size(Path(asked.out), (across * asked.tile, down * asked.tile))
     ranking, images, score = ranked(samples, reference, asked)
     for text in score.flags:
         warn(text)
@@ -100,6 +105,7 @@ def rank(samples: str, reference: str, asked: RankOptions) -> None:
         chosen = {"best": order[: asked.best], "worst": order[::-1][: asked.worst]}
         sheet = captioned_sheet(pictures(chosen, by, ranking, images), columns=asked.columns, tile=asked.tile)
         say_notes(save(sheet, Path(asked.out)))
+        say(asked.out)
 
 
 def ranked(samples: str, reference: str, asked: RankOptions) -> "tuple[Ranking, StoredImages, Score]":
