@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from dnnlib.terminal import counted
 from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli import typed
 from edm2_guidance.cli.command import Group, bad_input
@@ -17,15 +18,16 @@ from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
+from edm2_guidance.commands.score.perturb import perturb
 from edm2_guidance.commands.score.rank import rank
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,
     measured_reference,
     open_detectors,
+    open_sides,
     score_set,
     scores_there,
-    settled_metrics,
     tell_scores,
     tell_sides,
 )
@@ -51,6 +53,7 @@ class TableOptions(OptionGroup, heading="Rows"):
         "Only rows that say this anywhere: method, images, note, row of a paper, search; given again, that too",
         metavar="TEXT", multiple=True,
     )  # fmt: skip
+    changed: bool = flag("The scores of images that perturb changed, in place of the others")
     last: int | None = option("Of these only the last", metavar="INT", type=click.IntRange(min=1))
     sort: str = option(
         "row (as written), value (best first), method or time",
@@ -77,6 +80,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
     python calculate_metrics.py compare out/a.zip out/b.zip img512
     python calculate_metrics.py classes out/samples.zip datasets/img512.zip
     python calculate_metrics.py rank out/samples.zip datasets/img512.zip --out=out/ranked.png
+    python calculate_metrics.py perturb out/samples.zip datasets/img512.zip --change=blur --change=jpeg
     python calculate_metrics.py --images=images.zip --ref=img512.pkl --metrics=fd_dinov2
     """
     if ctx.invoked_subcommand is not None:
@@ -96,7 +100,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
         score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None, again=True)
 
 
-for command in (compare, gen, show_classes, rank):
+for command in (compare, gen, perturb, rank, show_classes):
     main.add_command(command)
 
 
@@ -191,10 +195,13 @@ def table(path: str | None, asked: TableOptions) -> None:
         raise click.UsageError(f"{path} and --ledger={asked.ledger} are two ledgers: name one")
     path = path or asked.ledger
     with bad_input():
-        everything = tables.rows_of(ledger.read(path))
+        there = tables.rows_of(ledger.read(path))
+        everything = [row for row in there if tables.is_changed(row.record) == asked.changed]
         rows = tables.select(everything, asked.metrics.split(",") if asked.metrics else (), asked.where)
         if everything and not rows:
             raise ValueError(f"no row of {path} is of that kind; its metrics are {', '.join(tables.names(everything))}")
+    if not asked.changed and len(there) > len(everything):
+        say(f"{counted(len(there) - len(everything), 'score')} of changed images left out (--changed shows them)")
     rows = sorted(rows[-asked.last :] if asked.last else rows, key=tables.ORDERS[asked.sort])
     if asked.form == "csv":
         click.echo(tables.format_csv(rows), nl=False)
@@ -205,39 +212,16 @@ def table(path: str | None, asked: TableOptions) -> None:
 def score_stored(
     asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None, again: bool
 ) -> None:
-    """Score image files, or statistics of images.
-
-    metrics: None = those that both sides have. most: images that are scored without --num-images; None = all. again:
-    also what the ledger has.
-    """
-    if metrics is not None and not opt.open_ended(metrics):
-        asked.detectors.choices(metrics)  # refused before anything opens
-    if left_to_the_first():
+    """Score image files, or statistics of images: arguments as `open_sides`. again: also what the ledger has."""
+    opened = open_sides(asked, images, ref, metrics, most)
+    if opened is None:
         return
-    if metrics is not None and opt.open_ended(metrics):
-        metrics = settled_metrics(metrics, ref, images, most if asked.num is None else asked.num, asked.device.offline)
-    from edm2_guidance.metrics import ledger
-    from edm2_guidance.metrics.image_sets import open_set
-    from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
-
-    num, stored, device, offline = asked.num, asked.stored, asked.device.device, asked.device.offline
-    with bad_input():
-        ledger.check_writable(asked.ledger.ledger)
-        other = open_side(ref, metrics, reference=True, offline=offline)
-        ours = open_side(images, offline=offline) if metrics is None else None
-        metrics = metrics or common_metrics(ours, other) or opt.STANDARD_METRICS
-        theirs = open_reference_side(other, metrics, batch=stored.batch)  # what is wrong with it is said first
-        ours = ours or open_side(images, metrics, offline=offline)
-        found = open_set(ours, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch)
-        needed = found.source is not None or isinstance(theirs, ReferenceImages)
-        choices = asked.detectors.choices(metrics) if needed else {}
-        detectors = open_detectors(choices, device, offline=offline)
+    name, _, found, theirs, detectors = opened
     reference = measured_reference(theirs, detectors)
     there = None if again else scores_there(asked, found, reference, detectors)
     if there is None:
-        score_set(asked, ours.name, found, reference, detectors)
+        score_set(asked, name, found, reference, detectors)
     else:
-        tell_sides(ours.name, found.num_images, reference)
+        tell_sides(name, found.num_images, reference)
         say(f"the result is in {asked.ledger.ledger} already (--again computes it once more)")
         tell_scores(there)
-    return

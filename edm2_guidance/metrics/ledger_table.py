@@ -34,6 +34,11 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [Row(number, record) for number, record in enumerate(records, start=1)]
 
 
+def is_changed(record: Mapping[str, Any]) -> bool:
+    """Whether it is the score of images that were changed on purpose (`metrics/perturb.py`)."""
+    return "change" in (record.get("images") or {})
+
+
 def select(rows: Iterable[Row], metrics: Collection[str] = (), words: Collection[str] = ()) -> list[Row]:
     """The rows of any of these metrics (all: none given), "fid" or "fid@5000", in which all these words are found.
 
@@ -146,13 +151,21 @@ def _cells(record: Mapping[str, Any], varied: Collection[str]) -> tuple[str, ...
         str(record.get("name", record["metric"])),
         value_text(str(record["metric"]), record["value"]),
         interval_text(str(record["metric"]), record.get("interval")),
-        (_seeds(record) if "seeds" in varied else None) or _file_name(images.get("path")),
+        (_seeds(record) if "seeds" in varied else None) or _images_name(images),
         _method(record, str(record.get("note") or describe_recipe(record.get("recipe"), varied))),
         "-" if record.get("labels") is None else str(record["labels"]),
         _file_name(reference.get("source")),
         str(record.get("time", "-")),
         "!" if record.get("flags") else "",
     )
+
+
+def _images_name(images: Mapping[str, Any]) -> str:
+    """The file, and what was made of its images on purpose, if anything."""
+    of = images.get("of")
+    if "change" in images and isinstance(of, Mapping):
+        return f"{_file_name(of.get('path'))}, {images['change']}"
+    return _file_name(images.get("path"))
 
 
 def _method(record: Mapping[str, Any], words: str) -> str:

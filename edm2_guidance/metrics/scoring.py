@@ -141,6 +141,7 @@ def score(
             *_detector_flags(found, detectors.get(found.stored_as), reference.statistics),
             *image_flags,
             *([images["recipe_problem"]] if "recipe_problem" in images else []),
+            *([f"the images were changed on purpose ({images['change']})"] if "change" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
         known = interval_if_known(found.measure, value, each, theirs)

@@ -58,6 +58,18 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "vendi": "metrics.measures.vendi:Vendi",
         "authpct": "metrics.measures.authpct:AuthPct",
     },
+    "change": {
+        "blur": "images.change_kinds:Blur",
+        "noise": "images.change_kinds:Noise",
+        "jpeg": "images.change_kinds:Jpeg",
+        "resize": "images.change_kinds:Resize",
+        "shift": "images.change_kinds:Shift",
+        "quantise": "images.change_kinds:Quantise",
+        "fewer": "images.change_kinds:Fewer",
+        "drop": "images.change_kinds:Drop",
+        "duplicate": "images.change_kinds:Duplicate",
+        "balance": "images.change_kinds:Balanced",
+    },
 }
 #: The kinds that Python functions stand for.
 OF_FUNCTIONS = {"rule": "own-rule", "weight": "own-weight"}

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -105,6 +105,48 @@ def open_detectors(choices: opt.Choices, device: str, *, offline: bool) -> "list
     return [load_detector(name, where, offline=offline, **choice) for name, choice in choices.items()]
 
 
+class Opened(NamedTuple):
+    """Both sides of a score, checked. name: of the samples, as typed. detectors: those that run."""
+
+    name: str
+    metrics: list[str]
+    images: "ImageSet"
+    theirs: "Reference | ReferenceImages"
+    detectors: "list[Detector]"
+
+
+def open_sides(
+    asked: ScoreOptions, images: str, ref: str, metrics: list[str] | None, most: int | None, *, keep: bool = False
+) -> Opened | None:
+    """Opens images, or statistics of images, and a reference; None for a further worker, which has nothing to do.
+
+    metrics: None = those that both sides have. most: images that are scored without --num-images; None = all. keep:
+    the features of all images, also where no metric needs them.
+    """
+    if metrics is not None and not opt.open_ended(metrics):
+        asked.detectors.choices(metrics)  # refused before anything opens
+    if left_to_the_first():
+        return None
+    if metrics is not None and opt.open_ended(metrics):
+        metrics = settled_metrics(metrics, ref, images, most if asked.num is None else asked.num, asked.device.offline)
+    from edm2_guidance.metrics import ledger
+    from edm2_guidance.metrics.image_sets import open_set
+    from edm2_guidance.metrics.sides import ReferenceImages, common_metrics, open_reference_side, open_side
+
+    num, stored, device, offline = asked.num, asked.stored, asked.device.device, asked.device.offline
+    with bad_input():
+        ledger.check_writable(asked.ledger.ledger)
+        other = open_side(ref, metrics, reference=True, offline=offline)
+        ours = open_side(images, offline=offline) if metrics is None else None
+        metrics = metrics or common_metrics(ours, other) or opt.STANDARD_METRICS
+        theirs = open_reference_side(other, metrics, batch=stored.batch)  # what is wrong with it is said first
+        ours = ours or open_side(images, metrics, offline=offline)
+        found = open_set(ours, metrics, num=num, most=most, seed=stored.seed, batch=stored.batch)
+        needed = found.source is not None or isinstance(theirs, ReferenceImages)
+        choices = asked.detectors.choices(metrics, keep=keep) if needed else {}
+        return Opened(ours.name, metrics, found, theirs, open_detectors(choices, device, offline=offline))
+
+
 def scores_there(
     asked: ScoreOptions, images: "ImageSet", reference: "Reference", detectors: "Sequence[Detector]"
 ) -> "list[Record] | None":
@@ -136,7 +178,24 @@ def score_set(
     reference: "Reference",
     detectors: "Sequence[Detector]",
 ) -> "tuple[Mapping[str, Moments], list[dict[str, Any]]]":
-    """Measures a set, appends its scores to the ledger, and prints them: its moments, and the ledger's lines.
+    """Measures a set, appends its scores to the ledger, and prints them. Arguments and result as `measured_set`."""
+    from edm2_guidance.metrics import ledger
+
+    moments, records = measured_set(asked, name, images, reference, detectors)
+    for record in records:
+        ledger.append(asked.ledger.ledger, record)
+    tell_scores(records)
+    return moments, records
+
+
+def measured_set(
+    asked: ScoreOptions,
+    name: str,
+    images: "ImageSet",
+    reference: "Reference",
+    detectors: "Sequence[Detector]",
+) -> "tuple[Mapping[str, Moments], list[dict[str, Any]]]":
+    """The moments of a set, and its scores as lines for the ledger; says which side is which.
 
     name: as it was typed. detectors: those that run; none, if statistics are compared.
     """
@@ -152,11 +211,8 @@ def score_set(
     with progress_bar(count or 0, "images", quiet=images.source is None) as progress:
         moments, identities, ran = images.measure(detectors, progress)
     around = environment(detectors[0].device if detectors else "cpu", vae=provenance.vae_ran(images.description))
-    given = (asked.ledger.ledger, reference, moments, identities, images.description, around)
-    tags = {"note": asked.ledger.note}
-    records = scoring.write_scores(*given, fewer=images.fewer(asked.num), tags=tags, **ran)
-    tell_scores(records)
-    return moments, records
+    given, tags = (reference, moments, identities, images.description, around), {"note": asked.ledger.note}
+    return moments, scoring.score_lines(*given, fewer=images.fewer(asked.num), tags=tags, **ran)
 
 
 def tell_scores(records: "Sequence[Record]") -> None:
