@@ -17,6 +17,8 @@ from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.score.classes import show_classes
 from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
+from edm2_guidance.commands.score.resample import resample
+from edm2_guidance.commands.score.sensitivity import sensitivity
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,
@@ -94,7 +96,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
         score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None, again=True)
 
 
-for command in (compare, gen, show_classes):
+for command in (compare, gen, resample, sensitivity, show_classes):
     main.add_command(command)
 
 
