@@ -20,6 +20,8 @@ from edm2_guidance.commands.score.compare import compare
 from edm2_guidance.commands.score.gen import gen
 from edm2_guidance.commands.score.perturb import perturb
 from edm2_guidance.commands.score.rank import rank
+from edm2_guidance.commands.score.resample import resample
+from edm2_guidance.commands.score.sensitivity import sensitivity
 from edm2_guidance.commands.score.sides import (
     ScoreOptions,
     left_to_the_first,
@@ -100,7 +102,7 @@ def main(ctx: click.Context, /, plain: opt.PlainOptions) -> None:
         score_stored(asked, plain.images, opt.reference_from(plain.ref), [plain.metric], most=None, again=True)
 
 
-for command in (compare, gen, perturb, rank, show_classes):
+for command in (compare, gen, perturb, rank, resample, sensitivity, show_classes):
     main.add_command(command)
 
 

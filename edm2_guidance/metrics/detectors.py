@@ -78,7 +78,7 @@ class Detector:
         return {name: torch.cat([part[name] for part in parts]) for name in self.dims}
 
     def _features(self, images: Tensor) -> Mapping[str, Tensor]:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             if self.run is not None:
                 return self.run(self.net, images.to(self.device), self.dims)
             (name,) = self.dims
@@ -86,7 +86,7 @@ class Detector:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """Deterministic convolutions without TF32, which is torch's default on CUDA and moves features by 1e-3: numbers of
     a metric should depend on neither the kind of GPU nor the run. The previous settings return afterwards."""
     cudnn = torch.backends.cudnn

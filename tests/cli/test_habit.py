@@ -30,6 +30,7 @@ OWN_DEFAULTS = {
     "--num-images": "the papers' 50,000; 5,000 for a point of a search",
     "--seeds": "EDM2's 16-19; sets of points in the toy",
     "--metrics": "the interval repository's script has no other than fid",
+    "--iterations": "of the toy's training, and of a descent over weights",
     "--outdir": "a folder of its own for what `verify` finds",
     "--format": "what a table is to a reader, a report or a network is not",
     **dict.fromkeys(("--net", "--gnet", "--uncond-net"), "toy: EDM2's URLs for its plot, what ships for scores"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.metrics.extractors.inception import Inception
 from edm2_guidance.metrics.extractors.networks.inception import TAPS, InceptionV3, resize_tf1
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -42,6 +43,15 @@ def test_golden(
             continue  # in a golden file of its own, below
         expected = arrays[f"{'pool' if name.isdigit() else ''}{name}_{size}"][:count]
         assert relative_error(value, expected) < 1e-5, name
+
+
+def test_its_last_map_gives_the_features(
+    network: InceptionV3, inception_golden: tuple, relative_error: Callable[..., float]
+) -> None:
+    with torch.no_grad():
+        last_map = Inception().last_map(network, torch.from_numpy(inception_golden[0]["images_32"][:1]))
+        assert last_map.shape == (1, 2048, 8, 8)
+        assert relative_error(Inception().pooled(network, last_map), inception_golden[0]["pool2048_32"][:1]) < 1e-5
 
 
 @pytest.mark.parametrize(

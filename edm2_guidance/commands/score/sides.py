@@ -19,6 +19,7 @@ from edm2_guidance.recipe import catalog
 
 if TYPE_CHECKING:
     from edm2_guidance.metrics.detectors import Detector
+    from edm2_guidance.metrics.evaluation import StoredSet
     from edm2_guidance.metrics.image_sets import ImageSet
     from edm2_guidance.metrics.moments import Moments
     from edm2_guidance.metrics.score_output import Record
@@ -45,6 +46,15 @@ class FeatureOptions(OptionGroup):
         type=click.Choice(catalog.kinds("extractor")), heading="Scoring",
     )  # fmt: skip
     num: int | None = opt.num_option("all", "So many of the samples")
+
+
+class FrechetOptions(OptionGroup, heading="Scoring"):
+    """One Frechet distance of stored images, which are looked at one by one."""
+
+    metric: str = option(
+        "A Frechet distance: fid, fd_dinov2, fd_mnist, fd/inception.logits, ...", "--metrics", metavar="NAME",
+        type=opt.OneMetric(), default="fid", first=True,
+    )  # fmt: skip
     stored: opt.StoredOptions
     detectors: opt.DetectorOptions
     device: opt.DeviceOptions
@@ -74,6 +84,29 @@ def measured_reference(
         note(f"the statistics of {theirs.name} are computed now; {as_started(how)}")
     with progress_bar(theirs.stored.source.num_images, "reference", quiet=quiet) as progress:
         return theirs.measure(detectors, progress)
+
+
+def open_images_and_reference(
+    asked: FrechetOptions, samples: str, ref: str, metrics: Sequence[str], beside: Sequence[str] = (),
+    *, num: int | None = None, keep: bool = False,
+) -> "tuple[StoredSet, Reference | ReferenceImages, list[Detector]]":  # fmt: skip
+    """Samples that are images, a reference, and the detectors of the metrics, with every check beforehand.
+
+    beside: metrics that a reference of statistics need not have. keep: the features of the samples. ValueError, OSError
+    and usage errors for what does not fit.
+    """
+    from edm2_guidance.metrics.evaluation import open_stored
+    from edm2_guidance.metrics.sides import open_reference_side, open_side
+
+    batch, offline = asked.stored.batch, asked.device.offline
+    other = open_side(ref, metrics, reference=True, offline=offline)
+    theirs = open_reference_side(other, [*metrics, *(() if other.statistics else beside)], batch=batch)
+    side = open_side(samples, [], offline=offline)
+    if side.images is None:
+        raise ValueError(f"{samples} holds statistics; give the images themselves")
+    images = open_stored(side.images, metrics, num=num, seed=asked.stored.seed, batch=batch, scored=False)
+    choices = asked.detectors.choices([*metrics, *beside], keep=keep)
+    return images, theirs, open_detectors(choices, asked.device.device, offline=offline)
 
 
 def tell_sides(samples: str, count: int | None, reference: "Reference") -> None:

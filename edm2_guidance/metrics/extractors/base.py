@@ -67,3 +67,14 @@ class Extractor(Spec):
     def run(self, net: "nn.Module", images: "Tensor", wanted: Collection[str]) -> "Mapping[str, Tensor]":
         """Those of its features that are wanted, by name, float32 [N, D], by its network; it may give more."""
         return {"pool": net(images)}
+
+    def last_map(self, net: "nn.Module", images: "Tensor") -> "Tensor | None":
+        """The last activations of its network that know places, float32 [N, C, h, w], before these are pooled.
+
+        None: it has none that "pool" alone is made of.
+        """
+        return None
+
+    def pooled(self, net: "nn.Module", last_map: "Tensor") -> "Tensor":
+        """Its "pool", [N, D], of these activations; gradients pass."""
+        raise NotImplementedError

@@ -50,3 +50,13 @@ class Inception(Extractor):
             return super().run(net, images, wanted)
         taps = net.taps(images)
         return {"pool": taps["2048"], "spatial": taps["spatial"], "logits": taps["logits_unbiased"]}
+
+    def last_map(self, net: Any, images: "Tensor") -> "Tensor":
+        """The last mixed block, [N, 2048, 8, 8]."""
+        found: list[Tensor] = []
+        with net.Mixed_7c.register_forward_hook(lambda module, inputs, output: found.append(output)):
+            net(images)
+        return found[0]
+
+    def pooled(self, net: Any, last_map: "Tensor") -> "Tensor":
+        return last_map.mean(dim=(2, 3))

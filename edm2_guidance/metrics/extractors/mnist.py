@@ -32,3 +32,11 @@ class Mnist(Extractor):
     def run(self, net: Any, images: "Tensor", wanted: Collection[str]) -> "Mapping[str, Tensor]":
         found: Tensor = net(images)
         return {"pool": found, "logits": net.scores(found)} if "logits" in wanted else {"pool": found}
+
+    def last_map(self, net: Any, images: "Tensor") -> "Tensor":
+        found: Tensor = net.last_map(images)
+        return found
+
+    def pooled(self, net: Any, last_map: "Tensor") -> "Tensor":
+        found: Tensor = net.standardise(net.hidden_of(last_map))
+        return found

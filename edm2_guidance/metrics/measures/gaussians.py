@@ -130,19 +130,30 @@ def frechet_distance(a: "Moments | FactoredMoments", b: "Moments | FactoredMomen
     return _distance(a, b, product, np.linalg.eigvalsh(product.T @ product) if definite else None)
 
 
-def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tuple[float, NDArray[Any]]":
-    """The distance, and its derivative in the weight of each image (or of a sample), float64 [n], up to a constant.
+def distance_and_transport(images: "Moments", reference: FactoredMoments) -> "tuple[float, NDArray[Any]]":
+    """The distance, and R, float64 [D, r]: T = R R^T is the linear map that carries the images' Gaussian to the other.
 
-    With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, where T = F (F^T S F)^(-1/2) F^T, F the factor of
-    the reference, is the linear map that carries the images' Gaussian to the reference's. Errors as of
-    `frechet_distance`.
+    T = F (F^T S F)^(-1/2) F^T with F the factor of the reference; I - T is the derivative of the distance in S. Along
+    directions in which the images do not vary at all, and the reference does, the distance has a kink: T is 0 there.
+    Errors as of `frechet_distance`.
     """
     import numpy as np
 
     factored, reference, product = _multiplied(images, reference)
     values, vectors = np.linalg.eigh(product.T @ product)
     keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
-    root = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
+    root: NDArray[Any] = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
+    return _distance(factored, reference, product, values), root
+
+
+def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tuple[float, NDArray[Any]]":
+    """The distance, and its derivative in the weight of each image (or of a sample), float64 [n], up to a constant.
+
+    With c = x - mu and d = mu - mu_ref it is 2 c . d + c^T (I - T) c, T of `distance_and_transport`. Errors as there.
+    """
+    import numpy as np
+
+    distance, root = distance_and_transport(images, reference)
     difference = images.mean - reference.mean
 
     def of(rows: "NDArray[Any]") -> "NDArray[Any]":
@@ -154,7 +165,7 @@ def distance_and_influence(images: "Moments", reference: FactoredMoments) -> "tu
     rows = images.sample if images.features is None else images.features
     assert rows is not None  # where influences are asked for
     influences = np.concatenate([of(rows[start : start + _PIECE]) for start in range(0, len(rows), _PIECE)])
-    return _distance(factored, reference, product, values), influences
+    return distance, influences
 
 
 def _multiplied(

@@ -46,11 +46,18 @@ class DigitClassifier(nn.Module):
 
     def hidden_inputs(self, images: Tensor) -> Tensor:
         """Features before they are standardised. images: uint8 [N, 3, 16, 16] -> float32 [N, 64]."""
+        return self.hidden_of(self.last_map(images))
+
+    def last_map(self, images: Tensor) -> Tensor:
+        """The last activations that know places. images: uint8 [N, 3, 16, 16] -> float32 [N, 48, 8, 8], 0 or more."""
         x = grey(images)
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.max_pool2d(F.relu(self.norm3(self.conv3(x))), 2)
-        return self.hidden(x.flatten(1))
+        return F.relu(self.norm3(self.conv3(x)))
+
+    def hidden_of(self, last_map: Tensor) -> Tensor:
+        """`hidden_inputs` of a `last_map`."""
+        return self.hidden(F.max_pool2d(last_map, 2).flatten(1))
 
 
 def grey(images: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""Choosing among images those that lower a Frechet distance (Kynkaanniemi et al. 2023, arXiv 2203.06026, Sec. 4).
+
+Each candidate i has a log-weight w_i, 0 at first, and is drawn with p = softmax(w). With W = sum_i e^(w_i), mean and
+covariance of the features are
+
+    mu = sum_i e^(w_i) f_i / W        S = sum_i e^(w_i) c_i c_i^T / (W - 1),    c_i = f_i - mu
+
+and plain gradient descent over all candidates at once lowers L, the Frechet distance to the reference. With
+d = mu - mu_ref, and T of `gaussians`,
+
+    dL/dw_i = e^(w_i) (2 d . c_i / W + (c_i^T (I - T) c_i - tr((I - T) S)) / (W - 1))
+
+No image is changed, and none is added: what falls is what the features say of a set, not what anybody sees in it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm2_guidance.metrics.classes import histogram
+from edm2_guidance.metrics.measures.gaussians import FactoredMoments, distance_and_transport, frechet_distance
+from edm2_guidance.metrics.moments import Moments
+from edm2_guidance.metrics.running import RunningMoments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DRAWS = 3  # of which the best is kept
+SHOWN = 12  # classes
+ROUNDING = 1e-9  # of a distance that is nearly 0, relative to the covariances
+
+
+def weighted_moments(features: Tensor, log_weights: Tensor) -> Moments:
+    """Mean and covariance as above. features: float64 [N, D]; log_weights: float64 [N], on the same device."""
+    weights = log_weights.exp()
+    total = weights.sum()
+    mean = weights @ features / total
+    scaled = (features - mean) * weights.sqrt()[:, None]
+    cov = scaled.T @ scaled / (total - 1)
+    return Moments(mean.cpu().numpy(), ((cov + cov.T) / 2).cpu().numpy(), len(features))
+
+
+def distance_and_gradient(features: Tensor, log_weights: Tensor, reference: FactoredMoments) -> tuple[float, Tensor]:
+    """L, and dL/dw, float64 [N]; arguments as `weighted_moments`, reference by `gaussians.factor_of`."""
+    moments = weighted_moments(features, log_weights)
+    distance, root = distance_and_transport(moments, reference)
+    mean, difference, moved = (
+        torch.from_numpy(each).to(features) for each in (moments.mean, moments.mean - reference.mean, root)
+    )
+    weights, centred = log_weights.exp(), features - mean
+    total = weights.sum()
+    squares = centred.square().sum(dim=1) - (centred @ moved).square().sum(dim=1)
+    spread = squares - weights @ squares / (total - 1)  # the sum is tr((I - T) S)
+    return distance, weights * (2 * (centred @ difference) / total + spread / (total - 1))
+
+
+def matched(
+    features: Tensor,
+    reference: FactoredMoments,
+    *,
+    lr: float = 10.0,
+    iterations: int = 1000,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """The log-weights, float64 [N], of the lowest distance on the way of gradient descent.
+
+    features: float64 [N, D], any device. lr: times the gradient is a step. progress: told 1 after each step.
+    ValueError if `lr` is so large that the distance rises above twice what it was at first, or weights vanish.
+    """
+    log_weights = torch.zeros(len(features), dtype=torch.float64, device=features.device)
+    best, limit, lowest = log_weights, math.inf, math.inf
+    for number in range(iterations + 1):
+        if not 1 < float(log_weights.exp().sum()) < math.inf:
+            raise ValueError(f"lr={lr:g} is too large: the weights add up to nothing, or to more than numbers hold")
+        distance, gradient = distance_and_gradient(features, log_weights, reference)
+        limit = 2 * distance + ROUNDING * reference.trace if number == 0 else limit
+        if distance > limit:
+            raise ValueError(f"lr={lr:g} is too large: the distance rose to {distance:.4g}")
+        if distance < lowest:
+            best, lowest = log_weights, distance
+        if number < iterations:
+            log_weights = log_weights - lr * gradient
+            progress(1)
+    return best
+
+
+def shares(log_weights: Tensor) -> "NDArray[Any]":
+    """p = softmax(w), float64 [N]."""
+    found: NDArray[Any] = torch.softmax(log_weights, dim=0).cpu().numpy()
+    return found
+
+
+def drawn(
+    chances: "NDArray[Any]", num: int, features: "NDArray[Any]", reference: FactoredMoments, seed: int
+) -> "NDArray[Any]":
+    """Which images, int64 [num], ascending: with replacement, the best of three draws by their distance."""
+    draws = np.random.RandomState(seed % (1 << 31))
+    tries = [np.sort(draws.choice(len(chances), num, p=chances)) for _ in range(DRAWS)]
+    return min(tries, key=lambda rows: frechet_distance(moments_of(features[rows]), reference))
+
+
+def moments_of(rows: "NDArray[Any]") -> Moments:
+    """Mean and covariance of features [n, D], which it holds, too."""
+    running = RunningMoments(rows.shape[1], keep=True)
+    running.append(torch.from_numpy(rows))
+    return running.moments()
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Of which classes sets of images are. shares: float64 [K] that add up to 1, by the name of the set."""
+
+    shares: Mapping[str, "NDArray[Any]"]
+
+    @classmethod
+    def of(cls, labels: Mapping[str, "NDArray[Any]"]) -> "Classes":
+        """labels: int64 [n], from 0, by the name of the set."""
+        count = 1 + max(int(each.max()) for each in labels.values())
+        return cls({name: histogram(each, count) / len(each) for name, each in labels.items()})
+
+    def table(self) -> str:
+        """Shares in percent, of the classes that a set has most of; below, how far each set is from the last.
+
+        That is half the sum of the differences: the share of images that would have to be of another class.
+        """
+        every = np.stack([*self.shares.values()])
+        shown = np.sort(np.argsort(-every.max(axis=0), kind="stable")[:SHOWN])
+        lines = [("class", *self.shares)]
+        lines += [(str(label), *(f"{100 * share:.1f} %" for share in every[:, label])) for label in shown]
+        apart = np.abs(every - every[-1]).sum(axis=1) / 2
+        last = [*self.shares][-1]
+        lines.append((f"from {last}", *(f"{100 * each:.1f} %" for each in apart)))
+        return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rest = (map(str.rjust, line[1:], widths[1:]) for line in lines)
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *right]) for line, right in zip(lines, rest, strict=True))
