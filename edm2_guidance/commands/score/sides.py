@@ -46,6 +46,9 @@ class FeatureOptions(OptionGroup):
         type=click.Choice(catalog.kinds("extractor")), heading="Scoring",
     )  # fmt: skip
     num: int | None = opt.num_option("all", "So many of the samples")
+    stored: opt.StoredOptions
+    detectors: opt.DetectorOptions
+    device: opt.DeviceOptions
 
 
 class FrechetOptions(OptionGroup, heading="Scoring"):
