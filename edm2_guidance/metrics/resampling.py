@@ -11,10 +11,11 @@ d = mu - mu_ref, and T of `gaussians`,
     dL/dw_i = e^(w_i) (2 d . c_i / W + (c_i^T (I - T) c_i - tr((I - T) S)) / (W - 1))
 
 No image is changed, and none is added: what falls is what the features say of a set, not what anybody sees in it.
+What is matched may be the features, or merely which classes are likeliest (`class_indicators`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edm2_guidance.metrics.catalog import Metric, find_metric, value_text
 from edm2_guidance.metrics.classes import histogram
-from edm2_guidance.metrics.measures.gaussians import FactoredMoments, distance_and_transport, frechet_distance
+from edm2_guidance.metrics.measures.base import rows_of
+from edm2_guidance.metrics.measures.gaussians import (
+    FactoredMoments,
+    distance_and_transport,
+    factor_of,
+    frechet_distance,
+)
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.running import RunningMoments
+from edm2_guidance.metrics.scoring import Reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,12 +105,32 @@ def shares(log_weights: Tensor) -> "NDArray[Any]":
 
 
 def drawn(
-    chances: "NDArray[Any]", num: int, features: "NDArray[Any]", reference: FactoredMoments, seed: int
+    chances: "NDArray[Any] | None", num: int, features: "NDArray[Any]", reference: FactoredMoments, seed: int
 ) -> "NDArray[Any]":
-    """Which images, int64 [num], ascending: with replacement, the best of three draws by their distance."""
+    """Which images, int64 [num], ascending: with replacement, the best of three draws by their distance.
+
+    chances: float64 [N] that add up to 1; None for equal ones.
+    """
     draws = np.random.RandomState(seed % (1 << 31))
-    tries = [np.sort(draws.choice(len(chances), num, p=chances)) for _ in range(DRAWS)]
+    tries = [np.sort(draws.choice(len(features), num, p=chances)) for _ in range(DRAWS)]
     return min(tries, key=lambda rows: frechet_distance(moments_of(features[rows]), reference))
+
+
+def class_indicators(logits: "NDArray[Any]", num: int, *, middle: bool = False) -> "NDArray[Any]":
+    """1 where a class is among an image's `num` likeliest, or among those in the middle of its order, else 0.
+
+    logits: [N, K], K above `num` -> float64 [N, K]. The middle begins at place (K - num) // 2, from 0: the paper does
+    not say where.
+    """
+    first = (logits.shape[1] - num) // 2 if middle else 0
+    places = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    return ((places >= first) & (places < first + num)).astype(np.float64)
+
+
+def that_vary(images: "NDArray[Any]", reference: "NDArray[Any]") -> "tuple[NDArray[Any], NDArray[Any]]":
+    """Both without the columns that are the same number in all rows of both."""
+    varies = np.ptp(np.concatenate([images, reference]), axis=0) > 0
+    return images[:, varies], reference[:, varies]
 
 
 def moments_of(rows: "NDArray[Any]") -> Moments:
@@ -143,3 +172,73 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rest = (map(str.rjust, line[1:], widths[1:]) for line in lines)
     return "\n".join("  ".join([line[0].ljust(widths[0]), *right]) for line, right in zip(lines, rest, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Images to choose among, as they were measured.
+
+    metric: the Frechet distance. moments: with their features, by the name of these in files. reference: opened for all
+    metrics that are asked for. labels: int64, classes of "candidates", and of "reference" if these are known.
+    """
+
+    metric: Metric
+    moments: Mapping[str, Moments]
+    reference: Reference
+    labels: Mapping[str, "NDArray[Any]"]
+
+    @property
+    def features(self) -> "NDArray[Any]":
+        """Of the metric, [N, D]."""
+        return rows_of(self.moments[self.metric.stored_as])
+
+    @property
+    def factored(self) -> FactoredMoments:
+        return factor_of(self.reference.moments[self.metric.name], "the reference")
+
+    def logits(self) -> "dict[str, NDArray[Any]]":
+        """Of "candidates", and of "reference" if its images were measured: of `running.SAMPLE` of them. {} for none."""
+        found = {}
+        for name in logits_of(self.metric):
+            found["candidates"] = rows_of(self.moments[find_metric(name).stored_as])
+            theirs = self.reference.moments.get(name)
+            if theirs is not None and theirs.sample is not None:
+                found["reference"] = theirs.sample
+        return found
+
+    def to_match(self, classes: int | None, *, middle: bool = False) -> "tuple[NDArray[Any], FactoredMoments]":
+        """What is to be matched, [N, D], and to what: features, or `class_indicators` of so many classes."""
+        if classes is None:
+            return self.features, self.factored
+        logits = self.logits()
+        both = (class_indicators(logits[side], classes, middle=middle) for side in ("candidates", "reference"))
+        ours, theirs = that_vary(*both)
+        return ours, factor_of(moments_of(theirs), "the reference")
+
+    def drawn(self, chances: "NDArray[Any] | None", num: int, seed: int) -> "NDArray[Any]":
+        """As the function `drawn`, by the metric."""
+        return drawn(chances, num, self.features, self.factored, seed)
+
+    def scores(self, metrics: Iterable[str], before: "NDArray[Any]", after: "NDArray[Any]") -> str:
+        """A table of metrics of two subsets, by the numbers of their images."""
+        lines: list[Sequence[str]] = [("metric", "better", "before", "after", "change")]
+        for name in metrics:
+            metric, compare = find_metric(name), self.reference.comparisons[name]
+            rows = rows_of(self.moments[metric.stored_as])
+            old, new = (next(iter(compare(moments_of(rows[each])).values())) for each in (before, after))
+            change = f"{100 * (new / old - 1):+.1f} %" if old > 0 else ""
+            lines.append((name, metric.measure.better, value_text(name, old), value_text(name, new), change))
+        return aligned(lines)
+
+    def classes(self, chosen: "NDArray[Any]") -> Classes | None:
+        """Top-1 classes by the detector, or labels if it has no logits; None if neither is known."""
+        known = {name: each.argmax(axis=1) for name, each in self.logits().items()} or dict(self.labels)
+        if not known:
+            return None
+        candidates = known.pop("candidates")
+        return Classes.of({"candidates": candidates, "chosen": candidates[chosen], **known})
+
+
+def logits_of(metric: Metric) -> list[str]:
+    """The metric of the logits of the same extractor; none if it has none."""
+    return [f"fd/{metric.extractor.kind}.logits"] if "logits" in metric.extractor.features else []

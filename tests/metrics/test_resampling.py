@@ -20,11 +20,13 @@ from edm2_guidance.commands.calculate_metrics import main
 from edm2_guidance.metrics.measures.gaussians import factorize, frechet_distance
 from edm2_guidance.metrics.resampling import (
     Classes,
+    class_indicators,
     distance_and_gradient,
     drawn,
     matched,
     moments_of,
     shares,
+    that_vary,
     weighted_moments,
 )
 
@@ -133,6 +135,15 @@ def test_classes_are_counted_and_compared_with_the_last() -> None:
     ]
 
 
+def test_class_indicators_are_of_the_likeliest_or_those_in_the_middle() -> None:
+    logits = np.array([[5.0, 1, 3, 2, 4], [1, 2, 3, 4, 5]])
+    assert class_indicators(logits, 2).tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
+    assert class_indicators(logits, 1, middle=True).tolist() == [[0, 0, 1, 0, 0]] * 2
+    assert class_indicators(logits, 3, middle=True).tolist() == [[0, 0, 1, 1, 1], [0, 1, 1, 1, 0]]
+    ours, theirs = that_vary(np.array([[1.0, 0, 0], [1, 0, 1]]), np.array([[1.0, 1, 0]]))
+    assert (ours.tolist(), theirs.tolist()) == ([[0, 0], [0, 1]], [[1, 0]])
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(main, ["resample", *words])
 
@@ -174,13 +185,39 @@ def test_the_distance_of_digits_falls_and_images_are_copied(digits: str, make_di
     assert sum(int(line["drawn"]) for line in lines) == 60
 
 
+def test_classes_alone_are_matched(digits: str) -> None:
+    """Candidates of all classes equally often; a reference of seven 0 for each 1."""
+    with zipfile.ZipFile(digits) as source, zipfile.ZipFile("zeros.zip", "w") as target:
+        labels = json.loads(source.read("dataset.json"))["labels"]
+        for label, most in ((0, 14), (1, 2)):
+            for name in [name for name, its in labels if its == label][:most]:
+                target.writestr(name, source.read(name))
+    done = run(
+        digits,
+        "zeros.zip",
+        "--metrics=fd_mnist",
+        "--top=1",
+        "--num-images=100",
+        "--out=a.zip",
+        "--lr=99",
+        "--iterations=99",
+    )
+    assert done.exit_code == 0, done.output
+    chosen = {line.split()[0]: line.split()[3] for line in done.stdout.splitlines() if line[:1].isdigit()}
+    assert float(chosen["0"]) == pytest.approx(87.5, abs=12)
+    assert sum(float(chosen[label]) for label in "23456789") < 5
+
+
 def test_what_cannot_be_chosen_is_refused_before_work(digits: str) -> None:
     Path("there.csv").write_text("mine")
     for words, message in (
         (("--metrics=kid_mnist", "--out=a.zip"), "kid_mnist is no Frechet distance"),
         (("--metrics=fd_mnist", "--out=there.csv"), "there.csv exists; give another --out"),
-        (("--metrics=fd_mnist", "--out=a.zip", "--num-images=201"), "holds 200 images: 201 cannot be chosen"),
+        (("--metrics=fd_mnist", "--out=a.zip", "--num-images=201"), "201 images cannot be chosen among 200 candidates"),
         (("--metrics=fd_mnist", "--out=a.zip", "--control=recall/mnist"), "mean and covariance alone"),
+        (("--metrics=fd_mnist", "--out=a.zip", "--top=1"), "need the images of the reference"),
+        (("--metrics=fd_mnist", "--out=a.zip", "--top=10"), "10 of 10 classes say nothing"),
+        (("--metrics=fd_mnist", "--out=a.zip", "--top=1", "--middle=2"), "--top and --middle match different classes"),
         (("--metrics=fd_mnist", "--out=a.zip", "--lr=0"), "--lr=0: give a number above 0"),
     ):
         refused = run(digits, "mnist16", *words)

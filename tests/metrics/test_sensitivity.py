@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_gradient_is_the_slope_of_the_distance_as_it_is_defined(images: np.ndarr
     for number in (0, 3):
         others = np.delete(images, number, axis=0)
         assert found.distance == pytest.approx(defined(images[number], others, theirs), rel=1e-9)
-        expected = slopes(lambda feature, others=others: defined(feature, others, theirs), images[number])
+        expected = slopes(partial(defined, others=others, reference=theirs), images[number])
         assert found.gradient(images[number]) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
@@ -95,7 +96,8 @@ class Net(nn.Module):
         return torch.relu(self.conv(images.double() / 255 - 0.3))
 
     def pooled(self, places: Tensor) -> Tensor:
-        return self.linear(places.square().mean(dim=(2, 3)))
+        pooled: Tensor = self.linear(places.square().mean(dim=(2, 3)))
+        return pooled
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pooled(self.places(images))
@@ -117,10 +119,12 @@ class Attentive(Tiny):
     kind = "attentive"
 
     def last_map(self, net: Any, images: Tensor) -> Tensor:
-        return net.places(images)
+        places: Tensor = net.places(images)
+        return places
 
     def pooled(self, net: Any, last_map: Tensor) -> Tensor:
-        return net.pooled(last_map)
+        pooled: Tensor = net.pooled(last_map)
+        return pooled
 
 
 NET = Net()
@@ -134,7 +138,8 @@ def metric(extractor: Extractor) -> Metric:
 
 
 def scaled(values: np.ndarray) -> np.ndarray:
-    return (values - values.min()) / (values.max() - values.min())
+    found: np.ndarray = (values - values.min()) / (values.max() - values.min())
+    return found
 
 
 def test_map_of_gradients_is_that_of_slow_loops() -> None:

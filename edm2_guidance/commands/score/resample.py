@@ -1,7 +1,7 @@
 """Choosing, from more images than needed, those that lower a Frechet distance."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ from edm2_guidance.commands.score.sides import (
     settled_metrics,
     tell_sides,
 )
-from edm2_guidance.metrics.catalog import Metric, check_counts, find_metric, value_text
+from edm2_guidance.metrics.catalog import Metric, check_counts, find_metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edm2_guidance.images.sources import StoredImages
-    from edm2_guidance.metrics.moments import Moments
-    from edm2_guidance.metrics.resampling import Classes
+    from edm2_guidance.metrics.evaluation import StoredSet
+    from edm2_guidance.metrics.measures.gaussians import FactoredMoments
     from edm2_guidance.metrics.scoring import Reference
     from edm2_guidance.metrics.sides import ReferenceImages
 
@@ -48,7 +48,19 @@ class ResampleOptions(OptionGroup, heading="Choosing"):
         "A step is the gradient times this", type=click.FloatRange(min=0, min_open=True), default=10.0, first=True
     )
     iterations: int = option("Steps of gradient descent", type=COUNT, default=1000, first=True)
+    top: int | None = option(
+        "Match only which classes are an image's N likeliest, by the detector's logits; REFERENCE is images then",
+        metavar="N", type=COUNT, first=True,
+    )  # fmt: skip
+    middle: int | None = option("Likewise the N in the middle of its order", metavar="N", type=COUNT)
     scored: FrechetOptions
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes of an image are matched; None to match features. A usage error for two answers."""
+        if self.top is not None and self.middle is not None:
+            raise click.UsageError("--top and --middle match different classes: give one of them")
+        return self.middle if self.top is None else self.top
 
 
 @click.command(cls=Command)
@@ -59,43 +71,42 @@ def resample(candidates: str, reference: str, asked: ResampleOptions) -> None:
     """Choose, from more CANDIDATES than needed, images whose Frechet distance to REFERENCE is low.
 
     A trick to distrust the distance by: no image is made better. The candidates' weights are found by gradient descent
-    on the distance, and images drawn by them, with replacement. Other metrics beside it (--control) tell whether the
-    set is better. Before is a subset by chance, of as many images.
+    on the distance, and images drawn by them, with replacement: the best of three draws. Other metrics beside it
+    (--control) tell whether the set is better. Before is the same with equal weights.
 
     \b
     python calculate_metrics.py resample out/many.zip mnist16 --metrics=fd_mnist --num-images=1000 --out=out/chosen.zip
     """
+    classes = asked.classes
     if left_to_the_first():
         return
-    from edm2_guidance.images.archive import select_subset
-    from edm2_guidance.metrics import evaluation
+    from edm2_guidance.metrics import evaluation, resampling
     from edm2_guidance.metrics.sensitivity import check_frechet
 
-    metric, ref = find_metric(asked.scored.metric), opt.reference_from(reference)
+    metric, ref, dest = find_metric(asked.scored.metric), opt.reference_from(reference), Path(asked.out)
+    beside, seed = resampling.logits_of(metric), asked.scored.stored.seed
     with bad_input():
         check_frechet(metric)
-        check_output(Path(asked.out), candidates)
+        check_output(dest, candidates)
         metrics = [metric.name, *(each for each in controls_of(asked, candidates, ref) if each != metric.name)]
-        images, theirs, detectors = open_images_and_reference(
-            asked.scored, candidates, ref, metrics, logits_of(metric), keep=True
-        )
-        total = images.source.num_images
-        num = max(2, total // 5) if asked.num is None else asked.num
-        if num > total:
-            raise ValueError(f"{candidates} holds {total} images: {num} cannot be chosen among them")
-        check_counts(metrics, num)
+        images, theirs, detectors = open_images_and_reference(asked.scored, candidates, ref, metrics, beside, keep=True)
+        labels = labels_of(images, theirs)
+        num = check_num(asked.num, images.source.num_images, metrics)
+        if classes is not None:
+            check_classes(classes, metric, theirs)
     against = measured_reference(theirs, detectors)
-    tell_sides(candidates, total, against)
-    with progress_bar(total, "images") as progress:
+    tell_sides(candidates, images.source.num_images, against)
+    with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, detectors, images.names, progress).moments
-    weights, chosen = choose(asked, features_in(moments, metric), against.moments[metric.name], num)
-    by_chance = select_subset(total, num, asked.scored.stored.seed)
-    click.echo(scores_table(metrics, moments, against, by_chance, chosen))
-    if classes := classes_of(metric, images.source, moments, against, theirs, chosen):
-        click.echo(f"\n{classes.table()}")
-    write(Path(asked.out), images.source, weights, chosen)
+    measured = resampling.Candidates(metric, moments, against, labels)
+    weights = find_weights(asked, *measured.to_match(classes, middle=asked.middle is not None))
+    chosen = measured.drawn(weights, num, seed)
+    click.echo(measured.scores(metrics, measured.drawn(None, num, seed), chosen))
+    if shown := measured.classes(chosen):
+        click.echo(f"\n{shown.table()}")
+    write(dest, images.source, weights, chosen)
     different, worth = len(set(chosen.tolist())), 1 / float((weights**2).sum())
-    click.echo(f"\n{asked.out}: {num:,} drawn, {different:,} different; the weights are worth {worth:,.0f} images")
+    click.echo(f"\n{dest}: {num:,} drawn, {different:,} different; the weights are worth {worth:,.0f} images")
 
 
 def check_output(dest: Path, source: str) -> None:
@@ -118,78 +129,52 @@ def controls_of(asked: ResampleOptions, candidates: str, ref: str) -> list[str]:
     return settled_metrics(controls, ref, candidates, asked.num, asked.scored.device.offline)
 
 
-def logits_of(metric: Metric) -> list[str]:
-    """A metric of the logits of the same extractor, which tell its top-1 classes; none if it has none."""
-    return [f"fd/{metric.extractor.kind}.logits"] if "logits" in metric.extractor.features else []
+def check_num(asked: int | None, total: int, metrics: Sequence[str]) -> int:
+    """How many are drawn. ValueError for more than the candidates, or too few for one of the metrics."""
+    num = max(2, total // 5) if asked is None else asked
+    if num > total:
+        raise ValueError(f"{num} images cannot be chosen among {total} candidates: give more, or --num-images={total}")
+    check_counts(metrics, num)
+    return num
 
 
-def features_in(moments: "Mapping[str, Moments]", metric: Metric) -> "NDArray[Any]":
-    """The features of a metric, [N, D]."""
-    from edm2_guidance.metrics.measures.base import rows_of
+def check_classes(classes: int, metric: Metric, theirs: "Reference | ReferenceImages") -> None:
+    """ValueError if nobody knows which classes are likeliest of candidates and reference, or these are all classes."""
+    from edm2_guidance.metrics.sides import ReferenceImages
 
-    return rows_of(moments[metric.stored_as])
+    known = metric.extractor.features.get("logits")
+    if known is None:
+        raise ValueError(f"--top and --middle need logits, which {metric.extractor.kind} does not give")
+    if classes >= known:
+        raise ValueError(f"{classes} of {known} classes say nothing: give fewer")
+    if not isinstance(theirs, ReferenceImages):
+        raise ValueError("--top and --middle need the images of the reference, to see their classes: give these")
 
 
-def choose(
-    asked: ResampleOptions, features: "NDArray[Any]", reference: "Moments", num: int
-) -> "tuple[NDArray[Any], NDArray[Any]]":
-    """The candidates' weights, which add up to 1, and the images that are drawn, ascending."""
+def labels_of(images: "StoredSet", theirs: "Reference | ReferenceImages") -> "dict[str, NDArray[Any]]":
+    """The labels of candidates and reference, as far as they have some; none without those of candidates."""
+    import numpy as np
+
+    from edm2_guidance.metrics.sides import ReferenceImages
+
+    known = {"candidates": images.source.labels}
+    if known["candidates"] is not None and isinstance(theirs, ReferenceImages):
+        known["reference"] = theirs.stored.source.labels
+    return {name: np.asarray(each) for name, each in known.items() if each is not None}
+
+
+def find_weights(asked: ResampleOptions, rows: "NDArray[Any]", reference: "FactoredMoments") -> "NDArray[Any]":
+    """The candidates' weights, which add up to 1."""
     import torch
 
     from edm2_guidance.metrics import resampling
-    from edm2_guidance.metrics.measures.gaussians import factor_of
     from torch_utils.distributed import pick_device
 
-    factored, device = factor_of(reference, "the reference"), pick_device(asked.scored.device.device)
-    where = device if device.type == "cuda" else "cpu"  # float64 is not everywhere
+    device = pick_device(asked.scored.device.device)
+    features = torch.from_numpy(rows).to(torch.float64).to(device if device.type == "cuda" else "cpu")  # MPS has none
     with progress_bar(asked.iterations, "descent", "step") as progress:
-        rows = torch.from_numpy(features).to(where, torch.float64)
-        log_weights = resampling.matched(rows, factored, lr=asked.lr, iterations=asked.iterations, progress=progress)
-    weights = resampling.shares(log_weights)
-    return weights, resampling.drawn(weights, num, features, factored, asked.scored.stored.seed)
-
-
-def scores_table(
-    metrics: Sequence[str], moments: "Mapping[str, Moments]", reference: "Reference", *sets: "Sequence[int]"
-) -> str:
-    """Metrics of a subset by chance and of the one that was chosen."""
-    from edm2_guidance.metrics.resampling import aligned, moments_of
-
-    lines: list[Sequence[str]] = [("metric", "better", "before", "after", "change")]
-    for name in metrics:
-        metric = find_metric(name)
-        rows = features_in(moments, metric)
-        before, after = (next(iter(reference.comparisons[name](moments_of(rows[each])).values())) for each in sets)
-        change = f"{100 * (after / before - 1):+.1f} %" if before else ""
-        lines.append((name, metric.measure.better, value_text(name, before), value_text(name, after), change))
-    return aligned(lines)
-
-
-def classes_of(
-    metric: Metric, source: "StoredImages", moments: "Mapping[str, Moments]", against: "Reference",
-    theirs: "Reference | ReferenceImages", chosen: "NDArray[Any]",
-) -> "Classes | None":  # fmt: skip
-    """Top-1 classes by the detector's logits, or labels if it has none, of candidates, chosen and reference."""
-    import numpy as np
-
-    from edm2_guidance.metrics.resampling import Classes
-    from edm2_guidance.metrics.sides import ReferenceImages
-
-    labels: dict[str, NDArray[Any]] = {}
-    for name in logits_of(metric):
-        ours, other = features_in(moments, find_metric(name)), against.moments.get(name)
-        labels["candidates"] = ours.argmax(axis=1)
-        if other is not None and other.sample is not None:
-            labels["reference"] = other.sample.argmax(axis=1)
-    if not labels and source.labels is not None:
-        labels["candidates"] = np.asarray(source.labels)
-        known = theirs.stored.source.labels if isinstance(theirs, ReferenceImages) else None
-        if known is not None:
-            labels["reference"] = np.asarray(known)
-    if not labels:
-        return None
-    candidates = labels.pop("candidates")
-    return Classes.of({"candidates": candidates, "chosen": candidates[chosen], **labels})
+        found = resampling.matched(features, reference, lr=asked.lr, iterations=asked.iterations, progress=progress)
+    return resampling.shares(found)
 
 
 def write(dest: Path, source: "StoredImages", weights: "NDArray[Any]", chosen: "NDArray[Any]") -> None:
