@@ -45,7 +45,7 @@ PATCHES = 8  # a side, as many as Inception has places
 
 def check_frechet(metric: Metric) -> None:
     """ValueError for a metric that is no Frechet distance."""
-    if metric.measure.kind != "fd":
+    if not metric.measure.frechet:
         raise ValueError(f"{metric.name} is no Frechet distance, which this is of: give fid, fd_dinov2, fd_mnist, ...")
 
 

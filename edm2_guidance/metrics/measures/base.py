@@ -36,6 +36,7 @@ class Measure(Spec):
         needs_reference: Likewise of the reference, of which some measures need nothing.
         shows: What of the images it is about, if it is about one thing: as good as the reference's, or as many kinds.
         ranks: Whether `influence` is the score of each image, by which they can be put in order, high ones better.
+        frechet: Whether it is the Frechet distance of two sets itself, whose gradient `gaussians.py` has.
     """
 
     axis = "measure"
@@ -48,6 +49,7 @@ class Measure(Spec):
     needs_reference: ClassVar[Literal["moments", "features", "nothing"]] = "moments"
     shows: ClassVar[Literal["fidelity", "diversity", ""]] = ""
     ranks: ClassVar[bool] = False
+    frechet: ClassVar[bool] = False
 
     def check_count(self, count: int, what: str, metric: str) -> None:
         """ValueError if so many images are too few for `metric`. what: the word for them."""

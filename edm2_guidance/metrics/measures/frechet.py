@@ -25,6 +25,7 @@ class Frechet(Measure):
 
     kind = "fd"
     limits = (0, math.inf)
+    frechet = True
     source = "arXiv 1706.08500, Eq. 6"
 
     def against(self, reference: "Moments", name: str) -> Comparison:
