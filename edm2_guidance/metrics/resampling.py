@@ -15,7 +15,7 @@ What is matched may be the features, or merely which classes are likeliest (`cla
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,26 +152,17 @@ class Classes:
         count = 1 + max(int(each.max()) for each in labels.values())
         return cls({name: histogram(each, count) / len(each) for name, each in labels.items()})
 
-    def table(self) -> str:
-        """Shares in percent, of the classes that a set has most of; below, how far each set is from the last.
+    def cells(self) -> list[list[str]]:
+        """Rows of a table, the header first: shares in percent of the classes that a set has most of; and a last row.
 
-        That is half the sum of the differences: the share of images that would have to be of another class.
+        That is how far each set is from the last one, half the sum of the differences: the share of images that would
+        have to be of another class.
         """
         every = np.stack([*self.shares.values()])
         shown = np.sort(np.argsort(-every.max(axis=0), kind="stable")[:SHOWN])
-        lines = [("class", *self.shares)]
-        lines += [(str(label), *(f"{100 * share:.1f} %" for share in every[:, label])) for label in shown]
-        apart = np.abs(every - every[-1]).sum(axis=1) / 2
-        last = [*self.shares][-1]
-        lines.append((f"from {last}", *(f"{100 * each:.1f} %" for each in apart)))
-        return aligned(lines)
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table, its first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rest = (map(str.rjust, line[1:], widths[1:]) for line in lines)
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *right]) for line, right in zip(lines, rest, strict=True))
+        named = [*((str(label), every[:, label]) for label in shown)]
+        named.append((f"from {[*self.shares][-1]}", np.abs(every - every[-1]).sum(axis=1) / 2))
+        return [["class", *self.shares], *([name, *(f"{100 * each:.1f} %" for each in row)] for name, row in named)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,16 +210,24 @@ class Candidates:
         """As the function `drawn`, by the metric."""
         return drawn(chances, num, self.features, self.factored, seed)
 
-    def scores(self, metrics: Iterable[str], before: "NDArray[Any]", after: "NDArray[Any]") -> str:
-        """A table of metrics of two subsets, by the numbers of their images."""
-        lines: list[Sequence[str]] = [("metric", "better", "before", "after", "change")]
+    def scores(self, metrics: Iterable[str], before: "NDArray[Any]", after: "NDArray[Any]") -> list[list[str]]:
+        """Rows of a table, the header first: metrics of two subsets, by the numbers of their images."""
+        lines = [["metric", "better", "before", "after", "change"]]
         for name in metrics:
             metric, compare = find_metric(name), self.reference.comparisons[name]
             rows = rows_of(self.moments[metric.stored_as])
             old, new = (next(iter(compare(moments_of(rows[each])).values())) for each in (before, after))
             change = f"{100 * (new / old - 1):+.1f} %" if old > 0 else ""
-            lines.append((name, metric.measure.better, value_text(name, old), value_text(name, new), change))
-        return aligned(lines)
+            lines.append([name, metric.measure.better, value_text(name, old), value_text(name, new), change])
+        return lines
+
+    def notes(self, metrics: Iterable[str], chosen: "NDArray[Any]") -> list[str]:
+        """What to mind of values of so many images, a sentence each."""
+        found = []
+        for metric in map(find_metric, metrics):
+            rows = rows_of(self.moments[metric.stored_as])[chosen]
+            found += metric.measure.notes(moments_of(rows), "images", metric.name)
+        return found
 
     def classes(self, chosen: "NDArray[Any]") -> Classes | None:
         """Top-1 classes by the detector, or labels if it has no logits; None if neither is known."""

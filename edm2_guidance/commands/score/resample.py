@@ -1,6 +1,5 @@
 """Choosing, from more images than needed, those that lower a Frechet distance."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from edm2_guidance.cli import metric_options as opt
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.say import say_notes
 from edm2_guidance.commands.score.sides import (
     FrechetOptions,
     left_to_the_first,
@@ -21,6 +21,7 @@ from edm2_guidance.commands.score.sides import (
     tell_sides,
 )
 from edm2_guidance.metrics.catalog import Metric, check_counts, find_metric
+from edm2_guidance.papers.listing import as_csv, as_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,14 +97,16 @@ def resample(candidates: str, reference: str, asked: ResampleOptions) -> None:
             check_classes(classes, metric, theirs)
     against = measured_reference(theirs, detectors)
     tell_sides(candidates, images.source.num_images, against)
+    say_notes(images.source.notes)
     with progress_bar(images.source.num_images, "images") as progress:
         moments = evaluation.measure(images.source, detectors, images.names, progress).moments
     measured = resampling.Candidates(metric, moments, against, labels)
     weights = find_weights(asked, *measured.to_match(classes, middle=asked.middle is not None))
     chosen = measured.drawn(weights, num, seed)
-    click.echo(measured.scores(metrics, measured.drawn(None, num, seed), chosen))
+    click.echo(as_text(measured.scores(metrics, measured.drawn(None, num, seed), chosen)))
+    say_notes(measured.notes(metrics, chosen))
     if shown := measured.classes(chosen):
-        click.echo(f"\n{shown.table()}")
+        click.echo(f"\n{as_text(shown.cells())}")
     write(dest, images.source, weights, chosen)
     different, worth = len(set(chosen.tolist())), 1 / float((weights**2).sum())
     click.echo(f"\n{dest}: {num:,} drawn, {different:,} different; the weights are worth {worth:,.0f} images")
@@ -186,10 +189,10 @@ def write(dest: Path, source: "StoredImages", weights: "NDArray[Any]", chosen: "
 
     if dest.suffix.lower() == ".csv":
         counts, names = np.bincount(chosen, minlength=len(weights)), source.names or range(len(weights))
-        with atomic_path(dest) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("image", "weight", "drawn"))
-            writer.writerows(zip(names, weights.tolist(), counts.tolist(), strict=True))
+        rows = zip(names, weights.tolist(), counts.tolist(), strict=True)
+        with atomic_path(dest) as temporary:
+            table = as_csv([dict(zip(("image", "weight", "drawn"), row, strict=True)) for row in rows])
+            temporary.write_text(f"{table}\n", encoding="utf-8")
         return
     labels = None if source.labels is None else [source.labels[row] for row in chosen]
     with image_set(dest, pixels_name, labels) as add:

@@ -12,6 +12,7 @@ from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.lists import IntList
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.say import say_notes
 from edm2_guidance.commands.score.sides import (
     FrechetOptions,
     left_to_the_first,
@@ -72,10 +73,12 @@ def sensitivity(samples: str, reference: str, asked: SensitivityOptions) -> None
             picture_file.check_target(path, asked.overwrite)
     against = measured_reference(theirs, detectors)
     tell_sides(samples, source.num_images, against)
+    say_notes(source.notes)
     with progress_bar(source.num_images, "images") as progress:
         moments = measure(source, detectors, images.names, progress).moments[metric.stored_as]
     with bad_input():
         found = Sensitivity.of(moments, against.moments[metric.name])
+    say_notes(metric.measure.notes(moments, "images", metric.name))
     made = keeps(lambda: f"finished pictures are in {asked.out}")
     with made, progress_bar(len(rows), "maps") as progress:
         for row, path in paths.items():
