@@ -115,13 +115,15 @@ def captioned_sheet(
     if not shown:
         raise ValueError("a sheet without images: ask for 1 or more")
     fields = iter(captioned([scaled(picture, tile) for picture, _ in shown], [text for _, text in shown]))
-    blocks, across = [], min(columns, max(map(len, groups.values())))
-    down = -(-max(map(len, groups.values())) // across)
-    for group in groups.values():
-        mine = [next(fields) for _ in group]
-        mine += [Image.new("RGB", mine[0].size, "white")] * (across * down - len(mine))
-        blocks.append([mine[start : start + across] for start in range(0, len(mine), across)])
-    return compose_grid([[block] for block in blocks], [*groups], tile_size=max(blocks[0][0][0].size))
+    across = min(columns, max(map(len, groups.values())))
+    lines, captions = [], []
+    for name, group in groups.items():
+        for start in range(0, len(group), across):
+            lines.append([next(fields) for _ in group[start : start + across]])
+            captions.append("" if start else name)
+    size = lines[0][0].size
+    lines = [line + [Image.new("RGB", size, "white")] * (across - len(line)) for line in lines]
+    return compose_grid([[[line]] for line in lines], captions, tile_size=max(size))
 
 
 def _chosen(indices: Sequence[int], num: int, seed: int | None) -> list[int]:

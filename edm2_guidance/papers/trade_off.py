@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnnlib import figures
+from dnnlib.extras import need
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.curves import Record, Scores, value_panel
 from edm2_guidance.papers.plots import Look, Panel, add_legend, bar_lengths, bars_text, looks
@@ -75,6 +76,7 @@ def arranged(drawn: TradeOff, num_images: int, look: Look) -> Any:
     figure = figures.new_figure((width, look.height or 0.85 * width))
     axes, handles = figure.subplots(), []
     names = list(drawn.fidelity.curves)
+    halo = need("matplotlib.patheffects", figures.INSTALL).withStroke(linewidth=2, foreground="white")
     for name, style in zip(names, looks(), strict=False):
         y, x = (list(panel.means(name).values()) for panel in drawn[:2])
         off_y, off_x = (list(zip(*bar_lengths(panel, name), strict=True)) for panel in drawn[:2])
@@ -85,7 +87,7 @@ def arranged(drawn: TradeOff, num_images: int, look: Look) -> Any:
         for value, place in zip(drawn.fidelity.means(name), zip(x, y, strict=True), strict=True):
             axes.annotate(
                 f"{value:g}", place, (3, 4), textcoords="offset points", color=style["color"],
-                fontsize=0.8 * figures.setting("font.size"),
+                fontsize=0.8 * figures.setting("font.size"), path_effects=[halo],
             )  # fmt: skip
     fidelity, diversity = (f"{metric}@{num_images}" for metric in drawn.metrics)
     axes.set(xlabel=f"{diversity}\n(numbers: {drawn.fidelity.xlabel})", ylabel=f"{fidelity}{bars_text(drawn[:2])}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edm2_guidance.images.contact_sheet import ContactSheet
+from edm2_guidance.images.contact_sheet import ContactSheet, captioned_sheet
 from edm2_guidance.recipe.class_names import ClassName
 from tests.pictures import write_set
 
@@ -107,3 +107,21 @@ def test_what_cannot_be_shown_is_refused_first(tmp_path, flat):
     (tmp_path / "bad" / "dataset.json").write_text(json.dumps({"labels": None}))
     with pytest.raises(ValueError, match=r"a\.png"):
         ContactSheet(tmp_path / "bad").draw()
+
+
+def test_a_captioned_sheet_has_a_line_for_every_row_of_a_group():
+    def pictures(*numbers):
+        return [(Image.fromarray(np.full([4, 4, 3], colour(n), np.uint8)), f"{n}.0\nseed {n}") for n in numbers]
+
+    sheet = captioned_sheet({"best": pictures(3), "worst": pictures(9, 8, 7)}, columns=2, tile=32)
+    boxes = {number: box(sheet, number) for number in (3, 9, 8, 7)}
+    assert {found[2:] for found in boxes.values()} == {(32, 32)}
+    assert [boxes[n][0] == boxes[3][0] for n in (9, 8, 7)] == [True, False, True]
+    tops = [boxes[n][1] for n in (3, 9, 8, 7)]
+    assert tops[0] < tops[1] == tops[2] < tops[3]
+    below = np.asarray(sheet)[boxes[9][1] + 33 : boxes[7][1], boxes[9][0] : boxes[9][0] + 32]
+    assert (below < 200).any(), "the text stands below its picture"
+    with pytest.raises(ValueError, match="a sheet without images: ask for 1 or more"):
+        captioned_sheet({})
+    with pytest.raises(ValueError, match="a sheet of 10,001 images: ask for 10,000 or fewer"):
+        captioned_sheet({"best": pictures(1) * 10_001})
