@@ -87,9 +87,9 @@ def another_resize(images: Tensor, features: Callable[[Tensor], Tensor]) -> Iter
 def sorted_inception_score(logits: Tensor, labels: Tensor) -> Iterator[Row]:
     """Inception Scores of images in the order they come in, and class by class."""
     in_order = logits[labels.argsort(stable=True)]
-    ways = {"10 parts, shuffled": {}, "10 parts, as they come": {"order": "given"}, "one part": {"parts": 1}}
-    for name, fields in ways.items():
-        measure = InceptionScore(**fields)
+    ways = {"10 parts, shuffled": "is", "10 parts, as they come": "is:order=given", "one part": "is:parts=1"}
+    for name, text in ways.items():
+        measure = InceptionScore.parse(text)
         means = [np.mean([score(rows[which]) for which in measure.split(len(rows))]) for rows in (logits, in_order)]
         yield name, *(f"{mean:.4f}" for mean in means)
 
