@@ -15,8 +15,8 @@ from tests.words import last_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = [
-    "README.md", "docs/sampling.md", "docs/pictures.md", "docs/tables.md", "docs/scoring.md", "docs/networks.md",
-    "docs/training.md", "docs/speed.md", "docs/install.md", "docs/toy.md", "examples/README.md",
+    "README.md", "docs/sampling.md", "docs/pictures.md", "docs/tables.md", "docs/scoring.md", "docs/studies.md",
+    "docs/networks.md", "docs/training.md", "docs/speed.md", "docs/install.md", "docs/toy.md", "examples/README.md",
     "edm2_guidance/pretrained/README.md",
 ]  # fmt: skip
 LONG = ["docs/digits.md", "docs/distrust.md", "docs/cluster.md", "docs/reliability.md", "docs/datasets.md"]  # minutes

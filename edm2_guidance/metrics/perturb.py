@@ -114,5 +114,5 @@ def notes(changes: Sequence[Row]) -> list[str]:
     ]
     if any(None in row.noticed for row in changes):
         found.append("? is where there is no interval: 40 images or more give one")
-    blind = [row.name for row in changes if not any(row.noticed)]
+    blind = [row.name for row in changes if set(row.noticed) == {False}]
     return [*found, *([f"no metric here notices {', '.join(blind)}"] if blind else [])]

@@ -91,7 +91,10 @@ def left_out(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, list[s
     metrics = {row.metric for row in rows}
     left: dict[str, list[str]] = {}
     for record in (record for record in records if id(record) not in held):
-        if record["metric"] not in metrics:
+        images = record.get("images") or {}
+        if "change" in images:
+            left.setdefault("of images that were changed on purpose", []).append(str(images["change"]))
+        elif record["metric"] not in metrics:
             left.setdefault("by a metric that none of these rows has", []).append(record["metric"])
         elif any(_belongs(row, record) for row in rows):
             left.setdefault("of images that an older line scores, which counts", []).append(_made_by(record))

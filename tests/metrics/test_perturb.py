@@ -176,6 +176,8 @@ def test_a_report_has_the_images_before_alone(study) -> None:
         record["images"].get("of", record["images"])["path"] = "mnist16-test-200.npz"
     (row,) = tables.find("mnist16-floor")
     assert report.scores_of(row, records) == records[:1]
+    left = {"of images that were changed on purpose": [record["images"]["change"] for record in records[1:]]}
+    assert report.left_out([row], records) == left
 
 
 def test_marks_and_pieces_of_the_table() -> None:
