@@ -118,7 +118,7 @@ def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[R
         for record in records:
             if _belongs(row, record):
                 key = tuple(differences(row, record)), _dtype(record)
-                groups.setdefault(key, {}).setdefault(_images_key(record), record)
+                groups.setdefault(key, {}).setdefault(images_key(record), record)
         for (differs, _), found in sorted(groups.items(), key=lambda item: len(item[0][0]) > 0):
             yield row, differs, list(found.values())
 
@@ -142,7 +142,7 @@ def _belongs(row: Row, record: Record) -> bool:
     return written_for in (row.name, row.images) or not _method_differences(row, record)
 
 
-def _images_key(record: Record) -> object:
+def images_key(record: Record) -> object:
     """What tells sets of images apart: recipe, seeds and precision, else their content, else where they lie."""
     images = record.get("images") or {}
     if record.get("recipe_hash") is not None and images.get("seeds") is not None:
@@ -325,7 +325,9 @@ def differs_from_shipped(row: Row, record: Record) -> bool:
     """Whether the images, or how they were scored, are not those of the scores that ship."""
     if _method_differences(row, record) or _other_rules(row, record):
         return True
-    return row.real is None and ((record.get("recipe") or {}).get("noise_device"), _dtype(record)) != ("cpu", "float32")
+    some = (record.get("images") or {}).get("subset_seed")  # of the seeds that it names
+    device = (record.get("recipe") or {}).get("noise_device")
+    return row.real is None and (some, device, _dtype(record)) != (None, "cpu", "float32")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,187 @@
+"""A ledger as a web page: published and own scores, what was flagged, curves, classes, samples, recipes to copy.
+
+A section that has nothing says so, with the command that would fill it. No torch here.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+from xml.etree.ElementTree import Element
+
+from dnnlib.terminal import counted
+from dnnlib.web_page import element, web_page
+from edm2_guidance.metrics.catalog import score_text, value_text
+from edm2_guidance.metrics.ledger_table import cells, flag_lines, mixtures, rows_of
+from edm2_guidance.papers import overview
+from edm2_guidance.papers.charts import SERIES, Point, Series, chart, table
+from edm2_guidance.papers.curves import Record
+from edm2_guidance.papers.plots import Panel, bar_lengths, bars_text
+from edm2_guidance.papers.report import Part, parts
+from edm2_guidance.papers.tables import Row
+
+#: What makes a line's images and score again; ValueError, saying why, for none.
+CommandsOf = Callable[[Record], list[str]]
+
+T = TypeVar("T")
+
+MAX_RECIPES, MAX_LINES = 200, 5000  # more make no page that anybody reads
+
+
+def report_page(
+    rows: Sequence[Row], records: Sequence[Record], ledger: str, commands_of: CommandsOf,
+    classes: Sequence[Element], samples: Sequence[Element],
+) -> bytes:  # fmt: skip
+    """The page on these rows and the whole ledger.
+
+    ledger: its file. classes, samples: what `report_pictures` found.
+    """
+    name = ledger.replace("\\", "/").rsplit("/", 1)[-1]
+    sections = [
+        _section("Published and own scores", [each for part in parts(rows, records) for each in _part(part)],
+                 "no row: python reproduce.py run ROW"),
+        _section("What was flagged", _flagged(records), "nothing"),
+        _section("Curves", _searches(records),
+                 "no search of two points or more: python reproduce.py search --preset=NAME --over=weight"),
+        _section("Precision against recall", _tradeoffs(records),
+                 "no images with both scores: python calculate_metrics.py calc IMAGES REFERENCE "
+                 "--metrics=precision,recall"),
+        _section("Scores against the number of images", _convergence(records),
+                 "nothing scored at two counts of images: the same command with another --num-images"),
+        _section("Classes", classes, "no stored images with labels: python reproduce.py run ROW --keep-images"),
+        _section("Samples", samples, "no stored images: python reproduce.py run ROW --keep-images, or --samples=ZIP"),
+        _section("Recipes to copy", _recipes(records, commands_of), "no score of images whose recipe is known"),
+        _section("Every score", _scores(records), "none: python reproduce.py run ROW"),
+    ]  # fmt: skip
+    links = (element("li", element("a", part[0].text, href=f"#{part.get('id')}")) for part in sections)
+    head = [
+        element("h1", f"Scores of {name}"),
+        element("p", _summary(rows, records), class_="faint"),
+        element("nav", element("ul", *links), aria_label="Sections"),
+    ]
+    return web_page(f"Scores of {name}", [*head, *sections])
+
+
+def _section(title: str, found: Iterable[Element], missing: str) -> Element:
+    """missing: what is said where nothing was found."""
+    content = list(found) or [element("p", f"Nothing here: {missing}" if missing != "nothing" else "Nothing.")]
+    return element("section", element("h2", title), *content, id=title.lower().replace(" ", "-"))
+
+
+def _summary(rows: Sequence[Row], records: Sequence[Record]) -> str:
+    times = sorted(str(record["time"])[:10] for record in records if record.get("time"))
+    recipes = {record["recipe_hash"] for record in records if record.get("recipe_hash")}
+    when = f", scored {times[0]} to {times[-1]}" if times else ""
+    return f"{counted(len(records), 'score')} of {counted(len(recipes), 'recipe')}{when}; the tables are of " + (
+        counted(len(rows), "row") + ", all else is of the whole ledger"
+    )
+
+
+def _part(part: Part) -> Iterator[Element]:
+    yield element("h3", part.heading)
+    if part.table:
+        yield table(part.table[0], part.table[1:])
+    if part.items:
+        yield element("ul", *(element("li", item) for item in part.items))
+    yield from (element("p", note, class_="faint") for note in part.notes)
+
+
+def _flagged(records: Sequence[Record]) -> Iterator[Element]:
+    lines = [*flag_lines(rows_of(records)), *mixtures(records)]
+    if lines:
+        yield element("ul", *(element("li", line) for line in lines))
+        yield element("p", "Rows are numbered as in the last section, by their lines in the ledger.", class_="faint")
+
+
+def _searches(records: Sequence[Record]) -> Iterator[Element]:
+    found, problems = overview.searches(records)
+    if found:
+        yield element("div", *(each for name, panel in found for each in _charts(name, panel, True)), class_="charts")
+    said = dict.fromkeys([*problems, *(note for _, panel in found for note in panel.notes)])
+    if said:
+        yield element("ul", *(element("li", text) for text in said), class_="faint")
+
+
+def _convergence(records: Sequence[Record]) -> Iterator[Element]:
+    found = [each for name, panel in overview.convergence(records) for each in _charts(name, panel, False)]
+    if found:
+        yield element("p", "A score of few images is biased: compare scores of equal counts.", class_="faint")
+        yield element("div", *found, class_="charts")
+
+
+def _charts(name: str, panel: Panel, stars: bool) -> Iterator[Element]:
+    """A chart for every few curves. stars: at the best points."""
+    more = ", ".join(filter(None, [panel.fixed, bars_text([panel]).strip("\n()"), "star: best" if stars else ""]))
+    title = f"{name} against {panel.xlabel}" + (f" ({more})" if more else "")
+    for names in _some([*panel.curves]):
+        yield chart(title, [_series(name, panel, each, stars) for each in names], panel.xlabel, name, log=panel.log)
+
+
+def _some(series: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many as one chart has, in turn."""
+    return (series[start : start + SERIES] for start in range(0, len(series), SERIES))
+
+
+def _series(metric: str, panel: Panel, name: str, stars: bool) -> Series:
+    metric = metric.partition("@")[0]
+    points = []
+    for (x, mean), (below, above) in zip(panel.means(name).items(), bar_lengths(panel, name), strict=True):
+        ends = (mean - below, mean + above) if below or above else (None, None)
+        said = value_text(metric, mean)
+        if below or above:
+            said += f" [{value_text(metric, mean - below)}, {value_text(metric, mean + above)}]"
+        points.append(Point(x, mean, *ends, said=said))
+    best = next(point for point in points if point.x == panel.best(name)[0])
+    return Series(name, points, best if stars else None)
+
+
+def _tradeoffs(records: Sequence[Record]) -> Iterator[Element]:
+    found = []
+    for (precision, recall), methods in overview.tradeoffs(records).items():
+        for some in _some([*methods.items()]):
+            series = [Series(name, [_tradeoff(each) for each in its]) for name, its in some]
+            title = f"{precision} against {recall} over the weights w (bars: 95 % intervals)"
+            found.append(chart(title, series, recall, precision))
+    if found:
+        yield element("div", *found, class_="charts")
+
+
+def _tradeoff(point: overview.Tradeoff) -> Point:
+    ends = [(None, None) if i is None else (i.low, i.high) for i in (point.of_precision, point.of_recall)]
+    label = "w = " + (", ".join(f"{w:g}" for w in point.weights) or "1")
+    return Point(point.recall, point.precision, *ends[0], *ends[1], label=label)
+
+
+def _recipes(records: Sequence[Record], commands_of: CommandsOf) -> Iterator[Element]:
+    """Every recipe, with its scores, as command lines and as JSON."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.get("recipe") and record.get("recipe_hash"):
+            groups.setdefault(record["recipe_hash"], []).append(record)
+    known = [lines for lines in groups.values() if overview.recipe_of(lines[0]) is not None]
+    for words, lines in zip(overview.labels([lines[0] for lines in known[:MAX_RECIPES]]), known, strict=False):
+        scores = [f"{overview.name_of(line)} {score_text(line)}" for line in lines]
+        shown = "; ".join(dict.fromkeys(scores))
+        try:
+            commands = "\n".join(commands_of(lines[0]))
+        except ValueError as error:
+            commands = f"# {error}"
+        stored = json.dumps(lines[0]["recipe"], indent=2, sort_keys=True)
+        inside = [element("p", shown, class_="faint"), _copied(commands), _copied(stored)]
+        yield element("details", element("summary", f"{words}: {scores[0]}"), *inside)
+    if len(known) > MAX_RECIPES:
+        yield element("p", f"The first {MAX_RECIPES} of {counted(len(known), 'recipe')}.", class_="faint")
+
+
+def _copied(text: str) -> Element:
+    """A text with a button that copies it."""
+    button = element("button", "copy", class_="copy", type="button", hidden="hidden")
+    return element("div", button, element("pre", text), class_="copied")
+
+
+def _scores(records: Sequence[Record]) -> Iterator[Element]:
+    if records:
+        header, *lines = cells(rows_of(records))
+        summary = element("summary", counted(len(lines), "line"))
+        yield element("details", summary, table(header, lines[:MAX_LINES]))
+    if len(records) > MAX_LINES:
+        yield element("p", f"The first {MAX_LINES:,} of {len(records):,}: python calculate_metrics.py table LEDGER")
