@@ -90,7 +90,7 @@ def _step(least: float) -> float:
 
 def _decades(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    steps = (1, 2, 5) if high < 1000 * low else (1,)
     return [step * 10.0**power for power in range(first, last + 1) for step in steps]
 
 

@@ -184,9 +184,9 @@ def _pair(record: Record) -> tuple[str, ...]:
 
 
 def _without_weights(recipe: Recipe) -> tuple[Recipe, tuple[float, ...]]:
-    """A recipe whose guides are all at w = 1, and their weights."""
+    """A recipe whose guides have all the same weight, one at which none is off, and their weights."""
     recipe = recipe.effective()
-    bare = [replace(guide, weight=guide.weight.with_fields({"w": 1.0})) for guide in recipe.guides]
+    bare = [replace(guide, weight=guide.weight.with_fields({"w": 2.0})) for guide in recipe.guides]
     return replace(recipe, guides=tuple(bare)), tuple(guide.weight.w for guide in recipe.guides)
 
 
