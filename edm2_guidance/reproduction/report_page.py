@@ -46,10 +46,10 @@ def report_page(
                  "no images with both scores: python calculate_metrics.py calc IMAGES REFERENCE "
                  "--metrics=precision,recall"),
         _section("Scores against the number of images", _convergence(records),
-                 "nothing scored at two counts of images: the same command with another --num-images"),
+                 "nothing scored at two counts of images: python calculate_metrics.py gen --preset=NAME --num-images=N"),
         _section("Classes", classes, "no stored images with labels: python reproduce.py run ROW --keep-images"),
         _section("Samples", samples, "no stored images: python reproduce.py run ROW --keep-images, or --samples=ZIP"),
-        _section("Recipes to copy", _recipes(records, commands_of), "no score of images whose recipe is known"),
+        _section("Recipes to copy", _recipes(records, commands_of), "no score of images whose recipe is known: python reproduce.py run ROW"),
         _section("Every score", _scores(records), "none: python reproduce.py run ROW"),
     ]  # fmt: skip
     links = (element("li", element("a", part[0].text, href=f"#{part.get('id')}")) for part in sections)

@@ -42,13 +42,12 @@ class Ranking:
         """What `calculate_metrics.py rank --format=csv` printed. ValueError for anything else."""
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, strict=True)
-            by = [name for name in lines.fieldnames or () if name not in _COLUMNS]
             try:
-                scores = {line["name"]: float(line[by[0]]) for line in lines}
-            except (KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
+                by = next(name for name in lines.fieldnames or () if name not in _COLUMNS)
+                return cls(by, {line["name"]: float(line[by]) for line in lines})
+            except (KeyError, StopIteration, TypeError, ValueError, csv.Error):
                 made = "python calculate_metrics.py rank IMAGES REFERENCE --format=csv"
-                raise ValueError(f"{path} is no ranking of images, as {made} prints it: {error}") from None
-        return cls(by[0], scores)
+                raise ValueError(f"{path} is no ranking of images, as {made} prints it") from None
 
 
 def pictures(
