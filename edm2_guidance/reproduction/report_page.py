@@ -24,6 +24,21 @@ CommandsOf = Callable[[Record], list[str]]
 
 T = TypeVar("T")
 
+#: What is said where a section has nothing, with the command that would fill it.
+_MISSING = {
+    "Published and own scores": "no row: python reproduce.py run ROW",
+    "Curves": "no search of two points or more: python reproduce.py search --preset=NAME --over=weight",
+    "Precision against recall": "no images with both scores: python calculate_metrics.py calc IMAGES REFERENCE "
+    "--metrics=precision,recall",
+    "Scores against the number of images": "nothing was scored at two counts of images: python calculate_metrics.py "
+    "gen --preset=NAME --num-images=N",
+    "Classes": "no stored images with labels: python reproduce.py run ROW --keep-images",
+    "Samples": "no stored images: python reproduce.py run ROW --keep-images, or --samples=ZIP",
+    "Recipes to copy": "no score of images whose recipe is known: python reproduce.py run ROW",
+    "Every score": "no score yet: python reproduce.py run ROW",
+    "What was flagged": "no line of the ledger has a flag, and all lines of a metric may be compared",
+}
+
 MAX_RECIPES, MAX_LINES = 200, 5000  # more make no page that anybody reads
 
 
@@ -36,23 +51,19 @@ def report_page(
     ledger: its file. classes, samples: what `report_pictures` found.
     """
     name = ledger.replace("\\", "/").rsplit("/", 1)[-1]
-    sections = [
-        _section("Published and own scores", [each for part in parts(rows, records) for each in _part(part)],
-                 "no row: python reproduce.py run ROW"),
-        _section("What was flagged", _flagged(records), "nothing"),
-        _section("Curves", _searches(records),
-                 "no search of two points or more: python reproduce.py search --preset=NAME --over=weight"),
-        _section("Precision against recall", _tradeoffs(records),
-                 "no images with both scores: python calculate_metrics.py calc IMAGES REFERENCE "
-                 "--metrics=precision,recall"),
-        _section("Scores against the number of images", _convergence(records),
-                 "nothing scored at two counts of images: python calculate_metrics.py gen --preset=NAME --num-images=N"),
-        _section("Classes", classes, "no stored images with labels: python reproduce.py run ROW --keep-images"),
-        _section("Samples", samples, "no stored images: python reproduce.py run ROW --keep-images, or --samples=ZIP"),
-        _section("Recipes to copy", _recipes(records, commands_of), "no score of images whose recipe is known: python reproduce.py run ROW"),
-        _section("Every score", _scores(records), "none: python reproduce.py run ROW"),
-    ]  # fmt: skip
-    links = (element("li", element("a", part[0].text, href=f"#{part.get('id')}")) for part in sections)
+    found = {
+        "Published and own scores": (each for part in parts(rows, records) for each in _part(part)),
+        "What was flagged": _flagged(records),
+        "Curves": _searches(records),
+        "Precision against recall": _tradeoffs(records),
+        "Scores against the number of images": _convergence(records),
+        "Classes": classes,
+        "Samples": samples,
+        "Recipes to copy": _recipes(records, commands_of),
+        "Every score": _scores(records),
+    }
+    sections = [_section(title, content) for title, content in found.items()]
+    links = (element("li", element("a", title, href=f"#{_anchor(title)}")) for title in found)
     head = [
         element("h1", f"Scores of {name}"),
         element("p", _summary(rows, records), class_="faint"),
@@ -61,10 +72,13 @@ def report_page(
     return web_page(f"Scores of {name}", [*head, *sections])
 
 
-def _section(title: str, found: Iterable[Element], missing: str) -> Element:
-    """missing: what is said where nothing was found."""
-    content = list(found) or [element("p", f"Nothing here: {missing}" if missing != "nothing" else "Nothing.")]
-    return element("section", element("h2", title), *content, id=title.lower().replace(" ", "-"))
+def _section(title: str, found: Iterable[Element]) -> Element:
+    content = list(found) or [element("p", f"Nothing here: {_MISSING[title]}.")]
+    return element("section", element("h2", title), *content, id=_anchor(title))
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def _summary(rows: Sequence[Row], records: Sequence[Record]) -> str:
