@@ -84,10 +84,9 @@ def _anchor(title: str) -> str:
 def _summary(rows: Sequence[Row], records: Sequence[Record]) -> str:
     times = sorted(str(record["time"])[:10] for record in records if record.get("time"))
     recipes = {record["recipe_hash"] for record in records if record.get("recipe_hash")}
-    when = f", scored {times[0]} to {times[-1]}" if times else ""
-    return f"{counted(len(records), 'score')} of {counted(len(recipes), 'recipe')}{when}; the tables are of " + (
-        counted(len(rows), "row") + ", all else is of the whole ledger"
-    )
+    when = " to ".join(dict.fromkeys([*times[:1], *times[-1:]]))
+    held = f"{counted(len(records), 'score')} of {counted(len(recipes), 'recipe')}" + (f", {when}" if when else "")
+    return f"{held}; the tables are of {counted(len(rows), 'row')}, all else is of the whole ledger"
 
 
 def _part(part: Part) -> Iterator[Element]:
