@@ -3,18 +3,16 @@
 A drawing is named by what is on its y axis. No torch here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 
 from dnnlib.inference import precision_words
-from edm2_guidance.metrics.catalog import find_metric
-from edm2_guidance.metrics.uncertainty import Interval, mean_interval
+from edm2_guidance.metrics.uncertainty import mean_interval
 from edm2_guidance.papers import curves
 from edm2_guidance.papers.curves import Record
 from edm2_guidance.papers.plots import Panel
 from edm2_guidance.papers.report import images_key
+from edm2_guidance.papers.trade_off import TradeOff, trade_off
 from edm2_guidance.recipe.describe import DETAILS, describe_recipe
-from edm2_guidance.recipe.parts import Rule
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -36,35 +34,65 @@ def name_of(record: Record) -> str:
 
 def searches(records: Iterable[Record]) -> tuple[list[Drawing], list[str]]:
     """Curves of every search along all that it varied, those along one axis together; and why others are none."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if record.get("search") and (record.get("images") or {}).get("seeds") and recipe_of(record) is not None:
-            groups.setdefault((name_of(record), _reference(record)), []).append(record)
     found: list[Drawing] = []
     problems: list[str] = []
-    for (name, _), lines in groups.items():
-        num = lines[0].get("num_images")
-        for kind, together in _axes(lines, num, problems):
+    drawable = _drawable(records)
+    for name, metric, num, reference in dict.fromkeys(map(_scored, drawable)):
+        same = [line for line in drawable if (line.get("num_images"), _reference(line)) == (num, reference)]
+        lines = [line for line in same if line["metric"] in (metric, line["search"].get("metric"))]
+        for kind, together in _axes(lines, metric, num, problems):
             try:
-                found += [(name, panel) for panel in curves.panels(lines, together, num, kind)]
+                found += [(name, panel) for panel in curves.panels(lines, together, num, kind, metric)]
             except ValueError as error:
                 problems.append(str(error))
     return found, list(dict.fromkeys(problems))
 
 
-def _axes(lines: Sequence[Record], num: int | None, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _drawable(records: Iterable[Record]) -> list[Record]:
+    """Lines of searches that say all that a curve needs."""
+    searched = (record for record in records if record.get("search") and record.get("num_images") is not None)
+    return [line for line in searched if (line.get("images") or {}).get("seeds") and recipe_of(line) is not None]
+
+
+def _scored(record: Record) -> tuple[str, str, int, str]:
+    return name_of(record), record["metric"], record["num_images"], _reference(record)
+
+
+def _axes(lines: Sequence[Record], metric: str, num: int, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
     """What was varied, and the names of the searches that did, as far as one picture shows several."""
     by_kind: dict[str, list[str]] = {}
-    for name in dict.fromkeys(line["search"]["name"] for line in lines):
+    names: dict[str, object] = {line["search"]["name"]: line["search"].get("metric") or metric for line in lines}
+    for name, by in names.items():
         try:
-            kinds = curves.Scores(lines, name, num).kinds
+            kinds = curves.Scores(lines, name, num, metric).kinds
         except ValueError as error:
             problems.append(str(error))
             continue
         for kind in kinds:
-            by_kind.setdefault(kind, []).append(name)
-    for kind, names in by_kind.items():
-        yield from ((kind, [name]) for name in names) if kind in curves.ALONE else [(kind, names)]
+            if by == metric or kind not in curves.ALONE:  # which are of that by which the search was
+                by_kind.setdefault(kind, []).append(name)
+    for kind, together in by_kind.items():
+        yield from ((kind, [name]) for name in together) if kind in curves.ALONE else [(kind, together)]
+
+
+def trade_offs(records: Iterable[Record]) -> list[tuple[int, TradeOff]]:
+    """Precision against recall along every search that recorded both, those along one axis together."""
+    found: dict[tuple[int, str, str], list[str]] = {}
+    drawable = _drawable(records)
+    there = {(line["search"]["name"], line["num_images"], line["metric"]) for line in drawable}
+    for name, num, precision in sorted(there):
+        recall = precision.replace("precision", "recall")
+        if recall != precision and (name, num, recall) in there:
+            try:
+                kind = curves.Scores(drawable, name, num, precision).kind
+                trade_off(drawable, [name], num, (precision, recall))
+            except ValueError:  # as `searches` tells
+                continue
+            found.setdefault((num, precision, kind), []).append(name)
+    return [
+        (num, trade_off(drawable, names, num, (precision, precision.replace("precision", "recall"))))
+        for (num, precision, _), names in found.items()
+    ]
 
 
 def convergence(records: Iterable[Record]) -> list[Drawing]:
@@ -123,82 +151,3 @@ def labels(records: Sequence[Record]) -> list[str]:
 def _words(record: Record, also: Sequence[str] = ()) -> str:
     words = describe_recipe(record.get("recipe"), also)
     return str((record.get("images") or {}).get("path")) if words == "-" else words
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    """Precision and recall of the same images: means over blocks of seeds, and their intervals if these are known.
-
-    weights: of the guides; none of images that no guide helped to make.
-    """
-
-    weights: tuple[float, ...]
-    precision: float
-    recall: float
-    of_precision: Interval | None
-    of_recall: Interval | None
-
-
-def tradeoffs(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, list[Tradeoff]]]:
-    """By names of precision and recall: of every method, over its weights, what both are.
-
-    A method is what is left of a recipe without the weights of its guides; images that no guide helped to make are the
-    beginning of all methods of their network. As arXiv 1904.06991, Fig. 4, over w in place of truncation.
-    """
-    found: dict[tuple[str, str], dict[str, _Method]] = {}
-    recalls = {_pair(record): record for record in _once(records) if _kind(record) == "recall"}
-    for record in (record for record in _once(records) if _kind(record) == "precision"):
-        other, recipe = recalls.get(_pair(record)), recipe_of(record)
-        if other is not None and recipe is not None:
-            bare, weights = _without_weights(recipe)
-            methods = found.setdefault((name_of(record), name_of(other)), {})
-            method = methods.setdefault(bare.hash, _Method(bare, {}))
-            method.blocks.setdefault(weights, []).append((record, other))
-    return {names: dict(_curves(methods)) for names, methods in found.items()}
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A recipe without weights, and by weights the lines of precision and recall."""
-
-    recipe: Recipe
-    blocks: dict[tuple[float, ...], list[tuple[Record, Record]]]
-
-    @property
-    def words(self) -> str:
-        guides = [guide.name + (f" {guide.interval}" if guide.interval else "") for guide in self.recipe.guides]
-        return ", ".join([" + ".join([self.recipe.name, *guides]), *map(str, self.recipe.unusual())])
-
-
-def _kind(record: Record) -> str:
-    try:
-        return find_metric(str(record["metric"])).measure.kind
-    except ValueError:  # of another version
-        return ""
-
-
-def _pair(record: Record) -> tuple[str, ...]:
-    """What precision and recall of the same images, to be shown together, have in common."""
-    metric = str(record["metric"]).replace("recall", "precision")
-    return metric, _reference(record), str(record.get("num_images")), str(images_key(record))
-
-
-def _without_weights(recipe: Recipe) -> tuple[Recipe, tuple[float, ...]]:
-    """A recipe whose guides have all the same weight, one at which none is off, and their weights."""
-    recipe = recipe.effective()
-    bare = [replace(guide, weight=guide.weight.with_fields({"w": 2.0})) for guide in recipe.guides]
-    return replace(recipe, guides=tuple(bare)), tuple(guide.weight.w for guide in recipe.guides)
-
-
-def _curves(methods: Mapping[str, _Method]) -> Iterator[tuple[str, list[Tradeoff]]]:
-    guided = [method for method in methods.values() if method.recipe.guides]
-    for method in guided or methods.values():
-        start = methods.get(replace(method.recipe, guides=(), rule=Rule.parse("linear")).hash)
-        blocks = {**(start.blocks if start is not None else {}), **method.blocks}
-        yield method.words, [_tradeoff(*each) for each in sorted(blocks.items(), key=lambda each: each[0])]
-
-
-def _tradeoff(weights: tuple[float, ...], blocks: Sequence[tuple[Record, Record]]) -> Tradeoff:
-    sides = [[block[side] for block in blocks] for side in (0, 1)]
-    precision, recall = (sum(float(line["value"]) for line in side) / len(side) for side in sides)
-    return Tradeoff(weights, precision, recall, *map(mean_interval, sides))

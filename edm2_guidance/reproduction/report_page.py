@@ -18,6 +18,7 @@ from edm2_guidance.papers.curves import Record
 from edm2_guidance.papers.plots import Panel, bar_lengths, bars_text
 from edm2_guidance.papers.report import Part, parts
 from edm2_guidance.papers.tables import Row
+from edm2_guidance.papers.trade_off import TradeOff
 
 #: What makes a line's images and score again; ValueError, saying why, for none.
 CommandsOf = Callable[[Record], list[str]]
@@ -28,8 +29,8 @@ T = TypeVar("T")
 _MISSING = {
     "Published and own scores": "no row: python reproduce.py run ROW",
     "Curves": "no search of two points or more: python reproduce.py search --preset=NAME --over=weight",
-    "Precision against recall": "no images with both scores: python calculate_metrics.py calc IMAGES REFERENCE "
-    "--metrics=precision,recall",
+    "Precision against recall": "no search recorded both: python reproduce.py search --preset=NAME --over=weight "
+    "--metrics=METRIC,precision,recall",
     "Scores against the number of images": "nothing was scored at two counts of images: python calculate_metrics.py "
     "gen --preset=NAME --num-images=N",
     "Classes": "no stored images with labels: python reproduce.py run ROW --keep-images",
@@ -55,7 +56,7 @@ def report_page(
         "Published and own scores": (each for part in parts(rows, records) for each in _part(part)),
         "What was flagged": _flagged(records),
         "Curves": _searches(records),
-        "Precision against recall": _tradeoffs(records),
+        "Precision against recall": _trade_offs(records),
         "Scores against the number of images": _convergence(records),
         "Classes": classes,
         "Samples": samples,
@@ -147,21 +148,26 @@ def _series(metric: str, panel: Panel, name: str, stars: bool) -> Series:
     return Series(name, points, best if stars else None)
 
 
-def _tradeoffs(records: Sequence[Record]) -> Iterator[Element]:
+def _trade_offs(records: Sequence[Record]) -> Iterator[Element]:
     found = []
-    for (precision, recall), methods in overview.tradeoffs(records).items():
-        for some in _some([*methods.items()]):
-            series = [Series(name, [_tradeoff(each) for each in its]) for name, its in some]
-            title = f"{precision} against {recall} over the weights w (bars: 95 % intervals)"
-            found.append(chart(title, series, recall, precision))
+    for num, both in overview.trade_offs(records):
+        precision, recall = (f"{metric}@{num}" for metric in both.metrics)
+        bars = bars_text(both[:2]).strip("\n()")
+        said = ", ".join(filter(None, [f"numbers: {both.fidelity.xlabel}", bars]))
+        for names in _some([*both.fidelity.curves]):
+            series = [Series(name, _trade_off(both, name)) for name in names]
+            found.append(chart(f"{precision} against {recall} ({said})", series, recall, precision))
     if found:
         yield element("div", *found, class_="charts")
 
 
-def _tradeoff(point: overview.Tradeoff) -> Point:
-    ends = [(None, None) if i is None else (i.low, i.high) for i in (point.of_precision, point.of_recall)]
-    label = "w = " + (", ".join(f"{w:g}" for w in point.weights) or "1")
-    return Point(point.recall, point.precision, *ends[0], *ends[1], label=label)
+def _trade_off(both: TradeOff, name: str) -> list[Point]:
+    points, off_y, off_x = both.fidelity.means(name), *(bar_lengths(panel, name) for panel in both[:2])
+    recalls = both.diversity.means(name).values()
+    return [
+        Point(x, y, y - below, y + above, x - left, x + right, f"{y:.4f}", f"{w:g}")
+        for (w, y), x, (below, above), (left, right) in zip(points.items(), recalls, off_y, off_x, strict=True)
+    ]
 
 
 def _recipes(records: Sequence[Record], commands_of: CommandsOf) -> Iterator[Element]:

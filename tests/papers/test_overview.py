@@ -1,11 +1,7 @@
 """What a ledger can be drawn as: which lines are on which curve."""
 
-import pytest
-
 from edm2_guidance.metrics.uncertainty import mean_interval
 from edm2_guidance.papers import overview
-from edm2_guidance.papers.tables import find
-from edm2_guidance.recipe.search import recipe_at
 from tests.papers.ledger_lines import line
 
 
@@ -57,21 +53,36 @@ def test_ways_of_the_same_words_are_told_apart():
     assert [label.rpartition(", ")[0][-7:] for label in panel.curves] == ["8 steps", "6 steps"]
 
 
-def test_precision_and_recall_are_of_the_same_images():
-    cfg = find("mnist16-cfg")[0].recipe()
-    lines = []
-    for w, values in {1.0: (0.6, 0.5), 2.0: (0.8, 0.4)}.items():
-        recipe = recipe_at(cfg, {"weight": w}).effective()
-        for shift, seeds in ((0, "0-9"), (0.1, "10-19")):
-            for metric, value in zip(("precision/mnist", "recall/mnist"), values, strict=True):
-                lines.append(line(value + shift, metric=metric, recipe=recipe, seeds=seeds))
-    lines.append(line(0.1, metric="recall/mnist", recipe=recipe, seeds="20-29"))  # alone
-    lines.append(line(0.1, metric="precision", recipe=recipe))  # in other features
-    ((names, methods),) = overview.tradeoffs(lines).items()
-    assert names == ("precision/mnist@10", "recall/mnist@10")
-    ((method, points),) = methods.items()
-    assert method == "mnist16-cond + mnist16-uncond"
-    assert [(p.weights, p.precision, p.recall) for p in points] == [
-        ((), pytest.approx(0.65), pytest.approx(0.55)), ((2.0,), pytest.approx(0.85), pytest.approx(0.45)),
+def test_precision_and_recall_of_searches_are_drawn_against_each_other():
+    values = {1.0: (3, 0.6, 0.5), 2.0: (2, 0.8, 0.4)}
+    metrics = ("fd_mnist", "precision/mnist", "recall/mnist")
+    lines = [
+        line(value, metric=metric, search=name, point={"weight": w}, by="fd_mnist")
+        for name in ("cfg", "autog") for w, each in values.items() for metric, value in zip(metrics, each, strict=True)
     ]  # fmt: skip
-    assert points[0].of_precision == mean_interval([{"value": 0.6}, {"value": 0.7}])
+    lines += [line(0.1, metric="precision/mnist", search="alone", point={"weight": w}) for w in (1, 2)]
+    ((num, both),) = overview.trade_offs(lines)
+    assert (num, both.metrics) == (10, ("precision/mnist", "recall/mnist"))
+    assert both.fidelity.curves == {"autog": {1: [0.6], 2: [0.8]}, "cfg": {1: [0.6], 2: [0.8]}}
+    assert both.diversity.curves["cfg"] == {1: [0.5], 2: [0.4]}
+    found, problems = overview.searches(lines)
+    assert problems == []
+    assert {name: [*panel.curves] for name, panel in found} == {
+        "fd_mnist@10": ["cfg", "autog"],
+        "precision/mnist@10": ["cfg", "autog", "alone"],
+        "recall/mnist@10": ["cfg", "autog"],
+    }
+
+
+def test_curves_of_metrics_beside_that_of_a_search_have_its_best_in_all_else():
+    lines = [
+        line(value, metric=metric, search="s", point={"first": 0.0, "last": last, "weight": w}, by="fd_mnist")
+        for (w, last), values in {(1.0, 15.0): (3, 0.9), (2.0, 15.0): (1, 0.5), (2.0, 7.0): (2, 0.8)}.items()
+        for metric, value in zip(("fd_mnist", "precision/mnist"), values, strict=True)
+    ]
+    found, _ = overview.searches(lines)
+    assert [(name, panel.xlabel.partition(" ")[0]) for name, panel in found if name.startswith("precision")] == [
+        ("precision/mnist@10", "guidance")
+    ]
+    assert {"upper", "lower"} < {panel.xlabel.partition(" ")[0] for name, panel in found if name.startswith("fd")}
+    assert found[-1][1].curves == {"s": {1: [0.9], 2: [0.5]}}  # where fd_mnist is best, not precision
