@@ -197,6 +197,7 @@ for line in (
     "calculate_metrics calc plain.npz c.pkl", "calculate_metrics calc a.npz b.npz",
     "calculate_metrics compare a.npz b.npz plain.npz --metrics=fd_mnist", "calculate_metrics table",
     "calculate_metrics compare 3 4", "reproduce list", "reproduce report mnist16-cfg", "reproduce plan mnist16-cfg",
+    "reproduce report mnist16-cfg --html=a.html",
 ):
     script, *args = line.split()
     page = importlib.import_module(f"edm2_guidance.commands.{{script}}")

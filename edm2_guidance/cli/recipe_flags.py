@@ -15,7 +15,7 @@ from edm2_guidance.recipe.spec import Spec
 def recipe_flags(recipe: Recipe) -> str:
     """The options by which generate_images.py, generate_zip.py and `calculate_metrics.py gen` take this recipe.
 
-    What has its default value is left out. Quoted for a shell.
+    What has its default value is left out. Quoted for a shell. ValueError for a base that no preset makes.
     """
     flags = [f"--net={short_name(recipe.net.source)}"]
     if recipe.base is not None:
@@ -52,12 +52,26 @@ def recipe_flags(recipe: Recipe) -> str:
     return " ".join(map(shlex.quote, flags))
 
 
+def commands_again(recipe: Recipe, metric: str, reference: str | None, num_images: int | None) -> list[str]:
+    """The command line that samples by a recipe, and that which scores so many of its images. ValueError as above."""
+    flags = recipe_flags(recipe)
+    commands = [f"python generate_images.py {flags} --outdir=out --seeds=0-63"]
+    if reference is not None:
+        count = [] if num_images is None else [f"--num-images={num_images}"]
+        score = [f"--ref={reference}", f"--metrics={metric}", *count]
+        commands.append(f"python calculate_metrics.py gen {flags} {' '.join(map(shlex.quote, score))}")
+    return commands
+
+
 def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
     """Where the images that are enlarged lie, or the preset that makes them."""
     if isinstance(base, ImageSet):
         return short_name(base.source)
     near = (preset for preset in all_presets().values() if preset.net == base.net.source)
-    return next(p.name for p in near if replace(recipe, base=p.recipe()).resolved() == recipe.resolved())
+    for preset in near:
+        if replace(recipe, base=preset.recipe()).resolved() == recipe.resolved():
+            return preset.name
+    raise ValueError(f"no options give these images of {base.name}, which are enlarged: take the recipe as a file")
 
 
 def _kind_flags(option: str, specs: Sequence[Spec], usual: Sequence[Spec]) -> list[str]:

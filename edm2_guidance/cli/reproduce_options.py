@@ -56,12 +56,15 @@ class StatusOptions(OptionGroup):
     form: Literal["table", "json"] = format_option("table")
 
 
-class ReportOptions(OptionGroup):
+class ReportOptions(OptionGroup, heading="Page"):
     """How published scores and those of the ledger are printed, or where they are written."""
 
     form: Literal["markdown", "csv", "json"] = format_option("markdown")
     ledger: str = ledger_option()
     out: str | None = option("Write it there  [default: print it]", metavar="FILE", heading="Output")
+    html: str | None = option("A web page instead, with curves, samples and recipes", metavar="FILE", heading="Output")
+    samples: str | None = option("Images that the page shows  [default: ZIPs that were scored]", metavar="PATH|ZIP")
+    ranking: str | None = option("Their order, by calculate_metrics.py rank --format=csv", metavar="CSV")
 
 
 class WorkOptions(OptionGroup, heading="Output"):

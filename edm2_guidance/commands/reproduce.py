@@ -30,6 +30,7 @@ from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missin
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
 from edm2_guidance.cli.typed import given, quoted
+from edm2_guidance.commands.reproduction.page import write_page
 from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import check_counts, detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
@@ -440,11 +441,7 @@ def plotted(records: "Sequence[Record]", names: tuple[str, ...], plot: opt.PlotO
         from edm2_guidance.papers.differences import difference_panel
 
         return [difference_panel(records, names, plot.count, plot.kind, plot.against, of_lines)]
-    if several:
-        return [curves.value_panel(records, names, plot.count, plot.kind, plot.metric)]
-    if plot.kind == "interval":
-        return curves.interval_panels(records, names[0], plot.count)
-    return [curves.ema_panel(records, names[0], plot.count)]
+    return curves.panels(records, names, plot.count, plot.kind, plot.metric)
 
 
 @main.command("plot-training")
@@ -501,7 +498,12 @@ def report_rows(names: tuple[str, ...], asked: opt.ReportOptions) -> None:
 
     The difference is that of the best of our runs where the paper reports the best of several, else of their mean.
     Scores made under other rules than the paper's are listed apart, with what differs.
+
+    --html=FILE writes a page in one file, which loads nothing: these tables, and of the whole ledger its curves,
+    flags, classes, samples and recipes.
     """
+    if asked.html is not None:
+        return write_page(rows_named(names), asked)
     from dnnlib.atomic import atomic_path
     from edm2_guidance.metrics.ledger import read
 

@@ -86,18 +86,23 @@ def format_table(rows: Iterable[Row]) -> str:
     rows = list(rows)
     if not rows:
         return ""
-    varied = _varied(row.record for row in rows)
-    table = [_HEADER, *((str(row.number), *map(printable, _cells(row.record, varied))) for row in rows)]
+    table = [[*map(printable, line)] for line in cells(rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(_HEADER))]
     lines = []
     for row in table:
-        cells = [
+        padded = [
             cell.rjust(width) if _HEADER[column] in ("row", "value") else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
-    notes = [*_flag_lines(rows), *(f"! {note}" for note in mixtures(row.record for row in rows))]
-    return "\n".join([*lines, *map(printable, notes)])
+        lines.append("  ".join(padded).rstrip())
+    notes = [*flag_lines(rows), *mixtures(row.record for row in rows)]
+    return "\n".join([*lines, *(f"! {printable(note)}" for note in notes)])
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The header, and what a table shows of each row."""
+    varied = _varied(row.record for row in rows)
+    return [_HEADER, *((str(row.number), *_cells(row.record, varied)) for row in rows)]
 
 
 def format_csv(rows: Iterable[Row]) -> str:
@@ -117,14 +122,14 @@ def format_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def _flag_lines(rows: Sequence[Row]) -> list[str]:
-    """Every flag once, with the rows that have it: "! rows 1-3, 7: ..."."""
+def flag_lines(rows: Iterable[Row]) -> list[str]:
+    """Every flag once, with the rows that have it: "rows 1-3, 7: ..."."""
     numbers: dict[str, list[int]] = {}
     for number, record in rows:
         for flag in dict.fromkeys(map(str, record.get("flags") or [])):
             numbers.setdefault(flag, []).append(number)
     shown = {flag: format_seeds(tuple(sorted(found))).replace(",", ", ") for flag, found in numbers.items()}
-    return [f"! row{'s' if len(numbers[flag]) > 1 else ''} {text}: {flag}" for flag, text in shown.items()]
+    return [f"row{'s' if len(numbers[flag]) > 1 else ''} {text}: {flag}" for flag, text in shown.items()]
 
 
 def _varied(records: Iterable[Mapping[str, Any]]) -> frozenset[str]:

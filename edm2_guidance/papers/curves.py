@@ -1,5 +1,6 @@
 """From the ledger's lines of searches to the papers' plots: which scores belong on one curve. Pure, no torch here."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,8 @@ WORDS = {
 }  # fmt: skip
 #: The x axis of kinds that show several searches.
 XLABELS = {"weight": "guidance weight w", "scale": "scale of the classifier", "alpha": "alpha of the blend"}
+#: Kinds that show one search.
+ALONE = ("interval", "ema")
 #: How a parameter of a point is said.
 _SHORT = {"weight": "w"}
 
@@ -88,12 +91,21 @@ class Scores:
     def require(self, kind: str) -> None:
         """ValueError, saying which plots there are, if the search did not vary what a plot of this kind shows."""
         varied = {key for point in self.points for key, _ in point}
-        if not varied.issuperset(_AXES[kind]):
+        if not varied.issuperset(_AXES.get(kind, (kind,))):
             others = [f"--kind={other}" for other, axes in _AXES.items() if varied.issuperset(axes)]
             raise ValueError(
-                f"the search '{self.name}' did not vary {WORDS[kind]}; "
+                f"the search '{self.name}' did not vary {WORDS.get(kind, kind)}; "
                 + (f"{' or '.join(others)} fits it" if others else "no --kind fits it")
             )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The plots of what takes several values; of what has none of its own, its parameter's name."""
+        values: dict[str, set[float]] = {}
+        for key, value in itertools.chain(*self.points):
+            values.setdefault(key, set()).add(value)
+        of = {key: kind for kind, keys in _AXES.items() for key in (*keys, *(f"guide_{key}" for key in keys))}
+        return list(dict.fromkeys(of.get(key, key) for key, found in values.items() if len(found) > 1))
 
     def best(self, **fixed: float) -> dict[str, float]:
         """The point with the best mean, among those that have these values. ValueError if none has."""
@@ -168,13 +180,27 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     return ", ".join(filter(None, [score, made, more, precision_words(record["images"])]))
 
 
+def panels(
+    records: Sequence[Record], names: Sequence[str], num_images: int, kind: str, metric: str | None = None
+) -> list[Panel]:
+    """The panels of a plot of this kind, of these searches; of one, if it is among `ALONE`. ValueError as of each.
+
+    metric: as of `value_panel`; the others are of that by which the search was.
+    """
+    if kind == "interval":
+        return interval_panels(records, names[0], num_images)
+    if kind == "ema":
+        return [ema_panel(records, names[0], num_images)]
+    return [value_panel(records, names, num_images, kind, metric)]
+
+
 def value_panel(
     records: Sequence[Record], names: Iterable[str], num_images: int, kind: str = "weight", metric: str | None = None
 ) -> Panel:
-    """Score against the weight, a classifier's scale or a blend's alpha, a curve per search, all else at its best.
+    """Score against the weight, a classifier's scale, a blend's alpha or any other value, all else at its best.
 
-    As arXiv 2406.02507, Fig. 7. metric: of the scores, as of `Scores`; the best is that of the search. This and the
-    other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
+    A curve per search, as arXiv 2406.02507, Fig. 7. metric: of the scores, as of `Scores`; the best is that of the
+    search. This and the other panels raise ValueError if the search is not in the ledger or did not vary what is drawn.
     """
     curves: dict[str, Curve] = {}
     intervals: dict[str, Intervals] = {}
@@ -187,7 +213,7 @@ def value_panel(
         higher = scores.higher
         curves[name], intervals[name] = scores.along(kind, best), scores.intervals_along(kind, best)
         notes += scores.left_out()
-    return Panel(curves, XLABELS[kind], notes=tuple(notes), intervals=intervals, higher=higher)
+    return Panel(curves, XLABELS.get(kind, kind), notes=tuple(notes), intervals=intervals, higher=higher)
 
 
 def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:

@@ -17,7 +17,7 @@ from dnnlib.inference import precision_words
 from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, mean_interval
-from edm2_guidance.papers.listing import as_csv, as_json, as_markdown, markdown_text
+from edm2_guidance.papers.listing import Cells, as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
 from edm2_guidance.recipe.recipe import ImageSet, Recipe
@@ -121,7 +121,7 @@ def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[R
         for record in records:
             if _belongs(row, record):
                 key = tuple(differences(row, record)), _dtype(record)
-                groups.setdefault(key, {}).setdefault(_images_key(record), record)
+                groups.setdefault(key, {}).setdefault(images_key(record), record)
         for (differs, _), found in sorted(groups.items(), key=lambda item: len(item[0][0]) > 0):
             yield row, differs, list(found.values())
 
@@ -145,7 +145,7 @@ def _belongs(row: Row, record: Record) -> bool:
     return written_for in (row.name, row.images) or not _method_differences(row, record)
 
 
-def _images_key(record: Record) -> object:
+def images_key(record: Record) -> object:
     """What tells sets of images apart: recipe, seeds and precision, else their content, else where they lie."""
     images = record.get("images") or {}
     if record.get("recipe_hash") is not None and images.get("seeds") is not None:
@@ -328,31 +328,63 @@ def differs_from_shipped(row: Row, record: Record) -> bool:
     """Whether the images, or how they were scored, are not those of the scores that ship."""
     if _method_differences(row, record) or _other_rules(row, record):
         return True
-    return row.real is None and ((record.get("recipe") or {}).get("noise_device"), _dtype(record)) != ("cpu", "float32")
+    some = (record.get("images") or {}).get("subset_seed")  # of the seeds that it names
+    device = (record.get("recipe") or {}).get("noise_device")
+    return row.real is None and (some, device, _dtype(record)) != (None, "cpu", "float32")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report: below its heading whatever there is of a table, items of a list and paragraphs."""
+
+    heading: str
+    table: Cells = ()
+    items: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """As Markdown, whose texts are shown as they are."""
+        table = [as_markdown(self.table)] if self.table else []
+        items = ["\n".join(f"- {markdown_text(item)}" for item in self.items)] if self.items else []
+        return "\n\n".join([f"**{self.heading}**", *table, *items, *map(markdown_text, self.notes)])
 
 
 def report(rows: Sequence[Row], records: Sequence[Record], form: str) -> str:
     """The report on these rows as markdown, csv or json. Rows never scored are named, with what would make them."""
-    results, compared, left = collect(rows, records), compare_shipped(rows, records), left_out(rows, records)
-    scored = {(result.row.table, result.row.name) for result in results}
-    idle = [row for row in rows if (row.table, row.name) not in scored]
-    if form == "json":
-        return as_json({
-            "results": [plain(result) for result in results],
-            "shipped": [
-                {"row": c.row.name, "images": c.images, "ours": c.ours, "shipped": c.shipped,
-                 "difference_percent": c.difference} for c in compared
-            ],
-            "left_out": left,
-            "not_run": [row.name for row in idle],
-            "not_run_why": {row.name: _why_not_run(row) for row in idle},
-        })  # fmt: skip
+    if form == "markdown":
+        return "\n\n".join(part.markdown() for part in parts(rows, records))
+    results = collect(rows, records)
     if form == "csv":
         return as_csv([plain(result) for result in results])
-    parts = [_as_published(table, results) for table in TABLES]
-    parts += [_changed([result for result in results if result.differs]), _beside_shipped(compared)]
-    parts += [_left_out(left, len(records)), _not_run(idle, len(rows))]
-    return "\n\n".join(part for part in parts if part)
+    idle = _idle(rows, results)
+    return as_json({
+        "results": [plain(result) for result in results],
+        "shipped": [
+            {"row": c.row.name, "images": c.images, "ours": c.ours, "shipped": c.shipped,
+             "difference_percent": c.difference} for c in compare_shipped(rows, records)
+        ],
+        "left_out": left_out(rows, records),
+        "not_run": [row.name for row in idle],
+        "not_run_why": {row.name: _why_not_run(row) for row in idle},
+    })  # fmt: skip
+
+
+def parts(rows: Sequence[Row], records: Sequence[Record]) -> list[Part]:
+    """The report on these rows, as far as there is something to say."""
+    results = collect(rows, records)
+    found = [_as_published(table, results) for table in TABLES]
+    found += [
+        _changed([result for result in results if result.differs]),
+        _beside_shipped(compare_shipped(rows, records)),
+    ]
+    found += [_left_out(left_out(rows, records), len(records)), _not_run(_idle(rows, results), len(rows))]
+    return [part for part in found if part is not None]
+
+
+def _idle(rows: Iterable[Row], results: Iterable[Result]) -> list[Row]:
+    """Rows that were never scored."""
+    scored = {(result.row.table, result.row.name) for result in results}
+    return [row for row in rows if (row.table, row.name) not in scored]
 
 
 def left_out_lines(left: Mapping[str, Sequence[str]]) -> list[str]:
@@ -365,12 +397,12 @@ def left_out_lines(left: Mapping[str, Sequence[str]]) -> list[str]:
     return lines
 
 
-def _left_out(left: Mapping[str, Sequence[str]], total: int) -> str:
+def _left_out(left: Mapping[str, Sequence[str]], total: int) -> Part | None:
     if not left:
-        return ""
-    head = f"**In none of these rows: {sum(map(len, left.values()))} of {counted(total, 'score')} in the ledger**"
-    lines = (f"- {markdown_text(line)}" for line in left_out_lines(left))
-    return "\n".join([head, "", *lines, "", "Every score, line by line: python calculate_metrics.py table LEDGER"])
+        return None
+    head = f"In none of these rows: {sum(map(len, left.values()))} of {counted(total, 'score')} in the ledger"
+    end = "Every score, line by line: python calculate_metrics.py table LEDGER"
+    return Part(head, items=left_out_lines(left), notes=[end])
 
 
 def _why_not_run(row: Row) -> str:
@@ -381,44 +413,44 @@ def _why_not_run(row: Row) -> str:
     return f"{reason} (the commands that make it: python reproduce.py plan ROW)" if commands else reason
 
 
-def _not_run(idle: Sequence[Row], total: int) -> str:
+def _not_run(idle: Sequence[Row], total: int) -> Part | None:
     if not idle:
-        return ""
+        return None
     reasons: dict[str, dict[str, None]] = {}
     for row in idle:
         reasons.setdefault(_why_not_run(row), {})[row.name] = None
     lines = [
-        f"- {reason}: python reproduce.py run {' '.join(names)}" if reason == "not run yet" else
-        f"- {reason}: {', '.join(names)}" for reason, names in reasons.items()
+        f"{reason}: python reproduce.py run {' '.join(names)}" if reason == "not run yet" else
+        f"{reason}: {', '.join(names)}" for reason, names in reasons.items()
     ]  # fmt: skip
-    return "\n".join([f"**Not run: {len(idle)} of {counted(total, 'row')}**", "", *lines])
+    return Part(f"Not run: {len(idle)} of {counted(total, 'row')}", items=lines)
 
 
-def _beside_shipped(compared: Sequence[Comparison]) -> str:
+def _beside_shipped(compared: Sequence[Comparison]) -> Part | None:
     if not compared:
-        return ""
+        return None
     lines = [
         (c.row.name, c.images, f"{c.ours:.4f}", f"{c.shipped:.4f}", f"{round(c.difference, 2) + 0:+.2f} %")
         for c in compared
     ]
     far = [c for c in compared if abs(c.difference) > SHIPPED_TOLERANCE]
-    table = as_markdown([("row", "images", "ours", "shipped", "difference"), *lines])
     said = (
         f"{len(far)} of {len(compared)} are more than {SHIPPED_TOLERANCE:g} % off: something here computes otherwise "
         "(run the tests: make test)"
         if far
         else f"All are within {SHIPPED_TOLERANCE:g} %: this installation computes what it should."
     )
-    return f"**The digits beside the scores that ship, from the same images**\n\n{table}\n\n{said}"
+    table = [("row", "images", "ours", "shipped", "difference"), *lines]
+    return Part("The digits beside the scores that ship, from the same images", table, notes=[said])
 
 
-def _as_published(table: str, results: Iterable[Result]) -> str:
+def _as_published(table: str, results: Iterable[Result]) -> Part | None:
     found = [result for result in results if result.row.table == table and not result.differs]
     if not found:
-        return ""
+        return None
     header = ("row", "method", "metric", "published", "best", "mean", "95 % interval", "all", "difference",
               "within spread", "runs", "images", "labels")  # fmt: skip
-    return f"**{TABLES[table]}**\n\n{as_markdown([header, *map(_line, found)])}"
+    return Part(TABLES[table], [header, *map(_line, found)])
 
 
 def _line(result: Result) -> tuple[object, ...]:
@@ -449,9 +481,9 @@ def _values(result: Result) -> tuple[str, str, str, str]:
     return f"{result.best:.4g}", f"{result.mean:.4g}", ends, values
 
 
-def _changed(results: Sequence[Result]) -> str:
+def _changed(results: Sequence[Result]) -> Part | None:
     if not results:
-        return ""
+        return None
     header = ("row", "metric", "changed protocol", "best", "mean", "95 % interval", "all", "images", "labels")
     shown = {(result.row.name, result.differs, result.dtype): result for result in results}.values()
     counts = Counter(text for result in shown for text in result.differs)
@@ -462,6 +494,5 @@ def _changed(results: Sequence[Result]) -> str:
          _count(r.num_images), r.labels)
         for r in shown
     ]  # fmt: skip
-    notes = "".join(f"\n\n{mark} {text}, in {counted(counts[text], 'row')}" for text, mark in marks.items())
-    table = as_markdown([header, *lines])
-    return f"**Changed protocol: not to be compared with published numbers**\n\n{table}{notes}"
+    notes = [f"{mark} {text}, in {counted(counts[text], 'row')}" for text, mark in marks.items()]
+    return Part("Changed protocol: not to be compared with published numbers", [header, *lines], notes=notes)
