@@ -1,4 +1,7 @@
-"""The page as its user has it: started as a command, opened in Chromium, a slider moved by hand."""
+"""The page as its user has it: started as a command, opened in Chromium, a slider moved by hand.
+
+EDM2_SCREENSHOTS=docs draws the picture of the docs again.
+"""
 
 import os
 import re
@@ -7,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,7 +95,6 @@ def test_a_slider_makes_other_pixels_and_all_is_said(tmp_path):
         assert pixels(page, "guided") != guided
         assert re.match(r"124 main \+ 32 guide 1 = 156 evaluations, [\d.]+ s for 4 images", page.inner_text(".cost"))
         page.wait_for_selector(".nicegui-echart canvas")
-
         followed = page.inner_html(".strip")
         page.click(".guided img", position={"x": 5, "y": 5})
         assert "seed 0" in page.inner_text("main")
@@ -124,3 +128,22 @@ def test_it_fits_a_telephone(tmp_path, preset):
         arrived(page)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.is_visible(".q-slider[aria-label='scale']") == (preset == "mnist16-classifier")
+
+
+def test_it_looks_like_its_picture(tmp_path):
+    folder = os.environ.get("EDM2_SCREENSHOTS", tmp_path)
+    with served(tmp_path, "--guidance=2") as address, opened(address, 1200, 900) as page:
+        arrived(page)
+        page.wait_for_selector(".q-spinner", state="hidden", timeout=60_000)
+        page.wait_for_timeout(500)  # the chart draws itself
+        page.screenshot(path=Path(folder, "explorer.png"), full_page=True)
+    assert 50_000 < Path(folder, "explorer.png").stat().st_size < 300_000
+
+
+def test_it_answers_under_its_own_name_alone(tmp_path):
+    """Another site whose name is made to lead here gets nothing."""
+    with served(tmp_path) as address:
+        with urllib.request.urlopen(address) as page:
+            assert b"Guidance explorer" in page.read()
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "example.org"}))

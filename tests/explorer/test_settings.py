@@ -7,7 +7,7 @@ import pytest
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, Recipe, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
 
 USUAL = {"sampler": Sampler, "schedule": Schedule, "rule": Rule, "weight": Weight}
 
@@ -83,6 +83,7 @@ def test_the_interval_keeps_its_noise_levels_on_other_schedules():
     [
         (recipe(1.5, 1.5, 1.5), "up to two guiding networks"),
         (Recipe("a.pkl", [Guide("b.pkl", 2, (0, 1)), Guide("c.pkl", 2)]), "one interval for all guides"),
+        (recipe(1.5, interval=SigmaInterval(1.0, 1.001)).resolved()[0], "holds no sampling step"),
         (recipe("cosine:w=2", 2), "one weight schedule for all guides"),
     ],
 )
