@@ -31,14 +31,17 @@ ALLOWED = {
     "sampling": {"models", "images", "recipe", "torch_utils", "dnnlib"},
     "metrics": {"training", "work", "images", "recipe", "torch_utils", "dnnlib"},
     "toy": {"sampling", "training.phema", "recipe", "torch_utils", "dnnlib"},
+    "explorer": {
+        "cli.recipe_flags", "cli.report", "cli.start", "sampling", "images", "recipe", "torch_utils", "dnnlib",
+    },
     "papers": {"metrics.catalog", "metrics.uncertainty", "recipe", "dnnlib"},
     "reproduction": {
         "papers", "sampling", "metrics", "models", "work", "training", "images", "recipe", "torch_utils", "dnnlib",
     },
     "cli": {"papers", "metrics.catalog", "metrics.statistics_formats", "work.again", "recipe", "dnnlib"},
     "commands": {
-        "cli", "papers", "reproduction", "toy", "sampling", "models", "metrics", "work", "training", "images", "recipe",
-        "torch_utils", "dnnlib",
+        "cli", "papers", "reproduction", "toy", "explorer", "sampling", "models", "metrics", "work", "training",
+        "images", "recipe", "torch_utils", "dnnlib",
     },
     "library": {
         "reproduction", "papers.references", "papers.search", "sampling", "metrics", "work", "images", "recipe",

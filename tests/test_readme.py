@@ -20,7 +20,7 @@ RUN = [
     "edm2_guidance/pretrained/README.md",
 ]  # fmt: skip
 LONG = ["docs/digits.md", "docs/distrust.md", "docs/cluster.md", "docs/reliability.md", "docs/datasets.md"]  # minutes
-DOCUMENTS = RUN + LONG
+DOCUMENTS = [*RUN, *LONG, "docs/explore.md"]  # a page that stays open until its user ends it
 NEEDS_MORE = (
     "edm2-",
     "https://",

@@ -7,6 +7,7 @@ from edm2_guidance.cli.start import run
 calculate_metrics = partial(run, "calculate_metrics")
 count_flops = partial(run, "count_flops")
 dataset_tool = partial(run, "dataset_tool")
+explore = partial(run, "explore")
 generate_images = partial(run, "generate_images")
 generate_zip = partial(run, "generate_zip")
 network_tool = partial(run, "network_tool")

@@ -17,7 +17,7 @@ from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
-from edm2_guidance.recipe.parts import Prediction
+from edm2_guidance.recipe.parts import Prediction, Step
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
@@ -33,6 +33,7 @@ from torch_utils.transfer import Queued, to_device, to_host
 BEYOND = 1000.0  # no pixel or latent comes near it
 Batched = TypeVar("Batched", ImageBatch, Latents)
 Made = TypeVar("Made")
+Watch = Callable[[Step], None]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -240,12 +241,14 @@ class Generation:
             with torch.no_grad():
                 _bound(model, self, low_res)(*asked)
 
-    def images(self, seeds: Sequence[int], batch: int | None, diagnostics: bool = False) -> "GeneratedImages":
+    def images(
+        self, seeds: Sequence[int], batch: int | None, diagnostics: bool = False, watch: Watch | None = None
+    ) -> "GeneratedImages":
         """Of these seeds, `batch` at a time, None for as many as are fast; in a form that is, unless one is settled."""
         settled = self.in_form(self.inference.form or tuning.fast_form(self, len(seeds), batch or 1))
         size = tuning.fast_batch(settled, len(seeds)) if batch is None else batch
         known = self.inference.batch or size  # that of the stage which asks, where this is its base
-        return GeneratedImages(settled._with(replace(settled.inference, batch=known)), seeds, size, diagnostics)
+        return GeneratedImages(settled._with(replace(settled.inference, batch=known)), seeds, size, diagnostics, watch)
 
     def images_by(self, run: Settled, seeds: Sequence[int], diagnostics: bool = False) -> "GeneratedImages":
         """Of these seeds, as the plan of their work says."""
@@ -429,19 +432,29 @@ class GeneratedImages:
 
     A batch that memory does not hold is sampled in parts: the same noise and labels, last bits as in smaller batches.
     diagnostics: whether its batches have them, of this recipe's steps; those of a base are not taken down.
+    watch: sees every step of every batch as it is made; what it raises ends the pass. A batch that runs out of memory
+    begins again, with its first step.
 
     Attributes:
         evaluations: Network evaluations of the last pass, in images.
         reduced: As `ImageBatch.reduced`, over the last pass.
     """
 
-    def __init__(self, generation: Generation, seeds: Sequence[int], batch: int, diagnostics: bool = False) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        seeds: Sequence[int],
+        batch: int,
+        diagnostics: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch {batch}: at least 1 image")
         self.generation = generation
         self.seeds = tuple(seeds)
         self.batch = batch
         self.diagnostics = diagnostics
+        self.watch = watch
         self.num_images = len(self.seeds)
         self.evaluations: dict[str, int] = {}
         self.reduced: dict[str, int] = {}
@@ -491,7 +504,7 @@ class GeneratedImages:
         def sampled(part: slice) -> tuple[Tensor, list[int] | None, Diagnostics | None]:
             theirs = None if small is None else small.select(range(len(seeds))[part])
             recorder = Recorder() if self.diagnostics else None
-            latents, labels = sample(generation, seeds[part], self.evaluations, theirs, recorder)
+            latents, labels = sample(generation, seeds[part], self.evaluations, theirs, recorder, self.watch)
             done = None if recorder is None else generation.diagnostics(recorder, seeds[part], labels)
             return latents, labels, done
 
@@ -523,12 +536,14 @@ def sample(
     evaluations: dict[str, int] | None = None,
     small: ImageBatch | None = None,
     recorder: Recorder | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, list[int] | None]:
     """Sample one batch: latents [N,C,H,W] (pixels for RGB networks, before decoding), and the class of each image.
 
     small: what `generation.base` made of these seeds, with the classes. Without, the class is None if the main network
     knows none, whatever its guides were told, unless a classifier guides it.
-    Adds to `evaluations` how often each network was run, in images. recorder: takes down what guidance does.
+    Adds to `evaluations` how often each network was run, in images. recorder: takes down what guidance does. watch: is
+    called with every step that is made.
     Nothing waits for the device, nor looks at the result: see `checked`.
     """
     recipe, main, device = generation.recipe, generation.main, generation.device
@@ -549,6 +564,8 @@ def sample(
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
         if recorder is not None:
             recorder.end(last.info, [network.evaluations for network in counted.values()])
+        if watch is not None:
+            watch(last)
     if evaluations is not None:
         for name, network in counted.items():
             evaluations[name] += network.evaluations
