@@ -69,6 +69,8 @@ def hostile():
         lines.append({**line(3), "images": where, "recipe": None, "recipe_hash": None})
         lines.append({**line(4), "reference": {"source": text}, "detector": {"resize": text}})
         lines.append({**line(5), "metric": text})
+    lines += [line(value, search="huge", point={"weight": value}, num=num) for value in (-1.7e308, 1.7e308, 5e-324)
+              for num in (10**19, 2)]  # fmt: skip
     return lines
 
 
