@@ -60,7 +60,10 @@ def pictures(
     """
     if ranking is not None and samples is None:
         raise ValueError(f"--ranking={ranking} orders the images of a set: name it by --samples")
-    found, notes = ({samples: None}, []) if samples is not None else _scored(records)
+    found, notes = _scored(records)
+    if samples is not None:
+        same = (record for path, record in found.items() if os.path.realpath(path) == os.path.realpath(samples))
+        found, notes = {samples: next(same, None)}, []
     order = None if ranking is None else Ranking.read(ranking)
     classes: list[Element | None] = []
     shown: list[Element] = []
