@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from dnnlib.terminal import printable
 from edm2_guidance.commands.reproduce import main
 from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics.ledger import checked_line
+from edm2_guidance.metrics.ranking import Ranking
+from edm2_guidance.papers.listing import as_csv
+from edm2_guidance.reproduction.report_pictures import Order
 from tests.browser import opened
 from tests.papers.ledger_lines import line
 from tests.pictures import write_set
@@ -185,6 +189,13 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(tmp_pat
     data, done = made(tmp_path, scores(), *args)
     assert (data, done.exit_code) == (None, 2)
     assert said in done.output
+
+
+def test_rankings_are_those_that_rank_prints(tmp_path):
+    made = Ranking("realism", np.array([0.5, 2.0]), np.zeros(2), np.zeros(2, np.int64))
+    images = SimpleNamespace(names=["a.png", "b.png"], seeds=None, labels=None)
+    (tmp_path / "r.csv").write_text(as_csv(made.rows("realism", images)))
+    assert Order.read(str(tmp_path / "r.csv")) == Order("realism", {"b.png": 2.0, "a.png": 0.5})
 
 
 def test_rankings_of_other_images_and_other_files_are_refused(tmp_path, digits):
