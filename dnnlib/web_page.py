@@ -81,7 +81,8 @@ def web_page(title: str, body: list[Element]) -> bytes:
     _own(main, "script", script)
     html = Element("html", {"lang": "en"})
     html.extend([head, main])
-    return b"<!DOCTYPE html>\n" + tostring(html, encoding="utf-8", method="html") + b"\n"
+    text: bytes = tostring(html, encoding="utf-8", method="html")
+    return b"<!DOCTYPE html>\n" + text + b"\n"
 
 
 def _own(parent: Element, tag: str, text: str) -> None:

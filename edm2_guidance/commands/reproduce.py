@@ -22,7 +22,7 @@ from edm2_guidance.cli.metric_options import LEDGER, Choices, num_option
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, option, takes_options
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
-from edm2_guidance.cli.recipe_flags import recipe_flags
+from edm2_guidance.cli.recipe_flags import commands_again
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.cli.run_options import announce_workers, share_device_option, threads_for
 from edm2_guidance.cli.say import say, say_notes, warn
@@ -344,12 +344,11 @@ def make_search(asked: FindOptions) -> None:
     best_of = max if find_metric(metric).measure.better == "higher" else min
     best, mean = (value_text(metric, value) for value in (best_of(values), sum(values) / len(values)))
     tell.result(f"in {counted(len(values), 'block')} of {final}: {best_of.__name__} {best}, mean {mean}")
-    flags = recipe_flags(recipe_at(recipe, found.point).effective())
-    tell.result(f"to sample: python generate_images.py {flags} --outdir=out --seeds=0-63")
-    score = f"--ref={shlex.quote(reference)} --metrics={metric} --num-images={final}"
+    sample, score = commands_again(recipe_at(recipe, found.point).effective(), metric, reference, final)
+    tell.result(f"to sample: {sample}")
     if settings.ledger != Path(LEDGER):
         score += f" --ledger={shlex.quote(str(settings.ledger))}"
-    tell.result(f"to score:  python calculate_metrics.py gen {flags} {score}")
+    tell.result(f"to score:  {score}")
 
 
 @main.command("plot")

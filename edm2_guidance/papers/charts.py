@@ -4,7 +4,7 @@ Every chart has a title for those who hear it, a legend, and its numbers as a ta
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from xml.etree.ElementTree import Element
 
@@ -13,6 +13,7 @@ from dnnlib.web_page import element
 SERIES = 6  # that colours and markers tell apart
 _WIDTH, _HEIGHT = 400, 270  # of the drawing, in its own units: on a phone one is about a pixel
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 392, 10, 228
+_MOST, _LEAST = 1e300, 1e-200  # of values, so that differences of floats are what they should be
 _APART = 4  # between the bars of two series at one x
 _MARKERS = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z", "M-3.5,-3.5h7v7h-7z", "M0,-5L4.5,3.5H-4.5z", "M0,-5L5,0L0,5L-5,0z",
             "M0,5L4.5,-3.5H-4.5z", "M-4,-4L4,4M-4,4L4,-4")  # fmt: skip
@@ -70,9 +71,11 @@ class Axis:
 
 def axis(name: str, values: Sequence[float], log: bool = False) -> Axis:
     """The axis on which these values lie, with room at its ends. log: if all of them are above 0."""
+    values = [min(max(value, -_MOST), _MOST) for value in values if math.isfinite(value)] or [0.0]
     log = log and min(values) > 0
     low, high = (math.log10(end) if log else end for end in (min(values), max(values)))
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
+    size = max(abs(low), abs(high), _LEAST)
+    room = 0.05 * (high - low) if high - low > 1e-9 * size else 0.05 * size if size > _LEAST else 0.5
     low, high = low - room, high + room
     if log:
         low, high = 10**low, 10**high
@@ -100,9 +103,9 @@ def chart(title: str, series: Sequence[Series], xlabel: str, ylabel: str, *, log
     x = axis(xlabel, [value for point in points for value in point.extent[0]], log)
     y = axis(ylabel, [value for point in points for value in point.extent[1]])
     drawing = _drawing(title, *_frame(x, y))
+    apart = 0 if any(point.left is not None for point in points) else _APART
     for number, each in enumerate(series):
-        shift = _APART * (number - (len(series) - 1) / 2)
-        drawing.append(_drawn(each, number, lambda v, s=shift: _x(x, v) + s, lambda v: _y(y, v)))
+        drawing.append(_drawn(each, number, x, y, apart * (number - (len(series) - 1) / 2)))
     legend = element("ul", *(_entry(each.name, number) for number, each in enumerate(series)), class_="legend")
     rows = [(each.name, f"{p.x:g}", p.said or f"{p.y:g}", p.label) for each in series for p in each.points]
     header = ("series", xlabel, ylabel, "")
@@ -152,23 +155,23 @@ def _frame(x: Axis, y: Axis) -> Iterator[Element]:
     yield _text(0, 0, y.name, "middle", transform=f"translate(11 {middle:g}) rotate(-90)")
 
 
-def _drawn(series: Series, number: int, x: Callable[[float], float], y: Callable[[float], float]) -> Element:
+def _drawn(series: Series, number: int, x: Axis, y: Axis, shift: float) -> Element:
+    """A series, so far to the right."""
     group = element("g", class_=f"s{number}")
-    places = " ".join(f"{x(p.x):.2f},{y(p.y):.2f}" for p in series.points)
-    group.append(element("polyline", points=places))
-    for point in series.points:
-        at = x(point.x)
+    places = [(_x(x, point.x) + shift, _y(y, point.y)) for point in series.points]
+    group.append(element("polyline", points=" ".join(f"{right:.2f},{down:.2f}" for right, down in places)))
+    for point, (right, down) in zip(series.points, places, strict=True):
         if point.low is not None and point.high is not None:
-            ends = y(point.low), y(point.high)
-            group.append(_line(at, ends[0], at, ends[1], "bar"))
-            group.extend(_line(at - 3, end, at + 3, end, "bar") for end in ends)
+            ends = _y(y, point.low), _y(y, point.high)
+            group.append(_line(right, ends[0], right, ends[1], "bar"))
+            group.extend(_line(right - 3, end, right + 3, end, "bar") for end in ends)
         if point.left is not None and point.right is not None:
-            group.append(_line(x(point.left), y(point.y), x(point.right), y(point.y), "bar"))
+            group.append(_line(_x(x, point.left), down, _x(x, point.right), down, "bar"))
         shape, said = _STAR if point is series.best else _MARKERS[number], f"{series.name}: {point.said or point.y}"
-        place = f"translate({at:.2f} {y(point.y):.2f})"
+        place = f"translate({right:.2f} {down:.2f})"
         group.append(element("path", element("title", said), d=shape, transform=place, class_="mark"))
         if point.label:
-            group.append(_text(at + 7, y(point.y) - 6, point.label, "start"))
+            group.append(_text(right + 7, down - 6, point.label, "start"))
     return group
 
 

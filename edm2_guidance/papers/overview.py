@@ -97,12 +97,12 @@ def trade_offs(records: Iterable[Record]) -> list[tuple[int, TradeOff]]:
 
 def convergence(records: Iterable[Record]) -> list[Drawing]:
     """Scores against the number of images, a curve for each way of making them that has several counts."""
-    groups: dict[tuple[str, str], dict[str, dict[int, list[Record]]]] = {}
+    groups: dict[tuple[str, str], dict[str, dict[float, list[Record]]]] = {}
     for record in _once(records):
-        metric, made = (str(record["metric"]), _reference(record)), _made(record)
-        if record.get("num_images") is not None and made is not None:
-            counts = groups.setdefault(metric, {}).setdefault(made, {})
-            counts.setdefault(record["num_images"], []).append(record)
+        num, made = record.get("num_images"), _made(record)
+        if num is not None and made is not None:
+            ways = groups.setdefault((str(record["metric"]), _reference(record)), {})
+            ways.setdefault(made, {}).setdefault(float(num), []).append(record)
     found = []
     for (metric, _), ways in groups.items():
         several = {made: counts for made, counts in ways.items() if len(counts) > 1}

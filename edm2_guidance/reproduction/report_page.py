@@ -4,6 +4,7 @@ A section that has nothing says so, with the command that would fill it. No torc
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 from xml.etree.ElementTree import Element
@@ -135,17 +136,22 @@ def _some(series: Sequence[T]) -> Iterator[Sequence[T]]:
     return (series[start : start + SERIES] for start in range(0, len(series), SERIES))
 
 
-def _series(metric: str, panel: Panel, name: str, stars: bool) -> Series:
-    metric = metric.partition("@")[0]
-    points = []
-    for (x, mean), (below, above) in zip(panel.means(name).items(), bar_lengths(panel, name), strict=True):
-        ends = (mean - below, mean + above) if below or above else (None, None)
+def _series(result: str, panel: Panel, name: str, stars: bool) -> Series:
+    points, metric = [], result.partition("@")[0]
+    for (x, mean), offs in zip(panel.means(name).items(), bar_lengths(panel, name), strict=True):
+        low, high = _ends(mean, offs)
         said = value_text(metric, mean)
-        if below or above:
-            said += f" [{value_text(metric, mean - below)}, {value_text(metric, mean + above)}]"
-        points.append(Point(x, mean, *ends, said=said))
+        if low is not None and high is not None:
+            said += f" [{value_text(metric, low)}, {value_text(metric, high)}]"
+        points.append(Point(x, mean, low, high, said=said))
     best = next(point for point in points if point.x == panel.best(name)[0])
     return Series(name, points, best if stars else None)
+
+
+def _ends(mean: float, offs: tuple[float, float]) -> tuple[float | None, float | None]:
+    """Those of a bar, if there is one."""
+    low, high = mean - offs[0], mean + offs[1]
+    return (low, high) if any(offs) and math.isfinite(high - low) else (None, None)
 
 
 def _trade_offs(records: Sequence[Record]) -> Iterator[Element]:
@@ -162,11 +168,11 @@ def _trade_offs(records: Sequence[Record]) -> Iterator[Element]:
 
 
 def _trade_off(both: TradeOff, name: str) -> list[Point]:
-    points, off_y, off_x = both.fidelity.means(name), *(bar_lengths(panel, name) for panel in both[:2])
-    recalls = both.diversity.means(name).values()
+    means = [panel.means(name) for panel in both[:2]]
+    offs = [bar_lengths(panel, name) for panel in both[:2]]
     return [
-        Point(x, y, y - below, y + above, x - left, x + right, f"{y:.4f}", f"{w:g}")
-        for (w, y), x, (below, above), (left, right) in zip(points.items(), recalls, off_y, off_x, strict=True)
+        Point(x, y, *_ends(y, of_y), *_ends(x, of_x), said=f"{y:.4f}", label=f"{w:g}")
+        for (w, y), x, of_y, of_x in zip(means[0].items(), means[1].values(), *offs, strict=True)
     ]
 
 

@@ -31,14 +31,14 @@ _COLUMNS = ("rank", "name", "seed", "label")  # of a ranking, before the score
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Order:
     """Names of all images with their scores, the best first. by: what scores."""
 
     by: str
     scores: dict[str, float]
 
     @classmethod
-    def read(cls, path: str) -> "Ranking":
+    def read(cls, path: str) -> "Order":
         """What `calculate_metrics.py rank --format=csv` printed. ValueError for anything else."""
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, strict=True)
@@ -60,8 +60,11 @@ def pictures(
     """
     if ranking is not None and samples is None:
         raise ValueError(f"--ranking={ranking} orders the images of a set: name it by --samples")
-    found, notes = ({samples: None}, []) if samples is not None else _scored(records)
-    order = None if ranking is None else Ranking.read(ranking)
+    found, notes = _scored(records)
+    if samples is not None:
+        same = (record for path, record in found.items() if os.path.realpath(path) == os.path.realpath(samples))
+        found, notes = {samples: next(same, None)}, []
+    order = None if ranking is None else Order.read(ranking)
     classes: list[Element | None] = []
     shown: list[Element] = []
     for path, record in [*found.items()][:SETS]:
@@ -123,7 +126,7 @@ def _histogram(archive: Archive, record: Record | None) -> Element | None:
     return bars(title, counts, "class", texts, len(labels) / classes)
 
 
-def _tiles(archive: Archive, order: Ranking | None) -> Iterator[Element]:
+def _tiles(archive: Archive, order: Order | None) -> Iterator[Element]:
     """Some images by chance, and the best and the worst of an order. ValueError for arrays, and for another's order."""
     names = [name for name in archive.names if not name.lower().endswith(".npy")]
     if not names:

@@ -50,3 +50,9 @@ def test_defaults_are_left_out_and_files_that_ship_have_short_names():
     recipe = Recipe(NetworkRef(str(EMBEDDED / "mnist16-cond.pkl")), noise_device="device")
     assert recipe_flags(recipe) == "--net=mnist16-cond"
     assert recipe_flags(Recipe(NetworkRef("a b.pkl"), noise_device="device")) == "'--net=a b.pkl'"
+
+
+def test_a_base_that_no_preset_makes_has_no_options():
+    recipe = Recipe(MAIN, base=Recipe(MAIN, num_steps=3), noise_device="cpu")
+    with pytest.raises(ValueError, match="no options give these images of mnist16-cond, which are enlarged"):
+        recipe_flags(recipe)

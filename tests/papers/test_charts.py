@@ -1,5 +1,6 @@
 """Charts: where points, bars and ticks are."""
 
+import math
 import re
 
 import pytest
@@ -19,12 +20,20 @@ def test_axes_reach_beyond_their_values_and_have_round_ticks():
     assert list(axis("w", [-1e-3, 0]).ticks) == pytest.approx([-1e-3, -5e-4, 0])
 
 
-@pytest.mark.parametrize(("values", "log"), [([2.0], False), ([0.0], False), ([50], True), ([0, 5], True)])
+@pytest.mark.parametrize(
+    ("values", "log"), [([2.0], False), ([0.0], False), ([50], True), ([0, 5], True), ([5e-324, 0], False)]
+)
 def test_axes_of_one_value_or_of_zero(values, log):
     made = axis("x", values, log)
     assert made.low < min(values) <= max(values) < made.high
     assert made.log == (min(values) > 0 and log)
     assert made.ticks
+
+
+def test_no_value_is_too_much_for_an_axis():
+    made = axis("x", [-1.7e308, 1.7e308, float("nan"), float("inf")])
+    assert math.isfinite(made.share(1.7e308))
+    assert len(made.ticks) > 2
 
 
 def place(attributes):

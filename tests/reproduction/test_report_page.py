@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from dnnlib.terminal import printable
 from edm2_guidance.commands.reproduce import main
 from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics.ledger import checked_line
+from edm2_guidance.metrics.ranking import Ranking
+from edm2_guidance.papers.listing import as_csv
+from edm2_guidance.reproduction.report_pictures import Order
 from tests.browser import opened
 from tests.papers.ledger_lines import line
 from tests.pictures import write_set
@@ -69,6 +73,8 @@ def hostile():
         lines.append({**line(3), "images": where, "recipe": None, "recipe_hash": None})
         lines.append({**line(4), "reference": {"source": text}, "detector": {"resize": text}})
         lines.append({**line(5), "metric": text})
+    lines += [line(value, search="huge", point={"weight": value}, num=num) for value in (-1.7e308, 1.7e308, 5e-324)
+              for num in (10**19, 2)]  # fmt: skip
     return lines
 
 
@@ -131,7 +137,7 @@ def digits(tmp_path_factory):
     rows = [f"{30 - number},00000/img{number:08d}.png,{number},,{number / 10},1.0,x" for number in reversed(range(30))]
     ranking = folder / "ranked.csv"
     ranking.write_text("\n".join(["rank,name,seed,label,realism,distance,nearest", *rows]) + "\n")
-    return path, {**line(1, num=30), "images": images, "recipe": None, "recipe_hash": None}, ranking
+    return path, {**line(1, num=30), "images": images}, ranking
 
 
 def test_images_that_were_scored_are_shown_with_their_classes(tmp_path, digits):
@@ -142,7 +148,8 @@ def test_images_that_were_scored_are_shown_with_their_classes(tmp_path, digits):
     assert len(page.said("img", "src")) == 24
     assert len(set(page.said("img", "src"))) == 24
     assert "24 images of a&b.zip by chance" in page.texts
-    assert "a&b.zip: 30 images of 3 classes" in page.texts
+    said = "a&b.zip: 30 images of 3 classes; counts by the rule random are as far off as draws are (p = 1.000)"
+    assert page.texts.count(said) == 2  # to be seen, and to be heard
     assert {"class 0: 10", "class 1: 10", "class 2: 10"} <= set(page.texts)
 
 
@@ -157,10 +164,11 @@ def test_other_files_that_a_ledger_names_are_not_shown(tmp_path, digits):
 
 
 def test_best_and_worst_are_the_ends_of_a_ranking(tmp_path, digits):
-    path, _, ranking = digits
-    data, done = made(tmp_path, [], f"--samples={path}", f"--ranking={ranking}")
+    path, scored, ranking = digits
+    data, done = made(tmp_path, [scored], f"--samples={path}", f"--ranking={ranking}")
     assert done.exit_code == 0, done.output
     page = checked_page(data)
+    assert "counts by the rule random" in page.text
     names = page.said("img", "title")
     assert [int(re.findall(r"\d{8}", name)[0]) for name in names[24:]] == [*range(29, 5, -1), *range(24)]
     at = page.texts.index("Best by realism")
@@ -181,6 +189,13 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(tmp_pat
     data, done = made(tmp_path, scores(), *args)
     assert (data, done.exit_code) == (None, 2)
     assert said in done.output
+
+
+def test_rankings_are_those_that_rank_prints(tmp_path):
+    made = Ranking("realism", np.array([0.5, 2.0]), np.zeros(2), np.zeros(2, np.int64))
+    images = SimpleNamespace(names=["a.png", "b.png"], seeds=None, labels=None)
+    (tmp_path / "r.csv").write_text(as_csv(made.rows("realism", images)))
+    assert Order.read(str(tmp_path / "r.csv")) == Order("realism", {"b.png": 2.0, "a.png": 0.5})
 
 
 def test_rankings_of_other_images_and_other_files_are_refused(tmp_path, digits):
