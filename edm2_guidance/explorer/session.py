@@ -34,8 +34,8 @@ from edm2_guidance.sampling.generation import Generation
 from edm2_guidance.sampling.method_grid import block, tiles
 
 MAX_IMAGES = 64
-_KEPT = 12  # sets of images, the last ones that were looked at
-_MOMENTS = 8  # steps whose D is kept
+_KEPT = 8  # sets of images, the last ones that were looked at
+_MOMENTS = 16  # steps whose D is kept
 _CURVE_IMAGES = 8  # of the curve over all steps
 Stop = Callable[[], bool]
 
