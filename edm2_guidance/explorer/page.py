@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edm2_guidance.explorer.session import MAX_IMAGES, Curve, Explorer, Moment, Stopped, View
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
+from edm2_guidance.images.grid import scaled
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import StepInterval
 from edm2_guidance.recipe.spec import Spec
@@ -31,6 +32,7 @@ _TITLE = "Guidance explorer"
 _SETTLED = 0.25  # seconds without a change until something is sampled
 _START_IMAGES = 16
 _MAX_STEPS = 64
+_WIDTH, _LEAST_TILE = 768, 96  # pixels of a set of images, and of one of them
 _COLOURS = ["#d55e00", "#0072b2", "#cc79a7", "#009e73"]
 _STYLE = """
 body { background: #f6f7f9; color: #1d2430 }
@@ -45,7 +47,7 @@ main.explorer { display: grid; grid-template-columns: 320px minmax(0, 1fr); gap:
 h1 { font-size: 20px; font-weight: 650; line-height: 1.2; margin: 0 }
 h2 { font-size: 14px; font-weight: 650; line-height: 1.3; margin: 0 }
 .quiet { color: #5c6675; font-size: 12.5px; font-weight: 400; overflow-wrap: anywhere }
-.pair img, .strip img { width: 100%; image-rendering: pixelated; display: block }
+.pair img, .strip img { width: 100%; display: block }
 .strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(44px, 1fr); gap: 5px; width: 100%;
   overflow-x: auto }
 .strip figure { margin: 0; text-align: center }
@@ -316,7 +318,9 @@ class _Page:
         self._command.set_content(words)
         self._written.set_text("")
         for place, images in ((self._without, view.unguided), (self._guided, view.guided)):
-            place.set_source(_mosaic(images))
+            shown = _mosaic(images)
+            self._size = shown.size
+            place.set_source(shown)
 
     async def _follow(self) -> None:
         """Show one of the images over the steps."""
@@ -335,9 +339,8 @@ class _Page:
     async def _clicked(self, event: Any) -> None:
         if self._view is None:
             return
-        mosaic = _mosaic(self._view.guided)
         across, down = _shape(len(self._view.seeds))
-        column, row = int(event.image_x / mosaic.width * across), int(event.image_y / mosaic.height * down)
+        column, row = int(event.image_x / self._size[0] * across), int(event.image_y / self._size[1] * down)
         self._number = min(row, down - 1) * across + min(column, across - 1)
         with self._telling():
             await self._follow()
@@ -369,7 +372,7 @@ def _shape(count: int) -> tuple[int, int]:
 def _mosaic(images: Tensor) -> Image.Image:
     """Images uint8 [N,3,H,W] in one picture, near to a square."""
     across, down = _shape(len(images))
-    pictures = tiles(images)
+    pictures = [scaled(each, max(_LEAST_TILE, _WIDTH // across)) for each in tiles(images)]
     width, height = pictures[0].size
     whole = Image.new("RGB", (across * width, down * height), "white")
     for number, picture in enumerate(pictures):
@@ -387,7 +390,7 @@ def _figure(moment: Moment) -> str:
 def _data(picture: Image.Image) -> str:
     """A picture as an address."""
     file = io.BytesIO()
-    picture.save(file, format="PNG")
+    scaled(picture, _LEAST_TILE).save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -142,6 +142,8 @@ class Explorer:
 
         RuntimeError or OSError as of sampling; `Stopped`.
         """
+        if not 1 <= settings.num_images <= len(self.seeds):
+            raise ValueError(f"{settings.num_images} images: from 1 to {len(self.seeds)}")
         recipe, seeds = settings.recipe(self.start), self.seeds[: settings.num_images]
         generation = self._open(recipe)
         with self._lock:
