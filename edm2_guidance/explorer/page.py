@@ -7,11 +7,12 @@ import base64
 import io
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import app, run, ui
 from PIL import Image
@@ -20,15 +21,18 @@ from torch import Tensor
 
 from edm2_guidance.explorer.session import MAX_IMAGES, Curve, Explorer, Moment, Stopped, View
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
+from edm2_guidance.images.grid import scaled
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import StepInterval
 from edm2_guidance.recipe.spec import Spec
 from edm2_guidance.sampling.method_grid import tiles
 
+Made = TypeVar("Made")
 _TITLE = "Guidance explorer"
 _SETTLED = 0.25  # seconds without a change until something is sampled
 _START_IMAGES = 16
 _MAX_STEPS = 64
+_WIDTH, _LEAST_TILE = 768, 96  # pixels of a set of images, and of one of them
 _COLOURS = ["#d55e00", "#0072b2", "#cc79a7", "#009e73"]
 _STYLE = """
 body { background: #f6f7f9; color: #1d2430 }
@@ -43,12 +47,12 @@ main.explorer { display: grid; grid-template-columns: 320px minmax(0, 1fr); gap:
 h1 { font-size: 20px; font-weight: 650; line-height: 1.2; margin: 0 }
 h2 { font-size: 14px; font-weight: 650; line-height: 1.3; margin: 0 }
 .quiet { color: #5c6675; font-size: 12.5px; font-weight: 400; overflow-wrap: anywhere }
-.pair img, .strip img { width: 100%; image-rendering: pixelated; display: block }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(56px, 1fr); gap: 6px; width: 100%;
+.pair img, .strip img { width: 100%; display: block }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(44px, 1fr); gap: 5px; width: 100%;
   overflow-x: auto }
 .strip figure { margin: 0; text-align: center }
 .strip figure > img + img { margin-top: 4px }
-.strip figcaption { font-size: 11px; color: #5c6675; white-space: nowrap }
+.strip figcaption { font-size: 10.5px; color: #5c6675; white-space: nowrap }
 .strip .on figcaption { color: #0072b2; font-weight: 650 }
 .command { font-family: ui-monospace, monospace; font-size: 12.5px; background: #f1f3f6; padding: 8px 10px;
   border-radius: 6px; width: 100%; box-sizing: border-box }
@@ -70,6 +74,14 @@ def serve(explorer: Explorer, outdir: Path, host: str, port: int, *, show: bool,
         host=host, port=port, show=show, reload=False, title=_TITLE, favicon="🧭", tailwind=False,
         show_welcome_message=False,
     )  # fmt: skip
+
+
+async def _apart(function: Callable[..., Made], *args: Any) -> Made:
+    """What it gives, from another thread. `Stopped` if the server ends meanwhile."""
+    made = await run.io_bound(function, *args)
+    if made is None:
+        raise Stopped
+    return made
 
 
 class _Slider(ui.slider):  # type: ignore[misc, unused-ignore]
@@ -101,6 +113,7 @@ class _Choice:
         self._fields = {}
         with self._place:
             for each in fields_of(self._kind.value, self.given):
+                control: Any
                 if each.choices:
                     control = ui.select([*each.choices], value=each.text, label=each.name)
                 else:
@@ -132,7 +145,12 @@ class _Page:
                 self._controls()
             with ui.column().classes("results"):
                 self._results()
+        ui.context.client.on_delete(self._leave)
         self._changed()
+
+    def _leave(self) -> None:
+        """The tab was closed."""
+        self._asked += 1
 
     # Controls
 
@@ -163,7 +181,7 @@ class _Page:
         self._where = ui.label().classes("quiet")
         last = len(start.levels()) - 1
         ends = start.interval or StepInterval(0, last)
-        value = {"min": ends.first, "max": ends.last}
+        value: dict[str, float] = {"min": ends.first, "max": ends.last}
         self._interval = _Range(min=0, max=last, step=1, value=value, on_change=self._changed)
         self._interval.props("markers snap aria-label=interval")
         if start.weight is not None:
@@ -263,28 +281,33 @@ class _Page:
             ui.timer(_SETTLED, partial(self._work, self._asked), once=True)
 
     async def _work(self, mine: int) -> None:
-        if mine != self._asked:
+        def stop() -> bool:
+            return mine != self._asked or not app.is_started
+
+        if stop():
             return
         self._spinner.set_visibility(True)
-        try:
+        with self._telling():
             self._settings = self._read()
             self._show_levels(self._settings)
-            view = await run.io_bound(self._explorer.look, self._settings, lambda: mine != self._asked)
+            view = await _apart(self._explorer.look, self._settings, stop)
             self._show(view)
             await self._follow()
-            self._draw(await run.io_bound(self._explorer.curves, view, lambda: mine != self._asked))
-        except Stopped:
-            return
-        except Exception as error:  # of the user's own functions, too
-            self._fail(error)
-        finally:
-            if mine == self._asked:
-                self._spinner.set_visibility(False)
+            self._draw(await _apart(self._explorer.curves, view, stop))
+        if mine == self._asked:
+            self._spinner.set_visibility(False)
 
-    def _fail(self, error: Exception) -> None:
-        text = " ".join(str(error).split()) or type(error).__name__
-        plain = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
-        self._wrong.set_text(text if plain else f"{type(error).__name__}: {text}")
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Inside, what goes wrong becomes a line on the page, also in functions of the user's own."""
+        try:
+            yield
+        except Stopped:
+            pass
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            plain = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+            self._wrong.set_text(text if plain else f"{type(error).__name__}: {text}")
 
     def _show(self, view: View) -> None:
         self._view = view
@@ -295,7 +318,9 @@ class _Page:
         self._command.set_content(words)
         self._written.set_text("")
         for place, images in ((self._without, view.unguided), (self._guided, view.guided)):
-            place.set_source(_mosaic(images))
+            shown = _mosaic(images)
+            self._size = shown.size
+            place.set_source(shown)
 
     async def _follow(self) -> None:
         """Show one of the images over the steps."""
@@ -303,7 +328,7 @@ class _Page:
             return
         view = self._view
         self._number = min(self._number, len(view.seeds) - 1)
-        moments = await run.io_bound(self._explorer.moments, view, self._number)
+        moments = await _apart(self._explorer.moments, view, self._number)
         label = "" if view.labels is None else f", class {view.labels[self._number]}"
         seed = f"seed {view.seeds[self._number]}{label}"
         about = "unguided above, guided below; blue where a guide is on"
@@ -314,14 +339,11 @@ class _Page:
     async def _clicked(self, event: Any) -> None:
         if self._view is None:
             return
-        mosaic = _mosaic(self._view.guided)
         across, down = _shape(len(self._view.seeds))
-        column, row = int(event.image_x / mosaic.width * across), int(event.image_y / mosaic.height * down)
+        column, row = int(event.image_x / self._size[0] * across), int(event.image_y / self._size[1] * down)
         self._number = min(row, down - 1) * across + min(column, across - 1)
-        try:
+        with self._telling():
             await self._follow()
-        except Exception as error:
-            self._fail(error)
 
     def _draw(self, curves: list[Curve]) -> None:
         self._chart_panel.set_visibility(bool(curves))
@@ -337,10 +359,8 @@ class _Page:
     async def _write(self) -> None:
         if self._view is None:
             return
-        try:
-            self._written.set_text(f"{await run.io_bound(self._explorer.figure, self._view, self._outdir)}")
-        except Exception as error:
-            self._fail(error)
+        with self._telling():
+            self._written.set_text(f"{await _apart(self._explorer.figure, self._view, self._outdir)}")
 
 
 def _shape(count: int) -> tuple[int, int]:
@@ -352,7 +372,7 @@ def _shape(count: int) -> tuple[int, int]:
 def _mosaic(images: Tensor) -> Image.Image:
     """Images uint8 [N,3,H,W] in one picture, near to a square."""
     across, down = _shape(len(images))
-    pictures = tiles(images)
+    pictures = [scaled(each, max(_LEAST_TILE, _WIDTH // across)) for each in tiles(images)]
     width, height = pictures[0].size
     whole = Image.new("RGB", (across * width, down * height), "white")
     for number, picture in enumerate(pictures):
@@ -364,13 +384,13 @@ def _figure(moment: Moment) -> str:
     """One step of the strip, as HTML."""
     pictures = "".join(f"<img src='{_data(each)}' alt='D'>" for each in (moment.without, moment.with_guides))
     on = " class=on" if moment.guided else ""
-    return f"<figure{on}>{pictures}<figcaption>&sigma; {moment.sigma:.3g}</figcaption></figure>"
+    return f"<figure{on}>{pictures}<figcaption>&sigma; {moment.sigma:.2g}</figcaption></figure>"
 
 
 def _data(picture: Image.Image) -> str:
     """A picture as an address."""
     file = io.BytesIO()
-    picture.save(file, format="PNG")
+    scaled(picture, _LEAST_TILE).save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -34,8 +34,8 @@ from edm2_guidance.sampling.generation import Generation
 from edm2_guidance.sampling.method_grid import block, tiles
 
 MAX_IMAGES = 64
-_KEPT = 12  # sets of images, the last ones that were looked at
-_MOMENTS = 8  # steps whose D is kept
+_KEPT = 8  # sets of images, the last ones that were looked at
+_MOMENTS = 16  # steps whose D is kept
 _CURVE_IMAGES = 8  # of the curve over all steps
 Stop = Callable[[], bool]
 
@@ -142,6 +142,8 @@ class Explorer:
 
         RuntimeError or OSError as of sampling; `Stopped`.
         """
+        if not 1 <= settings.num_images <= len(self.seeds):
+            raise ValueError(f"{settings.num_images} images: from 1 to {len(self.seeds)}")
         recipe, seeds = settings.recipe(self.start), self.seeds[: settings.num_images]
         generation = self._open(recipe)
         with self._lock:

@@ -29,7 +29,7 @@ def served(tmp_path, *words):
     pytest.importorskip("nicegui", reason="pip install -r requirements-browser.txt")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, ROOT / "explore.py", f"--port={port}", f"--outdir={tmp_path}", "--batch=4", *words]
+    command = [sys.executable, ROOT / "explore.py", f"--port={port}", f"--outdir={tmp_path}", *words]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}  # NiceGUI looks for it
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
@@ -104,6 +104,13 @@ def test_a_slider_makes_other_pixels_and_all_is_said(tmp_path):
         page.wait_for_function("before => document.querySelector('.strip').innerHTML != before", arg=followed)
         assert "seed 1" in page.inner_text("main")
 
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.click("text=Copy")
+        page.wait_for_selector("text=Copied")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("python generate_images.py --net=mnist16-cond --gnet=mnist16-uncond ")
+        assert copied.split() == page.evaluate("[...document.querySelectorAll('.command span')].map(e => e.innerText)")
+
         page.click("text=Write the figure")
         page.wait_for_selector(".written:has-text('explore-')")
         (figure,) = tmp_path.glob("explore-*-4.png")
@@ -132,7 +139,7 @@ def test_it_fits_a_telephone(tmp_path, preset):
 
 def test_it_looks_like_its_picture(tmp_path):
     folder = os.environ.get("EDM2_SCREENSHOTS", tmp_path)
-    with served(tmp_path, "--guidance=2") as address, opened(address, 1200, 900) as page:
+    with served(tmp_path, "--guidance=3") as address, opened(address, 1200, 900) as page:
         arrived(page)
         page.wait_for_selector(".q-spinner", state="hidden", timeout=60_000)
         page.wait_for_timeout(500)  # the chart draws itself
@@ -147,3 +154,11 @@ def test_it_answers_under_its_own_name_alone(tmp_path):
             assert b"Guidance explorer" in page.read()
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "example.org"}))
+
+
+def test_it_ends_in_the_middle_of_long_sampling(tmp_path):
+    """Which would take minutes."""
+    with served(tmp_path, "--steps=20000") as address, opened(address) as page:
+        page.wait_for_selector(".cost:has-text('sampling')")
+        page.wait_for_selector(".q-spinner", state="visible")
+        assert page.query_selector(".guided img[src^='data:']") is None
