@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
+from edm2_guidance.explorer import chart
 from edm2_guidance.explorer.session import MAX_IMAGES, Curve, Explorer, Moment, Stopped, View
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
 from edm2_guidance.images.grid import scaled
@@ -33,7 +34,6 @@ _SETTLED = 0.25  # seconds without a change until something is sampled
 _START_IMAGES = 16
 _MAX_STEPS = 64
 _WIDTH, _LEAST_TILE = 768, 96  # pixels of a set of images, and of one of them
-_COLOURS = ["#d55e00", "#0072b2", "#cc79a7", "#009e73"]
 _STYLE = """
 body { background: #f6f7f9; color: #1d2430 }
 body, .q-btn, .q-field { font-family: system-ui, sans-serif }
@@ -78,7 +78,7 @@ def serve(explorer: Explorer, outdir: Path, host: str, port: int, *, show: bool,
 
 async def _apart(function: Callable[..., Made], *args: Any) -> Made:
     """What it gives, from another thread. `Stopped` if the server ends meanwhile."""
-    made = await run.io_bound(function, *args)
+    made: Made | None = await run.io_bound(function, *args)
     if made is None:
         raise Stopped
     return made
@@ -348,7 +348,7 @@ class _Page:
     def _draw(self, curves: list[Curve]) -> None:
         self._chart_panel.set_visibility(bool(curves))
         self._chart.options.clear()
-        self._chart.options.update(_chart(curves, self._settings))
+        self._chart.options.update(chart.options(curves, self._settings))
         self._chart.update()
 
     def _copy(self) -> None:
@@ -392,42 +392,3 @@ def _data(picture: Image.Image) -> str:
     file = io.BytesIO()
     scaled(picture, _LEAST_TILE).save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _chart(curves: list[Curve], settings: Settings) -> dict[str, Any]:
-    """ECharts' options: differences above, weights below, noise falling to the right; the interval is shaded."""
-    if not curves:
-        return {}
-    ends = {"min": float(f"{curves[0].sigma.min():.4g}"), "max": float(f"{curves[0].sigma.max():.4g}")}
-    axis, name = {"type": "log", "inverse": True, **ends}, {"nameTextStyle": {"align": "left"}}
-    below = {"name": "noise level sigma", "nameLocation": "middle", "nameGap": 24, "axisLabel": {"hideOverlap": True}}
-    grid = {"left": 52, "right": 28, "outerBoundsMode": "none"}
-    return {
-        "animation": False,
-        "color": _COLOURS,
-        "legend": {"top": 0, "left": "left"},
-        "tooltip": {"trigger": "axis"},
-        "axisPointer": {"link": [{"xAxisIndex": "all"}]},
-        "grid": [{**grid, "top": 56, "height": 140}, {**grid, "top": 228, "height": 56}],
-        "xAxis": [{**axis, "axisLabel": {"show": False}}, {**axis, **below, "gridIndex": 1}],
-        "yAxis": [
-            {"type": "log", "name": "RMS of D_main - D_ref", **name},
-            {"name": "w", "scale": True, "splitNumber": 2, "gridIndex": 1, **name},
-        ],
-        "series": [_line(curve, panel, settings) for curve in reversed(curves) for panel in (0, 1)],
-    }
-
-
-def _line(curve: Curve, panel: int, settings: Settings) -> dict[str, Any]:
-    """A curve in one of the two panels; of a weight, what holds until the next level."""
-    values = (curve.difference, curve.weight)[panel]
-    points = [[float(x), float(y)] for x, y in zip(curve.sigma, values, strict=True) if not math.isnan(y)]
-    line: dict[str, Any] = {
-        "name": curve.name, "type": "line", "data": points, "xAxisIndex": panel, "yAxisIndex": panel, "symbolSize": 5,
-        "step": "end" if panel else False,
-    }  # fmt: skip
-    if settings.interval is not None:
-        sigmas = settings.sigmas
-        area = [{"xAxis": sigmas.hi}, {"xAxis": max(sigmas.lo, float(curve.sigma.min()))}]
-        line["markArea"] = {"silent": True, "itemStyle": {"color": "#0072b2", "opacity": 0.06}, "data": [area]}
-    return line

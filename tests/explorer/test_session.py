@@ -12,6 +12,7 @@ from PIL import Image
 
 from edm2_guidance.cli.recipe_options import Kind
 from edm2_guidance.commands import generate_images
+from edm2_guidance.explorer import chart
 from edm2_guidance.explorer.session import Explorer, Stopped, unguided
 from edm2_guidance.explorer.settings import Settings
 from edm2_guidance.papers.presets import all_presets
@@ -166,6 +167,19 @@ def test_curves_are_the_diagnostics_and_reach_beyond_the_interval(explored, open
     blend = explored("uncond", "weak")
     names = [each.name for each in blend.curves(blend.look(Settings.of(blend.start, 2)))]
     assert names == ["guide 1, as seen", "guide 2, as seen"]
+
+
+def test_the_chart_draws_them_and_shades_the_interval(explored):
+    explorer = explored("weak")
+    settings = replace(Settings.of(explorer.start, 2), interval=StepInterval(1, 3))
+    seen, everywhere = curves = explorer.curves(explorer.look(settings))
+    drawn = chart.options(curves, settings)["series"]
+    assert [each["name"] for each in drawn] == [everywhere.name] * 2 + [seen.name] * 2
+    assert [len(each["data"]) for each in drawn] == [STEPS, STEPS, 3, STEPS]  # no points where a guide is off
+    assert drawn[2]["data"][0] == [seen.sigma[1], seen.difference[1]]
+    levels = settings.levels()
+    assert [end["xAxis"] for end in drawn[0]["markArea"]["data"][0]] == [levels[1], levels[4]]
+    assert chart.options([], settings) == {}
 
 
 def test_own_functions_stay_and_are_in_the_command_line(tiny_networks, open_, tmp_path, monkeypatch):
