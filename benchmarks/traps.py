@@ -28,6 +28,7 @@ from edm2_guidance.metrics.running import RunningMoments
 LARGE = 40  # pixels: to which digits are enlarged, as if they came from larger pictures
 PLACES = 17  # of sFID's features, in height and width
 GAUSSIAN = 256  # features of which the true distance is 0
+FEWEST = 20  # images
 SEED = 0
 Row = tuple[str, ...]
 
@@ -141,7 +142,7 @@ def few_images(rows: Tensor, reference: Moments, dim: int = GAUSSIAN) -> Iterato
     Of either how far the roots of others are from it, plain and with 1e-6 on the diagonals.
     """
     gaussian = torch.randn(2, 5000, dim, generator=torch.Generator().manual_seed(SEED))
-    for num in (20, 50, 100, 200, 500, 1000, 5000):
+    for num in (FEWEST, 50, 100, 200, 500, 1000, 5000):
         if num > len(rows):
             return
         pairs = (moments_of(rows[:num]), reference), (moments_of(gaussian[0, :num]), moments_of(gaussian[1, :num]))
@@ -182,9 +183,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("images", help="folder, ZIP or .npz")
     parser.add_argument("--num-images", type=int, default=5000, help="of these  [default: 5000]")
     asked = parser.parse_args(arguments)
-    source = StoredImages(asked.images, max_images=asked.num_images)
-    if source.labels is None or source.image_size != (16, 16):
-        parser.error(f"{asked.images}: 16x16 digits with classes are needed")
+    try:
+        source = StoredImages(asked.images, max_images=asked.num_images)
+    except (OSError, ValueError) as err:
+        parser.error(str(err))
+    if source.labels is None or source.image_size != (16, 16) or source.num_images < FEWEST:
+        parser.error(f"{asked.images}: {FEWEST} or more 16x16 digits with classes are needed")
     for title, names, rows in tables(source):
         print(f"\n{title}\n\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
         for row in rows:

@@ -1,6 +1,7 @@
 """`python -m benchmarks.traps`: what it calls right is, and what it calls wrong differs as it should."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,19 @@ def test_distances_fall_with_the_number_of_images() -> None:
     assert [row[0] for row in found] == ["20", "50", "100", "200"]
     for column in (1, 4):
         assert all(float(a[column]) > float(b[column]) > 0 for a, b in pairwise(found))
+
+
+def test_wrong_images_are_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = str(tmp_path / "digits.npz")
+    np.savez(digits, arr_0=np.zeros((30, 16, 16, 3), np.uint8), arr_1=np.zeros(30, np.int64))
+    for words, message in (
+        (["nothing-here"], "nothing-here does not exist"),
+        ([digits, "--num-images=-3"], "a subset of -3 images was asked for"),
+        ([digits, "--num-images=19"], "20 or more 16x16 digits with classes are needed"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            traps.main(words)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -82,14 +82,14 @@ def matched(
     ValueError if `lr` is so large that the distance rises above twice what it was at first, or weights vanish.
     """
     log_weights = torch.zeros(len(features), dtype=torch.float64, device=features.device)
-    best, limit, lowest = log_weights, math.inf, math.inf
+    best, limit, lowest, too_large = log_weights, math.inf, math.inf, f"lr={lr:g} is too large"
     for number in range(iterations + 1):
         if not 1 < float(log_weights.exp().sum()) < math.inf:
-            raise ValueError(f"lr={lr:g} is too large: the weights add up to nothing, or to more than numbers hold")
+            raise ValueError(f"{too_large}: the weights add up to nothing, or to more than numbers hold; lower it")
         distance, gradient = distance_and_gradient(features, log_weights, reference)
         limit = 2 * distance + ROUNDING * reference.trace if number == 0 else limit
         if distance > limit:
-            raise ValueError(f"lr={lr:g} is too large: the distance rose to {distance:.4g}")
+            raise ValueError(f"{too_large}: the distance rose to {distance:.4g}; lower it")
         if distance < lowest:
             best, lowest = log_weights, distance
         if number < iterations:

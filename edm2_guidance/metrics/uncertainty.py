@@ -105,10 +105,10 @@ def _rows(measure: Measure, images: "Moments") -> "NDArray[Any] | None":
 def spread(value: float, influences: "NDArray[Any]", level: float = LEVEL) -> Interval:
     """The interval of a value by influences, [b] with b of 2 or more; also by values of b repeats, and their mean.
 
-    By Student's t with b - 1 degrees of freedom; of a share, whose influences are 0 and 1, by Wilson's score.
+    By Student's t with b - 1 degrees of freedom; of a share, the mean of influences of 0 and 1, by Wilson's score.
     """
     count, error = len(influences), _error(influences)
-    if not ((influences != 0) & (influences != 1)).any():
+    if ((influences == 0) | (influences == 1)).all() and math.isclose(value, influences.mean(), abs_tol=1e-9):
         z = NormalDist().inv_cdf((1 + level) / 2)
         centre = (value + z**2 / (2 * count)) / (1 + z**2 / count)
         half = z * math.sqrt(value * (1 - value) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edm2_guidance.commands.calculate_metrics import main
+from edm2_guidance.commands.score.sensitivity import picture_names
 from edm2_guidance.images.heat import heat_picture
 from edm2_guidance.metrics.catalog import Metric, find_metric
 from edm2_guidance.metrics.detectors import Detector, load_detector
@@ -209,6 +210,15 @@ def test_the_digits_last_map_gives_their_features() -> None:
         assert last_map is not None
         assert last_map.shape == (2, 48, 8, 8)
         assert torch.equal(extractor.pooled(net, last_map), net(digits))
+
+
+def test_pictures_have_a_name_each() -> None:
+    assert picture_names(["a/b.png", "a.png", "c.x.png"], [0, 2]) == {0: "a-b.png", 2: "c.x.png"}
+    assert picture_names(None, [7]) == {7: "000007.png"}
+    for names in (["a/b.png", "a-b.png"], ["a.png", "a.jpg"], ["a.png", "A.png"]):
+        with pytest.raises(ValueError, match=r"would both be a(-b)?\.png|would both be A\.png"):
+            picture_names(names, [0, 1])
+        assert len(picture_names(names, [1])) == 1
 
 
 def run(*words: str) -> Any:

@@ -204,6 +204,12 @@ def test_shares_have_wilsons_interval(hits: int) -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+def test_images_that_are_all_the_same_leave_no_spread_of_a_distance() -> None:
+    """Their influences are 0, as those of a share may be, and the value is no share."""
+    found = spread(113.98, np.zeros(60))
+    assert (found.low, found.high, found.error) == (113.98, 113.98, 0)
+
+
 def test_repeats_over_seed_blocks() -> None:
     """Three values of a paper's table, as any sample of three."""
     values = np.array([2.12, 2.05, 2.11])

@@ -68,7 +68,7 @@ def sensitivity(samples: str, reference: str, asked: SensitivityOptions) -> None
         images, theirs, detectors = open_images_and_reference(asked.scored, samples, ref, [metric.name], num=asked.num)
         source = images.source
         rows = rows_of(source, asked.seeds)
-        paths = {row: Path(asked.out, picture_name(images.names, row)) for row in rows}
+        paths = {row: Path(asked.out, name) for row, name in picture_names(images.names, rows).items()}
         for path in paths.values():
             picture_file.check_target(path, asked.overwrite)
     against = measured_reference(theirs, detectors)
@@ -104,7 +104,16 @@ def rows_of(source: "StoredImages", seeds: Sequence[int] | None) -> list[int]:
     return sorted(places[seed] for seed in seeds)
 
 
-def picture_name(names: Sequence[str] | None, row: int) -> str:
-    """The picture of an image in one folder, whatever folders its set has."""
-    name = f"{row:06d}" if names is None else str(PurePosixPath(names[row]).with_suffix("")).replace("/", "-")
-    return f"{name}.png"
+def picture_names(names: Sequence[str] | None, rows: Sequence[int]) -> dict[int, str]:
+    """The pictures of images in one folder, whatever folders their set has. ValueError for two of the same name."""
+    found: dict[int, str] = {}
+    taken: dict[str, int] = {}
+    for row in rows:
+        name = f"{row:06d}" if names is None else str(PurePosixPath(names[row]).with_suffix("")).replace("/", "-")
+        first = taken.setdefault(name.casefold(), row)
+        if names is not None and first != row:
+            raise ValueError(
+                f"{names[first]} and {names[row]} would both be {name}.png: ask for one of them by --seeds"
+            )
+        found[row] = f"{name}.png"
+    return found
