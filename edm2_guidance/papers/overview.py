@@ -1,11 +1,15 @@
-"""All that the lines of a ledger can be drawn as: its searches, scores against counts of images, precision and recall.
+"""All that the lines of a ledger can be drawn as: its searches, scores against counts of images, trade-offs.
 
 A drawing is named by what is on its y axis. No torch here.
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from dnnlib.inference import precision_words
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import mean_interval
 from edm2_guidance.papers import curves
 from edm2_guidance.papers.curves import Record
@@ -76,23 +80,32 @@ def _axes(lines: Sequence[Record], metric: str, num: int, problems: list[str]) -
 
 
 def trade_offs(records: Iterable[Record]) -> list[tuple[int, TradeOff]]:
-    """Precision against recall along every search that recorded both, those along one axis together."""
-    found: dict[tuple[int, str, str], list[str]] = {}
+    """Fidelity against diversity along every search that recorded both, those along one axis together."""
+    found: dict[tuple[int, tuple[str, str], str], list[str]] = {}
     drawable = _drawable(records)
-    there = {(line["search"]["name"], line["num_images"], line["metric"]) for line in drawable}
-    for name, num, precision in sorted(there):
-        recall = precision.replace("precision", "recall")
-        if recall != precision and (name, num, recall) in there:
+    there: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for line in drawable:
+        there[line["search"]["name"], line["num_images"], line["metric"].partition("/")[2]].add(line["metric"])
+    for (name, num, _), metrics in sorted(there.items()):
+        for both in _pairs(metrics):
             try:
-                kind = curves.Scores(drawable, name, num, precision).kind
-                trade_off(drawable, [name], num, (precision, recall))
+                kind = curves.Scores(drawable, name, num, both[0]).kind
+                trade_off(drawable, [name], num, both)
             except ValueError:  # as `searches` tells
                 continue
-            found.setdefault((num, precision, kind), []).append(name)
-    return [
-        (num, trade_off(drawable, names, num, (precision, precision.replace("precision", "recall"))))
-        for (num, precision, _), names in found.items()
-    ]
+            found.setdefault((num, both, kind), []).append(name)
+    return [(num, trade_off(drawable, names, num, both)) for (num, both, _), names in found.items()]
+
+
+def _pairs(metrics: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of fidelity with those of diversity: in their order if they are as many, else each with each."""
+    shown: dict[str, list[str]] = {"fidelity": [], "diversity": [], "": []}
+    for metric in sorted(metrics):
+        with suppress(ValueError):  # another program's metric
+            shown[find_metric(metric).measure.shows].append(metric)
+    fidelity, diversity = shown["fidelity"], shown["diversity"]
+    as_many = len(fidelity) == len(diversity)
+    return [*zip(fidelity, diversity, strict=True)] if as_many else [*itertools.product(fidelity, diversity)]
 
 
 def convergence(records: Iterable[Record]) -> list[Drawing]:

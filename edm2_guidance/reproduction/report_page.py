@@ -157,12 +157,12 @@ def _ends(mean: float, offs: tuple[float, float]) -> tuple[float | None, float |
 def _trade_offs(records: Sequence[Record]) -> Iterator[Element]:
     found = []
     for num, both in overview.trade_offs(records):
-        precision, recall = (f"{metric}@{num}" for metric in both.metrics)
+        fidelity, diversity = (f"{metric}@{num}" for metric in both.metrics)
         bars = bars_text(both[:2]).strip("\n()")
         said = ", ".join(filter(None, [f"numbers: {both.fidelity.xlabel}", bars]))
         for names in _some([*both.fidelity.curves]):
             series = [Series(name, _trade_off(both, name)) for name in names]
-            found.append(chart(f"{precision} against {recall} ({said})", series, recall, precision))
+            found.append(chart(f"{fidelity} against {diversity} ({said})", series, diversity, fidelity))
     if found:
         yield element("div", *found, class_="charts")
 

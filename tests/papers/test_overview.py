@@ -86,3 +86,10 @@ def test_curves_of_metrics_beside_that_of_a_search_have_its_best_in_all_else():
     ]
     assert {"upper", "lower"} < {panel.xlabel.partition(" ")[0] for name, panel in found if name.startswith("fd")}
     assert found[-1][1].curves == {"s": {1: [0.9], 2: [0.5]}}  # where fd_mnist is best, not precision
+
+
+def test_metrics_of_fidelity_and_diversity_are_paired():
+    three = ["precision/mnist", "density/mnist", "fd_mnist", "recall/mnist", "coverage/mnist", "of another program"]
+    assert overview._pairs(three) == [("density/mnist", "coverage/mnist"), ("precision/mnist", "recall/mnist")]
+    assert overview._pairs(three[:4]) == [("density/mnist", "recall/mnist"), ("precision/mnist", "recall/mnist")]
+    assert overview._pairs(["fd_mnist", "recall/mnist"]) == []
