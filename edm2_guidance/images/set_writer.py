@@ -6,14 +6,15 @@ Items are numbered from 0; number 12345 of pixels is `00012/img00012345.png`, of
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dnnlib.atomic import atomic_path, check_place
 from dnnlib.errors import naming
 from edm2_guidance.images.labels import Label
-from edm2_guidance.images.members import LABELS_NAME
+from edm2_guidance.images.members import LABELS_NAME, RECIPE_NAME
 from edm2_guidance.images.zips import ZipWriter, json_bytes
 
 Add = Callable[[bytes], None]
@@ -58,6 +59,7 @@ def image_set(
     name_of: Callable[[int], str],
     labels: Sequence[Label] | None,
     class_names: Sequence[str] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Iterator[Add]:
     """Give a function that appends the bytes of the next item; all of it appears at `dest` when the block ends well.
 
@@ -66,6 +68,7 @@ def image_set(
         name_of: From the item's number to its name.
         labels: One per item, in order; None for a set without.
         class_names: Of classes 0, 1, ..., kept beside the labels, where other readers do not look; None if unknown.
+        origin: What recipe.json says, of images that scores must not take for others; None for none.
     """
     with _members(dest) as write:
         count = 0
@@ -81,6 +84,8 @@ def image_set(
         pairs = None if labels is None else [[name_of(i), label] for i, label in enumerate(labels)]
         names = {} if class_names is None else {"class_names": list(class_names)}
         write(LABELS_NAME, json_bytes({"labels": pairs, **names}, indent=None))
+        if origin is not None:
+            write(RECIPE_NAME, json_bytes(origin))
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
 def _said(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe.json says that ledgers tell, too."""
     said = {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}
-    return {**said, **{key: stored[key] for key in ("precision", "form") if key in stored}}
+    chosen = {"chosen_by": str(stored["chosen_by"])[:200]} if "chosen_by" in stored else {}
+    return {**said, **chosen, **{key: stored[key] for key in ("precision", "form") if key in stored}}
 
 
 def describe_statistics(statistics: Statistics) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def score(
             *image_flags,
             *([images["recipe_problem"]] if "recipe_problem" in images else []),
             *([f"the images were changed on purpose ({images['change']})"] if "change" in images else []),
+            *([f"the images were chosen by {images['chosen_by']}"] if "chosen_by" in images else []),
         ]
         name = ledger.result_name(metric, each.num_images)
         known = interval_if_known(found.measure, value, each, theirs)

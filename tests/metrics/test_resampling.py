@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands.calculate_metrics import main
+from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.measures.gaussians import factorize, frechet_distance
 from edm2_guidance.metrics.resampling import (
     Classes,
@@ -142,8 +143,8 @@ def test_class_indicators_are_of_the_likeliest_or_those_in_the_middle() -> None:
     assert (ours.tolist(), theirs.tolist()) == ([[0, 0], [0, 1]], [[1, 0]])
 
 
-def run(*words: str) -> Any:
-    return CliRunner().invoke(main, ["resample", *words])
+def run(*words: str, command: str = "resample") -> Any:
+    return CliRunner().invoke(main, [command, *words])
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def pixels(data: bytes) -> bytes:
 def test_the_distance_of_digits_falls_and_images_are_copied(digits: str, make_digit_zip: Callable[..., Path]) -> None:
     words = (
         digits, make_digit_zip(80, "reference.zip").name, "--metrics=fd_mnist", "--control=fd_mnist_ae,recall/mnist",
-        "--num-images=60", "--iterations=30", "--lr=1",
+        "--num-images=60", "--iterations=60",
     )  # fmt: skip
     done = run(*words, "--out=chosen.zip")
     assert done.exit_code == 0, done.output
@@ -173,7 +174,8 @@ def test_the_distance_of_digits_falls_and_images_are_copied(digits: str, make_di
         labels = dict(json.loads(source.read("dataset.json"))["labels"])
         known = {pixels(source.read(name)): label for name, label in labels.items()}
         listed = json.loads(chosen.read("dataset.json"))["labels"]
-        assert len(listed) == len(chosen.namelist()) - 1 == 60
+        assert len(listed) == len(chosen.namelist()) - 2 == 60
+        assert json.loads(chosen.read("recipe.json")) == {"chosen_by": "fd_mnist against reference.zip"}
         assert all(known[pixels(chosen.read(name))] == label for name, label in listed)
     written = run(*words, "--out=weights.csv")
     assert written.stdout.splitlines()[:-1] == done.stdout.splitlines()[:-1]
@@ -182,6 +184,10 @@ def test_the_distance_of_digits_falls_and_images_are_copied(digits: str, make_di
     assert [line["image"] for line in lines] == sorted(labels)
     assert sum(float(line["weight"]) for line in lines) == pytest.approx(1)
     assert sum(int(line["drawn"]) for line in lines) == 60
+    scored = run("chosen.zip", "mnist16", "--metrics=fd_mnist", command="calc")
+    assert scored.exit_code == 0, scored.output
+    (line,) = ledger.read("results/ledger.jsonl")
+    assert "the images were chosen by fd_mnist against reference.zip" in line["flags"]
 
 
 def test_classes_alone_are_matched(digits: str) -> None:

@@ -45,9 +45,10 @@ class ResampleOptions(OptionGroup, heading="Choosing"):
         "The drawn images, or a table of all candidates with their weights", metavar="ZIP|DIR|CSV", required=True,
         heading="Output",
     )  # fmt: skip
-    lr: float = option(
-        "A step is the gradient times this", type=click.FloatRange(min=0, min_open=True), default=10.0, first=True
-    )
+    lr: float | None = option(
+        "A step is the gradient times this  [default: 10, in proportion less for fewer than 5,000 candidates]",
+        type=click.FloatRange(min=0, min_open=True), first=True,
+    )  # fmt: skip
     iterations: int = option("Steps of gradient descent", type=COUNT, default=1000, first=True)
     top: int | None = option(
         "Match only which classes are an image's N likeliest, by the detector's logits; REFERENCE is images then",
@@ -103,11 +104,11 @@ def resample(candidates: str, reference: str, asked: ResampleOptions) -> None:
     measured = resampling.Candidates(metric, moments, against, labels)
     weights = find_weights(asked, *measured.to_match(classes, middle=asked.middle is not None))
     chosen = measured.drawn(weights, num, seed)
+    write(dest, images.source, weights, chosen, f"{metric.name} against {Path(reference).name}")
     click.echo(as_text(measured.scores(metrics, measured.drawn(None, num, seed), chosen)))
     say_notes(measured.notes(metrics, chosen))
     if shown := measured.classes(chosen):
         click.echo(f"\n{as_text(shown.cells())}")
-    write(dest, images.source, weights, chosen)
     different, worth = len(set(chosen.tolist())), 1 / float((weights**2).sum())
     click.echo(f"\n{dest}: {num:,} drawn, {different:,} different; the weights are worth {worth:,.0f} images")
 
@@ -175,13 +176,17 @@ def find_weights(asked: ResampleOptions, rows: "NDArray[Any]", reference: "Facto
 
     device = pick_device(asked.scored.device.device)
     features = torch.from_numpy(rows).to(torch.float64).to(device if device.type == "cuda" else "cpu")  # MPS has none
+    lr = min(10.0, len(rows) / 500) if asked.lr is None else asked.lr  # of fewer, each has a larger share of a step
     with progress_bar(asked.iterations, "descent", "step") as progress:
-        found = resampling.matched(features, reference, lr=asked.lr, iterations=asked.iterations, progress=progress)
+        found = resampling.matched(features, reference, lr=lr, iterations=asked.iterations, progress=progress)
     return resampling.shares(found)
 
 
-def write(dest: Path, source: "StoredImages", weights: "NDArray[Any]", chosen: "NDArray[Any]") -> None:
-    """The chosen images as a set, in the candidates' order, copies beside each other; or a table of all candidates."""
+def write(dest: Path, source: "StoredImages", weights: "NDArray[Any]", chosen: "NDArray[Any]", by: str) -> None:
+    """The chosen images as a set, in the candidates' order, copies beside each other; or a table of all candidates.
+
+    by: what they were chosen by, which the set says of itself, and scores of it with it.
+    """
     import numpy as np
 
     from edm2_guidance.images.set_writer import image_set, pixels_name
@@ -195,7 +200,7 @@ def write(dest: Path, source: "StoredImages", weights: "NDArray[Any]", chosen: "
             temporary.write_text(f"{table}\n", encoding="utf-8")
         return
     labels = None if source.labels is None else [source.labels[row] for row in chosen]
-    with image_set(dest, pixels_name, labels) as add:
+    with image_set(dest, pixels_name, labels, origin={"chosen_by": by}) as add:
         for row, copies in zip(*np.unique(chosen, return_counts=True), strict=True):
             data = png_bytes(pixels_of(source.pick([int(row)]))[0])
             for _ in range(copies):
