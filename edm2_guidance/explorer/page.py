@@ -13,10 +13,13 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from nicegui import app, run, ui
 from PIL import Image
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from torch import Tensor
 
 from edm2_guidance.explorer import chart
@@ -56,7 +59,7 @@ h2 { font-size: 14px; font-weight: 650; line-height: 1.3; margin: 0 }
 .strip .on figcaption { color: #0072b2; font-weight: 650 }
 .command { font-family: ui-monospace, monospace; font-size: 12.5px; background: #f1f3f6; padding: 8px 10px;
   border-radius: 6px; width: 100%; box-sizing: border-box }
-.command span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; margin-right: 1ch }
+.command span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
 .wrong { color: #a4161a; font-weight: 600; overflow-wrap: anywhere }
 @media (max-width: 760px) {
   main.explorer { grid-template-columns: minmax(0, 1fr); padding: 8px }
@@ -69,6 +72,7 @@ def serve(explorer: Explorer, outdir: Path, host: str, port: int, *, show: bool,
     """Serve the page until the process is told to end. show: whether to open a browser. started: is told."""
     app.on_startup(started)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])  # no other site under our address
+    app.add_middleware(_OwnPageAlone)
     ui.page("/", title=_TITLE)(lambda: _Page(explorer, outdir).build())
     ui.run(
         host=host, port=port, show=show, reload=False, title=_TITLE, favicon="🧭", tailwind=False,
@@ -82,6 +86,27 @@ async def _apart(function: Callable[..., Made], *args: Any) -> Made:
     if made is None:
         raise Stopped
     return made
+
+
+class _OwnPageAlone:
+    """Middleware: pages of other sites, open in the same browser, ask for nothing here and show nothing of it."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request; web sockets, too, to which browsers let every site connect."""
+
+        async def unframed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Frame-Options"] = "DENY"
+            await send(message)
+
+        headers = Headers(scope=scope) if scope["type"] in ("http", "websocket") else {}
+        origin, answer = headers.get("origin"), self._app
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            answer = PlainTextResponse("asked by a page of another site", 403)
+        await answer(scope, receive, unframed)
 
 
 class _Slider(ui.slider):  # type: ignore[misc, unused-ignore]
@@ -314,7 +339,7 @@ class _Page:
         self._wrong.set_text("")
         self._notes.set_text("; ".join(view.notes))
         self._cost.set_text(view.cost)
-        words = "".join(f"<span>{escape(shlex.quote(word))}</span>" for word in shlex.split(view.command))
+        words = " ".join(f"<span>{escape(shlex.quote(word))}</span>" for word in shlex.split(view.command))
         self._command.set_content(words)
         self._written.set_text("")
         for place, images in ((self._without, view.unguided), (self._guided, view.guided)):

@@ -23,7 +23,7 @@ SCHEMA = 2  # 1 had recipes of format 1; both are read
 MAX_LINE_BYTES = 1 << 20  # the longest have some 5 kB
 #: Or null, or left out.
 _OBJECTS = ("images", "detector", "reference", "recipe", "environment", "row", "search", "interval")
-_TEXTS = ("metric", "name", "time", "note", "recipe_hash")  # likewise
+_TEXTS = ("name", "time", "note", "recipe_hash")  # likewise
 _CONFLICT_MARKS = (b"<<<<<<< ", b"||||||| ", b"=======", b">>>>>>> ")
 _TO_UTF8 = "save it as UTF-8, for example by iconv --from-code=UTF-16 --to-code=UTF-8"
 STANDARD_NUM_IMAGES = 50000  # what published scores are made of; other counts are named beside the metric
@@ -228,8 +228,8 @@ def _record(line: bytes) -> dict[str, Any]:
     for key in _OBJECTS:
         if not isinstance(record.get(key), dict | None):
             raise ValueError(f"has {_short(record[key])} for {key!r}, not an object")
-    for key in _TEXTS:
-        if not isinstance(record.get(key), str | None):
+    for key in ("metric", *_TEXTS):
+        if not isinstance(record.get(key), str if key == "metric" else str | None):
             raise ValueError(f"has {_short(record[key])} for {key!r}, not a text")
     if not (record.get("num_images") is None or type(record["num_images"]) is int):
         raise ValueError(f"has {_short(record['num_images'])} for 'num_images', not an integer")

@@ -6,6 +6,7 @@ with what differs, without comparing it to the published number. No torch here.
 """
 
 import functools
+import json
 import math
 import re
 from collections import Counter
@@ -170,7 +171,7 @@ def _method_differences(row: Row, record: Record) -> list[str]:
     if row.net is None or not record.get("recipe"):
         return ["it is not known how the images were made"]
     try:
-        found, wanted = _method(read_recipe(record["recipe"])), _method(_recipe_of(row))
+        found, wanted = _method_of(json.dumps(record["recipe"])), _wanted(row)
     except ValueError:  # another program's
         return ["the recipe of the images is in no form that this version knows"]
     return [f"{what} {found[what]}, not {wanted[what]}" for what in found if found[what] != wanted[what]]
@@ -196,6 +197,17 @@ def _in_words(recipe: Recipe) -> str:
 def _recipe_of(row: Row) -> Recipe:
     """How the row's images are made; it has a network."""
     return row.recipe()
+
+
+@functools.cache
+def _wanted(row: Row) -> Mapping[str, object]:
+    return _method(_recipe_of(row))
+
+
+@functools.lru_cache(1 << 14)  # each line is compared with each row
+def _method_of(stored: str) -> Mapping[str, object]:
+    """That of a recipe as JSON. ValueError as of `read_recipe`."""
+    return _method(read_recipe(json.loads(stored)))
 
 
 def _method(recipe: Recipe) -> dict[str, object]:

@@ -162,3 +162,22 @@ def test_it_ends_in_the_middle_of_long_sampling(tmp_path):
         page.wait_for_selector(".cost:has-text('sampling')")
         page.wait_for_selector(".q-spinner", state="visible")
         assert page.query_selector(".guided img[src^='data:']") is None
+
+
+def test_pages_of_other_sites_get_nothing(tmp_path):
+    """They may open web sockets, show frames and send forms: browsers say whose page asks."""
+    with served(tmp_path) as address:
+        with urllib.request.urlopen(urllib.request.Request(address, headers={"Origin": address.rstrip("/")})) as page:
+            assert page.headers["X-Frame-Options"] == "DENY"
+        for path in ("", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"):
+            for origin in ("https://example.org", "http://127.0.0.1:1", "null"):
+                asked = urllib.request.Request(address.rstrip("/") + path, headers={"Origin": origin})
+                with pytest.raises(urllib.error.HTTPError, match="403"):
+                    urllib.request.urlopen(asked)
+
+
+def test_the_command_line_can_be_selected_by_hand(tmp_path):
+    with served(tmp_path, "--steps=3") as address, opened(address) as page:
+        arrived(page)
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('.command'))")
+        assert "python generate_images.py --net=" in page.evaluate("getSelection().toString()")

@@ -114,6 +114,7 @@ def test_only_finite_plain_data_is_written(value: Any, tmp_path: Path) -> None:
         (json.dumps(record(interval=[1, 2])), "line 2, has \\[1, 2\\] for 'interval', not an object"),
         (json.dumps(record(interval={"low": 1, "high": 2})), "line 2, has an 'interval' without ends and error"),
         (json.dumps(record(metric=3)), "line 2, has 3 for 'metric', not a text"),
+        (json.dumps(record(metric=None)), "line 2, has null for 'metric', not a text"),
         (json.dumps(record(recipe_hash={})), "line 2, has {} for 'recipe_hash', not a text"),
         (json.dumps(record(num_images="x")), "line 2, has \"x\" for 'num_images', not an integer"),
         (json.dumps(record(num_images=True)), "line 2, has true for 'num_images'"),

@@ -13,11 +13,12 @@ import pytest
 import scipy.stats
 
 from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.papers import report as report_module
 from edm2_guidance.papers.listing import as_csv
 from edm2_guidance.papers.report import collect, compare_shipped, differences, left_out, report
 from edm2_guidance.papers.tables import all_rows, find
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
 
 AUTOG = "edm2-img512-s-autog-fid"
 ROOT = Path(__file__).parents[2]
@@ -453,3 +454,13 @@ def test_scores_that_ship_are_those_of_the_documentation():
     assert len(compared) > 25
     assert all(abs(c.difference) < 1e-3 for c in compared)
     assert {c.row.name for c in compared} == {row.name for row in find("mnist16")}
+
+
+def test_a_recipe_is_read_once_however_many_rows_and_lines_there_are(monkeypatch):
+    read, real = [], report_module.read_recipe
+    monkeypatch.setattr(report_module, "read_recipe", lambda stored: read.append(stored) or real(stored))
+    recipe = Recipe("a-network-of-this-test", num_steps=3).to_json()
+    records = [{"metric": "fd_mnist", "value": 1.0, "recipe": recipe}] * 20
+    rows = [row for row in all_rows() if row.metric == "fd_mnist"]
+    assert collect(rows, records) == []
+    assert len(read) == 1
