@@ -13,19 +13,22 @@ import hashlib
 from importlib.resources import files
 from xml.etree.ElementTree import Element, tostring
 
-from dnnlib.terminal import printable
+from dnnlib.terminal import counted, printable
 
 Child = Element | str | None
 
 #: What style and script consist of is no text: these are made by `web_page` alone.
 _OURS = frozenset({"script", "style", "link", "meta", "base", "iframe", "object", "embed", "form"})
 _PICTURE = "data:image/png;base64,"
+#: Characters of one text at most, and of one that is to be copied: browsers choke on megabytes of them.
+LONGEST, LONGEST_CODE = 2000, 20000
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Element:
     """An element. children: texts and elements in order; None is passed over. attributes: `class_` is `class`.
 
-    Control characters of texts are written out, but line feeds. ValueError for what could run or load something.
+    Control characters of texts are written out, but line feeds; very long ones are cut, which is said. ValueError for
+    what could run or load something.
     """
     if tag in _OURS:
         raise ValueError(f"<{tag}> is no element for a page's text")
@@ -43,12 +46,20 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
 
 
 def _add(parent: Element, child: Child) -> None:
+    if child is None:
+        return
     if isinstance(child, Element):
         parent.append(child)
-    elif child is not None and len(parent):
-        parent[-1].tail = (parent[-1].tail or "") + _shown(child)
-    elif child is not None:
-        parent.text = (parent.text or "") + _shown(child)
+        return
+    text = _shown(_cut(child, LONGEST_CODE if parent.tag in ("pre", "code") else LONGEST))
+    if len(parent):
+        parent[-1].tail = (parent[-1].tail or "") + text
+    else:
+        parent.text = (parent.text or "") + text
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} ... ({counted(len(text) - most, 'more character')})"
 
 
 def _shown(text: str) -> str:

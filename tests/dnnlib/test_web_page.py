@@ -54,3 +54,11 @@ def test_elements_that_could_run_or_load_are_refused(tag):
 def test_attributes_that_could_run_or_load_are_refused(attributes):
     with pytest.raises(ValueError, match=next(iter(attributes))):
         element("a", **attributes)
+
+
+def test_very_long_texts_are_cut_and_say_so():
+    long, code = element("p", "a" * 5000, element("b", "x"), "c" * 2001), element("pre", "b" * 30000)
+    assert long.text == "a" * 2000 + " ... (3,000 more characters)"
+    assert long[0].tail == "c" * 2000 + " ... (1 more character)"
+    assert code.text == "b" * 20000 + " ... (10,000 more characters)"
+    assert element("p", "a" * 2000).text == "a" * 2000
