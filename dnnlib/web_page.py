@@ -59,7 +59,7 @@ def _add(parent: Element, child: Child) -> None:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]} ... ({counted(len(text) - most, 'more character')})"
+    return text if len(text) <= most else f"{text[:most]} ... ({counted(len(text) - most, 'more character', ',')})"
 
 
 def _shown(text: str) -> str:

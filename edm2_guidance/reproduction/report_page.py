@@ -111,7 +111,8 @@ def _searches(records: Sequence[Record]) -> Iterator[Element]:
     found, problems = overview.searches(records)
     if found:
         yield element("div", *(each for name, panel in found for each in _charts(name, panel, True)), class_="charts")
-    said = dict.fromkeys([*problems, *(note for _, panel in found for note in panel.notes)])
+    of_charts = (f"{name} against {panel.xlabel}: {note}" for name, panel in found for note in panel.notes)
+    said = dict.fromkeys([*problems, *of_charts])
     if said:
         yield element("ul", *(element("li", text) for text in said), class_="faint")
 
