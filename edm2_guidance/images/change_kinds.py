@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from edm2_guidance.images.changes import SEED, PixelChange, Pixels, SetChange
+from edm2_guidance.images.decode import opened_image
 from edm2_guidance.recipe.spec import option
 
 
@@ -48,7 +49,8 @@ class Jpeg(PixelChange):
     def of(self, image: Pixels, place: int) -> Pixels:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
-        return np.asarray(Image.open(file))
+        with opened_image(file.getvalue(), "what Pillow wrote") as read:
+            return np.asarray(read)
 
 
 @dataclass(frozen=True)
