@@ -9,6 +9,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from edm2_guidance.explorer import chart
 from edm2_guidance.explorer.session import MAX_IMAGES, Curve, Explorer, Moment, Stopped, View
-from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
+from edm2_guidance.explorer.settings import Settings, fields_of, kinds, settled, spec_of
 from edm2_guidance.images.grid import scaled
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import StepInterval
@@ -157,6 +158,7 @@ class _Page:
     def __init__(self, explorer: Explorer, outdir: Path) -> None:
         self._explorer, self._outdir = explorer, outdir
         self._start = self._settings = Settings.of(explorer.start, _START_IMAGES)
+        self._placed = self._start  # those at which the interval was placed: fewer steps hold it less well
         self._view: View | None = None
         self._asked = 0  # changes so far: the last one counts
         self._number = 0  # of the image that is followed
@@ -191,7 +193,7 @@ class _Page:
             ui.html("<h2>Sampling</h2>", sanitize=False)
             self._images = self._slider("images", start.num_images, 1, MAX_IMAGES, 1, "of the first seeds")
             fixed = start.schedule.num_steps
-            self._steps = self._slider("steps", fixed or start.num_steps, 2, max(_MAX_STEPS, start.num_steps), 1)
+            self._steps = self._slider("steps", fixed or start.num_steps, 2, _MAX_STEPS, 1)
             self._sampler = _Choice(start.sampler, self._changed)
             self._schedule = _Choice(start.schedule, self._changed)
 
@@ -204,46 +206,49 @@ class _Page:
         if start.scale is not None:
             self._scale = self._slider("scale", start.scale, 0, max(5, 2 * start.scale), 0.05, "of the classifier")
         self._where = ui.label().classes("quiet")
-        last = len(start.levels()) - 1
-        ends = start.interval or StepInterval(0, last)
-        value: dict[str, float] = {"min": ends.first, "max": ends.last}
-        self._interval = _Range(min=0, max=last, step=1, value=value, on_change=self._changed)
+        value: dict[str, float] = {"min": start.ends.first, "max": start.ends.last}
+        self._interval = _Range(min=0, max=len(start.levels()) - 1, step=1, value=value, on_change=self._changed)
         self._interval.props("markers snap aria-label=interval")
         if start.weight is not None:
             self._weight = _Choice(start.weight, self._changed)
             self._rule = _Choice(start.rule, self._changed)
 
     def _slider(self, name: str, value: float, low: float, high: float, step: float, about: str = "") -> Any:
+        """A slider with a box for its number, within the same bounds; these hold the value at the start, too."""
+        low, high = min(low, value), max(high, value)
+
+        def settle(typed: float | None) -> float:
+            return settled(typed, slider.value, low, high, whole=step == 1)
+
         with ui.row().style("width: 100%; justify-content: space-between; align-items: baseline; flex-wrap: nowrap"):
             ui.html(f"{name} <span class=quiet>{escape(about)}</span>", sanitize=False)
-            number = ui.number(min=low, step=step, value=value).props(f"dense borderless aria-label='{name}'")
+            number = ui.number(min=low, max=high, step=step, value=value).props(f"dense borderless aria-label='{name}'")
             number.style("width: 72px").props("input-class=text-right")
         slider = _Slider(min=low, max=high, step=step, value=value, on_change=self._changed)
         slider.props(f"aria-label='{name}'")
-        number.bind_value(slider, forward=lambda typed: slider.value if typed is None else typed)
+        number.bind_value(slider, forward=lambda typed: typed if typed == settle(typed) else slider.value)
+        for end in ("blur", "keydown.enter"):  # not at each key: 16 begins with 1
+            number.on(end, lambda: number.set_value(settle(number.value)), [])
         return slider
 
     def _read(self) -> Settings:
         """What the controls say. ValueError for what is none."""
-        start, weight, interval = self._start, None, None
+        start, weight = self._start, None
         schedule: Schedule = self._schedule.spec()
         if start.weight is not None:
             weight = self._weight.spec(self._w.value)
-        before = self._settings
         if start.weight is not None or start.scale is not None:
-            ends, last = self._interval.value, len(before.levels()) - 1
-            everywhere = (ends["min"], ends["max"]) == (0, last)
-            interval = None if everywhere else StepInterval(int(ends["min"]), int(ends["max"]))
-        settings = Settings(
-            int(self._images.value),
-            before.num_steps,
-            self._sampler.spec(),
-            before.schedule,
-            start.rule if weight is None else self._rule.spec(),
-            weight,
-            None if start.alpha is None else self._alpha.value,
-            None if start.scale is None else self._scale.value,
-            interval,
+            ends = StepInterval(int(self._interval.value["min"]), int(self._interval.value["max"]))
+            if ends != self._settings.ends:
+                self._placed = self._settings.placed(ends)
+        settings = replace(
+            self._placed,
+            num_images=int(self._images.value),
+            sampler=self._sampler.spec(),
+            rule=start.rule if weight is None else self._rule.spec(),
+            weight=weight,
+            alpha=None if start.alpha is None else self._alpha.value,
+            scale=None if start.scale is None else self._scale.value,
         )
         return settings.on(schedule, schedule.num_steps or int(self._steps.value))
 
@@ -251,13 +256,12 @@ class _Page:
         """Put the interval on the levels that there are now."""
         if settings.weight is None and settings.scale is None:
             return
-        levels = settings.levels()
-        ends, sigmas = settings.interval or StepInterval(0, len(levels) - 1), settings.sigmas
+        ends = settings.ends
         self._putting = True
-        self._interval.props(f"max={len(levels) - 1}")
+        self._interval.props(f"max={len(settings.levels()) - 1}")
         self._interval.set_value({"min": ends.first, "max": ends.last})
         self._putting = False
-        where = "at all noise levels" if settings.interval is None else f"at {sigmas}"
+        where = "at all noise levels" if settings.interval is None else f"at {settings.sigmas}"
         self._where.set_text(f"interval: {where}, steps {ends.first}-{ends.last}")
 
     # Results

@@ -79,10 +79,19 @@ class Settings:
         return self.schedule.levels(self._num_steps)
 
     @property
+    def ends(self) -> StepInterval:
+        """The steps of the interval; without one all."""
+        return self.interval or StepInterval(0, len(self.levels()) - 1)
+
+    @property
     def sigmas(self) -> SigmaInterval:
         """The noise levels of the interval, whose ends are levels of the schedule."""
-        levels = self.levels()
-        return (self.interval or StepInterval(0, len(levels) - 1)).sigmas(levels)
+        return self.ends.sigmas(self.levels())
+
+    def placed(self, ends: StepInterval) -> "Settings":
+        """The same with the interval at these steps; none if they are all."""
+        everywhere = replace(self, interval=None)
+        return everywhere if ends == everywhere.ends else replace(self, interval=ends)
 
     def on(self, schedule: Schedule, num_steps: int) -> "Settings":
         """The same with other levels: the interval keeps its noise levels, as far as the new ones have them."""
@@ -153,3 +162,11 @@ def spec_of(kind: str, given: Spec, texts: Mapping[str, str], w: float | None = 
         return given.with_fields(values)
     text = ":".join([kind, *(f"{name}={text.strip()}" for name, text in texts.items())])
     return catalog.find(given.axis, kind).parse(text).with_fields(values)
+
+
+def settled(typed: float | None, held: float, low: float, high: float, *, whole: bool) -> float:
+    """The number that holds once it is typed: rounded if `whole`, within low to high; `held` if nothing was (None)."""
+    if typed is None:
+        return held
+    within = min(max(typed, low), high)
+    return round(within) if whole else within

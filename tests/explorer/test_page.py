@@ -129,6 +129,37 @@ def test_what_makes_no_sense_is_a_line_on_the_page(tmp_path):
         assert "--rho=5" in page.inner_text(".command")
 
 
+def test_a_number_box_shows_the_number_that_holds_and_the_interval_lasts(tmp_path):
+    """Two steps do not have the noise levels of the interval; with the former steps it is the former again."""
+    with served(tmp_path, "--steps=16") as address, opened(address) as page:
+        arrived(page)
+        interval = page.inner_text("text=/^interval: /")
+        assert "all noise levels" not in interval
+        for name, typed, by, holds in [
+            ("images", "2.7", "Enter", "3"), ("images", "900", "Tab", "64"), ("images", "", "Enter", "64"),
+            ("images", "2", "Tab", "2"), ("weight", "-1", "Tab", "0"), ("weight", "-", "Enter", "0"),
+            ("weight", "2.5", "Tab", "2.5"), ("steps", "1", "Enter", "2"),
+        ]:  # fmt: skip
+            box = typed_into(page, name, typed, by)
+            page.wait_for_function(
+                "([box, holds]) => box.value == holds && !box.validity.badInput", arg=[box.element_handle(), holds]
+            )
+        page.wait_for_selector(".command:has-text('--steps=2')", timeout=60_000)
+        assert "--seeds=0-1" in page.inner_text(".command")
+        assert "--weights=1,2.5" in page.inner_text(".command")
+        assert page.inner_text("text=/^interval: /") != interval
+        typed_into(page, "steps", "16", "Tab")
+        page.wait_for_selector(f"text={interval}", timeout=60_000)
+
+
+def typed_into(page, name, text, by):
+    """The number box of a slider, with this text typed over what it had, and a key that ends it."""
+    box = page.locator(f"input[aria-label='{name}']")
+    for key in ("Control+a", "Delete", *text, by):
+        box.press(key)
+    return box
+
+
 @pytest.mark.parametrize("preset", ["mnist16-classifier", "mnist16"])
 def test_it_fits_a_telephone(tmp_path, preset):
     with served(tmp_path, f"--preset={preset}", "--steps=3") as address, opened(address, 390, 844) as page:

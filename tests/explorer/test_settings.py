@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edm2_guidance.explorer.settings import Settings, fields_of, kinds, spec_of
+from edm2_guidance.explorer.settings import Settings, fields_of, kinds, settled, spec_of
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
@@ -78,6 +78,14 @@ def test_the_interval_keeps_its_noise_levels_on_other_schedules():
     assert Settings.of(recipe(1.5), 4).on(settings.schedule, 2).interval is None
 
 
+def test_an_interval_of_all_steps_is_none():
+    settings = Settings.of(recipe(1.5, interval=(3, 5)), 4)
+    assert settings.ends == StepInterval(3, 5)
+    assert settings.placed(StepInterval(0, 15)).interval is None
+    assert settings.placed(StepInterval(0, 15)).ends == StepInterval(0, 15)
+    assert settings.placed(StepInterval(0, 14)).interval == StepInterval(0, 14)
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [
@@ -100,3 +108,19 @@ def test_what_does_not_go_together_is_refused_with_its_reason():
         spec_of("edm", settings.schedule, {"rho": "x"})
     with pytest.raises(ValueError, match="steps 3-20"):
         replace(settings, interval=StepInterval(3, 20)).recipe(recipe(1.5))
+
+
+@pytest.mark.parametrize(
+    ("typed", "whole", "holds"),
+    [
+        (None, True, 16),
+        (1, True, 2),
+        (65, True, 64),
+        (2.7, True, 3),
+        (63.5, True, 64),
+        (2.7, False, 2.7),
+        (-3, False, 2),
+    ],
+)
+def test_a_typed_number_is_settled_within_its_bounds(typed, whole, holds):
+    assert settled(typed, 16, 2, 64, whole=whole) == holds
