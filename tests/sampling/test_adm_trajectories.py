@@ -144,8 +144,15 @@ def published(betas, form, scale, start, noise, wrong=None):
     return found
 
 
-@pytest.mark.parametrize(("form", "wrong"), [("ancestral", "at the mean"), ("ddim_eta0.5", "clipped after")])
-@pytest.mark.parametrize("betas", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("betas", "form", "wrong"),
+    [
+        ("linear", "ddim_eta0.5", "clipped after"),
+        ("cosine", "ancestral", "at the mean"),
+        pytest.param("linear", "ancestral", "at the mean", marks=pytest.mark.slow),
+        pytest.param("cosine", "ddim_eta0.5", "clipped after", marks=pytest.mark.slow),
+    ],
+)
 def test_published_formulas_with_either_betas(files, betas, form, wrong):
     """float64 states, so that sigma = 20,291 of the cosine's last timestep costs no digits."""
     name = f"traj/linear/{form}/scale2"

@@ -27,7 +27,10 @@ def nets(monkeypatch):
     plots._shape.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "panels"), [("fig1", 5), ("fig2", 5), ("fig9", 25), ("sheet", 8), ("gi1d", 8)])
+SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in (("sheet", 8), ("gi1d", 8))]
+
+
+@pytest.mark.parametrize(("name", "panels"), [("fig1", 5), ("fig2", 5), ("fig9", 25), *SLOW])
 def test_every_figure_has_its_panels_and_is_written(nets, name, panels, tmp_path):
     figure = plots.new_figure((10, 4))
     plots.draw(name, figure, nets, cfg=4.0, guidance=3.0)
