@@ -55,6 +55,7 @@ class StepInfo:
         sigma: The level that the step really starts from: above `level` under churn.
         sigma_next: The level that it ends at; 0 for the last.
         variances: Of an ancestral sampler, the least and the largest variance of the noise that it adds at the end.
+        levels: That all steps of the recipe start from.
     """
 
     index: int
@@ -63,6 +64,7 @@ class StepInfo:
     sigma: float
     sigma_next: float
     variances: tuple[float, float] | None = None
+    levels: tuple[float, ...] = ()
 
     def variance(self, mix: "Tensor | None") -> "float | Tensor":
         """The variance of an ancestral step: at `mix` in between, in logarithms; the least where nothing is learned."""
@@ -137,21 +139,26 @@ class Sampler(Spec):
 
 def planned(sampler: Sampler, levels: Sequence[float]) -> list[StepInfo]:
     """The steps that start from these falling levels, as the sampler makes them; the last one leads to 0."""
-    ends = [*levels[1:], 0.0]
-    steps = enumerate(zip(levels, ends, strict=True))
-    return [sampler.plan(StepInfo(index, len(levels), level, level, end), levels) for index, (level, end) in steps]
+    ends, known = [*levels[1:], 0.0], tuple(levels)
+    steps = [
+        StepInfo(index, len(levels), level, level, end, levels=known)
+        for index, (level, end) in enumerate(zip(levels, ends, strict=True))
+    ]
+    return [sampler.plan(step, levels) for step in steps]
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W].
 
-    mix: of the main network's `Prediction`. labels: the class of each image; None without classes.
+    sigma: the noise level of x. mix: of the main network's `Prediction`. labels: the class of each image; None without
+    classes.
     """
 
     x: "Tensor"
     main: "Tensor"
     push: "Tensor"
+    sigma: float
     mix: "Tensor | None" = None
     labels: "list[int] | None" = None
 
@@ -296,12 +303,16 @@ class Rule(Spec):
 
     axis: ClassVar[str] = "rule"
 
+    def still(self, step: StepInfo) -> bool:
+        """Whether D is made without any reference at this step. They are then not evaluated, and `guides` is empty."""
+        return False
+
     def shape(self, push: "Tensor", call: Call) -> "Tensor":
         """What is made of a push before it is weighed."""
         return push
 
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
-        """The guided D [N,C,H,W]; guides: those that are on, one at least."""
+        """The guided D [N,C,H,W]; guides: those that are on, one at least, unless this step is `still`."""
         return moved(call.main(), call, guides, self.shape)
 
 

@@ -454,7 +454,9 @@ class Recipe:
         counts = {"main": sum(calls)}
         for number, guide in enumerate(self.guides, start=1):
             asked = guide.reference.evaluations() * sum(
-                count for step, count in zip(steps, calls, strict=True) if guide.on(step)
+                count
+                for step, count in zip(steps, calls, strict=True)
+                if guide.on(step) and (guide.of_classifier or not self.rule.still(step))
             )
             name = "main" if guide.net is None else guide.role(number)
             counts[name] = counts.get(name, 0) + asked

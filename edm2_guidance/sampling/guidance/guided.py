@@ -82,16 +82,19 @@ class _Guided:
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
         call, untouched = _Call(x, sigma, self.step, self.batch, self.main), _changes(x)
-        acting = [_Acting(call, *each, self.recorder, self._at_once(call, *each[1:])) for each in self.guides]
-        networks = [each for each in acting if not each.guide.of_classifier]
-        denoised = self.rule.denoise(call, networks) if networks else call.main()
+        networks = [each for each in self.guides if not each[1].of_classifier]
+        asked = [] if self.rule.still(self.step) else [self._acting(call, *each) for each in networks]
+        denoised = self.rule.denoise(call, asked) if networks else call.main()
         if self.clip:
             denoised = denoised.clamp(-1, 1)
-        classifiers = [each for each in acting if each.guide.of_classifier]
+        classifiers = [self._acting(call, *each) for each in self.guides if each[1].of_classifier]
         prediction = Prediction(moved(denoised, call, classifiers), call.mix)
         if _changes(x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
         return prediction
+
+    def _acting(self, call: "_Call", number: int, guide: Guide, network: Network | LogProbs) -> "_Acting":
+        return _Acting(call, number, guide, network, self.recorder, self._at_once(call, guide, network))
 
     def _at_once(self, call: "_Call", guide: Guide, network: Network | LogProbs) -> Tensor | None:
         """D of a reference that is the main network under other classes, out of one batch with D of the main network.
@@ -191,7 +194,7 @@ class _Acting:
 
     def weight(self, push: Tensor) -> float | Tensor:
         call = self.call
-        weight = self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.mix, call.labels))
+        weight = self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.sigma, call.mix, call.labels))
         if self.recorder is not None:
             self.recorder.see(call.step, self.number, push, weight)
         return weight

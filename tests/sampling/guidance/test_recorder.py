@@ -84,7 +84,7 @@ def test_of_a_classifier_it_is_what_the_class_adds():
         x, sigma = step.start, step.info.sigma
         adds = size(mixture.denoise_of(x, sigma, LABELS) - mixture.denoise(x, sigma))
         np.testing.assert_allclose(found.difference[:, k, 0], adds, rtol=1e-4, atol=1e-6)
-        weight = guide.weight.at(step.info, Seen(x, x, x, x.sigmoid()))
+        weight = guide.weight.at(step.info, Seen(x, x, x, step.info.sigma, x.sigmoid()))
         np.testing.assert_allclose(found.weight[:, k, 0], weight.mean(1), rtol=1e-5)
         apart.append(float((weight[:, 0] - weight[:, 1]).abs().max()))
     assert max(apart) > 0.1

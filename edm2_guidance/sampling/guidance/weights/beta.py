@@ -1,0 +1,46 @@
+"""A weight by a Beta density over the steps, with a push of set length."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edm2_guidance.recipe.parts import Seen, StepInfo, Weight
+from edm2_guidance.recipe.spec import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Beta(Weight):
+    """From the reference's noise estimate, w B(p) times the difference over its length to the power gamma.
+
+    p is the share of the steps, 0 at the noise. B is the density of Beta(a, b): 0 at both ends for a, b > 1, where D is
+    that of the reference, not that of the main network. The length is of the difference of noise estimates, over an
+    image.
+    """
+
+    kind: ClassVar[str] = "beta"
+    source: ClassVar[str] = "arXiv 2502.10574"
+
+    a: float = option(2.0, "First parameter of the density", low=1)
+    b: float = option(2.0, "Second parameter of the density", low=1)
+    gamma: float = option(1.0, "Power of the length that is divided by; 0 = none", low=0)
+
+    @property
+    def moves(self) -> bool:
+        return True
+
+    def off(self, step: StepInfo) -> bool:
+        return False
+
+    def at(self, step: StepInfo, seen: Seen) -> "float | Tensor":
+        amount = self.w * self._density(step.progress)
+        if self.gamma == 0 or amount == 0:
+            return amount
+        length = seen.push.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / seen.sigma
+        return amount / length.clamp_min(1e-12) ** self.gamma
+
+    def _density(self, p: float) -> float:
+        log_beta = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
+        return float(p ** (self.a - 1) * (1 - p) ** (self.b - 1) / math.exp(log_beta))

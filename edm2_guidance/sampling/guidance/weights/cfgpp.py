@@ -1,0 +1,40 @@
+"""The weight that stands for renoising with the reference's prediction."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edm2_guidance.recipe.parts import Reference, Sampler, Scheduled, StepInfo
+from edm2_guidance.recipe.spec import option
+
+
+@dataclass(frozen=True)
+class CFGpp(Scheduled):
+    """w sigma / (sigma - sigma_next), w between 0 and 1: in first-order steps the noise of the reference is added back.
+
+    D is then D_g + w (D_m - D_g), and x goes on with the noise that D_g sees in it. In steps of a higher order that
+    does not hold; some codes take the weight there all the same, which `everywhere` allows.
+    """
+
+    kind: ClassVar[str] = "cfgpp"
+    source: ClassVar[str] = "arXiv 2406.08070"
+
+    everywhere: bool = option(False, "Also with samplers of a higher order")
+
+    @property
+    def moves(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        if not 0 <= self.w <= 1:
+            raise ValueError(f"{self.kind}: w={self.w:g}: must be at least 0 and at most 1")
+
+    def check_use(self, sampler: Sampler, reference: Reference) -> None:
+        first_order = sampler.memory == 0 and sampler.evaluations([2.0, 1.0]) == [1, 1]
+        if not first_order and not self.everywhere:
+            raise ValueError(
+                f"the weight {self.kind} is of first-order steps, which those of {sampler.kind} are not: take "
+                f"--sampler=euler, or give {self.kind}:everywhere"
+            )
+
+    def value(self, step: StepInfo) -> float:
+        return self.w * step.sigma / (step.sigma - step.sigma_next)

@@ -1,0 +1,30 @@
+"""A weight that rises to the middle and falls again."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edm2_guidance.recipe.parts import Scheduled, StepInfo
+from edm2_guidance.recipe.spec import option
+
+
+@dataclass(frozen=True)
+class TV(Scheduled):
+    """From 1 at both ends up to 2 w - 1 at the peak, in straight lines over the steps; w is the mean. Experimental.
+
+    The paper takes the mean over the model's own time, here it is over the steps. From a port, not from the paper.
+    """
+
+    kind: ClassVar[str] = "tv"
+    source: ClassVar[str] = "arXiv 2509.22007, at second hand"
+
+    peak: float = option(0.5, "Where the peak is, as a share of the steps", above=0, high=1)
+
+    def value(self, step: StepInfo) -> float:
+        raw = [self._raw(index, step.num_steps) for index in range(step.num_steps)]
+        return raw[step.index] * self.w * step.num_steps / math.fsum(raw)
+
+    def _raw(self, index: int, num_steps: int) -> float:
+        top = math.ceil(num_steps * self.peak)
+        share = index / top if index <= top else (num_steps - index) / (num_steps - top)
+        return 1 + 2 * (self.w - 1) * share

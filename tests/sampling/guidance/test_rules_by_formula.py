@@ -1,0 +1,129 @@
+"""Rules from papers, each against its formula, written out image by image in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from edm2_guidance.recipe.parts import Rule, StepInfo, constant
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from tests.functions import denoise_at
+
+STEP, SIGMA = StepInfo(3, 8, 0.7, 0.7, 0.2), 0.7
+X, MAIN, GUIDE = torch.randn(3, 4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+
+
+def result(rule, weight=3.0, x=X, main=MAIN, guide=GUIDE, step=STEP):
+    at = denoise_at(lambda x, sigma: main, (lambda x, sigma: guide, weight), rule=Rule.parse(rule))
+    return at(step)(x, step.sigma)
+
+
+@pytest.mark.parametrize("rule", ["tcfg", "cfg-zero", "fdg", "fdg:low=0.3:parallel=0"])
+def test_no_image_sees_another(rule):
+    alone = [result(rule, x=X[n : n + 1], main=MAIN[n : n + 1], guide=GUIDE[n : n + 1]) for n in range(4)]
+    torch.testing.assert_close(torch.cat(alone), result(rule), rtol=1e-10, atol=1e-10)
+    assert torch.equal(result(rule, 1.0), MAIN), "w = 1 is off"
+
+
+def test_tcfg():
+    """By the singular vectors of numpy."""
+    for n, made in enumerate(result("tcfg").numpy()):
+        x, main, guide = (each[n].numpy().ravel() for each in (X, MAIN, GUIDE))
+        eps_main, eps_guide = (x - main) / SIGMA, (x - guide) / SIGMA
+        first = np.linalg.svd(np.stack([eps_main, eps_guide]), full_matrices=False)[2][0]
+        kept = (eps_guide @ first) * first
+        eps = kept + 3 * (eps_main - kept)
+        np.testing.assert_allclose(made.ravel(), x - SIGMA * eps, rtol=1e-9, atol=1e-9)
+
+
+def test_cfg_zero():
+    for n, made in enumerate(result("cfg-zero").numpy()):
+        x, main, guide = (each[n].numpy() for each in (X, MAIN, GUIDE))
+        v_main, v_guide = ((x - d) / SIGMA - d for d in (main, guide))
+        scaled = v_guide * (v_main * v_guide).sum() / ((v_guide**2).sum() + 1e-8)
+        v = scaled + 3 * (v_main - scaled)
+        np.testing.assert_allclose(made, (x - SIGMA * v) / (1 + SIGMA), rtol=1e-9, atol=1e-9)
+
+
+def test_cfg_zero_stands_still_where_a_guide_is_on():
+    first = StepInfo(0, 8, 0.7, 0.7, 0.2)
+    torch.testing.assert_close(result("cfg-zero", step=first), X / (1 + SIGMA))
+    # In the variables of flow matching, x / (1 + sigma), nothing moves.
+    moved = X + (0.2 - SIGMA) * (X - X / (1 + SIGMA)) / SIGMA
+    torch.testing.assert_close(moved / 1.2, X / (1 + SIGMA))
+    assert not torch.equal(result("cfg-zero:zero=0", step=first), result("cfg-zero", step=first))
+    asked = []
+
+    def guide(x, sigma):
+        asked.append(sigma)
+        return GUIDE
+
+    at = denoise_at(lambda x, sigma: MAIN, (guide, 3.0), rule=Rule.parse("cfg-zero"))
+    at(first)(X, SIGMA)
+    assert asked == []
+    recipe = Recipe("net", (Guide("net2", constant(3)),), 8, rule="cfg-zero:zero=2")
+    assert recipe.evaluations() == {"main": 15, "guide 1": 11}
+
+
+def blurred(image):
+    """5 x 5 binomial, borders mirrored without the edge; numpy, [H,W]."""
+    wide = np.pad(image, 2, mode="reflect")
+    taps = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    rows, columns = image.shape
+    return np.array([[(wide[i : i + 5, j : j + 5] * taps).sum() for j in range(columns)] for i in range(rows)])
+
+
+def halved(image):
+    return blurred(image).reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2).mean((1, 3))
+
+
+def doubled(image):
+    """Twice the size: every new pixel is at a quarter of a pixel from an old one; edges repeated; then blurred."""
+    wide = np.pad(image, 1, mode="edge")
+    for axis in (0, 1):
+        count = wide.shape[axis] - 2
+        before, here, after = (np.take(wide, range(first, first + count), axis) for first in range(3))
+        wide = np.stack([0.25 * before + 0.75 * here, 0.75 * here + 0.25 * after], axis + 1)
+        shape = list(here.shape)
+        shape[axis] *= 2
+        wide = wide.reshape(shape)
+    return blurred(wide)
+
+
+def test_the_slow_pyramid_at_known_values():
+    np.testing.assert_allclose(halved(np.arange(16.0).reshape(4, 4)), [[4.6875, 5.8125], [9.1875, 10.3125]])
+    impulse = np.zeros((8, 8))
+    impulse[3, 4] = 1
+    assert doubled(halved(impulse))[3, 4] == pytest.approx(0.0508890, abs=5e-8)
+
+
+def test_fdg():
+    for n, made in enumerate(result("fdg:low=0.25").numpy()):
+        for channel, plane in enumerate(made):
+            main, push = MAIN[n, channel].numpy(), (MAIN - GUIDE)[n, channel].numpy()
+            low = doubled(halved(push))
+            np.testing.assert_allclose(plane, main + 2 * (push - low) + 0.5 * low, rtol=1e-9, atol=1e-9)
+
+
+def test_fdg_of_one_band_is_linear():
+    torch.testing.assert_close(result("fdg:low=1"), result("linear"))
+
+
+def test_fdg_adds_nothing_along_the_main_network():
+    """A push along D_m in every band: with parallel=0 nothing of it is left."""
+    twice = result("fdg:low=0.5:parallel=0", main=MAIN, guide=2 * MAIN)
+    torch.testing.assert_close(twice, MAIN, rtol=1e-9, atol=1e-9)
+    kept = result("fdg:low=0.5:parallel=0.25", main=MAIN, guide=2 * MAIN)
+    full = result("fdg:low=0.5", main=MAIN, guide=2 * MAIN)
+    torch.testing.assert_close(kept - MAIN, 0.25 * (full - MAIN), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sides", [(7, 8), (4, 4)])
+def test_fdg_says_which_sizes_it_takes(sides):
+    x = torch.randn(2, 3, *sides)
+    with pytest.raises(ValueError, match=f"must be even and at least 6, not {sides[0]} x {sides[1]}"):
+        result("fdg", x=x, main=x, guide=2 * x)
+
+
+def test_names_in_recipes():
+    recipe = Recipe("net", (Guide(NetworkRef("net2"), constant(2)),), 4, rule="fdg:low=0.5")
+    assert recipe.to_json()["rule"] == "fdg:low=0.5"
