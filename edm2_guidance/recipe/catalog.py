@@ -33,6 +33,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "dg": "sampling.guidance.weights.dg:DG",
         "beta": "sampling.guidance.weights.beta:Beta",
         "cfgpp": "sampling.guidance.weights.cfgpp:CFGpp",
+        "feedback": "sampling.guidance.weights.feedback:Feedback",
         "power-law": "sampling.guidance.weights.power_law:PowerLaw",
         "mambo-g": "sampling.guidance.weights.mambo_g:MamboG",
         "posterior": "sampling.guidance.weights.posterior:Posterior",
@@ -41,6 +42,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "rule": {
         "linear": "sampling.guidance.rules.linear:Linear",
         "rescale": "sampling.guidance.rules.rescale:Rescale",
+        "apg": "sampling.guidance.rules.apg:APG",
         "fdg": "sampling.guidance.rules.fdg:FDG",
         "tcfg": "sampling.guidance.rules.tcfg:TCFG",
         "cfg-zero": "sampling.guidance.rules.cfg_zero:CFGZero",

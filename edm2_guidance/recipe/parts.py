@@ -7,7 +7,7 @@ how far, a rule how; a sampler writes one step, and the engine (`sampling/engine
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -37,6 +37,9 @@ class Denoise(Protocol):
 
     def predict(self, x: "Tensor", sigma: float) -> Prediction:
         """The same, beside it what the main network knows of the variance."""
+
+    def end(self, step: "Step") -> None:
+        """The step is made: weights that look at where it led do so now."""
 
 
 # Unit normal noise of the shape of x [N,C,H,W], each image's from its own seed.
@@ -152,7 +155,7 @@ class Seen:
     """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W].
 
     sigma: the noise level of x. mix: of the main network's `Prediction`. labels: the class of each image; None without
-    classes.
+    classes. memory: what the weight has kept of these images, under names of its own; empty at the first step.
     """
 
     x: "Tensor"
@@ -161,13 +164,19 @@ class Seen:
     sigma: float
     mix: "Tensor | None" = None
     labels: "list[int] | None" = None
+    memory: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Weight(Spec):
-    """How far D moves away from a reference: by (w - 1) times the push, so 1 is off."""
+    """How far D moves away from a reference: by (w - 1) times the push, so 1 is off.
+
+    Attributes:
+        remembers: Whether it looks back at all steps, so that its guide has no interval.
+    """
 
     axis: ClassVar[str] = "weight"
+    remembers: ClassVar[bool] = False
 
     w: float = option(1.0, "Guidance weight; 1 = off")
 
@@ -211,6 +220,9 @@ class Weight(Spec):
     def at(self, step: StepInfo, seen: Seen) -> "float | Tensor":
         """The weight at a step: a number, or a tensor that broadcasts over [N,C,H,W]."""
 
+    def observe(self, done: Step, seen: Seen) -> None:
+        """Look at where a step led, and keep in `seen.memory` what counts. seen: at the step's first evaluation."""
+
 
 @dataclass(frozen=True)
 class Scheduled(Weight):
@@ -235,6 +247,7 @@ class Call(Protocol):
     step: StepInfo
     labels: "list[int] | None"  # the class of each image; None without classes
     num_classes: int
+    first: bool  # of the step; a corrector's is not
 
     @property
     def mix(self) -> "Tensor | None":
@@ -288,6 +301,10 @@ class Reference(Spec):
 class Acting(Protocol):
     """A guide that is on in a call."""
 
+    @property
+    def memory(self) -> "dict[str, Tensor]":
+        """What the rule has kept of these images for this guide, under names of its own; empty at the first step."""
+
     def push(self) -> "Tensor":
         """D of the main network minus D of the reference [N,C,H,W]."""
 
@@ -307,8 +324,8 @@ class Rule(Spec):
         """Whether D is made without any reference at this step. They are then not evaluated, and `guides` is empty."""
         return False
 
-    def shape(self, push: "Tensor", call: Call) -> "Tensor":
-        """What is made of a push before it is weighed."""
+    def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
+        """What is made of a push before it is weighed. memory: of the guide, see `Acting`."""
         return push
 
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
@@ -320,12 +337,12 @@ def moved(
     denoised: "Tensor",
     call: Call,
     guides: Sequence[Acting],
-    shape: "Callable[[Tensor, Call], Tensor]" = lambda push, call: push,
+    shape: "Callable[[Tensor, Call, dict[str, Tensor]], Tensor]" = lambda push, call, memory: push,
 ) -> "Tensor":
     """D [N,C,H,W] moved along the push of every guide, by w - 1 times its shape."""
     for guide in guides:
         push = guide.push()
-        denoised = denoised + (guide.weight(push) - 1) * shape(push, call)
+        denoised = denoised + (guide.weight(push) - 1) * shape(push, call, guide.memory)
     return denoised
 
 

@@ -343,6 +343,9 @@ class Recipe:
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
             interval = guide.interval
+            if guide.weight.remembers and (interval is not None or guide.of_classifier):
+                what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
+                raise ValueError(f"the weight {guide.weight.kind} looks back at all steps: not for a guide {what}")
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
                 steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
                 raise ValueError(

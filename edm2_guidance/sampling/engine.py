@@ -25,7 +25,9 @@ def trajectory(
     x = noise * sampler.start(steps[0].level)
     past: deque[Step] = deque(maxlen=sampler.memory)
     for info in steps:
-        step = sampler.step(x, info, at(info), randn_like, past)
+        denoise = at(info)
+        step = sampler.step(x, info, denoise, randn_like, past)
+        denoise.end(step)
         past.append(step)
         x = step.x
         yield step

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, StepInfo, moved
+from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
@@ -53,48 +53,69 @@ def guided(
     """
     rule = Rule.parse("linear") if rule is None else rule
     batch = Batch() if batch is None else batch
+    known = [
+        _Known(number, guide, main if network is None else network) for number, (guide, network) in enumerate(guides)
+    ]
 
     def at(step: StepInfo) -> Denoise:
-        active = [
-            (number, guide, main if network is None else network)
-            for number, (guide, network) in enumerate(guides)
-            if guide.on(step)
-        ]
+        active = [each for each in known if each.guide.on(step)]
         return _Guided(step, main, active, rule, batch, clip, recorder)
 
     return at
 
 
 @dataclass(frozen=True)
+class _Known:
+    """A guide, what its reference asks, and what rule and weight have kept of the images of the batch."""
+
+    number: int
+    guide: Guide
+    network: Network | LogProbs
+    of_rule: dict[str, Tensor] = field(default_factory=dict)
+    of_weight: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Guided:
-    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on, by number."""
+    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on.
+
+    seen: of each guide, by number, what its weight saw at the first evaluation, if it remembers.
+    """
 
     step: StepInfo
     main: Network
-    guides: list[tuple[int, Guide, Network | LogProbs]]
+    guides: list[_Known]
     rule: Rule
     batch: Batch
     clip: bool
     recorder: Recorder | None
+    calls: list[float] = field(default_factory=list)  # the noise level of each
+    seen: dict[int, Seen] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self.predict(x, sigma).denoised
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
-        call, untouched = _Call(x, sigma, self.step, self.batch, self.main), _changes(x)
-        networks = [each for each in self.guides if not each[1].of_classifier]
-        asked = [] if self.rule.still(self.step) else [self._acting(call, *each) for each in networks]
+        call, untouched = _Call(x, sigma, self.step, self.batch, self.main, not self.calls), _changes(x)
+        self.calls.append(sigma)
+        networks = [each for each in self.guides if not each.guide.of_classifier]
+        asked = [] if self.rule.still(self.step) else [self._acting(call, each) for each in networks]
         denoised = self.rule.denoise(call, asked) if networks else call.main()
         if self.clip:
             denoised = denoised.clamp(-1, 1)
-        classifiers = [self._acting(call, *each) for each in self.guides if each[1].of_classifier]
+        classifiers = [self._acting(call, each) for each in self.guides if each.guide.of_classifier]
         prediction = Prediction(moved(denoised, call, classifiers), call.mix)
         if _changes(x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
         return prediction
 
-    def _acting(self, call: "_Call", number: int, guide: Guide, network: Network | LogProbs) -> "_Acting":
-        return _Acting(call, number, guide, network, self.recorder, self._at_once(call, guide, network))
+    def end(self, step: Step) -> None:
+        for each in self.guides:
+            if each.number in self.seen:
+                each.guide.weight.observe(step, self.seen[each.number])
+
+    def _acting(self, call: "_Call", known: _Known) -> "_Acting":
+        return _Acting(call, known, self.recorder, self.seen, self._at_once(call, known.guide, known.network))
 
     def _at_once(self, call: "_Call", guide: Guide, network: Network | LogProbs) -> Tensor | None:
         """D of a reference that is the main network under other classes, out of one batch with D of the main network.
@@ -116,8 +137,8 @@ def _changes(x: Tensor) -> int:
 class _Call:
     """One evaluation, as `recipe.parts.Call` promises it."""
 
-    def __init__(self, x: Tensor, sigma: float, step: StepInfo, batch: Batch, main: Network) -> None:
-        self.x, self.sigma, self.step, self.batch = x, sigma, step, batch
+    def __init__(self, x: Tensor, sigma: float, step: StepInfo, batch: Batch, main: Network, first: bool) -> None:
+        self.x, self.sigma, self.step, self.batch, self.first = x, sigma, step, batch, first
         self.labels, self.num_classes = batch.labels, batch.num_classes
         self._network = main
         self._asked: Callable[..., Any] = main  # the network or classifier of the guide at work
@@ -177,26 +198,33 @@ class _Call:
 class _Acting:
     """A guide that is on in a call, with the network or classifier that its reference asks.
 
-    denoised: D of the reference, if it came out of one batch with that of the main network.
+    seen: where what a weight that remembers saw is left for the end of the step. denoised: D of the reference, if it
+    came out of one batch with that of the main network.
     """
 
     call: _Call
-    number: int
-    guide: Guide
-    network: Network | LogProbs
+    known: _Known
     recorder: Recorder | None
+    seen: dict[int, Seen]
     denoised: Tensor | None = None
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        return self.known.of_rule
 
     def push(self) -> Tensor:
         if self.denoised is not None:
             return self.call.main() - self.denoised
-        return self.guide.reference.push(self.call.asking(self.network))
+        return self.known.guide.reference.push(self.call.asking(self.known.network))
 
     def weight(self, push: Tensor) -> float | Tensor:
-        call = self.call
-        weight = self.guide.weight.at(call.step, Seen(call.x, call.main(), push, call.sigma, call.mix, call.labels))
+        call, own = self.call, self.known.guide.weight
+        seen = Seen(call.x, call.main(), push, call.sigma, call.mix, call.labels, self.known.of_weight)
+        if own.remembers and call.first:
+            self.seen[self.known.number] = seen
+        weight = own.at(call.step, seen)
         if self.recorder is not None:
-            self.recorder.see(call.step, self.number, push, weight)
+            self.recorder.see(call.step, self.known.number, push, weight)
         return weight
 
 

@@ -30,7 +30,7 @@ class CFGZero(Rule):
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
         return call.x / (1 + call.sigma) if self.still(call.step) else super().denoise(call, guides)
 
-    def shape(self, push: "Tensor", call: Call) -> "Tensor":
+    def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
         main = call.main()
         reference = main - push
         v_main, v_reference = ((call.x - each) / call.sigma - each for each in (main, reference))

@@ -25,7 +25,7 @@ class FDG(Rule):
     low: float = option(0.0, "Share of the push that the low frequencies get; 1 = the linear rule", low=0)
     parallel: float = option(1.0, "Share of what is along D_m; 1 = all of it", low=0, high=1)
 
-    def shape(self, push: "Tensor", call: Call) -> "Tensor":
+    def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
         low, high = _bands(push)
         if self.parallel < 1:
             of_low, of_high = _bands(call.main())

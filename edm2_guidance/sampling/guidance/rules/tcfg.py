@@ -20,7 +20,7 @@ class TCFG(Rule):
     kind: ClassVar[str] = "tcfg"
     source: ClassVar[str] = "arXiv 2503.18137"
 
-    def shape(self, push: "Tensor", call: Call) -> "Tensor":
+    def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
         import torch
 
         main = ((call.x - call.main()) / call.sigma).flatten(1).double()
@@ -29,5 +29,6 @@ class TCFG(Rule):
         squares, vectors = torch.linalg.eigh(both @ both.mT)
         along = vectors[:, :, 1:].mT @ both  # [N, 1, D], of length sqrt of the larger eigenvalue
         share = (along * reference[:, None]).sum(2, keepdim=True) / squares[:, 1:, None].clamp_min(1e-300)
-        made = ((share * along).squeeze(1) - main) * call.sigma  # D_m - D' = sigma (eps' - eps_m)
-        return made.view_as(push).to(push.dtype)
+        moved = ((share * along).squeeze(1) - main) * call.sigma  # D_m - D' = sigma (eps' - eps_m)
+        made: Tensor = moved.view_as(push).to(push.dtype)
+        return made

@@ -39,7 +39,8 @@ class Beta(Weight):
         if self.gamma == 0 or amount == 0:
             return amount
         length = seen.push.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / seen.sigma
-        return amount / length.clamp_min(1e-12) ** self.gamma
+        made: Tensor = amount / length.clamp_min(1e-12) ** self.gamma
+        return made
 
     def _density(self, p: float) -> float:
         log_beta = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
