@@ -46,6 +46,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "fdg": "sampling.guidance.rules.fdg:FDG",
         "tcfg": "sampling.guidance.rules.tcfg:TCFG",
         "cfg-zero": "sampling.guidance.rules.cfg_zero:CFGZero",
+        "reg": "sampling.guidance.rules.reg:REG",
         "own-rule": "sampling.guidance.rules.own_rule:OwnRule",
     },
     "extractor": {

@@ -256,6 +256,10 @@ class Call(Protocol):
     def main(self) -> "Tensor":
         """D of the main network here; evaluated once, however often it is asked for."""
 
+    @property
+    def gradient(self) -> "Tensor":
+        """d(sum of D_m) / dx here [N,C,H,W], for rules that take it."""
+
     def guide(self, labels: "list[int] | None") -> "Tensor":
         """D of the network that the guide at work names (the main one if it names none), here, for these classes."""
 
@@ -316,9 +320,13 @@ class Rule(Spec):
     """How main and references make D.
 
     D = D_m + sum_i (w_i - 1) * shape(D_m - D_i), unless a kind overrides `denoise`.
+
+    Attributes:
+        takes_gradient: Whether it looks at `Call.gradient`. The main network must then let gradients through.
     """
 
     axis: ClassVar[str] = "rule"
+    takes_gradient: ClassVar[bool] = False
 
     def still(self, step: StepInfo) -> bool:
         """Whether D is made without any reference at this step. They are then not evaluated, and `guides` is empty."""

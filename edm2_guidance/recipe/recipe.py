@@ -451,7 +451,8 @@ class Recipe:
         """Network evaluations that one image takes, of a resolved recipe: of "main", each "guide N" or "classifier N".
 
         What a reference asks of the main network counts there. A guide that is off takes 0. A classifier's are with
-        their gradient. Those of a base that is sampled follow, of "base main" and so on.
+        their gradient; "main gradient" is how many of the main network's are, for a rule that takes it. Those of a base
+        that is sampled follow, of "base main" and so on.
         """
         steps, calls = self.steps(), self.sampler.evaluations(self.levels())
         counts = {"main": sum(calls)}
@@ -463,6 +464,12 @@ class Recipe:
             )
             name = "main" if guide.net is None else guide.role(number)
             counts[name] = counts.get(name, 0) + asked
+        if self.rule.takes_gradient:
+            counts["main gradient"] = sum(
+                count
+                for step, count in zip(steps, calls, strict=True)
+                if any(guide.on(step) and not guide.of_classifier for guide in self.guides)
+            )
         return counts | (of_base(self.base.evaluations()) if isinstance(self.base, Recipe) else {})
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.guidance.guided import Batch, Counted, LogProbs, Network, guided
+from edm2_guidance.sampling.guidance.guided import Batch, Counted, Differentiated, LogProbs, Network, guided
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.latents import Latents
 from edm2_guidance.sampling.stored_base import StoredBase
@@ -559,7 +559,10 @@ def sample(
     counted = {name: Counted(_bound(model, generation, low_res)) for name, model in generation.networks().items()}
     guides = [(guide, counted.get(guide.role(number))) for number, guide in enumerate(recipe.guides, start=1)]
     batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
-    at = guided(counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder)
+    gradient = Differentiated(counted["main"])
+    at = guided(
+        counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder, gradient=gradient
+    )
     noise = to_device(noise, device).to(DTYPES[recipe.dtype])
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
         if recorder is not None:
@@ -569,6 +572,8 @@ def sample(
     if evaluations is not None:
         for name, network in counted.items():
             evaluations[name] += network.evaluations
+        if recipe.rule.takes_gradient:
+            evaluations["main gradient"] += gradient.evaluations
     return last.x, labels if generation.knows_classes or small is not None else None
 
 
@@ -721,6 +726,8 @@ def _check_references(recipe: Recipe, main: Model, models: Sequence[Model | Clas
         asked = main if model is None else model
         if guide.reference.needs_labels and (asked.num_classes == 0 or recipe.labels == "none"):
             raise ValueError(f"the reference '{guide.reference}' needs classes, and {asked.source} knows none")
+    if recipe.rule.takes_gradient and "gradients" not in main.supports:
+        raise ValueError(f"the rule {recipe.rule.kind} takes gradients, which {main.source} does not let through")
 
 
 def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:

@@ -45,13 +45,16 @@ def guided(
     *,
     clip: bool = False,
     recorder: Recorder | None = None,
+    gradient: "Differentiated | None" = None,
 ) -> DenoiseAt:
     """The denoiser of every step.
 
     guides: of a resolved recipe, each with its network or classifier (None = the main network). clip: D of the networks
     is held within [-1, 1], before classifiers move it (arXiv 2105.05233). recorder: takes down what guides do.
+    gradient: of the main network, made here unless it is given to count.
     """
     rule = Rule.parse("linear") if rule is None else rule
+    differentiated = (gradient or Differentiated(main)) if rule.takes_gradient else None
     batch = Batch() if batch is None else batch
     known = [
         _Known(number, guide, main if network is None else network) for number, (guide, network) in enumerate(guides)
@@ -59,7 +62,7 @@ def guided(
 
     def at(step: StepInfo) -> Denoise:
         active = [each for each in known if each.guide.on(step)]
-        return _Guided(step, main, active, rule, batch, clip, recorder)
+        return _Guided(step, main, active, rule, batch, clip, recorder, differentiated)
 
     return at
 
@@ -89,6 +92,7 @@ class _Guided:
     batch: Batch
     clip: bool
     recorder: Recorder | None
+    differentiated: "Differentiated | None"  # for a rule that takes the gradient
     calls: list[float] = field(default_factory=list)  # the noise level of each
     seen: dict[int, Seen] = field(default_factory=dict)
 
@@ -96,9 +100,11 @@ class _Guided:
         return self.predict(x, sigma).denoised
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
-        call, untouched = _Call(x, sigma, self.step, self.batch, self.main, not self.calls), _changes(x)
-        self.calls.append(sigma)
         networks = [each for each in self.guides if not each.guide.of_classifier]
+        differentiated = self.differentiated if networks else None
+        call = _Call(x, sigma, self.step, self.batch, self.main, not self.calls, differentiated)
+        untouched = _changes(x)
+        self.calls.append(sigma)
         asked = [] if self.rule.still(self.step) else [self._acting(call, each) for each in networks]
         denoised = self.rule.denoise(call, asked) if networks else call.main()
         if self.clip:
@@ -123,7 +129,7 @@ class _Guided:
         None where it is evaluated by itself.
         """
         few = len(call.x) <= TOGETHER.get(call.x.device.type, 0)
-        if network is not self.main or call.evaluated or not few:
+        if network is not self.main or call.evaluated or not few or self.differentiated is not None:
             return None
         labels = guide.reference.other_labels(call)
         return None if labels is None else call.together(labels)
@@ -137,17 +143,38 @@ def _changes(x: Tensor) -> int:
 class _Call:
     """One evaluation, as `recipe.parts.Call` promises it."""
 
-    def __init__(self, x: Tensor, sigma: float, step: StepInfo, batch: Batch, main: Network, first: bool) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        sigma: float,
+        step: StepInfo,
+        batch: Batch,
+        main: Network,
+        first: bool,
+        differentiated: "Differentiated | None",
+    ) -> None:
         self.x, self.sigma, self.step, self.batch, self.first = x, sigma, step, batch, first
         self.labels, self.num_classes = batch.labels, batch.num_classes
         self._network = main
         self._asked: Callable[..., Any] = main  # the network or classifier of the guide at work
         self._prediction: Prediction | None = None
+        self._differentiated = differentiated
+        self._gradient: Tensor | None = None
 
     def _predicted(self) -> Prediction:
         if self._prediction is None:
-            self._prediction = self._network(self.x, self._level(self.x), self.labels)
+            asked = self.x, self._level(self.x), self.labels
+            if self._differentiated is None:
+                self._prediction = self._network(*asked)
+            else:
+                self._prediction, self._gradient = self._differentiated(*asked)
         return self._prediction
+
+    @property
+    def gradient(self) -> Tensor:
+        self._predicted()
+        assert self._gradient is not None, "the rule says that it takes none"
+        return self._gradient
 
     def _level(self, x: Tensor) -> Tensor:
         """The noise level, made on the device: a copy from here would wait for all that it has to do."""
@@ -226,6 +253,24 @@ class _Acting:
         if self.recorder is not None:
             self.recorder.see(call.step, self.known.number, push, weight)
         return weight
+
+
+class Differentiated:
+    """A network with the gradient of its D; counts the gradients, in images."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.evaluations = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: list[int] | None) -> tuple[Prediction, Tensor]:
+        """What it predicts, and d(sum of D) / dx [N,C,H,W]: images do not mix, so of each its own."""
+        self.evaluations += len(x)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            made = self.network(leaf, sigma, labels)
+            (gradient,) = torch.autograd.grad(made.denoised, leaf, torch.ones_like(made.denoised))
+        mix = None if made.mix is None else made.mix.detach()
+        return Prediction(made.denoised.detach(), mix), gradient
 
 
 class Counted:

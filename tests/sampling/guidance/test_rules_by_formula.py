@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.inference import Inference
+from edm2_guidance.models import open_model
 from edm2_guidance.recipe.parts import Rule, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.sampling.generation import open_recipe, sample
+from tests import mixture
 from tests.functions import denoise_at
 
 STEP, SIGMA = StepInfo(3, 8, 0.7, 0.7, 0.2), 0.7
@@ -122,6 +126,52 @@ def test_fdg_says_which_sizes_it_takes(sides):
     x = torch.randn(2, 3, *sides)
     with pytest.raises(ValueError, match=f"must be even and at least 6, not {sides[0]} x {sides[1]}"):
         result("fdg", x=x, main=x, guide=2 * x)
+
+
+def test_reg_of_one_gaussian():
+    """D_m = m + c (x - m), whose gradient is c everywhere: the push shrinks by it."""
+    c = 0.25 / (0.25 + SIGMA**2)
+    at = denoise_at(lambda x, sigma: 0.3 + c * (x - 0.3), (lambda x, sigma: GUIDE, 3.0), rule=Rule.parse("reg"))
+    main = 0.3 + c * (X - 0.3)
+    torch.testing.assert_close(at(STEP)(X, SIGMA), main + 2 * c * (main - GUIDE))
+
+
+def test_reg_of_a_mixture():
+    """The gradient of the sum by central differences, point by point."""
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradient = torch.zeros_like(x)
+    for place in np.ndindex(*x.shape):
+        apart = torch.zeros_like(x)
+        apart[place] = 1e-5
+        above, below = (mixture.denoise(x + sign * apart, SIGMA)[place[0]].sum() for sign in (1, -1))
+        gradient[place] = (above - below) / 2e-5
+    main, other = mixture.denoise(x, SIGMA), torch.tanh(x)
+    with torch.no_grad():
+        at = denoise_at(mixture.denoise, (lambda x, sigma: torch.tanh(x), 2.5), rule=Rule.parse("reg"))
+        made = at(STEP)(x, SIGMA)
+    assert not made.requires_grad
+    torch.testing.assert_close(made, main + 1.5 * gradient * (main - other), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", ["plain", "prepared"])
+def test_reg_counts_what_it_was_said_to_cost(tiny_networks, form):
+    nets = [str(tiny_networks[kind]) for kind in ("cond", "weak")]
+    recipe = Recipe(nets[0], (Guide(nets[1], constant(2), (1, 2)),), 4, rule="reg")
+    assert recipe.evaluations() == {"main": 7, "guide 1": 4, "main gradient": 4}
+    counted, generation = {}, open_recipe(recipe, "cpu", inference=Inference(form))
+    counted = dict.fromkeys(generation.evaluations_per_image(), 0)
+    made, _ = sample(generation, [0, 1], counted)
+    assert counted == {"main": 14, "guide 1": 8, "main gradient": 8}
+    alone, _ = sample(generation, [1])
+    torch.testing.assert_close(made[1:], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_reg_needs_a_network_that_lets_gradients_through(tiny_networks):
+    net = open_model(str(tiny_networks["cond"]), "cpu")
+    net.supports = frozenset()
+    with pytest.raises(ValueError, match=r"the rule reg takes gradients, which .* does not let through"):
+        open_recipe(Recipe(net, (Guide(net, constant(2)),), 2, rule="reg"), "cpu")
+    open_recipe(Recipe(net, (Guide(net, constant(1)),), 2, rule="linear"), "cpu")
 
 
 def test_names_in_recipes():
