@@ -18,7 +18,8 @@ USUAL = {"heun", "edm", "network", "constant", "linear"}
 #: Kinds whose names are common words: a format of numbers, branches of a fractal, a part of sentences.
 WORDS = {
     "precision", "coverage", "is", "classifier", "Classifier", "timesteps", "cosine", "posterior",
-    "noise", "resize", "shift", "fewer", "duplicate", "balance", "blur", "beta"}  # fmt: skip
+    "noise", "resize", "shift", "fewer", "duplicate", "balance", "blur", "beta",
+}  # fmt: skip
 FOLDERS = (HOUSE, ROOT / "dnnlib", ROOT / "torch_utils", ROOT / "training")
 #: All sources but those that train what ships: each makes the weights of one kind.
 PRODUCT = sorted({path for folder in FOLDERS for path in folder.rglob("*.py")} - {*HOUSE.glob("pretrained/train_*.py")})

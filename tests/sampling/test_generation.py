@@ -16,7 +16,7 @@ from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from tests.digits_network import save_digits_network
-from tests.functions import levels, steps_of
+from tests.functions import denoise_at, levels, steps_of
 from training.encoders import StabilityVAEEncoder
 from training.network_io import load_network, save_network
 from training.networks_edm2 import Precond
@@ -140,7 +140,7 @@ def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
             return 2 * main(x, sigma) - weak(x, sigma, onehot)
 
         *_, last = steps_of(
-            lambda step, f=denoise: lambda x, sigma: f(x, x.new_tensor(sigma)),
+            denoise_at(denoise),
             noise,
             levels(3),
             "heun:S_churn=2",
