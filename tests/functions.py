@@ -18,6 +18,19 @@ def network(denoiser):
     return lambda x, sigma, labels: Prediction(denoiser(x, sigma))
 
 
+class Plain:
+    """A function of x and sigma as the denoiser of a step, which nothing guides."""
+
+    def __init__(self, denoiser):
+        self.denoiser = denoiser
+
+    def __call__(self, x, sigma):
+        return self.denoiser(x, x.new_tensor(sigma))
+
+    def end(self, step):
+        """Nothing looks at where the step led."""
+
+
 def denoise_at(main, *guides, **more):
     """The guided denoiser of every step; guides: (function, weight[, interval])."""
     specs = [(Guide(NetworkRef("guide"), constant(w), *interval), network(f)) for f, w, *interval in guides]

@@ -13,7 +13,7 @@ from edm2_guidance.cli.grid import AXES, grid_layout
 from edm2_guidance.commands.generate_images import ImageOptions, main
 from edm2_guidance.images.insets import sheet
 from edm2_guidance.papers.figures import pictures
-from tests.functions import levels, steps_of
+from tests.functions import Plain, levels, steps_of
 from training.network_io import load_network, save_network
 
 
@@ -62,7 +62,7 @@ def reference_image(net, guide, class_index, seed, weight, steps):
         return denoiser
 
     with torch.inference_mode():
-        *_, last = steps_of(lambda info: lambda x, sigma: at(info.index)(x, x.new_tensor(sigma)), noise, levels())
+        *_, last = steps_of(lambda info: Plain(at(info.index)), noise, levels())
     return Image.fromarray(main_file.encoder.decode(last.x)[0].permute(1, 2, 0).numpy())
 
 
