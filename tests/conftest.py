@@ -42,6 +42,12 @@ def pytest_collection():
     return collected
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than cores: many tests wait for processes that they started, and leave theirs idle."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: "first" not in item.keywords)
     if torch.cuda.is_available():
