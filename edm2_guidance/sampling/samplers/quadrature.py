@@ -58,9 +58,7 @@ def growing_moments(count: int, end: float) -> list[float]:
     """The integral of e^u u^k over u from 0 to `end` <= 0, or minus infinity, for k = 0, 1, ...."""
     if end == -math.inf:
         return [-((-1) ** k) * math.factorial(k) for k in range(count)]
-    # e^end times the integral of e^(v - h) (v + end)^k over v in [0, h], h = -end; by u = -v of the decaying form:
-    h = -end
-    return [-((-1) ** k) * _falling_moment(k, h) for k in range(count)]
+    return [-((-1) ** k) * _falling_moment(k, -end) for k in range(count)]  # by u = -v
 
 
 def _falling_moment(k: int, h: float) -> float:

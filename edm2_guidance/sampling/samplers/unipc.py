@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edm2_guidance.recipe.parts import Denoise, RandnLike, Sampler, Step, StepInfo
+from edm2_guidance.recipe.parts import Step, StepInfo
 from edm2_guidance.recipe.spec import option
+from edm2_guidance.sampling.samplers.predictor_corrector import PredictorCorrector, looked_back, weighed
 from edm2_guidance.sampling.samplers.quadrature import decaying_moments, weights
 
 if TYPE_CHECKING:
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UniPC(Sampler):
+class UniPC(PredictorCorrector):
     """UniPC in its data form: N evaluations for N steps; of the order of its predictor plus 1.
 
-    D is evaluated where the predictor led, and corrects that place before the next step starts from it: what a step
-    yields is the predicted x. Near the end and at the start fewer steps are looked at. base: bh1 or bh2 of the paper,
-    which differ in steps that look at one value more than none.
+    Near the end and at the start fewer steps are looked at. There the paper fixes a coefficient at 1/2, which makes the
+    two choices of its B(h) differ.
     """
 
     kind: ClassVar[str] = "unipc"
@@ -29,51 +29,28 @@ class UniPC(Sampler):
     order: int = option(3, "Values that the predictor uses", low=1, high=3)
     base: Literal["bh2", "bh1"] = option("bh2", "The paper's B(h)")
 
-    def evaluations(self, levels: Sequence[float]) -> list[int]:
-        return [1] * len(levels)
+    def predicted(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> "Tensor":
+        h, known = math.log(info.sigma / info.sigma_next), self._known(info, denoised, past)
+        if len(known) == 2:  # the fixed coefficient is not that of the polynomial
+            share = -self._size(h) / 2 / (known[1][0] / h)
+            return weighed([-math.expm1(-h) - share, share], known)
+        return weighed(weights([node for node, _ in known], decaying_moments(len(known), h)), known)
 
-    def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
-        denoised = denoise(x, info.sigma)
-        if past:
-            x = x + self._correction(info, denoised, past)
-        if info.sigma_next == 0:
-            return Step(info, x, denoised, denoised)
-        h = math.log(info.sigma / info.sigma_next)
-        made = math.exp(-h) * x
-        for weight, value in self._predictor(info, denoised, past):
-            made = made + weight * value
-        return Step(info, x, denoised, made)
-
-    def _predictor(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> list[tuple[float, "Tensor"]]:
-        """Weights and values of D that the step at `info` goes by."""
-        h = math.log(info.sigma / info.sigma_next)
-        used = self._used(info)
-        values = [denoised, *(each.denoised for each in reversed(past))][:used]
-        nodes = [0.0, *(math.log(info.sigma / each.info.sigma) for each in reversed(past))][:used]
-        if used == 2:  # the paper fixes the coefficient, which is not that of the polynomial
-            share = -self._size(h) / 2 / (nodes[1] / h)
-            return [(-math.expm1(-h) - share, values[0]), (share, values[1])]
-        return list(zip(weights(nodes, decaying_moments(used, h)), values, strict=True))
-
-    def _correction(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> "Tensor":
-        """From the predicted to the corrected x, at the start of the step at `info`: x itself cancels."""
+    def correction(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> "Tensor":
         *earlier, last = past
         h = math.log(last.info.sigma / info.sigma)
-        used = self._used(last.info)
-        values = [last.denoised, *(each.denoised for each in reversed(earlier))][:used]
-        nodes = [0.0, *(math.log(last.info.sigma / each.info.sigma) for each in reversed(earlier))][:used]
-        if used == 1:
+        known = [*self._known(last.info, last.denoised, earlier), (h, denoised)]
+        if len(known) == 2:
             share = -self._size(h) / 2
             found = [-math.expm1(-h) - share, share]
         else:
-            found = weights([*nodes, h], decaying_moments(used + 1, h))
-        corrected = [*zip(found, [*values, denoised], strict=True)]
-        predicted = [(-w, value) for w, value in self._predictor(last.info, last.denoised, earlier)]
-        made: Tensor = sum(w * value for w, value in [*corrected, *predicted])  # type: ignore[assignment]
-        return made
+            found = weights([node for node, _ in known], decaying_moments(len(known), h))
+        return weighed(found, known) - self.predicted(last.info, last.denoised, earlier)
 
-    def _used(self, info: StepInfo) -> int:
-        return min(self.order, info.index + 1, info.num_steps - info.index)
+    def _known(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> list[tuple[float, "Tensor"]]:
+        """Nodes and values of D that the predictor of the step at `info` uses."""
+        used = min(self.order, info.index + 1, info.num_steps - info.index)
+        return [(0.0, denoised), *looked_back(info, past)][:used]
 
     def _size(self, h: float) -> float:
         """B, which is negative."""
