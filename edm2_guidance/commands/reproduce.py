@@ -14,7 +14,7 @@ import click
 from dnnlib.atomic import check_destination
 from dnnlib.inference import AUTO, UNSAID, Inference
 from dnnlib.terminal import counted
-from dnnlib.workers import Workers, launched
+from dnnlib.workers import launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.again import made_before
 from edm2_guidance.cli.command import Group, bad_input
@@ -30,7 +30,9 @@ from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missin
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
 from edm2_guidance.cli.typed import given, quoted
+from edm2_guidance.commands.reproduction.arena import run_arena
 from edm2_guidance.commands.reproduction.page import write_page
+from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
 from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import check_counts, detector_choices, find_metric, score_text, value_text
 from edm2_guidance.papers import listing, plan, report
@@ -68,6 +70,7 @@ def main() -> None:
 
 
 main.add_command(verify_machine)
+main.add_command(run_arena)
 
 
 @main.command("list")
@@ -250,33 +253,6 @@ def can_run(runner: "Runner", row: Row) -> bool:
         for line in how_to_make(row.missing(runner.settings.networks), runner.settings.networks):
             say(f"    {as_started(line)}")
     return reason is None
-
-
-def settings_from(work: opt.WorkOptions, workers: Workers) -> "Settings":
-    """How rows and points are made."""
-    from edm2_guidance.reproduction.rows import Settings
-
-    run = work.run
-    return Settings(
-        Path(work.results_dir), Path(work.ledger), Path(work.networks), noise_device=run.noise_device,
-        keep_images=work.keep_images, again=work.again, batch=work.batch, shard_size=work.shard_size,
-        device=run.device, workers=workers, **run.opening,
-    )  # fmt: skip
-
-
-def runner_from(settings: "Settings", agenda: Agenda) -> "Runner":
-    """A runner that tells the agenda of its progress; makes nothing yet."""
-    from edm2_guidance.metrics.ledger import check_writable, read
-    from edm2_guidance.reproduction.rows import Runner
-    from torch_utils.distributed import pick_device
-
-    check_writable(settings.ledger)
-    check_destination(settings.results / "work" / "plan.json")
-    if settings.ledger.exists():
-        read(settings.ledger)  # a damaged line is refused now, not after the first block
-    if settings.noise_device is not None:
-        pick_device(settings.noise_device, "--noise-device")
-    return Runner(settings, agenda.bar)
 
 
 class FindOptions(OptionGroup):

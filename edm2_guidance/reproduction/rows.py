@@ -1,5 +1,6 @@
 """Rows of the papers' tables, run: sample or reuse, score, one block of seeds after the other, into the ledger."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -95,6 +96,12 @@ class Runner:
         """What scores by metrics against the reference; opened once. ValueError or OSError if it cannot be."""
         return self._scorer_of(tuple(metrics), reference)
 
+    def keeping_images(self) -> "Runner":
+        """The same runner, with all that it has opened, which keeps the images that it makes."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, keep_images=True)
+        return other
+
     def obstacle(self, row: Row) -> str | None:
         """Why the row cannot run here; None if it can."""
         missing = row.missing(self.settings.networks)
@@ -184,13 +191,20 @@ class Runner:
             return made
         return self._stored(scorer, images.path, generation.recipe, seeds, tags)
 
+    def images_of(self, generation: Generation, seeds: range, name: str) -> Path:
+        """Where the ZIP of a block is, if images are kept."""
+        return self._zip(generation, seeds, name, ()).path
+
     def tagged(self, scorer: Scorer, record: Record, tags: Mapping[str, Any]) -> Record:
-        """The line of the same score of this search; written now, by the first worker, if the ledger has none."""
-        images, place = record["images"], ("name", "point")
+        """The line of the same score of this search; written now, by the first worker, if the ledger has none.
+
+        tags: one, whose name and point say of which search, or whose name and entry of which arena.
+        """
+        images, (tag, place) = record["images"], next(iter(tags.items()))
         which = images_key(record["recipe_hash"], images["seeds"], images.get("precision"))
-        searches = ((line, line.get("search") or {}) for line in scorer.lines(record["metric"], *which))
-        wanted = [tags["search"][key] for key in place]
-        found = next((line for line, search in searches if [search.get(key) for key in place] == wanted), None)
+        tagged = ((line, line.get(tag) or {}) for line in scorer.lines(record["metric"], *which))
+        wanted = {key: place[key] for key in ("name", "point", "entry") if key in place}
+        found = next((line for line, there in tagged if wanted.items() <= there.items()), None)
         if found is not None:
             return found
         line = {**record, **tags}

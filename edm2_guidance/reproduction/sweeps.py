@@ -1,17 +1,18 @@
 """A search for the best setting of a recipe, its scores in the ledger: run again, it asks only for what is missing."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edm2_guidance.metrics.catalog import find_metric
-from edm2_guidance.metrics.score_output import Record
+from edm2_guidance.metrics.score_output import Record, Scorer
 from edm2_guidance.metrics.scoring import Score
 from edm2_guidance.metrics.uncertainty import apart, interval_of
 from edm2_guidance.papers.search import Axis, Found, Point, search
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.rows import Runner
+from edm2_guidance.sampling.generation import Generation
 
 POLL_SECONDS = 1.0
 
@@ -143,10 +144,17 @@ def _score(runner: Runner, sweep: Sweep, point: Point, seeds: range) -> Record:
     was made for something else is written down once more under this search, so that its plots show it.
     """
     generation = runner.open(sweep.recipe_at(sweep.recipe, point).effective())
-    scorer, tags = runner.scorer([sweep.metric, *sweep.beside], sweep.reference), sweep.tags(point)
-    records = runner.score(scorer, generation, seeds, tags, sweep.name)
+    scorer = runner.scorer([sweep.metric, *sweep.beside], sweep.reference)
+    first, *_ = block_scores(runner, scorer, generation, seeds, sweep.tags(point), sweep.name)
+    return first
+
+
+def block_scores(
+    runner: Runner, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any], name: str
+) -> list[Record]:
+    """The ledger's lines of a block under these tags, made by all workers together; this one waits for the others."""
+    records = runner.score(scorer, generation, seeds, tags, name)
     while records is None:  # also makes what a worker that died meanwhile has left
         time.sleep(POLL_SECONDS)
-        records = runner.score(scorer, generation, seeds, tags, sweep.name)
-    first, *_ = [runner.tagged(scorer, record, tags) for record in records]  # of all of them
-    return first
+        records = runner.score(scorer, generation, seeds, tags, name)
+    return [runner.tagged(scorer, record, tags) for record in records]

@@ -1,0 +1,178 @@
+"""Methods and solvers beside each other, each at its own best setting."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnnlib.atomic import atomic_path, check_destination
+from dnnlib.workers import launched
+from edm2_guidance.cli import reproduce_options as opt
+from edm2_guidance.cli.command import Command, bad_input
+from edm2_guidance.cli.metric_options import REFERENCE, Metrics, ref_option, reference_from
+from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
+from edm2_guidance.cli.progress import Agenda
+from edm2_guidance.cli.run_options import share_device_option, threads_for
+from edm2_guidance.cli.say import say
+from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
+from edm2_guidance.metrics.catalog import check_counts, value_text
+from edm2_guidance.papers import arena as arenas
+from edm2_guidance.papers import standings
+from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.listing import as_markdown, as_text
+from edm2_guidance.papers.search import expected_points
+
+if TYPE_CHECKING:
+    from edm2_guidance.papers.standings import Pairs, Standing
+
+
+class ArenaOptions(OptionGroup, heading="Arena"):
+    """What competes, and by how many images."""
+
+    arena: str = option(
+        f"Its name ({', '.join(arenas.names())}), or a file of your own", metavar="NAME|TOML", default="mnist16",
+        first=True,
+    )  # fmt: skip
+    only: str | None = option("Entries of these names alone: fdg/*,linear/weak/*", metavar="PATTERN,...", first=True)
+    list_entries: bool = flag("Show the entries, and how many images they take", "--list", first=True)
+    report: str | None = option("Write tables and plots out of the ledger alone", metavar="DIR", first=True)
+    metrics: list[str] | None = option(
+        "What is searched for, and scored beside it  [default: the arena's]", type=Metrics(), heading="Scoring"
+    )
+    ref: str | None = ref_option(f"{REFERENCE}  [default: the arena's]")
+    num: int | None = option(
+        "Images a point of a search  [default: the arena's]", "--num-images", type=click.IntRange(min=2)
+    )
+    final_num: int | None = option("Images per block of the final scores", type=click.IntRange(min=2))
+    work: opt.WorkOptions
+    share_device: bool = share_device_option()
+
+    def chosen(self) -> Arena:
+        """The arena, with what the command line changes. ValueError or OSError."""
+        found = arenas.load(self.arena)
+        search, final = found.search, found.final
+        return replace(
+            found,
+            metrics=tuple(self.metrics or found.metrics),
+            reference=reference_from(self.ref) if self.ref is not None else found.reference,
+            search=replace(search, num_images=self.num or search.num_images),
+            final=replace(final, num_images=self.final_num or final.num_images),
+        )
+
+
+@click.command("arena", cls=Command)
+@takes_options
+def run_arena(asked: ArenaOptions) -> None:
+    """Compare methods of guidance and solvers, each at its own best setting.
+
+    The setting of each method is searched on the same grid with the same images; the best is scored in images of other
+    seeds, with intervals, and with differences between pairs of images of the same seeds. What the ledger has is not
+    made again: the same command goes on where it stopped.
+
+    \b
+    python reproduce.py arena --list
+    python reproduce.py arena --only=linear/*,fdg/* --results-dir=results --ledger=results/arena.jsonl
+    python reproduce.py arena --ledger=results/arena.jsonl --report=results/arena
+    """
+    with bad_input():
+        arena = asked.chosen()
+        entries = arena.chosen([each.strip() for each in asked.only.split(",")] if asked.only else [])
+    if asked.list_entries:
+        return click.echo(list_text(arena, entries))
+    if asked.report is not None:
+        return write_report(arena, asked.work.ledger, Path(asked.report))
+    with asked.work.goes_on():
+        return hold(arena, entries, asked)
+
+
+def images_to_come(arena: Arena, entry: Entry) -> int:
+    """How many images an entry takes, about, without the further blocks of the best."""
+    if entry.axis is None:
+        return arena.final.num_images
+    start = {entry.axis.name: entry.axis.values[0]}
+    points = expected_points(start, [[entry.axis]], stride=arena.search.stride)
+    return points * arena.search.num_images + arena.final.num_images
+
+
+def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
+    """The entries with what makes them, and how many images they take."""
+    rows: list[list[object]] = [["entry", "guidance and solver", "searched", "evaluations", "images"]]
+    for entry in entries:
+        point = {} if entry.axis is None else {entry.axis.name: entry.axis.values[len(entry.axis.values) // 2]}
+        recipe = entry.at(point)
+        axis = entry.searched.axis
+        calls = " + ".join(f"{count} {name}" for name, count in recipe.evaluations().items() if count)
+        what = ", ".join([*(guide.name for guide in recipe.guides), *filter(None, [recipe.unusual_text()])])
+        searched = "" if axis is None else axis.name if entry.of is None else f"as {entry.of.name}"
+        rows.append([entry.name, what or "unguided", searched, calls, f"{images_to_come(arena, entry):,}"])
+    total = sum(images_to_come(arena, entry) for entry in entries)
+    more = (arena.final.blocks - 1) * min(arena.final.best, len(entries)) * arena.final.num_images
+    return f"{arena.title}: {len(entries)} entries, {total + more:,} images\n\n{as_text(rows)}"
+
+
+def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
+    """Search and score what is missing, then show how things stand."""
+    workers = replace(launched(), steal=True, share_device=asked.share_device)
+    settings = settings_from(asked.work, workers)
+    threads_for([entry.recipe.net.source for entry in entries], arena.metrics)
+    with bad_input():
+        check_counts(arena.metrics, min(arena.search.num_images, arena.final.num_images))
+        agenda = Agenda(sum(images_to_come(arena, entry) for entry in entries), quiet=not workers.speaks)
+        runner = runner_from(settings, agenda)
+        runner.scorer(arena.metrics, arena.reference)
+        for entry in entries:
+            runner.open(entry.recipe)
+    from edm2_guidance.reproduction.arena import Contest, Teller
+
+    def told(entry: Entry, point: Mapping[str, float], score: float) -> None:
+        if workers.speaks:
+            click.echo(f"{entry.name}  {setting_text(point)}  {arena.metrics[0]} {value_text(arena.metrics[0], score)}")
+
+    def begun(entry: Entry, point: Mapping[str, float], number: int) -> None:
+        if workers.speaks:
+            say(f"{entry.name} at {setting_text(point)}, block {number + 1}")
+
+    contest = Contest(arena, runner, Teller(told, begun))
+    contest.run(entries)
+    if workers.index == 0:
+        contest.compare()
+        found, pairs = stands(arena, asked.work.ledger)
+        click.echo("\n\n".join(as_text(rows) for rows in tables(arena, found, pairs).values()))
+
+
+def setting_text(point: Mapping[str, float]) -> str:
+    """A setting in words."""
+    return ", ".join(f"{name} {value:g}" for name, value in point.items()) or "its only setting"
+
+
+def stands(arena: Arena, ledger: str) -> "tuple[list[Standing], Pairs]":
+    """How the entries stand, by the ledger and the differences beside it. ValueError or OSError."""
+    from edm2_guidance.metrics.ledger import read
+
+    found = standings.standings(arena, read(ledger))
+    return found, standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
+
+
+def tables(arena: Arena, found: "Sequence[Standing]", pairs: "Pairs") -> dict[str, Any]:
+    """A table of each group, by its name."""
+    groups = dict.fromkeys(each.entry.group for each in found)
+    return {group: standings.table(arena, found, pairs, group) for group in groups}
+
+
+def write_report(arena: Arena, ledger: str, folder: Path) -> None:
+    """Tables and plots into a folder."""
+    from edm2_guidance.papers import arena_plots
+
+    with bad_input():
+        found, pairs = stands(arena, ledger)
+        if not found:
+            raise ValueError(f"{ledger} has no score of the arena {arena.name}: run it without --report first")
+        check_destination(folder / "tables.md")
+    parts = [f"## {group}\n\n{as_markdown(rows)}\n" for group, rows in tables(arena, found, pairs).items()]
+    with atomic_path(folder / "tables.md") as path:
+        path.write_text("\n".join([f"# {arena.title}\n", *parts]), encoding="utf-8")
+    click.echo(folder / "tables.md")
+    for picture in arena_plots.draw(arena, found, folder):
+        click.echo(picture)

@@ -1,0 +1,237 @@
+"""An arena: methods of guidance and solvers on the same networks, each at its own best setting. No torch here.
+
+An arena is a TOML file, one that ships (`arenas/`) or the user's own:
+
+    title, net, metrics, reference      the first metric is what is searched for; the others are scored beside it
+    sampler, num_steps, schedule        under which the methods are compared
+    [guides]                            networks by name; "self" is always there: the main network guides itself
+    [search]                            over = "weight" or a field, its values, stride, num_images of a point
+    [final]                             num_images and seed of the first block, blocks of the `best` ones
+    [[methods]]                         name; rule, weight, reference, around, interval = [FIRST, LAST]; guides, over,
+                                        values where they differ
+    [solvers]                           samplers, schedules, by evaluations, under which of the methods
+
+A method beside a guide, and a solver at a number of evaluations beside a method, is an entry: `fdg/weak`,
+`linear/weak/unipc/16`. Methods are searched, all by the same number of values and images; solvers take over what was
+found for their method. Seeds of the search never count for the final scores.
+"""
+
+import fnmatch
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edm2_guidance.papers.search import Axis, Point
+from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.search import recipe_at
+
+_SHIPPED = Path(__file__).with_name("arenas")
+SELF = "self"  # the guide that is the main network
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How guidance is made of a main network and a guide. guides: by their names; None = all of the arena."""
+
+    name: str
+    rule: str = "linear"
+    weight: str = "constant"
+    reference: str = "network"
+    interval: tuple[int, int] | None = None
+    guides: tuple[str, ...] | None = None
+    over: str | None = None
+    values: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """By what, and with how many images, the best setting of a method is found."""
+
+    over: str = "weight"
+    values: tuple[float, ...] = (1.25, 1.5, 2.0, 3.0, 5.0)
+    stride: int = 4
+    num_images: int = 1000
+
+
+@dataclass(frozen=True)
+class Final:
+    """What is scored in the end. best: how many entries are scored in all `blocks`, the others in the first."""
+
+    num_images: int = 5000
+    seed: int = 10_000
+    blocks: int = 3
+    best: int = 10
+
+
+@dataclass(frozen=True)
+class Solvers:
+    """Solvers, by evaluations of the main network, under these entries' settings."""
+
+    methods: tuple[str, ...] = ()
+    evaluations: tuple[int, ...] = ()
+    samplers: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ("edm",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One competitor. recipe: before anything was searched. axis: what is; None = nothing, or it is that of `of`.
+
+    of: the entry whose best setting it takes over. group: among which it competes. against: the entry that it is
+    compared with.
+    """
+
+    name: str
+    recipe: Recipe
+    group: str
+    axis: Axis | None = None
+    of: "Entry | None" = None
+    against: str | None = None
+
+    @property
+    def searched(self) -> "Entry":
+        """The entry whose search gives its setting."""
+        return self if self.of is None else self.of
+
+    def at(self, point: Point) -> Recipe:
+        """The recipe with a setting put in, as short as it can be."""
+        return recipe_at(self.recipe, point).effective()
+
+
+@dataclass(frozen=True)
+class Arena:
+    """See the module. ValueError, naming what is wrong, for networks, kinds or numbers that cannot be."""
+
+    name: str
+    title: str
+    net: str
+    metrics: tuple[str, ...]
+    reference: str
+    methods: tuple[Method, ...]
+    guides: Mapping[str, str] = field(default_factory=dict)
+    sampler: str = "heun"
+    schedule: str = "edm"
+    num_steps: int = 32
+    search: Search = Search()
+    final: Final = Final()
+    solvers: Solvers = Solvers()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All, the methods first."""
+        methods = [entry for method in self.methods for entry in self._of(method)]
+        if twice := {entry.name for entry in methods if [each.name for each in methods].count(entry.name) > 1}:
+            raise ValueError(f"{self.name}: two methods are called {', '.join(sorted(twice))}")
+        return [*methods, *self._solvers({entry.name: entry for entry in methods})]
+
+    def chosen(self, patterns: Sequence[str]) -> list[Entry]:
+        """Those that one of the patterns names (`fdg/*`), with those that they take a setting from; all by none.
+
+        ValueError for a pattern that names none.
+        """
+        entries = self.entries
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(entry.name, pattern) for entry in entries):
+                raise ValueError(f"no entry of the arena {self.name} is called '{pattern}': see --list")
+        wanted = [e for e in entries if not patterns or any(fnmatch.fnmatchcase(e.name, each) for each in patterns)]
+        needed = {entry.searched.name for entry in wanted} | {entry.name for entry in wanted}
+        return [entry for entry in entries if entry.name in needed]
+
+    def search_name(self, entry: Entry) -> str:
+        """By which the ledger knows the search of an entry."""
+        return f"{self.name}/{entry.name}"
+
+    def blocks(self, count: int) -> list[range]:
+        """The seeds of the first blocks."""
+        first, num = self.final.seed, self.final.num_images
+        return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
+
+    def _of(self, method: Method) -> list[Entry]:
+        base = Recipe(NetworkRef(self.net), (), self.num_steps, self.sampler, self.schedule)
+        if method.guides == ():
+            return [Entry(method.name, base, "methods")]
+        return [self._entry(method, guide, base) for guide in method.guides or tuple(self.guides)]
+
+    def _entry(self, method: Method, guide: str, base: Recipe) -> Entry:
+        name = f"{method.name}/{guide}"
+        if guide != SELF and guide not in self.guides:
+            raise ValueError(f"{self.name}: method {method.name}: no guide is called {guide}")
+        net = None if guide == SELF else NetworkRef(self.guides[guide])
+        try:
+            axis = Axis(method.over or self.search.over, method.values or self.search.values)
+            acting = Guide(net, Weight.parse(method.weight), method.interval, method.reference)
+            recipe = replace(base, guides=(acting,), rule=Rule.parse(method.rule))
+            recipe_at(recipe, {axis.name: axis.values[0]})
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {name}: {error}") from error
+        baseline = f"linear/{guide}" if guide in self.guides else None
+        return Entry(name, recipe, "methods", axis, against=None if baseline == name else baseline)
+
+    def _solvers(self, methods: Mapping[str, Entry]) -> list[Entry]:
+        made = []
+        for name in self.solvers.methods:
+            if name not in methods:
+                raise ValueError(f"{self.name}: solvers: no method is called {name}")
+            for budget in self.solvers.evaluations:
+                for schedule in self.solvers.schedules:
+                    made += [self._solver(methods[name], each, schedule, budget) for each in self.solvers.samplers]
+        return made
+
+    def _solver(self, method: Entry, sampler: str, schedule: str, budget: int) -> Entry:
+        kind, spaced = Sampler.parse(sampler), Schedule.parse(schedule)
+        group = f"{method.name}/{budget}"
+        beside = "" if spaced == Schedule.parse("edm") else f"+{schedule}"
+        first = f"{method.name}/{self.solvers.samplers[0]}/{budget}"
+        name = f"{method.name}/{sampler}{beside}/{budget}"
+        recipe = replace(method.recipe, sampler=kind, schedule=spaced, num_steps=steps_within(kind, spaced, budget))
+        return Entry(name, recipe, group, None, method, None if first == name else first)
+
+
+def steps_within(sampler: Sampler, schedule: Schedule, evaluations: int) -> int:
+    """The most steps that evaluate D so often at most. ValueError if not even one does."""
+    for count in range(evaluations, 0, -1):
+        try:
+            if sum(sampler.evaluations(schedule.levels(count))) <= evaluations:
+                return count
+        except ValueError:
+            continue
+    raise ValueError(f"{sampler} over {schedule} takes more than {evaluations} evaluations")
+
+
+def names() -> list[str]:
+    """The arenas that ship."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+
+
+def load(text: str) -> Arena:
+    """An arena by its name, or a TOML file. ValueError, naming the file, for what it cannot be; FileNotFoundError."""
+    path = _SHIPPED / f"{text}.toml" if text in names() else Path(text)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no arena '{text}': give a TOML file, or one of {', '.join(names())}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        parts = {"search": Search, "final": Final, "solvers": Solvers}
+        for name, kind in parts.items():
+            data[name] = _made(kind, data.get(name, {}), name)
+        data["methods"] = tuple(_made(Method, each, "methods") for each in data.get("methods", []))
+        arena: Arena = _made(Arena, {"name": path.stem, **data}, "the arena")
+        if not arena.entries:
+            raise ValueError("it has no methods")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return arena
+
+
+def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An instance of a dataclass, whose lists are tuples. ValueError for a name that it has not, or lacks."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    if strange := values.keys() - known:
+        raise ValueError(f"{where}: unknown {', '.join(sorted(strange))}; there are {', '.join(sorted(known))}")
+    try:
+        return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,0 +1,101 @@
+"""An arena as pictures: how methods stand, and what solvers reach with how many evaluations. matplotlib is needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dnnlib import figures
+from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.papers.arena import Arena
+from edm2_guidance.papers.standings import Standing
+
+_ROW = 0.22  # inches of a method
+_QUIET = "#bbbbbb"
+
+
+def draw(arena: Arena, found: Sequence[Standing], folder: Path) -> list[Path]:
+    """Writes the pictures of an arena as PNGs; their paths. ImportError, naming what to install, without matplotlib."""
+    methods = [each for each in found if each.entry.group == "methods"]
+    solvers = [each for each in found if each.entry.of is not None]
+    made = []
+    with figures.styled(None):
+        for name, figure in (("methods", ranking(arena, methods)), ("solvers", pareto(arena, solvers))):
+            if figure is not None:
+                made.append(folder / f"{name}.png")
+                figures.save(figure, made[-1])
+    return made
+
+
+def ranking(arena: Arena, found: Sequence[Standing]) -> Any:
+    """Scores with intervals, a row a method, the best on top; a colour for each guide. None without any."""
+    if not found:
+        return None
+    metric = arena.metrics[0]
+    figure = figures.new_figure((6.4, 1.2 + _ROW * len(found)))
+    axes = figure.subplots()
+    guides = list(dict.fromkeys(_guide(each) for each in found))
+    for guide in guides:
+        rows = [(row, each) for row, each in enumerate(found) if _guide(each) == guide]
+        means = [each.mean(metric) for _, each in rows]
+        ends = [each.interval(metric) for _, each in rows]
+        bars = [[0 if i is None else i.error * 1.96 for i in ends]] * 2
+        axes.errorbar(means, [row for row, _ in rows], xerr=bars, fmt="o", ms=3.5, elinewidth=0.8, label=guide)
+    axes.set_yticks(range(len(found)), [each.entry.name for each in found])
+    axes.invert_yaxis()
+    axes.grid(alpha=0.25)
+    axes.set_xlabel(f"{metric}@{arena.final.num_images} (bars: 95 % intervals; of pairs they are narrower)")
+    axes.legend(title="guide", frameon=False, loc="lower right")
+    return figure
+
+
+def _guide(standing: Standing) -> str:
+    return standing.entry.name.partition("/")[2] or "none"
+
+
+def pareto(arena: Arena, found: Sequence[Standing]) -> Any:
+    """Scores against evaluations of all networks, a panel for each method; named is what no other beats in both."""
+    methods = list(dict.fromkeys(each.entry.searched.name for each in found))
+    if not methods:
+        return None
+    metric = arena.metrics[0]
+    figure = figures.new_figure((1 + 3.4 * len(methods), 3.8))
+    grid = figure.subplots(1, len(methods), squeeze=False)
+    for axes, method in zip(grid.flat, methods, strict=True):
+        members = [each for each in found if each.entry.searched.name == method]
+        curves: dict[str, list[Standing]] = {}
+        for each in members:
+            curves.setdefault(_solver(each), []).append(each)
+        for curve in curves.values():
+            points = sorted((_calls(each), each.mean(metric)) for each in curve)
+            axes.plot(*zip(*points, strict=True), color=_QUIET, lw=0.8, marker="o", ms=2)
+        front = front_of(members, metric)
+        axes.plot([_calls(e) for e in front], [e.mean(metric) for e in front], color="C0", lw=1.4, marker="o", ms=4)
+        for each in front:
+            where = (_calls(each), each.mean(metric))
+            axes.annotate(_solver(each), where, (0, -11), textcoords="offset points", fontsize=7, ha="center")
+        axes.set(xscale="log", yscale="log", title=method, xlabel="evaluations of all networks")
+        axes.set_xticks(sorted({_calls(each) for each in members}), minor=False)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+    grid[0, 0].set_ylabel(f"{metric}@{arena.final.num_images}")
+    return figure
+
+
+def front_of(found: Sequence[Standing], metric: str) -> list[Standing]:
+    """Those that no other beats, or equals, in score and evaluations alike; by evaluations."""
+    sign = -1 if find_metric(metric).measure.better == "higher" else 1
+    front: list[Standing] = []
+    for each in sorted(found, key=lambda each: (_calls(each), sign * each.mean(metric))):
+        if not front or sign * each.mean(metric) < sign * front[-1].mean(metric):
+            front.append(each)
+    return front
+
+
+def _calls(standing: Standing) -> int:
+    return sum(standing.evaluations.values())
+
+
+def _solver(standing: Standing) -> str:
+    """What comes between method and evaluations in the entry's name."""
+    return standing.entry.name.removeprefix(f"{standing.entry.searched.name}/").rpartition("/")[0]

@@ -1,0 +1,192 @@
+"""What an arena has found, out of its ledger: scores with intervals, differences of pairs, ties. No torch here.
+
+Two entries that compete are tied where the interval of their difference holds 0. Images of the same seeds differ by
+less than their intervals say, so differences are those of pairs of images, where these were there to be compared
+(`pairs_path`); else of the intervals of the lines, which is cautious.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnnlib.plain_json import parse_json
+from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
+from edm2_guidance.metrics.uncertainty import Interval, apart, mean_interval
+from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.listing import Cells
+from edm2_guidance.papers.search import Point
+
+Record = Mapping[str, Any]
+#: By the names of two entries: the interval of the difference of each metric, whose middle is the difference.
+Pairs = Mapping[tuple[str, str], Mapping[str, Interval]]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An entry with its scores. records: by metric, the ledger's lines of one block of seeds after the other."""
+
+    entry: Entry
+    point: Point
+    records: Mapping[str, Sequence[Record]]
+
+    def values(self, metric: str) -> list[float]:
+        """Of each block."""
+        return [float(record["value"]) for record in self.records[metric]]
+
+    def mean(self, metric: str) -> float:
+        """Over the blocks."""
+        values = self.values(metric)
+        return sum(values) / len(values)
+
+    def interval(self, metric: str) -> Interval | None:
+        """Of the mean; None where the lines have none."""
+        return mean_interval(self.records[metric])
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of seeds all metrics have."""
+        return min(map(len, self.records.values()))
+
+    @property
+    def recipe_hash(self) -> str:
+        """Of its images."""
+        return str(next(iter(self.records.values()))[0]["recipe_hash"])
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """Of the networks, for one image."""
+        return self.entry.at(self.point).evaluations()
+
+    def text(self, metric: str) -> str:
+        """Mean and interval."""
+        known = self.interval(metric)
+        ends = None if known is None else {"low": known.low, "high": known.high}
+        return f"{value_text(metric, self.mean(metric))} {interval_text(metric, ends)}".rstrip()
+
+
+def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = None) -> list[Standing]:
+    """The entries that the ledger has by all metrics, group by group, the best by the first metric first.
+
+    blocks: by the first so many alone.
+    """
+    lines: dict[str, list[Record]] = {}
+    for record in records:
+        tag = record.get("arena") or {}
+        if tag.get("name") == arena.name:
+            lines.setdefault(tag["entry"], []).append(record)
+    found = [_standing(arena, entry, lines[entry.name], blocks) for entry in arena.entries if entry.name in lines]
+    whole = [each for each in found if each is not None]
+    groups = list(dict.fromkeys(each.entry.group for each in whole))
+    higher = find_metric(arena.metrics[0]).measure.better == "higher"
+
+    def place(standing: Standing) -> tuple[int, float]:
+        value = standing.mean(arena.metrics[0])
+        return groups.index(standing.entry.group), -value if higher else value
+
+    return sorted(whole, key=place)
+
+
+def _standing(arena: Arena, entry: Entry, lines: Sequence[Record], most: int | None) -> Standing | None:
+    """By the lines of the setting that was found last, block by block; None if a metric has no line."""
+    point = lines[-1]["arena"]["point"]
+    found: dict[str, dict[int, Record]] = {metric: {} for metric in arena.metrics}
+    for line in lines:
+        if line["arena"]["point"] == point and line["metric"] in found:
+            found[line["metric"]].setdefault(line["arena"]["block"], line)
+    blocks = sorted(set.intersection(*(set(each) for each in found.values())))[:most]
+    if not blocks:
+        return None
+    return Standing(entry, point, {metric: [each[k] for k in blocks] for metric, each in found.items()})
+
+
+def best_in_group(found: Sequence[Standing], group: str) -> Standing:
+    """The first of a group of `standings`."""
+    return next(each for each in found if each.entry.group == group)
+
+
+def pairs_of(found: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
+    """Who is compared: everyone with what its entry names, and with the best of its group."""
+    by_name = {each.entry.name: each for each in found}
+    for standing in found:
+        others = [by_name.get(standing.entry.against or ""), best_in_group(found, standing.entry.group)]
+        for other in dict.fromkeys(each.entry.name for each in others if each is not None):
+            if other != standing.entry.name:
+                yield standing, by_name[other]
+
+
+def pairs_path(ledger: str | Path) -> Path:
+    """Where the differences stand that belong to a ledger."""
+    return Path(ledger).with_suffix(".pairs.jsonl")
+
+
+def pair_key(a: Standing, b: Standing) -> tuple[str, str, int]:
+    """What a difference is of."""
+    return a.recipe_hash, b.recipe_hash, min(a.blocks, b.blocks)
+
+
+def read_pairs(path: Path) -> dict[tuple[str, str, int], Record]:
+    """The differences in a file, by `pair_key`; none if it is not there. ValueError for what is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {(line["of"][0], line["of"][1], line["of"][2]): line for line in lines}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} does not hold differences of an arena: {error}") from error
+
+
+def write_pairs(path: Path, pairs: Mapping[tuple[str, str, int], Record]) -> None:
+    """Write them, a line each."""
+    path.write_text("".join(json.dumps(pair, sort_keys=True) + "\n" for pair in pairs.values()), encoding="utf-8")
+
+
+def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], Record]) -> Pairs:
+    """The differences of `pairs_of`: as they are known, else by the intervals of both."""
+    made: dict[tuple[str, str], dict[str, Interval]] = {}
+    for a, b in pairs_of(found):
+        names = a.entry.name, b.entry.name
+        if pair_key(a, b) in known:
+            of = known[pair_key(a, b)]["metrics"].items()
+            made[names] = {metric: Interval(each["low"], each["high"], each["error"]) for metric, each in of}
+            continue
+        made[names] = {}
+        for metric in a.records:
+            ours, theirs = a.interval(metric), b.interval(metric)
+            if ours is not None and theirs is not None:
+                made[names][metric] = apart(a.mean(metric), b.mean(metric), ours, theirs)
+    return made
+
+
+def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, group: str) -> Cells:
+    """Rows of the entries of a group, best first; "=" before those that are tied with the best."""
+    members = [each for each in found if each.entry.group == group]
+    first, *others = arena.metrics
+    rows: list[list[object]] = [
+        ["", "entry", "setting", first, "beside", "difference", *others, "evaluations", "images"]
+    ]
+    for each in members:
+        against = pairs.get((each.entry.name, each.entry.against or ""), {}).get(first)
+        setting = ", ".join(f"{'w' if name == 'weight' else name} = {value:g}" for name, value in each.point.items())
+        difference = "" if against is None else f"{_signed(first, against.low)} to {_signed(first, against.high)}"
+        calls = " + ".join(f"{count} {name}" for name, count in each.evaluations.items() if count)
+        count = sum(int(record["num_images"]) for record in each.records[first])
+        rows.append([
+            _mark(each, members[0], pairs, first), each.entry.name, setting, each.text(first),
+            "" if against is None else each.entry.against, difference,
+            *(each.text(metric) for metric in others), calls, f"{count:,}",
+        ])  # fmt: skip
+    return rows
+
+
+def _mark(each: Standing, best: Standing, pairs: Pairs, metric: str) -> str:
+    """1 for the best, "=" for what is tied with it."""
+    if each is best:
+        return "1"
+    known = pairs.get((each.entry.name, best.entry.name), {}).get(metric)
+    return "=" if known is not None and known.word == "inconclusive" else ""
+
+
+def _signed(metric: str, value: float) -> str:
+    return ("+" if value > 0 else "") + value_text(metric, value)

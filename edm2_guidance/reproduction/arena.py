@@ -1,0 +1,165 @@
+"""An arena, run: every method's best setting searched, the best scored on other seeds, and differences of pairs.
+
+All that was found is in the ledger, so that the same command goes on where it stopped, by any number of workers.
+Differences of the same seeds need the images, which are kept in ZIPs; they go to a file beside the ledger.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnlib.atomic import atomic_path
+from edm2_guidance.metrics import ledger
+from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.metrics.score_output import Scorer, measure_stored
+from edm2_guidance.metrics.uncertainty import difference, influence_if_known, mean_of
+from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.search import Found, Point
+from edm2_guidance.papers.standings import (
+    Standing,
+    pair_key,
+    pairs_of,
+    pairs_path,
+    read_pairs,
+    standings,
+    write_pairs,
+)
+from edm2_guidance.recipe.search import recipe_at, valid
+from edm2_guidance.reproduction.rows import Runner
+from edm2_guidance.reproduction.sweeps import Sweep, block_scores, find_best
+
+Influences = Mapping[str, NDArray[Any]]  # by metric, of each image on the score
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Who is told of the progress: of a point and its score; of an entry and its block, before it is scored."""
+
+    point: Callable[[Entry, Point, float], None] = lambda entry, point, score: None
+    block: Callable[[Entry, Point, int], None] = lambda entry, point, number: None
+
+
+@dataclass
+class Contest:
+    """The run of an arena. runner: with its networks and scorers."""
+
+    arena: Arena
+    runner: Runner
+    tell: Teller = Teller()
+    _found: dict[str, Point] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._keeping = self.runner.keeping_images()
+
+    @property
+    def scorer(self) -> Scorer:
+        """Of the final scores."""
+        return self.runner.scorer(self.arena.metrics, self.arena.reference)
+
+    def run(self, entries: Sequence[Entry]) -> None:
+        """Search and score them all; then the best of those that compete by all metrics, in all blocks."""
+        for entry in entries:
+            self.score(entry, 1)
+        methods = [entry for entry in entries if entry.of is None]
+        for entry in self._best(methods):
+            self.score(entry, self.arena.final.blocks)
+
+    def point(self, entry: Entry) -> Point:
+        """The best setting of an entry, searched now if the ledger has not all of the search."""
+        entry = entry.searched
+        if entry.name not in self._found:
+            self._found[entry.name] = self._searched(entry).point if entry.axis is not None else {}
+        return self._found[entry.name]
+
+    def _searched(self, entry: Entry) -> Found:
+        arena, axis = self.arena, entry.axis
+        assert axis is not None
+        sweep = Sweep(
+            arena.search_name(entry), entry.recipe, recipe_at, arena.metrics[0], self.arena.reference,
+            arena.search.num_images,
+        )  # fmt: skip
+
+        def say(point: Point, score: float) -> None:
+            self.tell.point(entry, point, score)
+
+        start = {axis.name: axis.values[0]}
+        found, _ = find_best(self.runner, sweep, start, [[axis]], arena.search.stride, valid, say)
+        return found
+
+    def score(self, entry: Entry, blocks: int) -> None:
+        """The scores of an entry at its best setting, in so many blocks."""
+        point = self.point(entry)
+        generation = self.runner.open(entry.at(point))
+        for number, seeds in enumerate(self.arena.blocks(blocks)):
+            self.tell.block(entry, point, number)
+            block_scores(self._keeping, self.scorer, generation, seeds, self._tags(entry, point, number), _file(entry))
+
+    def _tags(self, entry: Entry, point: Point, number: int) -> Mapping[str, Any]:
+        return {"arena": {"name": self.arena.name, "entry": entry.name, "point": dict(point), "block": number}}
+
+    def _best(self, methods: Sequence[Entry]) -> list[Entry]:
+        """The best by the first block, which all have: by others they would not be the same when asked again."""
+        names = {entry.name for entry in methods}
+        found = standings(self.arena, ledger.read(self.runner.settings.ledger), blocks=1)
+        return [each.entry for each in found if each.entry.name in names][: self.arena.final.best]
+
+    def compare(self) -> None:
+        """Write the differences of the same seeds that are not known yet, as far as the images are here."""
+        path = pairs_path(self.runner.settings.ledger)
+        known, before = read_pairs(path), len(read_pairs(path))
+        found = standings(self.arena, ledger.read(self.runner.settings.ledger))
+        for a, b in pairs_of(found):
+            if pair_key(a, b) not in known and (made := self._difference(a, b)) is not None:
+                known[pair_key(a, b)] = {"a": a.entry.name, "b": b.entry.name, "of": pair_key(a, b), "metrics": made}
+        if len(known) > before:
+            with atomic_path(path) as temporary:
+                write_pairs(temporary, known)
+
+    def _difference(self, a: Standing, b: Standing) -> Mapping[str, Any] | None:
+        """By metric, over the blocks that both have; None where their images are not here."""
+        blocks = self.arena.blocks(min(a.blocks, b.blocks))
+        sides = [[self._influences(each, seeds) for seeds in blocks] for each in (a, b)]
+        made = {}
+        for metric in self.arena.metrics:
+            each = []
+            for ours, theirs, of_a, of_b in zip(a.values(metric), b.values(metric), *sides, strict=False):
+                if of_a is None or of_b is None:
+                    return None
+                each.append(difference(ours, theirs, of_a[metric], of_b[metric], paired=True))
+            known = mean_of([(one.low + one.high) / 2 for one in each], each)
+            made[metric] = {"low": known.low, "high": known.high, "error": known.error}
+        return made
+
+    def _influences(self, standing: Standing, seeds: range) -> Influences | None:
+        """Of the images of a block on its scores; None if they are not here. Kept: they take seconds."""
+        generation = self.runner.open(standing.entry.at(standing.point))
+        path = self._keeping.images_of(generation, seeds, _file(standing.entry))
+        kept = self.runner.settings.results / "arena" / f"{path.stem}.npz"
+        if kept.exists():
+            with np.load(kept) as file:
+                return {metric: file[metric.replace("/", ".")] for metric in self.arena.metrics}
+        if not path.exists():
+            return None
+        made, _ = measure_stored(path, self.scorer, len(seeds))
+        found = {}
+        for metric in self.arena.metrics:
+            measured = find_metric(metric)
+            theirs = self.scorer.reference.moments[metric]
+            influences = influence_if_known(measured.measure, made.moments[measured.stored_as], theirs)
+            if influences is None:
+                return None
+            found[metric] = influences
+        with atomic_path(kept) as temporary:
+            np.savez(
+                temporary, allow_pickle=False, **{metric.replace("/", "."): each for metric, each in found.items()}
+            )
+        return found
+
+
+def _file(entry: Entry) -> str:
+    """Its name, in those of files."""
+    return re.sub(r"[^\w.+=-]", "-", entry.name)
