@@ -56,7 +56,7 @@ class ArenaOptions(OptionGroup, heading="Arena"):
         return replace(
             found,
             metrics=tuple(self.metrics or found.metrics),
-            reference=reference_from(self.ref) if self.ref is not None else found.reference,
+            reference=self.ref or found.reference,
             search=replace(search, num_images=self.num or search.num_images),
             final=replace(final, num_images=self.final_num or final.num_images),
         )
@@ -117,6 +117,7 @@ def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
     workers = replace(launched(), steal=True, share_device=asked.share_device)
     settings = settings_from(asked.work, workers)
     threads_for([entry.recipe.net.source for entry in entries], arena.metrics)
+    arena = replace(arena, reference=reference_from(arena.reference))
     with bad_input():
         check_counts(arena.metrics, min(arena.search.num_images, arena.final.num_images))
         agenda = Agenda(sum(images_to_come(arena, entry) for entry in entries), quiet=not workers.speaks)

@@ -1,0 +1,118 @@
+"""Arenas: what competes, and what of it cannot be."""
+
+from collections import Counter
+
+import pytest
+
+from edm2_guidance.papers import arena
+from edm2_guidance.papers.arena import Final, load, steps_within
+from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.parts import Sampler, Schedule
+
+SMALL = """
+title = "Small"
+net = "mnist16-cond"
+reference = "mnist16"
+metrics = ["fd_mnist"]
+num_steps = 2
+[guides]
+weak = "mnist16-weak"
+[search]
+values = [1.5, 2]
+[solvers]
+methods = ["linear/weak"]
+evaluations = [4]
+samplers = ["heun", "euler"]
+[[methods]]
+name = "linear"
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "small.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", arena.names())
+def test_methods_are_searched_by_the_same_number_of_values(name):
+    entries = load(name).entries
+    assert len({len(entry.axis.values) for entry in entries if entry.axis is not None}) == 1
+    assert max(Counter(entry.name for entry in entries).values()) == 1
+
+
+def test_every_kind_of_guidance_competes():
+    """What is left out needs what the networks of digits, or the sampler, have not."""
+    entries = load("mnist16").entries
+    found = {axis: set() for axis in ("rule", "weight", "sampler")}
+    for entry in entries:
+        found["rule"].add(entry.recipe.rule.kind)
+        found["sampler"].add(entry.recipe.sampler.kind)
+        found["weight"] |= {guide.weight.kind for guide in entry.recipe.guides}
+    lacking = {axis: set(catalog.kinds(axis)) - kinds for axis, kinds in found.items()}
+    assert lacking == {
+        "rule": {"own-rule"},
+        "weight": {"own-weight", "posterior"},
+        "sampler": {"ddim"},  # without noise it is Euler's method
+    }
+
+
+def test_entries_of_a_file(written):
+    found = load(written(SMALL))
+    assert [entry.name for entry in found.entries] == ["linear/weak", "linear/weak/heun/4", "linear/weak/euler/4"]
+    method, heun, euler = found.entries
+    assert method.axis.values == (1.5, 2)
+    assert method.against is None
+    assert method.at({"weight": 1.5}).guides[0].weight.w == 1.5
+    assert (heun.axis, heun.searched, heun.against) == (None, method, None)
+    assert (euler.recipe.num_steps, euler.against) == (4, "linear/weak/heun/4")
+    assert euler.at({"weight": 2.0}).guides[0].weight.w == 2
+    assert found.final == Final()
+    assert found.blocks(2)[1] == range(15_000, 20_000)
+    assert found.chosen(["*/euler/*"]) == [method, euler]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "evaluations", "steps"),
+    [("heun", 8, 4), ("heun", 1, 1), ("euler", 8, 8), ("dpm2", 32, 16), ("unipc", 16, 16)],
+)
+def test_most_steps_within_evaluations(sampler, evaluations, steps):
+    assert steps_within(Sampler.parse(sampler), Schedule.parse("edm"), evaluations) == steps
+
+
+def test_a_schedule_of_too_many_steps_is_refused():
+    with pytest.raises(ValueError, match="takes more than 8 evaluations"):
+        steps_within(Sampler.parse("euler"), Schedule.parse("timesteps:steps=ddim25"), 8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("num_steps = 2", "steps = 2", "the arena: unknown steps"),
+        ('title = "Small"', "", "missing 1 required positional argument: 'title'"),
+        ('name = "linear"', 'name = "linear"\nrules = "fdg"', "methods: unknown rules"),
+        ('name = "linear"', 'name = "linear"\nrule = "fgd"', "linear/weak: there is no rule 'fgd'"),
+        ('name = "linear"', 'name = "linear"\nguides = ["uncond"]', "no guide is called uncond"),
+        ('name = "linear"', 'name = "linear"\nover = "phi"', "'phi': no part of this recipe has it"),
+        ('name = "linear"', 'name = "linear"\n[[methods]]\nname = "linear"', "two methods are called linear/weak"),
+        ("[1.5, 2]", "[2, 2]", "rise or fall throughout"),
+        ("linear/weak", "fdg/weak", "solvers: no method is called fdg/weak"),
+        ('[[methods]]\nname = "linear"', "", "no method is called"),
+        ("[guides]", "[guides", "small.toml"),
+    ],
+)
+def test_what_cannot_be_is_refused(written, old, new, said):
+    with pytest.raises(ValueError, match=r"small.toml") as error:
+        load(written(SMALL.replace(old, new)))
+    assert said in str(error.value)
+
+
+def test_names_that_are_not_there(written):
+    with pytest.raises(FileNotFoundError, match="no arena 'mnist'.*one of mnist16"):
+        load("mnist")
+    with pytest.raises(ValueError, match="called 'fdg/\\*'"):
+        load(written(SMALL)).chosen(["fdg/*"])

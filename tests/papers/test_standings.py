@@ -1,0 +1,93 @@
+"""How the entries of an arena stand, out of lines of a ledger."""
+
+import pytest
+
+from edm2_guidance.papers.arena import Arena, Final, Method, Solvers
+from edm2_guidance.papers.arena_plots import front_of
+from edm2_guidance.papers.standings import differences, pair_key, pairs_of, read_pairs, standings, table, write_pairs
+from tests.papers.ledger_lines import line
+
+METRICS = ("fd_mnist", "fd_mnist_ae")
+ARENA = Arena(
+    "small", "Small", "mnist16-cond", METRICS, "mnist16", (Method("linear"), Method("fdg", rule="fdg")),
+    {"weak": "mnist16-weak"}, num_steps=2, final=Final(10, 0, 2),
+    solvers=Solvers(("linear/weak",), (4, 8), ("heun", "euler")),
+)  # fmt: skip
+
+
+def lines_of(entry, value, half=0.1, block=0, w=1.5):
+    """The scores of a block; those of the second metric are twice as high."""
+    found = next(each for each in ARENA.entries if each.name == entry)
+    point, seeds = {"weight": w}, ARENA.blocks(2)[block]
+    tag = {"name": "small", "entry": entry, "point": point, "block": block}
+    return [
+        {
+            **line(
+                times * value, metric, 10, seeds=f"{seeds[0]}-{seeds[-1]}", recipe=found.at(point),
+                interval=(times * value - half, times * value + half),
+            ),
+            "arena": tag,
+        }
+        for times, metric in enumerate(METRICS, 1)
+    ]  # fmt: skip
+
+
+def test_the_best_first_in_each_group():
+    records = [
+        *lines_of("linear/weak", 2.0),
+        *lines_of("fdg/weak", 1.0),
+        *lines_of("fdg/weak", 1.4, block=1),
+        *lines_of("linear/weak/euler/4", 3.0),
+        line(0.1),
+    ]
+    found = standings(ARENA, records)
+    assert [each.entry.name for each in found] == ["fdg/weak", "linear/weak", "linear/weak/euler/4"]
+    assert found[0].values("fd_mnist") == [1.0, 1.4]
+    assert (found[0].mean("fd_mnist"), found[0].blocks, found[1].blocks) == (pytest.approx(1.2), 2, 1)
+    assert found[0].evaluations == {"main": 3, "guide 1": 3}
+    assert standings(ARENA, records, blocks=1)[0].values("fd_mnist") == [1.0]
+
+
+def test_what_lacks_a_metric_is_left_out_and_the_last_setting_counts():
+    halves = lines_of("linear/weak", 2.0)[:1]
+    assert standings(ARENA, halves) == []
+    records = [*lines_of("linear/weak", 2.0), *lines_of("linear/weak", 2.5, w=3.0)]
+    assert standings(ARENA, records)[0].point == {"weight": 3.0}
+    assert standings(ARENA, records)[0].mean("fd_mnist") == 2.5
+
+
+def test_ties_by_lines_and_by_pairs(tmp_path):
+    """Of the same seeds a difference is known better than by the intervals of both."""
+    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
+    found = standings(ARENA, records)
+    named = [(a.entry.name, b.entry.name) for a, b in pairs_of(found)]
+    assert named == [("fdg/weak", "linear/weak"), ("linear/weak", "fdg/weak")]
+    by_lines = differences(found, {})
+    assert by_lines["linear/weak", "fdg/weak"]["fd_mnist"].word == "inconclusive"
+    marks = [row[0] for row in table(ARENA, found, by_lines, "methods")]
+    assert marks == ["", "1", "="]
+
+    fdg, linear = found
+    made = {m: {"low": 0.05, "high": 0.15, "error": 0.025} for m in METRICS}
+    pair = {"a": linear.entry.name, "b": fdg.entry.name, "of": pair_key(linear, fdg), "metrics": made}
+    path = tmp_path / "pairs.jsonl"
+    write_pairs(path, {pair_key(linear, fdg): pair})
+    known = differences(found, read_pairs(path))
+    assert known["linear/weak", "fdg/weak"]["fd_mnist"].word == "higher"
+    assert [row[0] for row in table(ARENA, found, known, "methods")] == ["", "1", ""]
+
+
+def test_a_file_that_holds_no_differences_is_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    assert read_pairs(path) == {}
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(ValueError, match="does not hold differences of an arena"):
+        read_pairs(path)
+
+
+def test_the_front_is_what_no_other_beats():
+    values = {"heun/4": 5.0, "euler/4": 4.0, "heun/8": 2.0, "euler/8": 4.5}
+    records = [each for name, value in values.items() for each in lines_of(f"linear/weak/{name}", value)]
+    front = front_of(standings(ARENA, records), "fd_mnist")
+    # Heun's four evaluations are three.
+    assert [each.entry.name.removeprefix("linear/weak/") for each in front] == ["heun/4", "euler/4", "heun/8"]

@@ -1,0 +1,127 @@
+"""reproduce.py arena, as a user types it, on the networks that ship."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from edm2_guidance.commands import reproduce
+from edm2_guidance.metrics.uncertainty import apart, interval_of
+
+ARENA = """
+title = "Small"
+net = "mnist16-cond"
+reference = "mnist16"
+metrics = ["fd_mnist"]
+num_steps = 2
+[guides]
+weak = "mnist16-weak"
+[search]
+values = [1.5, 2]
+num_images = 8
+[final]
+num_images = 40
+seed = 100
+blocks = 2
+best = 1
+[solvers]
+methods = ["unguided"]
+evaluations = [2]
+samplers = ["heun", "euler"]
+[[methods]]
+name = "unguided"
+guides = []
+[[methods]]
+name = "linear"
+[[methods]]
+name = "fdg"
+rule = "fdg"
+"""
+WORDS = ("arena", "--arena=small.toml", "--ledger=a.jsonl", "--device=cpu", "--shard-size=20")
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(ARENA)
+
+    def call(*words):
+        return CliRunner().invoke(reproduce.main, list(words))
+
+    return call
+
+
+def lines(path="a.jsonl"):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_an_arena_is_run_shown_and_not_run_again(invoke):
+    listed = invoke(*WORDS, "--list")
+    assert listed.exit_code == 0, listed.output
+    assert "Small: 5 entries, 272 images" in listed.stdout
+    assert not Path("a.jsonl").exists()
+    assert "run it without --report first" not in invoke(*WORDS, "--report=out").output
+
+    done = invoke(*WORDS)
+    assert done.exit_code == 0, done.output
+    assert "linear/weak  weight 1.5  fd_mnist" in done.stdout
+    written = lines()
+    searched = [line for line in written if "search" in line]
+    assert {line["search"]["name"] for line in searched} == {"small/linear/weak", "small/fdg/weak"}
+    assert {line["images"]["seeds"] for line in searched} == {"0-7"}
+    finals = [line["arena"] for line in written if "arena" in line]
+    assert sorted((each["entry"], each["block"]) for each in finals if each["block"] == 0) == [
+        ("fdg/weak", 0), ("linear/weak", 0), ("unguided", 0), ("unguided/euler/2", 0), ("unguided/heun/2", 0),
+    ]  # fmt: skip
+    assert sum(each["block"] == 1 for each in finals) == 1  # of the best one
+    check_pairs(written)
+
+    before = Path("a.jsonl").read_bytes(), Path("a.pairs.jsonl").read_bytes()
+    again = invoke(*WORDS)
+    assert again.exit_code == 0, again.output
+    assert (Path("a.jsonl").read_bytes(), Path("a.pairs.jsonl").read_bytes()) == before
+    assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
+
+    told = invoke(*WORDS, "--report=out")
+    assert told.exit_code == 0, told.output
+    assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/solvers.png"]
+    assert "| fdg/weak | w = " in Path("out/tables.md").read_text()
+    assert Image.open("out/methods.png").width > 300
+
+
+def check_pairs(written):
+    """Differences of the same seeds: of the values in the ledger, and closer than by the intervals of both."""
+    known = {(pair["a"], pair["b"]): pair["metrics"]["fd_mnist"] for pair in lines("a.pairs.jsonl")}
+    first = {line["arena"]["entry"]: line for line in written if line.get("arena", {}).get("block") == 0}
+    ours, theirs = first["fdg/weak"], first["linear/weak"]
+    pair = known["fdg/weak", "linear/weak"]
+    difference = ours["value"] - theirs["value"]
+    assert (pair["low"] + pair["high"]) / 2 == pytest.approx(difference, abs=1e-9)
+    unpaired = apart(ours["value"], theirs["value"], interval_of(ours), interval_of(theirs))
+    assert pair["high"] - pair["low"] < unpaired.high - unpaired.low
+
+
+def test_what_was_lost_is_made_again(invoke):
+    words = (*WORDS, "--only=linear/*")
+    assert invoke(*words).exit_code == 0
+    whole = lines()
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in whole[1:]))
+    again = invoke(*words)
+    assert again.exit_code == 0, again.output
+    assert lines()[-1]["value"] == whole[0]["value"]
+    assert lines()[-1]["search"] == whole[0]["search"]
+
+
+def test_usage(invoke):
+    for words, said in (
+        (("--arena=large",), "there is no arena 'large'"),
+        (("--only=nothing*",), "no entry of the arena small"),
+        (("--metrics=fid",), "mnist16"),
+        (("--report=out",), "there is no ledger a.jsonl yet"),
+    ):
+        refused = invoke(*WORDS, *words)
+        assert refused.exit_code == 2, refused.output
+        assert said in refused.output
+    assert not Path("results").exists()
