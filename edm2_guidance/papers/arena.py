@@ -150,11 +150,15 @@ class Arena:
         first, num = self.final.seed, self.final.num_images
         return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
 
+    @property
+    def unguided(self) -> Recipe:
+        """What the methods guide."""
+        return Recipe(NetworkRef(self.net), (), self.num_steps, self.sampler, self.schedule)
+
     def _of(self, method: Method) -> list[Entry]:
-        base = Recipe(NetworkRef(self.net), (), self.num_steps, self.sampler, self.schedule)
         if method.guides == ():
-            return [Entry(method.name, base, "methods")]
-        return [self._entry(method, guide, base) for guide in method.guides or tuple(self.guides)]
+            return [Entry(method.name, self.unguided, "methods")]
+        return [self._entry(method, guide, self.unguided) for guide in method.guides or tuple(self.guides)]
 
     def _entry(self, method: Method, guide: str, base: Recipe) -> Entry:
         name = f"{method.name}/{guide}"

@@ -6,7 +6,7 @@ less than their intervals say, so differences are those of pairs of images, wher
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,18 +128,34 @@ def pair_key(a: Standing, b: Standing) -> tuple[str, str, int]:
 
 def read_pairs(path: Path) -> dict[tuple[str, str, int], Record]:
     """The differences in a file, by `pair_key`; none if it is not there. ValueError for what is no such file."""
-    if not path.exists():
-        return {}
     try:
-        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {(line["of"][0], line["of"][1], line["of"][2]): line for line in lines}
+        return {(line["of"][0], line["of"][1], line["of"][2]): line for line in _lines(path)}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} does not hold differences of an arena: {error}") from error
 
 
-def write_pairs(path: Path, pairs: Mapping[tuple[str, str, int], Record]) -> None:
-    """Write them, a line each."""
-    path.write_text("".join(json.dumps(pair, sort_keys=True) + "\n" for pair in pairs.values()), encoding="utf-8")
+def times_path(ledger: str | Path) -> Path:
+    """Where it stands how long the entries of a ledger take."""
+    return Path(ledger).with_suffix(".times.jsonl")
+
+
+def read_times(path: Path) -> dict[str, float]:
+    """By entry, in times of the unguided base; none if it is not there. ValueError for what is no such file."""
+    try:
+        return {str(line["entry"]): float(line["times"]) for line in _lines(path)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not hold times of an arena: {error}") from error
+
+
+def write_lines(path: Path, lines: Iterable[Record]) -> None:
+    """Write differences or times, a line each."""
+    path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+
+
+def _lines(path: Path) -> list[Any]:
+    if not path.exists():
+        return []
+    return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], Record]) -> Pairs:
@@ -159,12 +175,15 @@ def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], 
     return made
 
 
-def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, group: str) -> Cells:
-    """Rows of the entries of a group, best first; "=" before those that are tied with the best."""
+def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, times: Mapping[str, float], group: str) -> Cells:
+    """Rows of the entries of a group, best first; "=" before those that are tied with the best.
+
+    times: of `read_times`. The evaluations and the time are of one image.
+    """
     members = [each for each in found if each.entry.group == group]
     first, *others = arena.metrics
     rows: list[list[object]] = [
-        ["", "entry", "setting", first, "beside", "difference", *others, "evaluations", "images"]
+        ["", "entry", "setting", first, "beside", "difference", *others, "evaluations", "time", "images"]
     ]
     for each in members:
         against = pairs.get((each.entry.name, each.entry.against or ""), {}).get(first)
@@ -175,7 +194,8 @@ def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, group: str) -> 
         rows.append([
             _mark(each, members[0], pairs, first), each.entry.name, setting, each.text(first),
             "" if against is None else each.entry.against, difference,
-            *(each.text(metric) for metric in others), calls, f"{count:,}",
+            *(each.text(metric) for metric in others), calls,
+            f"{times[each.entry.name]:.2f}" if each.entry.name in times else "", f"{count:,}",
         ])  # fmt: skip
     return rows
 

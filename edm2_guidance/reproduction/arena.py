@@ -5,7 +5,8 @@ Differences of the same seeds need the images, which are kept in ZIPs; they go t
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +27,13 @@ from edm2_guidance.papers.standings import (
     pairs_path,
     read_pairs,
     standings,
-    write_pairs,
+    times_path,
+    write_lines,
 )
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 from edm2_guidance.reproduction.rows import Runner
-from edm2_guidance.reproduction.sweeps import Sweep, block_scores, find_best
+from edm2_guidance.reproduction.sweeps import POLL_SECONDS, Sweep, block_scores, find_best
 
 Influences = Mapping[str, NDArray[Any]]  # by metric, of each image on the score
 
@@ -102,10 +105,20 @@ class Contest:
         return {"arena": {"name": self.arena.name, "entry": entry.name, "point": dict(point), "block": number}}
 
     def _best(self, methods: Sequence[Entry]) -> list[Entry]:
-        """The best by the first block, which all have: by others they would not be the same when asked again."""
+        """The best by the first block, which all have: by others they would not be the same when asked again.
+
+        The first worker writes who was scored for what: the others wait for it.
+        """
         names = {entry.name for entry in methods}
+        found = self._stand(names)
+        while len(found) < len(names):
+            time.sleep(POLL_SECONDS)
+            found = self._stand(names)
+        return [each.entry for each in found[: self.arena.final.best]]
+
+    def _stand(self, names: Set[str]) -> list[Standing]:
         found = standings(self.arena, ledger.read(self.runner.settings.ledger), blocks=1)
-        return [each.entry for each in found if each.entry.name in names][: self.arena.final.best]
+        return [each for each in found if each.entry.name in names]
 
     def compare(self) -> None:
         """Write the differences of the same seeds that are not known yet, as far as the images are here."""
@@ -117,7 +130,7 @@ class Contest:
                 known[pair_key(a, b)] = {"a": a.entry.name, "b": b.entry.name, "of": pair_key(a, b), "metrics": made}
         if len(known) > before:
             with atomic_path(path) as temporary:
-                write_pairs(temporary, known)
+                write_lines(temporary, known.values())
 
     def _difference(self, a: Standing, b: Standing) -> Mapping[str, Any] | None:
         """By metric, over the blocks that both have; None where their images are not here."""
@@ -133,6 +146,28 @@ class Contest:
             known = mean_of([(one.low + one.high) / 2 for one in each], each)
             made[metric] = {"low": known.low, "high": known.high, "error": known.error}
         return made
+
+    def time(self, entries: Sequence[Entry], images: int, tries: int = 3) -> None:
+        """Write how long an image of each entry takes, in times of what one of the unguided base takes.
+
+        Both are made in turn, and of several tries the shortest counts.
+        """
+        base = self.arena.unguided
+        made = []
+        for each in self._stand({entry.name for entry in entries}):
+            recipes = base, each.entry.at(each.point)
+            took = [[self._seconds(recipe, images) for recipe in recipes] for _ in range(tries + 1)][1:]
+            usual, ours = (min(each) for each in zip(*took, strict=True))
+            made.append({"entry": each.entry.name, "times": ours / usual})
+        with atomic_path(times_path(self.runner.settings.ledger)) as temporary:
+            write_lines(temporary, made)
+
+    def _seconds(self, recipe: Recipe, images: int) -> float:
+        """Of the first so many images, at once."""
+        begun = time.perf_counter()
+        for _ in self.runner.open(recipe).images(range(images), images):
+            pass
+        return time.perf_counter() - begun
 
     def _influences(self, standing: Standing, seeds: range) -> Influences | None:
         """Of the images of a block on its scores; None if they are not here. Kept: they take seconds."""

@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused(written, old, new, said):
 
 
 def test_names_that_are_not_there(written):
-    with pytest.raises(FileNotFoundError, match="no arena 'mnist'.*one of mnist16"):
+    with pytest.raises(FileNotFoundError, match=r"no arena .mnist.: .*one of mnist16"):
         load("mnist")
     with pytest.raises(ValueError, match="called 'fdg/\\*'"):
         load(written(SMALL)).chosen(["fdg/*"])

@@ -4,7 +4,7 @@ import pytest
 
 from edm2_guidance.papers.arena import Arena, Final, Method, Solvers
 from edm2_guidance.papers.arena_plots import front_of
-from edm2_guidance.papers.standings import differences, pair_key, pairs_of, read_pairs, standings, table, write_pairs
+from edm2_guidance.papers.standings import differences, pair_key, pairs_of, read_pairs, standings, table, write_lines
 from tests.papers.ledger_lines import line
 
 METRICS = ("fd_mnist", "fd_mnist_ae")
@@ -64,17 +64,19 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     assert named == [("fdg/weak", "linear/weak"), ("linear/weak", "fdg/weak")]
     by_lines = differences(found, {})
     assert by_lines["linear/weak", "fdg/weak"]["fd_mnist"].word == "inconclusive"
-    marks = [row[0] for row in table(ARENA, found, by_lines, "methods")]
+    marks = [row[0] for row in table(ARENA, found, by_lines, {}, "methods")]
     assert marks == ["", "1", "="]
 
     fdg, linear = found
     made = {m: {"low": 0.05, "high": 0.15, "error": 0.025} for m in METRICS}
     pair = {"a": linear.entry.name, "b": fdg.entry.name, "of": pair_key(linear, fdg), "metrics": made}
     path = tmp_path / "pairs.jsonl"
-    write_pairs(path, {pair_key(linear, fdg): pair})
+    write_lines(path, [pair])
     known = differences(found, read_pairs(path))
     assert known["linear/weak", "fdg/weak"]["fd_mnist"].word == "higher"
-    assert [row[0] for row in table(ARENA, found, known, "methods")] == ["", "1", ""]
+    assert [row[0] for row in table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")] == ["", "1", ""]
+    rows = table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")
+    assert [row[rows[0].index("time")] for row in rows] == ["time", "1.23", ""]
 
 
 def test_a_file_that_holds_no_differences_is_refused(tmp_path):

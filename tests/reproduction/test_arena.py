@@ -84,6 +84,10 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     assert (Path("a.jsonl").read_bytes(), Path("a.pairs.jsonl").read_bytes()) == before
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
 
+    assert invoke(*WORDS, "--only=linear/*", "--time=2").exit_code == 0
+    (taken,) = lines("a.times.jsonl")
+    assert taken["entry"] == "linear/weak"
+    assert taken["times"] > 0
     told = invoke(*WORDS, "--report=out")
     assert told.exit_code == 0, told.output
     assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/solvers.png"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +12,7 @@ from dnnlib.workers import launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.metric_options import REFERENCE, Metrics, ref_option, reference_from
-from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
+from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.run_options import share_device_option, threads_for
 from edm2_guidance.cli.say import say
@@ -25,7 +25,8 @@ from edm2_guidance.papers.listing import as_markdown, as_text
 from edm2_guidance.papers.search import expected_points
 
 if TYPE_CHECKING:
-    from edm2_guidance.papers.standings import Pairs, Standing
+    from edm2_guidance.papers.listing import Cells
+    from edm2_guidance.papers.standings import Standing
 
 
 class ArenaOptions(OptionGroup, heading="Arena"):
@@ -38,6 +39,10 @@ class ArenaOptions(OptionGroup, heading="Arena"):
     only: str | None = option("Entries of these names alone: fdg/*,linear/weak/*", metavar="PATTERN,...", first=True)
     list_entries: bool = flag("Show the entries, and how many images they take", "--list", first=True)
     report: str | None = option("Write tables and plots out of the ledger alone", metavar="DIR", first=True)
+    time: int | None = option(
+        "Instead, how long entries take: so many images, in turn with the unguided base, on a quiet machine",
+        metavar="IMAGES", type=COUNT,
+    )  # fmt: skip
     metrics: list[str] | None = option(
         "What is searched for, and scored beside it  [default: the arena's]", type=Metrics(), heading="Scoring"
     )
@@ -113,7 +118,7 @@ def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
 
 
 def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
-    """Search and score what is missing, then show how things stand."""
+    """Search and score what is missing, then show how things stand; or take the time."""
     workers = replace(launched(), steal=True, share_device=asked.share_device)
     settings = settings_from(asked.work, workers)
     threads_for([entry.recipe.net.source for entry in entries], arena.metrics)
@@ -136,11 +141,13 @@ def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
             say(f"{entry.name} at {setting_text(point)}, block {number + 1}")
 
     contest = Contest(arena, runner, Teller(told, begun))
+    if asked.time is not None:
+        return contest.time(entries, asked.time)
     contest.run(entries)
     if workers.index == 0:
         contest.compare()
-        found, pairs = stands(arena, asked.work.ledger)
-        click.echo("\n\n".join(as_text(rows) for rows in tables(arena, found, pairs).values()))
+        click.echo("\n\n".join(as_text(rows) for rows in tables(arena, asked.work.ledger).values()))
+    return None
 
 
 def setting_text(point: Mapping[str, float]) -> str:
@@ -148,18 +155,23 @@ def setting_text(point: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in point.items()) or "its only setting"
 
 
-def stands(arena: Arena, ledger: str) -> "tuple[list[Standing], Pairs]":
-    """How the entries stand, by the ledger and the differences beside it. ValueError or OSError."""
+def stands(arena: Arena, ledger: str) -> "list[Standing]":
+    """How the entries stand, by the ledger. ValueError if it has none of them; OSError."""
     from edm2_guidance.metrics.ledger import read
 
     found = standings.standings(arena, read(ledger))
-    return found, standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
+    if not found:
+        raise ValueError(f"{ledger} has no score of the arena {arena.name}: run it without --report first")
+    return found
 
 
-def tables(arena: Arena, found: "Sequence[Standing]", pairs: "Pairs") -> dict[str, Any]:
-    """A table of each group, by its name."""
+def tables(arena: Arena, ledger: str) -> "dict[str, Cells]":
+    """A table of each group, by its name, by the ledger and what stands beside it. ValueError or OSError."""
+    found = stands(arena, ledger)
+    pairs = standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
+    times = standings.read_times(standings.times_path(ledger))
     groups = dict.fromkeys(each.entry.group for each in found)
-    return {group: standings.table(arena, found, pairs, group) for group in groups}
+    return {group: standings.table(arena, found, pairs, times, group) for group in groups}
 
 
 def write_report(arena: Arena, ledger: str, folder: Path) -> None:
@@ -167,11 +179,9 @@ def write_report(arena: Arena, ledger: str, folder: Path) -> None:
     from edm2_guidance.papers import arena_plots
 
     with bad_input():
-        found, pairs = stands(arena, ledger)
-        if not found:
-            raise ValueError(f"{ledger} has no score of the arena {arena.name}: run it without --report first")
         check_destination(folder / "tables.md")
-    parts = [f"## {group}\n\n{as_markdown(rows)}\n" for group, rows in tables(arena, found, pairs).items()]
+        found, made = stands(arena, ledger), tables(arena, ledger)
+    parts = [f"## {group}\n\n{as_markdown(rows)}\n" for group, rows in made.items()]
     with atomic_path(folder / "tables.md") as path:
         path.write_text("\n".join([f"# {arena.title}\n", *parts]), encoding="utf-8")
     click.echo(folder / "tables.md")
