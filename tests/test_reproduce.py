@@ -130,7 +130,9 @@ def test_the_same_line_at_the_rows_count_is_as_defined(ledger, tmp_path):
 
 def test_the_commands_that_make_networks_are_accepted():
     scripts = {"reconstruct_phema.py": reconstruct_phema.main, "train_edm2.py": train_edm2.main}
-    lines = how_to_make(file for row in all_rows() for file in row.files)
+    all_lines = how_to_make(file for row in all_rows() for file in row.files)
+    lines = [line for line in all_lines if not line.startswith("save the network from ")]
+    assert len(all_lines) - len(lines) == 4
     for line in lines:
         words = shlex.split(line)
         script = next(word for word in words if word in scripts)
