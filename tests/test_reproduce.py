@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib.places import EMBEDDED
-from edm2_guidance.commands import calculate_metrics, reconstruct_phema, train_edm2
+from edm2_guidance.commands import calculate_metrics, reconstruct_phema, reproduce, train_edm2
 from edm2_guidance.commands.reproduce import main
 from edm2_guidance.papers.costs import facts_of, snapshot_bytes
 from edm2_guidance.papers.tables import all_rows, find, how_to_make
@@ -141,6 +141,24 @@ def test_the_commands_that_make_networks_are_accepted():
         if script == "train_edm2.py":
             assert context.params["cond"] is False
     assert len(lines) == 17
+
+
+def test_the_searches_of_the_interval_papers_figures_are_accepted(monkeypatch, tmp_path):
+    """Up to the point where networks are opened; the reference of images need not be there."""
+
+    def opened(*args):
+        raise ValueError("reached")
+
+    page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text()
+    part = page.partition("## Figures 3 to 5")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("python reproduce.py ") for line in part.splitlines() if " search " in line]
+    assert len(lines) == 6
+    monkeypatch.setattr(reproduce, "runner_from", opened)
+    images = tmp_path / "img512.zip"
+    images.touch()
+    for line in lines:
+        done = run(*shlex.split(line.replace("datasets/img512.zip", str(images))))
+        assert "reached" in done.output, line
 
 
 def test_reconstructions_are_named_as_rows_look_for_them_and_read_what_the_plan_says(tmp_path):
