@@ -181,7 +181,7 @@ def test_a_row_in_several_tables_is_the_same_row():
         assert row.table in TABLES
         assert row.model
         assert row.data
-    assert (len(all_rows()), len(settings)) == (511, 441)
+    assert (len(all_rows()), len(settings)) == (519, 449)
     assert {row.table for row in all_rows()} == set(TABLES)
 
 
