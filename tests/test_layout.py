@@ -199,7 +199,8 @@ np.savez("plain.npz", mu=mean, sigma=cov)
 for line in (
     "calculate_metrics calc plain.npz c.pkl", "calculate_metrics calc a.npz b.npz",
     "calculate_metrics compare a.npz b.npz plain.npz --metrics=fd_mnist", "calculate_metrics table",
-    "calculate_metrics compare 3 4", "reproduce list", "reproduce report mnist16-cfg", "reproduce plan mnist16-cfg",
+    "calculate_metrics compare 3 4", "reproduce list", "reproduce report mnist16-cfg",
+    "reproduce plan mnist16-cfg fbg-512 fdg-10k icg-512",
     "reproduce report mnist16-cfg --html=a.html",
 ):
     script, *args = line.split()

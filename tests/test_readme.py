@@ -25,6 +25,7 @@ NEEDS_MORE = (
     "edm2-",
     "https://",
     "adm-256",
+    "fdg-",
     "downloads/",
     "datasets/",
     "training-runs/",

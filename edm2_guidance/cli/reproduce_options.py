@@ -92,7 +92,7 @@ class RowOptions(OptionGroup, heading="Images"):
 
     num: int | None = _num_option("Per block  [default: as the paper]")
     blocks: int | None = option("Seed blocks  [default: 3 for a minimum of three]", type=COUNT, first=True)
-    seed: int = seed_option()
+    seed: int | None = option("First seed  [default: as the paper, or 0]", type=click.IntRange(min=0))
     labels: Literal["random", "balanced"] | None = option("Another label rule than the paper's", heading="Sampling")
     work: WorkOptions
     jobs: JobOptions

@@ -17,11 +17,11 @@ from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import Recipe, StepInterval
 from edm2_guidance.recipe.search import ema_of, field_of, with_ema
 
 # What is searched, in the order in which it is searched; see `SearchOptions.stages`.
-PARAMETERS = ("weight", "interval", "ema", "alpha", "scale")
+PARAMETERS = ("weight", "interval", "first", "last", "ema", "alpha", "scale")
 
 _WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
 _EMAS = "0.010,0.015,...,0.250"
@@ -31,8 +31,8 @@ class SearchOptions(OptionGroup, heading="Search"):
     """What is searched, on which grids."""
 
     over: str = option(
-        f"What to search, in this order: {', '.join(PARAMETERS)}, or a field of rule, weight, sampler or schedule, "
-        "or of your function; one may come twice",
+        f"What to search, in this order: {', '.join(PARAMETERS)} (first, last: one end of the interval), or a field of "
+        "rule, weight, sampler or schedule, or of your function; one may come twice",
         metavar="LIST",
         required=True,
         first=True,
@@ -67,6 +67,8 @@ class SearchOptions(OptionGroup, heading="Search"):
         known = {
             "weight": [[Axis("weight", tuple(self.weights))]],
             "interval": [[Axis("first", steps)], [Axis("last", steps[::-1])]],
+            "first": [[Axis("first", steps)]],
+            "last": [[Axis("last", steps[::-1])]],
             "ema": [guided],
             "alpha": [[Axis("alpha", tuple(self.alphas))]],
             "scale": [[Axis("scale", tuple(self.scales))]],
@@ -102,7 +104,7 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
         parts = [f"guided by {guide.name}"]
         if not names & ({"scale"} if guide.of_classifier else {"weight", "alpha"}):
             parts.append(f"{guide.strength.split(' (')[0]}")
-        if "first" not in names:
+        if not names & {"first", "last"}:
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
     labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
@@ -122,18 +124,26 @@ def _ordinal(number: int) -> str:
 
 
 def start_of(recipe: Recipe, stages: list[list[Axis]]) -> dict[str, float]:
-    """The recipe's own values of the parameters that are searched; an interval is searched from all steps on."""
+    """The recipe's own values of the parameters that are searched; an interval is searched from all steps on.
+
+    Of one end alone, the other stays as the recipe has it, and is a parameter too.
+    """
     extra = [other.weight.w - 1 for other in recipe.guides if not other.of_classifier]
+    names = {axis.name for axes in stages for axis in axes}
+    interval = StepInterval(0, recipe.num_steps - 1)
+    if len(names & {"first", "last"}) == 1:
+        names |= {"first", "last"}
+        known = [guide.interval for guide in recipe.resolved()[0].guides]
+        interval = next((each for each in known if isinstance(each, StepInterval)), interval)
     values: dict[str, Callable[[], float]] = {
         "weight": lambda: 1 + sum(extra),
-        "first": lambda: 0,
-        "last": lambda: recipe.num_steps - 1,
+        "first": lambda: interval.first,
+        "last": lambda: interval.last,
         "ema": lambda: ema_of(recipe.net),
         "guide_ema": lambda: ema_of(recipe.guide_nets[0]),
         "alpha": lambda: extra[1] / sum(extra) if sum(extra) != 0 else 0.5,
         "scale": lambda: sum(other.scale for other in recipe.guides if other.of_classifier),
     }
-    names = {axis.name for axes in stages for axis in axes}
     if "alpha" in names:
         names.add("weight")
     others = {name: field_of(recipe, name) for name in sorted(names - {*values})}

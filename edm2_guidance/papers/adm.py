@@ -66,8 +66,12 @@ class Setting:
 
     def note_on(self, metric: str) -> str:
         """What to mind of a score."""
-        few = self.data == "adm512" and find_metric(metric).needs(reference=True) == "features"
-        return "; ".join(filter(None, (self.note, _FEWER if few else "")))
+        return "; ".join(filter(None, (self.note, few_images(self.data, metric))))
+
+
+def few_images(reference: str, metric: str) -> str:
+    """What to mind of a metric that compares with the images that a reference holds; empty for nothing."""
+    return _FEWER if reference == "adm512" and find_metric(metric).needs(reference=True) == "features" else ""
 
 
 @functools.cache

@@ -16,9 +16,12 @@ from edm2_guidance.metrics.catalog import dims, feature_names, find_metric
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.rates import Rates
 from edm2_guidance.papers.references import REFERENCES
-from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, run_of
+from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, publisher, run_of
 
 DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
+#: Among evaluations, those of the main network whose gradient is taken. It is a pass back through the network, to the
+#: image alone, which costs about what the first does; a classifier's evaluations all have one.
+GRADIENT = "main gradient"
 SNAPSHOT_IMAGES = 32 << 20  # between the published raw snapshots of a run
 VAE_BYTES = 335_000_000  # about: 84 M parameters in float32
 #: A PNG: estimates for photographs (0.55 to 0.75 of the raw size); the mean of 200 digits by mnist16-cfg.
@@ -105,31 +108,31 @@ def seconds_per_image(row: Row, rates: Rates) -> float:
 
 def _tflop_by_size(row: Row) -> dict[float, float]:
     """T operations of all evaluations for one image, by the G operations of one."""
+    counts = evaluations(row)
+    gradients = counts.pop(GRADIENT, 0)
     made: dict[float, float] = {}
-    for (name, count), file in zip(evaluations(row).items(), row.files, strict=True):
+    for (name, count), file in zip(counts.items(), row.files, strict=True):
         gflops = facts_of(file).gflops
-        made[gflops] = made.get(gflops, 0) + count * _passes(name) * gflops / 1000
+        passes = count * (2 if "classifier" in name else 1) + (gradients if name == "main" else 0)
+        made[gflops] = made.get(gflops, 0) + passes * gflops / 1000
     return made
-
-
-def _passes(name: str) -> int:
-    """A gradient takes a pass back through the network, to the image alone, which costs about what the first does."""
-    return 2 if "classifier" in name else 1
 
 
 def reference_bytes(row: Row) -> int:
     """Size of the reference: mean and covariance in float64 of each kind of features, and ADM's images beside them."""
     if row.data == "mnist16":
         return 0
-    found = {find_metric(metric).stored_as: find_metric(metric).dim for metric in REFERENCES[row.data].metrics}
+    reference = REFERENCES[row.against or row.data]
+    found = {find_metric(metric).stored_as: find_metric(metric).dim for metric in reference.metrics}
     moments = sum(8 * (dim + dim**2) for name, dim in found.items() if "logits" not in name)
-    return moments + REFERENCES[row.data].image_bytes
+    return moments + reference.image_bytes
 
 
 def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str, int]:
     """Everything that the rows need from elsewhere, once each: URL or a word for it -> bytes.
 
-    Networks that are reconstructed are not in it: `snapshot_bytes` says what is fetched in their place.
+    Networks that are reconstructed are not in it: `snapshot_bytes` says what is fetched in their place. Nor are those
+    of others.
     """
     files: dict[str, int] = {}
     for row in (row for row in rows if row.net is not None):
@@ -156,7 +159,7 @@ def snapshot_bytes(files: Iterable[str]) -> int:
     Published runs have two EMA lengths every 32 Mi images; runs that must be trained first are not counted.
     """
     last: dict[str, int] = {}
-    for match in map(parsed, files):
+    for match in (parsed(file) for file in files if publisher(file) is None):
         if match["run"] in published_runs():
             last[match["run"]] = max(last.get(match["run"], 0), int(match["kimg"]))
     return sum(2 * round(kimg * 1000 / SNAPSHOT_IMAGES) * all_networks()[run].bytes for run, kimg in last.items())

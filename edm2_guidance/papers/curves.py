@@ -219,14 +219,15 @@ def value_panel(
 def interval_panels(records: Sequence[Record], name: str, num_images: int) -> list[Panel]:
     """Score against the interval's upper end, the lower one open, and against the lower end at the best upper one.
 
-    As arXiv 2404.07724, Fig. 5, in the cheap order of its section 4.2. Open ends are drawn at the schedule's ends.
+    As arXiv 2404.07724, Fig. 5, in the cheap order of its section 4.2; or, where the upper end was swept at the best
+    lower one, as the figure has it. Open ends are drawn at the schedule's ends.
     """
     scores = Scores(records, name, num_images)
     scores.require("interval")
     levels = read_recipe(scores.recipe).levels()
     panels = []
     for axis, at, places, end, other in (
-        ("first", scores.best(last=len(levels) - 1), levels, "upper", "lower"),
+        ("first", _lower_end(scores, len(levels) - 1), levels, "upper", "lower"),
         ("last", scores.best(), [*levels[1:], levels[-1]], "lower", "upper"),
     ):
         curve = {places[int(x)]: y for x, y in scores.along(axis, at).items()}
@@ -237,6 +238,16 @@ def interval_panels(records: Sequence[Record], name: str, num_images: int) -> li
         xlabel = f"{end} end of the interval, sigma"
         panels.append(Panel({name: curve}, xlabel, True, (), {name: known}, scores.higher, ", ".join(fixed)))
     return [panels[0], replace(panels[1], notes=scores.left_out())]
+
+
+def _lower_end(scores: Scores, open_end: int) -> dict[str, float]:
+    """The best point at an open lower end, or the best of all, whichever has more scores along the upper end."""
+    best = scores.best()
+    try:
+        opened = scores.best(last=open_end)
+    except ValueError:
+        return best
+    return max(opened, best, key=lambda at: len(scores.lines_along("first", at)))
 
 
 def _said(point: Mapping[str, float], but: Iterable[str]) -> list[str]:

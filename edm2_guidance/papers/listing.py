@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dnnlib.terminal import printable
-from edm2_guidance.papers.tables import TABLES, Row, parsed, published_runs
+from edm2_guidance.papers.tables import TABLES, Row, parsed, published_runs, publisher
 
 Cells = Sequence[Sequence[object]]  # rows of cells, the first row the header
 
@@ -91,16 +91,21 @@ def record_of(row: Row) -> dict[str, Any]:
         "ema": list(row.emas),
         "weights": list(row.weights),
         "classifier_scale": row.scale if row.classifier else None,
+        "rule": row.rule if row.net is not None else None,
+        "references": list(row.references),
         "sampler": row.sampler if row.net is not None else None,
+        "schedule": row.schedule if row.net is not None else None,
         "enlarges": row.base,
         "interval_steps": None if row.interval is None else f"{row.interval.first}-{row.interval.last}",
         "interval_sigmas": row.sigmas or None,
         "steps": row.num_steps if row.net is not None else None,
         "images": row.num_images,
         "repeats": row.repeats,
+        "first_seed": row.first_seed,
         "labels": row.labels if row.net is not None else None,
         "reference": row.reference,
         "source": row.source,
+        "assumed": row.assumed or None,
         "note": row.note or None,
         "runnable": row.runnable or "yes",
     }
@@ -125,7 +130,7 @@ def _line(row: Row) -> tuple[str, ...]:
         row.method,
         row.metric,
         "" if row.published is None else f"{row.published:.2f}",
-        " ".join(f"{weight:g}" for weight in row.weights),
+        " ".join(weight if isinstance(weight, str) else f"{weight:g}" for weight in row.weights),
         interval,
         " ".join(f"{ema:.3f}" for ema in row.emas if ema is not None),
         _state(row),
@@ -135,7 +140,18 @@ def _line(row: Row) -> tuple[str, ...]:
 def _state(row: Row) -> str:
     """Whether the row runs, in a few words; `plan` has the commands that it needs."""
     if row.runnable is None:
-        return "yes"
-    if row.blocked is not None:
-        return "no: " + ("copied number" if row.blocked.startswith("a number copied") else row.blocked.split(",")[0])
-    return "reconstruct" if all(parsed(file)["run"] in published_runs() for file in row.files) else "train, reconstruct"
+        made = "yes"
+    elif row.blocked is not None:
+        return _why_blocked(row.blocked)
+    elif any(map(publisher, row.files)):
+        made = "save"
+    else:
+        released = all(parsed(file)["run"] in published_runs() for file in row.files)
+        made = "reconstruct" if released else "train, reconstruct"
+    return f"{made}; assumed" if row.assumed else made
+
+
+def _why_blocked(reason: str) -> str:
+    if "reproduce.py search" in reason:
+        return "search"
+    return "no: " + ("copied number" if reason.startswith("a number copied") else reason.split(",")[0])

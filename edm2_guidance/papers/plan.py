@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnnlib.terminal import counted
-from edm2_guidance.papers.costs import DECODER_GFLOPS, Cost, downloads, facts_of, snapshot_bytes
+from edm2_guidance.papers.costs import DECODER_GFLOPS, GRADIENT, Cost, downloads, facts_of, snapshot_bytes
 from edm2_guidance.papers.tables import NETWORKS, Row, how_to_make
 
 
@@ -31,6 +31,8 @@ def plan_lines(row: Row, cost: Cost | None, networks: str | Path = NETWORKS) -> 
     """The plan of one row: what it is, what it needs, what it costs, what to make before."""
     score = "" if row.published is None else f", published {row.published:g}"
     lines = [f"{row.name}: {row.metric}{score}", f"    {row.source}"]
+    if row.assumed:
+        lines.append(f"    assumed      {row.assumed}")
     if row.note:
         lines.append(f"    note         {row.note}")
     if row.real is not None:
@@ -50,22 +52,28 @@ def _networks(row: Row) -> list[str]:
     if row.interval is not None:
         printed = f", printed {row.sigmas}" if row.sigmas else ""
         where = f" on {row.interval} = {row.interval.sigmas(row.levels())}{printed}"
-    named = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files]
+    named, recipe = [f"{file} ({size(facts_of(file).bytes)})" for file in row.files], row.recipe()
+    others = iter(named[1:])
     guides = [
-        f"guided by {name}, {guide.strength}{where}"
-        for name, guide in zip(named[1:], row.recipe().guides, strict=False)
+        f"guided by {guide.name if guide.net is None else next(others)}, {guide.strength}{where}"
+        for guide in recipe.guides
     ]
-    base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(named[1 + len(guides) :])}"]
-    return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *base])]
+    unusual = ", ".join(spec.caption for spec in recipe.unusual())
+    by = [f"by {unusual}"] if unusual else []
+    base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(others)}"]
+    return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *by, *base])]
 
 
 def _costs(row: Row, cost: Cost) -> list[str]:
-    counts = [f"{number} {re.sub(r' [0-9]+$', '', name)}" for name, number in cost.evaluations.items()]
-    total = f" = {sum(cost.evaluations.values())}" if len(counts) > 1 else ""
+    made = dict(cost.evaluations)
+    gradients = made.pop(GRADIENT, 0)
+    counts = [f"{number} {re.sub(r' [0-9]+$', '', name)}" for name, number in made.items()]
+    total = f" = {sum(made.values())}" if len(counts) > 1 else ""
+    total += f" per image, {gradients} of them with the gradient" if gradients else " per image"
     decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
     runs, devices = counted(cost.repeats, "run"), f"{cost.gpus} x " if cost.gpus > 1 else ""
     return [
-        f"    evaluations  {' + '.join(counts)}{total} per image, {row.num_steps} steps",
+        f"    evaluations  {' + '.join(counts)}{total}, {row.num_steps} steps",
         f"    operations   {cost.tflop:.4g} Tflop per image{decoder}",
         f"    in all       {cost.num_images:,} images x {runs}: {operations(cost.pflop)}, {duration(cost.hours)} at "
         f"{devices}{cost.throughput:.4g} TFLOP/s ({cost.rates.source})",

@@ -22,6 +22,7 @@ from edm2_guidance.papers.listing import Cells, as_csv, as_json, as_markdown, ma
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
 from edm2_guidance.recipe.recipe import ImageSet, Recipe
+from edm2_guidance.recipe.spec import Spec
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -117,14 +118,22 @@ def scores_of(row: Row, records: Sequence[Record]) -> list[Record]:
 
 def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[Row, tuple[str, ...], list[Record]]]:
     """Scores that one protocol gave for one row, and how it differs from the row's; reproductions come first."""
+    rows = list(rows)
+    homes = [(record, _homes(rows, record)) for record in records]
     for row in rows:
         groups: dict[tuple[tuple[str, ...], str], dict[object, Record]] = {}
-        for record in records:
-            if _belongs(row, record):
+        for record, names in homes:
+            if row.name in names:
                 key = tuple(differences(row, record)), _dtype(record)
                 groups.setdefault(key, {}).setdefault(images_key(record), record)
         for (differs, _), found in sorted(groups.items(), key=lambda item: len(item[0][0]) > 0):
             yield row, differs, list(found.values())
+
+
+def _homes(rows: Iterable[Row], record: Record) -> set[str]:
+    """The rows that a record belongs to; of those that differ in rule, sampler and schedule alone, the nearest."""
+    far = {row.name: len(_unusual(row, record.get("recipe") or {})) for row in rows if _belongs(row, record)}
+    return {name for name, count in far.items() if count == min(far.values())}
 
 
 def _result(row: Row, records: Sequence[Record], differs: tuple[str, ...]) -> Result:
@@ -258,12 +267,21 @@ def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
         recipe = read_recipe(stored)
     except ValueError:  # `_method_differences` says so
         return []
-    found = [f"{spec.axis} {spec}" for spec in recipe.unusual(None if row.net is None else _recipe_of(row))]
+    found = [f"{spec.axis} {spec}" for spec in _unusual(row, stored)]
     if recipe.labels != row.labels:
         found.append(f"labels {recipe.labels}, not {row.labels}")
     if recipe.seed_rule != "edm2":
         found.append(f"seeds by the rule {recipe.seed_rule}")
     return found
+
+
+def _unusual(row: Row, stored: Mapping[str, Any]) -> list[Spec]:
+    """Schedule, sampler and rule of a recipe as JSON, as far as they are not the row's."""
+    try:
+        recipe = read_recipe(stored)
+    except ValueError:
+        return []
+    return recipe.unusual(None if row.net is None else _recipe_of(row))
 
 
 def _file_name(path: object) -> str:
@@ -302,6 +320,7 @@ def plain(result: Result) -> dict[str, Any]:
         "images": result.num_images,
         "labels": result.labels,
         "dtype": result.dtype,
+        "assumed": row.assumed or None,
         "protocol": "changed" if result.differs else "as published" if row.published is not None else "as defined",
         "changed": list(result.differs),
     }
@@ -421,7 +440,7 @@ def _why_not_run(row: Row) -> str:
     """Why a row has no scores, in words that other rows share."""
     if row.runnable is None:
         return "not run yet"
-    reason, _, commands = row.runnable.partition("; to make it: ")
+    reason, *commands = re.split("; to (?:make|find) it: ", row.runnable)
     return f"{reason} (the commands that make it: python reproduce.py plan ROW)" if commands else reason
 
 
@@ -462,7 +481,8 @@ def _as_published(table: str, results: Iterable[Result]) -> Part | None:
         return None
     header = ("row", "method", "metric", "published", "best", "mean", "95 % interval", "all", "difference",
               "within spread", "runs", "images", "labels")  # fmt: skip
-    return Part(TABLES[table], [header, *map(_line, found)])
+    assumed = dict.fromkeys(f"{each.row.name}: assumed {each.row.assumed}" for each in found if each.row.assumed)
+    return Part(TABLES[table], [header, *map(_line, found)], list(assumed))
 
 
 def _line(result: Result) -> tuple[object, ...]:

@@ -1,9 +1,9 @@
 """The tables of the papers, row by row: networks, guidance, published score and where it stands. No torch here.
 
-The data are in `tables.csv`. A row that is a preset has its name, networks and score from `papers.presets`; a row that
-stands in several tables is written out where it first appears. Networks are named as they are published; those that
-are not, and have to be made by `reconstruct_phema.py`, are looked for in a folder of the user's, under the name that
-they would have.
+The data are in `tables.csv`, `adm.csv` and `rules.csv`. A row that is a preset has its name, networks and score from
+`papers.presets`; a row that stands in several tables is written out where it first appears. Networks are named as they
+are published; those that are not, and have to be made by `reconstruct_phema.py`, are looked for in a folder of the
+user's, under the name that they would have.
 """
 
 import csv
@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 from dnnlib.places import find_file, near
-from edm2_guidance.papers import adm
+from edm2_guidance.papers import adm, rules
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
-from edm2_guidance.recipe.parts import Sampler, Schedule, constant
+from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
 
 NETWORKS = "networks"  # folder of reconstructed networks
@@ -37,10 +38,26 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "adm-5": "Table 5 of arXiv 2105.05233, ADM: all data sets",
     "adm-6": "Table 6 of arXiv 2105.05233, ADM: classifier guidance and upsampling",
     "adm-samples": "Tables 4 to 6 of arXiv 2105.05233, ADM, of the samples that the authors published",
+    "gi-steps": "Section 4.2 of arXiv 2404.07724v2, guidance in a limited interval: other numbers of steps",
+    "fbg-512": "Table 1 of arXiv 2506.06085, feedback guidance",
+    "icg-512": "arXiv 2407.02687, independent condition guidance",
+    "fdg-10k": "arXiv 2506.19713, frequency-decoupled guidance: 10,000 images by ADM's evaluator",
+    "apg-10k": "arXiv 2410.02416, adaptive projected guidance: 10,000 images by ADM's evaluator",
+    "power-law-512": "arXiv 2502.07849, power-law guidance",
+    "erk-512": "arXiv 2603.03692, ERK-Guid: correction for stiffness",
+    "entropy-512": "arXiv 2504.13612, entropic time schedules",
+    "c2fg-64": "arXiv 2603.08155, C2FG",
+    "swg-512": "arXiv 2411.10257v3, sliding-window guidance",
+    "reg-512": "arXiv 2501.18865, rectified gradient guidance",
+    "ddo-512": "arXiv 2503.01103, direct discriminative optimization, ImageNet-512",
+    "ddo-64": "arXiv 2503.01103, direct discriminative optimization, ImageNet-64",
+    "ambient-512": "the README of ambient-omni: networks trained on images of other quality too",
     "mnist16": "our own: the networks of digits that ship",
     "adm-mnist16": "our own: the ADM network of digits that ships",
 })  # fmt: skip
 
+#: Tables whose authors say by how many percent FIDs of repeated runs differ (arXiv 2312.02696, D.4), or follow them.
+_SPREAD_KNOWN = ("ag1", "gi1", "gi-steps", "edm2-2", "edm2-3", "edm2-4")
 _ELSEWHERE = "make the images with its authors' code and score them by calculate_metrics.py calc"
 _BLOCKED = {
     "copied": f"a number copied from another paper: {_ELSEWHERE}",
@@ -53,9 +70,10 @@ _BLOCKED = {
 class Row:
     """One score of a table: what was sampled, how it was guided, and what came out.
 
-    Weights are w of D = D_guide + w (D_main - D_guide), 1 = off, one per guide; the interval holds for all guides.
-    Networks are file names; `sources` says where they are. published: as printed, None if nobody published it.
-    repeats: runs of `num_images` images, of which the best is reported; None where that is unknown.
+    Weights are w of D = D_guide + w (D_main - D_guide), 1 = off, one per guide, or texts of weights that do not stay;
+    the interval holds for all guides. Networks are file names; `sources` says where they are. published: as printed,
+    None if nobody published it. repeats: runs of `num_images` images, of which the best is reported; None where that is
+    unknown. Samplers, schedules, rules and references are texts, as the command line takes them.
     """
 
     table: str
@@ -66,8 +84,8 @@ class Row:
     metric: str
     published: float | None
     net: str | None  # None: no network of this code base
-    gnets: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
+    gnets: tuple[str | None, ...] = ()  # None: the main network, asked in another way
+    weights: tuple[float | str, ...] = ()
     interval: StepInterval | None = None  # None = guided at all steps
     sigmas: str = ""  # the interval as printed
     num_steps: int = 32
@@ -79,10 +97,15 @@ class Row:
     scale: float = 0.0  # of the classifier's gradient, in the form of the sampler
     sampler: str = "heun"
     schedule: str = "edm"
+    rule: str = "linear"
+    references: tuple[str, ...] = ()  # one per guide; none: their networks, as they are
+    first_seed: int = 0
+    against: str | None = None  # a name of `papers.references`, where the reference is not that of `data`
     base: str | None = None  # the preset whose images the network enlarges
     setting: str | None = None  # the preset that has several rows, one per metric, of which one pass gives all
     labels: LabelRule = "random"  # the papers' rule: drawn at random, none for unconditional images
     blocked: str | None = None  # why no network of this code base makes this row
+    assumed: str = ""  # what nobody published, and what was taken in its place
     note: str = ""  # what to mind: whatever the table does not print
 
     @property
@@ -95,7 +118,8 @@ class Row:
         """Network files by name, the main network first, those that make the images that it enlarges last."""
         base = () if self.base is None else map(_file_name, all_presets()[self.base].sources)
         classifier = () if self.classifier is None else (self.classifier,)
-        return () if self.net is None else (self.net, *self.gnets, *classifier, *base)
+        gnets = (gnet for gnet in self.gnets if gnet is not None)
+        return () if self.net is None else (self.net, *gnets, *classifier, *base)
 
     @property
     def emas(self) -> tuple[float | None, ...]:
@@ -110,13 +134,13 @@ class Row:
     @property
     def spread(self) -> float | None:
         """By how many percent repeated runs differ, as the paper says; None where no paper says."""
-        known = self.metric == "fid" and self.published is not None and not self.table.startswith("adm-")
-        return 2.0 if known else None  # arXiv 2312.02696, D.4
+        known = self.metric == "fid" and self.published is not None and self.table in _SPREAD_KNOWN
+        return 2.0 if known else None
 
     @property
     def together(self) -> tuple[str, ...]:
         """The metrics that one pass over its images gives, its own among them."""
-        return (self.metric,) if self.setting is None else REFERENCES[self.data].metrics
+        return (self.metric,) if self.setting is None else REFERENCES[self.against or self.data].metrics
 
     @property
     def images(self) -> str:
@@ -126,7 +150,7 @@ class Row:
     @property
     def reference(self) -> str:
         """URL or path of the reference statistics."""
-        return REFERENCES[self.data].source
+        return REFERENCES[self.against or self.data].source
 
     @property
     def runnable(self) -> str | None:
@@ -136,8 +160,11 @@ class Row:
         lines = how_to_make(self.files)
         if not lines:
             return None
-        runs = [run for run in map(run_of, self.files) if run not in published_runs()]
+        ours = (file for file in self.files if publisher(file) is None and file not in _published())
+        runs = [run for run in map(run_of, ours) if run not in published_runs()]
         reason = f"no network of {runs[0]} is known to be released" if runs else "not published at these EMA lengths"
+        if any(map(publisher, self.files)):
+            reason = "the network is released elsewhere"
         return f"{reason}; to make it: {'; '.join(lines)}"
 
     def sources(self, networks: str | Path = NETWORKS) -> tuple[str, ...]:
@@ -154,17 +181,21 @@ class Row:
             what = "published samples" if self.real is None else "real images"
             raise ValueError(f"{self.name}: {self.blocked or f'{what} are scored, none are made'}")
         net, *others = (NetworkRef(source) for source in self.sources(networks))
-        sampler = Sampler.parse(self.sampler)
-        pairs = zip(others[: len(self.gnets)], self.weights, strict=True)
-        guides = [Guide(ref, constant(weight), self.interval) for ref, weight in pairs]
+        nets = iter(others)
+        asked = self.references or ("network",) * len(self.gnets)
+        guides = [
+            Guide(None if gnet is None else next(nets), weight, self.interval, reference)
+            for gnet, weight, reference in zip(self.gnets, self.weights, asked, strict=True)
+        ]
         if self.classifier is not None:
-            guides.append(classifier_guide(others[len(self.gnets)], self.scale, sampler))
+            guides.append(classifier_guide(next(nets), self.scale, self.sampler))
         return Recipe(
             net,
-            tuple(guides),
+            guides,
             self.num_steps,
-            sampler,
-            Schedule.parse(self.schedule),
+            self.sampler,
+            self.schedule,
+            self.rule,
             labels=self.labels,
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -192,6 +223,11 @@ def published_runs() -> frozenset[str]:
     return frozenset(run_of(file) for file in _published() if NETWORK_NAME.fullmatch(file))
 
 
+def publisher(file: str) -> str | None:
+    """Where a network of others is released, by the name that its file has here; None for one of the papers'."""
+    return next((url for start, url in rules.OF_OTHERS.items() if file.startswith(start)), None)
+
+
 def run_of(file: str) -> str:
     """The training run of a network of the papers, by its file name: edm2-img512-s. ValueError for another name."""
     return parsed(file)["run"]
@@ -209,12 +245,16 @@ def how_to_make(files: Iterable[str], networks: str | Path = NETWORKS) -> list[s
     """Command lines that put those of `files` that are not published into the folder `networks`.
 
     One reconstruction per training run and number of images, for all its EMA lengths; before it, the training of a
-    run that was never released.
+    run that was never released. Of a network of others, where it is had.
     """
     wanted: dict[tuple[str, str], list[str]] = {}
-    for match in (parsed(file) for file in dict.fromkeys(files) if file not in _published()):
-        wanted.setdefault((match["run"], match["kimg"]), []).append(match["ema"])
     lines = []
+    for file in (file for file in dict.fromkeys(files) if file not in _published()):
+        if url := publisher(file):
+            lines.append(f"save the network from {url} as {Path(networks) / file}")
+            continue
+        match = parsed(file)
+        wanted.setdefault((match["run"], match["kimg"]), []).append(match["ema"])
     for (run, kimg), emas in wanted.items():
         released = run in published_runs()
         indir = f"{MODEL_ROOT}/raw-snapshots/{run}" if released else f"training-runs/{run}"
@@ -250,7 +290,7 @@ def all_rows() -> tuple[Row, ...]:
         else:
             row = rows[line["name"]] = _row(line)
         result.append(row)
-    return (*result, *_adm_rows())
+    return (*result, *_adm_rows(), *_rule_rows())
 
 
 def _adm_rows() -> Iterator[Row]:
@@ -285,6 +325,41 @@ def _of_setting(table: str, setting: adm.Setting, metric: str) -> Row:
         setting=setting.name,
     )
     return row if preset is None else replace(_of_preset(row, preset), metric=row.metric, published=row.published)
+
+
+def _rule_rows() -> Iterator[Row]:
+    """A row per score of the papers about guidance rules; settings with several scores are sampled once."""
+    for setting in rules.settings():
+        for metric in setting.metrics:
+            blocked = setting.why_not(metric)
+            yield Row(
+                table=setting.table,
+                name=setting.name_of(metric),
+                data=setting.data,
+                model=setting.model,
+                method=setting.method,
+                metric=metric,
+                published=float(setting.scores[metric]) if setting.scores else None,
+                net=setting.net,
+                gnets=setting.gnets,
+                weights=setting.weights,
+                interval=setting.interval,
+                sigmas=setting.sigmas,
+                num_steps=setting.num_steps,
+                num_images=setting.num_images,
+                repeats=None,
+                sampler=setting.sampler,
+                schedule=setting.schedule,
+                rule=setting.rule,
+                references=setting.references,
+                first_seed=setting.first_seed,
+                against=setting.against,
+                setting=setting.name if len(setting.metrics) > 1 else None,
+                labels=cast(LabelRule, setting.labels),
+                blocked=_BLOCKED.get(blocked or "", blocked),
+                assumed=setting.assumed,
+                note=setting.note_on(metric),
+            )
 
 
 def _bare(metric: str) -> str:

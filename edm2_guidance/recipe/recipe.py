@@ -364,7 +364,8 @@ class Recipe:
         """
         usual = usual or Recipe(self.net)
         pairs = ((self.schedule, usual.schedule), (self.sampler, usual.sampler), (self.rule, usual.rule))
-        idle = self.sampler.kind == "heun" and "S_churn" not in self.sampler.changed()
+        samplers = (self.sampler, usual.sampler)
+        idle = all(each.kind == "heun" and "S_churn" not in each.changed() for each in samplers)
         return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
 
     def unusual_text(self) -> str:

@@ -54,7 +54,7 @@ class Settings:
     networks: Path
     num: int | None = None
     blocks: int | None = None
-    seed: int = 0
+    seed: int | None = None
     labels: LabelRule | None = None
     noise_device: str | None = None
     keep_images: bool = False
@@ -158,7 +158,7 @@ class Runner:
         """The seeds of each block of a row that is sampled."""
         num = self.settings.num or row.num_images
         count = self.settings.blocks or row.repeats or 1
-        first = self.settings.seed
+        first = row.first_seed if self.settings.seed is None else self.settings.seed
         return [range(first + k * num, first + (k + 1) * num) for k in range(count)]
 
     def score(

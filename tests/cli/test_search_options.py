@@ -9,9 +9,9 @@ from edm2_guidance.cli.intervals import EVERYWHERE
 from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
 from edm2_guidance.cli.recipe_options import NetworkOptions
-from edm2_guidance.cli.search_options import SearchOptions, missing_files, start_of
+from edm2_guidance.cli.search_options import SearchOptions, missing_files, search_text, start_of
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.recipe.search import recipe_at, valid
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))
@@ -73,6 +73,15 @@ def test_a_search_starts_from_the_recipe_and_an_open_interval():
         "guide_ema": 0.05,
     }
     assert start_of(TWO, stages("alpha", TWO)) == {"weight": 1.75, "alpha": pytest.approx(1 / 3)}
+
+
+def test_one_end_of_an_interval_is_swept_with_the_other_as_it_is():
+    inside = Recipe(MAIN, (Guide(UNCOND, constant(1.5), SigmaInterval(0.28, 2.9)),), 32)
+    (first,), (last,) = stages("first", inside)[0], stages("last", inside)[0]
+    assert (first.values, last.values) == (tuple(range(32)), tuple(range(31, -1, -1)))
+    assert start_of(inside, [[first]]) == start_of(inside, [[last]]) == {"first": 15, "last": 21}
+    assert start_of(ONE, stages("last")) == {"first": 0, "last": 15}
+    assert "w = 1.5; 32 steps" in search_text(inside, [[last]], 1)[0], "the interval is tried, not fixed"
 
 
 def test_any_field_may_be_searched():

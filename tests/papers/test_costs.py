@@ -172,8 +172,8 @@ def test_every_row_has_a_plan(tmp_path):
         if it.blocked is not None:
             assert f"cannot run   {it.blocked}" in text
         elif made is not None:
-            steps = it.num_steps
-            assert f"{2 * steps - 1 if it.sampler == 'heun' else steps} main" in text
+            steps = 2 * it.num_steps - 1 if it.sampler == "heun" else it.num_steps
+            assert f"{steps * (1 + it.gnets.count(None))} main" in text
             assert math.isfinite(made.hours)
             assert ("make first" in text) == (it.runnable is not None)
 
@@ -189,6 +189,35 @@ def test_rows_of_adm_count_gradients_bases_and_shared_images():
     assert f"{cost(it).pflop:,.0f} PFLOP" in text, "one pass gives all five"
     networks = {name: n for name, n in downloads(rows).items() if name.endswith(("r.pt", "n.pt"))}
     assert sum(networks.values()) == 4 * (311_795_910 + 295_904_454 + 65_438_568)
+
+
+def test_gradients_and_references_asked_of_the_main_network_are_counted():
+    it = row("reg-interval-fid")
+    assert evaluations(it) == {"main": 63, "guide 1": 16, "main gradient": 16}  # steps 15 to 22, twice each
+    assert tflop_per_image(it) == pytest.approx(((63 + 16) * 102.2 + 16 * 45.5 + 1260.9) / 1000)
+    text = "\n".join(plan_lines(it, cost(it)))
+    assert "63 main + 16 guide = 79 per image, 16 of them with the gradient, 32 steps" in text
+    it = row("icg-dino")
+    assert tflop_per_image(it) == pytest.approx((126 * 45.5 + 1260.9) / 1000)
+    assert "guided by the main network (other-label), w = 1.25" in "\n".join(plan_lines(it, cost(it)))
+
+
+def test_a_row_against_another_reference_fetches_that_and_has_the_decoder():
+    it = row("fdg-s-fid")
+    assert it.reference in downloads([it])
+    assert it.reference.endswith("VIRTUAL_imagenet512.npz")
+    assert "the Stability VAE" in downloads([it])
+    assert reference_bytes(it) == reference_bytes(row("adm-512-fid"))
+
+
+def test_a_network_of_others_is_saved_by_hand(tmp_path):
+    it = row("ddo-l-autog-fid")
+    assert it.files == ("ddo-edm2-img512-l.pkl", "edm2-img512-xs-0134217-0.165.pkl")
+    assert it.missing(tmp_path) == it.files[:1]
+    assert snapshot_bytes(it.missing(tmp_path)) == 0
+    text = "\n".join(plan_lines(it, cost(it), tmp_path))
+    assert f"make first   save the network from https://github.com/NVlabs/DDO as {tmp_path / it.net}" in text
+    assert it.recipe(tmp_path).net.source == str(tmp_path / it.net)
 
 
 def test_the_plan_in_words(tmp_path):

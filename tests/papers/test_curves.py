@@ -105,6 +105,19 @@ def test_interval_ends_in_noise_levels_and_in_the_cheap_order():
     assert interval_panels(closed, "c", 1000)[1].fixed == "upper end open, w = 2"
 
 
+def test_ends_of_an_interval_that_were_swept_at_each_others_best():
+    """As arXiv 2404.07724, Fig. 5, has them; the lower end is open at one point alone."""
+    levels = Recipe(NetworkRef("main"), num_steps=16).levels()
+    swept = [(first, 10) for first in range(9)] + [(7, last) for last in (15, *range(13, 7, -1))]
+    records = [line("f", abs(first - 7) + abs(last - 10), first=first, last=last) for first, last in set(swept)]
+    upper, lower = interval_panels(records, "f", 1000)
+    assert upper.curves["f"] == {levels[first]: [abs(first - 7)] for first in range(9)}
+    assert lower.curves["f"] == {levels[-1]: [5], **{levels[last + 1]: [abs(last - 10)] for last in range(8, 14)}}
+    assert upper.fixed == f"lower end at sigma {levels[11]:.3g}"
+    assert lower.fixed == f"upper end at sigma {levels[7]:.3g}"
+    assert upper.notes == lower.notes == ()
+
+
 def test_each_ema_length_at_the_others_best():
     records = [line("a", (m - 0.1) ** 2 + (g - 0.2) ** 2, ema=m, guide_ema=g) for m in (0.05, 0.1) for g in (0.1, 0.2)]
     panel = ema_panel(records, "a", 1000)

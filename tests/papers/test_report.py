@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import io
 import json
 import re
@@ -163,9 +164,43 @@ def test_one_published_run_is_compared_with_our_mean():
 
 @pytest.mark.parametrize("name", [r.name for r in all_rows() if r.table in ("ag1", "mnist16") and r.net is not None])
 def test_untagged_lines_belong_to_the_row_that_they_were_made_as(name):
+    """And to rows of other papers that make the same images."""
     everything = {r.name: r for r in all_rows() if r.net is not None}
+    same = [n for n, r in everything.items() if r.metric == row(name).metric and hash_of(n) == hash_of(name)]
     results = collect(list(everything.values()), [record(name, 2.0, tagged=False)])
-    assert [(result.row.name, result.differs) for result in results] == [(name, ())]
+    assert [(result.row.name, result.differs) for result in results] == [(each, ()) for each in same]
+
+
+@functools.cache
+def hash_of(name):
+    return row(name).recipe().hash
+
+
+def test_of_rows_that_differ_in_sampler_or_rule_alone_a_line_belongs_to_the_nearest():
+    pairs = [("entropy-xs-deterministic-32-edm-fid", "edm2-img512-xs-fid"), ("fdg-s-fid", "fdg-s-cfg-fid")]
+    for names in pairs:
+        rows = [row(name) for name in names]
+        for name in names:
+            few = record(name, 2.0, tagged=False) | {"num_images": 500}
+            (result,) = collect(rows, [few])
+            assert result.row.name == name
+            assert result.differs == (f"500 images, not {row(name).num_images:,}",)
+    far = record("fdg-s-fid", 2.0, tagged=False)
+    (alone,) = collect([row("fdg-s-cfg-fid")], [far])
+    assert alone.differs == ("rule fdg",)
+
+
+def test_heun_is_not_the_sampler_of_a_row_of_another():
+    (result,) = collect([row("entropy-xs-deterministic-32-edm-fid")], [record("edm2-img512-xs-fid", 2.0, tagged=False)])
+    assert result.differs == ("sampler heun",)
+
+
+def test_what_a_row_assumes_stands_below_its_score():
+    text = report([row("icg-fid")], blocks("icg-fid", [3.4]), "markdown")
+    assert "| icg-fid | EDM2-XS, independent condition guidance | fid | 3.35 | 3.4 |" in text
+    assert "- icg-fid: assumed the EMA length, of edm2-img512-xs-guid-dino" in text
+    (told,) = json.loads(report([row("icg-fid")], blocks("icg-fid", [3.4]), "json"))["results"]
+    assert told["assumed"] == row("icg-fid").assumed
 
 
 def changed(**changes):

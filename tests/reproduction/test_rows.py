@@ -11,6 +11,7 @@ from dnnlib.inference import UNSAID, Inference
 from dnnlib.workers import Workers
 from edm2_guidance.images.sources import content_sha256
 from edm2_guidance.metrics import ledger
+from edm2_guidance.papers.report import collect
 from edm2_guidance.papers.search import Axis, Found
 from edm2_guidance.papers.tables import Row, find
 from edm2_guidance.recipe.parts import constant
@@ -95,6 +96,23 @@ def test_a_second_run_computes_nothing(runner, row, sampled):
     lines = ledger.read(runner().settings.ledger)
     assert [line["row"] for line in lines] == [{"name": "tiny", "block": 0}, {"name": "tiny", "block": 1}]
     assert len(set(values(first))) == 2
+
+
+def test_a_row_by_other_rules_and_seeds(runner, row, sampled):
+    """What rows of papers about rules are made of: references, weights that see, a rule, another reference."""
+    it = replace(
+        row, gnets=(None, *row.gnets), weights=(1.25, "feedback:tau=0.1"), references=("other-label", "network"),
+        rule="apg", first_seed=100, against="mnist16", repeats=1,
+    )  # fmt: skip
+    (block,) = runner().run(it)
+    assert sampled.list == list(range(100, 106))
+    made = block.record["recipe"]
+    assert (made["rule"], [guide["reference"] for guide in made["guides"]]) == ("apg", ["other-label", "network"])
+    assert [guide["net"] is None for guide in made["guides"]] == [True, False]
+    (result,) = collect([it], [block.record])
+    assert result.differs == tuple(block.record["flags"])  # six images are few, and that is all
+    list(runner(seed=0).run(it))
+    assert sampled.list[6:] == list(range(6))
 
 
 def test_after_a_kill_only_what_is_missing_is_made(runner, row, sampled, tmp_path):
