@@ -30,6 +30,7 @@ from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missin
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
 from edm2_guidance.cli.typed import given, quoted
+from edm2_guidance.commands.reproduction.gallery import make_gallery
 from edm2_guidance.commands.reproduction.page import write_page
 from edm2_guidance.commands.reproduction.verify import verify_machine
 from edm2_guidance.metrics.catalog import check_counts, detector_choices, find_metric, score_text, value_text
@@ -68,6 +69,7 @@ def main() -> None:
 
 
 main.add_command(verify_machine)
+main.add_command(make_gallery)
 
 
 @main.command("list")
