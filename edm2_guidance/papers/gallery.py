@@ -26,10 +26,12 @@ DIGITS = {
     "weak": "mnist16-weak",
     "classifier": "mnist16-classifier",
 }
-DIGIT_STEPS, SOLVER_W = 16, 1.5
-POINT_STEPS, POINT_W = 32, 4.0
-FEW_STEPS, LOW_W = 12, 2.0  # of solvers on the toy, which are much the same at many steps, and astray at a high weight
+DIGIT_STEPS, DIGIT_W = 16, 1.5
+POINT_STEPS, FEW_STEPS = 32, 12  # on the toy; so few of solvers, which are much the same at many
 POINT_LEVELS = {"sigma_max": 5.0}
+#: What lines leave out.
+_OF_GUIDANCE = {"over": "weight", "values": (1.0, 1.5, 2.0, 4.0, 8.0), "w": 4.0}
+_OF_SOLVERS = {"over": "num_steps", "values": (4, 6, 8, 12, 16), "w": 2.0}
 
 
 @dataclass(frozen=True)
@@ -38,35 +40,26 @@ class Entry:
 
     Attributes:
         axis, kind: Of the catalogue.
+        over: What its digits are over: weight, num_steps or a field of the kind.
+        values: Of that.
+        w: The weight on points.
         fields: Of the kind, where its defaults show little.
         on_points: More of them, for the toy alone.
         beside: Other parts of its recipes by axis, as texts.
         guide: The network that guides, unless the main one does, or a classifier.
-        over: What its digits are over: weight, num_steps or a field of the kind; empty for the first, of solvers the
-            second.
-        values: Of that; empty for the usual ones.
-        w: The weight on points; 0 for the usual one.
         not_on_points: Why the toy has none; empty if it has.
     """
 
     axis: str
     kind: str
+    over: str
+    values: Sequence[Any]
+    w: float
     fields: Mapping[str, Any] = field(default_factory=dict)
     on_points: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
     guide: str = "unconditional"
-    over: str = ""
-    values: Sequence[Any] = ()
-    w: float = 0.0
     not_on_points: str = ""
-
-    def __post_init__(self) -> None:
-        usual = {"over": "weight", "values": (1.0, 1.5, 2.0, 4.0, 8.0), "w": POINT_W}
-        if self.solves:
-            usual = {"over": "num_steps", "values": (4, 6, 8, 12, 16), "w": LOW_W}
-        for name, value in usual.items():
-            if not getattr(self, name):
-                object.__setattr__(self, name, value)
 
     @property
     def name(self) -> str:
@@ -100,7 +93,7 @@ class Entry:
     def of_digits(self, value: Any) -> Recipe:
         """The recipe of a row of its digits."""
         fields = {} if self.over in ("weight", "num_steps") else {self.over: value}
-        w = value if self.over == "weight" else SOLVER_W
+        w = value if self.over == "weight" else DIGIT_W
         steps = value if self.over == "num_steps" else DIGIT_STEPS
         return replace(self._recipe(DIGITS, w, steps, fields), labels="balanced", noise_device="device")
 
@@ -154,5 +147,10 @@ def axes() -> list[str]:
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """All lines."""
-    text = Path(__file__).with_name("gallery.json").read_text(encoding="utf-8")
-    return tuple(Entry(**line) for line in json.loads(text))
+    return read(Path(__file__).with_name("gallery.json").read_text(encoding="utf-8"))
+
+
+def read(text: str) -> tuple[Entry, ...]:
+    """The lines of a text, a JSON list. TypeError for a name that no line has."""
+    lines = json.loads(text)
+    return tuple(Entry(**{**(_OF_SOLVERS if line["axis"] in SOLVERS else _OF_GUIDANCE), **line}) for line in lines)

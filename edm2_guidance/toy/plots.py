@@ -248,7 +248,7 @@ def _density_of(ax: Axes, points: Tensor) -> None:
     kept = points[WHOLE.holds(points)].double()
     counts = torch.histogramdd(kept, [_SQUARES, _SQUARES], range=[left, right, bottom, top]).hist
     values = torch.where(counts > 0, counts.log(), math.nan).T
-    _image(ax, WHOLE, values.numpy(), cmap="bone_r", vmin=-2, vmax=math.log(len(points) / 500), zorder=3)
+    _image(ax, WHOLE, values.numpy(), cmap="bone_r", vmin=-2, vmax=math.log(max(len(points) / 500, 2)), zorder=3)
 
 
 def _regions(ax: Axes, view: View) -> None:

@@ -4,14 +4,15 @@ import inspect
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from edm2_guidance.cli.recipe_flags import recipe_flags
-from edm2_guidance.papers.gallery import Entry, axes, entries
+from edm2_guidance.papers.gallery import DIGIT_W, DIGITS, Entry, axes, entries
 from edm2_guidance.recipe.catalog import OF_FUNCTIONS
 from edm2_guidance.recipe.spec import fields_of, number_text
 
-#: What is known of kinds from elsewhere, a sentence each, by the name of the entry.
-Lines = Mapping[str, str]
+#: How kinds fared in the arena, a line each, by the name of the entry; of those that were there.
+Arena = Mapping[str, str]
 
 _GUIDED_BY = {
     "unconditional": "the unconditional network guides (classifier-free guidance)",
@@ -41,10 +42,9 @@ The letters of the formulas:
 """
 
 
-def pages(known: Lines | None = None) -> dict[str, str]:
-    """All pages by file name. known: what else is known of kinds, such as how they fared against others."""
-    known = known or {}
-    own = {f"{entry.name}.md": page(entry, known.get(entry.name, "")) for entry in entries()}
+def pages(arena: Arena = MappingProxyType({})) -> dict[str, str]:
+    """All pages by file name."""
+    own = {f"{entry.name}.md": page(entry, arena.get(entry.name, "")) for entry in entries()}
     return {"index.md": index(entries()), **own}
 
 
@@ -67,8 +67,8 @@ def _row(entry: Entry) -> str:
     return f"| [{entry.kind}]({entry.name}.md) | {what} |"
 
 
-def page(entry: Entry, known: str = "") -> str:
-    """Of one kind."""
+def page(entry: Entry, fared: str = "") -> str:
+    """Of one kind. fared: how, in the arena; empty for a kind that was not there."""
     cls = entry.cls
     formula = "\n".join(f"    {line}" for line in cls.formula.split("\n"))
     fields = "\n".join(f"    {line}" for line in fields_of(cls))
@@ -76,11 +76,11 @@ def page(entry: Entry, known: str = "") -> str:
         f"# {entry.title}",
         formula,
         *map(_escaped, _paragraphs(entry)),
-        f"A {entry.axis}, `{_option(entry)}`, from {_linked(cls.source)}.",
+        f"{entry.axis.capitalize()}: `{_option(entry)}`, from {_linked(cls.source)}.",
         *([f"Its fields:\n\n{fields}"] if fields else []),
         *_of_points(entry),
         *_of_digits(entry),
-        *([f"## Against others\n\n{known}"] if known else []),
+        *([f"## In the arena\n\n{fared}"] if fared else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -89,7 +89,8 @@ def _of_points(entry: Entry) -> list[str]:
     if entry.not_on_points:
         return [f"Not on points: {entry.not_on_points}."]
     fields = [f"{name} = {value}" for name, value in {**entry.fields, **entry.on_points}.items()]
-    said = [_guide(entry), f"w = {number_text(entry.w)}", *_beside(entry), *fields]
+    steps = entry.of_points({role: role for role in DIGITS}).num_steps
+    said = [_guide(entry), f"w = {number_text(entry.w)}", f"{steps} steps", *_beside(entry), *fields]
     return [
         f"![{entry.title} on the toy]({entry.name}-points.png)",
         f"*On the toy: {', '.join(said)}. Density of samples, and paths; beside [unguided ones](index.md).*",
@@ -99,7 +100,7 @@ def _of_points(entry: Entry) -> list[str]:
 def _of_digits(entry: Entry) -> list[str]:
     fields = [f"{name} = {value}" for name, value in entry.fields.items()]
     rows = {"weight": "weights", "num_steps": "numbers of steps"}.get(entry.over, entry.over)
-    said = [_guide(entry), *([] if entry.over == "weight" else ["w = 1.5"]), *_beside(entry), *fields]
+    said = [_guide(entry), *([] if entry.over == "weight" else [f"w = {DIGIT_W:g}"]), *_beside(entry), *fields]
     return [
         f"![Digits by {entry.title}]({entry.name}-digits.png)",
         f"*Digits by {rows}, class and seed 0 to 9: {', '.join(said)}.*",
