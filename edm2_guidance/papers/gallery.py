@@ -30,7 +30,7 @@ DIGIT_STEPS, DIGIT_W = 16, 1.5
 POINT_STEPS, FEW_STEPS = 32, 12  # on the toy; so few of solvers, which are much the same at many
 POINT_LEVELS = {"sigma_max": 5.0}
 #: What lines leave out.
-_OF_GUIDANCE = {"over": "weight", "values": (1.0, 1.5, 2.0, 4.0, 8.0), "w": 4.0}
+_OF_GUIDANCE = {"over": "weight", "values": (1.0, 2.0, 3.0, 4.0, 6.0), "w": 4.0}
 _OF_SOLVERS = {"over": "num_steps", "values": (4, 6, 8, 12, 16), "w": 2.0}
 
 

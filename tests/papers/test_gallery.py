@@ -75,7 +75,7 @@ def test_one_page_is_made(tmp_path, monkeypatch):
     done = CliRunner().invoke(reproduce.main, ["gallery", "--only=tcfg", f"--outdir={tmp_path}"])
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "rule-tcfg-digits.png", "rule-tcfg-points.png", "rule-tcfg.md"
+        "index.md", "rule-tcfg-digits.png", "rule-tcfg-points.png", "rule-tcfg.md"
     ]  # fmt: skip
     with (
         Image.open(tmp_path / "rule-tcfg-digits.png") as digits,
@@ -90,3 +90,5 @@ def test_kinds_that_are_not_there_are_refused(tmp_path):
     assert done.exit_code == 2
     assert "the gallery has no 'nothing'" in done.output
     assert not list(tmp_path.iterdir())
+    listed = CliRunner().invoke(reproduce.main, ["gallery", "--only=list"])
+    assert "rule: linear, rescale, apg" in listed.output

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.atomic import atomic_path, check_destination
+from dnnlib.places import near
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
-from edm2_guidance.cli.param_type import ParamType
+from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.commands.reproduction.gallery_pages import pages
-from edm2_guidance.papers.gallery import Entry, entries
+from edm2_guidance.papers.gallery import Entry, axes, entries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,24 +29,31 @@ TILE, GREYS = 32, 16  # pixels of a digit's side, and shades
 
 
 class Kinds(ParamType):
-    """Names of kinds, joined by commas; a name that several axes have stands for all of them."""
+    """Names of kinds, joined by commas, of all axes that have them; `list` prints which there are, and ends."""
 
-    name = "kind,..."
+    name = "list"
 
     def parse(self, text: str) -> list[str]:
-        names = check_once([part.strip() for part in text.split(",")])
-        known = {entry.kind for entry in entries()}
+        show_if_list(text, listing)
+        names, known = check_once([part.strip() for part in text.split(",")]), [entry.kind for entry in entries()]
         for name in names:
             if name not in known:
-                raise ValueError(f"the gallery has no '{name}': {', '.join(sorted(known))}")
+                raise ValueError(f"the gallery has no '{name}'{near(name, known)} (all: --only=list)")
         return names
+
+
+def listing() -> str:
+    """Every kind of the gallery, an axis to a line."""
+    return "\n".join(f"{axis}: {', '.join(each.kind for each in entries() if each.axis == axis)}" for axis in axes())
 
 
 class GalleryOptions(OptionGroup):
     """What is made, and where."""
 
     outdir: str = option("Of pages and pictures", metavar="DIR", default=OUTDIR)
-    only: list[str] | None = option("Only the pages of these kinds", type=Kinds())
+    only: list[str] | None = option(
+        "Only the pages of these kinds, and the one before all; `list` prints all", type=Kinds()
+    )
     text: bool = flag("Pages without their pictures")
 
 
@@ -63,7 +71,7 @@ def make_gallery(asked: GalleryOptions) -> None:
     folder = Path(asked.outdir)
     chosen = [entry for entry in entries() if asked.only is None or entry.kind in asked.only]
     texts = pages()
-    wanted = [f"{entry.name}.md" for entry in chosen] + (["index.md"] if asked.only is None else [])
+    wanted = ["index.md", *(f"{entry.name}.md" for entry in chosen)]
     with bad_input():
         check_destination(folder / "index.md")
         painter = None if asked.text else Painter(folder)
