@@ -5,6 +5,7 @@ extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
+    "docs/gallery/*.md",
     "examples/README.md",
     "edm2_guidance/pretrained/README.md",
     "CONTRIBUTING.md",

@@ -31,6 +31,7 @@ from edm2_guidance.cli.start import as_started
 from edm2_guidance.cli.submit import send
 from edm2_guidance.cli.typed import given, quoted
 from edm2_guidance.commands.reproduction.arena import run_arena
+from edm2_guidance.commands.reproduction.gallery import make_gallery
 from edm2_guidance.commands.reproduction.page import write_page
 from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
 from edm2_guidance.commands.reproduction.verify import verify_machine
@@ -71,6 +72,7 @@ def main() -> None:
 
 main.add_command(verify_machine)
 main.add_command(run_arena)
+main.add_command(make_gallery)
 
 
 @main.command("list")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,11 +13,18 @@ from edm2_guidance.cli.lists import IntList
 from edm2_guidance.cli.option_group import COUNT, Field, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.run_options import device_option
-from edm2_guidance.cli.typed import given
+from edm2_guidance.cli.typed import given, quoted
+from edm2_guidance.papers import gallery
+from edm2_guidance.papers.gallery import Entry
+from edm2_guidance.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edm2_guidance.toy.network import ToyModel
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/edm2/toy-example"
 SHIPPED = {"net": "toy/main", "gnet": "toy/weak", "uncond_net": "toy/unconditional"}
 FIGURES = {"sheet": (10, 5.4), "fig1": (15, 3.4), "fig2": (12.5, 2.9), "fig9": (8, 8), "gi1d": (13, 3)}  # inches
+KINDS = ("kinds", "solvers")  # figures and tables of all that the catalogue has
 
 
 FILE = click.Path(path_type=Path)
@@ -56,13 +63,14 @@ class FigureOptions(OptionGroup):
     """What is drawn, of which networks, and where."""
 
     figure: str = option(
-        "sheet, fig1, fig2 or fig9 of the autoguidance paper, gi1d", metavar="NAME",
-        type=click.Choice(list(FIGURES)), default="sheet"
+        "sheet, fig1, fig2 or fig9 of the autoguidance paper, gi1d; kinds, solvers: every one of the catalogue",
+        metavar="NAME", type=click.Choice([*FIGURES, *KINDS]), default="sheet"
     )  # fmt: skip
     net: str = _net_option("Main network", f"{PUBLISHED}/clsA-layers04-dim64/iter4096.pkl")
     gnet: str = _net_option("Guiding network", f"{PUBLISHED}/clsA-layers04-dim32/iter0512.pkl")
     uncond_net: str = _net_option(
-        "Guide of classifier-free guidance: fig1, fig2, fig9", f"{PUBLISHED}/clsAB-layers04-dim32/iter0512.pkl"
+        "Guide of classifier-free guidance: fig1, fig2, fig9, kinds, solvers",
+        f"{PUBLISHED}/clsAB-layers04-dim32/iter0512.pkl",
     )
     weights: WeightOptions
     out: Path | None = option("File to write; default, without --show: out/toy-NAME.png", metavar="PNG|PDF", type=FILE)
@@ -73,8 +81,8 @@ class FigureOptions(OptionGroup):
 class ScoreOptions(OptionGroup):
     """What is scored, and by how many samples."""
 
-    example: Literal["2d", "1d"] = option(
-        "2d: the methods of fig1; 1d: the intervals of gi1d", metavar="2d|1d", default="2d"
+    example: Literal["2d", "1d", "kinds", "solvers"] = option(
+        "2d: the methods of fig1; 1d: the intervals of gi1d; kinds, solvers: every one of the catalogue", default="2d"
     )
     net: str = _net_option("Main network", SHIPPED["net"])
     gnet: str = _net_option("Guiding network", SHIPPED["gnet"])
@@ -83,6 +91,32 @@ class ScoreOptions(OptionGroup):
     seeds: list[int] = option("One set of samples each; errors are over these", type=IntList(), default="0-4")
     num_samples: int = option("Samples in a set", type=click.IntRange(min=100), default=16384)
     out: Path | None = option("Write the scores of every seed", metavar="JSON", type=FILE)
+
+
+def of_name(name: str, *, lacking: bool = False) -> list[Entry]:
+    """What a figure or table shows of the catalogue, none for another name; lacking: what it cannot show."""
+    if name not in KINDS:
+        return []
+    return [
+        each for each in gallery.entries() if each.solves == (name == "solvers") and bool(each.not_on_points) == lacking
+    ]
+
+
+def recipes_of(
+    entries: list[Entry], main: "ToyModel", weak: "ToyModel", unconditional: "ToyModel"
+) -> dict[str, Recipe]:
+    """Their recipes by title, after the one without guidance."""
+    from edm2_guidance.toy.recipes import network
+
+    nets = {"main": network(main), "weak": network(weak), "unconditional": network(unconditional)}
+    return {"unguided": gallery.unguided(nets), **{entry.title: entry.of_points(nets) for entry in entries}}
+
+
+def check_no_weights(name: str) -> None:
+    """ValueError for weights that a figure or table does not take."""
+    for option_name in ("guidance", "cfg"):
+        if name in KINDS and given(option_name):
+            raise ValueError(f"{quoted(option_name)} is of the papers' figures: {name} have weights of their own")
 
 
 @click.group(cls=Group)
@@ -132,7 +166,8 @@ def plot(asked: FigureOptions) -> None:
     """Draw a figure: samples, learned densities, their ratios and sampling paths.
 
     sheet shows --net guided by --gnet in eight panels. gi1d is the 1D example of the interval paper (arXiv
-    2404.07724, Figs. 1 and 2) and needs no network.
+    2404.07724, Figs. 1 and 2) and needs no network. kinds shows every rule, weight and reference that points can have,
+    solvers every sampler and schedule: where samples lie, and their paths.
     """
     files = {"net": asked.net, "gnet": asked.gnet, "uncond_net": asked.uncond_net}
     if asked.shipped:
@@ -144,9 +179,15 @@ def plot(asked: FigureOptions) -> None:
 
         if save is not None:
             figures.check_target(save)
-        canvas = plots.new_figure(FIGURES[asked.figure], asked.show)
+        entries = of_name(asked.figure)
+        check_no_weights(asked.figure)
+        size = plots.recipes_size(1 + len(entries)) if entries else FIGURES[asked.figure]
+        canvas = plots.new_figure(size, asked.show)
         nets = {name: load_model(files[name]) for name in plots.NEEDS[asked.figure]}
-    plots.draw(asked.figure, canvas, nets, asked.weights.cfg, asked.weights.guidance)
+    if entries:
+        plots.draw_recipes(canvas, recipes_of(entries, *nets.values()))
+    else:
+        plots.draw(asked.figure, canvas, nets, asked.weights.cfg, asked.weights.guidance)
     if save is not None:
         figures.save(canvas, save, plots.DPI)
         click.echo(save)
@@ -166,18 +207,24 @@ def score(asked: ScoreOptions) -> None:
     with bad_input():
         if asked.out is not None:
             check_destination(asked.out)
-        from edm2_guidance.toy import methods, one_dim, scoring
+        from edm2_guidance.toy import methods, one_dim, recipes, scoring
         from edm2_guidance.toy.network_io import load_model
 
+        entries = of_name(asked.example)
+        check_no_weights(asked.example)
         if asked.example == "1d":
             truth, samplers = one_dim.class_mixture(), one_dim.samplers()
         else:
-            nets = methods.Networks(*map(load_model, (asked.net, asked.gnet, asked.uncond_net)))
-            truth, samplers = methods.truth(), methods.samplers(nets, asked.weights.cfg, asked.weights.guidance)
+            truth, nets = methods.truth(), [load_model(file) for file in (asked.net, asked.gnet, asked.uncond_net)]
+            if entries:
+                samplers = recipes.samplers(recipes_of(entries, *nets))
+            else:
+                samplers = methods.samplers(methods.Networks(*nets), asked.weights.cfg, asked.weights.guidance)
     num, seeds = asked.num_samples, asked.seeds
     with progress_bar(len(seeds) * (len(samplers) + 1), "score", unit="set") as advance:
         scores = scoring.score_methods(samplers, truth, num, seeds, advance)
-    click.echo(scoring.as_table(scores))
+    lacking = {entry.title: f"not on points: {entry.not_on_points}" for entry in of_name(asked.example, lacking=True)}
+    click.echo(scoring.as_table(scores, lacking))
     if asked.out is not None:
         with atomic_path(asked.out) as temporary:
             temporary.write_text(

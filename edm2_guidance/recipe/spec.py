@@ -70,6 +70,7 @@ class Spec(ABC):
         axis: What is chosen; a key of the catalogue.
         kind: The name of the way.
         source: Where it is from, such as "arXiv 2206.00364, Algorithm 2".
+        formula: What it computes, in plain text; the letters are explained in docs/gallery/index.md.
         variants: Fields by the name under which they may be chosen together. As with defaults, once published, they
             never change.
     """
@@ -77,6 +78,7 @@ class Spec(ABC):
     axis: ClassVar[str]
     kind: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
 
     def __post_init__(self) -> None:

@@ -16,8 +16,10 @@ from torch import Generator, Tensor
 
 from dnnlib import figures
 from dnnlib.extras import need
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.toy import methods, one_dim
+from edm2_guidance.toy import recipes as of_recipes
 from edm2_guidance.toy.distribution import fractal
 from edm2_guidance.toy.methods import Networks, guided
 from edm2_guidance.toy.network import ToyModel
@@ -31,9 +33,12 @@ SEED = 1
 SIGMA_MID = 0.03  # of the close-ups
 FIG9_SIGMAS = (0.5, 0.25, 0.08, 0.03, 0.01)
 NUM_SAMPLES, NUM_STARTS = 1 << 14, 1 << 12
+NUM_PATHS = 64  # of a recipe
 APART = 0.045  # least distance between the starts of two trajectories
 DPI = 130
 _PIXELS = 350  # on a side of a panel
+_SQUARES = 96  # likewise, in which points are counted
+_COLUMNS = 6  # of recipes
 SPAN_1D, RANGE_1D = (5.0, 0.004), (-1.6, 1.6)  # of noise levels, falling, and of x
 
 ORANGE, DARK_ORANGE, GREY, DARK_GREY, INK, BLUE = "#fbc78f", "#e8862e", "#dddddd", "#aaaaaa", "#20242c", "#2364aa"
@@ -103,11 +108,13 @@ NEEDS = {
     "fig2": ("net", "uncond_net"),
     "fig9": ("net", "gnet", "uncond_net"),
     "gi1d": (),
+    "kinds": ("net", "gnet", "uncond_net"),
+    "solvers": ("net", "gnet", "uncond_net"),
 }
 
 
 def draw(name: str, figure: Figure, nets: Mapping[str, ToyModel], cfg: float, guidance: float) -> None:
-    """Draw a figure of NEEDS with the networks that it needs. KeyError for another name, or one that is missing."""
+    """Draw a figure of networks. KeyError for another name, or a network that is missing."""
     needed = [nets[role] for role in NEEDS[name]]
     if name == "sheet":
         draw_sheet(figure, needed[0], needed[1], guidance)
@@ -187,6 +194,34 @@ def draw_gi1d(figure: Figure) -> None:
     axes[0].set_ylabel("x")
 
 
+def recipes_size(count: int) -> tuple[float, float]:
+    """Width and height, in inches, of a figure of so many recipes."""
+    return 2.0 * _COLUMNS, 4.1 * -(-count // _COLUMNS)
+
+
+def draw_recipes(figure: Figure, recipes: Mapping[str, Recipe]) -> None:
+    """What recipes do: of each the density of its samples above the paths of a few of them, its name over both."""
+    axes = figure.subplots(2 * -(-len(recipes) // _COLUMNS), _COLUMNS, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for place, (name, recipe) in enumerate(recipes.items()):
+        row, column = divmod(place, _COLUMNS)
+        draw_recipe(axes[2 * row][column], axes[2 * row + 1][column], name, recipe)
+
+
+def draw_recipe(above: Axes, below: Axes, title: str, recipe: Recipe) -> None:
+    """The two panels of a recipe."""
+    for ax in (above, below):
+        ax.set_axis_on()
+        _regions(ax, WHOLE)
+    _density_of(above, of_recipes.sample(recipe, NUM_SAMPLES, SEED))
+    paths = of_recipes.paths(recipe, range(NUM_PATHS))
+    below.plot(paths[:, :, 0], paths[:, :, 1], color=BLUE, linewidth=0.5, zorder=3)
+    below.scatter(paths[-1, :, 0], paths[-1, :, 1], s=3, c=INK, linewidths=0, zorder=4)
+    _finish(above, title, WHOLE)
+    _finish(below, "", WHOLE)
+
+
 def draw_training(figure: Figure, net: ToyModel, classes: str) -> None:
     """A network while it trains: its density at SIGMA_MID, and samples, over the classes that it learns."""
     axes = _row_of_axes(figure, 2)
@@ -205,6 +240,15 @@ def _samples(ax: Axes, title: str, points: Tensor, view: View = WHOLE) -> None:
     points = points[view.holds(points)]
     ax.scatter(points[:, 0], points[:, 1], s=0.5, c=INK, linewidths=0, rasterized=True, zorder=3)
     _finish(ax, title, view)
+
+
+def _density_of(ax: Axes, points: Tensor) -> None:
+    """How many points lie in each small square: the darker the more, in logarithms; nothing where none does."""
+    left, right, bottom, top = WHOLE.extent
+    kept = points[WHOLE.holds(points)].double()
+    counts = torch.histogramdd(kept, [_SQUARES, _SQUARES], range=[left, right, bottom, top]).hist
+    values = torch.where(counts > 0, counts.log(), math.nan).T
+    _image(ax, WHOLE, values.numpy(), cmap="bone_r", vmin=-2, vmax=math.log(max(len(points) / 500, 2)), zorder=3)
 
 
 def _regions(ax: Axes, view: View) -> None:

@@ -6,6 +6,7 @@ All are of clean samples (noise level 0) against a mixture whose density is know
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -116,8 +117,11 @@ def as_json(scores: Mapping[str, Sequence[Score]]) -> dict[str, list[dict[str, A
     return {name: [asdict(score) for score in of_seeds] for name, of_seeds in scores.items()}
 
 
-def as_table(scores: Mapping[str, Sequence[Score]]) -> str:
-    """Markdown: a row per method, mean ± standard deviation over seeds; shares in percent, distance times 1000."""
+def as_table(scores: Mapping[str, Sequence[Score]], lacking: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Markdown: a row per method, mean ± standard deviation over seeds; shares in percent, distance times 1000.
+
+    lacking: methods without scores, and why.
+    """
     columns = {
         "outside, %": ("outside", 100, 2),
         "far, %": ("far", 100, 2),
@@ -132,4 +136,5 @@ def as_table(scores: Mapping[str, Sequence[Score]]) -> str:
             mean, deviation = (scale * value for value in mean_and_deviation(of_seeds, field))
             cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [f"| {name} | {why} |" + " |" * (len(columns) - 1) for name, why in lacking.items()]
     return "\n".join(lines)

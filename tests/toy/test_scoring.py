@@ -98,4 +98,5 @@ def test_mean_deviation_table_and_json():
     table = scoring.as_table(scores).splitlines()
     assert table[2] == "| a | 11.00 ± 1.41 | 1.00 ± 1.41 | 60.0 ± 14.1 | 2.00 ± 1.41 | 2.00 ± 1.41 |"
     assert "±" not in scoring.as_table({"a": scores["a"][:1]})
+    assert scoring.as_table(scores, {"b": "not here"}).splitlines()[3] == "| b | not here | | | | |"
     assert json.loads(json.dumps(scoring.as_json(scores)))["a"][1]["distance"] == 0.003

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.commands import toy_example
-from edm2_guidance.toy import methods
+from edm2_guidance.papers import gallery
+from edm2_guidance.toy import methods, plots
 from edm2_guidance.toy.distribution import fractal
 from edm2_guidance.toy.methods import Networks
 from edm2_guidance.toy.network_io import load_model
@@ -86,6 +87,34 @@ def test_scores_are_printed_and_written(run, tmp_path, monkeypatch):
     written = json.loads((tmp_path / "scores.json").read_text())
     assert (written["num"], written["seeds"]) == (100, [0, 1])
     assert len(written["scores"]["unguided"]) == 2
+
+
+def test_kinds_are_scored_beside_those_that_points_cannot_have(run, monkeypatch):
+    monkeypatch.setattr("edm2_guidance.papers.gallery.POINT_STEPS", 2)
+    entries = [each for each in gallery.entries() if each.kind in ("apg", "fdg", "euler")]
+    monkeypatch.setattr(gallery, "entries", lambda: tuple(entries))
+    done = run("score", "--example=kinds", "--seeds=0", "--num=100")
+    assert done.exit_code == 0, done.output
+    names = [line.split(" | ")[0] for line in done.output.splitlines() if line.startswith("| ")]
+    assert names == ["| method", "| truth", "| unguided", "| apg", "| fdg"]
+    assert "| fdg | not on points: points have no frequencies |" in done.output
+
+
+def test_kinds_are_drawn(run, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    for name, value in {"NUM_SAMPLES": 64, "NUM_PATHS": 4, "_PIXELS": 24, "DPI": 20}.items():
+        monkeypatch.setattr(plots, name, value)
+    monkeypatch.setattr("edm2_guidance.papers.gallery.FEW_STEPS", 2)
+    entries = [each for each in gallery.entries() if each.kind in ("apg", "euler")]
+    monkeypatch.setattr(gallery, "entries", lambda: tuple(entries))
+    drawn = []
+    monkeypatch.setattr(plots, "draw_recipe", lambda above, below, title, recipe: drawn.append(title))
+    done = run("plot", "--shipped", "--figure=solvers")
+    assert done.exit_code == 0, done.output
+    assert drawn == ["unguided", "euler"]
+    assert (tmp_path / "out" / "toy-solvers.png").exists()
+    refused = run("plot", "--shipped", "--figure=solvers", "--cfg=2")
+    assert (refused.exit_code, "solvers have weights of their own" in refused.output) == (2, True), refused.output
 
 
 def test_shipped_networks_show_what_the_paper_says():

@@ -19,6 +19,9 @@ class DDIM(Discrete):
 
     kind: ClassVar[str] = "ddim"
     source: ClassVar[str] = "arXiv 2010.02502, Eqs. 12 and 16"
+    formula: ClassVar[str] = (
+        "V = eta^2 (1 - (sigma' / sigma)^2) sigma'^2\nx' = D + sqrt(sigma'^2 - V) / sigma (x - D) + sqrt(V) n"
+    )
 
     eta: float = option(0.0, "Share of the ancestral sampler's noise, in standard deviations", low=0, high=1)
 

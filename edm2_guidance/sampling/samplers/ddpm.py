@@ -22,6 +22,9 @@ class DDPM(Discrete):
 
     kind: ClassVar[str] = "ddpm"
     source: ClassVar[str] = "arXiv 2006.11239, Algorithm 2; arXiv 2102.09672, Eq. 15"
+    formula: ClassVar[str] = (
+        "r = (sigma' / sigma)^2\nx' = D + r (x - D) + sqrt(V) n, V from (1 - r) sigma'^2 up, as the network learned"
+    )
     ancestral: ClassVar[bool] = True
 
     def plan(self, info: StepInfo, levels: Sequence[float]) -> StepInfo:

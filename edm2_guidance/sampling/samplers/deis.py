@@ -23,6 +23,11 @@ class DEIS(Sampler):
 
     kind: ClassVar[str] = "deis"
     source: ClassVar[str] = "arXiv 2204.13902"
+    formula: ClassVar[str] = (
+        "d = (x - D) / sigma\n"
+        "x' = x + integral over s in [sigma, sigma'] of P(s)\n"
+        "P: the polynomial through the last slopes d, in log sigma (poly=log) or sigma (poly=rho)"
+    )
     memory: ClassVar[int] = 3
 
     order: int = option(3, "Slopes that a step uses", low=1, high=4)

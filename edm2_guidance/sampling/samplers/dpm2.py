@@ -17,6 +17,10 @@ class DPM2(Sampler):
 
     kind: ClassVar[str] = "dpm2"
     source: ClassVar[str] = "arXiv 2206.00927"
+    formula: ClassVar[str] = (
+        "d = (x - D) / sigma; m = sqrt(sigma sigma'); d_m the same at m, where Euler's step leads\n"
+        "x' = x + (sigma' - sigma) d_m"
+    )
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]

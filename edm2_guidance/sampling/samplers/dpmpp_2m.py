@@ -17,6 +17,9 @@ class DPMpp2M(Sampler):
 
     kind: ClassVar[str] = "dpmpp-2m"
     source: ClassVar[str] = "arXiv 2211.01095, Algorithm 2"
+    formula: ClassVar[str] = (
+        "h = log(sigma / sigma'), r = h_before / h\nx' = e^-h x + (1 - e^-h) (D + (D - D_before) / (2 r))"
+    )
     memory: ClassVar[int] = 1
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:

@@ -23,6 +23,11 @@ class DPMpp3M(Sampler):
 
     kind: ClassVar[str] = "dpmpp-3m"
     source: ClassVar[str] = "arXiv 2211.01095"
+    formula: ClassVar[str] = (
+        "h = log(sigma / sigma'); differences of D over steps: D1 (first), D2 (second), in units of h\n"
+        "x' = e^-h x + (1 - e^-h) D + c2 D1 - c3 D2\n"
+        "c2 = 1 - (1 - e^-h) / h; c3 = c2 / h - 1/2, twice that with form=true"
+    )
     memory: ClassVar[int] = 2
 
     form: Literal["published", "true"] = option("published", "The last term")

@@ -17,6 +17,7 @@ class Euler(Churned):
 
     kind: ClassVar[str] = "euler"
     source: ClassVar[str] = "arXiv 2206.00364, Algorithm 2 without lines 7 and 8; arXiv 2010.02502"
+    formula: ClassVar[str] = "d = (x - D) / sigma\nx' = x + (sigma' - sigma) d"
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [1] * len(levels)

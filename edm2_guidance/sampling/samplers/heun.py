@@ -17,6 +17,9 @@ class Heun(Churned):
 
     kind: ClassVar[str] = "heun"
     source: ClassVar[str] = "arXiv 2206.00364, Algorithm 2"
+    formula: ClassVar[str] = (
+        "d = (x - D) / sigma; d' the same at sigma', where Euler's step leads\nx' = x + (sigma' - sigma) (d + d') / 2"
+    )
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]

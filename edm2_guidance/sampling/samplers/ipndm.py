@@ -24,6 +24,10 @@ class IPNDM(Sampler):
 
     kind: ClassVar[str] = "ipndm"
     source: ClassVar[str] = "arXiv 2204.13902"
+    formula: ClassVar[str] = (
+        "d = (x - D) / sigma\n"
+        "x' = x + (sigma' - sigma) (55 d - 59 d_1 + 37 d_2 - 9 d_3) / 24, with the slopes of the last steps"
+    )
     memory: ClassVar[int] = 3
 
     order: int = option(4, "Slopes that a step uses", low=1, high=4)

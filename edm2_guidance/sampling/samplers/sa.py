@@ -24,6 +24,11 @@ class SA(PredictorCorrector):
 
     kind: ClassVar[str] = "sa"
     source: ClassVar[str] = "arXiv 2309.05019"
+    formula: ClassVar[str] = (
+        "k = 1 + tau^2\n"
+        "x' = e^(-k h) x + k integral over u in [0, h] of e^(k (u - h)) P(u) + sigma' sqrt(1 - e^(-2 tau^2 h)) n\n"
+        "P: the polynomial in log sigma through the last values of D; the next D, once known, is put among them"
+    )
     memory: ClassVar[int] = 4
 
     predictor: int = option(3, "Values that the predictor uses", low=1, high=4)

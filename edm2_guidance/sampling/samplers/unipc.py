@@ -24,6 +24,10 @@ class UniPC(PredictorCorrector):
 
     kind: ClassVar[str] = "unipc"
     source: ClassVar[str] = "arXiv 2302.04867"
+    formula: ClassVar[str] = (
+        "x' = e^-h x + integral over u in [0, h] of e^(u - h) P(u)\n"
+        "P: the polynomial in log sigma through the last values of D; the next D, once known, is put among them"
+    )
     memory: ClassVar[int] = 3
 
     order: int = option(3, "Values that the predictor uses", low=1, high=3)

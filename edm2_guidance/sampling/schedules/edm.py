@@ -16,6 +16,7 @@ class EDM(Schedule):
 
     kind: ClassVar[str] = "edm"
     source: ClassVar[str] = "arXiv 2206.00364, Eq. 5"
+    formula: ClassVar[str] = "sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho"
 
     sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)
     sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)

@@ -14,6 +14,7 @@ class LogSNR(Schedule):
 
     kind: ClassVar[str] = "logsnr"
     source: ClassVar[str] = "arXiv 2206.00364, Table 1 (VE)"
+    formula: ClassVar[str] = "sigma_i = sigma_max (sigma_min / sigma_max)^(i / (n - 1))"
 
     sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)
     sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)

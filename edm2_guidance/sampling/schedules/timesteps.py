@@ -15,6 +15,9 @@ class Timesteps(Schedule):
 
     kind: ClassVar[str] = "timesteps"
     source: ClassVar[str] = "arXiv 2102.09672, Section 4; arXiv 2010.02502"
+    formula: ClassVar[str] = (
+        "sigma_t = sqrt((1 - a_t) / a_t), a_t = product of 1 - beta_s up to t, at the timesteps that are kept"
+    )
 
     steps: str = option("250", "How many; of equal sections, the data's first, 100+50+40+30+30; by a stride, ddim25")
     betas: Literal["linear", "cosine"] = option("linear", "Variances that the steps add, as in the network's training")

@@ -19,6 +19,7 @@ class Classifier(Reference):
 
     kind: ClassVar[str] = "classifier"
     source: ClassVar[str] = "arXiv 2105.05233, Algorithms 1 and 2"
+    formula: ClassVar[str] = "push = sigma^2 grad log p(class | x; sigma)"
     of_classifier: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
 

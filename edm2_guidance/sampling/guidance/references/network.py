@@ -15,6 +15,7 @@ class Network(Reference):
 
     kind: ClassVar[str] = "network"
     source: ClassVar[str] = "arXiv 2207.12598; arXiv 2406.02507"
+    formula: ClassVar[str] = "D_g = D of another network at (x, sigma), for the same class"
 
     def denoise(self, call: Call) -> "Tensor":
         return call.guide(call.labels)

@@ -18,6 +18,7 @@ class OtherLabel(Reference):
 
     kind: ClassVar[str] = "other-label"
     source: ClassVar[str] = "arXiv 2407.02687"
+    formula: ClassVar[str] = "D_g = D of the network at (x, sigma) for class c', drawn evenly from all"
     of_main: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
 

@@ -21,6 +21,11 @@ class APG(Rule):
 
     kind: ClassVar[str] = "apg"
     source: ClassVar[str] = "arXiv 2410.02416"
+    formula: ClassVar[str] = (
+        "s = push + momentum s_before\n"
+        "s' = s min(1, radius / |s|)\n"
+        "D = D_m + (w - 1) (s' - (1 - parallel) <s', D_m> / |D_m|^2 D_m)"
+    )
 
     momentum: float = option(-0.75, "Share of the sum before that is added; negative: against it", above=-1, high=1)
     radius: float = option(2.5, "Longest push; inf = any", above=0)

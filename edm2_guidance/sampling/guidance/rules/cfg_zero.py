@@ -21,6 +21,11 @@ class CFGZero(Rule):
 
     kind: ClassVar[str] = "cfg-zero"
     source: ClassVar[str] = "arXiv 2503.18886"
+    formula: ClassVar[str] = (
+        "v = (x - D) / sigma - D; s = <v_m, v_g> / |v_g|^2\n"
+        "v = s v_g + w (v_m - s v_g); 0 in the first steps\n"
+        "D = (x - sigma v) / (1 + sigma)"
+    )
 
     zero: int = option(1, "How many of the first steps stand still", low=0)
 

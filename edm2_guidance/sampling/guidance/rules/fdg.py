@@ -21,6 +21,11 @@ class FDG(Rule):
 
     kind: ClassVar[str] = "fdg"
     source: ClassVar[str] = "arXiv 2506.19713, Algorithm 2"
+    formula: ClassVar[str] = (
+        "L = half(blur(push)), H = push - up(L)\n"
+        "with parallel < 1, of the bands of D_m: L -= (1 - parallel) <L, L_m> / |L_m|^2 L_m, and so H\n"
+        "D = D_m + (w - 1) (H + low up(L))"
+    )
 
     low: float = option(0.0, "Share of the push that the low frequencies get; 1 = the linear rule", low=0)
     parallel: float = option(1.0, "Share of what is along D_m; 1 = all of it", low=0, high=1)

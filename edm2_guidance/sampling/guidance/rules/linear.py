@@ -12,3 +12,4 @@ class Linear(Rule):
 
     kind: ClassVar[str] = "linear"
     source: ClassVar[str] = "arXiv 2406.02507, Eq. 6"
+    formula: ClassVar[str] = "D = D_m + sum_i (w_i - 1) (D_m - D_i)"

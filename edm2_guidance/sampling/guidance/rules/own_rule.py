@@ -17,6 +17,7 @@ class OwnRule(OwnFunction, Rule):
     """A function of your own, FILE.py:FUNCTION: rule(main, references, weights) -> D, docs/api.md."""
 
     kind: ClassVar[str] = "own-rule"
+    formula: ClassVar[str] = "D = rule(main=D_m, references=[D_g], weights=[w], ...)"
     offered: ClassVar[tuple[str, ...]] = ("main", "references", "weights", "x", "sigma", "step", "labels")
 
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":

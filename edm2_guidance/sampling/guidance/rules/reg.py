@@ -18,6 +18,7 @@ class REG(Rule):
 
     kind: ClassVar[str] = "reg"
     source: ClassVar[str] = "arXiv 2501.18865"
+    formula: ClassVar[str] = "D = D_m + (w - 1) g push, g = d(sum of D_m) / dx, pixel by pixel"
     takes_gradient: ClassVar[bool] = True
 
     def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":

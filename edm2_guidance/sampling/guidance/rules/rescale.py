@@ -21,6 +21,7 @@ class Rescale(Rule):
 
     kind: ClassVar[str] = "rescale"
     source: ClassVar[str] = "arXiv 2305.08891, Eqs. 14 to 16"
+    formula: ClassVar[str] = "L = D_m + (w - 1) push\nD = L (phi std(D_m) / std(L) + 1 - phi)"
 
     phi: float = option(0.7, "How far the contrast is scaled back; 0 = the linear rule", low=0, high=1)
 

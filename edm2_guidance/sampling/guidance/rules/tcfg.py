@@ -19,6 +19,11 @@ class TCFG(Rule):
 
     kind: ClassVar[str] = "tcfg"
     source: ClassVar[str] = "arXiv 2503.18137"
+    formula: ClassVar[str] = (
+        "eps = (x - D) / sigma; u = first right singular vector of the rows eps_m and eps_g\n"
+        "D_g' = x - sigma <eps_g, u> u\n"
+        "D = D_m + (w - 1) (D_m - D_g')"
+    )
 
     def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
         import torch

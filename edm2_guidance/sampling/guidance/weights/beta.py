@@ -22,6 +22,7 @@ class Beta(Weight):
 
     kind: ClassVar[str] = "beta"
     source: ClassVar[str] = "arXiv 2502.10574"
+    formula: ClassVar[str] = "B(p) = p^(a - 1) (1 - p)^(b - 1) / Beta(a, b)\nw_t = w B(p) / |push / sigma|^gamma"
 
     a: float = option(2.0, "First parameter of the density", low=1)
     b: float = option(2.0, "Second parameter of the density", low=1)

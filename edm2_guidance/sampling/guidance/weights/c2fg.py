@@ -18,6 +18,7 @@ class C2FG(Scheduled):
 
     kind: ClassVar[str] = "c2fg"
     source: ClassVar[str] = "arXiv 2603.08155"
+    formula: ClassVar[str] = "w_t = w exp(rate (1 - t))"
 
     rate: float = option(0.05, "How fast it grows")
     time: Literal["steps", "sigma"] = option("steps", "What t is")

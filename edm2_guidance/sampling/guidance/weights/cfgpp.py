@@ -17,6 +17,7 @@ class CFGpp(Scheduled):
 
     kind: ClassVar[str] = "cfgpp"
     source: ClassVar[str] = "arXiv 2406.08070"
+    formula: ClassVar[str] = "w_t = w sigma / (sigma - sigma')"
 
     everywhere: bool = option(False, "Also with samplers of a higher order")
 

@@ -11,6 +11,8 @@ class Constant(Scheduled):
     """The same weight at all steps (of the guide's interval)."""
 
     kind: ClassVar[str] = "constant"
+    source: ClassVar[str] = "arXiv 2207.12598"
+    formula: ClassVar[str] = "w_t = w"
 
     def value(self, step: StepInfo) -> float:
         return self.w

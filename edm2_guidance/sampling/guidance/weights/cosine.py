@@ -13,6 +13,7 @@ class Cosine(Scheduled):
 
     kind: ClassVar[str] = "cosine"
     source: ClassVar[str] = "arXiv 2404.13040"
+    formula: ClassVar[str] = "w_t = 1 + (w - 1) (1 - cos(pi p))"
 
     def value(self, step: StepInfo) -> float:
         return 1 + (self.w - 1) * (1 - math.cos(math.pi * step.progress))

@@ -19,6 +19,10 @@ class DG(Scheduled):
 
     kind: ClassVar[str] = "dg"
     source: ClassVar[str] = "arXiv 2607.19725, at second hand"
+    formula: ClassVar[str] = (
+        "a = 1 / (1 + sigma^2), beta(t) = 0.1 + 19.9 t\n"
+        "w_t = 1 + C (w - 1) (1 - a) sqrt(a) / beta(t), where C makes the mean over t w"
+    )
 
     def value(self, step: StepInfo) -> float:
         times = [_time(level) for level in step.levels]

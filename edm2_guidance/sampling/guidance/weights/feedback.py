@@ -29,6 +29,11 @@ class Feedback(Weight):
 
     kind: ClassVar[str] = "feedback"
     source: ClassVar[str] = "arXiv 2506.06085"
+    formula: ClassVar[str] = (
+        "w_t = e^L / (e^L - 1 + pi) + w - 1; L = 0 at first\n"
+        "after each step L += delta - tau / (2 v) (|x' - m|^2 - |x' - m_g|^2)\n"
+        "r = (sigma' / sigma)^2; m = r x + (1 - r) D_m, m_g = r x + (1 - r) D_g, v = (sigma^2 - sigma'^2) r"
+    )
     remembers: ClassVar[bool] = True
 
     pi: float = option(0.999, "How far main network and reference may be mixed at first", above=0, high=0.999999)

@@ -12,6 +12,7 @@ class Linear(Scheduled):
 
     kind: ClassVar[str] = "linear"
     source: ClassVar[str] = "arXiv 2404.13040"
+    formula: ClassVar[str] = "w_t = 1 + 2 (w - 1) p"
 
     def value(self, step: StepInfo) -> float:
         return 1 + 2 * (self.w - 1) * step.progress

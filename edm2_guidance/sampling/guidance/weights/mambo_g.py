@@ -20,6 +20,7 @@ class MamboG(Weight):
 
     kind: ClassVar[str] = "mambo-g"
     source: ClassVar[str] = "arXiv 2508.03442"
+    formula: ClassVar[str] = "v = (x - D) / sigma - D; r = |v_m - v_g| / |v_g|\nw_t = 1 + (w - 1) exp(-alpha r)"
 
     alpha: float = option(8.0, "How fast it falls", low=0)
 

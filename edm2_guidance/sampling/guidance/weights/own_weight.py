@@ -25,6 +25,7 @@ class OwnWeight(OwnFunction, Weight):
     """
 
     kind: ClassVar[str] = "own-weight"
+    formula: ClassVar[str] = "w_t = weight(step=..., w=w, ...)"
     offered: ClassVar[tuple[str, ...]] = ("step", "level", "sigma", "progress", "w", *_OF_IMAGES)
 
     scaled: bool = False  # whether the function has a parameter w

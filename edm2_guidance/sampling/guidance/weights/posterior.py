@@ -20,6 +20,7 @@ class Posterior(Weight):
 
     kind: ClassVar[str] = "posterior"
     source: ClassVar[str] = "arXiv 2105.05233, Algorithm 1"
+    formula: ClassVar[str] = "x' = mean + (w - 1) V grad log p(class | x) + sqrt(V) n, with V the variance of the step"
 
     def check_use(self, sampler: Sampler, reference: Reference) -> None:
         if not reference.of_classifier:

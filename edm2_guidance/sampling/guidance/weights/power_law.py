@@ -21,6 +21,7 @@ class PowerLaw(Weight):
 
     kind: ClassVar[str] = "power-law"
     source: ClassVar[str] = "arXiv 2502.07849"
+    formula: ClassVar[str] = "w_t = 1 + (w - 1) |push / sigma^2|^alpha; norm=x0: |push|^alpha"
 
     alpha: float = option(0.9, "The power; 0 = constant")
     norm: Literal["score", "x0"] = option("score", "What the length is of")

@@ -17,6 +17,11 @@ class TV(Scheduled):
 
     kind: ClassVar[str] = "tv"
     source: ClassVar[str] = "arXiv 2509.22007, at second hand"
+    formula: ClassVar[str] = (
+        "i = 0, ..., n - 1; top = ceil(n peak)\n"
+        "r_i = 1 + 2 (w - 1) i / top up to the top, then 1 + 2 (w - 1) (n - i) / (n - top)\n"
+        "w_i = n w r_i / sum(r)"
+    )
 
     peak: float = option(0.5, "Where the peak is, as a share of the steps", above=0, high=1)
 

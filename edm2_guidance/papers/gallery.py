@@ -1,0 +1,156 @@
+"""How every kind of guidance and sampling is shown, on the toy and on digits: a line of `gallery.json` each.
+
+A line says what of a kind is not as usual. No torch here.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.parts import Reference, Schedule, Weight
+from edm2_guidance.recipe.recipe import Guide, Network, Recipe
+from edm2_guidance.recipe.spec import Spec
+
+#: Those that say how steps are made. All others are of guidance.
+SOLVERS = ("sampler", "schedule")
+#: The networks of the digits, by what they are to guidance.
+DIGITS = {
+    "main": "mnist16-cond",
+    "unconditional": "mnist16-uncond",
+    "weak": "mnist16-weak",
+    "classifier": "mnist16-classifier",
+}
+DIGIT_STEPS, DIGIT_W = 16, 1.5
+POINT_STEPS, FEW_STEPS = 32, 12  # on the toy; so few of solvers, which are much the same at many
+POINT_LEVELS = {"sigma_max": 5.0}
+#: What lines leave out.
+_OF_GUIDANCE = {"over": "weight", "values": (1.0, 2.0, 3.0, 4.0, 6.0), "w": 4.0}
+_OF_SOLVERS = {"over": "num_steps", "values": (4, 6, 8, 12, 16), "w": 2.0}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kind and how it is shown.
+
+    Attributes:
+        axis, kind: Of the catalogue.
+        over: What its digits are over: weight, num_steps or a field of the kind.
+        values: Of that.
+        w: The weight on points.
+        fields: Of the kind, where its defaults show little.
+        on_points: More of them, for the toy alone.
+        beside: Other parts of its recipes by axis, as texts.
+        guide: The network that guides, unless the main one does, or a classifier.
+        not_on_points: Why the toy has none; empty if it has.
+    """
+
+    axis: str
+    kind: str
+    over: str
+    values: Sequence[Any]
+    w: float
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    on_points: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
+    guide: str = "unconditional"
+    not_on_points: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its page, and of its pictures."""
+        return f"{self.axis}-{self.kind}"
+
+    @property
+    def title(self) -> str:
+        """The kind, with the axis where it is the kind of several."""
+        several = sum(self.kind in catalog.kinds(axis) for axis in axes()) > 1
+        return f"{self.kind} ({self.axis})" if several else self.kind
+
+    @property
+    def solves(self) -> bool:
+        """Whether it says how steps are made."""
+        return self.axis in SOLVERS
+
+    @property
+    def cls(self) -> type[Spec]:
+        """Of the kind."""
+        found: type[Spec] = catalog.find(self.axis, self.kind)
+        return found
+
+    def caption(self, value: Any) -> str:
+        """Of a row of its digits."""
+        if self.over == "weight":
+            guide = self.of_digits(value).guides[0]
+            return f"scale = {guide.scale:g}" if guide.of_classifier else f"w = {value:g}"
+        return f"{'steps' if self.over == 'num_steps' else self.over} = {value}"
+
+    def of_digits(self, value: Any) -> Recipe:
+        """The recipe of a row of its digits."""
+        fields = {} if self.over in ("weight", "num_steps") else {self.over: value}
+        w = value if self.over == "weight" else DIGIT_W
+        steps = value if self.over == "num_steps" else DIGIT_STEPS
+        return replace(self._recipe(DIGITS, w, steps, fields), labels="balanced", noise_device="device")
+
+    def of_points(self, nets: Mapping[str, Network]) -> Recipe:
+        """The recipe of its points, by the toy's networks: main, unconditional and weak.
+
+        ValueError for a kind that the toy has not.
+        """
+        if self.not_on_points:
+            raise ValueError(f"{self.title} is not on points: {self.not_on_points}")
+        steps = FEW_STEPS if self.solves else POINT_STEPS
+        return self._recipe(nets, self.w, steps, self.on_points, POINT_LEVELS)
+
+    def _recipe(
+        self,
+        nets: Mapping[str, Network],
+        w: float,
+        steps: int,
+        fields: Mapping[str, Any],
+        levels: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Recipe:
+        """fields: of the kind, beside its own. levels: fields of the schedule, as far as it has them."""
+        shown = str(self.cls().with_fields({**self.fields, **fields}))
+        usual = {"reference": "network", "weight": "constant", "schedule": "edm"}
+        parts: dict[str, Any] = {**usual, **self.beside, self.axis: shown}
+        reference, weight = Reference.parse(parts.pop("reference")), Weight.parse(parts.pop("weight"))
+        role = "classifier" if reference.of_classifier else self.guide
+        net = None if reference.of_main else nets[role]
+        schedule = Schedule.parse(parts.pop("schedule"))
+        known = {each.name for each in dataclasses.fields(schedule)}
+        schedule = schedule.with_fields({name: value for name, value in levels.items() if name in known})
+        return Recipe(
+            nets["main"],
+            Guide(net, weight.with_fields({"w": w}), reference=reference),
+            steps if schedule.num_steps is None else None,
+            schedule=schedule,
+            **parts,
+        )
+
+
+def unguided(nets: Mapping[str, Network]) -> Recipe:
+    """The recipe of the toy's points without guidance."""
+    return Recipe(nets["main"], num_steps=POINT_STEPS, schedule=Schedule.parse("edm").with_fields(POINT_LEVELS))
+
+
+def axes() -> list[str]:
+    """Those that are shown, in the order of the lines."""
+    return list(dict.fromkeys(entry.axis for entry in entries()))
+
+
+@functools.cache
+def entries() -> tuple[Entry, ...]:
+    """All lines."""
+    return read(Path(__file__).with_name("gallery.json").read_text(encoding="utf-8"))
+
+
+def read(text: str) -> tuple[Entry, ...]:
+    """The lines of a text, a JSON list. TypeError for a name that no line has."""
+    lines = json.loads(text)
+    return tuple(Entry(**{**(_OF_SOLVERS if line["axis"] in SOLVERS else _OF_GUIDANCE), **line}) for line in lines)
