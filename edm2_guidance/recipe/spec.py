@@ -274,7 +274,7 @@ def coerced(name: str, value: Any, hint: Any) -> Any:
 def text_of(value: Any) -> str:
     """A value of a field in the text of a spec."""
     if isinstance(value, tuple):
-        return "+".join(map(text_of, value))
+        return "+".join(text_of(each).replace("e+", "e") for each in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return number_text(value) if isinstance(value, float) else str(value)
