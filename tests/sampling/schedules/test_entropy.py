@@ -33,7 +33,7 @@ def test_golden_levels(name, text, count):
 
 
 def test_of_one_gaussian_the_integral_is_known():
-    """E = c^2 sigma^2 / (c^2 + sigma^2), so rescaled it is c atan(sigma / c), and plain ln(sigma^2 / (c^2 + sigma^2))."""
+    """E = c^2 sigma^2 / (c^2 + sigma^2): c atan(sigma / c) if rescaled, else ln(sigma^2 / (c^2 + sigma^2)) / 2."""
     sigmas, c = np.array(even_levels(0.002, 80, 4001)), 0.5
     errors = "+".join(map(repr, (c**2 * sigmas**2 / (c**2 + sigmas**2)).tolist()))
     shares = np.linspace(1, 0, 9)

@@ -1,4 +1,4 @@
-"""Noise levels by a list, by quantiles of a Beta distribution, and of the VP process: levels that are known elsewhere."""
+"""Noise levels by a list, by quantiles of a Beta distribution, and of the VP process, as they are known elsewhere."""
 
 import math
 from pathlib import Path

@@ -71,7 +71,7 @@ def test_malformed_levels(file, text, says):
 
 
 def test_no_file_no_text_and_both(tmp_path):
-    with pytest.raises(ValueError, match="table: no file at 'nowhere.txt'"):
+    with pytest.raises(ValueError, match=r"table: no file at 'nowhere.txt'"):
         Schedule.parse("table:file=nowhere.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is no text"):
