@@ -49,6 +49,9 @@ class FetchOptions(OptionGroup):
     offline: bool = offline_option()
 
 
+LEVEL = click.FloatRange(min=0, min_open=True)
+
+
 class EntropyOptions(OptionGroup):
     """What is measured on what, where, and where it is written."""
 
@@ -61,8 +64,8 @@ class EntropyOptions(OptionGroup):
     num_images: int = option("Take this many of them, drawn by --seed", type=COUNT, default=1000)
     seed: int = option("Which images are taken", type=click.IntRange(min=0), default=0)
     points: int = option("Noise levels, even in ln sigma", type=click.IntRange(min=2), default=65)
-    sigma_min: float = option("Lowest noise level", type=click.FloatRange(min=0, min_open=True), default=0.002)
-    sigma_max: float = option("Highest noise level", type=click.FloatRange(min=0, min_open=True), default=80)
+    sigma_min: float = option("Lowest noise level", "--sigma_min", type=LEVEL, default=0.002)
+    sigma_max: float = option("Highest noise level", "--sigma_max", type=LEVEL, default=80)
     overwrite: bool = flag("Replace the file that is there")
     batch: int = batch_option(32)
     device: str = device_option()
@@ -165,7 +168,7 @@ def entropy(asked: EntropyOptions) -> None:
     For the schedule entropy of arXiv 2504.13612. Unguided, the same images and noise at every level.
     """
     if not asked.sigma_min < asked.sigma_max:
-        raise click.UsageError(f"--sigma-min={asked.sigma_min:g} is not below --sigma-max={asked.sigma_max:g}")
+        raise click.UsageError(f"--sigma_min={asked.sigma_min:g} is not below --sigma_max={asked.sigma_max:g}")
     if Path(asked.out).exists() and not asked.overwrite:
         raise click.UsageError(f"{asked.out} exists: take another --out, or --overwrite to replace it")
     threads_for([asked.net])

@@ -164,7 +164,7 @@ def test_the_command_says_what_is_wrong(tmp_path):
     for given, says in [
         (("--net=mnist16-cond", "--data=nowhere.zip", out), "nowhere.zip does not exist"),
         (("--net=nowhere.pkl", data, out), "nowhere.pkl"),
-        (("--net=mnist16-cond", data, out, "--sigma-min=3", "--sigma-max=2"), "--sigma-min=3 is not below"),
+        (("--net=mnist16-cond", data, out, "--sigma_min=3", "--sigma-max=2"), "--sigma_min=3 is not below"),
         (("--net=mnist16-classifier", data, out), "classifier"),
     ]:
         result = run(*given)
