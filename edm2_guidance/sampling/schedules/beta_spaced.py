@@ -68,7 +68,7 @@ def _share_below(x: float, a: float, b: float) -> float:
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
     front = math.exp(a * math.log(x) + b * math.log1p(-x) - log_beta) / a
     fraction = 1.0
-    for m in range(100, 0, -1):  # from the inside
+    for m in range(40, 0, -1):  # from the inside
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         fraction = 1 + even / (1 + odd / fraction)

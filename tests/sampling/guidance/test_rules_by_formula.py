@@ -113,8 +113,9 @@ def test_fdg():
 @pytest.mark.parametrize(("bands", "shares"), [(3, [0.2, 0.6, 1]), (4, [0.1, 0.4, 0.7, 1])])
 def test_fdg_of_more_bands(bands, shares):
     """24 x 24, halved twice or three times to 6 or 3; shares rise evenly from the lowest band."""
-    x, main, guide = torch.randn(3, 1, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    made = result(f"fdg:low={shares[0]}:bands={bands}", x=x, main=main, guide=guide)
+    x, main, guide = torch.randn(3, 2, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    made = result(f"fdg:low={shares[0]}:bands={bands}", x=x, main=main, guide=guide)[1:]
+    main, guide = main[1:], guide[1:]
     images = [(main - guide)[0, 0].numpy()]
     for _ in range(bands - 1):
         images.append(halved(images[-1]))

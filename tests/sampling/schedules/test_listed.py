@@ -67,7 +67,7 @@ def test_one_step_is_from_the_highest_level(kind):
 @pytest.mark.parametrize(
     ("text", "count", "says"),
     [
-        ("beta:time", 900, "900 steps of beta:time are no falling noise levels: take fewer steps"),
+        ("beta:time", 150, "150 steps of beta:time are no falling noise levels: take fewer steps"),
         ("beta:sigma_min=2:sigma_max=1", 8, "sigma_min 2, sigma_max 1: need min < max"),
         ("ays:sd3", 8, "sd3"),
         ("vp:end=0", 8, "above 0"),

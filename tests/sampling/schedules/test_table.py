@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from edm2_guidance.recipe.parts import Sampler, Schedule, Weight, planned
 from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.stored import read_recipe
+from edm2_guidance.sampling.generation import open_recipe, sample
 from tests.functions import levels
 
 LEVELS = "# of mine\n80\n10, \n\n1  # and the last\n"
@@ -122,6 +124,17 @@ def test_a_table_that_is_1_asks_no_reference():
     recipe = Recipe("net", guide, 16, sampler="euler")
     below = sum(level < 1 for level in recipe.levels())
     assert recipe.evaluations() == {"main": 16, "guide 1": below}
+
+
+def test_a_table_costs_what_was_said(tiny_networks):
+    guide = Guide(str(tiny_networks["weak"]), "table:sigmas=1+0.5:weights=1+3")
+    recipe = Recipe(str(tiny_networks["cond"]), guide, schedule="table:sigmas=10+3+0.7+0.1")
+    generation = open_recipe(recipe, "cpu")
+    counted = dict.fromkeys(generation.evaluations_per_image(), 0)
+    whole, _ = sample(generation, [0, 1], counted)
+    assert recipe.evaluations() == {"main": 7, "guide 1": 3}
+    assert counted == {"main": 14, "guide 1": 6}
+    torch.testing.assert_close(sample(generation, [1])[0], whole[1:], rtol=1e-3, atol=1e-4)
 
 
 def test_large_numbers_in_lists():
