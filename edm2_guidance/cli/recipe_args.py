@@ -131,7 +131,7 @@ def _num_steps(steps: int, known: Recipe | None, schedule: Schedule) -> int:
     """--steps if it is given; else the schedule's own number, or the usual one."""
     if given("steps"):
         return steps
-    return schedule.num_steps or (steps if known is None else known.num_steps)
+    return schedule.num_steps or (schedule.usual_steps if known is None else known.num_steps)
 
 
 def _check_class(class_idx: int | ClassName | None, preset: Preset) -> None:

@@ -105,6 +105,13 @@ class Model(ABC):
         how: what of `supports` is asked for, such as a perturbed attention. ValueError for what is not known.
         """
 
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels, uint8 [N,3,image_size,image_size], to what is denoised: float32 [N,C,H,W].
+
+        Latents are drawn, from `generator` or torch's own.
+        """
+        return StandardRGBEncoder().encode(pixels)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Samples [N,C,H,W], in any float dtype, to pixels: uint8 [N,3,image_size,image_size], all at once."""
         return StandardRGBEncoder().decode(latents)

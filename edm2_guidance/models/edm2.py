@@ -178,9 +178,10 @@ class Edm2Model(Model):
 
         return call
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels, uint8 [N,3,image_size,image_size], to what is denoised: float32 [N,C,H,W]; latents are drawn."""
-        return self.encoder.encode(pixels)
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not isinstance(self.encoder, Encoder):
+            raise ValueError(f"{self.source} has an encoder of its own, {type(self.encoder).__name__}: it only decodes")
+        return self.encoder.encode(pixels, generator)
 
     def decode(self, latents: Tensor) -> Tensor:
         if isinstance(self.encoder, StabilityVAEEncoder):

@@ -24,6 +24,11 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "edm": "sampling.schedules.edm:EDM",
         "logsnr": "sampling.schedules.logsnr:LogSNR",
         "timesteps": "sampling.schedules.timesteps:Timesteps",
+        "entropy": "sampling.schedules.entropy:Entropy",
+        "ays": "sampling.schedules.ays:AYS",
+        "beta": "sampling.schedules.beta_spaced:BetaSpaced",
+        "vp": "sampling.schedules.vp:VP",
+        "table": "sampling.schedules.table:Table",
     },
     "reference": {
         "network": "sampling.guidance.references.network:Network",
@@ -43,6 +48,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "power-law": "sampling.guidance.weights.power_law:PowerLaw",
         "mambo-g": "sampling.guidance.weights.mambo_g:MamboG",
         "posterior": "sampling.guidance.weights.posterior:Posterior",
+        "table": "sampling.guidance.weights.table:Table",
         "own-weight": "sampling.guidance.weights.own_weight:OwnWeight",
     },
     "rule": {

@@ -59,6 +59,7 @@ class StepInfo:
         sigma_next: The level that it ends at; 0 for the last.
         variances: Of an ancestral sampler, the least and the largest variance of the noise that it adds at the end.
         levels: That all steps of the recipe start from.
+        lands: The level that the move from x to D ends at, before a sampler adds noise at the end; None: `sigma_next`.
     """
 
     index: int
@@ -68,6 +69,7 @@ class StepInfo:
     sigma_next: float
     variances: tuple[float, float] | None = None
     levels: tuple[float, ...] = ()
+    lands: float | None = None
 
     def variance(self, mix: "Tensor | None") -> "float | Tensor":
         """The variance of an ancestral step: at `mix` in between, in logarithms; the least where nothing is learned."""
@@ -100,6 +102,16 @@ class Schedule(Spec):
     def num_steps(self) -> int | None:
         """How many steps it has of its own; None if it takes any number."""
         return None
+
+    @property
+    def usual_steps(self) -> int:
+        """How many steps it has unless another number is asked for."""
+        return self.num_steps or 32
+
+    @property
+    def measured_on(self) -> str:
+        """SHA-256 of the network that its levels were measured on; empty for those of any."""
+        return ""
 
     @abstractmethod
     def levels(self, num_steps: int) -> list[float]:
@@ -173,10 +185,12 @@ class Weight(Spec):
 
     Attributes:
         remembers: Whether it looks back at all steps, so that its guide has no interval.
+        alone: Whether it makes sense for the only guide, under the linear rule.
     """
 
     axis: ClassVar[str] = "weight"
     remembers: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     w: float = option(1.0, "Guidance weight; 1 = off")
 
@@ -327,6 +341,9 @@ class Rule(Spec):
 
     axis: ClassVar[str] = "rule"
     takes_gradient: ClassVar[bool] = False
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """ValueError for what is denoised, (C, H, W) or [N,C,H,W], if the rule cannot shape its pushes."""
 
     def still(self, step: StepInfo) -> bool:
         """Whether D is made without any reference at this step. They are then not evaluated, and `guides` is empty."""

@@ -291,7 +291,7 @@ class Recipe:
 
     net: NetworkRef
     guides: tuple[Guide, ...] = ()
-    num_steps: int = cast(int, None)  # None = as many as the schedule has of its own, or 32
+    num_steps: int = cast(int, None)  # None = as usual with the schedule: 32, or what it lists
     sampler: Sampler = field(default_factory=lambda: Sampler.parse("heun"))
     schedule: Schedule = field(default_factory=lambda: Schedule.parse("edm"))
     rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
@@ -327,7 +327,7 @@ class Recipe:
         for axis in (Sampler, Schedule, Rule):
             _settle(self, axis.axis, partial(_spec, axis))
         if self.num_steps is None:
-            object.__setattr__(self, "num_steps", self.schedule.num_steps or 32)
+            object.__setattr__(self, "num_steps", self.schedule.usual_steps)
         _settle(self, "labels", _labels)
         for name, choices in (("dtype", Literal["float32", "float64"]), ("seed_rule", SeedRule)):
             coerced(name, getattr(self, name), choices)
@@ -342,6 +342,7 @@ class Recipe:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
+            _check_alone(guide, self.guides, self.rule)
             interval = guide.interval
             if guide.weight.remembers and (interval is not None or guide.of_classifier):
                 what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
@@ -554,6 +555,17 @@ def _guides(given: Any) -> tuple[Guide, ...]:
         if not isinstance(guide, Guide):
             raise ValueError(f"{guide!r} is no guide: write Guide(NETWORK, WEIGHT)")
     return guides
+
+
+def _check_alone(guide: Guide, guides: Sequence[Guide], rule: Rule) -> None:
+    """ValueError for a weight of an only guide beside others, or under a rule that is not linear."""
+    if not guide.weight.alone or guide.off:
+        return
+    others = [other.name for other in guides if other is not guide and not other.off]
+    if others:
+        raise ValueError(f"the weight {guide.weight.kind} is of one reference, and {others[0]} guides as well")
+    if rule != Rule.parse("linear"):
+        raise ValueError(f"the weight {guide.weight.kind} is of the linear rule, and means nothing under {rule}")
 
 
 def _interval(given: Any) -> Any:

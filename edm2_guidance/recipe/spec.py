@@ -201,7 +201,7 @@ def _field_text(kind: type[Spec], each: Any) -> str:
     about = each.metadata["about"]
     choices = _choices(_hints(kind)[each.name])
     shown = "|".join(choices) if choices else (f"{each.name}=" + (about.unit or "VALUE").upper())
-    return f"{shown}  {about.help}  [default: {text_of(each.default)}]"
+    return f"{shown}  {about.help}  [default: {text_of(each.default) or 'none'}]"
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
@@ -243,7 +243,7 @@ def value_of(name: str, text: str, hint: Any) -> Any:
             else value_of(name, text, next(arg for arg in get_args(hint) if arg is not type(None)))
         )
     if get_origin(hint) is tuple:
-        return tuple(value_of(name, part, get_args(hint)[0]) for part in text.split("+"))
+        return tuple(value_of(name, part, get_args(hint)[0]) for part in (text.split("+") if text else ()))
     if hint is bool:
         return coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower()), hint)
     if hint in (int, float):
@@ -276,7 +276,7 @@ def coerced(name: str, value: Any, hint: Any) -> Any:
 def text_of(value: Any) -> str:
     """A value of a field in the text of a spec."""
     if isinstance(value, tuple):
-        return "+".join(map(text_of, value))
+        return "+".join(text_of(each).replace("e+", "e") for each in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return number_text(value) if isinstance(value, float) else str(value)

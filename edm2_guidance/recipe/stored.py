@@ -98,7 +98,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
         "guides": tuple(
             Guide(
                 net=None if guide["net"] is None else _net(guide["net"]),
-                weight=Weight.parse(guide["weight"]),
+                weight=Weight.parse(_whole(guide["weight"])),
                 reference=Reference.parse(guide["reference"]),
                 **_where(guide["steps"]),
             )
@@ -106,10 +106,17 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "rule": Rule.parse(data["rule"]),
         "sampler": Sampler.parse(data["sampler"]),
-        "schedule": Schedule.parse(data["schedule"]),
+        "schedule": Schedule.parse(_whole(data["schedule"])),
         "num_steps": data["num_steps"],
         "dtype": data["dtype"],
     }
+
+
+def _whole(text: str) -> str:
+    """The same. ValueError for a choice that names a file here: recipes hold the numbers of such files."""
+    if ":file=" in text:
+        raise ValueError(f"'{text}' names a file, and recipes that are stored hold what was in it")
+    return text
 
 
 def _parts_of_format_1(data: Mapping[str, Any]) -> dict[str, Any]:

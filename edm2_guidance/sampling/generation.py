@@ -17,7 +17,7 @@ from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
-from edm2_guidance.recipe.parts import Prediction, Step
+from edm2_guidance.recipe.parts import Prediction, Rule, Step
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
@@ -343,7 +343,7 @@ def open_recipe(
     else:
         notes += base.notes
         recipe = _with_labels_of(base, recipe, labelled, notes)
-    _check_references(recipe, main, guides)
+    _check_references(recipe, main, guides, notes)
     if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
     main.load_decoder(offline=offline)
@@ -720,14 +720,24 @@ def _with_checked_labels(recipe: Recipe, labelled: Model | Classifier, notes: li
     return recipe if classes > 0 else replace(recipe, labels="none")
 
 
-def _check_references(recipe: Recipe, main: Model, models: Sequence[Model | Classifier | None]) -> None:
-    """ValueError for a reference that needs classes, of a network that knows none."""
+def _check_references(
+    recipe: Recipe, main: Model, models: Sequence[Model | Classifier | None], notes: list[str]
+) -> None:
+    """ValueError for a reference that needs classes, of a network that knows none; for a rule that main is not fit for.
+
+    Notes a rule that does nothing.
+    """
     for guide, model in zip(recipe.guides, models, strict=True):
         asked = main if model is None else model
         if guide.reference.needs_labels and (asked.num_classes == 0 or recipe.labels == "none"):
             raise ValueError(f"the reference '{guide.reference}' needs classes, and {asked.source} knows none")
     if recipe.rule.takes_gradient and "gradients" not in main.supports:
         raise ValueError(f"the rule {recipe.rule.kind} takes gradients, which {main.source} does not let through")
+    of_networks = any(not guide.off and not guide.of_classifier for guide in recipe.guides)
+    if of_networks:
+        recipe.rule.check_shape(main.shape)
+    elif any(not guide.off for guide in recipe.guides) and recipe.rule != Rule.parse("linear"):
+        notes.append(f"the rule {recipe.rule} is of networks that guide, and a classifier alone does: unused")
 
 
 def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
@@ -760,3 +770,5 @@ def _check_sampling(recipe: Recipe, main: Model, notes: list[str]) -> None:
     betas = getattr(recipe.schedule, "betas", None)
     if betas is not None and main.betas not in (None, betas):
         notes.append(f"{main.source} was trained on {main.betas} betas, and the schedule has {betas} ones")
+    if recipe.schedule.measured_on not in ("", main.identity["sha256"]):
+        notes.append(f"the schedule {recipe.schedule.caption} was measured on another network than {main.source}")

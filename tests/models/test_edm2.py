@@ -96,3 +96,10 @@ def test_an_encoder_of_the_files_own_class_knows_the_formats_arguments_only():
     assert calls == [torch.device("cpu")]
     assert model.identity == {"sha256": "a" * 64, "encoder": {"class": "SimpleNamespace"}}
     assert model.image_size == 64
+
+
+def test_encoders_of_a_files_own_only_decode(tiny_networks):
+    model = open_model(str(tiny_networks["cond"]))
+    model.encoder = object()
+    with pytest.raises(ValueError, match="has an encoder of its own, object: it only decodes"):
+        model.encode(torch.zeros([1, 3, 8, 8], dtype=torch.uint8))

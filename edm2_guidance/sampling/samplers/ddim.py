@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from edm2_guidance.recipe.parts import Denoise, RandnLike, Step, StepInfo
@@ -25,11 +25,16 @@ class DDIM(Discrete):
 
     eta: float = option(0.0, "Share of the ancestral sampler's noise, in standard deviations", low=0, high=1)
 
+    def plan(self, info: StepInfo, levels: Sequence[float]) -> StepInfo:
+        return replace(info, lands=math.sqrt(info.sigma_next**2 - self._variance(info)))
+
     def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
-        sigma, after = info.sigma, info.sigma_next
-        denoised = denoise(x, sigma)
-        variance = self.eta**2 * (1 - (after / sigma) ** 2) * after**2
-        x_next = denoised + math.sqrt(after**2 - variance) / sigma * (x - denoised)
+        denoised, variance = denoise(x, info.sigma), self._variance(info)
+        x_next = denoised + math.sqrt(info.sigma_next**2 - variance) / info.sigma * (x - denoised)
         if variance > 0:
             x_next = x_next + math.sqrt(variance) * randn_like(x)
         return Step(info, x, denoised, x_next)
+
+    def _variance(self, info: StepInfo) -> float:
+        """Of the noise that is added."""
+        return self.eta**2 * (1 - (info.sigma_next / info.sigma) ** 2) * info.sigma_next**2

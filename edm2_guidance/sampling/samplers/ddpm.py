@@ -34,7 +34,7 @@ class DDPM(Discrete):
         if after == 0:  # no noise, and no logarithm: of the step before, as published; only guidance asks for it
             before = levels[info.index - 1] if info.index > 0 else math.inf
             least = (1 - (sigma / before) ** 2) * sigma**2 / (1 + sigma**2)
-        return replace(info, variances=(least, largest))
+        return replace(info, variances=(least, largest), lands=after**2 / sigma)
 
     def step(self, x: "Tensor", info: StepInfo, denoise: Denoise, randn_like: RandnLike, past: Sequence[Step]) -> Step:
         made = denoise.predict(x, info.sigma)

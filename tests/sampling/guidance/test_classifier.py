@@ -1,6 +1,7 @@
 """Classifier guidance on the exact mixture, whose classes' posterior is known: identities, the gradient, both forms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from edm2_guidance.recipe.parts import (
     constant,
     planned,
 )
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 from edm2_guidance.sampling.engine import trajectory
+from edm2_guidance.sampling.generation import open_recipe
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided
 from tests import mixture
 
@@ -220,3 +222,12 @@ def test_evaluations_are_of_a_network_of_its_own():
     assert one.evaluations() == {"main": 15, "classifier 1": 6}
     two = Recipe(net, (Guide(net, constant(2.0)), guide(1.0)), 8)
     assert two.evaluations() == {"main": 15, "guide 1": 15, "classifier 2": 15}
+
+
+def test_a_rule_that_no_network_guides_by_is_said_to_be_unused():
+    """Beside networks a classifier may stand under any rule: its push is added to what the rule made."""
+    classifier = classifier_guide("mnist16-classifier", 1.0, "heun")
+    alone = Recipe("mnist16-cond", classifier, 2, rule="apg")
+    (note,) = open_recipe(alone, "cpu").notes
+    assert note == "the rule apg is of networks that guide, and a classifier alone does: unused"
+    assert open_recipe(replace(alone, guides=(Guide("mnist16-weak", 2.0), classifier)), "cpu").notes == ()

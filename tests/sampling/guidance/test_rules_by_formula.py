@@ -1,5 +1,7 @@
 """Rules from papers, each against its formula, written out image by image in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def result(rule, weight=3.0, x=X, main=MAIN, guide=GUIDE, step=STEP):
     return at(step)(x, step.sigma)
 
 
-@pytest.mark.parametrize("rule", ["tcfg", "cfg-zero", "fdg", "fdg:low=0.3:parallel=0"])
+@pytest.mark.parametrize("rule", ["tcfg", "cfg-zero", "fdg", "fdg:low=0.3:parallel=0", "fdg:bands=1:parallel=0"])
 def test_no_image_sees_another(rule):
     alone = [result(rule, x=X[n : n + 1], main=MAIN[n : n + 1], guide=GUIDE[n : n + 1]) for n in range(4)]
     torch.testing.assert_close(torch.cat(alone), result(rule), rtol=1e-10, atol=1e-10)
@@ -108,8 +110,34 @@ def test_fdg():
             np.testing.assert_allclose(plane, main + 2 * (push - low) + 0.5 * low, rtol=1e-9, atol=1e-9)
 
 
-def test_fdg_of_one_band_is_linear():
-    torch.testing.assert_close(result("fdg:low=1"), result("linear"))
+@pytest.mark.parametrize(("bands", "shares"), [(3, [0.2, 0.6, 1]), (4, [0.1, 0.4, 0.7, 1])])
+def test_fdg_of_more_bands(bands, shares):
+    """24 x 24, halved twice or three times to 6 or 3; shares rise evenly from the lowest band."""
+    x, main, guide = torch.randn(3, 2, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    made = result(f"fdg:low={shares[0]}:bands={bands}", x=x, main=main, guide=guide)[1:]
+    main, guide = main[1:], guide[1:]
+    images = [(main - guide)[0, 0].numpy()]
+    for _ in range(bands - 1):
+        images.append(halved(images[-1]))
+    pushed = shares[0] * images[-1]
+    for share, image, smaller in zip(shares[1:], images[-2::-1], images[:0:-1], strict=True):
+        pushed = doubled(pushed) + share * (image - doubled(smaller))
+    np.testing.assert_allclose(made[0, 0], main[0, 0].numpy() + 2 * pushed, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["fdg:low=1", "fdg:bands=1", "fdg:bands=1:low=0.5"])
+def test_fdg_of_one_band_is_linear(rule):
+    torch.testing.assert_close(result(rule), result("linear"))
+
+
+def test_sizes_that_do_not_halve_are_refused_when_the_network_is_opened(tiny_networks):
+    """These are 8 x 8: halved once they are 4 x 4, which is too small."""
+    guide = Guide(str(tiny_networks["weak"]), constant(2))
+    recipe = Recipe(str(tiny_networks["cond"]), guide, 2, rule="fdg:bands=3")
+    with pytest.raises(ValueError, match=r"fdg halves images 2 times, whose sides must be even and .*, not 8 x 8"):
+        open_recipe(recipe, "cpu")
+    open_recipe(replace(recipe, rule="fdg"), "cpu")
+    open_recipe(replace(recipe, guides=()), "cpu")
 
 
 def test_fdg_adds_nothing_along_the_main_network():

@@ -8,7 +8,7 @@ import torch
 
 from edm2_guidance.recipe.parts import Sampler, Seen, Weight, planned
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
-from tests.functions import levels
+from tests.functions import denoise_at, levels
 
 STEPS = planned(Sampler.parse("heun"), levels(8))
 X, MAIN, PUSH = torch.randn(3, 4, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
@@ -116,6 +116,32 @@ def test_cfgpp_is_renoising_with_the_reference():
         renoised = reference + 0.3 * PUSH + step.sigma_next * (X - reference) / step.sigma
         torch.testing.assert_close(euler, renoised, rtol=1e-10, atol=1e-10)
     assert far == pytest.approx(0.3), "at the last step it is w itself"
+
+
+@pytest.mark.parametrize("sampler", ["ddpm:clip=false", "ddim:clip=false:eta=0.5", "ddim:clip=false"])
+def test_cfgpp_under_samplers_that_add_noise(sampler):
+    """What is renoised goes to the level that their own noise leaves for it."""
+    solver, weight = Sampler.parse(sampler), Weight.parse("cfgpp:w=0.3")
+    for step in planned(solver, levels(8)):
+        reference, guided = MAIN - PUSH, MAIN + (weight.at(step, None) - 1) * PUSH
+        denoise = denoise_at(lambda x, sigma, guided=guided: guided)(step)
+        made = solver.step(X, step, denoise, torch.zeros_like, ()).x
+        renoised = reference + 0.3 * PUSH + step.lands * (X - reference) / step.sigma
+        torch.testing.assert_close(made, renoised, rtol=1e-10, atol=1e-10)
+        assert (
+            step.lands == pytest.approx(step.sigma_next) if sampler == "ddim:clip=false" else step.lands <= step.sigma
+        )
+
+
+def test_cfgpp_is_of_one_network_and_linear():
+    plus, other = Guide("net2", "cfgpp:w=0.3"), Guide("net3", 2.0)
+    with pytest.raises(ValueError, match="the weight cfgpp is of one reference, and net3 guides as well"):
+        Recipe("net", (plus, other), 8, sampler="euler")
+    with pytest.raises(ValueError, match="the weight cfgpp is of the linear rule, and means nothing under apg"):
+        Recipe("net", plus, 8, sampler="euler", rule="apg")
+    with pytest.raises(ValueError, match="adds back the noise of a network, which a classifier has not"):
+        Recipe("net", Guide("c", "cfgpp:w=0.3", None, "classifier"), 8, sampler="euler")
+    Recipe("net", (plus, Guide("net3", 1.0)), 8, sampler="euler")
 
 
 def test_cfgpp_is_of_first_order_steps():

@@ -15,6 +15,9 @@ class Classifier(Reference):
 
     With a conditional network it is on top of what the network knows of the class; D of the reference is that of a
     network that knows less of it, by Bayes' rule.
+
+    Rules mix networks, so no rule shapes this push: it is added to what the rule made. So a classifier may stand beside
+    networks under any rule; bands, projections and gradients are those of the networks alone.
     """
 
     kind: ClassVar[str] = "classifier"

@@ -11,13 +11,16 @@ from edm2_guidance.recipe.spec import option
 class CFGpp(Scheduled):
     """w sigma / (sigma - sigma_next), w between 0 and 1: in first-order steps the noise of the reference is added back.
 
-    D is then D_g + w (D_m - D_g), and x goes on with the noise that D_g sees in it. In steps of a higher order that
-    does not hold; some codes take the weight there all the same, which `everywhere` allows.
+    D is then D_g + w (D_m - D_g), and x goes on with the noise that D_g sees in it; sigma_next is the level before a
+    sampler adds noise at the end of a step. In steps of a higher order that does not hold; some codes take the weight
+    there all the same, which `everywhere` allows. There is one noise to add back, so one reference, a network, and the
+    linear rule.
     """
 
     kind: ClassVar[str] = "cfgpp"
     source: ClassVar[str] = "arXiv 2406.08070"
     formula: ClassVar[str] = "w_t = w sigma / (sigma - sigma')"
+    alone: ClassVar[bool] = True
 
     everywhere: bool = option(False, "Also with samplers of a higher order")
 
@@ -30,6 +33,8 @@ class CFGpp(Scheduled):
             raise ValueError(f"{self.kind}: w={self.w:g}: must be at least 0 and at most 1")
 
     def check_use(self, sampler: Sampler, reference: Reference) -> None:
+        if reference.of_classifier:
+            raise ValueError(f"the weight {self.kind} adds back the noise of a network, which a classifier has not")
         first_order = sampler.memory == 0 and sampler.evaluations([2.0, 1.0]) == [1, 1]
         if not first_order and not self.everywhere:
             raise ValueError(
@@ -38,4 +43,5 @@ class CFGpp(Scheduled):
             )
 
     def value(self, step: StepInfo) -> float:
-        return self.w * step.sigma / (step.sigma - step.sigma_next)
+        lands = step.sigma_next if step.lands is None else step.lands
+        return self.w * step.sigma / (step.sigma - lands)
