@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, RandnLike, Sampler, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, Probe, RandnLike, Sampler, Step, StepInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,7 @@ class DPM2(Sampler):
 
     kind: ClassVar[str] = "dpm2"
     source: ClassVar[str] = "arXiv 2206.00927"
+    probes: ClassVar[bool] = True
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]
@@ -25,8 +26,10 @@ class DPM2(Sampler):
         sigma, after = info.sigma, info.sigma_next
         denoised = denoise(x, sigma)
         slope = (x - denoised) / sigma
+        probe = None
         if after > 0:
             middle = math.sqrt(sigma * after)
             half = x + (middle - sigma) * slope
-            slope = (half - denoise(half, middle)) / middle
-        return Step(info, x, denoised, x + (after - sigma) * slope)
+            probe = Probe(half, denoise(half, middle), middle)
+            slope = (half - probe.denoised) / middle
+        return Step(info, x, denoised, x + (after - sigma) * slope, probe)

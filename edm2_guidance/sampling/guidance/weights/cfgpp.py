@@ -17,6 +17,7 @@ class CFGpp(Scheduled):
 
     kind: ClassVar[str] = "cfgpp"
     source: ClassVar[str] = "arXiv 2406.08070"
+    one_way: ClassVar[bool] = True
 
     everywhere: bool = option(False, "Also with samplers of a higher order")
 

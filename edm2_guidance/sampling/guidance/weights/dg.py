@@ -19,6 +19,7 @@ class DG(Scheduled):
 
     kind: ClassVar[str] = "dg"
     source: ClassVar[str] = "arXiv 2607.19725, at second hand"
+    one_way: ClassVar[bool] = True
 
     def value(self, step: StepInfo) -> float:
         times = [_time(level) for level in step.levels]

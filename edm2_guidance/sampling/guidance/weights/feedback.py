@@ -30,6 +30,7 @@ class Feedback(Weight):
     kind: ClassVar[str] = "feedback"
     source: ClassVar[str] = "arXiv 2506.06085"
     remembers: ClassVar[bool] = True
+    one_way: ClassVar[bool] = True
 
     pi: float = option(0.999, "How far main network and reference may be mixed at first", above=0, high=0.999999)
     t0: float = option(0.556, "Share of the steps at which drift alone makes the weight 3", low=0, high=0.99)

@@ -17,6 +17,7 @@ class TV(Scheduled):
 
     kind: ClassVar[str] = "tv"
     source: ClassVar[str] = "arXiv 2509.22007, at second hand"
+    one_way: ClassVar[bool] = True
 
     peak: float = option(0.5, "Where the peak is, as a share of the steps", above=0, high=1)
 
