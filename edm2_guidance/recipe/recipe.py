@@ -469,8 +469,9 @@ class Recipe:
         guides = []
         for guide in self.guides:
             if isinstance(guide.interval, SigmaInterval) and self._program is not None:
-                guide = replace(guide, never=not any(map(guide.interval.holds, self.steps())))
-                notes += [f"guidance at {guide.interval} holds no sampling step: this guide is off"] * guide.never
+                inside = any(step.guided and guide.interval.holds(step) for step in self.steps())
+                notes += [] if inside else [f"guidance at {guide.interval} holds no sampling step: this guide is off"]
+                guide = replace(guide, never=not inside)
             elif isinstance(guide.interval, SigmaInterval):
                 steps, snapped = guide.interval.steps(self.levels())
                 notes += [f"guidance at {guide.interval}: {note}" for note in snapped]
@@ -614,7 +615,9 @@ def _spec(axis: type[Spec], given: Any) -> Any:
 
 def _around(given: Any) -> tuple[Around, ...]:
     """None, one or several, or the text of them, in the order of the catalogue."""
-    parts = given.split(",") if isinstance(given, str) else [given] if isinstance(given, Around) else given
+    parts = [given] if isinstance(given, Around) else given
+    if isinstance(given, str):
+        parts = given.split(",") if given else ()
     known = catalog.kinds(Around.axis)
     return tuple(sorted((_spec(Around, each) for each in parts), key=lambda each: known.index(each.kind)))
 

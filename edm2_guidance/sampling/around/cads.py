@@ -51,12 +51,15 @@ class CADS(Around):
         gamma = self.kept(step)
         if gamma == 1:
             return None
+        from torch_utils.transfer import to_device
+
         drawn: dict[int, Tensor] = {}
 
         def change(embedded: "Tensor") -> "Tensor":
             length = embedded.shape[1]
             if length not in drawn:
-                drawn[length] = normal(f"{self.kind} {length}", length).to(embedded)
+                noise = normal(f"{self.kind} {length}", length)
+                drawn[length] = to_device(noise, embedded.device).to(embedded.dtype)
             noise = drawn[length].repeat(len(embedded) // len(drawn[length]), 1)
             noised = math.sqrt(gamma) * embedded + self.s * math.sqrt(1 - gamma) * noise
             return self.psi * _like(noised, embedded) + (1 - self.psi) * noised
