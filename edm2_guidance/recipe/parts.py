@@ -244,7 +244,7 @@ def _share(level: float, levels: Sequence[float]) -> float:
         return 0.0 if len(levels) > 1 else 1.0
     if level <= levels[-1]:
         return 1.0
-    after = next(index for index, each in enumerate(levels) if each <= level)
+    after = bisect.bisect_left(levels, -level, key=lambda each: -each)
     high, low = levels[after - 1], levels[after]
     return (after - math.log(level / low) / math.log(high / low)) / (len(levels) - 1)
 

@@ -407,9 +407,8 @@ class Recipe:
                 raise ValueError(f"{said}, and the weight {guide.weight.kind} is of a single one: take another")
             if isinstance(guide.interval, StepInterval):
                 raise ValueError(f"{said}, whose steps no interval counts: give noise levels, --guidance-sigma=LO,HI")
-        steps = self.steps()
         for each in self.around:
-            each.check_use(self.sampler, steps)
+            each.check_use(self.sampler, self.steps())
 
     def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
         """Schedule, sampler, rule and around, as far as they are not those of `usual`, by default EDM2's papers'.
@@ -495,14 +494,19 @@ class Recipe:
         """
         around = tuple(each for each in self.around if each.acts)
         resolved, _ = replace(self, around=around).resolved()
-        steps = [step for step in resolved.steps() if step.guided]
         guides = tuple(
-            replace(guide, interval=None) if guide.interval and all(map(guide.interval.holds, steps)) else guide
+            replace(guide, interval=None) if resolved._is_everywhere(guide.interval) else guide
             for guide in resolved.guides
             if not guide.off
         )
         ruled = any(not guide.of_classifier for guide in guides)
         return replace(resolved, guides=guides, rule=self.rule if ruled else Rule.parse("linear"))
+
+    def _is_everywhere(self, interval: StepInterval | SigmaInterval | None) -> bool:
+        """Whether it holds all steps that may be guided, of a resolved recipe."""
+        if isinstance(interval, SigmaInterval):
+            return all(interval.holds(step) for step in self.steps() if step.guided)
+        return interval == StepInterval(0, self.num_steps - 1)
 
     @property
     def _program(self) -> Program | None:

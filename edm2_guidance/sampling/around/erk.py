@@ -20,8 +20,9 @@ class ERK(Around):
     Two slopes are compared, d = (x - D) / sigma at the step's start and the one at another place that D was asked at:
     rho is the length of their difference over that of the places', v its direction, of each image. Of Heun the other
     place is where Euler's step led just before, at the same noise level, so the first step stays as it is; of the
-    midpoint method it is the midpoint of the same step. So does the last step. Slopes and lengths are computed in
-    float64, from x and D as the state has them.
+    midpoint method it is the midpoint of the same step. The last step stays as it is, too. Slopes and lengths are
+    computed in float64, from x and D as the state has them. Whatever else changes D from one step to the next, such as
+    a guide that is switched on, or noise on labels, counts as a change of the slope.
     """
 
     kind: ClassVar[str] = "erk"

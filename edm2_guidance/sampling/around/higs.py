@@ -72,6 +72,8 @@ def _high(x: "Tensor", cutoff: float) -> "Tensor":
     """The high frequencies of x [N,C,H,W]."""
     import torch
 
+    if x.ndim != 4:
+        raise ValueError(f"frequencies are of pictures [N,C,H,W], and these are of shape {list(x.shape)}")
     height, width = x.shape[-2:]
     rows, columns = _transform(height, x), _transform(width, x)
     places = [torch.arange(side, dtype=x.dtype, device=x.device) / side for side in (height, width)]

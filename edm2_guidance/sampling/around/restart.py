@@ -9,6 +9,7 @@ from edm2_guidance.recipe.parts import Leg, Program, Schedule
 from edm2_guidance.recipe.spec import number_text, option
 
 _FORM = "N/K/LO/HI"
+_MOST = 10**4  # steps of all segments: of recipes out of files, too
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Restart(Program):
     S_noise: float = option(1.003, "Scale of the noise that is added", above=0)
 
     def check(self) -> None:
-        for text in self.segments:
-            _segment(text)
+        found = [_segment(text) for text in self.segments]
+        if sum(each.repeats * each.points for each in found) > _MOST:
+            raise ValueError(f"{self.kind}: the segments have more than {_MOST:,} levels: take fewer")
 
     @property
     def acts(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 from edm2_guidance.recipe.parts import Around, Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
-from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided
 from edm2_guidance.sampling.seeds import Draws
 from tests.training.test_inference_form import inputs, relative, small
 from training.inference_form import prepare
@@ -144,3 +144,12 @@ def test_networks_that_do_not_take_it():
 
     with pytest.raises(ValueError, match=r"cads asks networks for label noise, which .* does not support"):
         open_recipe(Recipe(Other().eval(), around="cads"), "cpu")
+
+
+def test_one_batch_for_two_classes_is_the_same(tiny_networks, monkeypatch):
+    """On some devices the main network and the same one under other classes are asked at once."""
+    guides = (Guide(None, 1.8, reference="other-label"),)
+    apart, _ = run(tiny_networks["cond"], "cads", guides=guides)
+    monkeypatch.setitem(TOGETHER, "cpu", 16)
+    together, _ = run(tiny_networks["cond"], "cads", guides=guides)
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)

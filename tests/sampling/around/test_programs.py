@@ -167,6 +167,7 @@ def test_no_batch_changes_an_image(tiny_networks):
         ({"around": "cfgig:init=4:sigma=0.001"}, "sigma=0.001 is not above the schedule's lowest level, 0.002"),
         ({"around": "restart:segments=4/1/1.09"}, r"segment 4/1/1.09: write N/K/LO/HI, such as 4/1/1.09/1.92"),
         ({"around": "restart:segments=1/1/1/2"}, "N of 2 at least, K of 1, and 0 < LO < HI"),
+        ({"around": "restart:segments=4/9999/1/2"}, "the segments have more than 10,000 levels: take fewer"),
         ({"around": "restart:segments=4/1/0.0001/2"}, "ends at the nearest level, 0, where no noise is left"),
         ({"around": "restart:segments=4/1/70/90"}, "ends at the nearest level, 80, at which all begins"),
         ({"around": "restart:segments=3/1/0.14/0.15"}, "ends at the nearest level, 0.1698, which is not below its HI"),
