@@ -13,8 +13,8 @@ from edm2_guidance.sampling.seeds import Draws
 from tests.training.test_inference_form import inputs, relative, small
 from training.inference_form import prepare
 
-MANY = Draws(range(1000))
-EMBEDDED = torch.randn(1000, 24, generator=torch.Generator().manual_seed(5)) * 2 + 0.3
+MANY = Draws(range(400))
+EMBEDDED = torch.randn(400, 24, generator=torch.Generator().manual_seed(5)) * 2 + 0.3
 
 
 def step(index, num_steps=11, level=1.0):
@@ -33,25 +33,25 @@ def test_its_schedule():
 
 
 def test_what_the_noise_is():
-    change = Around.parse("cads:psi=0:s=0.4").told(step(3), Draws(range(1000)).normal)  # gamma = 0.5
+    change = Around.parse("cads:psi=0:s=0.4").told(step(3), Draws(range(400)).normal)  # gamma = 0.5
     noise = (change(EMBEDDED) - 0.5**0.5 * EMBEDDED) / (0.4 * 0.5**0.5)
-    assert abs(float(noise.mean())) < 5 / (1000 * 24) ** 0.5
+    assert abs(float(noise.mean())) < 5 / (400 * 24) ** 0.5
     assert float(noise.std()) == pytest.approx(1, abs=0.03)
-    assert abs(float(torch.corrcoef(noise[:, :2].T)[0, 1])) < 5 / 1000**0.5
+    assert abs(float(torch.corrcoef(noise[:, :2].T)[0, 1])) < 5 / 400**0.5
     assert torch.equal(change(EMBEDDED), change(EMBEDDED)), "the same for predictor, corrector and other networks"
     twice = change(torch.cat([EMBEDDED, EMBEDDED + 1]))
-    torch.testing.assert_close(twice[:1000], change(EMBEDDED))
-    torch.testing.assert_close(twice[1000:] - twice[:1000], torch.full_like(EMBEDDED, 0.5**0.5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(twice[:400], change(EMBEDDED))
+    torch.testing.assert_close(twice[400:] - twice[:400], torch.full_like(EMBEDDED, 0.5**0.5), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_mean_and_deviation_come_back(index):
     back, free = (
-        Around.parse(f"cads:psi={psi}").told(step(index), Draws(range(1000)).normal)(EMBEDDED) for psi in (1, 0)
+        Around.parse(f"cads:psi={psi}").told(step(index), Draws(range(400)).normal)(EMBEDDED) for psi in (1, 0)
     )
     torch.testing.assert_close(back.mean(1), EMBEDDED.mean(1), rtol=0, atol=1e-5)
     torch.testing.assert_close(back.std(1), EMBEDDED.std(1), rtol=1e-4, atol=0)
-    half = Around.parse("cads:psi=0.5").told(step(index), Draws(range(1000)).normal)(EMBEDDED)
+    half = Around.parse("cads:psi=0.5").told(step(index), Draws(range(400)).normal)(EMBEDDED)
     torch.testing.assert_close(half, (back + free) / 2, rtol=0, atol=1e-5)
 
 
