@@ -10,7 +10,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
@@ -47,8 +47,8 @@ class Denoise(Protocol):
 
 # Unit normal noise of the shape of x [N,C,H,W], each image's from its own seed.
 RandnLike = Callable[["Tensor"], "Tensor"]
-# By a purpose and a length: unit normal [N, length] on the CPU, each image's by its seed, the next of this purpose.
-Normal = Callable[[str, int], "Tensor"]
+# By a purpose and a shape: unit normal [N, *shape] on the CPU, each image's by its seed, the next of this purpose.
+Normal = Callable[[str, Sequence[int]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,8 @@ class Schedule(Spec):
         """`num_steps` noise levels, falling, all above 0. ValueError for a number that it cannot have."""
 
     def between(self, top: float, bottom: float) -> Self:
-        """The same from one level to another. ValueError for a schedule whose levels are a list of its own."""
-        ends = {"sigma_max": top, "sigma_min": bottom}
-        if self.num_steps is not None or not ends.keys() <= {each.name for each in fields(self)}:
-            raise ValueError(f"the schedule {self} has levels of its own, and none between {top:g} and {bottom:g}")
-        return self.with_fields(ends)
+        """The same from one level to another. ValueError for a schedule whose levels are a list, or measured."""
+        raise ValueError(f"the schedule {self.kind} has levels of its own, and none between {top:g} and {bottom:g}")
 
 
 class Sampler(Spec):

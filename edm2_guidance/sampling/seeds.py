@@ -70,9 +70,9 @@ class Draws:
         """The next integer in [0, high) of this purpose, per image."""
         return [int(torch.randint(high, [], generator=generator)) for generator in self._of(purpose)]
 
-    def normal(self, purpose: str, length: int) -> Tensor:
-        """The next unit normal numbers of this purpose, float32 [N, length]."""
-        return torch.stack([torch.randn(length, generator=generator) for generator in self._of(purpose)])
+    def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
+        """The next unit normal numbers of this purpose, float32 [N, *shape]."""
+        return torch.stack([torch.randn(list(shape), generator=generator) for generator in self._of(purpose)])
 
     def _of(self, purpose: str) -> list[torch.Generator]:
         if purpose not in self._generators:

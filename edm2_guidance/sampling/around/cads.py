@@ -58,7 +58,7 @@ class CADS(Around):
         def change(embedded: "Tensor") -> "Tensor":
             length = embedded.shape[1]
             if length not in drawn:
-                noise = normal(f"{self.kind} {length}", length)
+                noise = normal(f"{self.kind} {length}", [length])
                 drawn[length] = to_device(noise, embedded.device).to(embedded.dtype)
             noise = drawn[length].repeat(len(embedded) // len(drawn[length]), 1)
             noised = math.sqrt(gamma) * embedded + self.s * math.sqrt(1 - gamma) * noise

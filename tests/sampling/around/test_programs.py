@@ -123,6 +123,14 @@ def test_costs(around, sampler):
     assert bool(torch.isfinite(steps[-1].x).all())
 
 
+def test_legs_are_of_the_recipes_schedule():
+    recipe = Recipe("net", num_steps=8, around=RESTART, schedule="logsnr")
+    begins = [step.index for step in recipe.steps() if step.renoise]
+    leg = [step.level for step in recipe.steps()[begins[0] : begins[0] + 4]]
+    ratios = [b / a for a, b in itertools.pairwise(leg)]
+    assert ratios == pytest.approx([ratios[0]] * 3)
+
+
 def test_steps_of_legs():
     recipe = Recipe("net", num_steps=8, around=RESTART, sampler="dpmpp-2m")
     steps = recipe.steps()
@@ -162,7 +170,7 @@ def test_no_batch_changes_an_image(tiny_networks):
         ({"weight": "tv:w=2"}, "the weight tv is of a single one"),
         ({"weight": "dg:w=2"}, "the weight dg is of a single one"),
         ({"interval": (2, 5)}, r"whose steps no interval counts: give noise levels, --guidance-sigma=LO,HI"),
-        ({"schedule": "timesteps:steps=9"}, "the schedule timesteps:steps=9 has levels of its own, and none between"),
+        ({"schedule": "timesteps:steps=9"}, "the schedule timesteps has levels of its own, and none between"),
         ({"steps": 5}, "of 5 steps 4 are without guides, and 2 rounds need one each"),
         ({"around": "cfgig:init=4:sigma=0.001"}, "sigma=0.001 is not above the schedule's lowest level, 0.002"),
         ({"around": "restart:segments=4/1/1.09"}, r"segment 4/1/1.09: write N/K/LO/HI, such as 4/1/1.09/1.92"),
