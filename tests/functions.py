@@ -29,6 +29,7 @@ class Plain:
 
     def end(self, step):
         """Nothing looks at where the step led."""
+        return step
 
 
 def denoise_at(main, *guides, **more):

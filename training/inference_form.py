@@ -34,8 +34,11 @@ from torch_utils.memory import give_back_freed
 from training.networks_edm2 import Block, MPConv, Precond, UNet, compute_dtype, effective_gain, normalize, resample
 
 FORMS, PRECISIONS = inference.FORMS, tuple(inference.PRECISIONS.values())  # as recorded
-# x [N,C,H,W], sigma [] or [N], one-hot classes [N or 1, label_dim] or None -> D [N,C,H,W], float32.
-Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# x [N,C,H,W], sigma [] or [N], one-hot classes [N or 1, label_dim] or None -> D [N,C,H,W], float32. By name
+# label_embedding: what to make of the embedded classes.
+Denoiser = Callable[..., Tensor]
+# Embedded classes, float32 [N or 1, E], as `UNet.emb_label` makes them -> others.
+Change = Callable[[Tensor], Tensor]
 
 _SILU = 1 / 0.596  # of networks_edm2.mp_silu
 _EPS = 1e-4  # of networks_edm2.normalize
@@ -111,9 +114,11 @@ class _Plain:
         self.net, self.precision = net, precision
         self.dtype = getattr(torch, "float32" if precision == "tf32" else precision)
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, label_embedding: Change | None = None
+    ) -> Tensor:
         net = self.net
-        with matmul_precision(self.precision, x.device):
+        with matmul_precision(self.precision, x.device), _changed_labels(net.unet, label_embedding):
             if self.precision in ("float32", "tf32", usual_precision(net, x.device)):
                 denoised: Tensor = net(x, sigma, labels, force_fp32=self.dtype == torch.float32)
                 return denoised
@@ -121,6 +126,19 @@ class _Plain:
                 labels = torch.zeros([1, net.label_dim], device=x.device)
             around = Around(x, sigma, net.sigma_data)
             return around.denoised(net.unet(around.inputs.to(self.dtype), around.noise, labels))
+
+
+@contextmanager
+def _changed_labels(unet: UNet, change: Change | None) -> Iterator[None]:
+    """Inside, the embedded classes are changed on their way."""
+    if change is None or unet.emb_label is None:
+        yield
+        return
+    hook = unet.emb_label.register_forward_hook(lambda module, inputs, made: change(made))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Around:
@@ -290,6 +308,7 @@ class Prepared(nn.Module):
         self.concat = unet.concat_balance
         self.fourier = unet.emb_fourier
         noise, label = _shares(unet.label_balance) if unet.emb_label is not None else (1.0, 0.0)
+        self.label_share = label
         self.register_buffer("noise_weight", _weight(unet.emb_noise, factor=noise))
         self.register_buffer("label_weight", _label_weight(unet, label * math.sqrt(max(net.label_dim, 1))))
         self.register_buffer("factor_weight", _factor_weights(unet))
@@ -308,6 +327,10 @@ class Prepared(nn.Module):
         if labels is None:
             return self.label_weight.new_zeros(1, self.label_weight.shape[0])
         return functional.linear(labels.to(torch.float32).reshape(-1, self.label_dim), self.label_weight)
+
+    def changed(self, classes: Tensor, change: Change) -> Tensor:
+        """What `embed` made, after a change of the embedded classes."""
+        return change(classes / self.label_share) * self.label_share
 
     def forward(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
         around = Around(x, sigma, self.sigma_data)
@@ -362,9 +385,13 @@ class _Inference:
         self._batch, self._fixed = batch, fixed
         self._embedded: list[tuple[Tensor | None, int, Tensor | None]] = []  # the last two, of main and guide
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, label_embedding: Change | None = None
+    ) -> Tensor:
         with matmul_precision(self._precision, x.device):
             classes = self._classes(labels)
+            if label_embedding is not None and classes is not None:
+                classes = self._prepared.changed(classes, label_embedding)
             if torch.is_grad_enabled() and x.requires_grad:
                 made: Tensor = self._prepared(x, sigma, classes)
                 return made

@@ -18,7 +18,7 @@ from edm2_guidance.cli.run_options import RunOptions
 from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, SigmaInterval
 
 if TYPE_CHECKING:
     from edm2_guidance.work.again import Made
@@ -68,7 +68,8 @@ class Usual:
         """Where one of its guides is on, in the steps of `recipe` or their noise levels."""
         if guide.never:
             return NOWHERE
-        assert not hasattr(guide.interval, "lo")  # presets and recipes out of files count steps
+        if isinstance(guide.interval, SigmaInterval):  # of legs
+            return guide.interval
         return on_schedule(guide.interval, self.recipe.levels(), recipe.levels())
 
 

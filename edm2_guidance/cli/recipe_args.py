@@ -92,6 +92,7 @@ def _unguided(method: Method, usual: Usual | None, class_idx: int | ClassName | 
         sampler=_with_fields(chosen("sampler", sampling.sampler), sampling.sampler_fields),
         schedule=schedule,
         rule=chosen("rule", networks.rule),
+        around=chosen("around", networks.around),
         dtype=chosen("dtype", sampling.dtype),
         labels=_label_rule(class_idx, sampling.labels, usual if networks.upsample is None else None),
         seed_rule="edm2" if known is None else known.seed_rule,

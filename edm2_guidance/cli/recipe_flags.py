@@ -41,6 +41,8 @@ def recipe_flags(recipe: Recipe) -> str:
             flags.append(f"--{spec.axis}={spec.flag}")
         else:
             flags += [f"--{name}={_number(value)}" for name, value in spec.changed().items()]
+    if recipe.around:
+        flags.append(f"--around={','.join(each.flag for each in recipe.around)}")
     if recipe.dtype != "float32":
         flags.append(f"--dtype={recipe.dtype}")
     if isinstance(recipe.labels, int):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -18,7 +18,7 @@ from edm2_guidance.cli.param_type import Name, ParamType, show_if_list
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight
+from edm2_guidance.recipe.parts import Around, Reference, Rule, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 from edm2_guidance.recipe.spec import About, Spec, listing
 
@@ -31,7 +31,7 @@ class Kind(ParamType):
     def __init__(self, axis: str) -> None:
         self.axis = axis
 
-    def parse(self, text: str) -> Spec:
+    def parse(self, text: str) -> Any:
         show_if_list(text, partial(listing, self.axis))
         if self.axis == "weight" and re.search(r":w=\+?1(\.0*)?(:|$)", text):
             raise ValueError("w=1 is off: give --guidance=1, or leave the guide out")
@@ -58,6 +58,17 @@ class Kind(ParamType):
             catalog.find(self.axis, catalog.OF_FUNCTIONS[self.axis]).of(function, later=True).with_texts(fields)
         )
         return spec
+
+
+class Kinds(Kind):
+    """Specs of an axis, comma-separated; `none` for none."""
+
+    name = "kind[:field=value]...,..."
+
+    def parse(self, text: str) -> Any:
+        if text.lower() == "none":
+            return ()
+        return tuple(super(Kinds, self).parse(each.strip()) for each in text.split(","))
 
 
 def kind_option(axis: str, default: str | None, help: str, *, multiple: bool = False) -> Field:
@@ -150,6 +161,11 @@ class NetworkOptions(MainNetworks, heading="Guidance"):
         "reference", None, "What D is moved away from, one per guide  [default: network]", multiple=True
     )
     rule: Rule = kind_option("rule", "linear", "How main network and references make D, or FILE.py:FUNCTION")
+    around: tuple[Around, ...] = option(
+        "What else is done to labels, D or the order of steps, comma-separated; list = which there are",
+        type=Kinds("around"),
+        default="none",
+    )
 
 
 class SamplingOptions(OptionGroup, heading="Sampling"):

@@ -161,7 +161,8 @@ class Explorer:
         with self._lock:
             pair = [self._sampled(each, view.seeds) for each in (generation, self._open(unguided(view.asked)))]
             pictures = [tiles(generation.decode(made.denoised[number].to(generation.device))[0]) for made in pair]
-        steps = [recipe.steps()[step] for step in _moments(recipe.num_steps)]
+        every = recipe.steps()
+        steps = [every[step] for step in _moments(len(every))]
         return [
             Moment(step.index, step.sigma, any(guide.on(step) for guide in recipe.guides), *both)
             for step, *both in zip(steps, *pictures, strict=True)
@@ -219,7 +220,7 @@ class Explorer:
         return made
 
     def _sample(self, generation: Generation, seeds: Sequence[int], stop: Stop) -> _Made:
-        frames, began = _Frames(generation.recipe.num_steps, stop), time.monotonic()
+        frames, began = _Frames(len(generation.recipe.steps()), stop), time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             source = generation.images(seeds, self._batch, diagnostics=True, watch=frames)

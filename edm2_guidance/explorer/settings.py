@@ -44,6 +44,8 @@ class Settings:
             raise ValueError("the explorer moves up to two guiding networks, and one classifier: leave out the others")
         if len({(guide.interval, guide.never) for guide in recipe.guides}) > 1:
             raise ValueError("the explorer has one interval for all guides: give them the same")
+        if any(isinstance(guide.interval, SigmaInterval) for guide in recipe.guides):
+            raise ValueError("the explorer's intervals count steps, which legs do not: leave out interval or --around")
         if any(guide.never for guide in recipe.guides):
             raise ValueError("the interval holds no sampling step, so nothing is guided: give another, or none")
         if len({guide.weight.with_fields({"w": 1.0}) for guide in networks}) > 1:

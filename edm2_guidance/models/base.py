@@ -29,7 +29,8 @@ class Model(ABC):
         class_names: Names of classes 0, 1, ...; None if they are unknown.
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
-        supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x).
+        supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x); "label noise"
+            (`predict(..., label_embedding=f)`, where f makes of the embedded classes [N, E], float32, others).
         precision: In which its activations are usually computed here, a name of a torch dtype.
         forms: In which it can compute (`dnnlib.inference`).
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.

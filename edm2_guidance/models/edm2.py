@@ -76,6 +76,7 @@ class Edm2Model(Model):
         self.shape = (self.net.img_channels, self.net.img_resolution, self.net.img_resolution)
         self.image_size = self.net.img_resolution
         self.num_classes = self.net.label_dim
+        self.supports = self.supports | {"label noise"} if type(self.net) in NETWORK_CLASSES.values() else self.supports
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         self.precision = usual_precision(self.net, device)
@@ -133,11 +134,11 @@ class Edm2Model(Model):
             self._taken, self._denoise = taken, None
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
-        if how:
+        if how and (how.keys() != {"label_embedding"} or "label noise" not in self.supports):
             raise ValueError(f"{self.source}: EDM2's networks know no {', '.join(how)}")
         if self._denoise is None:
             self._denoise = self._prepared()
-        return Prediction(self._denoise(x, sigma, y).to(x.dtype))
+        return Prediction(self._denoise(x, sigma, y, **how).to(x.dtype))
 
     def _prepared(self) -> Callable[..., Tensor]:
         """What denoises in the form that was taken."""
@@ -165,12 +166,12 @@ class Edm2Model(Model):
         """Keeps how long the first call takes for a number of images: it compiles. batch: as for `prepare`."""
         seen: set[int] = set()
 
-        def call(x: Tensor, sigma: Tensor, y: Any) -> Tensor:
+        def call(x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Tensor:
             size = filled_size(len(x), batch)
             if size in seen:
-                return denoise(x, sigma, y)
+                return denoise(x, sigma, y, **how)
             begun = time.perf_counter()
-            made = denoise(x, sigma, y)
+            made = denoise(x, sigma, y, **how)
             wait_for(self.device)
             measured.keep("compile_seconds", compile_key(self, size), time.perf_counter() - begun)
             seen.add(size)

@@ -61,6 +61,13 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "reg": "sampling.guidance.rules.reg:REG",
         "own-rule": "sampling.guidance.rules.own_rule:OwnRule",
     },
+    "around": {
+        "erk": "sampling.around.erk:ERK",
+        "higs": "sampling.around.higs:HiGS",
+        "cads": "sampling.around.cads:CADS",
+        "restart": "sampling.around.restart:Restart",
+        "cfgig": "sampling.around.cfgig:CFGiG",
+    },
     "extractor": {
         "inception": "metrics.extractors.inception:Inception",
         "dinov2": "metrics.extractors.dinov2:DinoV2",

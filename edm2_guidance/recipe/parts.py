@@ -1,15 +1,18 @@
-"""The parts of a recipe: what every schedule, sampler, weight, reference and rule promises. No torch when imported.
+"""The parts of a recipe: what every kind of each axis promises. No torch when imported.
 
 Each kind is one file in `sampling/` and one line in the catalogue. A reference says what D is moved away from, a weight
-how far, a rule how; a sampler writes one step, and the engine (`sampling/engine.py`) loops.
+how far, a rule how; a sampler writes one step, and the engine (`sampling/engine.py`) loops. What else is done, to
+labels, to D or to the order of steps, is around.
 """
 
+import bisect
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from edm2_guidance.recipe.spec import Spec, number_text, option
 
@@ -38,12 +41,14 @@ class Denoise(Protocol):
     def predict(self, x: "Tensor", sigma: float) -> Prediction:
         """The same, beside it what the main network knows of the variance."""
 
-    def end(self, step: "Step") -> None:
-        """The step is made: weights that look at where it led do so now."""
+    def end(self, step: "Step") -> "Step":
+        """The step is made: as it goes on, once what is around has moved its end. Weights look at where that is."""
 
 
 # Unit normal noise of the shape of x [N,C,H,W], each image's from its own seed.
 RandnLike = Callable[["Tensor"], "Tensor"]
+# By a purpose and a shape: unit normal [N, *shape] on the CPU, each image's by its seed, the next of this purpose.
+Normal = Callable[[str, Sequence[int]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class StepInfo:
     """What is known of a sampling step before anything is evaluated.
 
     Attributes:
-        index: 0 = the noisiest.
-        num_steps: Of all.
+        index: 0 = the noisiest; on through all legs, where there are several.
+        num_steps: Of all legs.
         level: The noise level of the schedule that the step starts from. It alone decides what is on, once per step,
             for predictor and corrector alike (arXiv 2404.07724, App. A).
         sigma: The level that the step really starts from: above `level` under churn.
@@ -60,6 +65,12 @@ class StepInfo:
         variances: Of an ancestral sampler, the least and the largest variance of the noise that it adds at the end.
         levels: That all steps of the recipe start from.
         lands: The level that the move from x to D ends at, before a sampler adds noise at the end; None: `sigma_next`.
+        levels: That all steps of the recipe start from, leg after leg.
+        renoise: The standard deviation of the noise that is added before it, where a leg begins; what was kept of the
+            steps before starts anew.
+        guided: Whether guides may be on.
+        stop: The index after the next step that leads to 0; None = that of the last.
+        share: Of legs, what `progress` is.
     """
 
     index: int
@@ -70,6 +81,10 @@ class StepInfo:
     variances: tuple[float, float] | None = None
     levels: tuple[float, ...] = ()
     lands: float | None = None
+    renoise: float = 0.0
+    guided: bool = True
+    stop: int | None = None
+    share: float | None = None
 
     def variance(self, mix: "Tensor | None") -> "float | Tensor":
         """The variance of an ancestral step: at `mix` in between, in logarithms; the least where nothing is learned."""
@@ -79,18 +94,41 @@ class StepInfo:
 
     @property
     def progress(self) -> float:
-        """The share of the way from noise to data, in steps: 0 at the first, 1 at the last, or only, one."""
+        """The share of the way from noise to data, in steps: 0 at the first, 1 at the last, or only, one.
+
+        Of legs, where the schedule of a single way would be at this level.
+        """
+        if self.share is not None:
+            return self.share
         return self.index / (self.num_steps - 1) if self.num_steps > 1 else 1.0
+
+    @property
+    def left(self) -> int:
+        """How many steps lead to 0, with this one."""
+        return (self.num_steps if self.stop is None else self.stop) - self.index
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Another place [N,C,H,W] where a step asked for D, at the noise level sigma > 0, beside its start."""
+
+    x: "Tensor"
+    denoised: "Tensor"
+    sigma: float
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that was made: x [N,C,H,W] at `info.sigma_next`, and D at its start, from `start`."""
+    """A step that was made: x [N,C,H,W] at `info.sigma_next`, and D at its start, from `start`.
+
+    probe: of samplers that have one, but in a step to 0.
+    """
 
     info: StepInfo
     start: "Tensor"
     denoised: "Tensor"
     x: "Tensor"
+    probe: Probe | None = None
 
 
 class Schedule(Spec):
@@ -117,6 +155,10 @@ class Schedule(Spec):
     def levels(self, num_steps: int) -> list[float]:
         """`num_steps` noise levels, falling, all above 0. ValueError for a number that it cannot have."""
 
+    def between(self, top: float, bottom: float) -> Self:
+        """The same from one level to another. ValueError for a schedule whose levels are a list, or measured."""
+        raise ValueError(f"the schedule {self.kind} has levels of its own, and none between {top:g} and {bottom:g}")
+
 
 class Sampler(Spec):
     """One step at a time from noise to data.
@@ -124,11 +166,13 @@ class Sampler(Spec):
     Attributes:
         memory: How many past steps it looks at.
         ancestral: Whether it adds noise at the end of a step, whose `variances` it plans.
+        probes: Whether its steps have a `Step.probe`, at their end level or inside.
     """
 
     axis: ClassVar[str] = "sampler"
     memory: ClassVar[int] = 0
     ancestral: ClassVar[bool] = False
+    probes: ClassVar[bool] = False
 
     @property
     def clips(self) -> bool:
@@ -163,6 +207,59 @@ def planned(sampler: Sampler, levels: Sequence[float]) -> list[StepInfo]:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """One falling way of several. levels: that its steps start from, and the one at which the last step ends.
+
+    renoise: the standard deviation of the noise that is added before it. guided: whether guides may be on.
+    """
+
+    levels: tuple[float, ...]
+    renoise: float = 0.0
+    guided: bool = True
+
+    def evaluations(self, sampler: Sampler) -> list[int]:
+        """How often each of its steps evaluates D."""
+        if self.levels[-1] == 0:
+            return sampler.evaluations(self.levels[:-1])
+        return sampler.evaluations(self.levels)[:-1]  # as before a step to 0
+
+
+def planned_legs(sampler: Sampler, legs: Sequence[Leg], levels: Sequence[float]) -> list[StepInfo]:
+    """The steps of all legs, as the sampler makes them; the last one leads to 0. levels: of a single way."""
+    starts = tuple(level for leg in legs for level in leg.levels[:-1])
+    pairs = [(leg, *pair) for leg in legs for pair in itertools.pairwise(leg.levels)]
+    stops = [index + 1 for index, (_, _, after) in enumerate(pairs) if after == 0]
+    steps = []
+    for index, (leg, level, after) in enumerate(pairs):
+        begins = level == leg.levels[0]
+        info = StepInfo(
+            index,
+            len(starts),
+            level,
+            level,
+            after,
+            levels=starts,
+            renoise=leg.renoise if begins else 0.0,
+            guided=leg.guided,
+            stop=stops[bisect.bisect_right(stops, index)],
+            share=_share(level, levels),
+        )
+        steps.append(sampler.plan(info, leg.levels[:-1]))
+    return steps
+
+
+def _share(level: float, levels: Sequence[float]) -> float:
+    """Where a level lies among falling ones, in [0, 1]: between two of them by the logarithm."""
+    if level >= levels[0]:
+        return 0.0 if len(levels) > 1 else 1.0
+    if level <= levels[-1]:
+        return 1.0
+    after = bisect.bisect_left(levels, -level, key=lambda each: -each)
+    high, low = levels[after - 1], levels[after]
+    return (after - math.log(level / low) / math.log(high / low)) / (len(levels) - 1)
+
+
+@dataclass(frozen=True)
 class Seen:
     """What a weight may look at: x, D of the main network, and the push away from the reference, all [N,C,H,W].
 
@@ -186,11 +283,13 @@ class Weight(Spec):
     Attributes:
         remembers: Whether it looks back at all steps, so that its guide has no interval.
         alone: Whether it makes sense for the only guide, under the linear rule.
+        one_way: Whether it makes sense on a single way from noise to data alone, and not on legs.
     """
 
     axis: ClassVar[str] = "weight"
     remembers: ClassVar[bool] = False
     alone: ClassVar[bool] = False
+    one_way: ClassVar[bool] = False
 
     w: float = option(1.0, "Guidance weight; 1 = off")
 
@@ -369,6 +468,50 @@ def moved(
         push = guide.push()
         denoised = denoised + (guide.weight(push) - 1) * shape(push, call, guide.memory)
     return denoised
+
+
+@dataclass(frozen=True)
+class Around(Spec):
+    """What is done around guidance: to the labels that networks are told, to D, or to where a step led.
+
+    memory: what it has kept of these images, under names of its own; empty at the first step, and after a renoise.
+
+    Attributes:
+        needs: What networks that are told classes must support (`models.base.Model.supports`). Empty where it is also
+            for images without classes.
+    """
+
+    axis: ClassVar[str] = "around"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes any image."""
+        return True
+
+    def check_use(self, sampler: Sampler, steps: Sequence[StepInfo]) -> None:
+        """ValueError if it makes no sense with the sampler, or with these steps of it."""
+
+    def told(self, step: StepInfo, normal: Normal) -> "Callable[[Tensor], Tensor] | None":
+        """What networks make of their embedded labels [N or 2 N, E] in this step; None = they stay."""
+        return None
+
+    def finish(self, denoised: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
+        """The guided D as the sampler gets it [N,C,H,W]."""
+        return denoised
+
+    def correct(self, done: Step, memory: "dict[str, Tensor]") -> "Tensor":
+        """The x [N,C,H,W] with which a step goes on."""
+        return done.x
+
+
+@dataclass(frozen=True)
+class Program(Around):
+    """An around that says which levels follow each other."""
+
+    @abstractmethod
+    def legs(self, schedule: Schedule, num_steps: int) -> list[Leg]:
+        """The legs, in their order; the last one leads to 0. ValueError for a schedule that it cannot have."""
 
 
 def constant(w: float | Real) -> Weight:

@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
+from edm2_guidance.recipe.parts import (
+    Around,
+    Leg,
+    Program,
+    Reference,
+    Rule,
+    Sampler,
+    Schedule,
+    StepInfo,
+    Weight,
+    constant,
+    planned,
+    planned_legs,
+)
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
@@ -41,6 +54,10 @@ class StepInterval:
 
     def __contains__(self, step: object) -> bool:
         return isinstance(step, int) and self.first <= step <= self.last
+
+    def holds(self, step: StepInfo) -> bool:
+        """Whether a step is in it."""
+        return step.index in self
 
     def __str__(self) -> str:
         return f"steps {self.first}-{self.last}"
@@ -67,6 +84,10 @@ class SigmaInterval:
         lo, hi = (_snap(end, sigmas, notes) for end in (self.lo, self.hi))
         inside = [i for i, sigma in enumerate(sigmas) if lo < sigma <= hi]
         return (StepInterval(inside[0], inside[-1]) if inside else None), notes
+
+    def holds(self, step: StepInfo) -> bool:
+        """Whether a step is in it, by the level that it starts from."""
+        return self.lo < step.level <= self.hi
 
     def __str__(self) -> str:
         return f"sigma in ({self.lo:.4g}, {self.hi:.4g}]"
@@ -236,8 +257,7 @@ class Guide:
 
     def on(self, step: StepInfo) -> bool:
         """Whether D is moved at this step of a resolved recipe."""
-        assert self.interval is None or isinstance(self.interval, StepInterval)
-        inside = self.interval is None or step.index in self.interval
+        inside = step.guided and (self.interval is None or self.interval.holds(step))
         return inside and not self.off and not self.weight.off(step)
 
     def canonical(self) -> dict[str, Any]:
@@ -249,11 +269,12 @@ class Guide:
             "reference": None if self.reference == _network() else canonical(self.reference),
             "weight": canonical(self.weight),
             "steps": steps,
+            "sigmas": self._sigmas,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; steps: null = all, [] = none."""
+        """Plain data; steps: null = all, [] = none. sigmas: noise levels, of a recipe of legs, if it has some."""
         interval = self.interval
         steps = [interval.first, interval.last] if isinstance(interval, StepInterval) else None
         return {
@@ -261,7 +282,15 @@ class Guide:
             "reference": str(self.reference),
             "weight": str(self.weight),
             "steps": [] if self.never else steps,
+            **({} if self._sigmas is None else {"sigmas": self._sigmas}),
         }
+
+    @property
+    def _sigmas(self) -> list[Any] | None:
+        """Both ends of an interval of noise levels, as plain data."""
+        interval = self.interval
+        ends: list[Any] = canonical([interval.lo, interval.hi]) if isinstance(interval, SigmaInterval) else []
+        return ends or None
 
 
 def classifier_guide(
@@ -302,6 +331,7 @@ class Recipe:
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
     base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
+    around: tuple[Around, ...] = ()  # what else is done, in the order of the catalogue
 
     if TYPE_CHECKING:  # as of `Guide`
 
@@ -319,6 +349,7 @@ class Recipe:
             noise_device: str = "cpu",
             encoder: Mapping[str, Any] = ...,
             base: "ImageSet | Recipe | None" = None,
+            around: "Around | str | Sequence[Around | str]" = (),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -326,6 +357,7 @@ class Recipe:
         _settle(self, "guides", _guides)
         for axis in (Sampler, Schedule, Rule):
             _settle(self, axis.axis, partial(_spec, axis))
+        _settle(self, "around", _around)
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", self.schedule.usual_steps)
         _settle(self, "labels", _labels)
@@ -357,9 +389,30 @@ class Recipe:
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
         self.levels()
+        self._check_around()
+
+    def _check_around(self) -> None:
+        """ValueError for what makes no sense around these guides and steps."""
+        named = [each.kind for each in self.around]
+        twice = [kind for kind in named if named.count(kind) > 1]
+        if twice:
+            raise ValueError(f"--around names {twice[0]} twice: once is enough")
+        programs = [each.kind for each in self.around if isinstance(each, Program) and each.acts]
+        if len(programs) > 1:
+            raise ValueError(
+                f"{' and '.join(programs)} each say which noise levels follow each other: take one of them"
+            )
+        for guide in self.guides if programs else ():
+            said = f"{programs[0]} goes several ways from noise to data"
+            if guide.weight.one_way:
+                raise ValueError(f"{said}, and the weight {guide.weight.kind} is of a single one: take another")
+            if isinstance(guide.interval, StepInterval):
+                raise ValueError(f"{said}, whose steps no interval counts: give noise levels, --guidance-sigma=LO,HI")
+        for each in self.around:
+            each.check_use(self.sampler, self.steps())
 
     def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
-        """Schedule, sampler and rule, as far as they are not those of `usual`, by default EDM2's papers'.
+        """Schedule, sampler, rule and around, as far as they are not those of `usual`, by default EDM2's papers'.
 
         Without churn its settings do nothing.
         """
@@ -367,7 +420,8 @@ class Recipe:
         pairs = ((self.schedule, usual.schedule), (self.sampler, usual.sampler), (self.rule, usual.rule))
         samplers = (self.sampler, usual.sampler)
         idle = all(each.kind == "heun" and "S_churn" not in each.changed() for each in samplers)
-        return [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
+        specs: list[Spec] = [spec for spec, common in pairs if spec != common and not (spec is self.sampler and idle)]
+        return [*specs, *(each for each in self.around if each not in usual.around)]
 
     def unusual_text(self) -> str:
         """What is not as in the papers, in the words of the command line, comma-separated; empty if all is."""
@@ -409,12 +463,17 @@ class Recipe:
     def resolved(self) -> tuple["Recipe", list[str]]:
         """This recipe as it is stored and compared, and notes on snapped ends.
 
-        Every interval is one of steps, and the two stages agree in what they share.
+        Every interval is one of steps, but on legs, where those of noise levels stay as they are; and the two stages
+        agree in what they share.
         """
         notes: list[str] = []
         guides = []
         for guide in self.guides:
-            if isinstance(guide.interval, SigmaInterval):
+            if isinstance(guide.interval, SigmaInterval) and self._program is not None:
+                inside = any(step.guided and guide.interval.holds(step) for step in self.steps())
+                notes += [] if inside else [f"guidance at {guide.interval} holds no sampling step: this guide is off"]
+                guide = replace(guide, never=not inside)
+            elif isinstance(guide.interval, SigmaInterval):
                 steps, snapped = guide.interval.steps(self.levels())
                 notes += [f"guidance at {guide.interval}: {note}" for note in snapped]
                 if steps is None:
@@ -431,23 +490,42 @@ class Recipe:
         return replace(self, guides=tuple(guides), base=base, labels=labels), notes
 
     def effective(self) -> "Recipe":
-        """The same images by the shortest recipe: intervals as steps, without guides that are off, or a rule for none.
+        """The same images by the shortest recipe: intervals as steps, without what is off, or a rule for no guides.
 
         An interval of all steps is none. A rule is of networks: classifiers alone need none.
         """
-        resolved, _ = self.resolved()
-        everywhere = StepInterval(0, self.num_steps - 1)
+        around = tuple(each for each in self.around if each.acts)
+        resolved, _ = replace(self, around=around).resolved()
         guides = tuple(
-            replace(guide, interval=None) if guide.interval == everywhere else guide
+            replace(guide, interval=None) if resolved._is_everywhere(guide.interval) else guide
             for guide in resolved.guides
             if not guide.off
         )
         ruled = any(not guide.of_classifier for guide in guides)
         return replace(resolved, guides=guides, rule=self.rule if ruled else Rule.parse("linear"))
 
+    def _is_everywhere(self, interval: StepInterval | SigmaInterval | None) -> bool:
+        """Whether it holds all steps that may be guided, of a resolved recipe."""
+        if isinstance(interval, SigmaInterval):
+            return all(interval.holds(step) for step in self.steps() if step.guided)
+        return interval == StepInterval(0, self.num_steps - 1)
+
+    @property
+    def _program(self) -> Program | None:
+        """What says which levels follow each other, if anything does."""
+        return next((each for each in self.around if isinstance(each, Program) and each.acts), None)
+
+    def _legs(self) -> list[Leg]:
+        if self._program is None:
+            return [Leg((*self.levels(), 0.0))]
+        return self._program.legs(self.schedule, self.num_steps)
+
     def steps(self) -> list[StepInfo]:
-        """All steps, as the sampler makes them."""
-        return planned(self.sampler, self.levels())
+        """All steps, leg after leg, as the sampler makes them."""
+        levels = self.levels()
+        return (
+            planned(self.sampler, levels) if self._program is None else planned_legs(self.sampler, self._legs(), levels)
+        )
 
     def evaluations(self) -> dict[str, int]:
         """Network evaluations that one image takes, of a resolved recipe: of "main", each "guide N" or "classifier N".
@@ -456,7 +534,7 @@ class Recipe:
         their gradient; "main gradient" is how many of the main network's are, for a rule that takes it. Those of a base
         that is sampled follow, of "base main" and so on.
         """
-        steps, calls = self.steps(), self.sampler.evaluations(self.levels())
+        steps, calls = self.steps(), [count for leg in self._legs() for count in leg.evaluations(self.sampler)]
         counts = {"main": sum(calls)}
         for number, guide in enumerate(self.guides, start=1):
             asked = guide.reference.evaluations() * sum(
@@ -491,6 +569,7 @@ class Recipe:
             "noise_device": recipe.noise_device,
             "encoder": canonical(recipe.encoder),
             **({} if recipe.base is None else {"base": recipe.base.to_json()}),
+            **({} if not recipe.around else {"around": [str(each) for each in recipe.around]}),
         }
 
     @property
@@ -516,6 +595,7 @@ class Recipe:
             "schedule": recipe.schedule,
             **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
             **({} if recipe.base is None else {"base": recipe.base.canonical()}),
+            **({} if not recipe.around else {"around": recipe.around}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
         }
 
@@ -537,6 +617,15 @@ def _spec(axis: type[Spec], given: Any) -> Any:
         forms = {"weight": f"a number, a function or {text}", "rule": f"a function or {text}"}
         raise ValueError(f"{given!r} is no {axis.axis}: give {forms.get(axis.axis, text)}")
     return found
+
+
+def _around(given: Any) -> tuple[Around, ...]:
+    """None, one or several, or the text of them, in the order of the catalogue."""
+    parts = [given] if isinstance(given, Around) else given
+    if isinstance(given, str):
+        parts = given.split(",") if given else ()
+    known = catalog.kinds(Around.axis)
+    return tuple(sorted((_spec(Around, each) for each in parts), key=lambda each: known.index(each.kind)))
 
 
 def _labels(given: Any) -> Any:

@@ -22,7 +22,8 @@ def recipe_at(recipe: Recipe, point: Mapping[str, float]) -> Recipe:
     """The recipe with a point's weight, interval, EMA lengths and blend (arXiv 2406.02507, Eq. 6) put in.
 
     These are of guiding networks; its scale is of classifiers, and so is its interval. Other names are of fields of
-    its rule, weights, sampler and schedule, or of parameters of the user's own functions; ValueError for one of none.
+    its rule, weights, around, sampler and schedule, or of parameters of the user's own functions; ValueError for one of
+    none.
     """
     recipe = _with_fields(recipe, {name: value for name, value in point.items() if name not in _OF_GUIDES})
     net = recipe.net
@@ -62,7 +63,8 @@ def _with_fields(recipe: Recipe, values: Mapping[str, float]) -> Recipe:
 
     guides = tuple(replace(guide, weight=changed(guide.weight)) for guide in recipe.guides)
     parts = (changed(recipe.rule), changed(recipe.sampler), changed(recipe.schedule))
-    return replace(recipe, guides=guides, rule=parts[0], sampler=parts[1], schedule=parts[2])
+    around = tuple(map(changed, recipe.around))
+    return replace(recipe, guides=guides, rule=parts[0], sampler=parts[1], schedule=parts[2], around=around)
 
 
 def field_of(recipe: Recipe, name: str) -> float:
@@ -76,7 +78,8 @@ def field_of(recipe: Recipe, name: str) -> float:
 
 def _parts_with(recipe: Recipe, name: str) -> list[Spec]:
     weights = (guide.weight for guide in recipe.guides)
-    found = [part for part in (recipe.rule, *weights, recipe.sampler, recipe.schedule) if _has(part, name)]
+    parts = (recipe.rule, *weights, *recipe.around, recipe.sampler, recipe.schedule)
+    found = [part for part in parts if _has(part, name)]
     if not found:
         raise ValueError(f"'{name}': no part of this recipe has it, neither its functions nor its kinds")
     return found

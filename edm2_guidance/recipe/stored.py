@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.parts import Around, Reference, Rule, Sampler, Schedule, Weight, constant
+from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.recipe.spec import digest
 
 MAX_STEPS = 10**5  # of a recipe out of a file, whose levels are computed when it is read
@@ -76,7 +76,7 @@ def hash_of_format_1(recipe: Recipe) -> str | None:
         guide.net is not None and (guide.weight.kind, guide.reference.kind) == ("constant", "network")
         for guide in recipe.guides
     )
-    if kinds != ("heun", "edm", "linear") or not usual or recipe.base is not None:
+    if kinds != ("heun", "edm", "linear") or not usual or recipe.base is not None or recipe.around:
         return None
     fields = {name: getattr(recipe.sampler, name) for name in _CHURN}
     fields |= {name: getattr(recipe.schedule, name) for name in _SCHEDULE}
@@ -100,7 +100,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
                 net=None if guide["net"] is None else _net(guide["net"]),
                 weight=Weight.parse(_whole(guide["weight"])),
                 reference=Reference.parse(guide["reference"]),
-                **_where(guide["steps"]),
+                **_where(guide["steps"], guide.get("sigmas")),
             )
             for guide in data["guides"]
         ),
@@ -109,6 +109,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": Schedule.parse(_whole(data["schedule"])),
         "num_steps": data["num_steps"],
         "dtype": data["dtype"],
+        "around": tuple(Around.parse(each) for each in data.get("around", [])),
     }
 
 
@@ -156,8 +157,11 @@ def _base(data: Mapping[str, Any] | None, stages: int) -> ImageSet | Recipe | No
     return read_recipe(data, stages - 1) if "net" in data else ImageSet(*_file(data))
 
 
-def _where(steps: Any) -> dict[str, Any]:
-    """The steps at which a guide is on: null = all, [] = none."""
+def _where(steps: Any, sigmas: Any = None) -> dict[str, Any]:
+    """The steps at which a guide is on: null = all, [] = none; or, of legs, the noise levels if there are some."""
+    if sigmas is not None:
+        lo, hi = (float(end) for end in sigmas)
+        return {"interval": SigmaInterval(lo, hi), "never": steps == []}
     if steps is None or steps == []:
         return {"never": steps == []}
     first, last = steps

@@ -20,14 +20,17 @@ def trajectory(
     """Follow the sampler from noise to data, yielding every step; the last one's x is the sample.
 
     noise [N,C,H,W]: unit normal, in the precision that the state is kept in. steps: as `Recipe.steps`
-    makes them. at: as `guided` makes it. `randn_like` draws what a sampler adds.
+    makes them. at: as `guided` makes it. `randn_like` draws what a sampler adds, and what is added before a leg: such a
+    step begins without past ones.
     """
     x = noise * sampler.start(steps[0].level)
     past: deque[Step] = deque(maxlen=sampler.memory)
     for info in steps:
+        if info.renoise > 0:
+            x = x + info.renoise * randn_like(x)
+            past.clear()
         denoise = at(info)
-        step = sampler.step(x, info, denoise, randn_like, past)
-        denoise.end(step)
+        step = denoise.end(sampler.step(x, info, denoise, randn_like, past))
         past.append(step)
         x = step.x
         yield step

@@ -561,8 +561,9 @@ def sample(
     batch = Batch(labels, num_classes, seeding.Draws(of_seeds))
     gradient = Differentiated(counted["main"])
     at = guided(
-        counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder, gradient=gradient
-    )
+        counted["main"], guides, recipe.rule, batch, clip=recipe.sampler.clips, recorder=recorder, gradient=gradient,
+        around=recipe.around,
+    )  # fmt: skip
     noise = to_device(noise, device).to(DTYPES[recipe.dtype])
     for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
         if recorder is not None:
@@ -616,8 +617,10 @@ def _bound(model: Model | Classifier, generation: Generation, low_res: Tensor | 
         times = 1 if told is None else len(told) // len(low_res)  # guidance may ask for two results of each at once
         return model.conditions(told, device, low_res.repeat(times, 1, 1, 1))
 
-    def call(x: Tensor, sigma: Tensor, labels: list[int] | None) -> Prediction:
-        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels)))
+    def call(x: Tensor, sigma: Tensor, labels: list[int] | None, **how: Any) -> Prediction:
+        if labels is None or model.num_classes == 0:
+            how.pop("label_embedding", None)
+        return model.predict(x, sigma, conditions(None if labels is None else tuple(labels)), **how)
 
     return call
 
@@ -738,6 +741,14 @@ def _check_references(
         recipe.rule.check_shape(main.shape)
     elif any(not guide.off for guide in recipe.guides) and recipe.rule != Rule.parse("linear"):
         notes.append(f"the rule {recipe.rule} is of networks that guide, and a classifier alone does: unused")
+    told = [model for model in (main, *models) if isinstance(model, Model) and model.num_classes > 0]
+    for each in recipe.around:
+        if each.needs and (not told or recipe.labels == "none"):
+            raise ValueError(f"{each.kind} is of images with classes, and these are made without")
+        for model in told:
+            if not each.needs <= model.supports:
+                missing = ", ".join(sorted(each.needs - model.supports))
+                raise ValueError(f"{each.kind} asks networks for {missing}, which {model.source} does not support")
 
 
 def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:

@@ -68,9 +68,16 @@ class Draws:
 
     def integers(self, purpose: str, high: int) -> list[int]:
         """The next integer in [0, high) of this purpose, per image."""
+        return [int(torch.randint(high, [], generator=generator)) for generator in self._of(purpose)]
+
+    def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
+        """The next unit normal numbers of this purpose, float32 [N, *shape]."""
+        return torch.stack([torch.randn(list(shape), generator=generator) for generator in self._of(purpose)])
+
+    def _of(self, purpose: str) -> list[torch.Generator]:
         if purpose not in self._generators:
             self._generators[purpose] = [torch.Generator().manual_seed(_seed_of(purpose, seed)) for seed in self.seeds]
-        return [int(torch.randint(high, [], generator=generator)) for generator in self._generators[purpose]]
+        return self._generators[purpose]
 
 
 def second_stage(seeds: Sequence[int], shape: Sequence[int]) -> list[int]:

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from edm2_guidance.recipe.parts import StepInfo
 from edm2_guidance.toy import methods
 from edm2_guidance.toy.distribution import fractal
 from edm2_guidance.toy.methods import Networks, compared, guided, sample, trajectories, truncated
 from edm2_guidance.toy.network import ToyModel
+
+STEP = StepInfo(0, 1, 0.3, 0.3, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_each_method_is_the_formula(nets):
         "truncation": x + 1.4 * (main - x),
         "autoguidance": weak + 3 * (main - weak),
     }
-    found = {name: at(0)(x, sigma) for name, at in compared(nets).items()}
+    found = {name: at(STEP)(x, sigma) for name, at in compared(nets).items()}
     assert list(found) == list(expected)
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=1e-5), name

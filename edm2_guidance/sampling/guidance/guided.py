@@ -3,25 +3,27 @@
 Convention, as in the papers: D = D_guide + w * (D_main - D_guide), so w = 1 is off and w > 1 extrapolates. A limited
 interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated. With
 classifiers, D = clip(rule(D_main, networks)) + sum (w - 1) sigma^2 grad log p, where clip is of some samplers only.
+What is around guidance finishes that D, tells all networks other labels, or moves the end of a step.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
+from edm2_guidance.recipe.parts import Around, Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
 
 #: By device, up to how many images the main network, asked twice, is asked for both in one batch: where that is faster.
 TOGETHER = {"cuda": 16}
-# x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision.
-Network = Callable[[Tensor, Tensor, list[int] | None], Prediction]
+# x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision. By
+# name what of `Model.supports` is asked for.
+Network = Callable[..., Prediction]
 # x [N,C,H,W], sigma [] in the precision of x -> log p(class | x) [N, num_classes], differentiable in x.
 LogProbs = Callable[[Tensor, Tensor], Tensor]
 # A planned step -> the denoiser for the whole of it, predictor and corrector alike.
@@ -46,12 +48,13 @@ def guided(
     clip: bool = False,
     recorder: Recorder | None = None,
     gradient: "Differentiated | None" = None,
+    around: Sequence[Around] = (),
 ) -> DenoiseAt:
     """The denoiser of every step.
 
     guides: of a resolved recipe, each with its network or classifier (None = the main network). clip: D of the networks
     is held within [-1, 1], before classifiers move it (arXiv 2105.05233). recorder: takes down what guides do.
-    gradient: of the main network, made here unless it is given to count.
+    gradient: of the main network, made here unless it is given to count. around: of a recipe, in its order.
     """
     rule = Rule.parse("linear") if rule is None else rule
     differentiated = (gradient or Differentiated(main)) if rule.takes_gradient else None
@@ -60,9 +63,17 @@ def guided(
         _Known(number, guide, main if network is None else network) for number, (guide, network) in enumerate(guides)
     ]
 
+    outside = [_Outside(each) for each in around]
+
     def at(step: StepInfo) -> Denoise:
+        if step.renoise > 0:
+            for guide in known:
+                guide.forget()
+            for each in outside:
+                each.forget()
         active = [each for each in known if each.guide.on(step)]
-        return _Guided(step, main, active, rule, batch, clip, recorder, differentiated)
+        how = _told(around, step, batch)
+        return _Guided(step, main, active, rule, batch, clip, recorder, differentiated, outside, how)
 
     return at
 
@@ -76,6 +87,36 @@ class _Known:
     network: Network | LogProbs
     of_rule: dict[str, Tensor] = field(default_factory=dict)
     of_weight: dict[str, Tensor] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        self.of_rule.clear()
+        self.of_weight.clear()
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What is around guidance, and what it has kept of the images of the batch."""
+
+    spec: Around
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        self.memory.clear()
+
+
+def _told(around: Sequence[Around], step: StepInfo, batch: Batch) -> Mapping[str, Any]:
+    """How all networks are asked in this step."""
+    changes = [each.told(step, batch.draws.normal) for each in around]
+    known = [change for change in changes if change is not None]
+    if not known:
+        return {}
+
+    def label_embedding(embedded: Tensor) -> Tensor:
+        for change in known:
+            embedded = change(embedded)
+        return embedded
+
+    return {"label_embedding": label_embedding}
 
 
 @dataclass(frozen=True)
@@ -93,6 +134,8 @@ class _Guided:
     clip: bool
     recorder: Recorder | None
     differentiated: "Differentiated | None"  # for a rule that takes the gradient
+    around: Sequence[_Outside]
+    how: Mapping[str, Any]  # networks are asked
     calls: list[float] = field(default_factory=list)  # the noise level of each
     seen: dict[int, Seen] = field(default_factory=dict)
 
@@ -102,7 +145,7 @@ class _Guided:
     def predict(self, x: Tensor, sigma: float) -> Prediction:
         networks = [each for each in self.guides if not each.guide.of_classifier]
         differentiated = self.differentiated if networks else None
-        call = _Call(x, sigma, self.step, self.batch, self.main, not self.calls, differentiated)
+        call = _Call(x, sigma, self.step, self.batch, self.main, not self.calls, differentiated, self.how)
         untouched = _changes(x)
         self.calls.append(sigma)
         asked = [] if self.rule.still(self.step) else [self._acting(call, each) for each in networks]
@@ -110,15 +153,21 @@ class _Guided:
         if self.clip:
             denoised = denoised.clamp(-1, 1)
         classifiers = [self._acting(call, each) for each in self.guides if each.guide.of_classifier]
-        prediction = Prediction(moved(denoised, call, classifiers), call.mix)
+        denoised = moved(denoised, call, classifiers)
+        for each in self.around:
+            denoised = each.spec.finish(denoised, call, each.memory)
+        prediction = Prediction(denoised, call.mix)
         if _changes(x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
         return prediction
 
-    def end(self, step: Step) -> None:
+    def end(self, step: Step) -> Step:
+        for outside in self.around:
+            step = replace(step, x=outside.spec.correct(step, outside.memory))
         for each in self.guides:
             if each.number in self.seen:
                 each.guide.weight.observe(step, self.seen[each.number])
+        return step
 
     def _acting(self, call: "_Call", known: _Known) -> "_Acting":
         return _Acting(call, known, self.recorder, self.seen, self._at_once(call, known.guide, known.network))
@@ -152,6 +201,7 @@ class _Call:
         main: Network,
         first: bool,
         differentiated: "Differentiated | None",
+        how: Mapping[str, Any],
     ) -> None:
         self.x, self.sigma, self.step, self.batch, self.first = x, sigma, step, batch, first
         self.labels, self.num_classes = batch.labels, batch.num_classes
@@ -159,15 +209,16 @@ class _Call:
         self._asked: Callable[..., Any] = main  # the network or classifier of the guide at work
         self._prediction: Prediction | None = None
         self._differentiated = differentiated
+        self._how = how
         self._gradient: Tensor | None = None
 
     def _predicted(self) -> Prediction:
         if self._prediction is None:
             asked = self.x, self._level(self.x), self.labels
             if self._differentiated is None:
-                self._prediction = self._network(*asked)
+                self._prediction = self._network(*asked, **self._how)
             else:
-                self._prediction, self._gradient = self._differentiated(*asked)
+                self._prediction, self._gradient = self._differentiated(*asked, **self._how)
         return self._prediction
 
     @property
@@ -188,7 +239,7 @@ class _Call:
         return self._predicted().mix
 
     def guide(self, labels: list[int] | None) -> Tensor:
-        denoised: Tensor = self._asked(self.x, self._level(self.x), labels).denoised
+        denoised: Tensor = self._asked(self.x, self._level(self.x), labels, **self._how).denoised
         return denoised
 
     @property
@@ -200,7 +251,7 @@ class _Call:
         """D of the main network for these classes, [N,C,H,W], evaluated in one batch with that for the images' own."""
         assert self.labels is not None
         x = torch.cat([self.x, self.x])
-        made = self._network(x, self._level(x), [*self.labels, *labels])
+        made = self._network(x, self._level(x), [*self.labels, *labels], **self._how)
         mix = None if made.mix is None else made.mix.chunk(2)[0]
         denoised, other = made.denoised.chunk(2)
         self._prediction = Prediction(denoised, mix)
@@ -262,12 +313,12 @@ class Differentiated:
         self.network = network
         self.evaluations = 0
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: list[int] | None) -> tuple[Prediction, Tensor]:
+    def __call__(self, x: Tensor, sigma: Tensor, labels: list[int] | None, **how: Any) -> tuple[Prediction, Tensor]:
         """What it predicts, and d(sum of D) / dx [N,C,H,W]: images do not mix, so of each its own."""
         self.evaluations += len(x)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            made = self.network(leaf, sigma, labels)
+            made = self.network(leaf, sigma, labels, **how)
             (gradient,) = torch.autograd.grad(made.denoised, leaf, torch.ones_like(made.denoised))
         mix = None if made.mix is None else made.mix.detach()
         return Prediction(made.denoised.detach(), mix), gradient
@@ -280,6 +331,6 @@ class Counted:
         self.network = network
         self.evaluations = 0
 
-    def __call__(self, x: Tensor, *rest: Any) -> Any:
+    def __call__(self, x: Tensor, *rest: Any, **how: Any) -> Any:
         self.evaluations += x.shape[0]
-        return self.network(x, *rest)
+        return self.network(x, *rest, **how)

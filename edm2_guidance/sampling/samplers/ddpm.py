@@ -32,7 +32,7 @@ class DDPM(Discrete):
         largest = (sigma**2 - after**2) * (1 + after**2) / (1 + sigma**2)
         least = (1 - (after / sigma) ** 2) * after**2
         if after == 0:  # no noise, and no logarithm: of the step before, as published; only guidance asks for it
-            before = levels[info.index - 1] if info.index > 0 else math.inf
+            before = min((level for level in levels if level > sigma), default=math.inf)
             least = (1 - (sigma / before) ** 2) * sigma**2 / (1 + sigma**2)
         return replace(info, variances=(least, largest), lands=after**2 / sigma)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, RandnLike, Sampler, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, Probe, RandnLike, Sampler, Step, StepInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ class DPM2(Sampler):
         "d = (x - D) / sigma; m = sqrt(sigma sigma'); d_m the same at m, where Euler's step leads\n"
         "x' = x + (sigma' - sigma) d_m"
     )
+    probes: ClassVar[bool] = True
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]
@@ -29,8 +30,10 @@ class DPM2(Sampler):
         sigma, after = info.sigma, info.sigma_next
         denoised = denoise(x, sigma)
         slope = (x - denoised) / sigma
+        probe = None
         if after > 0:
             middle = math.sqrt(sigma * after)
             half = x + (middle - sigma) * slope
-            slope = (half - denoise(half, middle)) / middle
-        return Step(info, x, denoised, x + (after - sigma) * slope)
+            probe = Probe(half, denoise(half, middle), middle)
+            slope = (half - probe.denoised) / middle
+        return Step(info, x, denoised, x + (after - sigma) * slope, probe)

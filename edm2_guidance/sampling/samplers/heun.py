@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Denoise, RandnLike, Step, StepInfo
+from edm2_guidance.recipe.parts import Denoise, Probe, RandnLike, Step, StepInfo
 from edm2_guidance.sampling.samplers.churn import Churned
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Heun(Churned):
     formula: ClassVar[str] = (
         "d = (x - D) / sigma; d' the same at sigma', where Euler's step leads\nx' = x + (sigma' - sigma) (d + d') / 2"
     )
+    probes: ClassVar[bool] = True
 
     def evaluations(self, levels: Sequence[float]) -> list[int]:
         return [2] * (len(levels) - 1) + [1]
@@ -30,7 +31,9 @@ class Heun(Churned):
         denoised = denoise(x, sigma)
         slope = (x - denoised) / sigma
         x_next = x + (sigma_next - sigma) * slope
+        probe = None
         if sigma_next > 0:
-            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            probe = Probe(x_next, denoise(x_next, sigma_next), sigma_next)
+            slope_next = (x_next - probe.denoised) / sigma_next
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        return Step(info, x, denoised, x_next)
+        return Step(info, x, denoised, x_next, probe)

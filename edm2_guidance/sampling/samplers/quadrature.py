@@ -13,7 +13,7 @@ def seen(info: StepInfo, past: Sequence[Step], order: int) -> int:
 
 def lowered(info: StepInfo, past: Sequence[Step], order: int) -> int:
     """The same, falling to 1 at the last step, to 2 at the one before it."""
-    return min(seen(info, past, order), info.num_steps - info.index)
+    return min(seen(info, past, order), info.left)
 
 
 def cardinals(nodes: Sequence[float]) -> list[list[float]]:

@@ -42,13 +42,13 @@ class SA(PredictorCorrector):
         return self.tau if self.lo <= sigma <= self.hi else 0.0
 
     def predicted(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> "Tensor":
-        used = min(self.predictor, info.index + 1, info.num_steps - info.index)
+        used = min(self.predictor, info.index + 1, info.left)
         return self._integral(info, [(0.0, denoised), *looked_back(info, past)][:used])
 
     def correction(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> "Tensor":
         *earlier, last = past
         h = math.log(last.info.sigma / info.sigma)
-        used = min(self.corrector, last.info.index + 2, last.info.num_steps - last.info.index + 1)
+        used = min(self.corrector, last.info.index + 2, last.info.left + 1)
         known = [(h, denoised), (0.0, last.denoised), *looked_back(last.info, earlier)][:used]
         return self._integral(last.info, known) - self.predicted(last.info, last.denoised, earlier)
 

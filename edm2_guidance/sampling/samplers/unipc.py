@@ -53,7 +53,7 @@ class UniPC(PredictorCorrector):
 
     def _known(self, info: StepInfo, denoised: "Tensor", past: Sequence[Step]) -> list[tuple[float, "Tensor"]]:
         """Nodes and values of D that the predictor of the step at `info` uses."""
-        used = min(self.order, info.index + 1, info.num_steps - info.index)
+        used = min(self.order, info.index + 1, info.left)
         return [(0.0, denoised), *looked_back(info, past)][:used]
 
     def _size(self, h: float) -> float:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from dnnlib.terminal import counted
 from edm2_guidance.recipe.parts import Schedule
@@ -27,6 +27,9 @@ class EDM(Schedule):
             raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min <= max")
         if not 0 < self.rho < math.inf:
             raise ValueError(f"rho {self.rho:g}: must be positive")
+
+    def between(self, top: float, bottom: float) -> Self:
+        return self.with_fields({"sigma_max": top, "sigma_min": bottom})
 
     def levels(self, num_steps: int) -> list[float]:
         last = max(num_steps - 1, 1)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.spec import option
@@ -22,6 +22,9 @@ class LogSNR(Schedule):
     def check(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min < max")
+
+    def between(self, top: float, bottom: float) -> Self:
+        return self.with_fields({"sigma_max": top, "sigma_min": bottom})
 
     def levels(self, num_steps: int) -> list[float]:
         last = max(num_steps - 1, 1)

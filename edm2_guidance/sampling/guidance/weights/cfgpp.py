@@ -21,6 +21,7 @@ class CFGpp(Scheduled):
     source: ClassVar[str] = "arXiv 2406.08070"
     formula: ClassVar[str] = "w_t = w sigma / (sigma - sigma')"
     alone: ClassVar[bool] = True
+    one_way: ClassVar[bool] = True
 
     everywhere: bool = option(False, "Also with samplers of a higher order")
 

@@ -23,6 +23,7 @@ class DG(Scheduled):
         "a = 1 / (1 + sigma^2), beta(t) = 0.1 + 19.9 t\n"
         "w_t = 1 + C (w - 1) (1 - a) sqrt(a) / beta(t), where C makes the mean over t w"
     )
+    one_way: ClassVar[bool] = True
 
     def value(self, step: StepInfo) -> float:
         times = [_time(level) for level in step.levels]

@@ -35,6 +35,7 @@ class Feedback(Weight):
         "r = (sigma' / sigma)^2; m = r x + (1 - r) D_m, m_g = r x + (1 - r) D_g, v = (sigma^2 - sigma'^2) r"
     )
     remembers: ClassVar[bool] = True
+    one_way: ClassVar[bool] = True
 
     pi: float = option(0.999, "How far main network and reference may be mixed at first", above=0, high=0.999999)
     t0: float = option(0.556, "Share of the steps at which drift alone makes the weight 3", low=0, high=0.99)

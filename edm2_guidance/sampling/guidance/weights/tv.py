@@ -22,6 +22,7 @@ class TV(Scheduled):
         "r_i = 1 + 2 (w - 1) i / top up to the top, then 1 + 2 (w - 1) (n - i) / (n - top)\n"
         "w_i = n w r_i / sum(r)"
     )
+    one_way: ClassVar[bool] = True
 
     peak: float = option(0.5, "Where the peak is, as a share of the steps", above=0, high=1)
 

@@ -1,0 +1,1 @@
+"""What is around guidance, one kind per file."""
