@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dnnlib.inference import PLAIN, Inference
 from edm2_guidance.recipe.parts import Prediction
+from edm2_guidance.recipe.perturbation import Layer
 from edm2_guidance.recipe.timesteps import Betas
 from torch_utils.transfer import to_device
 from training.encoders import StandardRGBEncoder
@@ -29,7 +30,11 @@ class Model(ABC):
         class_names: Names of classes 0, 1, ...; None if they are unknown.
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
-        supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x).
+        supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x); "crops" (x of
+            another size); of a `perturbation` that `predict` gets, "attention", "noise embedding", "dropout" and
+            "blocks" (that are skipped).
+        layers: Those that a perturbation may choose.
+        crop_multiple: What the side of a crop must be a multiple of.
         precision: In which its activations are usually computed here, a name of a torch dtype.
         forms: In which it can compute (`dnnlib.inference`).
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
@@ -48,6 +53,8 @@ class Model(ABC):
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
+    layers: Sequence[Layer] = ()
+    crop_multiple: int = 1
     precision: str = "float32"
     forms: Sequence[str] = (PLAIN,)
     num_parameters: int = 0
@@ -102,7 +109,8 @@ class Model(ABC):
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         """Denoise x [N,C,H,W], float32 or float64, at noise level sigma, [] in the dtype of x; y by `conditions`.
 
-        how: what of `supports` is asked for, such as a perturbed attention. ValueError for what is not known.
+        how: `perturbation`, what is computed otherwise inside (`recipe.perturbation.Perturbation`), where `supports`
+            has it. ValueError for what is not known.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
