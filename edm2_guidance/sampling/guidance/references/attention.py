@@ -29,7 +29,7 @@ class Attention(Reference):
     """
 
     kind: ClassVar[str] = "attention"
-    source: ClassVar[str] = "arXiv 2403.17377; arXiv 2408.00760, Algorithm 1"
+    source: ClassVar[str] = "arXiv 2403.17377; arXiv 2408.00760"
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "attention"
     variants = MappingProxyType(

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 class Dropout(Reference):
     """A network, the main one if no other is named, with dropout where training has it. Experimental.
 
-    In-situ autoguidance. Masks are drawn anew for every image and call; what is kept is divided by 1 - p, as in training.
-
-    The paper's p and layers are not known here. p = 0.1 is that of the training of EDM2's larger
-    networks; the smaller ones, and the digits, were trained without.
+    This is in-situ autoguidance. Masks are drawn anew for every image and call; what is kept is divided by 1 - p, as in
+    training. The paper's p and layers are not known here: p = 0.1 is that of the training of EDM2's larger networks;
+    the smaller ones, and the digits, were trained without.
     """
 
     kind: ClassVar[str] = "dropout"

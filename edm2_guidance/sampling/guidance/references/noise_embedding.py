@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class NoiseEmbedding(Reference):
     """A network, the main one if no other is named, whose embedding of the noise level gets noise. Experimental.
 
-    TSG: of the embedding e, e + s t^alpha std(e) n in the first blocks of encoder and decoder, where std is over e and n unit normal, drawn anew
-    for every image and call. t is the share of the steps that are left, 1 at the first. Defaults are those published
-    for a conditional DiT, with w = 2.5; T_min and T_max are the guide's interval.
+    TSG: of the embedding e, the first blocks of encoder and decoder see e + s t^alpha std(e) n, where std is over e and
+    n unit normal, drawn anew for every image and call. t is the share of the steps that are left, 1 at the first.
+    Defaults are those published for a conditional DiT, with w = 2.5; T_min and T_max are the guide's interval.
 
     How t is counted is inferred, and so is what e is; nothing is published of EDM2's networks. There it is the noise
     level's own part, before that of the class is added.
