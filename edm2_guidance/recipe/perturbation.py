@@ -38,8 +38,12 @@ class Layer:
     resizes: bool = False
 
 
+#: What may be said of layers.
+CHOICE = "all, mid (the coarsest), a size such as 16x16 or a name; several by +"
+
+
 def is_chosen(words: Sequence[str], layer: Layer) -> bool:
-    """Whether the words choose it: "all", "mid" (the coarsest size), a size such as "16x16", or its name."""
+    """Whether one of the words is its name, its size, "mid" for the coarsest size, or "all"."""
     mine = {"all", f"{layer.size}x{layer.size}", layer.name} | ({"mid"} if layer.coarsest else set())
     return not mine.isdisjoint(words)
 

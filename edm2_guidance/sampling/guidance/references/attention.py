@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edm2_guidance.recipe.parts import Call, Reference
+from edm2_guidance.recipe.perturbation import CHOICE, Perturbation, Perturbed, check_chosen, is_chosen
 from edm2_guidance.recipe.perturbation import Attention as Attend
-from edm2_guidance.recipe.perturbation import Perturbation, Perturbed, check_chosen, is_chosen
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Attention(Reference):
     )
 
     mode: Literal["identity", "blur"] = option("identity", "What takes its place: none, or one with blurred queries")
-    layers: tuple[str, ...] = option(("mid",), "all, mid (the coarsest), a size such as 16x16 or a name; several by +")
+    layers: tuple[str, ...] = option(("mid",), CHOICE)
     sigma: float = option(math.inf, "Of the blur, in tokens; 0 = none", low=0)
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from edm2_guidance.recipe.parts import Call, Reference
-from edm2_guidance.recipe.perturbation import Layer, Perturbation, Perturbed, check_chosen, is_chosen
+from edm2_guidance.recipe.perturbation import CHOICE, Layer, Perturbation, Perturbed, check_chosen, is_chosen
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Dropout(Reference):
     needs: ClassVar[str] = "dropout"
 
     p: float = option(0.1, "Share that is dropped", low=0, high=0.99)
-    layers: tuple[str, ...] = option(("all",), "all, mid (the coarsest), a size such as 16x16 or a name; several by +")
+    layers: tuple[str, ...] = option(("all",), CHOICE)
 
     def check_network(self, network: Perturbed) -> None:
         super().check_network(network)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edm2_guidance.recipe.parts import Call, Reference
-from edm2_guidance.recipe.perturbation import Layer, Perturbation, Perturbed, check_chosen, is_chosen
+from edm2_guidance.recipe.perturbation import CHOICE, Layer, Perturbation, Perturbed, check_chosen, is_chosen
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class SkipBlocks(Reference):
     step; random is S^2 (arXiv 2508.12880): a tenth of all blocks.
 
     SLG is published for transformers alone, where blocks 7, 8 and 9 were skipped in steps from 1 to 20 %, and S^2 is
-    known second hand. In EDM2's blocks the trunk is x with its skip convolution and, in the
-    encoder, its normalisation.
+    known second hand. In EDM2's blocks the trunk is x with its skip convolution and, in the encoder, its
+    normalisation.
     """
 
     kind: ClassVar[str] = "skip-blocks"
@@ -31,7 +31,7 @@ class SkipBlocks(Reference):
     needs: ClassVar[str] = "blocks"
     variants = MappingProxyType({"random": {"layers": ("all",), "share": 0.1}})
 
-    layers: tuple[str, ...] = option(("mid",), "all, mid (the coarsest), a size such as 16x16 or a name; several by +")
+    layers: tuple[str, ...] = option(("mid",), CHOICE)
     share: float = option(1.0, "Of these blocks that an image skips in a step", low=0, high=1)
 
     def check_network(self, network: Perturbed) -> None:
