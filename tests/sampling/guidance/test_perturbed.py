@@ -18,7 +18,7 @@ from edm2_guidance.recipe.perturbation import Layer
 from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
-from edm2_guidance.sampling.seeds import KEYS, Draws, hashed
+from edm2_guidance.sampling.seeds import KEYS, Draws, hashed, start
 from training.encoders import StandardRGBEncoder
 from training.network_safetensors import save_safetensors
 from training.networks_edm2 import Precond
@@ -172,19 +172,11 @@ EVERY = ["enc.8x8_block0", "enc.4x4_down", "enc.4x4_block0", *BLOCKS[COARSE][1:]
 
 
 def denoised(path, reference, form, seeds=SEEDS):
-    """x, D and the classes that the reference's guide made of it."""
+    """x, the D that the reference's guide made of it, and the classes."""
     recipe = Recipe(path, Guide(None, W, reference=reference), 1, "euler", f"edm:sigma_max={SIGMA}", noise_device="cpu")
-    generation = open_recipe(recipe, "cpu", inference=Inference(form))
-    made, labels = sample(generation, seeds)
-    unguided = open_recipe(Recipe(path, (), 1, "euler", recipe.schedule, noise_device="cpu"), "cpu")
-    starts = []
-    sample(unguided, seeds, watch=lambda step: starts.append(step.start if step.info.index == 0 else None))
-    return starts[0].double(), made.double(), labels
-
-
-def test_what_the_start_of_a_step_is(path):
-    x, _, _ = denoised(path, "attention", "plain")
-    assert float(x.std()) == pytest.approx(SIGMA, rel=0.1)
+    made, labels = sample(open_recipe(recipe, "cpu", inference=Inference(form)), seeds)
+    _, noise, _ = start(seeds, (3, SIZE, SIZE), 4, "random")
+    return SIGMA * noise.double(), made.double(), labels
 
 
 def at(names, **changes):
@@ -304,6 +296,42 @@ def test_no_batch_changes_an_image_and_costs_are_known(path, reference):
     for other in (split[[2, 1, 0]], plain):
         assert (other - whole).norm() < 1e-3 * whole.norm()
     assert (whole[0] - whole[1]).abs().max() > 1e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("reference", KINDS)
+def test_on_cuda(path, reference):
+    """Masks, blocks and noise are those of the CPU, whatever graphs and compiled code do beside."""
+    whole, _ = few_steps(path, reference, SEEDS)
+    recipe = Recipe(path, Guide(None, 1.5, (0, 1), reference=reference), 3, "heun", noise_device="cpu")
+    for form in ("plain", "prepared", "compiled"):
+        made, _ = sample(open_recipe(recipe, "cuda", inference=Inference(form, "float32")), SEEDS)
+        assert (made.cpu() - whole).norm() < 2e-3 * whole.norm()
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("form", ["plain", "prepared"])
+def test_in_bfloat16_it_is_near(path, form):
+    for reference in ("attention:blur:sigma=0.7:layers=all", "skip-blocks", "dropout:p=0.3", "noise-embedding:s=0.5"):
+        recipe = Recipe(path, Guide(None, 1.5, reference=reference), 1, "euler", "edm:sigma_max=2", noise_device="cpu")
+        half, full = (
+            sample(open_recipe(recipe, "cpu", inference=Inference(form, precision)), SEEDS)[0]
+            for precision in ("bfloat16", "float32")
+        )
+        assert 1e-4 < (half - full).norm() / full.norm() < 5e-2
+
+
+@pytest.mark.parametrize("reference", ["crops:size=6", "dropout", "previous-step"])
+def test_sizes_of_batches_are_tried_with_what_references_ask(path, reference, monkeypatch):
+    recipe = Recipe(path, Guide(None, 1.5, reference=reference, interval=(0, 1)), 3)
+    generation, asked = open_recipe(recipe, "cpu"), []
+    predict = generation.main.predict
+    monkeypatch.setattr(
+        generation.main, "predict", lambda x, *y, **how: asked.append((*x.shape[::3], *how)) or predict(x, *y, **how)
+    )
+    generation.evaluate(5)
+    assert asked == [(5, 8), *{"dropout": [(5, 8, "perturbation")], "crops:size=6": [(5, 6)] * 4}.get(reference, [])]
 
 
 def asked_of(reference):
