@@ -15,11 +15,11 @@ HOUSE = ROOT / "edm2_guidance"
 CATALOGUES = {HOUSE / "recipe" / "catalog.py", HOUSE / "metrics" / "catalog.py"}
 #: What a recipe has unless something is chosen; recipes, options and captions name it. `linear` is two kinds.
 USUAL = {"heun", "edm", "network", "constant", "linear"}
-#: Kinds whose names are common words: a format of numbers, branches of a fractal, a part of sentences, local names.
+#: Kinds whose names are common words: a format of numbers, branches of a fractal, parts of sentences, local names.
 WORDS = {
     "precision", "coverage", "is", "classifier", "Classifier", "timesteps", "cosine", "posterior",
     "noise", "resize", "shift", "fewer", "duplicate", "balance", "blur", "beta",
-    "table", "entropy",
+    "table", "entropy", "attention", "Attention", "dropout", "crops",
 }  # fmt: skip
 FOLDERS = (HOUSE, ROOT / "dnnlib", ROOT / "torch_utils", ROOT / "training")
 #: All sources but those that train what ships: each makes the weights of one kind.

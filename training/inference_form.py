@@ -10,6 +10,8 @@ kept as long as the classes are.
 
 Both compute the same function, up to rounding: about 1e-6 of D in float32. The compiled form is the prepared one
 through torch.compile. On CUDA both are recorded as a graph per size of the batch, and replayed.
+
+A call with a perturbation, and one that takes a gradient, is computed by the prepared form's modules, without either.
 """
 
 import importlib.util
@@ -30,12 +32,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dnnlib import inference
+from edm2_guidance.recipe.perturbation import Attention, Layer, Perturbation
 from torch_utils.memory import give_back_freed
 from training.networks_edm2 import Block, MPConv, Precond, UNet, compute_dtype, effective_gain, normalize, resample
+from training.perturbed import clipped, layers_of, passed_by, perturbed_unet
 
 FORMS, PRECISIONS = inference.FORMS, tuple(inference.PRECISIONS.values())  # as recorded
 # x [N,C,H,W], sigma [] or [N], one-hot classes [N or 1, label_dim] or None -> D [N,C,H,W], float32. By name
-# label_embedding: what to make of the embedded classes.
+# label_embedding: what to make of the embedded classes; perturbation: what else is computed otherwise inside.
 Denoiser = Callable[..., Tensor]
 # Embedded classes, float32 [N or 1, E], as `UNet.emb_label` makes them -> others.
 Change = Callable[[Tensor], Tensor]
@@ -115,17 +119,23 @@ class _Plain:
         self.dtype = getattr(torch, "float32" if precision == "tf32" else precision)
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, label_embedding: Change | None = None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        label_embedding: Change | None = None,
+        perturbation: Perturbation | None = None,
     ) -> Tensor:
-        net = self.net
+        net, how = self.net, perturbation
         with matmul_precision(self.precision, x.device), _changed_labels(net.unet, label_embedding):
-            if self.precision in ("float32", "tf32", usual_precision(net, x.device)):
+            if how is None and self.precision in ("float32", "tf32", usual_precision(net, x.device)):
                 denoised: Tensor = net(x, sigma, labels, force_fp32=self.dtype == torch.float32)
                 return denoised
             if net.label_dim > 0 and labels is None:
                 labels = torch.zeros([1, net.label_dim], device=x.device)
             around = Around(x, sigma, net.sigma_data)
-            return around.denoised(net.unet(around.inputs.to(self.dtype), around.noise, labels))
+            asked = around.inputs.to(self.dtype), around.noise, labels
+            return around.denoised(net.unet(*asked) if how is None else perturbed_unet(net.unet, *asked, how))
 
 
 @contextmanager
@@ -228,24 +238,27 @@ def _magnitude(x: Tensor, dim: int) -> Tensor:
 class _Block(nn.Module):
     """`networks_edm2.Block`: x [N,C,H,W] and the factor of each channel in the residual branch [N or 1, C', 1, 1]."""
 
-    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, block: nn.Module, dtype: torch.dtype, layer: Layer) -> None:
         super().__init__()
         assert isinstance(block, Block)
+        self.layer = layer
         self.mode, self.taps, self.clip = block.resample_mode, block.resample_filter, block.clip_act
         self.encodes = block.flavor == "enc"
         self.keep, add = _shares(block.res_balance)
         self.res0 = _Conv(_weight(block.conv_res0, factor=_SILU), dtype)
         self.res1 = _Conv(_weight(block.conv_res1, factor=_SILU * add), dtype)
-        self.skip = None
+        self.skip, self.trunk = None, 1.0  # trunk: what makes of x, before it is added, what comes out alone
         if block.conv_skip is not None:
             # Of a decoder what comes out of it is added at once, and takes the factor of the sum with it.
             self.skip = _Conv(_weight(block.conv_skip, factor=1 if self.encodes else self.keep), dtype)
+            self.trunk = 1.0 if self.encodes else 1 / self.keep
             self.keep = self.keep if self.encodes else 1.0
         # Else x is the caller's, who needs it again, until it is normalised.
         self.changes_size = self.mode != "keep" or self.skip is not None
         self.attention = _Attention(block, dtype) if block.num_heads > 0 else None
 
-    def forward(self, x: Tensor, factor: Tensor) -> Tensor:
+    def forward(self, x: Tensor, factor: Tensor, how: Perturbation | None = None) -> Tensor:
+        """how: of this block; None for one that is as always."""
         in_place = not torch.is_grad_enabled()  # autograd needs what would be written over
         x = resample(x, self.taps, self.mode)
         if self.encodes:
@@ -256,11 +269,17 @@ class _Block(nn.Module):
             y = functional.silu(x)
         else:  # x was concatenated for this block alone
             x, y = self.skip(x), functional.silu(x, inplace=in_place)
-        y = self.res0(y)
-        y = self.res1(functional.silu(y.mul_(factor), inplace=in_place))
+        skipped = None if how is None or how.skip is None else how.skip(self.layer)
+        if skipped is True:
+            return clipped(x * self.trunk, self.clip)
+        y = functional.silu(self.res0(y).mul_(factor), inplace=in_place)
+        y = self.res1(y if how is None or how.dropout is None else how.dropout(self.layer, y))
+        trunk = None if skipped is None else x * self.trunk
         x = y.add_(x, alpha=self.keep)
         if self.attention is not None:
-            x = self.attention(x)
+            x = self.attention(x, None if how is None else how.attention)
+        if skipped is not None and trunk is not None:
+            x = passed_by(skipped, trunk, x)
         if self.clip is None:
             return x
         return x.clamp_(-self.clip, self.clip) if in_place else x.clamp(-self.clip, self.clip)
@@ -280,12 +299,13 @@ class _Attention(nn.Module):
         self.qkv = _Conv(rows, dtype)
         self.proj = _Conv(_weight(block.attn_proj, factor=add), dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attention | None = None) -> Tensor:
+        """attend: in the place of softmax attention."""
         n, channels, height, width = x.shape
         qkv = self.qkv(x).permute(0, 2, 3, 1).reshape(n, height * width, 3, self.heads, channels // self.heads)
         qkv = qkv / _magnitude(qkv, 4)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, H*W, channels per head], without a copy
-        y = functional.scaled_dot_product_attention(q, k, v)
+        y = functional.scaled_dot_product_attention(q, k, v) if attend is None else attend(q, k, v)
         y = y.transpose(1, 2).reshape(n, height, width, channels).permute(0, 3, 1, 2)
         made: Tensor = self.proj(y)
         return made.add_(x, alpha=self.keep)
@@ -312,11 +332,11 @@ class Prepared(nn.Module):
         self.register_buffer("noise_weight", _weight(unet.emb_noise, factor=noise))
         self.register_buffer("label_weight", _label_weight(unet, label * math.sqrt(max(net.label_dim, 1))))
         self.register_buffer("factor_weight", _factor_weights(unet))
-        (first, *encoder), decoder = unet.enc.values(), unet.dec.items()
+        (first, *encoder), decoder, layers = unet.enc.values(), unet.dec.items(), iter(layers_of(unet))
         self.conv_in = _Conv(_weight(first), dtype)
-        self.encoder = nn.ModuleList(_Block(block, dtype) for block in encoder)
+        self.encoder = nn.ModuleList(_Block(block, dtype, next(layers)) for block in encoder)
         self.joins = ["block" in name for name, _ in decoder]
-        self.decoder = nn.ModuleList(_Block(block, dtype) for _, block in decoder)
+        self.decoder = nn.ModuleList(_Block(block, dtype, next(layers)) for _, block in decoder)
         self.conv_out = _Conv(_weight(unet.out_conv, unet.out_gain), dtype)
         self.widths = [block.out_channels for block in (*encoder, *(block for _, block in decoder))]
 
@@ -332,23 +352,33 @@ class Prepared(nn.Module):
         """What `embed` made, after a change of the embedded classes."""
         return change(classes / self.label_share) * self.label_share
 
-    def forward(self, x: Tensor, sigma: Tensor, classes: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, classes: Tensor | None, how: Perturbation | None = None) -> Tensor:
         around = Around(x, sigma, self.sigma_data)
         inputs = around.inputs
         x = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         x = self.conv_in(x.to(self.dtype).contiguous(memory_format=_layout(x.device)))
-        factors = self._factors(around.noise, classes)
-        skips = [x]
-        for block, factor in zip(self.encoder, factors[: len(self.encoder)], strict=True):
-            x = block(x, factor)
+        blocks = [*self.encoder, *self.decoder]
+        hows = [how if how is not None and how.at(block.layer) else None for block in blocks]
+        factors = self._factors(around.noise, classes, hows)
+        skips, count = [x], len(self.encoder)
+        for block, factor, own in zip(self.encoder, factors[:count], hows[:count], strict=True):
+            x = block(x, factor, own)
             skips.append(x)
-        for block, joins, factor in zip(self.decoder, self.joins, factors[len(self.encoder) :], strict=True):
-            x = block(_joined(x, skips.pop(), self.concat) if joins else x, factor)
+        for block, joins, factor, own in zip(self.decoder, self.joins, factors[count:], hows[count:], strict=True):
+            x = block(_joined(x, skips.pop(), self.concat) if joins else x, factor, own)
         return around.denoised(self.conv_out(x))
 
-    def _factors(self, noise: Tensor, classes: Tensor | None) -> Sequence[Tensor]:
+    def _factors(self, noise: Tensor, classes: Tensor | None, hows: Sequence[Perturbation | None]) -> Sequence[Tensor]:
         """What the embedding multiplies the residual branch of each block by, [N or 1, C, 1, 1] in `dtype`."""
         emb = functional.linear(self.fourier(noise), self.noise_weight)
+        usual = self._factors_of(emb, classes)
+        perturbs = next((how.noise for how in hows if how is not None and how.noise is not None), None)
+        if perturbs is None:
+            return usual
+        others = self._factors_of(perturbs(emb), classes)
+        return [own if how is None else other for how, own, other in zip(hows, usual, others, strict=True)]
+
+    def _factors_of(self, emb: Tensor, classes: Tensor | None) -> Sequence[Tensor]:
         emb = functional.silu(emb if classes is None else emb + classes)
         factors = functional.linear(emb, self.factor_weight).add_(1).to(self.dtype)
         return list(factors[:, :, None, None].split(self.widths, dim=1))
@@ -386,14 +416,19 @@ class _Inference:
         self._embedded: list[tuple[Tensor | None, int, Tensor | None]] = []  # the last two, of main and guide
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, label_embedding: Change | None = None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        label_embedding: Change | None = None,
+        perturbation: Perturbation | None = None,
     ) -> Tensor:
         with matmul_precision(self._precision, x.device):
             classes = self._classes(labels)
             if label_embedding is not None and classes is not None:
                 classes = self._prepared.changed(classes, label_embedding)
-            if torch.is_grad_enabled() and x.requires_grad:
-                made: Tensor = self._prepared(x, sigma, classes)
+            if perturbation is not None or (torch.is_grad_enabled() and x.requires_grad):
+                made: Tensor = self._prepared(x, sigma, classes, perturbation)
                 return made
             if not self._fixed:
                 return self._denoise(x, sigma, classes)

@@ -270,8 +270,7 @@ def _network_guides(
         schedules = schedules or [guide.weight.with_fields({"w": 1.0}) for guide in known]
         intervals = intervals or [usual.interval(guide, recipe) for guide in known]
         references = references or [guide.reference for guide in known]
-    if not nets and networks.reference:
-        nets = [None] * len(networks.reference)
+    nets = _nets_of(nets, networks.reference)
     if not nets:
         _check_nothing_to_guide(networks, intervals)
         return ()
@@ -292,7 +291,8 @@ def _network_guides(
         found = ", ".join(counted(length, noun) for noun, length in lengths.items())
         raise ValueError(
             f"{found}, {len(schedules)} of --weight: repeat --gnet, --guidance and the others once per guide, in the "
-            "same order; --reference, --weight and the interval may be given once for all"
+            "same order; --reference, --weight and the interval may be given once for all, and references that ask the "
+            "main network take no --gnet"
         )
     return tuple(
         Guide(
@@ -304,6 +304,20 @@ def _network_guides(
         )
         for net, weight, interval, reference, schedule in zip(*each, strict=True)
     )
+
+
+def _nets_of(nets: list[NetworkRef | None], references: Sequence[Reference]) -> list[NetworkRef | None]:
+    """The networks of guides: where more references are given than networks, these are of the references that need one.
+
+    The others ask the main network.
+    """
+    needs = [not reference.of_main for reference in references]
+    if not nets:
+        return [None] * len(references)
+    if len(references) <= len(nets) or needs.count(True) != len(nets):
+        return nets
+    named = iter(nets)
+    return [next(named) if each else None for each in needs]
 
 
 def _usual_weights(known: Sequence[Guide], schedules: Sequence[Weight]) -> list[float | None]:

@@ -36,7 +36,7 @@ class AdmModel(Model):
     It has no way to be asked without a class, if it knows any. An upsampler enlarges images four times.
     """
 
-    supports = frozenset({"gradients"})
+    supports = frozenset({"gradients", "attention"})
 
     def __init__(self, file: AdmFile, device: torch.device) -> None:
         if not isinstance(file.net, networks.UNet):
@@ -51,6 +51,7 @@ class AdmModel(Model):
         if self.arch.role == "upsampler":
             self.low_res_size = self.image_size // ENLARGED
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.layers = file.net.layers
         self.net = file.net.to(device)
         if self.arch.float16 and device.type == "cuda":
             self.net.use_float16()
@@ -62,12 +63,13 @@ class AdmModel(Model):
         self.identity["encoder"] = {"class": "TruncatedRGB"}
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
-        if how:
-            raise ValueError(f"{self.source}: ADM's networks know no {', '.join(how)}")
+        unknown = how.keys() - {"perturbation"}
+        if unknown:
+            raise ValueError(f"{self.source}: ADM's networks know no {', '.join(sorted(unknown))}")
         classes, low_res = y if self.low_res_size > 0 else (y, None)
         if classes is None and self.num_classes > 0:
             raise ValueError(f"{self.source} was trained with classes alone: it denoises no image without one")
-        made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), classes, low_res)
+        made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), classes, low_res, **how)
         noise, code = made.to(x.dtype).chunk(2, dim=1)
         return Prediction(x - sigma * noise, (code + 1) / 2)
 

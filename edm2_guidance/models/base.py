@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dnnlib.inference import PLAIN, Inference
 from edm2_guidance.recipe.parts import Prediction
+from edm2_guidance.recipe.perturbation import Layer
 from edm2_guidance.recipe.timesteps import Betas
 from torch_utils.transfer import to_device
 from training.encoders import StandardRGBEncoder
@@ -30,7 +31,11 @@ class Model(ABC):
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
         supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x); "label noise"
-            (`predict(..., label_embedding=f)`, where f makes of the embedded classes [N, E], float32, others).
+            (`predict(..., label_embedding=f)`, where f makes of the embedded classes [N, E], float32, others); "crops"
+            (x of another size); of a `perturbation` that `predict` gets, "attention", "noise embedding", "dropout" and
+            "blocks" (that are skipped).
+        layers: Those that a perturbation may choose.
+        crop_multiple: What the side of a crop must be a multiple of.
         precision: In which its activations are usually computed here, a name of a torch dtype.
         forms: In which it can compute (`dnnlib.inference`).
         num_parameters: Of the network, without the decoder: memory that was found too small is so for its equals.
@@ -49,6 +54,8 @@ class Model(ABC):
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
+    layers: Sequence[Layer] = ()
+    crop_multiple: int = 1
     precision: str = "float32"
     forms: Sequence[str] = (PLAIN,)
     num_parameters: int = 0
@@ -103,7 +110,8 @@ class Model(ABC):
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         """Denoise x [N,C,H,W], float32 or float64, at noise level sigma, [] in the dtype of x; y by `conditions`.
 
-        how: what of `supports` is asked for, such as a perturbed attention. ValueError for what is not known.
+        how: `label_embedding` and `perturbation`, what is computed otherwise inside (`recipe.perturbation`), where
+            `supports` has it. ValueError for what is not known.
         """
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -19,10 +19,12 @@ from training.inference_form import PRECISIONS, cannot_compile, check_precision,
 from training.network_inspect import inspect_network as inspect
 from training.network_io import NetworkFile, load_network
 from training.network_records import NETWORK_CLASSES, named_arguments
+from training.perturbed import layers_of
 
 __all__ = ["Edm2Model", "cannot_compile", "compile_key", "cost", "inspect", "load_encoder", "open_model", "recognises"]
 
 _CHANNELS = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}
+_INSIDE = ("attention", "blocks", "crops", "dropout", "noise embedding")
 
 
 def recognises(source: str, *, offline: bool) -> bool:
@@ -66,8 +68,6 @@ class Edm2Model(Model):
     a network computes as its own code does, in no other form or precision.
     """
 
-    supports = frozenset({"gradients"})
-
     def __init__(self, file: NetworkFile, device: torch.device, load: Callable[[], NetworkFile] | None = None) -> None:
         """load: reads the file again, for another form once the weights went into one."""
         self.net: Any = file.net
@@ -82,6 +82,9 @@ class Edm2Model(Model):
         self.precision = usual_precision(self.net, device)
         self._ours = type(self.net) in NETWORK_CLASSES.values()
         self.forms = FORMS if self._ours else (PLAIN,)
+        self.supports = frozenset({"gradients", *(_INSIDE if self._ours else ())})
+        self.layers = layers_of(self.net.unet) if self._ours else ()
+        self.crop_multiple = self.shape[-1] // min((layer.size for layer in self.layers), default=self.shape[-1])
         self._cost = _cost_of(self.net, self.source) if self._ours else None
         self._load, self._taken = load, Inference(PLAIN, self.precision)
         self._denoise: Callable[..., Tensor] | None = None
@@ -134,8 +137,9 @@ class Edm2Model(Model):
             self._taken, self._denoise = taken, None
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
-        if how and (how.keys() != {"label_embedding"} or "label noise" not in self.supports):
-            raise ValueError(f"{self.source}: EDM2's networks know no {', '.join(how)}")
+        unknown = how.keys() - ({"label_embedding", "perturbation"} if self._ours else ())
+        if unknown:
+            raise ValueError(f"{self.source}: EDM2's networks know no {', '.join(sorted(unknown))}")
         if self._denoise is None:
             self._denoise = self._prepared()
         return Prediction(self._denoise(x, sigma, y, **how).to(x.dtype))
@@ -168,7 +172,7 @@ class Edm2Model(Model):
 
         def call(x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Tensor:
             size = filled_size(len(x), batch)
-            if size in seen:
+            if size in seen or how.get("perturbation") is not None:  # which is not compiled
                 return denoise(x, sigma, y, **how)
             begun = time.perf_counter()
             made = denoise(x, sigma, y, **how)

@@ -9,7 +9,8 @@ with the attributes img_channels, img_resolution (H = W) and label_dim (number o
 [N,C,H,W] is what is denoised, RGB in [-1, 1], plus noise of standard deviation sigma: float32, or float64 under
 --dtype=float64, and sigma [] as well. labels are one-hot, float32 [N, label_dim], or None. One that enlarges small
 images (--upsample) has their width as the attribute low_res_size, and is called as net(x, sigma, labels, low_res):
-float32 [N, 3, low_res_size, low_res_size] in [-1, 1]. An object's own `conditions` gets them as uint8.
+float32 [N, 3, low_res_size, low_res_size] in [-1, 1]. An object's own `conditions` gets them as uint8. An object that
+lets references perturb it says so in `supports` and `layers`, and its `predict` then takes a `perturbation`.
 
 A classifier, --classifier=FILE.py:function, is likewise an object with the `shape`, `num_classes` and `log_probs` of
 `models.base.Classifier`, or a torch.nn.Module with these attributes, called as net(x, sigma) -> logits [N, label_dim].
@@ -192,6 +193,8 @@ class PythonModel(_Given, Model):
         self.low_res_size = int(getattr(made, "low_res_size", None) or 0)
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
+        self.layers = tuple(getattr(made, "layers", None) or ())
+        self.crop_multiple = int(getattr(made, "crop_multiple", None) or 1)
         self.decoder_batch = getattr(made, "decoder_batch", None)
         self.decodes_apart = self._own("decode") is None
         self.precision = str(getattr(made, "precision", None) or self.precision)

@@ -34,6 +34,12 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "network": "sampling.guidance.references.network:Network",
         "other-label": "sampling.guidance.references.other_label:OtherLabel",
         "classifier": "sampling.guidance.references.classifier:Classifier",
+        "noise-embedding": "sampling.guidance.references.noise_embedding:NoiseEmbedding",
+        "attention": "sampling.guidance.references.attention:Attention",
+        "skip-blocks": "sampling.guidance.references.skip_blocks:SkipBlocks",
+        "dropout": "sampling.guidance.references.dropout:Dropout",
+        "previous-step": "sampling.guidance.references.previous_step:PreviousStep",
+        "crops": "sampling.guidance.references.crops:Crops",
     },
     "weight": {
         "constant": "sampling.guidance.weights.constant:Constant",

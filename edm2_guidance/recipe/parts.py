@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
+from edm2_guidance.recipe.perturbation import Perturbation, Perturbed
 from edm2_guidance.recipe.spec import Spec, number_text, option
 
 if TYPE_CHECKING:
@@ -361,6 +362,7 @@ class Call(Protocol):
     labels: "list[int] | None"  # the class of each image; None without classes
     num_classes: int
     first: bool  # of the step; a corrector's is not
+    memory: "dict[str, Tensor]"  # what the reference at work has kept of these images; empty at the first step
 
     @property
     def mix(self) -> "Tensor | None":
@@ -373,8 +375,13 @@ class Call(Protocol):
     def gradient(self) -> "Tensor":
         """d(sum of D_m) / dx here [N,C,H,W], for rules that take it."""
 
-    def guide(self, labels: "list[int] | None") -> "Tensor":
-        """D of the network that the guide at work names (the main one if it names none), here, for these classes."""
+    def guide(
+        self, labels: "list[int] | None", x: "Tensor | None" = None, perturbed: Perturbation | None = None
+    ) -> "Tensor":
+        """D of the network that the guide at work names (the main one if it names none), here, for these classes.
+
+        x: in the place of the call's own, such as a crop of it. perturbed: what the network computes otherwise.
+        """
 
     def log_probs(self, x: "Tensor") -> "Tensor":
         """log p(class | x) [N, num_classes] of the classifier that the guide at work names, at this noise level."""
@@ -382,21 +389,37 @@ class Call(Protocol):
     def draw(self, purpose: str, high: int) -> list[int]:
         """An integer in [0, high) per image, by its seed and the purpose: no batch and no other draw changes it."""
 
+    def normal(self, purpose: str, shape: Sequence[int]) -> "Tensor":
+        """Unit normal [N, *shape] in the same way, in the dtype and on the device of x."""
+
 
 class Reference(Spec):
     """What D is moved away from: a network, asked in some way.
 
     Attributes:
         of_main: Whether the main network itself may be asked.
+        of_other: Whether the guide may name another network.
         of_classifier: Whether the guide names a classifier, whose gradient is the push. It moves D after the rule,
             which mixes networks, and after the clipping.
         needs_labels: Whether it makes sense for images with classes only.
+        needs: What its network must support (`models.base.Model.supports`); empty = nothing.
     """
 
     axis: ClassVar[str] = "reference"
     of_main: ClassVar[bool] = False
+    of_other: ClassVar[bool] = True
     of_classifier: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
+
+    def check_network(self, network: Perturbed) -> None:
+        """ValueError, naming what is missing, for a network that it cannot ask."""
+        if self.needs and self.needs not in network.supports:
+            known = ", ".join(sorted(network.supports)) or "nothing"
+            raise ValueError(
+                f"the reference '{self}' needs a network that supports {self.needs}, and {network.source} supports "
+                f"{known}: take another reference"
+            )
 
     def evaluations(self) -> int:
         """How often a call evaluates its network."""
@@ -413,6 +436,12 @@ class Reference(Spec):
     def push(self, call: Call) -> "Tensor":
         """D of the main network minus D of the reference [N,C,H,W]."""
         return call.main() - self.denoise(call)
+
+    def observe(self, main: "Tensor", memory: "dict[str, Tensor]") -> None:
+        """A step is made, whether its guide was on or not: keep what counts. main: D of the main network at its start.
+
+        memory: as `Call.memory`.
+        """
 
 
 class Acting(Protocol):

@@ -208,6 +208,8 @@ class Guide:
         if self.net is None and not self.reference.of_main:
             asked = "a classifier" if self.of_classifier else "another network"
             raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({self.option})")
+        if self.net is not None and not self.reference.of_other:
+            raise ValueError(f"the reference '{self.reference}' asks no other network: leave out {self.option}")
 
     @property
     def name(self) -> str:

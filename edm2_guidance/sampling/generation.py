@@ -17,7 +17,7 @@ from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
-from edm2_guidance.recipe.parts import Prediction, Rule, Step
+from edm2_guidance.recipe.parts import Prediction, Rule, Step, StepInfo, constant
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
@@ -231,15 +231,20 @@ class Generation:
         return [self, *(self.base.stages() if isinstance(self.base, Generation) else [])]
 
     def evaluate(self, size: int) -> None:
-        """Run every network of this stage once, for so many images of nothing."""
+        """Ask every network of this stage once, as guidance asks it, for so many images of nothing."""
         labels = None if self.num_classes == 0 else [0] * size
         side = self.main.low_res_size
         low_res = torch.zeros([size, 3, side, side], dtype=torch.uint8) if side else None
-        for model in self.networks().values():
-            x = torch.zeros([size, *model.shape], dtype=DTYPES[self.recipe.dtype], device=self.device)
-            asked = (x, x.new_tensor(1.0), *(() if isinstance(model, Classifier) else (labels,)))
-            with torch.no_grad():
-                _bound(model, self, low_res)(*asked)
+        bound: dict[str, Any] = {name: _bound(model, self, low_res) for name, model in self.networks().items()}
+        on = [
+            (replace(guide, weight=constant(2), interval=None), bound.get(guide.role(number)))
+            for number, guide in enumerate(self.recipe.guides, start=1)
+            if not guide.off
+        ]
+        batch = Batch(labels, self.num_classes, seeding.Draws(range(size)))
+        x = torch.zeros([size, *self.main.shape], dtype=DTYPES[self.recipe.dtype], device=self.device)
+        with torch.no_grad():
+            guided(bound["main"], on, batch=batch)(StepInfo(0, 1, 1.0, 1.0, 0.0))(x, 1.0)
 
     def images(
         self, seeds: Sequence[int], batch: int | None, diagnostics: bool = False, watch: Watch | None = None
@@ -726,7 +731,7 @@ def _with_checked_labels(recipe: Recipe, labelled: Model | Classifier, notes: li
 def _check_references(
     recipe: Recipe, main: Model, models: Sequence[Model | Classifier | None], notes: list[str]
 ) -> None:
-    """ValueError for a reference that needs classes, of a network that knows none; for a rule that main is not fit for.
+    """ValueError for a reference or a rule that needs what its network does not know, or does not let through.
 
     Notes a rule that does nothing.
     """
@@ -734,6 +739,8 @@ def _check_references(
         asked = main if model is None else model
         if guide.reference.needs_labels and (asked.num_classes == 0 or recipe.labels == "none"):
             raise ValueError(f"the reference '{guide.reference}' needs classes, and {asked.source} knows none")
+        if isinstance(asked, Model):
+            guide.reference.check_network(asked)
     if recipe.rule.takes_gradient and "gradients" not in main.supports:
         raise ValueError(f"the rule {recipe.rule.kind} takes gradients, which {main.source} does not let through")
     of_networks = any(not guide.off and not guide.of_classifier for guide in recipe.guides)

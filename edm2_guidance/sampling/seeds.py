@@ -70,14 +70,32 @@ class Draws:
         """The next integer in [0, high) of this purpose, per image."""
         return [int(torch.randint(high, [], generator=generator)) for generator in self._of(purpose)]
 
-    def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
-        """The next unit normal numbers of this purpose, float32 [N, *shape]."""
-        return torch.stack([torch.randn(list(shape), generator=generator) for generator in self._of(purpose)])
+    def normal(self, purpose: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The next unit normal numbers of this purpose, [N, *shape]."""
+        return torch.stack([torch.randn(list(shape), generator=each, dtype=dtype) for each in self._of(purpose)])
 
     def _of(self, purpose: str) -> list[torch.Generator]:
         if purpose not in self._generators:
             self._generators[purpose] = [torch.Generator().manual_seed(_seed_of(purpose, seed)) for seed in self.seeds]
         return self._generators[purpose]
+
+
+KEYS = 2**31  # of `hashed`
+
+
+def hashed(keys: Sequence[int], place: str, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Random numbers in [0, 1), float32 [N, count], by a key in [0, KEYS) per image and a place.
+
+    They are the same on every device. For so many that drawing them on the CPU would take longer than a network does.
+    """
+    start = to_device(torch.tensor([_seed_of(place, key) for key in keys]), torch.device(device))
+    mixed = (start[:, None] + torch.arange(count, device=device) * 0x9E3779B1) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):  # below 2^31, so that no product overflows
+        mixed ^= mixed >> shift
+        mixed *= factor
+        mixed &= 0xFFFFFFFF
+    mixed ^= mixed >> 15
+    return (mixed >> 8).float() * 2.0**-24
 
 
 def second_stage(seeds: Sequence[int], shape: Sequence[int]) -> list[int]:

@@ -31,6 +31,18 @@ RECIPES = [
         labels="balanced",
         noise_device="device",
     ),
+    Recipe(MAIN, Guide(None, 1.5, reference="attention:blur:layers=8x8+mid"), noise_device="cpu"),
+    Recipe(
+        MAIN,
+        (
+            Guide(None, 1.25, SigmaInterval(0.4, 9), reference="previous-step"),
+            Guide(WEAK, 1.5),
+            Guide(None, 1.2, reference="dropout"),
+            Guide(UNCOND, 1.1),
+        ),
+        16,
+        noise_device="cpu",
+    ),
     Recipe(MAIN, base=ImageSet("mnist16-test-500"), noise_device="device"),
     Recipe(MAIN, base=all_presets()["mnist16-interval"].recipe(), noise_device="cpu", labels=3),
 ]

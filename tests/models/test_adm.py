@@ -2,6 +2,7 @@
 
 import ast
 import gzip
+import itertools
 import json
 import math
 import pickle
@@ -9,6 +10,7 @@ import re
 from collections import OrderedDict
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,10 @@ from dnnlib.published import published_as
 from edm2_guidance.commands import network_tool
 from edm2_guidance.models import adm_files, open_classifier, open_model
 from edm2_guidance.models.adm_files import PUBLISHED, load_adm, save_adm
+from edm2_guidance.models.networks import adm as networks
 from edm2_guidance.models.networks.adm import Architecture
+from edm2_guidance.recipe.parts import Reference
+from edm2_guidance.recipe.perturbation import is_chosen
 from edm2_guidance.recipe.timesteps import alphas_bar, noise_levels
 
 DATA = Path(__file__).parents[1] / "data"
@@ -170,6 +175,52 @@ def test_an_upsampler_sees_the_small_image(golden, files):
         plain.predict(x, sigma, None)
     with pytest.raises(ValueError, match="ADM's networks know no attention"):
         plain.predict(x, sigma, classes, attention="perturbed")
+
+
+def test_attention_is_perturbed_at_the_layers_that_are_named(golden, files, monkeypatch):
+    """Against the network whose attention, the one of this number, gives its values as they are."""
+    model, sigma, y = open_model(files["unet_legacy"]), torch.tensor(1.7), torch.eye(10)[[3, 8]]
+    x, usual = golden["in/x"] * 2, networks.F.scaled_dot_product_attention
+    reference = Reference.parse("attention")
+    by_name = {}
+    for number, layer in enumerate(model.layers):
+        count = itertools.count()
+        asked = []
+        reference.with_fields({"layers": (layer.name,)}).denoise(Asked(asked.append))
+        by_name[layer.name] = model.predict(x, sigma, y, perturbation=asked[0]).denoised
+
+        def attend(q, k, v, number=number, count=count):
+            return v if next(count) == number else usual(q, k, v)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(networks.F, "scaled_dot_product_attention", attend)
+            assert torch.equal(model.predict(x, sigma, y).denoised, by_name[layer.name])
+        assert next(count) == len(model.layers)
+    assert len({float(each.sum()) for each in by_name.values()}) == len(model.layers) > 2
+    middle = [layer for layer in model.layers if layer.side == "middle"]
+    assert [layer.name for layer in middle] == ["middle_block.1"]
+    with pytest.raises(ValueError, match=r"has no layers 'input_blocks\.14\.1' for it; write one of all, mid,"):
+        Reference.parse("attention:adm").check_network(model)
+    with pytest.raises(ValueError, match="supports dropout"):
+        Reference.parse("dropout").check_network(model)
+
+
+class Asked(SimpleNamespace):
+    """A call that hands over what is to be perturbed."""
+
+    labels = None
+
+    def __init__(self, see):
+        super().__init__(guide=lambda labels, perturbed: see(perturbed))
+
+
+def test_the_layers_of_the_paper_are_those_of_adm_256():
+    layers = PUBLISHED["adm-256"].empty().layers
+    named = Reference.parse("attention:adm").layers
+    sizes = {layer.name: layer.size for layer in layers if is_chosen(named, layer)}
+    assert sizes == {"input_blocks.14.1": 16, "input_blocks.16.1": 8, "input_blocks.17.1": 8, "middle_block.1": 8}
+    assert [layer.name for layer in layers if layer.coarsest and layer.side == "encoder"] == list(named[1:3])
+    assert len(layers) == 16
 
 
 @pytest.mark.cuda

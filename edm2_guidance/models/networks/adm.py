@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from edm2_guidance.recipe.perturbation import Attention, Layer, Perturbation
 from edm2_guidance.recipe.timesteps import Betas
 
 NORM_EPS = 1e-5
@@ -129,38 +130,52 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels, beside a skip."""
+    """Self-attention over all pixels, beside a skip. size: width and height of its images."""
 
-    def __init__(self, arch: Architecture, channels: int) -> None:
+    layer: Layer | None = None  # of a network whose attention may be perturbed
+
+    def __init__(self, arch: Architecture, channels: int, size: int) -> None:
         super().__init__()
+        self.size = size
         self.heads, self.order = arch.heads_of(channels), arch.order
         self.norm = Norm(arch.groups, channels, NORM_EPS)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.proj_out(attend(self.qkv(self.norm(x.flatten(2))), self.heads, self.order))
+    def forward(self, x: Tensor, perturbation: Perturbation | None = None) -> Tensor:
+        by = None
+        if perturbation is not None and self.layer is not None and perturbation.at(self.layer):
+            by = perturbation.attention
+        made: Tensor = self.proj_out(attend(self.qkv(self.norm(x.flatten(2))), self.heads, self.order, by))
         return x + made.reshape(x.shape)
 
 
-def attend(qkv: Tensor, heads: int, order: Order) -> Tensor:
-    """Attention over T tokens: queries, keys and values [N, 3C, T], in one of two orders -> [N, C, T]."""
+def attend(qkv: Tensor, heads: int, order: Order, by: Attention | None = None) -> Tensor:
+    """Attention over T tokens: queries, keys and values [N, 3C, T], in one of two orders -> [N, C, T].
+
+    by: in the place of softmax attention.
+    """
     batch, width, tokens = qkv.shape
     channels = width // (3 * heads)
     if order == "legacy":
         query, key, value = qkv.reshape(batch, heads, 3, channels, tokens).unbind(2)
     else:
         query, key, value = qkv.reshape(batch, 3, heads, channels, tokens).unbind(1)
-    attended = F.scaled_dot_product_attention(query.mT, key.mT, value.mT)
+    attended = (by or F.scaled_dot_product_attention)(query.mT, key.mT, value.mT)
     return attended.mT.reshape(batch, -1, tokens)
 
 
 class Stage(nn.Sequential):
-    """Layers in turn, those that are residual blocks with the embedding."""
+    """Layers in turn, those that are residual blocks with the embedding, attention with what perturbs it."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, embedding: Tensor, perturbation: Perturbation | None = None
+    ) -> Tensor:
         for layer in self:
-            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+            if isinstance(layer, AttentionBlock):
+                x = layer(x, perturbation)
+            else:
+                x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
         return x
 
 
@@ -177,7 +192,9 @@ class Encoder(nn.Module):
         self.skips = [channels for _, channels in stages]
         width = self.skips[-1]
         self.middle_block = Stage(
-            ResidualBlock(arch, width, width), AttentionBlock(arch, width), ResidualBlock(arch, width, width)
+            ResidualBlock(arch, width, width),
+            AttentionBlock(arch, width, arch.image_size >> (len(arch.mult) - 1)),
+            ResidualBlock(arch, width, width),
         )
 
     @property
@@ -210,11 +227,11 @@ class Encoder(nn.Module):
         made: Tensor = self.time_embed(waves.to(next(self.time_embed.parameters()).dtype))
         return made
 
-    def way_down(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+    def way_down(self, x: Tensor, embedding: Tensor, perturbation: Perturbation | None = None) -> list[Tensor]:
         """What each input block makes of x, and last what the middle makes of the last."""
         made = [x.to(self.dtype)]
         for stage in (*self.input_blocks, self.middle_block):
-            made.append(stage(made[-1], embedding))
+            made.append(stage(made[-1], embedding, perturbation))
         return made[1:]
 
 
@@ -236,7 +253,7 @@ def _stage(arch: Architecture, inputs: int, level: int, size: int) -> Stage:
     outputs = arch.channels(level)
     stage = Stage(ResidualBlock(arch, inputs, outputs))
     if size in arch.attention:
-        stage.append(AttentionBlock(arch, outputs))
+        stage.append(AttentionBlock(arch, outputs, size))
     return stage
 
 
@@ -250,6 +267,7 @@ class UNet(Encoder):
         self.output_blocks = nn.ModuleList(_way_up(arch, list(self.skips)))
         finest = arch.channels(0)
         self.out = nn.Sequential(Norm(arch.groups, finest, NORM_EPS), nn.SiLU(), nn.Conv2d(finest, 6, 3, padding=1))
+        self.layers = _named(self)
 
     def zero_branches(self) -> None:
         super().zero_branches()
@@ -260,22 +278,46 @@ class UNet(Encoder):
     def torso(self) -> list[nn.Module]:
         return [*super().torso, self.output_blocks]
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        low_res: Tensor | None = None,
+        perturbation: Perturbation | None = None,
+    ) -> Tensor:
         """The noise, channels 0 to 2, and the code v of the variance, 3 to 5; float32 [N,6,H,W].
 
         x: float32 [N,3,H,W] of variance near 1. t: timesteps [N]. y: labels one-hot, float32 [N, classes], of a
-        conditional network. low_res: an upsampler's smaller image in [-1, 1], float32 [N,3,h,w].
+        conditional network. low_res: an upsampler's smaller image in [-1, 1], float32 [N,3,h,w]. perturbation: of its
+        attention.
         """
         embedding = self.embedded(t)
         if y is not None:
             embedding = embedding + y @ self.label_emb.weight
         if low_res is not None:
             x = torch.cat([x, F.interpolate(low_res, x.shape[2:], mode="bilinear", align_corners=False)], dim=1)
-        *skips, h = self.way_down(x, embedding)
+        *skips, h = self.way_down(x, embedding, perturbation)
         for stage in self.output_blocks:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = stage(torch.cat([h, skips.pop()], dim=1), embedding, perturbation)
         made: Tensor = self.out(h.to(x.dtype))
         return made
+
+
+def _named(net: UNet) -> list[Layer]:
+    """The attention blocks, which learn who they are."""
+    sides: dict[str, Literal["encoder", "middle", "decoder"]] = {
+        "input_blocks": "encoder", "middle_block": "middle", "output_blocks": "decoder"
+    }  # fmt: skip
+    smallest = net.arch.image_size >> (len(net.arch.mult) - 1)
+    layers: list[Layer] = []
+    for name, block in net.named_modules():
+        if isinstance(block, AttentionBlock):
+            side = sides[name.split(".")[0]]
+            index = sum(layer.side == side for layer in layers)
+            block.layer = Layer(name, side, index, block.size, block.size == smallest, attends=True)
+            layers.append(block.layer)
+    return layers
 
 
 def _way_up(arch: Architecture, skips: list[int]) -> Iterator[Stage]:

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from edm2_guidance.recipe.parts import Around, Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
+from edm2_guidance.recipe.perturbation import Perturbation
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
+from torch_utils.transfer import to_device
 
 #: By device, up to how many images the main network, asked twice, is asked for both in one batch: where that is faster.
 TOGETHER = {"cuda": 16}
 # x [N,C,H,W], sigma [] in the precision of x, and the class of each image or None -> D [N,C,H,W], in that precision. By
-# name what of `Model.supports` is asked for.
+# name what of `Model.supports` is asked for, such as a `perturbation` (`recipe.perturbation.Perturbation`).
 Network = Callable[..., Prediction]
 # x [N,C,H,W], sigma [] in the precision of x -> log p(class | x) [N, num_classes], differentiable in x.
 LogProbs = Callable[[Tensor, Tensor], Tensor]
@@ -73,24 +75,26 @@ def guided(
                 each.forget()
         active = [each for each in known if each.guide.on(step)]
         how = _told(around, step, batch)
-        return _Guided(step, main, active, rule, batch, clip, recorder, differentiated, outside, how)
+        return _Guided(step, main, known, active, rule, batch, clip, recorder, differentiated, outside, how)
 
     return at
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A guide, what its reference asks, and what rule and weight have kept of the images of the batch."""
+    """A guide, what its reference asks, and what rule, weight and reference have kept of the images of the batch."""
 
     number: int
     guide: Guide
     network: Network | LogProbs
     of_rule: dict[str, Tensor] = field(default_factory=dict)
     of_weight: dict[str, Tensor] = field(default_factory=dict)
+    of_reference: dict[str, Tensor] = field(default_factory=dict)
 
     def forget(self) -> None:
         self.of_rule.clear()
         self.of_weight.clear()
+        self.of_reference.clear()
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,15 @@ def _told(around: Sequence[Around], step: StepInfo, batch: Batch) -> Mapping[str
 
 @dataclass(frozen=True)
 class _Guided:
-    """The denoiser of one step, as `recipe.parts.Denoise` promises it. guides: those that are on.
+    """The denoiser of one step, as `recipe.parts.Denoise` promises it. known: all guides; guides: those that are on.
 
-    seen: of each guide, by number, what its weight saw at the first evaluation, if it remembers.
+    mains: D of the main network at each evaluation. seen: of each guide, by number, what its weight saw at the first
+    evaluation, if it remembers.
     """
 
     step: StepInfo
     main: Network
+    known: list[_Known]
     guides: list[_Known]
     rule: Rule
     batch: Batch
@@ -136,7 +142,7 @@ class _Guided:
     differentiated: "Differentiated | None"  # for a rule that takes the gradient
     around: Sequence[_Outside]
     how: Mapping[str, Any]  # networks are asked
-    calls: list[float] = field(default_factory=list)  # the noise level of each
+    mains: list[Tensor] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -145,9 +151,8 @@ class _Guided:
     def predict(self, x: Tensor, sigma: float) -> Prediction:
         networks = [each for each in self.guides if not each.guide.of_classifier]
         differentiated = self.differentiated if networks else None
-        call = _Call(x, sigma, self.step, self.batch, self.main, not self.calls, differentiated, self.how)
+        call = _Call(x, sigma, self.step, self.batch, self.main, not self.mains, differentiated, self.how)
         untouched = _changes(x)
-        self.calls.append(sigma)
         asked = [] if self.rule.still(self.step) else [self._acting(call, each) for each in networks]
         denoised = self.rule.denoise(call, asked) if networks else call.main()
         if self.clip:
@@ -157,6 +162,7 @@ class _Guided:
         for each in self.around:
             denoised = each.spec.finish(denoised, call, each.memory)
         prediction = Prediction(denoised, call.mix)
+        self.mains.append(call.main())
         if _changes(x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
         return prediction
@@ -167,6 +173,8 @@ class _Guided:
         for each in self.guides:
             if each.number in self.seen:
                 each.guide.weight.observe(step, self.seen[each.number])
+        for each in self.known if self.mains else ():
+            each.guide.reference.observe(self.mains[0], each.of_reference)
         return step
 
     def _acting(self, call: "_Call", known: _Known) -> "_Acting":
@@ -207,6 +215,7 @@ class _Call:
         self.labels, self.num_classes = batch.labels, batch.num_classes
         self._network = main
         self._asked: Callable[..., Any] = main  # the network or classifier of the guide at work
+        self.memory: dict[str, Tensor] = {}  # and what its reference has kept
         self._prediction: Prediction | None = None
         self._differentiated = differentiated
         self._how = how
@@ -238,8 +247,10 @@ class _Call:
     def mix(self) -> Tensor | None:
         return self._predicted().mix
 
-    def guide(self, labels: list[int] | None) -> Tensor:
-        denoised: Tensor = self._asked(self.x, self._level(self.x), labels, **self._how).denoised
+    def guide(self, labels: list[int] | None, x: Tensor | None = None, perturbed: Perturbation | None = None) -> Tensor:
+        x = self.x if x is None else x
+        how = {} if perturbed is None else {"perturbation": perturbed}
+        denoised: Tensor = self._asked(x, self._level(x), labels, **self._how, **how).denoised
         return denoised
 
     @property
@@ -261,15 +272,18 @@ class _Call:
         made: Tensor = self._asked(x, self._level(x))
         return made
 
-    def asking(self, network: Callable[..., Any]) -> "_Call":
-        """The same call, whose guide is this network or classifier."""
+    def asking(self, known: _Known) -> "_Call":
+        """The same call, of this guide."""
         self._predicted()  # once, for this call and all its copies
         other = copy.copy(self)
-        other._asked = network
+        other._asked, other.memory = known.network, known.of_reference
         return other
 
     def draw(self, purpose: str, high: int) -> list[int]:
         return self.batch.draws.integers(purpose, high)
+
+    def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
+        return to_device(self.batch.draws.normal(purpose, shape, self.x.dtype), self.x.device)
 
 
 @dataclass(frozen=True)
@@ -293,7 +307,7 @@ class _Acting:
     def push(self) -> Tensor:
         if self.denoised is not None:
             return self.call.main() - self.denoised
-        return self.known.guide.reference.push(self.call.asking(self.known.network))
+        return self.known.guide.reference.push(self.call.asking(self.known))
 
     def weight(self, push: Tensor) -> float | Tensor:
         call, own = self.call, self.known.guide.weight
