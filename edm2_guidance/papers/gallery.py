@@ -88,14 +88,14 @@ class Entry:
         return found
 
     @property
-    def spec(self) -> Spec:
-        """As it is shown."""
-        return self.cls.parse(":".join(filter(None, [self.kind, self.fields])))
+    def text(self) -> str:
+        """Of the kind as it is shown."""
+        return ":".join(filter(None, [self.kind, self.fields]))
 
     @property
-    def spec_on_points(self) -> Spec:
+    def text_on_points(self) -> str:
         """The same for the toy."""
-        return self.cls.parse(":".join(filter(None, [self.kind, self.fields, self.on_points])))
+        return ":".join(filter(None, [self.text, self.on_points]))
 
     def caption(self, value: Any) -> str:
         """Of a row of its digits."""
@@ -110,7 +110,9 @@ class Entry:
         w = value if self.over == "weight" else DIGIT_W
         steps = value if self.over == "num_steps" else DIGIT_STEPS
         return replace(
-            self._recipe(DIGITS, self.spec.with_fields(varied), w, steps), labels="balanced", noise_device="device"
+            self._recipe(DIGITS, self.cls.parse(self.text).with_fields(varied), w, steps),
+            labels="balanced",
+            noise_device="device",
         )
 
     def of_points(self, nets: Mapping[str, Network]) -> Recipe:
@@ -121,7 +123,7 @@ class Entry:
         if self.not_on_points:
             raise ValueError(f"{self.title} is not on points: {self.not_on_points}")
         steps = FEW_STEPS if self.solves else POINT_STEPS
-        return self._recipe(nets, self.spec_on_points, self.w, steps, POINT_LEVELS)
+        return self._recipe(nets, self.cls.parse(self.text_on_points), self.w, steps, POINT_LEVELS)
 
     def _recipe(
         self,

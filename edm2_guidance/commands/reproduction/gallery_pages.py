@@ -9,7 +9,7 @@ from types import MappingProxyType
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.papers.gallery import DIGIT_W, DIGITS, Entry, axes, entries
 from edm2_guidance.recipe.catalog import OF_FUNCTIONS
-from edm2_guidance.recipe.spec import Spec, fields_of, number_text
+from edm2_guidance.recipe.spec import fields_of, number_text
 
 #: How kinds fared in the arena, a line each, by the name of the entry; of those that were there.
 Arena = Mapping[str, str]
@@ -94,7 +94,7 @@ def _of_points(entry: Entry) -> list[str]:
         f"w = {number_text(entry.w)}",
         f"{steps} steps",
         *_beside(entry),
-        *_fields(entry.spec_on_points),
+        *_fields(entry, entry.text_on_points),
     ]
     return [
         f"![{entry.title} on the toy]({entry.name}-points.png)",
@@ -108,7 +108,7 @@ def _of_digits(entry: Entry) -> list[str]:
         _guide(entry),
         *([] if entry.over == "weight" else [f"w = {DIGIT_W:g}"]),
         *_beside(entry),
-        *_fields(entry.spec),
+        *_fields(entry, entry.text),
     ]
     return [
         f"![Digits by {entry.title}]({entry.name}-digits.png)",
@@ -121,6 +121,8 @@ def command(entry: Entry) -> str:
     """That draws the digits of the page; where a grid has no such axis, one row of them."""
     recipe = entry.of_digits(entry.values[len(entry.values) // 2])
     words = ["python", "generate_images.py", *shlex.split(recipe_flags(recipe)), "--columns=seed", "--seeds=0-9"]
+    if entry.fields:  # which may name a file, whose numbers the recipe has
+        words = [f"--{entry.axis}={entry.text}" if word.startswith(f"--{entry.axis}=") else word for word in words]
     if entry.over == "weight":
         of_classifier = recipe.guides[0].of_classifier
         values = ",".join(number_text(float(value) - of_classifier) for value in entry.values)
@@ -146,8 +148,8 @@ def _beside(entry: Entry) -> list[str]:
     return [f"{axis} {text}" for axis, text in entry.beside.items()]
 
 
-def _fields(spec: Spec) -> list[str]:
-    return [] if str(spec) == spec.kind else [f"`{spec}`"]
+def _fields(entry: Entry, text: str) -> list[str]:
+    return [] if text == entry.kind else [f"`{text}`"]
 
 
 def _paragraphs(entry: Entry) -> list[str]:
