@@ -183,7 +183,7 @@ def plot(asked: FigureOptions) -> None:
         check_no_weights(asked.figure)
         size = plots.recipes_size(1 + len(entries)) if entries else FIGURES[asked.figure]
         canvas = plots.new_figure(size, asked.show)
-        nets = {name: load_model(files[name]) for name in plots.NEEDS[asked.figure]}
+        nets = {name: load_model(files[name]) for name in (files if entries else plots.NEEDS[asked.figure])}
     if entries:
         plots.draw_recipes(canvas, recipes_of(entries, *nets.values()))
     else:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.parts import Reference, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, Network, Recipe
 from edm2_guidance.recipe.spec import Spec
+
+Kind = TypeVar("Kind", bound=Spec)
 
 #: Those that say how steps are made. All others are of guidance.
 SOLVERS = ("sampler", "schedule")
@@ -43,8 +45,9 @@ class Entry:
         over: What its digits are over: weight, num_steps or a field of the kind.
         values: Of that.
         w: The weight on points.
-        fields: Of the kind, where its defaults show little.
-        on_points: More of them, for the toy alone.
+        fields: Of the kind, as in its text, where its defaults show little: "clip=false".
+        on_points: The same for the toy alone.
+        own_steps: Whether the kind says how many steps there are.
         beside: Other parts of its recipes by axis, as texts.
         guide: The network that guides, unless the main one does, or a classifier.
         not_on_points: Why the toy has none; empty if it has.
@@ -55,8 +58,9 @@ class Entry:
     over: str
     values: Sequence[Any]
     w: float
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    on_points: Mapping[str, Any] = field(default_factory=dict)
+    fields: str = ""
+    on_points: str = ""
+    own_steps: bool = False
     beside: Mapping[str, str] = field(default_factory=dict)
     guide: str = "unconditional"
     not_on_points: str = ""
@@ -83,6 +87,16 @@ class Entry:
         found: type[Spec] = catalog.find(self.axis, self.kind)
         return found
 
+    @property
+    def text(self) -> str:
+        """Of the kind as it is shown."""
+        return ":".join(filter(None, [self.kind, self.fields]))
+
+    @property
+    def text_on_points(self) -> str:
+        """The same for the toy."""
+        return ":".join(filter(None, [self.text, self.on_points]))
+
     def caption(self, value: Any) -> str:
         """Of a row of its digits."""
         if self.over == "weight":
@@ -92,10 +106,14 @@ class Entry:
 
     def of_digits(self, value: Any) -> Recipe:
         """The recipe of a row of its digits."""
-        fields = {} if self.over in ("weight", "num_steps") else {self.over: value}
+        varied = {} if self.over in ("weight", "num_steps") else {self.over: value}
         w = value if self.over == "weight" else DIGIT_W
         steps = value if self.over == "num_steps" else DIGIT_STEPS
-        return replace(self._recipe(DIGITS, w, steps, fields), labels="balanced", noise_device="device")
+        return replace(
+            self._recipe(DIGITS, self.cls.parse(self.text).with_fields(varied), w, steps),
+            labels="balanced",
+            noise_device="device",
+        )
 
     def of_points(self, nets: Mapping[str, Network]) -> Recipe:
         """The recipe of its points, by the toy's networks: main, unconditional and weak.
@@ -105,33 +123,35 @@ class Entry:
         if self.not_on_points:
             raise ValueError(f"{self.title} is not on points: {self.not_on_points}")
         steps = FEW_STEPS if self.solves else POINT_STEPS
-        return self._recipe(nets, self.w, steps, self.on_points, POINT_LEVELS)
+        return self._recipe(nets, self.cls.parse(self.text_on_points), self.w, steps, POINT_LEVELS)
 
     def _recipe(
         self,
         nets: Mapping[str, Network],
+        shown: Spec,
         w: float,
         steps: int,
-        fields: Mapping[str, Any],
         levels: Mapping[str, Any] = MappingProxyType({}),
     ) -> Recipe:
-        """fields: of the kind, beside its own. levels: fields of the schedule, as far as it has them."""
-        shown = str(self.cls().with_fields({**self.fields, **fields}))
+        """levels: fields of the schedule, as far as it has them."""
         usual = {"reference": "network", "weight": "constant", "schedule": "edm"}
         parts: dict[str, Any] = {**usual, **self.beside, self.axis: shown}
-        reference, weight = Reference.parse(parts.pop("reference")), Weight.parse(parts.pop("weight"))
+        reference, weight, schedule = (_read(axis, parts.pop(axis.axis)) for axis in (Reference, Weight, Schedule))
         role = "classifier" if reference.of_classifier else self.guide
         net = None if reference.of_main else nets[role]
-        schedule = Schedule.parse(parts.pop("schedule"))
         known = {each.name for each in dataclasses.fields(schedule)}
         schedule = schedule.with_fields({name: value for name, value in levels.items() if name in known})
         return Recipe(
             nets["main"],
             Guide(net, weight.with_fields({"w": w}), reference=reference),
-            steps if schedule.num_steps is None else None,
+            None if self.own_steps else steps,
             schedule=schedule,
             **parts,
         )
+
+
+def _read(axis: type[Kind], given: str | Kind) -> Kind:
+    return axis.parse(given) if isinstance(given, str) else given
 
 
 def unguided(nets: Mapping[str, Network]) -> Recipe:

@@ -108,13 +108,11 @@ NEEDS = {
     "fig2": ("net", "uncond_net"),
     "fig9": ("net", "gnet", "uncond_net"),
     "gi1d": (),
-    "kinds": ("net", "gnet", "uncond_net"),
-    "solvers": ("net", "gnet", "uncond_net"),
 }
 
 
 def draw(name: str, figure: Figure, nets: Mapping[str, ToyModel], cfg: float, guidance: float) -> None:
-    """Draw a figure of networks. KeyError for another name, or a network that is missing."""
+    """Draw a figure of NEEDS with the networks that it needs. KeyError for another name, or one that is missing."""
     needed = [nets[role] for role in NEEDS[name]]
     if name == "sheet":
         draw_sheet(figure, needed[0], needed[1], guidance)

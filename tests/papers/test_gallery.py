@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def test_one_page_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("edm2_guidance.toy.plots.NUM_SAMPLES", 64)
     monkeypatch.setattr("edm2_guidance.toy.plots.NUM_PATHS", 4)
     monkeypatch.setattr("edm2_guidance.toy.plots._PIXELS", 40)
-    monkeypatch.setattr("edm2_guidance.papers.gallery.DIGIT_STEPS", 4)
-    monkeypatch.setattr("edm2_guidance.papers.gallery.POINT_STEPS", 2)
+    (entry,) = (replace(each, values=(1.0, 2.0)) for each in entries() if each.name == "rule-tcfg")
+    monkeypatch.setattr(making, "entries", lambda: (entry,))
     done = CliRunner().invoke(reproduce.main, ["gallery", "--only=tcfg", f"--outdir={tmp_path}"])
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == [

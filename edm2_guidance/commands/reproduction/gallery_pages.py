@@ -76,7 +76,7 @@ def page(entry: Entry, fared: str = "") -> str:
         f"# {entry.title}",
         formula,
         *map(_escaped, _paragraphs(entry)),
-        f"{entry.axis.capitalize()}: `{_option(entry)}`, from {_linked(cls.source)}.",
+        f"{entry.axis.capitalize()}: `{_option(entry)}`, {_linked(cls.source) or 'of your own'}.",
         *([f"Its fields:\n\n{fields}"] if fields else []),
         *_of_points(entry),
         *_of_digits(entry),
@@ -88,9 +88,14 @@ def page(entry: Entry, fared: str = "") -> str:
 def _of_points(entry: Entry) -> list[str]:
     if entry.not_on_points:
         return [f"Not on points: {entry.not_on_points}."]
-    fields = [f"{name} = {value}" for name, value in {**entry.fields, **entry.on_points}.items()]
     steps = entry.of_points({role: role for role in DIGITS}).num_steps
-    said = [_guide(entry), f"w = {number_text(entry.w)}", f"{steps} steps", *_beside(entry), *fields]
+    said = [
+        _guide(entry),
+        f"w = {number_text(entry.w)}",
+        f"{steps} steps",
+        *_beside(entry),
+        *_fields(entry, entry.text_on_points),
+    ]
     return [
         f"![{entry.title} on the toy]({entry.name}-points.png)",
         f"*On the toy: {', '.join(said)}. Density of samples, and paths; beside [unguided ones](index.md).*",
@@ -98,9 +103,13 @@ def _of_points(entry: Entry) -> list[str]:
 
 
 def _of_digits(entry: Entry) -> list[str]:
-    fields = [f"{name} = {value}" for name, value in entry.fields.items()]
     rows = {"weight": "weights", "num_steps": "numbers of steps"}.get(entry.over, entry.over)
-    said = [_guide(entry), *([] if entry.over == "weight" else [f"w = {DIGIT_W:g}"]), *_beside(entry), *fields]
+    said = [
+        _guide(entry),
+        *([] if entry.over == "weight" else [f"w = {DIGIT_W:g}"]),
+        *_beside(entry),
+        *_fields(entry, entry.text),
+    ]
     return [
         f"![Digits by {entry.title}]({entry.name}-digits.png)",
         f"*Digits by {rows}, class and seed 0 to 9: {', '.join(said)}.*",
@@ -112,6 +121,8 @@ def command(entry: Entry) -> str:
     """That draws the digits of the page; where a grid has no such axis, one row of them."""
     recipe = entry.of_digits(entry.values[len(entry.values) // 2])
     words = ["python", "generate_images.py", *shlex.split(recipe_flags(recipe)), "--columns=seed", "--seeds=0-9"]
+    if entry.fields:  # which may name a file, whose numbers the recipe has
+        words = [f"--{entry.axis}={entry.text}" if word.startswith(f"--{entry.axis}=") else word for word in words]
     if entry.over == "weight":
         of_classifier = recipe.guides[0].of_classifier
         values = ",".join(number_text(float(value) - of_classifier) for value in entry.values)
@@ -135,6 +146,10 @@ def _guide(entry: Entry) -> str:
 
 def _beside(entry: Entry) -> list[str]:
     return [f"{axis} {text}" for axis, text in entry.beside.items()]
+
+
+def _fields(entry: Entry, text: str) -> list[str]:
+    return [] if text == entry.kind else [f"`{text}`"]
 
 
 def _paragraphs(entry: Entry) -> list[str]:
