@@ -26,6 +26,10 @@ class CADS(Around):
 
     kind: ClassVar[str] = "cads"
     source: ClassVar[str] = "arXiv 2310.17347"
+    formula: ClassVar[str] = (
+        "gamma = 1 where t <= tau1, 0 where t >= tau2, linear between\n"
+        "y' = sqrt(gamma) y + s sqrt(1 - gamma) n, with mean and deviation of y again"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"label noise"})
 
     tau1: float = option(0.5, "Time up to which labels stay", low=0, high=1)

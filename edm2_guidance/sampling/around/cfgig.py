@@ -19,6 +19,9 @@ class CFGiG(Program):
 
     kind: ClassVar[str] = "cfgig"
     source: ClassVar[str] = "arXiv 2505.21101"
+    formula: ClassVar[str] = (
+        "init steps without guides; then, rounds times: x += sigma n, and guided steps from sigma to 0"
+    )
 
     init: int = option(12, "Steps without guides", low=1)
     rounds: int = option(2, "How often noise is added", low=1)

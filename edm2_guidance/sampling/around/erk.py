@@ -27,6 +27,10 @@ class ERK(Around):
 
     kind: ClassVar[str] = "erk"
     source: ClassVar[str] = "arXiv 2603.03692"
+    formula: ClassVar[str] = (
+        "d = (x - D) / sigma, at two places; rho = |d - d_2| / |x - x_2|, v = (d - d_2) / |d - d_2|\n"
+        "x' -= h (w_stiff h rho)^2 <v, d> v where rho > w_con; h = sigma - sigma'"
+    )
 
     w_stiff: float = option(1.0, "How much stiffness counts; 0 = off", low=0)
     w_con: float = option(0.5, "Stiffness rho above which a step is corrected", low=0)

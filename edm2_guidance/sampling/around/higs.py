@@ -28,6 +28,10 @@ class HiGS(Around):
 
     kind: ClassVar[str] = "higs"
     source: ClassVar[str] = "arXiv 2509.22300, Algorithms 1 to 3"
+    formula: ClassVar[str] = (
+        "g = alpha D + (1 - alpha) g_before\n"
+        "D' = D + w_H sqrt((t - t_min) / (t_max - t_min)) high(D - g_before) where t_min < t <= t_max"
+    )
 
     w_H: float = option(1.0, "How far D moves at t_max; 0 = off")
     t_min: float = option(0.4, "D moves above this time", low=0, high=1)

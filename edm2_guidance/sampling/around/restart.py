@@ -35,6 +35,7 @@ class Restart(Program):
 
     kind: ClassVar[str] = "restart"
     source: ClassVar[str] = "arXiv 2306.14878"
+    formula: ClassVar[str] = "at LO, K times: x += S_noise sqrt(HI^2 - LO^2) n, then N - 1 steps from HI to LO"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cifar10": {},
         "imagenet64": {

@@ -26,6 +26,7 @@ class AYS(Schedule):
 
     kind: ClassVar[str] = "ays"
     source: ClassVar[str] = "arXiv 2404.14507"
+    formula: ClassVar[str] = "sigma_i from a table of ten; between its levels straight in ln sigma"
 
     table: Literal["sd15", "sdxl", "svd"] = option("sd15", "Network that the levels are of")
 

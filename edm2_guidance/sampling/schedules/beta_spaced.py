@@ -23,6 +23,10 @@ class BetaSpaced(Schedule):
 
     kind: ClassVar[str] = "beta"
     source: ClassVar[str] = "arXiv 2407.12173"
+    formula: ClassVar[str] = (
+        "q_i = quantile of Beta(a, b) at 1 - i / (n - 1)\n"
+        "rho: sigma_i = (sigma_min^(1/rho) + q_i (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho"
+    )
 
     of: Literal["rho", "sigma", "time", "time-cosine"] = option("rho", "What the quantiles are of")
     a: float = option(0.6, "First parameter of the distribution", above=0, high=100)

@@ -29,6 +29,10 @@ class Entropy(FromFile, Schedule):
 
     kind: ClassVar[str] = "entropy"
     source: ClassVar[str] = "arXiv 2504.13612"
+    formula: ClassVar[str] = (
+        "sigma_i at equal shares of the integral of E(sigma) / sigma^3, rescaled: E(sigma) / sigma^2\n"
+        "E: expected squared error of D"
+    )
 
     rescaled: bool = option(False, "Weigh each step of the entropy by sigma")
     sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)

@@ -18,6 +18,7 @@ class Table(FromFile, Schedule):
     """
 
     kind: ClassVar[str] = "table"
+    formula: ClassVar[str] = "sigma_i from a table; between its levels straight in ln sigma"
 
     sigmas: tuple[float, ...] = option((), "Noise levels, falling, joined by +", unit="sigmas")
 

@@ -17,6 +17,7 @@ class VP(Schedule):
 
     kind: ClassVar[str] = "vp"
     source: ClassVar[str] = "arXiv 2206.00364, Table 1 (VP)"
+    formula: ClassVar[str] = "t_i = 1 + i / (n - 1) (end - 1)\nsigma_i = sqrt(exp(rise t_i^2 / 2 + least t_i) - 1)"
 
     rise: float = option(19.9, "How far beta rises over time", above=0, high=100)
     least: float = option(0.1, "beta at time 0", low=0, high=100)

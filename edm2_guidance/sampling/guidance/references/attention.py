@@ -30,6 +30,10 @@ class Attention(Reference):
 
     kind: ClassVar[str] = "attention"
     source: ClassVar[str] = "arXiv 2403.17377; arXiv 2408.00760"
+    formula: ClassVar[str] = (
+        "D_g = D of the network where softmax(Q K^T / sqrt(d)) V is V (identity)\n"
+        "or softmax(blur(Q) K^T / sqrt(d)) V (blur)"
+    )
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "attention"
     variants = MappingProxyType(

@@ -24,6 +24,10 @@ class Crops(Reference):
 
     kind: ClassVar[str] = "crops"
     source: ClassVar[str] = "arXiv 2411.10257"
+    formula: ClassVar[str] = (
+        "D_g = mean over the crops that see a pixel of D(crop of x; sigma)\n"
+        "push = D_m - D_g; with the mask 0 where one crop alone sees a pixel"
+    )
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "crops"
 

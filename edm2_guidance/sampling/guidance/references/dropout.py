@@ -23,6 +23,7 @@ class Dropout(Reference):
 
     kind: ClassVar[str] = "dropout"
     source: ClassVar[str] = "arXiv 2510.17136"
+    formula: ClassVar[str] = "D_g = D of the network with z m / (1 - p), m = 0 for a share p, in its blocks"
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "dropout"
 

@@ -25,6 +25,9 @@ class NoiseEmbedding(Reference):
 
     kind: ClassVar[str] = "noise-embedding"
     source: ClassVar[str] = "arXiv 2407.02687"
+    formula: ClassVar[str] = (
+        "D_g = D of the network whose embedding e of the noise level is e + s t^alpha std(e) n in its first blocks"
+    )
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "noise embedding"
 

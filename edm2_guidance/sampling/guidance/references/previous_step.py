@@ -20,6 +20,7 @@ class PreviousStep(Reference):
 
     kind: ClassVar[str] = "previous-step"
     source: ClassVar[str] = "after arXiv 2509.22300"
+    formula: ClassVar[str] = "D_g = D_m at the start of the step before"
     of_main: ClassVar[bool] = True
     of_other: ClassVar[bool] = False
 

@@ -27,6 +27,7 @@ class SkipBlocks(Reference):
 
     kind: ClassVar[str] = "skip-blocks"
     source: ClassVar[str] = "Stable Diffusion 3.5's SLG; arXiv 2508.12880"
+    formula: ClassVar[str] = "D_g = D of the network without the branches of some blocks"
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "blocks"
     variants = MappingProxyType({"random": {"layers": ("all",), "share": 0.1}})

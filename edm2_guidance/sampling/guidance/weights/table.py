@@ -22,6 +22,7 @@ class Table(FromFile, Scheduled):
     """
 
     kind: ClassVar[str] = "table"
+    formula: ClassVar[str] = "w_t = 1 + (w - 1) (v(sigma) - 1), v from a table, straight over ln sigma"
 
     w: float = option(_AS_GIVEN, "2 = the weights as they are given; 1 = off")
     sigmas: tuple[float, ...] = option((), "Noise levels, falling, joined by +", unit="sigmas")
