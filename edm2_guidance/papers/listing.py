@@ -92,6 +92,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "weights": list(row.weights),
         "classifier_scale": row.scale if row.classifier else None,
         "rule": row.rule if row.net is not None else None,
+        "around": row.around or None,
         "references": list(row.references),
         "sampler": row.sampler if row.net is not None else None,
         "schedule": row.schedule if row.net is not None else None,

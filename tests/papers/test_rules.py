@@ -1,12 +1,14 @@
 """The tables of papers about guidance rules: every number against a list typed from the papers, and what rows make."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.commands import reproduce
 from edm2_guidance.papers import rules
+from edm2_guidance.papers.costs import evaluations
 from edm2_guidance.papers.tables import all_rows, find, select
 from edm2_guidance.recipe.recipe import StepInterval
 
@@ -122,6 +124,7 @@ def test_a_row_has_a_recipe_or_says_why_not():
             assert [str(recipe.rule), str(recipe.sampler), str(recipe.schedule)] == [
                 row.rule, row.sampler, row.schedule
             ]  # fmt: skip
+            assert ",".join(map(str, recipe.around)) == row.around
             states["made"] += 1
             continue
         states["searched" if "reproduce.py search" in row.blocked else "blocked"] += 1
@@ -130,7 +133,7 @@ def test_a_row_has_a_recipe_or_says_why_not():
     assert states == STATES
 
 
-STATES = {"made": 83, "searched": 18, "blocked": 81}
+STATES = {"made": 95, "searched": 19, "blocked": 68}
 
 
 def recipe_of(name):
@@ -162,6 +165,20 @@ def test_rules_weights_and_references_are_those_of_the_papers():
     assert {row.labels for row in find("ddo-512")} == {"balanced"}
     assert recipe_of("swg-s-uncond-fid").labels == "none"
     assert {row.first_seed for row in find("erk-512") if row.net is not None} == {100000}
+
+
+def test_settings_of_the_correction_for_stiffness():
+    """w_stiff and w_con by what is corrected."""
+    typed = {
+        "unguided-32": (2, 0.5), "unguided-16": (0.75, 0.3), "unguided-8": (0.5, 0.1), "cfg-32": (1, 0.5),
+        "cfg-16": (0.75, 0.5), "autog-32": (1, 0.5), "autog-16": (0.75, 0.5),
+    }  # fmt: skip
+    for name, pair in typed.items():
+        recipe, plain = recipe_of(f"erk-{name}-fid"), recipe_of(f"erk-{name}-heun-fid")
+        (around,) = recipe.around
+        assert (around.w_stiff, around.w_con) == pair, name
+        assert replace(recipe, around=()) == plain
+        assert evaluations(find(f"erk-{name}-fid")[0]) == evaluations(find(f"erk-{name}-heun-fid")[0])
 
 
 @pytest.mark.parametrize(("steps", "first", "last"), [(16, 8, 10), (64, 31, 44)])
