@@ -153,6 +153,7 @@ def _state(row: Row) -> str:
 
 
 def _why_blocked(reason: str) -> str:
-    if "reproduce.py search" in reason:
-        return "search"
+    for command, word in (("network_tool.py entropy", "measure"), ("reproduce.py search", "search")):
+        if command in reason:
+            return word
     return "no: " + ("copied number" if reason.startswith("a number copied") else reason.split(",")[0])

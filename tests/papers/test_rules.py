@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from edm2_guidance.commands import reproduce
+from edm2_guidance.commands import calculate_metrics, network_tool, reproduce
 from edm2_guidance.papers import rules
 from edm2_guidance.papers.costs import evaluations
 from edm2_guidance.papers.tables import all_rows, find, select
@@ -201,6 +201,22 @@ def test_scores_of_one_setting_are_of_the_same_images():
 def test_only_tables_of_the_same_authors_state_their_spread():
     spread = {row.table for row in all_rows() if row.spread is not None}
     assert spread == {"ag1", "gi1", "gi-steps", "edm2-2", "edm2-3", "edm2-4"}
+
+
+def test_what_measures_and_scores_an_entropic_schedule_are_commands():
+    rows = [row for row in find("entropy-512") if row.blocked]
+    assert len(rows) == 24
+    for row in rows:
+        measure, score = row.blocked.partition("; to make it: ")[2].split("; ")
+        options = [dict(word[2:].split("=", 1) for word in shlex.split(line)[3:]) for line in (measure, score)]
+        network_tool.main.commands["entropy"].make_context("entropy", shlex.split(measure)[3:])
+        calculate_metrics.main.commands["gen"].make_context("gen", [
+            "--schedule=edm" if word.startswith("--schedule=") else word for word in shlex.split(score)[3:]
+        ])  # fmt: skip
+        assert options[1]["schedule"] == f"entropy:file={options[0]['out']}:rescaled"
+        assert options[0]["net"] == options[1]["net"] in {source for row in all_rows() for source in row.sources()}
+        assert (options[1]["metrics"], int(options[1]["steps"])) == (row.metric, int(row.name.split("-")[3]))
+        assert options[1]["sampler"] == ("ddpm:clip=false" if "stochastic" in row.name else "euler")
 
 
 def test_what_finds_a_missing_weight_is_a_command(monkeypatch):
