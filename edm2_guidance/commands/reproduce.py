@@ -82,8 +82,9 @@ def list_rows(names: tuple[str, ...], asked: opt.ListOptions) -> None:
     """Show tables and rows with the published scores.
 
     runs: yes, or what is in the way: reconstruct = its EMA lengths are not published, train = nor is a network of
-    that run, save = its network is released by others, search = its weight is not published, no = not a network or
-    method of this code base. assumed = some of the setting is not published either. `plan` gives commands and reasons.
+    that run, save = its network is released by others, search = its weight is not published, measure = its noise
+    levels come of a measurement, no = not a network or method of this code base. assumed = some of the setting is not
+    published either. `plan` gives commands and reasons.
     """
     rows = rows_named(names)
     if asked.form == "table":

@@ -92,6 +92,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "weights": list(row.weights),
         "classifier_scale": row.scale if row.classifier else None,
         "rule": row.rule if row.net is not None else None,
+        "around": row.around or None,
         "references": list(row.references),
         "sampler": row.sampler if row.net is not None else None,
         "schedule": row.schedule if row.net is not None else None,
@@ -152,6 +153,7 @@ def _state(row: Row) -> str:
 
 
 def _why_blocked(reason: str) -> str:
-    if "reproduce.py search" in reason:
-        return "search"
+    for command, word in (("network_tool.py entropy", "measure"), ("reproduce.py search", "search")):
+        if command in reason:
+            return word
     return "no: " + ("copied number" if reason.startswith("a number copied") else reason.split(",")[0])

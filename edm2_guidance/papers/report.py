@@ -131,7 +131,7 @@ def _grouped(rows: Iterable[Row], records: Sequence[Record]) -> Iterator[tuple[R
 
 
 def _homes(rows: Iterable[Row], record: Record) -> set[str]:
-    """The rows that a record belongs to; of those that differ in rule, sampler and schedule alone, the nearest."""
+    """The rows that a record belongs to: those from which it differs in the fewest parts (`_unusual`)."""
     far = {row.name: len(_unusual(row, record.get("recipe") or {})) for row in rows if _belongs(row, record)}
     return {name for name, count in far.items() if count == min(far.values())}
 
@@ -267,7 +267,7 @@ def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
         recipe = read_recipe(stored)
     except ValueError:  # `_method_differences` says so
         return []
-    found = [f"{spec.axis} {spec}" for spec in _unusual(row, stored)]
+    found = [_other_part(row, spec) for spec in _unusual(row, stored)]
     if recipe.labels != row.labels:
         found.append(f"labels {recipe.labels}, not {row.labels}")
     if recipe.seed_rule != "edm2":
@@ -276,12 +276,21 @@ def _recipe_differences(row: Row, stored: Mapping[str, Any]) -> list[str]:
 
 
 def _unusual(row: Row, stored: Mapping[str, Any]) -> list[Spec]:
-    """Schedule, sampler and rule of a recipe as JSON, as far as they are not the row's."""
+    """Schedule, sampler, rule and around of a recipe as JSON, as far as they are not the row's; what it lacks last."""
     try:
         recipe = read_recipe(stored)
     except ValueError:
         return []
-    return recipe.unusual(None if row.net is None else _recipe_of(row))
+    if row.net is None:
+        return recipe.unusual()
+    wanted = _recipe_of(row)
+    return [*recipe.unusual(wanted), *(each for each in wanted.around if each not in recipe.around)]
+
+
+def _other_part(row: Row, spec: Spec) -> str:
+    """What differs in a part that `_unusual` found."""
+    lacks = row.net is not None and spec in _recipe_of(row).around
+    return f"without {spec}" if lacks else f"{spec.axis} {spec}"
 
 
 def _file_name(path: object) -> str:

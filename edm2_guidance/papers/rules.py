@@ -44,6 +44,7 @@ class Setting:
     interval: StepInterval | None
     sigmas: str
     rule: str
+    around: str
     sampler: str
     schedule: str
     num_steps: int
@@ -112,6 +113,7 @@ def _setting(line: Mapping[str, str]) -> Setting:
         interval=_interval(line["interval"], line["sigmas"], schedule, num_steps),
         sigmas=line["sigmas"],
         rule=line["rule"] or "linear",
+        around=line["around"],
         sampler=line["sampler"] or "heun",
         schedule=schedule,
         num_steps=num_steps,

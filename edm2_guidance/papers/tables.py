@@ -73,7 +73,7 @@ class Row:
     Weights are w of D = D_guide + w (D_main - D_guide), 1 = off, one per guide, or texts of weights that do not stay;
     the interval holds for all guides. Networks are file names; `sources` says where they are. published: as printed,
     None if nobody published it. repeats: runs of `num_images` images, of which the best is reported; None where that is
-    unknown. Samplers, schedules, rules and references are texts, as the command line takes them.
+    unknown. Samplers, schedules, rules, references and what is around are texts, as the command line takes them.
     """
 
     table: str
@@ -98,6 +98,7 @@ class Row:
     sampler: str = "heun"
     schedule: str = "edm"
     rule: str = "linear"
+    around: str = ""
     references: tuple[str, ...] = ()  # one per guide; none: their networks, as they are
     first_seed: int = 0
     against: str | None = None  # a name of `papers.references`, where the reference is not that of `data`
@@ -196,6 +197,7 @@ class Row:
             self.sampler,
             self.schedule,
             self.rule,
+            around=self.around or (),
             labels=self.labels,
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -351,6 +353,7 @@ def _rule_rows() -> Iterator[Row]:
                 sampler=setting.sampler,
                 schedule=setting.schedule,
                 rule=setting.rule,
+                around=setting.around,
                 references=setting.references,
                 first_seed=setting.first_seed,
                 against=setting.against,

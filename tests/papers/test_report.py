@@ -177,7 +177,11 @@ def hash_of(name):
 
 
 def test_of_rows_that_differ_in_sampler_or_rule_alone_a_line_belongs_to_the_nearest():
-    pairs = [("entropy-xs-deterministic-32-edm-fid", "edm2-img512-xs-fid"), ("fdg-s-fid", "fdg-s-cfg-fid")]
+    pairs = [
+        ("entropy-xs-deterministic-32-edm-fid", "edm2-img512-xs-fid"),
+        ("fdg-s-fid", "fdg-s-cfg-fid"),
+        ("erk-cfg-16-fid", "erk-cfg-16-heun-fid"),
+    ]
     for names in pairs:
         rows = [row(name) for name in names]
         for name in names:
@@ -188,6 +192,11 @@ def test_of_rows_that_differ_in_sampler_or_rule_alone_a_line_belongs_to_the_near
     far = record("fdg-s-fid", 2.0, tagged=False)
     (alone,) = collect([row("fdg-s-cfg-fid")], [far])
     assert alone.differs == ("rule fdg",)
+    heun, erk = "erk-cfg-16-heun-fid", "erk-cfg-16-fid"
+    (alone,) = collect([row(erk)], [record(heun, 2.0, tagged=False)])
+    assert alone.differs == ("without erk:w_stiff=0.75",)
+    (alone,) = collect([row(heun)], [record(erk, 2.0, tagged=False)])
+    assert alone.differs == ("around erk:w_stiff=0.75",)
 
 
 def test_heun_is_not_the_sampler_of_a_row_of_another():

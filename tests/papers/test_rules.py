@@ -1,12 +1,16 @@
 """The tables of papers about guidance rules: every number against a list typed from the papers, and what rows make."""
 
+import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from edm2_guidance.commands import reproduce
+from edm2_guidance.commands import calculate_metrics, network_tool, reproduce
 from edm2_guidance.papers import rules
+from edm2_guidance.papers.costs import evaluations
 from edm2_guidance.papers.tables import all_rows, find, select
 from edm2_guidance.recipe.recipe import StepInterval
 
@@ -122,6 +126,7 @@ def test_a_row_has_a_recipe_or_says_why_not():
             assert [str(recipe.rule), str(recipe.sampler), str(recipe.schedule)] == [
                 row.rule, row.sampler, row.schedule
             ]  # fmt: skip
+            assert ",".join(map(str, recipe.around)) == row.around
             states["made"] += 1
             continue
         states["searched" if "reproduce.py search" in row.blocked else "blocked"] += 1
@@ -130,7 +135,7 @@ def test_a_row_has_a_recipe_or_says_why_not():
     assert states == STATES
 
 
-STATES = {"made": 83, "searched": 18, "blocked": 81}
+STATES = {"made": 99, "searched": 27, "blocked": 56}
 
 
 def recipe_of(name):
@@ -164,6 +169,20 @@ def test_rules_weights_and_references_are_those_of_the_papers():
     assert {row.first_seed for row in find("erk-512") if row.net is not None} == {100000}
 
 
+def test_settings_of_the_correction_for_stiffness():
+    """w_stiff and w_con by what is corrected."""
+    typed = {
+        "unguided-32": (2, 0.5), "unguided-16": (0.75, 0.3), "unguided-8": (0.5, 0.1), "cfg-32": (1, 0.5),
+        "cfg-16": (0.75, 0.5), "autog-32": (1, 0.5), "autog-16": (0.75, 0.5),
+    }  # fmt: skip
+    for name, pair in typed.items():
+        recipe, plain = recipe_of(f"erk-{name}-fid"), recipe_of(f"erk-{name}-heun-fid")
+        (around,) = recipe.around
+        assert (around.w_stiff, around.w_con) == pair, name
+        assert replace(recipe, around=()) == plain
+        assert evaluations(find(f"erk-{name}-fid")[0]) == evaluations(find(f"erk-{name}-heun-fid")[0])
+
+
 @pytest.mark.parametrize(("steps", "first", "last"), [(16, 8, 10), (64, 31, 44)])
 def test_an_interval_in_noise_levels_at_other_numbers_of_steps(steps, first, last):
     """Those of the levels of EDM's schedule, written out, that lie in (0.28, 2.90]."""
@@ -186,8 +205,33 @@ def test_only_tables_of_the_same_authors_state_their_spread():
     assert spread == {"ag1", "gi1", "gi-steps", "edm2-2", "edm2-3", "edm2-4"}
 
 
-def test_what_finds_a_missing_weight_is_a_command(monkeypatch):
-    """It is taken up to the point where networks are opened."""
+def test_what_measures_and_scores_an_entropic_schedule_are_commands():
+    rows = [row for row in find("entropy-512") if row.blocked]
+    assert len(rows) == 24
+    for row in rows:
+        measure, score = row.blocked.partition("; to make it: ")[2].split("; ")
+        options = [dict(word[2:].split("=", 1) for word in shlex.split(line)[3:]) for line in (measure, score)]
+        network_tool.main.commands["entropy"].make_context("entropy", shlex.split(measure)[3:])
+        calculate_metrics.main.commands["gen"].make_context("gen", [
+            "--schedule=edm" if word.startswith("--schedule=") else word for word in shlex.split(score)[3:]
+        ])  # fmt: skip
+        assert options[1]["schedule"] == f"entropy:file={options[0]['out']}:rescaled"
+        assert options[0]["net"] == options[1]["net"] in {source for row in all_rows() for source in row.sources()}
+        assert (options[1]["metrics"], int(options[1]["steps"])) == (row.metric, int(row.name.split("-")[3]))
+        assert options[1]["sampler"] == ("ddpm:clip=false" if "stochastic" in row.name else "euler")
+
+
+def test_windows_are_a_reference_of_the_main_network():
+    for name, w in (("swg-s-mswg-1.2-fid", 1.2), ("swg-s-mswg-2.1-dino", 2.1)):
+        (guide,) = recipe_of(name).guides
+        assert (guide.net, guide.weight.w, str(guide.reference)) == (None, w, "crops")
+        assert evaluations(find(name)[0]) == {"main": 63 * (1 + 4)}
+
+
+def test_what_finds_a_missing_weight_is_a_command(monkeypatch, tmp_path):
+    """It is taken up to the point where networks are opened; those that are made first are taken to be there."""
+    monkeypatch.chdir(tmp_path)
+    Path("networks").mkdir()
 
     def opened(*args):
         raise ValueError("reached")
@@ -196,5 +240,7 @@ def test_what_finds_a_missing_weight_is_a_command(monkeypatch):
     commands = {row.blocked.partition("; to find it: python reproduce.py ")[2] for row in select(TABLES) if row.blocked}
     assert len(commands) == 1 + STATES["searched"]
     for command in filter(None, commands):
+        for file in re.findall(r"networks/\S+\.pkl", command):
+            Path(file).touch()
         done = CliRunner().invoke(reproduce.main, shlex.split(command))
         assert "reached" in done.output, command
