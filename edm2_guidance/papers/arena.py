@@ -9,7 +9,8 @@ An arena is a TOML file, one that ships (`arenas/`) or the user's own:
     [final]                             num_images and seed of the first block, blocks of the `best` ones
     [[methods]]                         name; rule, weight, reference, around, interval = [FIRST, LAST]; guides, over,
                                         values where they differ
-    [solvers]                           samplers, schedules, by evaluations, under which of the methods
+    [solvers]                           samplers, "euler over logsnr" with another schedule; evaluations; methods that
+                                        they are for
 
 A method beside a guide, and a solver at a number of evaluations beside a method, is an entry: `fdg/weak`,
 `linear/weak/unipc/16`. Methods are searched, all by the same number of values and images; solvers take over what was
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edm2_guidance.papers.search import Axis, Point
-from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight
+from edm2_guidance.recipe.parts import Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
@@ -41,6 +42,7 @@ class Method:
     rule: str = "linear"
     weight: str = "constant"
     reference: str = "network"
+    around: tuple[str, ...] = ()
     interval: tuple[int, int] | None = None
     guides: tuple[str, ...] | None = None
     over: str | None = None
@@ -74,7 +76,6 @@ class Solvers:
     methods: tuple[str, ...] = ()
     evaluations: tuple[int, ...] = ()
     samplers: tuple[str, ...] = ()
-    schedules: tuple[str, ...] = ("edm",)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ class Arena:
         try:
             axis = Axis(method.over or self.search.over, method.values or self.search.values)
             acting = Guide(net, Weight.parse(method.weight), method.interval, method.reference)
-            recipe = replace(base, guides=(acting,), rule=Rule.parse(method.rule))
+            recipe = Recipe(
+                base.net, acting, self.num_steps, self.sampler, self.schedule, method.rule, around=method.around
+            )
             recipe_at(recipe, {axis.name: axis.values[0]})
         except ValueError as error:
             raise ValueError(f"{self.name}: {name}: {error}") from error
@@ -181,16 +184,14 @@ class Arena:
             if name not in methods:
                 raise ValueError(f"{self.name}: solvers: no method is called {name}")
             for budget in self.solvers.evaluations:
-                for schedule in self.solvers.schedules:
-                    made += [self._solver(methods[name], each, schedule, budget) for each in self.solvers.samplers]
+                made += [self._solver(methods[name], each, budget) for each in self.solvers.samplers]
         return made
 
-    def _solver(self, method: Entry, sampler: str, schedule: str, budget: int) -> Entry:
-        kind, spaced = Sampler.parse(sampler), Schedule.parse(schedule)
+    def _solver(self, method: Entry, solver: str, budget: int) -> Entry:
+        sampler, _, schedule = solver.partition(" over ")
+        kind, spaced = Sampler.parse(sampler), Schedule.parse(schedule or self.schedule)
         group = f"{method.name}/{budget}"
-        beside = "" if spaced == Schedule.parse("edm") else f"+{schedule}"
-        first = f"{method.name}/{self.solvers.samplers[0]}/{budget}"
-        name = f"{method.name}/{sampler}{beside}/{budget}"
+        first, name = (f"{method.name}/{each}/{budget}" for each in (self.solvers.samplers[0], solver))
         recipe = replace(method.recipe, sampler=kind, schedule=spaced, num_steps=steps_within(kind, spaced, budget))
         return Entry(name, recipe, group, None, method, None if first == name else first)
 

@@ -48,15 +48,19 @@ def test_methods_are_searched_by_the_same_number_of_values(name):
 def test_every_kind_of_guidance_competes():
     """What is left out needs what the networks of digits, or the sampler, have not."""
     entries = load("mnist16").entries
-    found = {axis: set() for axis in ("rule", "weight", "sampler")}
+    found = {axis: set() for axis in ("rule", "weight", "reference", "around", "sampler")}
     for entry in entries:
+        found["around"] |= {each.kind for each in entry.recipe.around}
+        found["reference"] |= {guide.reference.kind for guide in entry.recipe.guides}
         found["rule"].add(entry.recipe.rule.kind)
         found["sampler"].add(entry.recipe.sampler.kind)
         found["weight"] |= {guide.weight.kind for guide in entry.recipe.guides}
     lacking = {axis: set(catalog.kinds(axis)) - kinds for axis, kinds in found.items()}
     assert lacking == {
         "rule": {"own-rule"},
-        "weight": {"own-weight", "posterior"},
+        "weight": {"own-weight", "posterior", "table"},
+        "reference": {"classifier", "crops"},
+        "around": set(),
         "sampler": {"ddim"},  # without noise it is Euler's method
     }
 
