@@ -24,7 +24,7 @@ from training.perturbed import layers_of
 __all__ = ["Edm2Model", "cannot_compile", "compile_key", "cost", "inspect", "load_encoder", "open_model", "recognises"]
 
 _CHANNELS = {StandardRGBEncoder: 3, StabilityVAEEncoder: 4}
-_INSIDE = ("attention", "blocks", "crops", "dropout", "noise embedding")
+_INSIDE = ("attention", "blocks", "crops", "dropout", "label noise", "noise embedding")
 
 
 def recognises(source: str, *, offline: bool) -> bool:
@@ -76,7 +76,6 @@ class Edm2Model(Model):
         self.shape = (self.net.img_channels, self.net.img_resolution, self.net.img_resolution)
         self.image_size = self.net.img_resolution
         self.num_classes = self.net.label_dim
-        self.supports = self.supports | {"label noise"} if type(self.net) in NETWORK_CLASSES.values() else self.supports
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         self.precision = usual_precision(self.net, device)

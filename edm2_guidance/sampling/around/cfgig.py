@@ -10,11 +10,11 @@ from edm2_guidance.recipe.spec import option
 
 @dataclass(frozen=True)
 class CFGiG(Program):
-    """Of the steps the first `init` make a sample without guides; `rounds` times noise of level sigma is added to what
-    there is, and taken away with them.
+    """The first `init` steps make a sample without guides, to which noise is added and taken away with them.
 
-    Each round has as many steps; what does not divide is for the first sample. The noise is of the image's own stream,
-    and levels are of the recipe's schedule, from sigma down to its lowest one.
+    That happens `rounds` times, with noise of level sigma. Each round has as many steps; what does not divide is for
+    the first sample. The noise is of the image's own stream, and levels are of the recipe's schedule, from sigma down
+    to its lowest one.
     """
 
     kind: ClassVar[str] = "cfgig"
