@@ -1,10 +1,12 @@
 """CADS: its schedule, what the noise does to embedded labels, both forms of a network, and whole runs."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dnnlib.inference import Inference
 from edm2_guidance.recipe.parts import Around, Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
@@ -153,3 +155,13 @@ def test_one_batch_for_two_classes_is_the_same(tiny_networks, monkeypatch):
     monkeypatch.setitem(TOGETHER, "cpu", 16)
     together, _ = run(tiny_networks["cond"], "cads", guides=guides)
     torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["skip-blocks", "noise-embedding", "previous-step"])
+def test_references_that_ask_the_network_otherwise(reference, tiny_networks):
+    """They are told the same labels, in both forms."""
+    recipe = Recipe(str(tiny_networks["cond"]), (Guide(None, 1.8, reference=reference),), 6, around="cads")
+    made = [sample(open_recipe(recipe, "cpu", inference=Inference(form)), [0, 1])[0] for form in ("plain", "prepared")]
+    torch.testing.assert_close(*made, rtol=1e-3, atol=1e-3)
+    plain = sample(open_recipe(replace(recipe, around=()), "cpu"), [0, 1])[0]
+    assert float((made[0] - plain).abs().max()) > 1e-3

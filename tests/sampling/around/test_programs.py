@@ -94,6 +94,19 @@ def test_a_leg_starts_anew(sampler, extra):
     torch.testing.assert_close(whole[-1].x, expected[-1].x, rtol=1e-9, atol=1e-9)
 
 
+def test_a_reference_that_looks_back_starts_anew():
+    guide = Guide(None, 1.3, reference="previous-step")
+
+    def made(noise, **more):
+        recipe, drawn = Recipe("net", guide, **more), itertools.count()
+        at = guided(network(main), [(guide, None)])
+        return list(trajectory(recipe.sampler, recipe.steps(), at, noise, lambda x: DRAWN[next(drawn)]))
+
+    whole = made(NOISE, num_steps=9, around="cfgig:init=3:rounds=1")
+    alone = made(whole[2].x + DRAWN[0], num_steps=6, schedule="edm:sigma_max=1")
+    torch.testing.assert_close(whole[-1].x, alone[-1].x, rtol=1e-9, atol=1e-9)
+
+
 def test_erk_looks_back_within_a_leg_alone():
     around = "cfgig:init=3:rounds=1,erk:w_con=0.01:w_stiff=3"
     whole = run(recipe_of(around))
