@@ -61,7 +61,7 @@ def test_what_ships_here_has_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     Path("mnist16-cond").write_bytes(b"mine")
     assert find_file("mnist16-cond") == Path("mnist16-cond")
-    assert {file.suffix for file in EMBEDDED.rglob("*") if file.is_file()} - {".py", ".pyc", ".md"} == {
+    assert {file.suffix for file in EMBEDDED.rglob("*") if file.is_file()} - {".py", ".pyc", ".md", ".json"} == {
         file.suffix for file in embedded().values()
     }, "all that ships, but texts, has a name"
 

@@ -68,7 +68,8 @@ def test_all_images_with_what_is_known_of_each(folder: Path) -> None:
     assert rows[-1]["name"] == "000103.png", "noise is the worst"
     assert float(rows[-1]["distance"]) == max(float(row["distance"]) for row in rows)
     copy = next(row for row in rows if row["seed"] == "111")
-    assert (float(copy["distance"]), copy["nearest"]) == (0, "digit-30.png")
+    assert copy["nearest"] == "digit-30.png"
+    assert float(copy["distance"]) == pytest.approx(0, abs=1e-4), "in another place of another batch"
     with np.load(DIGITS) as file:
         assert copy["label"] == str(file["arr_1"][150])
     assert not (folder / "results").exists(), "nothing goes to the ledger"

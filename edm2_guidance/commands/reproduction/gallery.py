@@ -126,8 +126,9 @@ class Painter:
         above, below = figure.subplots(1, 2)
         plots.draw_recipe(above, below, "", recipe)
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=DPI)
-        self._save(Image.open(drawn).convert("RGB").quantize(COLOURS), name)
+        figure.savefig(drawn, format="rgba", dpi=DPI)
+        size = (round(INCHES[0] * DPI), round(INCHES[1] * DPI))
+        self._save(Image.frombytes("RGBA", size, drawn.getvalue()).convert("RGB").quantize(COLOURS), name)
 
     def _digits(self, entry: Entry) -> None:
         from edm2_guidance.images.grid import compose_grid
