@@ -19,6 +19,7 @@ from edm2_guidance.papers.listing import Cells
 from edm2_guidance.papers.search import Point
 
 Record = Mapping[str, Any]
+_USUAL = {("rule", "linear"), ("weight", "constant"), ("reference", "network")}
 #: By the names of two entries: the interval of the difference of each metric, whose middle is the difference.
 Pairs = Mapping[tuple[str, str], Mapping[str, Interval]]
 
@@ -187,17 +188,58 @@ def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, times: Mapping[
     ]
     for each in members:
         against = pairs.get((each.entry.name, each.entry.against or ""), {}).get(first)
-        setting = ", ".join(f"{'w' if name == 'weight' else name} = {value:g}" for name, value in each.point.items())
-        difference = "" if against is None else f"{_signed(first, against.low)} to {_signed(first, against.high)}"
+        difference = "" if against is None else _ends(first, against)
         calls = " + ".join(f"{count} {name}" for name, count in each.evaluations.items() if count)
         count = sum(int(record["num_images"]) for record in each.records[first])
         rows.append([
-            _mark(each, members[0], pairs, first), each.entry.name, setting, each.text(first),
+            _mark(each, members[0], pairs, first), each.entry.name, _setting(each.point), each.text(first),
             "" if against is None else each.entry.against, difference,
             *(each.text(metric) for metric in others), calls,
             f"{times[each.entry.name]:.2f}" if each.entry.name in times else "", f"{count:,}",
         ])  # fmt: skip
     return rows
+
+
+def how_kinds_fared(arena: Arena, found: Sequence[Standing], pairs: Pairs) -> dict[tuple[str, str], list[str]]:
+    """A line for each entry that a kind was in, by axis and kind; of the usual kinds, those that are usual throughout.
+
+    Solvers are told by theirs, methods by what guides.
+    """
+    lines: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        for place in _kinds(each.entry):
+            lines.setdefault(place, []).append(_fared(arena.metrics[0], each, found, pairs))
+    return lines
+
+
+def _kinds(entry: Entry) -> list[tuple[str, str]]:
+    recipe = entry.recipe
+    if entry.of is not None:
+        return [("sampler", recipe.sampler.kind), ("schedule", recipe.schedule.kind)]
+    parts = [recipe.rule, *recipe.around]
+    for guide in recipe.guides:
+        parts += [guide.weight, guide.reference]
+    kinds = [(part.axis, part.kind) for part in parts]
+    chosen = [kind for kind in kinds if kind not in _USUAL]
+    plain = bool(recipe.guides) and all(guide.interval is None for guide in recipe.guides)
+    return chosen or (kinds if plain else [])
+
+
+def _fared(metric: str, each: Standing, found: Sequence[Standing], pairs: Pairs) -> str:
+    members = [other for other in found if other.entry.group == each.entry.group]
+    place = f"place {members.index(each) + 1} of {len(members)}"
+    known = pairs.get((each.entry.name, each.entry.against or ""), {}).get(metric)
+    beside = "" if known is None else f", beside {each.entry.against} {_ends(metric, known)}"
+    setting = f" at {_setting(each.point)}" if each.point and each.entry.of is None else ""
+    return f"`{each.entry.name}`{setting}: {metric} {each.text(metric)}, {place}{beside}"
+
+
+def _setting(point: Point) -> str:
+    return ", ".join(f"{'w' if name == 'weight' else name} = {value:g}" for name, value in point.items())
+
+
+def _ends(metric: str, interval: Interval) -> str:
+    return f"{_signed(metric, interval.low)} to {_signed(metric, interval.high)}"
 
 
 def _mark(each: Standing, best: Standing, pairs: Pairs, metric: str) -> str:

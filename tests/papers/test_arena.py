@@ -1,6 +1,8 @@
 """Arenas: what competes, and what of it cannot be."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +122,10 @@ def test_names_that_are_not_there(written):
         load("mnist")
     with pytest.raises(ValueError, match="called 'fdg/\\*'"):
         load(written(SMALL)).chosen(["fdg/*"])
+
+
+def test_the_arena_of_the_docs_is_one(written):
+    page = (Path(__file__).parents[2] / "docs" / "arena.md").read_text()
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    names = [entry.name for entry in load(written(text)).entries]
+    assert names[:3] == ["linear/uncond", "fdg-cads/uncond", "feedback/uncond"]

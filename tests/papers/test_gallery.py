@@ -30,7 +30,7 @@ def test_every_kind_is_shown_once():
 
 
 def test_the_pages_are_what_the_code_says():
-    texts = pages()
+    texts = pages(making.fared(FOLDER.parent / "arena" / "mnist16.jsonl"))
     assert {path.name for path in FOLDER.glob("*.md")} == set(texts), AGAIN
     for name, text in texts.items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text, f"{name}: {AGAIN}"
@@ -61,7 +61,7 @@ def test_commands_parse_and_recipes_are_of_what_is_shown(entry):
 
 def test_what_the_arena_found_is_said_where_it_found_something():
     (entry,) = read('[{"axis": "rule", "kind": "linear"}]')
-    assert page(entry, "FD 0.45, of 12 the best.").endswith("## In the arena\n\nFD 0.45, of 12 the best.\n")
+    assert page(entry, "FD 0.45, of 12 the best.").endswith("FD 0.45, of 12 the best.\n")
     assert "arena" not in page(entry)
     assert "rank 1" in pages({"rule-linear": "rank 1"})["rule-linear.md"]
 

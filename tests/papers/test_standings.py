@@ -4,7 +4,16 @@ import pytest
 
 from edm2_guidance.papers.arena import Arena, Final, Method, Solvers
 from edm2_guidance.papers.arena_plots import front_of
-from edm2_guidance.papers.standings import differences, pair_key, pairs_of, read_pairs, standings, table, write_lines
+from edm2_guidance.papers.standings import (
+    differences,
+    how_kinds_fared,
+    pair_key,
+    pairs_of,
+    read_pairs,
+    standings,
+    table,
+    write_lines,
+)
 from tests.papers.ledger_lines import line
 
 METRICS = ("fd_mnist", "fd_mnist_ae")
@@ -77,6 +86,19 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     assert [row[0] for row in table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")] == ["", "1", ""]
     rows = table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")
     assert [row[rows[0].index("time")] for row in rows] == ["time", "1.23", ""]
+
+
+def test_how_kinds_fared():
+    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("linear/weak/euler/4", 3.0)]
+    found = standings(ARENA, records)
+    lines = how_kinds_fared(ARENA, found, differences(found, {}))
+    assert lines["rule", "fdg"] == [
+        "`fdg/weak` at w = 1.5: fd_mnist 1.9000 [1.8000, 2.0000], place 1 of 2, beside linear/weak -0.2414 to +0.0414"
+    ]
+    assert lines["rule", "linear"] == lines["reference", "network"]
+    assert lines["sampler", "euler"] == ["`linear/weak/euler/4`: fd_mnist 3.0000 [2.9000, 3.1000], place 1 of 1"]
+    assert ("weight", "constant") in lines
+    assert ("rule", "apg") not in lines
 
 
 def test_a_file_that_holds_no_differences_is_refused(tmp_path):

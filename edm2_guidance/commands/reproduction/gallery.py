@@ -15,6 +15,8 @@ from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_opti
 from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.commands.reproduction.gallery_pages import pages
+from edm2_guidance.papers import standings
+from edm2_guidance.papers.arena import load
 from edm2_guidance.papers.gallery import Entry, axes, entries
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import Generation
 
 OUTDIR = "docs/gallery"
+LEDGER = "docs/arena/mnist16.jsonl"  # whose scores pages tell, where it is
 INCHES, DPI, COLOURS = (4.2, 2.1), 100, 16  # of pictures of the toy
 TILE, GREYS = 32, 16  # pixels of a digit's side, and shades
 
@@ -57,6 +60,19 @@ class GalleryOptions(OptionGroup):
     text: bool = flag("Pages without their pictures")
 
 
+def fared(ledger: str | Path) -> dict[str, str]:
+    """How kinds fared in the arena of a ledger, by the names of their entries; nothing where there is none."""
+    if not Path(ledger).exists():
+        return {}
+    from edm2_guidance.metrics.ledger import read
+
+    arena = load(Path(ledger).stem)
+    found = standings.standings(arena, read(ledger))
+    pairs = standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
+    lines = standings.how_kinds_fared(arena, found, pairs)
+    return {f"{axis}-{kind}": "\n".join(f"- {line}" for line in each) for (axis, kind), each in lines.items()}
+
+
 @click.command("gallery", cls=Command)
 @takes_options
 def make_gallery(asked: GalleryOptions) -> None:
@@ -70,7 +86,8 @@ def make_gallery(asked: GalleryOptions) -> None:
     """
     folder = Path(asked.outdir)
     chosen = [entry for entry in entries() if asked.only is None or entry.kind in asked.only]
-    texts = pages()
+    with bad_input():
+        texts = pages(fared(LEDGER))
     wanted = ["index.md", *(f"{entry.name}.md" for entry in chosen)]
     with bad_input():
         check_destination(folder / "index.md")

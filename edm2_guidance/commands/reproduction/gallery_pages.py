@@ -80,7 +80,7 @@ def page(entry: Entry, fared: str = "") -> str:
         *([f"Its fields:\n\n{fields}"] if fields else []),
         *_of_points(entry),
         *_of_digits(entry),
-        *([f"## In the arena\n\n{fared}"] if fared else []),
+        *([f"## In the arena\n\n[All of it](../arena.md).\n\n{fared}"] if fared else []),
     ]
     return "\n\n".join(parts) + "\n"
 
