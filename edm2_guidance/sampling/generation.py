@@ -319,8 +319,8 @@ def open_recipe(
 ) -> Generation:
     """Open the networks of a recipe on a device and check that they fit. ValueError or OSError if they do not.
 
-    inference: how all of them compute. memory: what is known of networks with these numbers of parameters. load,
-    stored: open a network, and stored images.
+    inference: how all of them compute. memory: what is known of networks with these numbers of parameters, and, last,
+    with a gradient or without. load, stored: open a network, and stored images.
     """
     target = _device_for(recipe, device)
     recipe, notes = recipe.resolved()
@@ -359,8 +359,8 @@ def open_recipe(
         noise_device=noise_device,
         encoder=main.identity["encoder"],
     )
-    sizes = tuple(model.num_parameters for model in (main, *others))
-    return Generation(recipe, main, guides, target, tuple(notes), memory(sizes), base).computing(inference)
+    known = memory((*(model.num_parameters for model in (main, *others)), recipe.rule.takes_gradient))
+    return Generation(recipe, main, guides, target, tuple(notes), known, base).computing(inference)
 
 
 def _loaded(load: Callable[..., Any], net: NetworkRef, option: str) -> Any:
@@ -416,7 +416,7 @@ def opener(
 ) -> Callable[[Recipe], Generation]:
     """`open_recipe` with these settings for many recipes; the last few files are kept open for the next ones.
 
-    What memory held of networks is remembered for others that are as large.
+    What memory held of networks is remembered for others that are as large; a rule that takes gradients needs more.
     """
 
     load = functools.lru_cache(maxsize=4)(open_network)  # a search over EMA lengths opens a hundred
