@@ -19,7 +19,14 @@ RUN = [
     "docs/networks.md", "docs/training.md", "docs/speed.md", "docs/install.md", "docs/toy.md", "examples/README.md",
     "edm2_guidance/pretrained/README.md",
 ]  # fmt: skip
-LONG = ["docs/digits.md", "docs/distrust.md", "docs/cluster.md", "docs/reliability.md", "docs/datasets.md", "docs/arena.md"]  # minutes
+LONG = [
+    "docs/digits.md",
+    "docs/distrust.md",
+    "docs/cluster.md",
+    "docs/reliability.md",
+    "docs/datasets.md",
+    "docs/arena.md",
+]  # minutes
 DOCUMENTS = [*RUN, *LONG, "docs/explore.md"]  # a page that stays open until its user ends it
 NEEDS_MORE = (
     "edm2-",

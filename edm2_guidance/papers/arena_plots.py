@@ -7,19 +7,28 @@ from typing import Any
 from dnnlib import figures
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.arena import Arena
+from edm2_guidance.papers.curves import Record, is_of
 from edm2_guidance.papers.standings import Standing
 
 _ROW = 0.22  # inches of a method
+_COLUMNS = 6  # of searches beside each other
+_HIGHEST = 6  # scores that a search shows, in times of the best of all
 _QUIET = "#bbbbbb"
 
 
-def draw(arena: Arena, found: Sequence[Standing], folder: Path) -> list[Path]:
-    """Writes the pictures of an arena as PNGs; their paths. ImportError, naming what to install, without matplotlib."""
+def draw(arena: Arena, records: Sequence[Record], found: Sequence[Standing], folder: Path) -> list[Path]:
+    """Writes the pictures of an arena as PNGs; their paths. ImportError, naming what to install, without matplotlib.
+
+    records: of the ledger. found: its `standings`.
+    """
     methods = [each for each in found if each.entry.group == "methods"]
     solvers = [each for each in found if each.entry.of is not None]
     made = []
     with figures.styled(None):
-        for name, figure in (("methods", ranking(arena, methods)), ("solvers", pareto(arena, solvers))):
+        pictures = {
+            "methods": ranking(arena, methods), "searches": curves(arena, records), "solvers": pareto(arena, solvers),
+        }  # fmt: skip
+        for name, figure in pictures.items():
             if figure is not None:
                 made.append(folder / f"{name}.png")
                 figures.save(figure, made[-1])
@@ -44,12 +53,52 @@ def ranking(arena: Arena, found: Sequence[Standing]) -> Any:
     axes.invert_yaxis()
     axes.grid(alpha=0.25)
     axes.set_xlabel(f"{metric}@{arena.final.num_images} (bars: 95 % intervals; of pairs they are narrower)")
-    axes.legend(title="guide", frameon=False, loc="lower right")
+    axes.legend(title="guide", frameon=False, loc="upper right")
     return figure
 
 
 def _guide(standing: Standing) -> str:
     return standing.entry.name.partition("/")[2] or "none"
+
+
+def curves(arena: Arena, records: Sequence[Record]) -> Any:
+    """What the searches found: a panel for each method, a curve for each guide. None without any."""
+    panels: dict[str, dict[str, dict[float, float]]] = {}
+    axes_of = {}
+    for entry in arena.entries:
+        scores = {
+            next(iter(record["search"]["point"].values())): float(record["value"])
+            for record in records
+            if is_of(record, arena.search_name(entry), arena.metrics[0])
+            and record["num_images"] == arena.search.num_images
+        }
+        if scores and entry.axis is not None:
+            method, _, guide = entry.name.partition("/")
+            panels.setdefault(method, {})[guide] = dict(sorted(scores.items()))
+            axes_of[method] = entry.axis.name
+    if not panels:
+        return None
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = figures.new_figure((0.4 + 1.75 * columns, 0.5 + 1.35 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    guides = list(dict.fromkeys(guide for panel in panels.values() for guide in panel))
+    best = min(min(curve.values()) for panel in panels.values() for curve in panel.values())
+    for axes, (method, panel) in zip(grid.flat, panels.items(), strict=False):
+        is_weight = axes_of[method] == "weight"
+        for guide, curve in panel.items():
+            at = [x - 1 for x in curve] if is_weight else [*curve]
+            axes.plot(at, [*curve.values()], marker="o", ms=2, lw=0.9, color=f"C{guides.index(guide)}", label=guide)
+        axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best), xscale="log" if is_weight else "linear")
+        axes.set_title(method, fontsize=8)
+        axes.set_xlabel("w - 1" if is_weight else axes_of[method], fontsize=7, labelpad=1)
+        axes.tick_params(labelsize=6)
+        axes.grid(alpha=0.25)
+    for axes in [*grid.flat][len(panels) :]:
+        axes.set_axis_off()
+    handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend([*handles.values()], [*handles], loc="outside upper center", ncols=len(handles), frameon=False)
+    return figure
 
 
 def pareto(arena: Arena, found: Sequence[Standing]) -> Any:

@@ -90,7 +90,7 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     assert taken["times"] > 0
     told = invoke(*WORDS, "--report=out")
     assert told.exit_code == 0, told.output
-    assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/solvers.png"]
+    assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/searches.png", "out/solvers.png"]
     assert "| fdg/weak | w = " in Path("out/tables.md").read_text()
     assert Image.open("out/methods.png").width > 300
 

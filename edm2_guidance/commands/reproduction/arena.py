@@ -26,7 +26,7 @@ from edm2_guidance.papers.search import expected_points
 
 if TYPE_CHECKING:
     from edm2_guidance.papers.listing import Cells
-    from edm2_guidance.papers.standings import Standing
+    from edm2_guidance.papers.standings import Record, Standing
 
 
 class ArenaOptions(OptionGroup, heading="Arena"):
@@ -155,11 +155,9 @@ def setting_text(point: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in point.items()) or "its only setting"
 
 
-def stands(arena: Arena, ledger: str) -> "list[Standing]":
-    """How the entries stand, by the ledger. ValueError if it has none of them; OSError."""
-    from edm2_guidance.metrics.ledger import read
-
-    found = standings.standings(arena, read(ledger))
+def stands(arena: Arena, records: "Sequence[Record]", ledger: str) -> "list[Standing]":
+    """How the entries stand, by the lines of a ledger. ValueError if it has none of them."""
+    found = standings.standings(arena, records)
     if not found:
         raise ValueError(f"{ledger} has no score of the arena {arena.name}: run it without --report first")
     return found
@@ -167,7 +165,9 @@ def stands(arena: Arena, ledger: str) -> "list[Standing]":
 
 def tables(arena: Arena, ledger: str) -> "dict[str, Cells]":
     """A table of each group, by its name, by the ledger and what stands beside it. ValueError or OSError."""
-    found = stands(arena, ledger)
+    from edm2_guidance.metrics.ledger import read
+
+    found = stands(arena, read(ledger), ledger)
     pairs = standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
     times = standings.read_times(standings.times_path(ledger))
     groups = dict.fromkeys(each.entry.group for each in found)
@@ -176,14 +176,15 @@ def tables(arena: Arena, ledger: str) -> "dict[str, Cells]":
 
 def write_report(arena: Arena, ledger: str, folder: Path) -> None:
     """Tables and plots into a folder."""
+    from edm2_guidance.metrics.ledger import read
     from edm2_guidance.papers import arena_plots
 
     with bad_input():
         check_destination(folder / "tables.md")
-        found, made = stands(arena, ledger), tables(arena, ledger)
+        records, made = read(ledger), tables(arena, ledger)
     parts = [f"## {group}\n\n{as_markdown(rows)}\n" for group, rows in made.items()]
     with atomic_path(folder / "tables.md") as path:
         path.write_text("\n".join([f"# {arena.title}\n", *parts]), encoding="utf-8")
     click.echo(folder / "tables.md")
-    for picture in arena_plots.draw(arena, found, folder):
+    for picture in arena_plots.draw(arena, records, stands(arena, records, ledger), folder):
         click.echo(picture)
