@@ -12,6 +12,7 @@ from edm2_guidance.papers.standings import Standing
 
 _ROW = 0.22  # inches of a method
 _COLUMNS = 6  # of searches beside each other
+_TICKS = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
 _HIGHEST = 6  # scores that a search shows, in times of the best of all
 _QUIET = "#bbbbbb"
 
@@ -92,6 +93,9 @@ def curves(arena: Arena, records: Sequence[Record]) -> Any:
         axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best), xscale="log" if is_weight else "linear")
         axes.set_title(method, fontsize=8)
         axes.set_xlabel("w - 1" if is_weight else axes_of[method], fontsize=7, labelpad=1)
+        axes.set_yticks([tick for tick in _TICKS if 0.9 * best <= tick <= _HIGHEST * best])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.tick_params(labelsize=6)
         axes.grid(alpha=0.25)
     for axes in [*grid.flat][len(panels) :]:
