@@ -48,7 +48,10 @@ def ranking(arena: Arena, found: Sequence[Standing]) -> Any:
         rows = [(row, each) for row, each in enumerate(found) if _guide(each) == guide]
         means = [each.mean(metric) for _, each in rows]
         ends = [each.interval(metric) for _, each in rows]
-        bars = [[0 if i is None else i.error * 1.96 for i in ends]] * 2
+        bars = [
+            [0 if i is None else mean - i.low for i, mean in zip(ends, means, strict=True)],
+            [0 if i is None else i.high - mean for i, mean in zip(ends, means, strict=True)],
+        ]
         axes.errorbar(means, [row for row, _ in rows], xerr=bars, fmt="o", ms=3.5, elinewidth=0.8, label=guide)
     axes.set_yticks(range(len(found)), [each.entry.name for each in found])
     axes.invert_yaxis()
