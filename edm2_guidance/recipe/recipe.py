@@ -4,6 +4,7 @@ Two runs with the same recipe make the same image from the same seed. What only 
 threads, device model, versions) is not part of it.
 """
 
+import itertools
 import math
 import os
 import re
@@ -374,6 +375,7 @@ class Recipe:
         _settle(self, "num_steps", int)
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
+        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
             _check_alone(guide, self.guides, self.rule)
@@ -382,7 +384,6 @@ class Recipe:
                 what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
                 raise ValueError(f"the weight {guide.weight.kind} looks back at all steps: not for a guide {what}")
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
-                steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
                 raise ValueError(
                     f"guidance on {interval}, but sampling takes {steps} (0 to "
                     f"{self.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
@@ -390,7 +391,9 @@ class Recipe:
                 )
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
-        self.levels()
+        levels = self.levels()
+        if not all(a > b > 0 for a, b in itertools.pairwise([*levels, levels[-1] / 2])):
+            raise ValueError(f"{steps} of the schedule {self.schedule.caption} are no falling noise levels: take fewer")
         self._check_around()
 
     def _check_around(self) -> None:

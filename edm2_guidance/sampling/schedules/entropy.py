@@ -41,7 +41,7 @@ class Entropy(FromFile, Schedule):
     net: str = option("", "SHA-256 of the network that they were measured on")
 
     def check(self) -> None:
-        if not self.sigma_min < self.sigma_max < math.inf:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need min < max")
         if len(self.errors) == 1 or not all(0 < error < math.inf for error in self.errors):
             raise ValueError(f"{self.kind}: errors must be two at least, all above 0 and finite")
