@@ -34,6 +34,7 @@ from edm2_guidance.recipe.parts import (
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
+LEAST_LEVEL = 1e-30  # of noise; the largest is as far above 1
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
 
@@ -375,7 +376,6 @@ class Recipe:
         _settle(self, "num_steps", int)
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
-        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
             _check_alone(guide, self.guides, self.rule)
@@ -384,6 +384,7 @@ class Recipe:
                 what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
                 raise ValueError(f"the weight {guide.weight.kind} looks back at all steps: not for a guide {what}")
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
+                steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
                 raise ValueError(
                     f"guidance on {interval}, but sampling takes {steps} (0 to "
                     f"{self.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
@@ -391,10 +392,17 @@ class Recipe:
                 )
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
-        levels = self.levels()
-        if not all(a > b > 0 for a, b in itertools.pairwise([*levels, levels[-1] / 2])):
-            raise ValueError(f"{steps} of the schedule {self.schedule.caption} are no falling noise levels: take fewer")
+        self._check_levels()
         self._check_around()
+
+    def _check_levels(self) -> None:
+        """ValueError for noise levels that do not fall, or whose squares are no numbers of a computer."""
+        levels, said = self.levels(), f"the schedule {self.schedule.caption}"
+        if not all(a > b for a, b in itertools.pairwise(levels)):
+            raise ValueError(f"{self.num_steps} steps of {said} are no falling noise levels: take fewer")
+        if not LEAST_LEVEL <= levels[-1] <= levels[0] <= 1 / LEAST_LEVEL:
+            ends = f"at least {LEAST_LEVEL:g} and at most {1 / LEAST_LEVEL:g}"
+            raise ValueError(f"{said} goes from {levels[0]:g} to {levels[-1]:g}: noise levels must be {ends}")
 
     def _check_around(self) -> None:
         """ValueError for what makes no sense around these guides and steps."""

@@ -100,6 +100,8 @@ def test_json_is_strict_and_holds_no_paths():
         (lambda: Recipe(MAIN, num_steps=3, schedule="table:sigmas=10"), "3 steps .* no falling noise levels"),
         (lambda: Recipe(MAIN, num_steps=3, schedule="logsnr:sigma_min=79.99999999999999"), "no falling"),
         (lambda: Recipe(MAIN, schedule="beta:rho=0.001"), "no falling"),
+        (lambda: Recipe(MAIN, schedule="logsnr:sigma_max=1e200"), "from 1e[+]200 to 0.002: noise levels must be"),
+        (lambda: Recipe(MAIN, schedule="vp:rise=1e-300:least=0"), "noise levels must be at least 1e-30"),
         (lambda: constant(math.inf), "w=inf: must be finite"),
         (lambda: Sampler.parse("heun:S_min=3:S_max=1"), "S_min <= S_max"),
         (lambda: Recipe(MAIN, seed_rule="figure"), "--class"),

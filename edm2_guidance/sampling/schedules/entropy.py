@@ -35,7 +35,7 @@ class Entropy(FromFile, Schedule):
     )
 
     rescaled: bool = option(False, "Weigh each step of the entropy by sigma")
-    sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)
+    sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", low=1e-30)
     sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)
     errors: tuple[float, ...] = option((), "E from sigma_min to sigma_max, even in ln sigma, joined by +")
     net: str = option("", "SHA-256 of the network that they were measured on")
