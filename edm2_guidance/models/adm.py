@@ -46,6 +46,7 @@ class AdmModel(Model):
         self.shape = (3, self.arch.image_size, self.arch.image_size)
         self.image_size = self.arch.image_size
         self.num_classes = self.arch.classes
+        self.needs_classes = self.arch.classes > 0
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         if self.arch.role == "upsampler":

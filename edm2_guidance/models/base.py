@@ -26,6 +26,7 @@ class Model(ABC):
         shape: (C, H, W) of what is denoised, with H = W.
         image_size: Width and height of decoded images, in pixels; right once `load_decoder` was called.
         num_classes: How many classes it knows; 0 = unconditional.
+        needs_classes: Whether it denoises no image without a class.
         low_res_size: Width and height of the small image that it enlarges, in pixels; 0 = it takes none.
         class_names: Names of classes 0, 1, ...; None if they are unknown.
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
@@ -50,6 +51,7 @@ class Model(ABC):
     shape: tuple[int, int, int]
     image_size: int
     num_classes: int = 0
+    needs_classes: bool = False
     low_res_size: int = 0
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]

@@ -190,6 +190,7 @@ class PythonModel(_Given, Model):
         self.shape = _checked_shape(made, code.source)
         self.image_size = getattr(made, "image_size", self.shape[-1])
         self.num_classes = int(getattr(made, "num_classes", None) or 0)
+        self.needs_classes = bool(getattr(made, "needs_classes", False))
         self.low_res_size = int(getattr(made, "low_res_size", None) or 0)
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())

@@ -319,10 +319,6 @@ class Weight(Spec):
         """Whether it says how far by itself, so that another w beside it contradicts it."""
         return self.w != 1
 
-    def check(self) -> None:
-        if not math.isfinite(self.w):
-            raise ValueError(f"guidance weight {self.w:g}: must be a finite number (1 = off)")
-
     def check_use(self, sampler: Sampler, reference: "Reference") -> None:
         """ValueError if this weight makes no sense with the sampler or the reference."""
 

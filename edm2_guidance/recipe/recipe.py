@@ -4,6 +4,7 @@ Two runs with the same recipe make the same image from the same seed. What only 
 threads, device model, versions) is not part of it.
 """
 
+import itertools
 import math
 import os
 import re
@@ -33,6 +34,7 @@ from edm2_guidance.recipe.parts import (
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
+LEAST_LEVEL = 1e-30  # of noise; the largest is as far above 1
 SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
 
 
@@ -390,8 +392,17 @@ class Recipe:
                 )
         if self.seed_rule == "figure" and not isinstance(self.labels, int):
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
-        self.levels()
+        self._check_levels()
         self._check_around()
+
+    def _check_levels(self) -> None:
+        """ValueError for noise levels that do not fall, or whose squares are no numbers of a computer."""
+        levels, said = self.levels(), f"the schedule {self.schedule.caption}"
+        if not all(a > b for a, b in itertools.pairwise(levels)):
+            raise ValueError(f"{self.num_steps} steps of {said} are no falling noise levels: take fewer")
+        if not LEAST_LEVEL <= levels[-1] <= levels[0] <= 1 / LEAST_LEVEL:
+            ends = f"at least {LEAST_LEVEL:g} and at most {1 / LEAST_LEVEL:g}"
+            raise ValueError(f"{said} goes from {levels[0]:g} to {levels[-1]:g}: noise levels must be {ends}")
 
     def _check_around(self) -> None:
         """ValueError for what makes no sense around these guides and steps."""

@@ -31,13 +31,17 @@ from edm2_guidance.recipe import catalog
 
 @dataclass(frozen=True)
 class About:
-    """What is said about a field, once: help text and unit, and the numbers it takes (`above` excludes its end)."""
+    """What is said about a field, once: help text and unit, and the numbers it takes (`above` excludes its end).
+
+    endless: whether infinity is one of them.
+    """
 
     help: str
     unit: str = ""
     low: float = -math.inf
     above: float = -math.inf
     high: float = math.inf
+    endless: bool = False
 
     def check(self, name: str, value: float) -> None:
         """ValueError for a number outside of the range, or that is not a number."""
@@ -45,6 +49,8 @@ class About:
             self.low <= value <= self.high and (self.above < value or self.above == -math.inf)
         ):
             raise ValueError(f"{name}={number_text(value)}: {self.range}")
+        if math.isinf(value) and not self.endless:
+            raise ValueError(f"{name}={number_text(value)}: must be finite")
 
     @property
     def range(self) -> str:
@@ -55,7 +61,8 @@ class About:
 
 
 def option(default: Any, help: str, **about: Any) -> Any:
-    """A field of a spec: its default, and what `About` says of it."""
+    """A field of a spec: its default, and what `About` says of it; endless, if its default is."""
+    about.setdefault("endless", default == math.inf)
     return field(default=default, metadata={"about": About(help, **about)})
 
 

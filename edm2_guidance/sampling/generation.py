@@ -351,6 +351,7 @@ def open_recipe(
     _check_references(recipe, main, guides, notes)
     if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
+    _check_classes(recipe, main, guides)
     main.load_decoder(offline=offline)
     _check_sampling(recipe, main, notes)
     recipe = replace(
@@ -772,6 +773,14 @@ def _for_guides_alone(recipe: Recipe, notes: list[str]) -> Recipe:
         return replace(recipe, labels="none")
     notes.append("the main network is unconditional: the class is its guide's, not that of the images")
     return recipe
+
+
+def _check_classes(recipe: Recipe, main: Model, guides: Sequence[Model | Classifier | None]) -> None:
+    """ValueError for a network that denoises no image without a class, where there are none."""
+    on = [model for spec, model in zip(recipe.guides, guides, strict=True) if not spec.off]
+    for model in (main, *on):
+        if recipe.labels == "none" and isinstance(model, Model) and model.needs_classes:
+            raise ValueError(f"{model.source} was trained with classes alone: it denoises no image without one")
 
 
 def _is_index(label: int | ClassName, classes: int) -> bool:

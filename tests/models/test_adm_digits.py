@@ -12,7 +12,9 @@ from torch.distributions import Normal, kl_divergence
 
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.pretrained import train_adm, train_classifier
+from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.timesteps import alphas_bar, noise_levels
+from edm2_guidance.sampling.generation import open_recipe
 from tests.pictures import encoded
 
 DATA = Path(__file__).parents[1] / "data"
@@ -127,3 +129,12 @@ def test_the_denoiser_that_ships_draws_the_digit_that_is_asked_for(digits):
     assert missed[5] > 1.1 * missed[0]
     assert 0 < float(made[0].mix.mean()) < 1
     assert (PRETRAINED / "adm-mnist16.safetensors").stat().st_size < 1_000_000
+
+
+def test_without_a_class_it_is_refused_before_sampling():
+    """As main network and as a guide that is on."""
+    path, ours = PRETRAINED / "adm-mnist16.safetensors", PRETRAINED / "mnist16-cond.pkl"
+    for recipe in (Recipe(path, labels="none"), Recipe(ours, Guide(path, 2.0), labels="none")):
+        with pytest.raises(ValueError, match="trained with classes alone: it denoises no image without one"):
+            open_recipe(recipe, "cpu")
+    assert open_recipe(Recipe(ours, Guide(path, 1.0), labels="none"), "cpu").recipe.guides[0].off

@@ -1,6 +1,5 @@
 """First a sample without guidance, then guided ones from it, with less noise."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,10 +25,6 @@ class CFGiG(Program):
     init: int = option(12, "Steps without guides", low=1)
     rounds: int = option(2, "How often noise is added", low=1)
     sigma: float = option(1.0, "Level of that noise", unit="sigma", above=0)
-
-    def check(self) -> None:
-        if not math.isfinite(self.sigma):
-            raise ValueError(f"{self.kind}: sigma={self.sigma:g}: must be finite")
 
     def legs(self, schedule: Schedule, num_steps: int) -> list[Leg]:
         each, more = divmod(num_steps - self.init, self.rounds)

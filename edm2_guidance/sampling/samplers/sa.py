@@ -35,7 +35,7 @@ class SA(PredictorCorrector):
     corrector: int = option(4, "Values that the corrector uses, the new one with them", low=1, high=4)
     tau: float = option(1.0, "Strength of the noise; 0 = none", low=0)
     lo: float = option(0.05, "Noise at or above this noise level", unit="sigma", low=0)
-    hi: float = option(50.0, "Noise at or below this noise level", unit="sigma", low=0)
+    hi: float = option(50.0, "Noise at or below this noise level", unit="sigma", low=0, endless=True)
     exact: bool = option(False, "Exact integrals with two values, too")
 
     def strength(self, sigma: float) -> float:

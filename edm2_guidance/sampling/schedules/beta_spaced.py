@@ -36,13 +36,16 @@ class BetaSpaced(Schedule):
     rho: float = option(7.0, "Exponent, of rho", above=0, high=100)
 
     def check(self) -> None:
-        if not self.sigma_min < self.sigma_max < math.inf:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need min < max")
 
     def levels(self, num_steps: int) -> list[float]:
         last = max(num_steps - 1, 1)
-        levels = [self._level(_quantile(1 - index / last, self.a, self.b)) for index in range(num_steps)]
-        if not all(a > b for a, b in itertools.pairwise(levels)):
+        try:
+            levels = [self._level(_quantile(1 - index / last, self.a, self.b)) for index in range(num_steps)]
+        except OverflowError:
+            levels = [math.inf]
+        if not (all(a > b for a, b in itertools.pairwise(levels)) and math.isfinite(levels[0])):
             raise ValueError(f"{counted(num_steps, 'step')} of {self} are no falling noise levels: take fewer steps")
         return levels
 

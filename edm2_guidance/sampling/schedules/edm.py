@@ -23,10 +23,8 @@ class EDM(Schedule):
     rho: float = option(7.0, "Schedule exponent", above=0)
 
     def check(self) -> None:
-        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
-            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min <= max")
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"rho {self.rho:g}: must be positive")
+        if not self.sigma_min <= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need min <= max")
 
     def between(self, top: float, bottom: float) -> Self:
         return self.with_fields({"sigma_max": top, "sigma_min": bottom})

@@ -35,13 +35,13 @@ class Entropy(FromFile, Schedule):
     )
 
     rescaled: bool = option(False, "Weigh each step of the entropy by sigma")
-    sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", above=0)
+    sigma_min: float = option(0.002, "Lowest noise level", unit="sigma", low=1e-30)
     sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)
     errors: tuple[float, ...] = option((), "E from sigma_min to sigma_max, even in ln sigma, joined by +")
     net: str = option("", "SHA-256 of the network that they were measured on")
 
     def check(self) -> None:
-        if not self.sigma_min < self.sigma_max < math.inf:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need min < max")
         if len(self.errors) == 1 or not all(0 < error < math.inf for error in self.errors):
             raise ValueError(f"{self.kind}: errors must be two at least, all above 0 and finite")

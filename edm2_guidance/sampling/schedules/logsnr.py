@@ -1,6 +1,5 @@
 """Noise levels evenly spaced in the logarithm."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -20,8 +19,8 @@ class LogSNR(Schedule):
     sigma_max: float = option(80.0, "Highest noise level", unit="sigma", above=0)
 
     def check(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < min < max")
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need min < max")
 
     def between(self, top: float, bottom: float) -> Self:
         return self.with_fields({"sigma_max": top, "sigma_min": bottom})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edm2_guidance.recipe.parts import Sampler, Seen, Weight, planned
+from edm2_guidance.recipe.parts import Rule, Sampler, Seen, Weight, planned
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from tests.functions import denoise_at, levels
 
@@ -154,3 +154,33 @@ def test_cfgpp_is_of_first_order_steps():
         Recipe("net", (guide,), 8, sampler=sampler)
     with pytest.raises(ValueError, match="w=2: must be at least 0 and at most 1"):
         Weight.parse("cfgpp:w=2")
+
+
+@pytest.mark.parametrize("text", ["power-law:w=3:alpha=-3", "beta:w=7:gamma=3", "mambo-g:w=3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_push_the_weight_is_finite(text, dtype):
+    """As of another label that is the image's own."""
+    x, main = X.to(dtype), MAIN.to(dtype)
+    made = Weight.parse(text).at(STEPS[1], Seen(x, main, torch.zeros_like(main), 1e-3))
+    assert bool(torch.isfinite(made).all())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tv:w=0", "above 0, to be the mean"),
+        ("power-law:alpha=inf", "must be finite"),
+        ("feedback:most=inf", "must be finite"),
+        ("c2fg:rate=1000", "at most 100"),
+        ("beta:gamma=4", "at most 3"),
+    ],
+)
+def test_fields_out_of_which_no_weight_comes(text, says):
+    with pytest.raises(ValueError, match=says):
+        Weight.parse(text)
+
+
+def test_where_infinity_means_all():
+    assert str(Weight.parse("feedback:w=2:hi=inf")) == "feedback:w=2"
+    assert str(Rule.parse("apg:radius=inf")) == "apg:radius=inf"
+    assert str(Sampler.parse("sa:hi=inf")) == "sa:hi=inf"

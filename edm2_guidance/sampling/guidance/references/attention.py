@@ -73,7 +73,7 @@ def blurred(queries: "Tensor", sigma: float) -> "Tensor":
     """Queries [N, heads, tokens, channels] of a square of tokens, blurred over it."""
     if sigma > 9999:
         return queries.mean(2, keepdim=True).expand_as(queries)
-    if sigma == 0:
+    if 6 * sigma <= 1:  # a kernel of one token
         return queries
     side = math.isqrt(queries.shape[2])
     image = queries.transpose(2, 3).flatten(0, 2).unflatten(1, (side, side))

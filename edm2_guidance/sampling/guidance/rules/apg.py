@@ -28,7 +28,7 @@ class APG(Rule):
     )
 
     momentum: float = option(-0.75, "Share of the sum before that is added; negative: against it", above=-1, high=1)
-    radius: float = option(2.5, "Longest push; inf = any", above=0)
+    radius: float = option(2.5, "Longest push; inf = any", above=0, endless=True)
     parallel: float = option(0.0, "Share of what is along D_m; 1 = all of it", low=0, high=1)
 
     def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":

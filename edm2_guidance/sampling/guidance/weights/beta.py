@@ -24,9 +24,9 @@ class Beta(Weight):
     source: ClassVar[str] = "arXiv 2502.10574"
     formula: ClassVar[str] = "B(p) = p^(a - 1) (1 - p)^(b - 1) / Beta(a, b)\nw_t = w B(p) / |push / sigma|^gamma"
 
-    a: float = option(2.0, "First parameter of the density", low=1)
-    b: float = option(2.0, "Second parameter of the density", low=1)
-    gamma: float = option(1.0, "Power of the length that is divided by; 0 = none", low=0)
+    a: float = option(2.0, "First parameter of the density", low=1, high=100)
+    b: float = option(2.0, "Second parameter of the density", low=1, high=100)
+    gamma: float = option(1.0, "Power of the length that is divided by; 0 = none", low=0, high=3)
 
     @property
     def moves(self) -> bool:

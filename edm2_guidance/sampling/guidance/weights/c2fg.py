@@ -20,7 +20,7 @@ class C2FG(Scheduled):
     source: ClassVar[str] = "arXiv 2603.08155"
     formula: ClassVar[str] = "w_t = w exp(rate (1 - t))"
 
-    rate: float = option(0.05, "How fast it grows")
+    rate: float = option(0.05, "How fast it grows", low=-100, high=100)
     time: Literal["steps", "sigma"] = option("steps", "What t is")
 
     @property

@@ -23,7 +23,7 @@ class PowerLaw(Weight):
     source: ClassVar[str] = "arXiv 2502.07849"
     formula: ClassVar[str] = "w_t = 1 + (w - 1) |push / sigma^2|^alpha; norm=x0: |push|^alpha"
 
-    alpha: float = option(0.9, "The power; 0 = constant")
+    alpha: float = option(0.9, "The power; 0 = constant", low=-3)
     norm: Literal["score", "x0"] = option("score", "What the length is of")
 
     def off(self, step: StepInfo) -> bool:
@@ -33,5 +33,5 @@ class PowerLaw(Weight):
         length = seen.push.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         if self.norm == "score":
             length = length / seen.sigma**2
-        made: Tensor = 1 + (self.w - 1) * length**self.alpha
+        made: Tensor = 1 + (self.w - 1) * length.clamp_min(1e-12) ** self.alpha
         return made

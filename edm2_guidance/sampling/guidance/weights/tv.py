@@ -26,6 +26,11 @@ class TV(Scheduled):
 
     peak: float = option(0.5, "Where the peak is, as a share of the steps", above=0, high=1)
 
+    def check(self) -> None:
+        super().check()
+        if self.w <= 0:
+            raise ValueError(f"{self.kind}: w={self.w:g}: must be above 0, to be the mean of the weights")
+
     def value(self, step: StepInfo) -> float:
         raw = [self._raw(index, step.num_steps) for index in range(step.num_steps)]
         return raw[step.index] * self.w * step.num_steps / math.fsum(raw)
