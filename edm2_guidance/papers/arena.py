@@ -121,6 +121,18 @@ class Arena:
     final: Final = Final()
     solvers: Solvers = Solvers()
 
+    def __post_init__(self) -> None:
+        final = self.final
+        if isinstance(self.metrics, str) or not self.metrics:
+            raise ValueError(f"{self.name}: metrics: a list of names, such as ['fd_dinov2'], not {self.metrics!r}")
+        if min(self.search.num_images, final.num_images) < 2 or final.blocks < 1 or final.best < 0:
+            raise ValueError(f"{self.name}: at least 2 images of a point and of a block, and 1 block")
+        if final.seed < self.search.num_images:
+            raise ValueError(
+                f"{self.name}: the search takes seeds 0 to {self.search.num_images - 1}, which never count for the"
+                f" final scores: let [final] begin after them, not at seed {final.seed}"
+            )
+
     @property
     def entries(self) -> list[Entry]:
         """All, the methods first."""

@@ -90,12 +90,19 @@ def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = N
 
 
 def _standing(arena: Arena, entry: Entry, lines: Sequence[Record], most: int | None) -> Standing | None:
-    """By the lines of the setting that was found last, block by block; None if a metric has no line."""
+    """By the lines of the setting that was found last, block by block; None if a metric has no line.
+
+    Lines of other seeds are of runs with other numbers of images.
+    """
+    seeds = [f"{block[0]}-{block[-1]}" for block in arena.blocks(arena.final.blocks)]
+    lines = [line for line in lines if line["images"]["seeds"] in seeds]
+    if not lines:
+        return None
     point = lines[-1]["arena"]["point"]
     found: dict[str, dict[int, Record]] = {metric: {} for metric in arena.metrics}
     for line in lines:
         if line["arena"]["point"] == point and line["metric"] in found:
-            found[line["metric"]].setdefault(line["arena"]["block"], line)
+            found[line["metric"]].setdefault(seeds.index(line["images"]["seeds"]), line)
     blocks = sorted(set.intersection(*(set(each) for each in found.values())))[:most]
     if not blocks:
         return None
@@ -127,11 +134,27 @@ def pair_key(a: Standing, b: Standing) -> tuple[str, str, int]:
     return a.recipe_hash, b.recipe_hash, min(a.blocks, b.blocks)
 
 
+def known_pair(a: Standing, b: Standing, known: Mapping[tuple[str, str, int], Record]) -> Record | None:
+    """The metrics of the difference; None if it is not known, lacks a metric, or is of other scores than these."""
+    metrics: Record = known.get(pair_key(a, b), {}).get("metrics", {})
+    for metric in a.records:
+        if metric not in metrics:
+            return None
+        low, high, error = (metrics[metric][name] for name in ("low", "high", "error"))
+        if abs((low + high) / 2 - (a.mean(metric) - b.mean(metric))) > 0.01 * error + 1e-6:
+            return None
+    return metrics
+
+
 def read_pairs(path: Path) -> dict[tuple[str, str, int], Record]:
     """The differences in a file, by `pair_key`; none if it is not there. ValueError for what is no such file."""
     try:
-        return {(line["of"][0], line["of"][1], line["of"][2]): line for line in _lines(path)}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        found = {(line["of"][0], line["of"][1], line["of"][2]): line for line in _lines(path)}
+        for line in found.values():
+            for each in line["metrics"].values():
+                float(each["low"]), float(each["high"]), float(each["error"])
+        return found
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path} does not hold differences of an arena: {error}") from error
 
 
@@ -164,9 +187,8 @@ def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], 
     made: dict[tuple[str, str], dict[str, Interval]] = {}
     for a, b in pairs_of(found):
         names = a.entry.name, b.entry.name
-        if pair_key(a, b) in known:
-            of = known[pair_key(a, b)]["metrics"].items()
-            made[names] = {metric: Interval(each["low"], each["high"], each["error"]) for metric, each in of}
+        if (of := known_pair(a, b, known)) is not None:
+            made[names] = {metric: Interval(each["low"], each["high"], each["error"]) for metric, each in of.items()}
             continue
         made[names] = {}
         for metric in a.records:

@@ -22,10 +22,12 @@ from edm2_guidance.papers.arena import Arena, Entry
 from edm2_guidance.papers.search import Found, Point
 from edm2_guidance.papers.standings import (
     Standing,
+    known_pair,
     pair_key,
     pairs_of,
     pairs_path,
     read_pairs,
+    read_times,
     standings,
     times_path,
     write_lines,
@@ -123,12 +125,12 @@ class Contest:
     def compare(self) -> None:
         """Write the differences of the same seeds that are not known yet, as far as the images are here."""
         path = pairs_path(self.runner.settings.ledger)
-        known, before = read_pairs(path), len(read_pairs(path))
+        known, before = read_pairs(path), read_pairs(path)
         found = standings(self.arena, ledger.read(self.runner.settings.ledger))
         for a, b in pairs_of(found):
-            if pair_key(a, b) not in known and (made := self._difference(a, b)) is not None:
+            if known_pair(a, b, known) is None and (made := self._difference(a, b)) is not None:
                 known[pair_key(a, b)] = {"a": a.entry.name, "b": b.entry.name, "of": pair_key(a, b), "metrics": made}
-        if len(known) > before:
+        if known != before:
             with atomic_path(path) as temporary:
                 write_lines(temporary, known.values())
 
@@ -150,17 +152,17 @@ class Contest:
     def time(self, entries: Sequence[Entry], images: int, tries: int = 3) -> None:
         """Write how long an image of each entry takes, in times of what one of the unguided base takes.
 
-        Both are made in turn, and of several tries the shortest counts.
+        Times of other entries stay in the file. Both are made in turn, and of several tries the shortest counts.
         """
-        base = self.arena.unguided
-        made = []
+        base, path = self.arena.unguided, times_path(self.runner.settings.ledger)
+        made = read_times(path)
         for each in self._stand({entry.name for entry in entries}):
             recipes = base, each.entry.at(each.point)
             took = [[self._seconds(recipe, images) for recipe in recipes] for _ in range(tries + 1)][1:]
             usual, ours = (min(each) for each in zip(*took, strict=True))
-            made.append({"entry": each.entry.name, "times": ours / usual})
-        with atomic_path(times_path(self.runner.settings.ledger)) as temporary:
-            write_lines(temporary, made)
+            made[each.entry.name] = ours / usual
+        with atomic_path(path) as temporary:
+            write_lines(temporary, [{"entry": name, "times": times} for name, times in made.items()])
 
     def _seconds(self, recipe: Recipe, images: int) -> float:
         """Of the first so many images, at once."""

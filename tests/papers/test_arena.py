@@ -109,6 +109,9 @@ def test_a_schedule_of_too_many_steps_is_refused():
         ("linear/weak", "fdg/weak", "solvers: no method is called fdg/weak"),
         ('[[methods]]\nname = "linear"', "", "no method is called"),
         ("[guides]", "[guides", "small.toml"),
+        ("[search]", "[final]\nseed = 999\n[search]", "search takes seeds 0 to 999"),
+        ("[search]", "[final]\nblocks = 0\n[search]", "and 1 block"),
+        ('["fd_mnist"]', '"fd_mnist"', "metrics: a list of names"),
     ],
 )
 def test_what_cannot_be_is_refused(written, old, new, said):

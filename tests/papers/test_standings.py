@@ -1,5 +1,7 @@
 """How the entries of an arena stand, out of lines of a ledger."""
 
+from dataclasses import replace
+
 import pytest
 
 from edm2_guidance.papers.arena import Arena, Final, Method, Solvers
@@ -19,7 +21,7 @@ from tests.papers.ledger_lines import line
 METRICS = ("fd_mnist", "fd_mnist_ae")
 ARENA = Arena(
     "small", "Small", "mnist16-cond", METRICS, "mnist16", (Method("linear"), Method("fdg", rule="fdg")),
-    {"weak": "mnist16-weak"}, num_steps=2, final=Final(10, 0, 2),
+    {"weak": "mnist16-weak"}, num_steps=2, final=Final(10, 1000, 2),
     solvers=Solvers(("linear/weak",), (4, 8), ("heun", "euler")),
 )  # fmt: skip
 
@@ -77,7 +79,7 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     assert marks == ["", "1", "="]
 
     fdg, linear = found
-    made = {m: {"low": 0.05, "high": 0.15, "error": 0.025} for m in METRICS}
+    made = {m: {"low": k * 0.05, "high": k * 0.15, "error": 0.025} for k, m in enumerate(METRICS, 1)}
     pair = {"a": linear.entry.name, "b": fdg.entry.name, "of": pair_key(linear, fdg), "metrics": made}
     path = tmp_path / "pairs.jsonl"
     write_lines(path, [pair])
@@ -86,6 +88,14 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     assert [row[0] for row in table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")] == ["", "1", ""]
     rows = table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")
     assert [row[rows[0].index("time")] for row in rows] == ["time", "1.23", ""]
+    others = standings(ARENA, [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.8)])
+    assert differences(others, read_pairs(path)) == differences(others, {})  # that pair is of other scores
+
+
+def test_lines_of_runs_with_other_numbers_of_images_are_left_out():
+    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
+    assert len(standings(ARENA, records)) == 2
+    assert standings(replace(ARENA, final=Final(20, 1000, 2)), records) == []
 
 
 def test_how_kinds_fared():
@@ -104,9 +114,10 @@ def test_how_kinds_fared():
 def test_a_file_that_holds_no_differences_is_refused(tmp_path):
     path = tmp_path / "pairs.jsonl"
     assert read_pairs(path) == {}
-    path.write_text('{"a": 1}\n')
-    with pytest.raises(ValueError, match="does not hold differences of an arena"):
-        read_pairs(path)
+    for text in ('{"a": 1}', '{"of": ["a", "b", 1]}', '{"of": ["a", "b", 1], "metrics": {"fd": {"low": 1}}}'):
+        path.write_text(text + "\n")
+        with pytest.raises(ValueError, match="does not hold differences of an arena"):
+            read_pairs(path)
 
 
 def test_the_front_is_what_no_other_beats():

@@ -88,6 +88,8 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     (taken,) = lines("a.times.jsonl")
     assert taken["entry"] == "linear/weak"
     assert taken["times"] > 0
+    assert invoke(*WORDS, "--only=fdg/*", "--time=2").exit_code == 0
+    assert {each["entry"]: each["times"] for each in lines("a.times.jsonl")}["linear/weak"] == taken["times"]
     told = invoke(*WORDS, "--report=out")
     assert told.exit_code == 0, told.output
     assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/searches.png", "out/solvers.png"]
@@ -128,4 +130,8 @@ def test_usage(invoke):
         refused = invoke(*WORDS, *words)
         assert refused.exit_code == 2, refused.output
         assert said in refused.output
+    Path("a.pairs.jsonl").write_text("{")
+    refused = invoke(*WORDS)
+    assert refused.exit_code == 2, refused.output
+    assert "a.pairs.jsonl does not hold differences" in refused.output
     assert not Path("results").exists()

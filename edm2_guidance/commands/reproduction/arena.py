@@ -113,7 +113,11 @@ def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
         searched = "" if axis is None else axis.name if entry.of is None else f"as {entry.of.name}"
         rows.append([entry.name, what or "unguided", searched, calls, f"{images_to_come(arena, entry):,}"])
     total = sum(images_to_come(arena, entry) for entry in entries)
-    more = (arena.final.blocks - 1) * min(arena.final.best, len(entries)) * arena.final.num_images
+    more = (
+        (arena.final.blocks - 1)
+        * min(arena.final.best, sum(entry.of is None for entry in entries))
+        * arena.final.num_images
+    )
     return f"{arena.title}: {len(entries)} entries, {total + more:,} images\n\n{as_text(rows)}"
 
 
@@ -124,6 +128,8 @@ def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
     threads_for([entry.recipe.net.source for entry in entries], arena.metrics)
     arena = replace(arena, reference=reference_from(arena.reference))
     with bad_input():
+        standings.read_pairs(standings.pairs_path(asked.work.ledger))
+        standings.read_times(standings.times_path(asked.work.ledger))
         check_counts(arena.metrics, min(arena.search.num_images, arena.final.num_images))
         agenda = Agenda(sum(images_to_come(arena, entry) for entry in entries), quiet=not workers.speaks)
         runner = runner_from(settings, agenda)
@@ -159,7 +165,10 @@ def stands(arena: Arena, records: "Sequence[Record]", ledger: str) -> "list[Stan
     """How the entries stand, by the lines of a ledger. ValueError if it has none of them."""
     found = standings.standings(arena, records)
     if not found:
-        raise ValueError(f"{ledger} has no score of the arena {arena.name}: run it without --report first")
+        raise ValueError(
+            f"{ledger} has no score of the arena {arena.name} with {arena.final.num_images} images per block: run it"
+            " without --report first, or give the --final-num and --metrics that it was run with"
+        )
     return found
 
 
