@@ -137,11 +137,13 @@ def pair_key(a: Standing, b: Standing) -> tuple[str, str, int]:
 def known_pair(a: Standing, b: Standing, known: Mapping[tuple[str, str, int], Record]) -> Record | None:
     """The metrics of the difference; None if it is not known, lacks a metric, or is of other scores than these."""
     metrics: Record = known.get(pair_key(a, b), {}).get("metrics", {})
+    both = min(a.blocks, b.blocks)
     for metric in a.records:
         if metric not in metrics:
             return None
         low, high, error = (metrics[metric][name] for name in ("low", "high", "error"))
-        if abs((low + high) / 2 - (a.mean(metric) - b.mean(metric))) > 0.01 * error + 1e-6:
+        ours, theirs = (sum(each.values(metric)[:both]) / both for each in (a, b))
+        if abs((low + high) / 2 - (ours - theirs)) > 0.01 * error + 1e-6:
             return None
     return metrics
 

@@ -9,6 +9,7 @@ from edm2_guidance.papers.arena_plots import front_of
 from edm2_guidance.papers.standings import (
     differences,
     how_kinds_fared,
+    known_pair,
     pair_key,
     pairs_of,
     read_pairs,
@@ -96,6 +97,14 @@ def test_lines_of_runs_with_other_numbers_of_images_are_left_out():
     records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
     assert len(standings(ARENA, records)) == 2
     assert standings(replace(ARENA, final=Final(20, 1000, 2)), records) == []
+
+
+def test_a_pair_is_of_the_blocks_that_both_have():
+    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("fdg/weak", 1.5, block=1)]
+    fdg, linear = standings(ARENA, records)
+    metrics = {m: {"low": 0.05 * k, "high": 0.15 * k, "error": 0.025} for k, m in enumerate(METRICS, 1)}
+    assert known_pair(linear, fdg, {pair_key(linear, fdg): {"metrics": metrics}}) == metrics
+    assert known_pair(fdg, linear, {pair_key(fdg, linear): {"metrics": metrics}}) is None  # of the other sign
 
 
 def test_how_kinds_fared():
