@@ -187,7 +187,7 @@ class Arena:
             recipe_at(recipe, {axis.name: axis.values[0]})
         except ValueError as error:
             raise ValueError(f"{self.name}: {name}: {error}") from error
-        baseline = f"linear/{guide}" if guide in self.guides else None
+        baseline = f"linear/{guide if guide in self.guides else next(iter(self.guides), guide)}"
         return Entry(name, recipe, "methods", axis, against=None if baseline == name else baseline)
 
     def _solvers(self, methods: Mapping[str, Entry]) -> list[Entry]:

@@ -47,6 +47,14 @@ def test_methods_are_searched_by_the_same_number_of_values(name):
     assert max(Counter(entry.name for entry in entries).values()) == 1
 
 
+def test_methods_are_held_against_plain_guidance():
+    """By their own guide; those that need none, by the first one of the arena."""
+    against = {entry.name: entry.against for entry in load("mnist16").entries}
+    assert against["fdg/weak"] == "linear/weak"
+    assert against["pag/self"] == against["fdg/uncond"] == "linear/uncond"
+    assert against["linear/weak"] is None
+
+
 def test_every_kind_of_guidance_competes():
     """What is left out needs what the networks of digits, or the sampler, have not."""
     entries = load("mnist16").entries
