@@ -75,7 +75,11 @@ def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = N
     lines: dict[str, list[Record]] = {}
     for record in records:
         tag = record.get("arena") or {}
-        if tag.get("name") == arena.name:
+        if (
+            tag.get("name") == arena.name
+            and {"entry", "point"} <= tag.keys()
+            and (record.get("images") or {}).get("seeds")
+        ):
             lines.setdefault(tag["entry"], []).append(record)
     found = [_standing(arena, entry, lines[entry.name], blocks) for entry in arena.entries if entry.name in lines]
     whole = [each for each in found if each is not None]
@@ -201,7 +205,7 @@ def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], 
 
 
 def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, times: Mapping[str, float], group: str) -> Cells:
-    """Rows of the entries of a group, best first; "=" before those that are tied with the best.
+    """Rows of the entries of a group, best first; "=" before those that are tied with the best, "?" if nobody knows.
 
     times: of `read_times`. The evaluations and the time are of one image.
     """
@@ -267,11 +271,13 @@ def _ends(metric: str, interval: Interval) -> str:
 
 
 def _mark(each: Standing, best: Standing, pairs: Pairs, metric: str) -> str:
-    """1 for the best, "=" for what is tied with it."""
+    """1 for the best, "=" for what is tied with it, "?" where nobody knows."""
     if each is best:
         return "1"
     known = pairs.get((each.entry.name, best.entry.name), {}).get(metric)
-    return "=" if known is not None and known.word == "inconclusive" else ""
+    if known is None:
+        return "?"
+    return "=" if known.word == "inconclusive" else ""
 
 
 def _signed(metric: str, value: float) -> str:

@@ -99,6 +99,22 @@ def test_lines_of_runs_with_other_numbers_of_images_are_left_out():
     assert standings(replace(ARENA, final=Final(20, 1000, 2)), records) == []
 
 
+def test_lines_that_lack_what_tells_them_apart_are_passed_over():
+    bare = [{**line, "arena": {"name": "small"}} for line in lines_of("fdg/weak", 1.9)]
+    unseeded = [{**line, "images": None} for line in lines_of("fdg/weak", 1.9)]
+    assert [each.entry.name for each in standings(ARENA, [*bare, *unseeded, *lines_of("linear/weak", 2.0)])] == [
+        "linear/weak"
+    ]
+
+
+def test_without_intervals_nobody_knows_who_is_tied():
+    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
+    for record in records:
+        del record["interval"]
+    found = standings(ARENA, records)
+    assert [row[0] for row in table(ARENA, found, differences(found, {}), {}, "methods")] == ["", "1", "?"]
+
+
 def test_a_pair_is_of_the_blocks_that_both_have():
     records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("fdg/weak", 1.5, block=1)]
     fdg, linear = standings(ARENA, records)
