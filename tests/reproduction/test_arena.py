@@ -53,6 +53,11 @@ def invoke(tmp_path, monkeypatch):
     return call
 
 
+def guided_solvers():
+    Path("guided.toml").write_text(ARENA.replace('["unguided"]', '["linear/weak"]'))
+    return "guided.toml"
+
+
 def lines(path="a.jsonl"):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
@@ -61,6 +66,8 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     listed = invoke(*WORDS, "--list")
     assert listed.exit_code == 0, listed.output
     assert "Small: 5 entries, 272 images" in listed.stdout
+    guided = invoke("arena", f"--arena={guided_solvers()}", "--list", "--only=*/2").stdout
+    assert "2 main + 2 guide 1" in guided.splitlines()[-1]
     assert not Path("a.jsonl").exists()
     assert "run it without --report first" not in invoke(*WORDS, "--report=out").output
 

@@ -105,9 +105,8 @@ def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
     """The entries with what makes them, and how many images they take."""
     rows: list[list[object]] = [["entry", "guidance and solver", "searched", "evaluations", "images"]]
     for entry in entries:
-        point = {} if entry.axis is None else {entry.axis.name: entry.axis.values[len(entry.axis.values) // 2]}
-        recipe = entry.at(point)
         axis = entry.searched.axis
+        recipe = entry.at({} if axis is None else {axis.name: axis.values[len(axis.values) // 2]})
         calls = " + ".join(f"{count} {name}" for name, count in recipe.evaluations().items() if count)
         what = ", ".join([*(guide.name for guide in recipe.guides), *filter(None, [recipe.unusual_text()])])
         searched = "" if axis is None else axis.name if entry.of is None else f"as {entry.of.name}"
