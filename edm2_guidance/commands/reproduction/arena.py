@@ -17,7 +17,7 @@ from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.run_options import share_device_option, threads_for
 from edm2_guidance.cli.say import say
 from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
-from edm2_guidance.metrics.catalog import check_counts, value_text
+from edm2_guidance.metrics.catalog import check_counts, find_metric, value_text
 from edm2_guidance.papers import arena as arenas
 from edm2_guidance.papers import standings
 from edm2_guidance.papers.arena import Arena, Entry
@@ -58,6 +58,8 @@ class ArenaOptions(OptionGroup, heading="Arena"):
         """The arena, with what the command line changes. ValueError or OSError."""
         found = arenas.load(self.arena)
         search, final = found.search, found.final
+        for metric in self.metrics or found.metrics:
+            find_metric(metric)
         return replace(
             found,
             metrics=tuple(self.metrics or found.metrics),
