@@ -123,6 +123,10 @@ class Arena:
 
     def __post_init__(self) -> None:
         final = self.final
+        if SELF in self.guides:
+            raise ValueError(f"{self.name}: guides: '{SELF}' is the main network: give that guide another name")
+        if self.search.stride < 1:
+            raise ValueError(f"{self.name}: search: stride {self.search.stride}: 1 or more")
         if isinstance(self.metrics, str) or not self.metrics:
             raise ValueError(f"{self.name}: metrics: a list of names, such as ['fd_dinov2'], not {self.metrics!r}")
         if min(self.search.num_images, final.num_images) < 2 or final.blocks < 1 or final.best < 0:
@@ -185,13 +189,16 @@ class Arena:
                 base.net, acting, self.num_steps, self.sampler, self.schedule, method.rule, around=method.around
             )
             recipe_at(recipe, {axis.name: axis.values[0]})
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{self.name}: {name}: {error}") from error
         baseline = f"linear/{guide if guide in self.guides else next(iter(self.guides), guide)}"
         return Entry(name, recipe, "methods", axis, against=None if baseline == name else baseline)
 
     def _solvers(self, methods: Mapping[str, Entry]) -> list[Entry]:
         made = []
+        for listed in (self.solvers.methods, self.solvers.evaluations, self.solvers.samplers):
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{self.name}: solvers: one is there twice in {', '.join(map(str, listed))}")
         for name in self.solvers.methods:
             if name not in methods:
                 raise ValueError(f"{self.name}: solvers: no method is called {name}")
@@ -245,6 +252,8 @@ def load(text: str) -> Arena:
 
 def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """An instance of a dataclass, whose lists are tuples. ValueError for a name that it has not, or lacks."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: one table, [{where}]")
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if strange := values.keys() - known:
         raise ValueError(f"{where}: unknown {', '.join(sorted(strange))}; there are {', '.join(sorted(known))}")

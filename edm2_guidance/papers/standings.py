@@ -96,16 +96,17 @@ def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = N
 def _standing(arena: Arena, entry: Entry, lines: Sequence[Record], most: int | None) -> Standing | None:
     """By the lines of the setting that was found last, block by block; None if a metric has no line.
 
-    Lines of other seeds are of runs with other numbers of images.
+    Lines of other seeds are of runs with other numbers of images, those of other metrics of runs that searched by
+    these.
     """
     seeds = [f"{block[0]}-{block[-1]}" for block in arena.blocks(arena.final.blocks)]
-    lines = [line for line in lines if line["images"]["seeds"] in seeds]
+    lines = [line for line in lines if line["images"]["seeds"] in seeds and line["metric"] in arena.metrics]
     if not lines:
         return None
     point = lines[-1]["arena"]["point"]
     found: dict[str, dict[int, Record]] = {metric: {} for metric in arena.metrics}
     for line in lines:
-        if line["arena"]["point"] == point and line["metric"] in found:
+        if line["arena"]["point"] == point:
             found[line["metric"]].setdefault(seeds.index(line["images"]["seeds"]), line)
     blocks = sorted(set.intersection(*(set(each) for each in found.values())))[:most]
     if not blocks:

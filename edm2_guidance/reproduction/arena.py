@@ -175,10 +175,13 @@ class Contest:
         """Of the images of a block on its scores; None if they are not here. Kept: they take seconds."""
         generation = self.runner.open(standing.entry.at(standing.point))
         path = self._keeping.images_of(generation, seeds, _file(standing.entry))
-        kept = self.runner.settings.results / "arena" / f"{path.stem}.npz"
+        beside = self.scorer.reference.statistics.sha256[:6]
+        kept = self.runner.settings.results / "arena" / f"{path.stem}-{beside}.npz"
         if kept.exists():
             with np.load(kept) as file:
-                return {metric: file[metric.replace("/", ".")] for metric in self.arena.metrics}
+                names = {metric: metric.replace("/", ".") for metric in self.arena.metrics}
+                if set(names.values()) <= set(file.files):
+                    return {metric: file[name] for metric, name in names.items()}
         if not path.exists():
             return None
         made, _ = measure_stored(path, self.scorer, len(seeds))

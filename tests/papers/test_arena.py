@@ -120,6 +120,11 @@ def test_a_schedule_of_too_many_steps_is_refused():
         ("[search]", "[final]\nseed = 999\n[search]", "search takes seeds 0 to 999"),
         ("[search]", "[final]\nblocks = 0\n[search]", "and 1 block"),
         ('["fd_mnist"]', '"fd_mnist"', "metrics: a list of names"),
+        ("[search]", "[[search]]", "search: one table"),
+        ("[search]", "[search]\nstride = 0", "stride 0"),
+        ("[1.5, 2]", "2", "linear/weak: "),
+        ("[guides]", '[guides]\nself = "mnist16-weak"', "'self' is the main network"),
+        ('"euler"]', '"heun"]', "one is there twice in heun, heun"),
     ],
 )
 def test_what_cannot_be_is_refused(written, old, new, said):

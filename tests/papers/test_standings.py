@@ -123,6 +123,12 @@ def test_a_pair_is_of_the_blocks_that_both_have():
     assert known_pair(fdg, linear, {pair_key(fdg, linear): {"metrics": metrics}}) is None  # of the other sign
 
 
+def test_a_setting_that_another_metric_found_does_not_count():
+    first, other = lines_of("linear/weak", 2.0)[:1], lines_of("linear/weak", 2.5, w=3.0)[1:]
+    (found,) = standings(replace(ARENA, metrics=METRICS[:1]), [*first, *other])
+    assert (found.point, found.mean("fd_mnist")) == ({"weight": 1.5}, 2.0)
+
+
 def test_how_kinds_fared():
     records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("linear/weak/euler/4", 3.0)]
     found = standings(ARENA, records)

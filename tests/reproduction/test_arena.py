@@ -53,6 +53,16 @@ def invoke(tmp_path, monkeypatch):
     return call
 
 
+def fdx():
+    Path("fdx.toml").write_text(ARENA.replace('"fd_mnist"', '"fdx"'))
+    return "arena", "--arena=fdx.toml"
+
+
+def guided_solvers():
+    Path("guided.toml").write_text(ARENA.replace('["unguided"]', '["linear/weak"]'))
+    return "guided.toml"
+
+
 def lines(path="a.jsonl"):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
@@ -61,6 +71,8 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     listed = invoke(*WORDS, "--list")
     assert listed.exit_code == 0, listed.output
     assert "Small: 5 entries, 272 images" in listed.stdout
+    guided = invoke("arena", f"--arena={guided_solvers()}", "--list", "--only=*/2").stdout
+    assert "2 main + 2 guide 1" in guided.splitlines()[-1]
     assert not Path("a.jsonl").exists()
     assert "run it without --report first" not in invoke(*WORDS, "--report=out").output
 
@@ -83,6 +95,9 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     assert again.exit_code == 0, again.output
     assert (Path("a.jsonl").read_bytes(), Path("a.pairs.jsonl").read_bytes()) == before
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
+
+    other = invoke(*WORDS, "--only=linear/*,fdg/*", "--metrics=fd_mnist_ae", "--ref=mnist16-ae-refs")
+    assert other.exit_code == 0, other.output  # what was kept for differences is of the first metric
 
     assert invoke(*WORDS, "--only=linear/*", "--time=2").exit_code == 0
     (taken,) = lines("a.times.jsonl")
@@ -130,6 +145,8 @@ def test_usage(invoke):
         refused = invoke(*WORDS, *words)
         assert refused.exit_code == 2, refused.output
         assert said in refused.output
+    for each in ("--list", "--report=out"):
+        assert "metric 'fdx' is not known" in invoke(*fdx(), each).output
     Path("a.pairs.jsonl").write_text("{")
     refused = invoke(*WORDS)
     assert refused.exit_code == 2, refused.output

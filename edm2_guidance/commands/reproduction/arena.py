@@ -17,7 +17,7 @@ from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.run_options import share_device_option, threads_for
 from edm2_guidance.cli.say import say
 from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
-from edm2_guidance.metrics.catalog import check_counts, value_text
+from edm2_guidance.metrics.catalog import check_counts, find_metric, value_text
 from edm2_guidance.papers import arena as arenas
 from edm2_guidance.papers import standings
 from edm2_guidance.papers.arena import Arena, Entry
@@ -58,6 +58,8 @@ class ArenaOptions(OptionGroup, heading="Arena"):
         """The arena, with what the command line changes. ValueError or OSError."""
         found = arenas.load(self.arena)
         search, final = found.search, found.final
+        for metric in self.metrics or found.metrics:
+            find_metric(metric)
         return replace(
             found,
             metrics=tuple(self.metrics or found.metrics),
@@ -105,9 +107,8 @@ def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
     """The entries with what makes them, and how many images they take."""
     rows: list[list[object]] = [["entry", "guidance and solver", "searched", "evaluations", "images"]]
     for entry in entries:
-        point = {} if entry.axis is None else {entry.axis.name: entry.axis.values[len(entry.axis.values) // 2]}
-        recipe = entry.at(point)
         axis = entry.searched.axis
+        recipe = entry.at({} if axis is None else {axis.name: axis.values[len(axis.values) // 2]})
         calls = " + ".join(f"{count} {name}" for name, count in recipe.evaluations().items() if count)
         what = ", ".join([*(guide.name for guide in recipe.guides), *filter(None, [recipe.unusual_text()])])
         searched = "" if axis is None else axis.name if entry.of is None else f"as {entry.of.name}"
