@@ -27,7 +27,7 @@ class Architecture:
         label_dim, augment_dim: Widths of what conditions it; 0 = not at all.
         model_channels: Channels at multiplier 1.
         channel_mult: Multiplier of each level, the finest first.
-        channel_mult_emb, channel_mult_noise: Width of the embedding and of the noise level's waves, in `model_channels`.
+        channel_mult_emb, channel_mult_noise: Widths of the embedding and of the noise level's waves, in the same.
         num_blocks: Per level.
         attn_resolutions: The sizes that have attention, in pixels.
         dropout, label_dropout: In training.
@@ -229,7 +229,7 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [N,C,H,W], embedding [N or 1, emb_channels]."""
-        h = self.conv0(F.silu(self.norm0(x)))
+        h: Tensor = self.conv0(F.silu(self.norm0(x)))
         shift = self.affine(embedding).to(h.dtype)[:, :, None, None]
         if self.adaptive_scale:
             scale, shift = shift.chunk(2, dim=1)
@@ -252,7 +252,8 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     query, key, value = (part.mT for part in parts.unbind(3))
     key = key / math.sqrt(key.shape[-1])
     weights = (query.float() @ key.float().mT).softmax(dim=-1).to(value.dtype)
-    return (weights @ value).mT.reshape(len(qkv), -1, *qkv.shape[2:])
+    made: Tensor = (weights @ value).mT.reshape(len(qkv), -1, *qkv.shape[2:])
+    return made
 
 
 # ----------------------------------------------------------------------------
@@ -274,7 +275,7 @@ class UNet(nn.Module):
         encoder = list(_way_down(self.arch))
         widths = [width for _, _, width in encoder if width > 0]
         self.enc = nn.ModuleDict({name: layer for name, layer, _ in encoder})
-        self.dec = nn.ModuleDict(_way_up(self.arch, widths))
+        self.dec = nn.ModuleDict(dict(_way_up(self.arch, widths)))
 
     def optional(self, inputs: int, outputs: int, *, bias: bool) -> Linear | None:
         return Linear(inputs, outputs, bias=bias) if inputs else None
@@ -505,7 +506,7 @@ class VPPrecond(Precond):
         use_fp16: bool = False,
         beta_d: float = 19.9,
         beta_min: float = 0.1,
-        M: int = 1000,  # noqa: N803 - names of the files
+        M: int = 1000,
         epsilon_t: float = 1e-5,
     ) -> None:
         super().__init__(arch, use_fp16=use_fp16)
@@ -537,7 +538,7 @@ class VEPrecond(Precond):
         return 1, sigma, 1, (0.5 * sigma).log()
 
 
-class iDDPMPrecond(Precond):  # noqa: N801 - its name in the files
+class iDDPMPrecond(Precond):
     """The same, the third column. It knows the noise levels `u` alone, falling, float32 [M + 1]."""
 
     u: Tensor
@@ -547,9 +548,9 @@ class iDDPMPrecond(Precond):  # noqa: N801 - its name in the files
         arch: Architecture,
         *,
         use_fp16: bool = False,
-        C_1: float = 0.001,  # noqa: N803 - names of the files
-        C_2: float = 0.008,  # noqa: N803
-        M: int = 1000,  # noqa: N803
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
     ) -> None:
         super().__init__(arch, use_fp16=use_fp16)
         self.C_1, self.C_2, self.M = C_1, C_2, M
