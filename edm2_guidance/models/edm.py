@@ -1,5 +1,6 @@
 """EDM (arXiv 2206.00364): its earlier networks of pixels, as denoisers D(x; sigma)."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from edm2_guidance.models.base import Model, Prediction
 from edm2_guidance.models.edm2 import open_model as open_edm2
 from edm2_guidance.models.edm_files import EdmFile, cost, inspect, load_edm, network_cost, recognises
+from edm2_guidance.models.networks.edm import iDDPMPrecond, nearest
 
 __all__ = ["EdmModel", "cost", "inspect", "open_model", "recognises"]
 
@@ -42,10 +44,19 @@ class EdmModel(Model):
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.rounds = isinstance(file.net, iDDPMPrecond)
+        if isinstance(file.net, iDDPMPrecond):
+            self._levels = file.net.u
         self.net = file.net.to(device)
         if file.net.use_fp16 and device.type == "cuda":
             self.net.use_float16()
         self.precision = str(self.net.dtype).split(".")[-1]
+
+    def round_sigma(self, levels: Sequence[float]) -> list[float]:
+        asked = torch.tensor(levels, dtype=torch.float64)  # on the CPU: some devices have no float64
+        if isinstance(self.net, iDDPMPrecond):
+            asked = self._levels[nearest(asked, self._levels)].double()
+        return [float(level) for level in asked]
 
     @cached_property
     def multiply_adds(self) -> int:

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import torch
 
 from edm2_guidance.models import edm, edm_files, family_of, open_model
 from edm2_guidance.models.networks.edm import Conv2d, attend
+from edm2_guidance.recipe.parts import Sampler, Schedule
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.rounding import steps_for
 from tests.edm_pickles import Stored, content_of, pickled
 from torch_utils.safe_pickle import PersistentRecord, UnsafePickleError
 
@@ -61,6 +66,7 @@ def nets(golden, described):
         net = empty(described[name]["cls"], arguments)
         weights = {k.removeprefix(f"w/{name}/"): v for k, v in golden.items() if k.startswith(f"w/{name}/")}
         net.load_state_dict({k: torch.from_numpy(v).float() for k, v in weights.items()}, assign=True)
+        net.sigma_min = described[name]["sigma_min"]  # which is of float32 in files
         made[name] = net.eval().requires_grad_(False)
     return made
 
@@ -260,3 +266,59 @@ def test_halving_after_a_convolution_differs_at_the_borders():
     plain, after = first(x), fused(x)
     assert plain.shape == after.shape == (1, 1, 4, 4)
     assert not torch.allclose(plain, after, atol=1e-3)
+
+
+TRAJECTORIES = ("edm_ncsnpp_cond/det", "ve_ncsnpp_uncond/det")
+
+
+@pytest.mark.parametrize("case", TRAJECTORIES)
+def test_samples_are_those_of_the_original(golden, files, case):
+    """With the seeds, in float64: levels exactly, pixels too."""
+    how = json.loads(str(golden["json/traj"][()]))[case]
+    name, traj = (
+        case.split("/")[0],
+        {k.rsplit("/", 1)[1]: v for k, v in golden.items() if k.startswith(f"traj/{case}/")},
+    )
+    low = max(how["sigma_min"], open_model(files[name]).net.sigma_min)
+    generation = open_recipe(
+        Recipe(
+            NetworkRef(files[name]),
+            sampler=Sampler.parse(f"heun:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
+                                  f":S_noise={how['S_noise']}"),
+            schedule=Schedule.parse(f"edm:sigma_min={low}"),
+            num_steps=how["num_steps"],
+            dtype="float64",
+            noise_device="cpu",
+        ),
+        "cpu",
+    )  # fmt: skip
+    calls, predict = [], generation.main.predict
+
+    def seen(x, sigma, y, **more):
+        calls.append(float(sigma))
+        return predict(x, sigma, y, **more)
+
+    generation.main.predict = seen
+    with torch.no_grad():
+        x, labels = sample(generation, golden["traj/seeds"].tolist())
+    assert labels == (traj["labels"].tolist() if "labels" in traj else None)
+    assert calls == pytest.approx(traj["sigma_calls"].tolist(), rel=1e-12)
+    assert relative(x, traj["final"]) < 2e-6
+    assert generation.main.decode(x).permute(0, 2, 3, 1).numpy().tolist() == traj["uint8"].tolist()
+
+
+def test_steps_go_to_the_levels_that_a_network_knows(golden, files):
+    main = open_model(files["iddpm_adm_cond"])
+    for count in (18, 40, 256):
+        schedule = Schedule.parse(f"edm:sigma_min={main.net.sigma_min}")
+        recipe = Recipe(NetworkRef(files["iddpm_adm_cond"]), schedule=schedule, num_steps=count)
+        steps = steps_for(recipe, main)
+        assert [step.level for step in steps] == golden[f"round/steps{count}_value"].tolist()
+        assert [step.sigma_next for step in steps] == [*golden[f"round/steps{count}_value"].tolist()[1:], 0]
+    churned = replace(recipe, sampler=Sampler.parse("heun:S_churn=40:S_min=0.05:S_max=50"))
+    known = set(main.net.u.tolist())
+    moved = [step for step in steps_for(churned, main) if step.sigma > step.level]
+    assert moved
+    assert all(step.sigma in known and 0.05 <= step.level <= 50 for step in moved)
+    others = replace(recipe, sampler=Sampler.parse("dpmpp-2m"))
+    assert steps_for(others, main) == others.steps()

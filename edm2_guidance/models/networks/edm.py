@@ -559,19 +559,24 @@ class iDDPMPrecond(Precond):
         self.sigma_min, self.sigma_max = levels[M - 1], levels[0]
 
     def index(self, sigma: Tensor) -> Tensor:
-        """Of the nearest level, int64 in the shape of sigma.
-
-        By distances that come of products, as published: of two levels about as near, rounding chooses.
-        """
-        wide = sigma.to(torch.float32).reshape(1, -1, 1)
-        apart = torch.cdist(wide, self.u[None, :, None], compute_mode="use_mm_for_euclid_dist")
-        return apart.argmin(dim=2).reshape(sigma.shape)
+        """Of the nearest level, int64 in the shape of sigma."""
+        return nearest(sigma, self.u)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return self.u[self.index(sigma)].to(sigma.dtype)
 
     def coefficients(self, sigma: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
         return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1 - self.index(sigma)).to(torch.float32)
+
+
+def nearest(sigma: Tensor, levels: Tensor) -> Tensor:
+    """Which of the levels [K], float32, is nearest to each sigma [...], int64 in that shape.
+
+    By distances that come of products, as published: of two levels about as near, rounding chooses.
+    """
+    wide = sigma.to(torch.float32).reshape(1, -1, 1)
+    apart = torch.cdist(wide, levels[None, :, None], compute_mode="use_mm_for_euclid_dist")
+    return apart.argmin(dim=2).reshape(sigma.shape)
 
 
 def iddpm_levels(c_1: float, c_2: float, count: int) -> list[float]:
