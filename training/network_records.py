@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from torch_utils.persistence import FORMAT_VERSION
+from torch_utils.persistence import FORMAT_VERSION, is_persistent
 from torch_utils.safe_pickle import ModuleRecord, PersistentRecord, StoredTensor
 from training.dataset import MAX_CLASSES
 from training.encoders import Encoder, StabilityVAEEncoder, StandardRGBEncoder
@@ -40,15 +40,15 @@ FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 # Constructor arguments.
 
 
-def _integer(low: int, high: int) -> Callable[[Any], bool]:
+def integer(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
-def _number(low: float, high: float) -> Callable[[Any], bool]:
+def number(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
-def _list_of(check: Callable[[Any], bool], longest: int) -> Callable[[Any], bool]:
+def list_of(check: Callable[[Any], bool], longest: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list | tuple) and len(value) <= longest and all(map(check, value))
 
 
@@ -57,47 +57,47 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _one_or_more(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: check(value) or _list_of(check, 64)(value)
+    return lambda value: check(value) or list_of(check, 64)(value)
 
 
 # What a file may ask for. The bounds keep construction short even where no tensors are allocated yet; published
 # networks have at most 4 levels, 3 blocks per level and 448 channels in the first.
 _ARGUMENT_CHECKS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "Precond": {
-        "img_resolution": _integer(1, 2**16),
-        "img_channels": _integer(1, 2**12),
-        "label_dim": _integer(0, MAX_CLASSES),
+        "img_resolution": integer(1, 2**16),
+        "img_channels": integer(1, 2**12),
+        "label_dim": integer(0, MAX_CLASSES),
         "use_fp16": lambda value: type(value) is bool,
-        "sigma_data": _number(1e-6, 1e6),
-        "logvar_channels": _integer(1, 2**16),
-        "model_channels": _integer(1, 2**16),
-        "channel_mult": _list_of(_integer(1, 2**10), 10),
-        "channel_mult_noise": _or_none(_number(0, 2**10)),
-        "channel_mult_emb": _or_none(_number(0, 2**10)),
-        "num_blocks": _integer(0, 32),
-        "attn_resolutions": _list_of(_integer(0, 2**16), 64),
-        "label_balance": _number(0, 1),
-        "concat_balance": _number(0, 1),
-        "resample_filter": _list_of(_number(-1e6, 1e6), 64),
-        "channels_per_head": _integer(1, 2**16),
-        "dropout": _number(0, 1),
-        "res_balance": _number(0, 1),
-        "attn_balance": _number(0, 1),
-        "clip_act": _or_none(_number(0, math.inf)),
+        "sigma_data": number(1e-6, 1e6),
+        "logvar_channels": integer(1, 2**16),
+        "model_channels": integer(1, 2**16),
+        "channel_mult": list_of(integer(1, 2**10), 10),
+        "channel_mult_noise": _or_none(number(0, 2**10)),
+        "channel_mult_emb": _or_none(number(0, 2**10)),
+        "num_blocks": integer(0, 32),
+        "attn_resolutions": list_of(integer(0, 2**16), 64),
+        "label_balance": number(0, 1),
+        "concat_balance": number(0, 1),
+        "resample_filter": list_of(number(-1e6, 1e6), 64),
+        "channels_per_head": integer(1, 2**16),
+        "dropout": number(0, 1),
+        "res_balance": number(0, 1),
+        "attn_balance": number(0, 1),
+        "clip_act": _or_none(number(0, math.inf)),
     },
     "StandardRGBEncoder": {},
     "StabilityVAEEncoder": {
         "vae_name": lambda value: isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable(),
-        "raw_mean": _list_of(_number(-1e6, 1e6), 64),
-        "raw_std": _list_of(_number(1e-6, 1e6), 64),
-        "final_mean": _one_or_more(_number(-1e6, 1e6)),
-        "final_std": _one_or_more(_number(1e-6, 1e6)),
-        "batch_size": _integer(1, 2**16),
+        "raw_mean": list_of(number(-1e6, 1e6), 64),
+        "raw_std": list_of(number(1e-6, 1e6), 64),
+        "final_mean": _one_or_more(number(-1e6, 1e6)),
+        "final_std": _one_or_more(number(1e-6, 1e6)),
+        "batch_size": integer(1, 2**16),
     },
     "EDM2Loss": {
-        "P_mean": _number(-1e6, 1e6),
-        "P_std": _number(0, 1e6),
-        "sigma_data": _number(1e-6, 1e6),
+        "P_mean": number(-1e6, 1e6),
+        "P_std": number(0, 1e6),
+        "sigma_data": number(1e-6, 1e6),
     },
 }
 
@@ -123,9 +123,14 @@ def _without_neutral(class_name: str, arguments: Mapping[str, Any], where: str) 
     return {name: value for name, value in arguments.items() if not _is_neutral(class_name, name, value, where)}
 
 
-def checked_arguments(class_name: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Constructor arguments by name, as plain Python values. ValueError for an unknown name or impossible value."""
-    checks = _ARGUMENT_CHECKS[class_name]
+def checked_arguments(
+    class_name: str, arguments: Mapping[str, Any], where: str, checks: Mapping[str, Callable[[Any], bool]] | None = None
+) -> dict[str, Any]:
+    """Constructor arguments by name, as plain Python values. ValueError for an unknown name or impossible value.
+
+    checks: what is possible, by name, of a class that is not of this module.
+    """
+    checks = _ARGUMENT_CHECKS[class_name] if checks is None else checks
     checked = {}
     for name, value in arguments.items():
         if name not in checks:
@@ -219,7 +224,7 @@ def match_network(record: Any, where: str = "ema") -> tuple[Precond, dict[str, S
     cls = _known_class(record, NETWORK_CLASSES, where)
     net = empty_network(cls, _arguments_in(record, cls, where), where)
     tensors: dict[str, StoredTensor] = {}
-    _compare_module(record, net, where, "", tensors)
+    compare_module(record, net, where, "", tensors)
     if len({id(tensor) for tensor in tensors.values()}) < len(tensors):
         raise ValueError(f"{where}: two parameters share one tensor, which {cls.__name__} does not do")
     return net, tensors
@@ -329,14 +334,15 @@ _CONTAINERS = {"ModuleDict": nn.ModuleDict, "ModuleList": nn.ModuleList, "Sequen
 _STRUCTURE = {"_parameters", "_buffers", "_modules", "_init_args", "_init_kwargs"}
 
 
-def _compare_module(record: Any, module: nn.Module, where: str, prefix: str, tensors: dict[str, StoredTensor]) -> None:
+def compare_module(record: Any, module: nn.Module, where: str, prefix: str, tensors: dict[str, StoredTensor]) -> None:
     """Compare, and collect the record's tensors by their names in the state dict (`prefix` + name).
 
-    An attribute that the file lacks is no difference: ours follows from the constructor arguments, which agree.
+    Constructor arguments are compared where our class keeps its own. An attribute that the file lacks is no difference:
+    ours follows from the constructor arguments, which agree.
     """
     if not isinstance(record, PersistentRecord | ModuleRecord) or not _is_class_of(record, module):
         raise ValueError(f"{where}: {describe(record)} where {type(module).__name__} is expected")
-    if isinstance(record, PersistentRecord):
+    if isinstance(record, PersistentRecord) and is_persistent(module):
         _compare_arguments(record, module, where)
     for name, value in record.state.items():
         if name not in _STRUCTURE and not _is_bookkeeping(name, value, where):
@@ -351,7 +357,7 @@ def _compare_module(record: Any, module: nn.Module, where: str, prefix: str, ten
     for name, child in children.items():
         own_child = module._modules[name]
         assert own_child is not None
-        _compare_module(child, own_child, f"{where}.{name}", f"{prefix}{name}.", tensors)
+        compare_module(child, own_child, f"{where}.{name}", f"{prefix}{name}.", tensors)
 
 
 def _is_class_of(record: PersistentRecord | ModuleRecord, module: nn.Module) -> bool:

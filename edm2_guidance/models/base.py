@@ -43,6 +43,7 @@ class Model(ABC):
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
         decodes_apart: Whether one thread should decode while another samples: not where code of users would see that,
             or networks compute on the same cores.
+        rounds: Whether it is for some noise levels alone, to which `round_sigma` brings others.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
 
@@ -63,6 +64,7 @@ class Model(ABC):
     num_parameters: int = 0
     decoder_batch: int | None = None
     decodes_apart: bool = True
+    rounds: bool = False
     betas: Betas | None = None
 
     def load_decoder(self, *, offline: bool = False) -> None:
@@ -77,6 +79,10 @@ class Model(ABC):
 
     def check_unchanged(self) -> None:  # noqa: B027 - networks out of files stay what they are
         """ValueError if it is no longer what its `identity` says."""
+
+    def round_sigma(self, levels: Sequence[float]) -> list[float]:
+        """The nearest noise levels that it is for; here these."""
+        return list(levels)
 
     @property
     def precisions(self) -> Sequence[str]:

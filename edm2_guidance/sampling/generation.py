@@ -25,6 +25,7 @@ from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, Differentiated, LogProbs, Network, guided
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.latents import Latents
+from edm2_guidance.sampling.rounding import steps_for
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device
 from torch_utils.memory import Batches
@@ -571,7 +572,9 @@ def sample(
         around=recipe.around,
     )  # fmt: skip
     noise = to_device(noise, device).to(DTYPES[recipe.dtype])
-    for last in trajectory(recipe.sampler, recipe.steps(), at, noise, streams.randn_like):  # one in memory at a time
+    for last in trajectory(
+        recipe.sampler, steps_for(recipe, main), at, noise, streams.randn_like
+    ):  # one in memory at a time
         if recorder is not None:
             recorder.end(last.info, [network.evaluations for network in counted.values()])
         if watch is not None:

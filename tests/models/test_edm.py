@@ -1,0 +1,324 @@
+"""EDM's networks: golden outputs and levels of the original code, keys of the published files, and what is refused."""
+
+import gzip
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edm2_guidance.models import edm, edm_files, family_of, open_model
+from edm2_guidance.models.networks.edm import Conv2d, attend
+from edm2_guidance.recipe.parts import Sampler, Schedule
+from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.rounding import steps_for
+from tests.edm_pickles import Stored, content_of, pickled
+from torch_utils.safe_pickle import PersistentRecord, UnsafePickleError
+
+DATA = Path(__file__).parents[1] / "data"
+NETS = ("edm_ddpmpp_cond", "edm_ncsnpp_cond", "vp_ddpmpp_uncond", "ve_ncsnpp_uncond", "iddpm_adm_cond", "edm_song_skip")
+CPU = torch.device("cpu")
+DDPMPP = {
+    "model_type": "SongUNet", "embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard",
+    "channel_mult_noise": 1, "resample_filter": [1, 1], "model_channels": 128,
+}  # fmt: skip
+NCSNPP = {
+    **DDPMPP, "embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}  # fmt: skip
+ADM = {"model_type": "DhariwalUNet", "model_channels": 192, "channel_mult": [1, 2, 3, 4]}
+CIFAR, FACES = {"channel_mult": [2, 2, 2]}, {"channel_mult": [1, 2, 2, 2]}
+PUBLISHED = {  # constructor arguments, size, classes
+    "cifar10_cond_ddpmpp": (DDPMPP | CIFAR | {"augment_dim": 9}, 32, 10),
+    "cifar10_uncond_ddpmpp": (DDPMPP | CIFAR | {"augment_dim": 9}, 32, 0),
+    "cifar10_cond_ncsnpp": (NCSNPP | CIFAR | {"augment_dim": 9}, 32, 10),
+    "cifar10_uncond_ncsnpp": (NCSNPP | CIFAR | {"augment_dim": 9}, 32, 0),
+    "ffhq_afhqv2_uncond_ddpmpp": (DDPMPP | FACES | {"augment_dim": 9}, 64, 0),
+    "ffhq_afhqv2_uncond_ncsnpp": (NCSNPP | FACES | {"augment_dim": 9}, 64, 0),
+    "imagenet64_cond_adm": (ADM, 64, 1000),
+    "baseline_cifar10_uncond_vp": (DDPMPP | FACES, 32, 0),
+    "baseline_cifar10_uncond_ve": (NCSNPP | FACES, 32, 0),
+    "baseline_imagenet64_cond_adm": (ADM, 64, 1000),
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(DATA / "edm.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def described(golden):
+    return json.loads(str(golden["json/nets"][()]))
+
+
+@pytest.fixture(scope="module")
+def nets(golden, described):
+    made = {}
+    for name in NETS:
+        arguments = described[name]["kwargs"]
+        net = empty(described[name]["cls"], arguments)
+        weights = {k.removeprefix(f"w/{name}/"): v for k, v in golden.items() if k.startswith(f"w/{name}/")}
+        net.load_state_dict({k: torch.from_numpy(v).float() for k, v in weights.items()}, assign=True)
+        net.sigma_min = described[name]["sigma_min"]  # which is of float32 in files
+        made[name] = net.eval().requires_grad_(False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def files(nets, described, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edm")
+    for name, net in nets.items():
+        (folder / f"{name}.pkl").write_bytes(pickled(content_of(net, described[name]["kwargs"])))
+    return {name: str(folder / f"{name}.pkl") for name in nets}
+
+
+def empty(class_name, arguments):
+    checked = edm_files._arguments(
+        PersistentRecord(class_name, 6, {"_init_args": (), "_init_kwargs": dict(arguments)}, "", ""), "ema"
+    )
+    return edm_files._empty(class_name, checked, "ema")
+
+
+def relative(found, expected):
+    expected = torch.from_numpy(expected)
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_outputs_are_those_of_the_original(golden, files, name):
+    """Through the file. 2e-6 shows even the small constant of the normalisations."""
+    net = open_model(files[name]).net
+    x, sigma, y = (torch.from_numpy(golden[f"in/{part}"]) for part in ("x", "sigma", "class_labels"))
+    y = y if net.label_dim else None
+    out = {key.split("/")[-1]: value for key, value in golden.items() if key.startswith(f"out/{name}/")}
+    wide = sigma.reshape(-1, 1, 1, 1)
+    _, _, c_in, c_noise = net.coefficients(wide)
+    assert relative(c_noise.flatten(), out["c_noise"]) < 2e-6
+    assert relative(net.model.map_noise(c_noise.flatten()), out["map_noise_raw"]) < 2e-6
+    assert relative(net.model.embedded(c_noise.flatten(), y), out["emb"]) < 2e-6
+    assert relative(net.raw(c_in * x, wide, y), out["F"]) < 2e-6
+    assert relative(net(x, sigma, y), out["D"]) < 2e-6
+    assert relative(net(x, torch.tensor(1.5), y), out["D_scalar"]) < 2e-6
+    if net.label_dim:
+        assert relative(net(x, sigma), out["D_null"]) < 2e-6
+
+
+def test_channels_of_attention_lie_head_by_head():
+    heads, width, side = 2, 3, 2
+    qkv = torch.randn([1, 3 * heads * width, side, side], dtype=torch.float64, generator=torch.manual_seed(0))
+    expected = torch.empty([1, heads * width, side, side], dtype=torch.float64)
+    for head in range(heads):
+        q, k, v = (
+            torch.stack([qkv[0, (head * width + c) * 3 + part].flatten() for c in range(width)]) for part in range(3)
+        )
+        weights = (q.T @ k / math.sqrt(width)).softmax(dim=1)
+        expected[0, head * width : (head + 1) * width] = (v @ weights.T).reshape(width, side, side)
+    assert torch.allclose(attend(qkv, heads), expected, rtol=1e-5, atol=1e-6)  # logits are float32
+
+
+def test_every_name_and_shape_of_the_published_files():
+    with gzip.open(DATA / "edm_keys.txt.gz", "rt") as file:
+        sections = re.split(r"^## ", file.read(), flags=re.MULTILINE)[1:]
+    assert len(sections) == len(PUBLISHED)
+    for section in sections:
+        title, *lines = section.strip().splitlines()
+        name, class_name = re.fullmatch(r"(\w+) \((\w+)\)", title).groups()
+        unet, size, classes = PUBLISHED[name]
+        net = empty(class_name, unet | {"img_resolution": size, "img_channels": 3, "label_dim": classes})
+        found = [f"{key} {tuple(value.shape)}" for key, value in net.state_dict().items()]
+        assert found == [line for line in lines if line], name
+
+
+def test_levels_that_a_network_knows(golden, nets, described):
+    for name, net in nets.items():
+        assert net.sigma_min == pytest.approx(described[name]["sigma_min"], rel=1e-3)
+        assert net.sigma_max == pytest.approx(float(described[name]["sigma_max"]), rel=1e-3)
+    iddpm = nets["iddpm_adm_cond"]
+    sigma = torch.from_numpy(golden["round/in"])
+    assert iddpm.index(sigma).tolist() == golden["round/index"].tolist()
+    assert iddpm.round_sigma(sigma).tolist() == golden["round/value64"].tolist()
+    assert iddpm.round_sigma(sigma.float()).tolist() == golden["round/value32"].tolist()
+    vp = nets["vp_ddpmpp_uncond"]
+    assert relative(torch.tensor([vp.sigma(t) for t in golden["vp/t"]]), golden["vp/sigma"]) < 1e-6
+    times = vp.time(torch.from_numpy(golden["vp/sigma"]))
+    assert relative(times, golden["vp/sigma_inv_of_sigma"]) < 1e-6
+
+
+def test_a_file_is_of_this_family_and_looked_into(files):
+    for file in files.values():
+        assert family_of(file) is edm
+    report = edm.inspect(files["edm_ncsnpp_cond"])
+    assert report["refusal"] is None
+    assert report["network"]["class"] == "EDMPrecond"
+    assert report["network"]["parameters"] == 267395
+    cost = edm.cost(files["iddpm_adm_cond"])
+    assert cost.parameters == 829638
+    assert cost.multiply_adds == open_model(files["iddpm_adm_cond"]).multiply_adds > 0
+
+
+def test_as_a_denoiser(files, golden):
+    model = open_model(files["edm_ncsnpp_cond"])
+    assert (model.shape, model.num_classes, model.image_size) == ((3, 16, 16), 10, 16)
+    x = torch.from_numpy(golden["in/x"]).double()
+    y = model.conditions([3, 8], CPU)
+    found = model.predict(x, torch.tensor(1.5, dtype=torch.float64), y).denoised
+    assert found.dtype == torch.float64
+    assert relative(found, golden["out/edm_ncsnpp_cond/D_scalar"]) < 2e-6
+    with pytest.raises(ValueError, match="know no perturbation"):
+        model.predict(x, torch.tensor(1.5), y, perturbation=None)
+
+
+def changed(nets, described, change):
+    """A pickle of the first network after `change` of its content."""
+    name = "edm_ddpmpp_cond"
+    content = content_of(nets[name], described[name]["kwargs"])
+    change(content)
+    return pickled(content)
+
+
+def at(content, *names):
+    """The state of a layer."""
+    layer = content["ema"]
+    for name in names:
+        layer = (layer.state if isinstance(layer, Stored) else vars(layer))["_modules"][name]
+    return layer.state
+
+
+BLOCK = ("model", "enc", "8x8_block0")
+CHANGES = {
+    "attribute num_heads is 2": lambda c: at(c, *BLOCK).update(num_heads=2),
+    "attribute skip_scale is 1": lambda c: at(c, *BLOCK).update(skip_scale=1),
+    "attribute eps is 1e-05": lambda c: at(c, *BLOCK, "norm0").update(eps=1e-5),
+    "attribute surprise = 1 is unknown": lambda c: at(c, *BLOCK).update(surprise=1),
+    "attribute sigma_max is 80": lambda c: at(c).update(sigma_max=80),
+    "no constructor argument 'surprise'": lambda c: at(c)["_init_kwargs"].update(surprise=1),
+    "encoder_type = 'other' is not possible": lambda c: at(c)["_init_kwargs"].update(encoder_type="other"),
+    "the file lacks the layers proj": lambda c: at(c, *BLOCK)["_modules"].pop("proj"),
+    "shape": lambda c: at(c, *BLOCK, "norm0")["_parameters"].update(weight=torch.ones(8)),
+    "hooks are code": lambda c: at(c, *BLOCK).update(_forward_hooks={0: 1}),
+    "two tensors are one": lambda c: at(c, *BLOCK, "norm0")["_parameters"].update(
+        weight=at(c, *BLOCK, "norm1")["_parameters"]["weight"]
+    ),
+    "resample_filter is not what": lambda c: at(c, "model", "enc", "8x8_down", "conv0").update(
+        _buffers={"resample_filter": torch.tensor([[[[0.5, 0.2], [0.2, 0.1]]]])}
+    ),
+    "bias is not finite": lambda c: at(c, *BLOCK, "norm0")["_parameters"].update(bias=torch.full([32], math.nan)),
+    "it has an encoder": lambda c: c.update(encoder=Stored("StandardRGBEncoder", {})),
+    "class Other is not known": lambda c: setattr(c["ema"], "class_name", "Other"),
+}
+
+
+@pytest.mark.parametrize("why", CHANGES)
+def test_what_our_classes_do_not_reproduce_is_refused(nets, described, tmp_path, why):
+    path = tmp_path / "net.pkl"
+    path.write_bytes(changed(nets, described, CHANGES[why]))
+    with pytest.raises(ValueError, match=re.escape(why)):
+        edm_files.load_edm(str(path))
+
+
+class Runs:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return eval, (f"open({str(self.marker)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("place", ["augment_pipe", "loss_fn", "attribute", "constructor argument", "source"])
+def test_a_hostile_file_runs_nothing(nets, described, tmp_path, place):
+    marker, path = tmp_path / "marker", tmp_path / "net.pkl"
+
+    def change(content):
+        if place == "source":
+            content["ema"].source = f"open({str(marker)!r}, 'w').close()"
+        elif place == "attribute":
+            at(content, *BLOCK)["dropout"] = Runs(marker)
+        elif place == "constructor argument":
+            at(content)["_init_kwargs"]["dropout"] = Runs(marker)
+        else:
+            content[place] = Runs(marker)
+
+    path.write_bytes(changed(nets, described, change))
+    if place == "source":  # is never looked at
+        assert open_model(path).num_classes == 10
+    else:
+        with pytest.raises(UnsafePickleError, match=r"eval"):
+            open_model(path)
+        assert "eval" in edm.inspect(str(path))["refusal"]
+    assert not marker.exists()
+
+
+def test_halving_after_a_convolution_differs_at_the_borders():
+    torch.manual_seed(0)
+    first = Conv2d(1, 1, 3, down=True, taps=(1, 3, 3, 1))
+    fused = Conv2d(1, 1, 3, down=True, taps=(1, 3, 3, 1), fused_resample=True)
+    torch.nn.init.constant_(first.weight, 1.0)
+    torch.nn.init.constant_(first.bias, 0.5)
+    fused.load_state_dict(first.state_dict())
+    x = torch.randn(1, 1, 8, 8)
+    plain, after = first(x), fused(x)
+    assert plain.shape == after.shape == (1, 1, 4, 4)
+    assert not torch.allclose(plain, after, atol=1e-3)
+
+
+TRAJECTORIES = ("edm_ncsnpp_cond/det", "ve_ncsnpp_uncond/det")
+
+
+@pytest.mark.parametrize("case", TRAJECTORIES)
+def test_samples_are_those_of_the_original(golden, files, case):
+    """With the seeds, in float64: levels exactly, pixels too."""
+    how = json.loads(str(golden["json/traj"][()]))[case]
+    name, traj = (
+        case.split("/")[0],
+        {k.rsplit("/", 1)[1]: v for k, v in golden.items() if k.startswith(f"traj/{case}/")},
+    )
+    low = max(how["sigma_min"], open_model(files[name]).net.sigma_min)
+    generation = open_recipe(
+        Recipe(
+            NetworkRef(files[name]),
+            sampler=Sampler.parse(f"heun:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
+                                  f":S_noise={how['S_noise']}"),
+            schedule=Schedule.parse(f"edm:sigma_min={low}"),
+            num_steps=how["num_steps"],
+            dtype="float64",
+            noise_device="cpu",
+        ),
+        "cpu",
+    )  # fmt: skip
+    calls, predict = [], generation.main.predict
+
+    def seen(x, sigma, y, **more):
+        calls.append(float(sigma))
+        return predict(x, sigma, y, **more)
+
+    generation.main.predict = seen
+    with torch.no_grad():
+        x, labels = sample(generation, golden["traj/seeds"].tolist())
+    assert labels == (traj["labels"].tolist() if "labels" in traj else None)
+    assert calls == pytest.approx(traj["sigma_calls"].tolist(), rel=1e-12)
+    assert relative(x, traj["final"]) < 2e-6
+    assert generation.main.decode(x).permute(0, 2, 3, 1).numpy().tolist() == traj["uint8"].tolist()
+
+
+def test_steps_go_to_the_levels_that_a_network_knows(golden, files):
+    main = open_model(files["iddpm_adm_cond"])
+    for count in (18, 40, 256):
+        schedule = Schedule.parse(f"edm:sigma_min={main.net.sigma_min}")
+        recipe = Recipe(NetworkRef(files["iddpm_adm_cond"]), schedule=schedule, num_steps=count)
+        steps = steps_for(recipe, main)
+        assert [step.level for step in steps] == golden[f"round/steps{count}_value"].tolist()
+        assert [step.sigma_next for step in steps] == [*golden[f"round/steps{count}_value"].tolist()[1:], 0]
+    churned = replace(recipe, sampler=Sampler.parse("heun:S_churn=40:S_min=0.05:S_max=50"))
+    known = set(main.net.u.tolist())
+    moved = [step for step in steps_for(churned, main) if step.sigma > step.level]
+    assert moved
+    assert all(step.sigma in known and 0.05 <= step.level <= 50 for step in moved)
+    others = replace(recipe, sampler=Sampler.parse("dpmpp-2m"))
+    assert steps_for(others, main) == others.steps()
