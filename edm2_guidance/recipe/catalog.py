@@ -9,6 +9,7 @@ _HOUSE = "edm2_guidance."
 CATALOG: Mapping[str, Mapping[str, str]] = {
     "sampler": {
         "heun": "sampling.samplers.heun:Heun",
+        "heun-edm": "sampling.samplers.heun:HeunEDM",
         "euler": "sampling.samplers.euler:Euler",
         "dpmpp-2m": "sampling.samplers.dpmpp_2m:DPMpp2M",
         "dpmpp-3m": "sampling.samplers.dpmpp_3m:DPMpp3M",

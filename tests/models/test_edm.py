@@ -268,7 +268,7 @@ def test_halving_after_a_convolution_differs_at_the_borders():
     assert not torch.allclose(plain, after, atol=1e-3)
 
 
-TRAJECTORIES = ("edm_ncsnpp_cond/det", "ve_ncsnpp_uncond/det")
+TRAJECTORIES = ("edm_ncsnpp_cond/det", "edm_ncsnpp_cond/stoch", "ve_ncsnpp_uncond/det")
 
 
 @pytest.mark.parametrize("case", TRAJECTORIES)
@@ -283,7 +283,7 @@ def test_samples_are_those_of_the_original(golden, files, case):
     generation = open_recipe(
         Recipe(
             NetworkRef(files[name]),
-            sampler=Sampler.parse(f"heun:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
+            sampler=Sampler.parse(f"heun-edm:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
                                   f":S_noise={how['S_noise']}"),
             schedule=Schedule.parse(f"edm:sigma_min={low}"),
             num_steps=how["num_steps"],

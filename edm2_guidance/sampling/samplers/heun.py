@@ -37,3 +37,18 @@ class Heun(Churned):
             slope_next = (x_next - probe.denoised) / sigma_next
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
         return Step(info, x, denoised, x_next, probe)
+
+
+@dataclass(frozen=True)
+class HeunEDM(Heun):
+    """Heun's sampler that draws noise at every step, also where the churn adds none, as EDM's own code does.
+
+    With S_min and S_max, only so a seed gives the image that it gives there, in float64. Without churn it is Heun's.
+    """
+
+    kind: ClassVar[str] = "heun-edm"
+
+    def churned(self, x: "Tensor", info: StepInfo, randn_like: RandnLike) -> "Tensor":
+        if info.sigma <= info.level and self.S_churn > 0:
+            randn_like(x)
+        return super().churned(x, info, randn_like)
