@@ -9,7 +9,6 @@ _HOUSE = "edm2_guidance."
 CATALOG: Mapping[str, Mapping[str, str]] = {
     "sampler": {
         "heun": "sampling.samplers.heun:Heun",
-        "heun-edm": "sampling.samplers.heun:HeunEDM",
         "euler": "sampling.samplers.euler:Euler",
         "dpmpp-2m": "sampling.samplers.dpmpp_2m:DPMpp2M",
         "dpmpp-3m": "sampling.samplers.dpmpp_3m:DPMpp3M",
@@ -20,6 +19,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "sa": "sampling.samplers.sa:SA",
         "ddpm": "sampling.samplers.ddpm:DDPM",
         "ddim": "sampling.samplers.ddim:DDIM",
+        "heun-edm": "sampling.samplers.heun:HeunEDM",
     },
     "schedule": {
         "edm": "sampling.schedules.edm:EDM",
