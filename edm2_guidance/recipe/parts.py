@@ -399,6 +399,7 @@ class Reference(Spec):
             which mixes networks, and after the clipping.
         needs_labels: Whether it makes sense for images with classes only.
         needs: What its network must support (`models.base.Model.supports`); empty = nothing.
+        remembers: Whether it observes the main network at every step.
     """
 
     axis: ClassVar[str] = "reference"
@@ -407,6 +408,7 @@ class Reference(Spec):
     of_classifier: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     needs: ClassVar[str] = ""
+    remembers: ClassVar[bool] = False
 
     def check_network(self, network: Perturbed) -> None:
         """ValueError, naming what is missing, for a network that it cannot ask."""
@@ -434,9 +436,9 @@ class Reference(Spec):
         return call.main() - self.denoise(call)
 
     def observe(self, main: "Tensor", memory: "dict[str, Tensor]") -> None:
-        """A step is made, whether its guide was on or not: keep what counts. main: D of the main network at its start.
+        """A step is made, whether its guide was on or not: keep what counts. Asked of those that remember.
 
-        memory: as `Call.memory`.
+        main: D of the main network at its start. memory: as `Call.memory`.
         """
 
 
@@ -470,7 +472,11 @@ class Rule(Spec):
         """ValueError for what is denoised, (C, H, W) or [N,C,H,W], if the rule cannot shape its pushes."""
 
     def still(self, step: StepInfo) -> bool:
-        """Whether D is made without any reference at this step. They are then not evaluated, and `guides` is empty."""
+        """Whether D is made without any network at this step, and `guides` is empty.
+
+        None is then evaluated, but the main one for what else looks at its D: a classifier that guides, an ancestral
+        sampler, a reference that remembers.
+        """
         return False
 
     def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":

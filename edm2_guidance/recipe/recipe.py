@@ -548,7 +548,7 @@ class Recipe:
         that is sampled follow, of "base main" and so on.
         """
         steps, calls = self.steps(), [count for leg in self._legs() for count in leg.evaluations(self.sampler)]
-        counts = {"main": sum(calls)}
+        counts = {"main": sum(map(self._of_main, steps, calls))}
         for number, guide in enumerate(self.guides, start=1):
             asked = guide.reference.evaluations() * sum(
                 count
@@ -564,6 +564,13 @@ class Recipe:
                 if any(guide.on(step) and not guide.of_classifier for guide in self.guides)
             )
         return counts | (of_base(self.base.evaluations()) if isinstance(self.base, Recipe) else {})
+
+    def _of_main(self, step: StepInfo, calls: int) -> int:
+        """How many of the evaluations of D at a step ask for D of the main network: see `Rule.still`."""
+        of_classifiers = {guide.of_classifier for guide in self.guides if guide.on(step)}
+        if of_classifiers != {False} or not self.rule.still(step) or self.sampler.ancestral:
+            return calls
+        return min(calls, 1) if any(guide.reference.remembers for guide in self.guides) else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for recipe.json and the ledger, in which every choice is the text of the command line."""

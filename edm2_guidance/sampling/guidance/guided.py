@@ -127,8 +127,8 @@ def _told(around: Sequence[Around], step: StepInfo, batch: Batch) -> Mapping[str
 class _Guided:
     """The denoiser of one step, as `recipe.parts.Denoise` promises it. known: all guides; guides: those that are on.
 
-    mains: D of the main network at each evaluation. seen: of each guide, by number, what its weight saw at the first
-    evaluation, if it remembers.
+    calls: the evaluations so far, which ask the main network once something looks at its D. seen: of each guide, by
+    number, what its weight saw at the first evaluation, if it remembers.
     """
 
     step: StepInfo
@@ -142,17 +142,29 @@ class _Guided:
     differentiated: "Differentiated | None"  # for a rule that takes the gradient
     around: Sequence[_Outside]
     how: Mapping[str, Any]  # networks are asked
-    mains: list[Tensor] = field(default_factory=list)
+    calls: "list[_Call]" = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        return self.predict(x, sigma).denoised
+        return self._denoised(self._call(x, sigma))
 
     def predict(self, x: Tensor, sigma: float) -> Prediction:
-        networks = [each for each in self.guides if not each.guide.of_classifier]
-        differentiated = self.differentiated if networks else None
-        call = _Call(x, sigma, self.step, self.batch, self.main, not self.mains, differentiated, self.how)
-        untouched = _changes(x)
+        call = self._call(x, sigma)
+        return Prediction(self._denoised(call), call.mix)
+
+    @property
+    def networks(self) -> list[_Known]:
+        """The guides that are on, without classifiers."""
+        return [each for each in self.guides if not each.guide.of_classifier]
+
+    def _call(self, x: Tensor, sigma: float) -> "_Call":
+        differentiated = self.differentiated if self.networks else None
+        call = _Call(x, sigma, self.step, self.batch, self.main, not self.calls, differentiated, self.how)
+        self.calls.append(call)
+        return call
+
+    def _denoised(self, call: "_Call") -> Tensor:
+        networks, untouched = self.networks, _changes(call.x)
         asked = [] if self.rule.still(self.step) else [self._acting(call, each) for each in networks]
         denoised = self.rule.denoise(call, asked) if networks else call.main()
         if self.clip:
@@ -161,11 +173,9 @@ class _Guided:
         denoised = moved(denoised, call, classifiers)
         for each in self.around:
             denoised = each.spec.finish(denoised, call, each.memory)
-        prediction = Prediction(denoised, call.mix)
-        self.mains.append(call.main())
-        if _changes(x) != untouched:
+        if _changes(call.x) != untouched:
             raise ValueError("code of your own changes x in place, the sampler's state: compute on x.clone()")
-        return prediction
+        return denoised
 
     def end(self, step: Step) -> Step:
         for outside in self.around:
@@ -173,8 +183,9 @@ class _Guided:
         for each in self.guides:
             if each.number in self.seen:
                 each.guide.weight.observe(step, self.seen[each.number])
-        for each in self.known if self.mains else ():
-            each.guide.reference.observe(self.mains[0], each.of_reference)
+        for each in self.known if self.calls else ():
+            if each.guide.reference.remembers:
+                each.guide.reference.observe(self.calls[0].main(), each.of_reference)
         return step
 
     def _acting(self, call: "_Call", known: _Known) -> "_Acting":

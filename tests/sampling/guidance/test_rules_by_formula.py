@@ -10,9 +10,12 @@ from dnnlib.inference import Inference
 from edm2_guidance.models import open_model
 from edm2_guidance.recipe.parts import Rule, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided
+from edm2_guidance.sampling.guidance.references.previous_step import PreviousStep
 from tests import mixture
-from tests.functions import denoise_at
+from tests.functions import denoise_at, network
 
 STEP, SIGMA = StepInfo(3, 8, 0.7, 0.7, 0.2), 0.7
 X, MAIN, GUIDE = torch.randn(3, 4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
@@ -57,17 +60,39 @@ def test_cfg_zero_stands_still_where_a_guide_is_on():
     moved = X + (0.2 - SIGMA) * (X - X / (1 + SIGMA)) / SIGMA
     torch.testing.assert_close(moved / 1.2, X / (1 + SIGMA))
     assert not torch.equal(result("cfg-zero:zero=0", step=first), result("cfg-zero", step=first))
-    asked = []
-
-    def guide(x, sigma):
-        asked.append(sigma)
-        return GUIDE
-
-    at = denoise_at(lambda x, sigma: MAIN, (guide, 3.0), rule=Rule.parse("cfg-zero"))
-    at(first)(X, SIGMA)
-    assert asked == []
     recipe = Recipe("net", (Guide("net2", constant(3)),), 8, rule="cfg-zero:zero=2")
-    assert recipe.evaluations() == {"main": 15, "guide 1": 11}
+    assert recipe.evaluations() == {"main": 11, "guide 1": 11}
+
+
+BESIDE = {"previous-step": (None, None), "classifier": ("net3", mixture.log_probs)}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "beside", "count"),
+    [
+        ("heun", (), 3),
+        ("euler", (), 2),
+        ("heun", ("previous-step",), 5),  # which remembers D at the start of every step
+        ("heun", ("classifier",), 7),
+        ("ddpm:clip=false", (), 4),  # whose noise may be as the network learned
+    ],
+)
+def test_still_steps_ask_for_what_else_looks_at_it(monkeypatch, sampler, beside, count):
+    """Of four steps the first two stand still."""
+    others = [(Guide(BESIDE[kind][0], constant(2), None, kind), BESIDE[kind][1]) for kind in beside]
+    main, guide = Counted(network(mixture.denoise)), Counted(network(lambda x, sigma: x.tanh()))
+    pairs = [(Guide("net2", constant(3)), guide), *others]
+    recipe = Recipe("net", [spec for spec, _ in pairs], 4, sampler, rule="cfg-zero:zero=2")
+    remembered = []
+    monkeypatch.setattr(PreviousStep, "observe", lambda self, main, memory: remembered.append(main))
+    noise = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    at = guided(main, pairs, recipe.rule, Batch([0, 3, 4], 5))
+    steps = list(trajectory(recipe.sampler, recipe.steps(), at, noise, torch.zeros_like))
+    assert (main.evaluations, recipe.evaluations()["main"]) == (3 * count, count)
+    assert guide.evaluations == 3 * recipe.evaluations()["guide 1"]
+    for step, seen in zip(steps, remembered, strict=False):
+        torch.testing.assert_close(seen, mixture.denoise(step.start, step.info.sigma))
+    assert len(remembered) == 4 * len(set(beside) & {"previous-step"})
 
 
 def blurred(image):

@@ -23,6 +23,7 @@ class PreviousStep(Reference):
     formula: ClassVar[str] = "D_g = D_m at the start of the step before"
     of_main: ClassVar[bool] = True
     of_other: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
 
     def evaluations(self) -> int:
         return 0

@@ -16,7 +16,7 @@ class CFGZero(Rule):
     """The reference's velocity is scaled by <v_m, v_g> / |v_g|^2, image by image; the first steps may stand still.
 
     Velocities are those of flow matching, v = (x - D) / sigma - D, as in the paper. In a step that stands still v is
-    0, so D = x / (1 + sigma). That is so where a guide is on.
+    0, so D = x / (1 + sigma), which no network is asked for. That is so where a guide is on.
     """
 
     kind: ClassVar[str] = "cfg-zero"
