@@ -6,8 +6,8 @@ from typing import Any
 
 from dnnlib import figures
 from edm2_guidance.metrics.catalog import find_metric
-from edm2_guidance.papers.arena import Arena
-from edm2_guidance.papers.curves import Record, is_of
+from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.arena_lines import Lines
 from edm2_guidance.papers.standings import Standing
 
 _ROW = 0.22  # inches of a method
@@ -17,18 +17,20 @@ _HIGHEST = 6  # scores that a search shows, in times of the best of all
 _QUIET = "#bbbbbb"
 
 
-def draw(arena: Arena, records: Sequence[Record], found: Sequence[Standing], folder: Path) -> list[Path]:
+def draw(arena: Arena, entries: Sequence[Entry], lines: Lines, found: Sequence[Standing], folder: Path) -> list[Path]:
     """Writes the pictures of an arena as PNGs; their paths. ImportError, naming what to install, without matplotlib.
 
-    records: of the ledger. found: its `standings`.
+    entries: whose searches are drawn. lines: of the ledger. found: its `standings`, as far as they are drawn.
     """
     methods = [each for each in found if each.entry.group == "methods"]
     solvers = [each for each in found if each.entry.of is not None]
     made = []
     with figures.styled(None):
         pictures = {
-            "methods": ranking(arena, methods), "searches": curves(arena, records), "solvers": pareto(arena, solvers),
-        }  # fmt: skip
+            "methods": ranking(arena, methods),
+            "searches": curves(arena, entries, lines),
+            "solvers": pareto(arena, solvers),
+        }
         for name, figure in pictures.items():
             if figure is not None:
                 made.append(folder / f"{name}.png")
@@ -65,16 +67,14 @@ def _guide(standing: Standing) -> str:
     return standing.entry.name.partition("/")[2] or "none"
 
 
-def curves(arena: Arena, records: Sequence[Record]) -> Any:
+def curves(arena: Arena, entries: Sequence[Entry], lines: Lines) -> Any:
     """What the searches found: a panel for each method, a curve for each guide. None without any."""
     panels: dict[str, dict[str, dict[float, float]]] = {}
     axes_of = {}
-    for entry in arena.entries:
+    for entry in entries:
         scores = {
             next(iter(record["search"]["point"].values())): float(record["value"])
-            for record in records
-            if is_of(record, arena.search_name(entry), arena.metrics[0])
-            and record["num_images"] == arena.search.num_images
+            for record in lines.searches.get(entry.name, ())
         }
         if scores and entry.axis is not None:
             method, _, guide = entry.name.partition("/")

@@ -6,7 +6,7 @@ less than their intervals say, so differences are those of pairs of images, wher
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from dnnlib.plain_json import parse_json
 from edm2_guidance.metrics.catalog import find_metric, interval_text, value_text
 from edm2_guidance.metrics.uncertainty import Interval, apart, mean_interval
 from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.arena_lines import Lines, Record
 from edm2_guidance.papers.listing import Cells
 from edm2_guidance.papers.search import Point
 
-Record = Mapping[str, Any]
 _USUAL = {("rule", "linear"), ("weight", "constant"), ("reference", "network")}
 #: By the names of two entries: the interval of the difference of each metric, whose middle is the difference.
 Pairs = Mapping[tuple[str, str], Mapping[str, Interval]]
@@ -67,21 +67,13 @@ class Standing:
         return f"{value_text(metric, self.mean(metric))} {interval_text(metric, ends)}".rstrip()
 
 
-def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = None) -> list[Standing]:
+def standings(arena: Arena, lines: Lines, *, blocks: int | None = None) -> list[Standing]:
     """The entries that the ledger has by all metrics, group by group, the best by the first metric first.
 
     blocks: by the first so many alone.
     """
-    lines: dict[str, list[Record]] = {}
-    for record in records:
-        tag = record.get("arena") or {}
-        if (
-            tag.get("name") == arena.name
-            and {"entry", "point"} <= tag.keys()
-            and (record.get("images") or {}).get("seeds")
-        ):
-            lines.setdefault(tag["entry"], []).append(record)
-    found = [_standing(arena, entry, lines[entry.name], blocks) for entry in arena.entries if entry.name in lines]
+    finals = lines.finals
+    found = [_standing(arena, entry, finals[entry.name], blocks) for entry in arena.entries if entry.name in finals]
     whole = [each for each in found if each is not None]
     groups = list(dict.fromkeys(each.entry.group for each in whole))
     higher = find_metric(arena.metrics[0]).measure.better == "higher"
@@ -94,15 +86,8 @@ def standings(arena: Arena, records: Sequence[Record], *, blocks: int | None = N
 
 
 def _standing(arena: Arena, entry: Entry, lines: Sequence[Record], most: int | None) -> Standing | None:
-    """By the lines of the setting that was found last, block by block; None if a metric has no line.
-
-    Lines of other seeds are of runs with other numbers of images, those of other metrics of runs that searched by
-    these.
-    """
+    """By the lines of the setting that was found last, block by block; None if a metric has no line."""
     seeds = [f"{block[0]}-{block[-1]}" for block in arena.blocks(arena.final.blocks)]
-    lines = [line for line in lines if line["images"]["seeds"] in seeds and line["metric"] in arena.metrics]
-    if not lines:
-        return None
     point = lines[-1]["arena"]["point"]
     found: dict[str, dict[int, Record]] = {metric: {} for metric in arena.metrics}
     for line in lines:
@@ -205,10 +190,18 @@ def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], 
     return made
 
 
-def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, times: Mapping[str, float], group: str) -> Cells:
+def table(
+    arena: Arena,
+    found: Sequence[Standing],
+    pairs: Pairs,
+    times: Mapping[str, float],
+    group: str,
+    shown: Set[str] | None = None,
+) -> Cells:
     """Rows of the entries of a group, best first; "=" before those that are tied with the best, "?" if nobody knows.
 
-    times: of `read_times`. The evaluations and the time are of one image.
+    times: of `read_times`. The evaluations and the time are of one image. shown: of the entries of these names; all
+    are among those that are tied or best.
     """
     members = [each for each in found if each.entry.group == group]
     first, *others = arena.metrics
@@ -216,6 +209,8 @@ def table(arena: Arena, found: Sequence[Standing], pairs: Pairs, times: Mapping[
         ["", "entry", "setting", first, "beside", "difference", *others, "evaluations", "time", "images"]
     ]
     for each in members:
+        if shown is not None and each.entry.name not in shown:
+            continue
         against = pairs.get((each.entry.name, each.entry.against or ""), {}).get(first)
         difference = "" if against is None else _ends(first, against)
         calls = " + ".join(f"{count} {name}" for name, count in each.evaluations.items() if count)

@@ -19,6 +19,7 @@ from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.score_output import Scorer, measure_stored
 from edm2_guidance.metrics.uncertainty import difference, influence_if_known, mean_of
 from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.arena_lines import Lines, contents, lines_of, reference
 from edm2_guidance.papers.search import Found, Point
 from edm2_guidance.papers.standings import (
     Standing,
@@ -56,9 +57,11 @@ class Contest:
     runner: Runner
     tell: Teller = Teller()
     _found: dict[str, Point] = field(default_factory=dict)
+    _opened: dict[str, str] = field(default_factory=dict)  # what files hold, as `lines_of` asks
 
     def __post_init__(self) -> None:
         self._keeping = self.runner.keeping_images()
+        self._opened[reference(self.arena)] = self.scorer.reference.statistics.sha256
 
     @property
     def scorer(self) -> Scorer:
@@ -98,7 +101,9 @@ class Contest:
     def score(self, entry: Entry, blocks: int) -> None:
         """The scores of an entry at its best setting, in so many blocks."""
         point = self.point(entry)
-        generation = self.runner.open(entry.at(point))
+        asked = entry.at(point)
+        generation = self.runner.open(asked)
+        self._opened |= contents(asked, generation.recipe)
         for number, seeds in enumerate(self.arena.blocks(blocks)):
             self.tell.block(entry, point, number)
             block_scores(self._keeping, self.scorer, generation, seeds, self._tags(entry, point, number), _file(entry))
@@ -119,14 +124,17 @@ class Contest:
         return [each.entry for each in found[: self.arena.final.best]]
 
     def _stand(self, names: Set[str]) -> list[Standing]:
-        found = standings(self.arena, ledger.read(self.runner.settings.ledger), blocks=1)
+        found = standings(self.arena, self._lines(), blocks=1)
         return [each for each in found if each.entry.name in names]
+
+    def _lines(self) -> Lines:
+        return lines_of(self.arena, ledger.read(self.runner.settings.ledger), self._opened)
 
     def compare(self) -> None:
         """Write the differences of the same seeds that are not known yet, as far as the images are here."""
         path = pairs_path(self.runner.settings.ledger)
         known, before = read_pairs(path), read_pairs(path)
-        found = standings(self.arena, ledger.read(self.runner.settings.ledger))
+        found = standings(self.arena, self._lines())
         for a, b in pairs_of(found):
             if known_pair(a, b, known) is None and (made := self._difference(a, b)) is not None:
                 known[pair_key(a, b)] = {"a": a.entry.name, "b": b.entry.name, "of": pair_key(a, b), "metrics": made}

@@ -10,24 +10,7 @@ from edm2_guidance.papers import arena
 from edm2_guidance.papers.arena import Final, load, steps_within
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.parts import Sampler, Schedule
-
-SMALL = """
-title = "Small"
-net = "mnist16-cond"
-reference = "mnist16"
-metrics = ["fd_mnist"]
-num_steps = 2
-[guides]
-weak = "mnist16-weak"
-[search]
-values = [1.5, 2]
-[solvers]
-methods = ["linear/weak"]
-evaluations = [4]
-samplers = ["heun", "euler"]
-[[methods]]
-name = "linear"
-"""
+from tests.arenas import TOML
 
 
 @pytest.fixture
@@ -76,7 +59,7 @@ def test_every_kind_of_guidance_competes():
 
 
 def test_entries_of_a_file(written):
-    found = load(written(SMALL))
+    found = load(written(TOML))
     assert [entry.name for entry in found.entries] == ["linear/weak", "linear/weak/heun/4", "linear/weak/euler/4"]
     method, heun, euler = found.entries
     assert method.axis.values == (1.5, 2)
@@ -129,7 +112,7 @@ def test_a_schedule_of_too_many_steps_is_refused():
 )
 def test_what_cannot_be_is_refused(written, old, new, said):
     with pytest.raises(ValueError, match=r"small.toml") as error:
-        load(written(SMALL.replace(old, new)))
+        load(written(TOML.replace(old, new)))
     assert said in str(error.value)
 
 
@@ -137,7 +120,7 @@ def test_names_that_are_not_there(written):
     with pytest.raises(FileNotFoundError, match=r"no arena .mnist.: .*one of mnist16"):
         load("mnist")
     with pytest.raises(ValueError, match="called 'fdg/\\*'"):
-        load(written(SMALL)).chosen(["fdg/*"])
+        load(written(TOML)).chosen(["fdg/*"])
 
 
 def test_the_arena_of_the_docs_is_one(written):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from edm2_guidance.papers.arena import Arena, Final, Method, Solvers
+from edm2_guidance.papers.arena import Final
+from edm2_guidance.papers.arena_lines import lines_of
 from edm2_guidance.papers.arena_plots import front_of
 from edm2_guidance.papers.standings import (
     differences,
@@ -17,61 +18,42 @@ from edm2_guidance.papers.standings import (
     table,
     write_lines,
 )
+from tests.arenas import ARENA, METRICS, scores_of
 from tests.papers.ledger_lines import line
 
-METRICS = ("fd_mnist", "fd_mnist_ae")
-ARENA = Arena(
-    "small", "Small", "mnist16-cond", METRICS, "mnist16", (Method("linear"), Method("fdg", rule="fdg")),
-    {"weak": "mnist16-weak"}, num_steps=2, final=Final(10, 1000, 2),
-    solvers=Solvers(("linear/weak",), (4, 8), ("heun", "euler")),
-)  # fmt: skip
 
-
-def lines_of(entry, value, half=0.1, block=0, w=1.5):
-    """The scores of a block; those of the second metric are twice as high."""
-    found = next(each for each in ARENA.entries if each.name == entry)
-    point, seeds = {"weight": w}, ARENA.blocks(2)[block]
-    tag = {"name": "small", "entry": entry, "point": point, "block": block}
-    return [
-        {
-            **line(
-                times * value, metric, 10, seeds=f"{seeds[0]}-{seeds[-1]}", recipe=found.at(point),
-                interval=(times * value - half, times * value + half),
-            ),
-            "arena": tag,
-        }
-        for times, metric in enumerate(METRICS, 1)
-    ]  # fmt: skip
+def stand(arena, records, **more):
+    return standings(arena, lines_of(arena, records), **more)
 
 
 def test_the_best_first_in_each_group():
     records = [
-        *lines_of("linear/weak", 2.0),
-        *lines_of("fdg/weak", 1.0),
-        *lines_of("fdg/weak", 1.4, block=1),
-        *lines_of("linear/weak/euler/4", 3.0),
+        *scores_of("linear/weak", 2.0),
+        *scores_of("fdg/weak", 1.0),
+        *scores_of("fdg/weak", 1.4, block=1),
+        *scores_of("linear/weak/euler/4", 3.0),
         line(0.1),
     ]
-    found = standings(ARENA, records)
+    found = stand(ARENA, records)
     assert [each.entry.name for each in found] == ["fdg/weak", "linear/weak", "linear/weak/euler/4"]
     assert found[0].values("fd_mnist") == [1.0, 1.4]
     assert (found[0].mean("fd_mnist"), found[0].blocks, found[1].blocks) == (pytest.approx(1.2), 2, 1)
     assert found[0].evaluations == {"main": 3, "guide 1": 3}
-    assert standings(ARENA, records, blocks=1)[0].values("fd_mnist") == [1.0]
+    assert stand(ARENA, records, blocks=1)[0].values("fd_mnist") == [1.0]
 
 
 def test_what_lacks_a_metric_is_left_out_and_the_last_setting_counts():
-    halves = lines_of("linear/weak", 2.0)[:1]
-    assert standings(ARENA, halves) == []
-    records = [*lines_of("linear/weak", 2.0), *lines_of("linear/weak", 2.5, w=3.0)]
-    assert standings(ARENA, records)[0].point == {"weight": 3.0}
-    assert standings(ARENA, records)[0].mean("fd_mnist") == 2.5
+    halves = scores_of("linear/weak", 2.0)[:1]
+    assert stand(ARENA, halves) == []
+    records = [*scores_of("linear/weak", 2.0), *scores_of("linear/weak", 2.5, w=3.0)]
+    assert stand(ARENA, records)[0].point == {"weight": 3.0}
+    assert stand(ARENA, records)[0].mean("fd_mnist") == 2.5
 
 
 def test_ties_by_lines_and_by_pairs(tmp_path):
     """Of the same seeds a difference is known better than by the intervals of both."""
-    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
-    found = standings(ARENA, records)
+    records = [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.9)]
+    found = stand(ARENA, records)
     named = [(a.entry.name, b.entry.name) for a, b in pairs_of(found)]
     assert named == [("fdg/weak", "linear/weak"), ("linear/weak", "fdg/weak")]
     by_lines = differences(found, {})
@@ -89,49 +71,49 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     assert [row[0] for row in table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")] == ["", "1", ""]
     rows = table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")
     assert [row[rows[0].index("time")] for row in rows] == ["time", "1.23", ""]
-    others = standings(ARENA, [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.8)])
+    others = stand(ARENA, [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.8)])
     assert differences(others, read_pairs(path)) == differences(others, {})  # that pair is of other scores
 
 
 def test_lines_of_runs_with_other_numbers_of_images_are_left_out():
-    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
-    assert len(standings(ARENA, records)) == 2
-    assert standings(replace(ARENA, final=Final(20, 1000, 2)), records) == []
+    records = [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.9)]
+    assert len(stand(ARENA, records)) == 2
+    assert stand(replace(ARENA, final=Final(20, 1000, 2)), records) == []
 
 
 def test_lines_that_lack_what_tells_them_apart_are_passed_over():
-    bare = [{**line, "arena": {"name": "small"}} for line in lines_of("fdg/weak", 1.9)]
-    unseeded = [{**line, "images": None} for line in lines_of("fdg/weak", 1.9)]
-    assert [each.entry.name for each in standings(ARENA, [*bare, *unseeded, *lines_of("linear/weak", 2.0)])] == [
+    bare = [{**line, "arena": {"name": "small"}} for line in scores_of("fdg/weak", 1.9)]
+    unseeded = [{**line, "images": None} for line in scores_of("fdg/weak", 1.9)]
+    assert [each.entry.name for each in stand(ARENA, [*bare, *unseeded, *scores_of("linear/weak", 2.0)])] == [
         "linear/weak"
     ]
 
 
 def test_without_intervals_nobody_knows_who_is_tied():
-    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9)]
+    records = [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.9)]
     for record in records:
         del record["interval"]
-    found = standings(ARENA, records)
+    found = stand(ARENA, records)
     assert [row[0] for row in table(ARENA, found, differences(found, {}), {}, "methods")] == ["", "1", "?"]
 
 
 def test_a_pair_is_of_the_blocks_that_both_have():
-    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("fdg/weak", 1.5, block=1)]
-    fdg, linear = standings(ARENA, records)
+    records = [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.9), *scores_of("fdg/weak", 1.5, block=1)]
+    fdg, linear = stand(ARENA, records)
     metrics = {m: {"low": 0.05 * k, "high": 0.15 * k, "error": 0.025} for k, m in enumerate(METRICS, 1)}
     assert known_pair(linear, fdg, {pair_key(linear, fdg): {"metrics": metrics}}) == metrics
     assert known_pair(fdg, linear, {pair_key(fdg, linear): {"metrics": metrics}}) is None  # of the other sign
 
 
 def test_a_setting_that_another_metric_found_does_not_count():
-    first, other = lines_of("linear/weak", 2.0)[:1], lines_of("linear/weak", 2.5, w=3.0)[1:]
-    (found,) = standings(replace(ARENA, metrics=METRICS[:1]), [*first, *other])
+    first, other = scores_of("linear/weak", 2.0)[:1], scores_of("linear/weak", 2.5, w=3.0)[1:]
+    (found,) = stand(replace(ARENA, metrics=METRICS[:1]), [*first, *other])
     assert (found.point, found.mean("fd_mnist")) == ({"weight": 1.5}, 2.0)
 
 
 def test_how_kinds_fared():
-    records = [*lines_of("linear/weak", 2.0), *lines_of("fdg/weak", 1.9), *lines_of("linear/weak/euler/4", 3.0)]
-    found = standings(ARENA, records)
+    records = [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.9), *scores_of("linear/weak/euler/4", 3.0)]
+    found = stand(ARENA, records)
     lines = how_kinds_fared(ARENA, found, differences(found, {}))
     assert lines["rule", "fdg"] == [
         "`fdg/weak` at w = 1.5: fd_mnist 1.9000 [1.8000, 2.0000], place 1 of 2, beside linear/weak -0.2414 to +0.0414"
@@ -153,7 +135,7 @@ def test_a_file_that_holds_no_differences_is_refused(tmp_path):
 
 def test_the_front_is_what_no_other_beats():
     values = {"heun/4": 5.0, "euler/4": 4.0, "heun/8": 2.0, "euler/8": 4.5}
-    records = [each for name, value in values.items() for each in lines_of(f"linear/weak/{name}", value)]
-    front = front_of(standings(ARENA, records), "fd_mnist")
+    records = [each for name, value in values.items() for each in scores_of(f"linear/weak/{name}", value)]
+    front = front_of(stand(ARENA, records), "fd_mnist")
     # Heun's four evaluations are three.
     assert [each.entry.name.removeprefix("linear/weak/") for each in front] == ["heun/4", "euler/4", "heun/8"]

@@ -9,43 +9,15 @@ from PIL import Image
 
 from edm2_guidance.commands import reproduce
 from edm2_guidance.metrics.uncertainty import apart, interval_of
+from tests.arenas import QUICK
 
-ARENA = """
-title = "Small"
-net = "mnist16-cond"
-reference = "mnist16"
-metrics = ["fd_mnist"]
-num_steps = 2
-[guides]
-weak = "mnist16-weak"
-[search]
-values = [1.5, 2]
-num_images = 8
-[final]
-num_images = 40
-seed = 100
-blocks = 2
-best = 1
-[solvers]
-methods = ["unguided"]
-evaluations = [2]
-samplers = ["heun", "euler"]
-[[methods]]
-name = "unguided"
-guides = []
-[[methods]]
-name = "linear"
-[[methods]]
-name = "fdg"
-rule = "fdg"
-"""
 WORDS = ("arena", "--arena=small.toml", "--ledger=a.jsonl", "--device=cpu", "--shard-size=20")
 
 
 @pytest.fixture
 def invoke(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("small.toml").write_text(ARENA)
+    Path("small.toml").write_text(QUICK)
 
     def call(*words):
         return CliRunner().invoke(reproduce.main, list(words))
@@ -54,12 +26,12 @@ def invoke(tmp_path, monkeypatch):
 
 
 def fdx():
-    Path("fdx.toml").write_text(ARENA.replace('"fd_mnist"', '"fdx"'))
+    Path("fdx.toml").write_text(QUICK.replace('"fd_mnist"', '"fdx"'))
     return "arena", "--arena=fdx.toml"
 
 
 def guided_solvers():
-    Path("guided.toml").write_text(ARENA.replace('["unguided"]', '["linear/weak"]'))
+    Path("guided.toml").write_text(QUICK.replace('["unguided"]', '["linear/weak"]'))
     return "guided.toml"
 
 
@@ -110,6 +82,30 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     assert told.stdout.split() == ["out/tables.md", "out/methods.png", "out/searches.png", "out/solvers.png"]
     assert "| fdg/weak | w = " in Path("out/tables.md").read_text()
     assert Image.open("out/methods.png").width > 300
+    check_reports_of_some(invoke)
+
+
+def check_reports_of_some(invoke):
+    """Of entries by name; and of what is still what it was, once the file has changed."""
+    whole = Path("out/tables.md").read_text().splitlines()
+    assert invoke(*WORDS, "--report=some", "--only=fdg/*").stdout.split() == [
+        "some/tables.md", "some/methods.png", "some/searches.png",
+    ]  # fmt: skip
+    some = Path("some/tables.md").read_text().splitlines()
+    assert [row for row in some if "weak" in row] == [row for row in whole if row.startswith("| ") and "| fdg/" in row]
+    assert "Some of the entries: ties and differences are among all." in some
+
+    Path("small.toml").write_text(QUICK.replace('rule = "fdg"', 'rule = "fdg:low=0.5"'))
+    told = invoke(*WORDS, "--report=other")
+    tags = [str(line.get("search") or line["arena"]) for line in lines() if line["metric"] == "fd_mnist"]
+    count = sum("fdg/weak" in tag for tag in tags)
+    assert told.stderr == (
+        f"note: {count} lines of the ledger left out: {count} of another recipe than that of their entry\n"
+    )
+    assert "fdg" not in Path("other/tables.md").read_text()
+    refused = invoke(*WORDS, "--report=none", "--only=fdg/*")
+    assert (refused.exit_code, Path("none").exists()) == (2, False)
+    assert "a.jsonl has no score of these entries of the arena small" in refused.output
 
 
 def check_pairs(written):

@@ -15,18 +15,19 @@ from edm2_guidance.cli.metric_options import REFERENCE, Metrics, ref_option, ref
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.run_options import share_device_option, threads_for
-from edm2_guidance.cli.say import say
+from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
 from edm2_guidance.metrics.catalog import check_counts, find_metric, value_text
 from edm2_guidance.papers import arena as arenas
 from edm2_guidance.papers import standings
 from edm2_guidance.papers.arena import Arena, Entry
+from edm2_guidance.papers.arena_lines import Lines, lines_of
 from edm2_guidance.papers.listing import as_markdown, as_text
 from edm2_guidance.papers.search import expected_points
 
 if TYPE_CHECKING:
     from edm2_guidance.papers.listing import Cells
-    from edm2_guidance.papers.standings import Record, Standing
+    from edm2_guidance.papers.standings import Standing
 
 
 class ArenaOptions(OptionGroup, heading="Arena"):
@@ -89,7 +90,7 @@ def run_arena(asked: ArenaOptions) -> None:
     if asked.list_entries:
         return click.echo(list_text(arena, entries))
     if asked.report is not None:
-        return write_report(arena, asked.work.ledger, Path(asked.report))
+        return write_report(arena, entries, asked.work.ledger, Path(asked.report))
     with asked.work.goes_on():
         return hold(arena, entries, asked)
 
@@ -153,7 +154,9 @@ def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
     contest.run(entries)
     if workers.index == 0:
         contest.compare()
-        click.echo("\n\n".join(as_text(rows) for rows in tables(arena, asked.work.ledger).values()))
+        found = stands(arena, entries, read_lines(arena, asked.work.ledger), asked.work.ledger)
+        made = tables(arena, entries, found, asked.work.ledger)
+        click.echo("\n\n".join(as_text(rows) for rows in made.values()))
     return None
 
 
@@ -162,39 +165,50 @@ def setting_text(point: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in point.items()) or "its only setting"
 
 
-def stands(arena: Arena, records: "Sequence[Record]", ledger: str) -> "list[Standing]":
-    """How the entries stand, by the lines of a ledger. ValueError if it has none of them."""
-    found = standings.standings(arena, records)
-    if not found:
+def stands(arena: Arena, entries: Sequence[Entry], lines: Lines, ledger: str) -> "list[Standing]":
+    """How all entries stand, by the lines of a ledger. ValueError if it has none of those that are asked for."""
+    found = standings.standings(arena, lines)
+    if not {each.entry.name for each in found} & {entry.name for entry in entries}:
+        among = "" if len(entries) == len(arena.entries) else "these entries of "
         raise ValueError(
-            f"{ledger} has no score of the arena {arena.name} with {arena.final.num_images} images per block: run it"
-            " without --report first, or give the --final-num and --metrics that it was run with"
+            f"{ledger} has no score of {among}the arena {arena.name} with {arena.final.num_images} images per block: "
+            "run it without --report first, or give the --final-num and --metrics that it was run with"
         )
     return found
 
 
-def tables(arena: Arena, ledger: str) -> "dict[str, Cells]":
-    """A table of each group, by its name, by the ledger and what stands beside it. ValueError or OSError."""
-    from edm2_guidance.metrics.ledger import read
-
-    found = stands(arena, read(ledger), ledger)
+def tables(arena: Arena, entries: Sequence[Entry], found: "Sequence[Standing]", ledger: str) -> "dict[str, Cells]":
+    """A table of each group, by its name, of these entries among all that were found. ValueError or OSError."""
     pairs = standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
     times = standings.read_times(standings.times_path(ledger))
-    groups = dict.fromkeys(each.entry.group for each in found)
-    return {group: standings.table(arena, found, pairs, times, group) for group in groups}
+    shown = {entry.name for entry in entries}
+    groups = dict.fromkeys(each.entry.group for each in found if each.entry.name in shown)
+    return {group: standings.table(arena, found, pairs, times, group, shown) for group in groups}
 
 
-def write_report(arena: Arena, ledger: str, folder: Path) -> None:
-    """Tables and plots into a folder."""
+def read_lines(arena: Arena, ledger: str) -> Lines:
+    """Of the arena in a ledger; says which are left out. ValueError or OSError."""
     from edm2_guidance.metrics.ledger import read
+
+    lines = lines_of(arena, read(ledger))
+    say_notes(lines.notes)
+    return lines
+
+
+def write_report(arena: Arena, entries: Sequence[Entry], ledger: str, folder: Path) -> None:
+    """Tables and plots of these entries into a folder."""
     from edm2_guidance.papers import arena_plots
 
     with bad_input():
         check_destination(folder / "tables.md")
-        records, made = read(ledger), tables(arena, ledger)
+        lines = read_lines(arena, ledger)
+        found = stands(arena, entries, lines, ledger)
+        made = tables(arena, entries, found, ledger)
+    some = "" if len(entries) == len(arena.entries) else "Some of the entries: ties and differences are among all.\n"
     parts = [f"## {group}\n\n{as_markdown(rows)}\n" for group, rows in made.items()]
     with atomic_path(folder / "tables.md") as path:
-        path.write_text("\n".join([f"# {arena.title}\n", *parts]), encoding="utf-8")
+        path.write_text("\n".join([f"# {arena.title}\n", *filter(None, [some]), *parts]), encoding="utf-8")
     click.echo(folder / "tables.md")
-    for picture in arena_plots.draw(arena, records, stands(arena, records, ledger), folder):
+    drawn = [each for each in found if each.entry.name in {entry.name for entry in entries}]
+    for picture in arena_plots.draw(arena, entries, lines, drawn, folder):
         click.echo(picture)

@@ -17,6 +17,7 @@ from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.commands.reproduction.gallery_pages import pages
 from edm2_guidance.papers import standings
 from edm2_guidance.papers.arena import load
+from edm2_guidance.papers.arena_lines import lines_of
 from edm2_guidance.papers.gallery import Entry, axes, entries
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def fared(ledger: str | Path) -> dict[str, str]:
     from edm2_guidance.metrics.ledger import read
 
     arena = load(Path(ledger).stem)
-    found = standings.standings(arena, read(ledger))
+    found = standings.standings(arena, lines_of(arena, read(ledger)))
     pairs = standings.differences(found, standings.read_pairs(standings.pairs_path(ledger)))
     lines = standings.how_kinds_fared(arena, found, pairs)
     return {f"{axis}-{kind}": "\n".join(f"- {line}" for line in each) for (axis, kind), each in lines.items()}
