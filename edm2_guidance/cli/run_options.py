@@ -127,25 +127,28 @@ class WorkerNumber(ParamType):
         return number, count
 
 
-def share_device_option() -> Field:
-    """--share-device."""
-    return flag("Several workers may compute on one device", heading="Workers")
-
-
-class WorkerOptions(OptionGroup, heading="Workers"):
-    """Which worker of several this process is."""
+class StealingOptions(OptionGroup, heading="Workers"):
+    """Which worker of several this process is, of work whose next part depends on the one before: they share each."""
 
     worker: tuple[int, int] | None = option(
         "This is launch I of N, from 0, as in a job array; torchrun and srun number their own processes",
         type=WorkerNumber(),
     )
-    steal: bool = flag("Do any part of the work that nobody is at, until all is done")
-    share_device: bool = share_device_option()
+    share_device: bool = flag("Several workers may compute on one device")
 
     def place(self) -> Workers:
         """The place of this process: that of the launcher, and of --worker. ValueError if they make no sense."""
         job, jobs = self.worker or (0, 1)
-        return replace(launched(), job=job, jobs=jobs, steal=self.steal, share_device=self.share_device)
+        return replace(launched(), job=job, jobs=jobs, steal=True, share_device=self.share_device)
+
+
+class WorkerOptions(StealingOptions, heading="Workers"):
+    """The same, of work whose parts are known."""
+
+    steal: bool = flag("Do any part of the work that nobody is at, until all is done")
+
+    def place(self) -> Workers:
+        return replace(super().place(), steal=self.steal)
 
 
 def announce_workers(workers: Workers, parts: str) -> None:

@@ -14,7 +14,6 @@ import click
 from dnnlib.atomic import check_destination
 from dnnlib.inference import AUTO, UNSAID, Inference
 from dnnlib.terminal import counted
-from dnnlib.workers import launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.again import made_before
 from edm2_guidance.cli.command import Group, bad_input
@@ -24,7 +23,7 @@ from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import only_preset, recipe_from
 from edm2_guidance.cli.recipe_flags import commands_again
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
-from edm2_guidance.cli.run_options import announce_workers, share_device_option, threads_for
+from edm2_guidance.cli.run_options import StealingOptions, announce_workers, threads_for
 from edm2_guidance.cli.say import say, say_notes, warn
 from edm2_guidance.cli.search_options import SearchOptions, SearchTeller, missing_files, search_text, start_of
 from edm2_guidance.cli.start import as_started
@@ -267,7 +266,7 @@ class FindOptions(OptionGroup):
     search: SearchOptions
     target: opt.TargetOptions
     work: opt.WorkOptions
-    share_device: bool = share_device_option()
+    workers: StealingOptions
 
 
 @main.command("search")
@@ -285,7 +284,8 @@ def search_best(asked: FindOptions) -> None:
 def make_search(asked: FindOptions) -> None:
     """Search, score the best point, and say how to sample and score it."""
     search, target = asked.search, asked.target
-    workers = replace(launched(), steal=True, share_device=asked.share_device)
+    with bad_input():
+        workers = asked.workers.place()
     settings = settings_from(asked.work, workers)
     method = Method(asked.networks, asked.sampling, settings.noise_device)
     recipe = recipe_from(method, defaults=search.varied(asked.networks), scored=True)

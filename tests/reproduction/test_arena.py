@@ -68,6 +68,12 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     assert (Path("a.jsonl").read_bytes(), Path("a.pairs.jsonl").read_bytes()) == before
     assert again.stdout.splitlines()[-8:] == done.stdout.splitlines()[-8:]
 
+    second = invoke(*WORDS, "--worker=1/2", "--share-device")
+    assert second.exit_code == 0, second.output
+    assert Path("a.jsonl").read_bytes() == before[0]
+    assert "difference" in done.stdout
+    assert "difference" not in second.stdout  # the first worker shows how things stand
+
     other = invoke(*WORDS, "--only=linear/*,fdg/*", "--metrics=fd_mnist_ae", "--ref=mnist16-ae-refs")
     assert other.exit_code == 0, other.output  # what was kept for differences is of the first metric
 
@@ -136,6 +142,7 @@ def test_usage(invoke):
         (("--arena=large",), "there is no arena 'large'"),
         (("--only=nothing*",), "no entry of the arena small"),
         (("--metrics=fid",), "mnist16"),
+        (("--worker=2/2",), "workers count from 0 to N - 1"),
         (("--report=out",), "there is no ledger a.jsonl yet"),
     ):
         refused = invoke(*WORDS, *words)

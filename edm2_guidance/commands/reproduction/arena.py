@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.atomic import atomic_path, check_destination
-from dnnlib.workers import launched
 from edm2_guidance.cli import reproduce_options as opt
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.metric_options import REFERENCE, Metrics, ref_option, reference_from
 from edm2_guidance.cli.option_group import COUNT, OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.progress import Agenda
-from edm2_guidance.cli.run_options import share_device_option, threads_for
+from edm2_guidance.cli.run_options import StealingOptions, threads_for
 from edm2_guidance.cli.say import say, say_notes
 from edm2_guidance.commands.reproduction.runs import runner_from, settings_from
 from edm2_guidance.metrics.catalog import check_counts, find_metric, value_text
@@ -53,7 +52,7 @@ class ArenaOptions(OptionGroup, heading="Arena"):
     )
     final_num: int | None = option("Images per block of the final scores", type=click.IntRange(min=2))
     work: opt.WorkOptions
-    share_device: bool = share_device_option()
+    workers: StealingOptions
 
     def chosen(self) -> Arena:
         """The arena, with what the command line changes. ValueError or OSError."""
@@ -77,7 +76,8 @@ def run_arena(asked: ArenaOptions) -> None:
 
     The setting of each method is searched on the same grid with the same images; the best is scored in images of other
     seeds, with intervals, and with differences between pairs of images of the same seeds. What the ledger has is not
-    made again: the same command goes on where it stopped.
+    made again: the same command goes on where it stopped. Under torchrun or srun, or started several times with
+    --worker=I/N, the workers share every block of images; the first of them, 0/N, writes what becomes of it.
 
     \b
     python reproduce.py arena --list
@@ -125,7 +125,8 @@ def list_text(arena: Arena, entries: Sequence[Entry]) -> str:
 
 def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
     """Search and score what is missing, then show how things stand; or take the time."""
-    workers = replace(launched(), steal=True, share_device=asked.share_device)
+    with bad_input():
+        workers = asked.workers.place()
     settings = settings_from(asked.work, workers)
     threads_for([entry.recipe.net.source for entry in entries], arena.metrics)
     arena = replace(arena, reference=reference_from(arena.reference))
