@@ -80,8 +80,8 @@ class Perturbed(Protocol):
 
 
 def check_chosen(words: Sequence[str], layers: Sequence[Layer], kind: str, source: str) -> None:
-    """ValueError for a word that chooses none of these layers, of the network `source`."""
-    for word in words:
+    """ValueError for a word that chooses none of these layers, of the network `source`, and for no word at all."""
+    for word in words or [""]:
         if not any(is_chosen([word], layer) for layer in layers):
             sizes = sorted({layer.size for layer in layers})
             known = ", ".join(["all", "mid", *(f"{size}x{size}" for size in sizes), *(each.name for each in layers)])

@@ -62,8 +62,14 @@ def samplers(recipes: Mapping[str, Recipe]) -> dict[str, Sampler]:
 
 
 def paths(recipe: Recipe, seeds: Sequence[int]) -> Tensor:
-    """Where the points of these seeds are after each step, float32 [num_steps, N, 2]. ValueError as above."""
+    """Where the points of these seeds are after each step, float32 [num_steps, N, 2]. ValueError as above.
+
+    Where noise is added on the way, since that was done last, from there: [1 + steps of the last leg, N, 2].
+    """
     steps: list[Step] = []
     for _ in open_recipe(recipe, "cpu").images(seeds, len(seeds), watch=steps.append).latents():
         pass
-    return torch.stack([step.x.flatten(1) for step in steps]).float()
+    noisy = [index for index, step in enumerate(steps) if step.info.renoise > 0]
+    last = steps[noisy[-1] :] if noisy else steps
+    places = [*([last[0].start] if noisy else []), *(step.x for step in last)]
+    return torch.stack([place.flatten(1) for place in places]).float()

@@ -54,6 +54,20 @@ def test_cfg_by_a_recipe_is_that_of_the_figures():
     torch.testing.assert_close(by_recipe, paths[1:], rtol=1e-4, atol=1e-5)
 
 
+def test_paths_begin_where_noise_was_added_last():
+    """A round more goes on from where the round before ended, and from noise of level sigma around it."""
+    once, twice = (
+        Recipe(NETS["main"], (), 2 + 3 * rounds, schedule=SCHEDULE, around=f"cfgig:init=2:sigma=0.5:rounds={rounds}")
+        for rounds in (1, 2)
+    )
+    paths = recipes.paths(twice, range(300))
+    assert len(paths) == 1 + 3
+    noise = (paths[0] - recipes.paths(once, range(300))[-1]) / 0.5
+    assert noise.mean().abs() < 0.15
+    assert noise.std() == pytest.approx(1, abs=0.1)
+    torch.testing.assert_close(paths[-1], recipes.sample(twice, 300, 0), rtol=1e-5, atol=1e-6)
+
+
 def test_samples_are_a_function_of_their_number(monkeypatch):
     recipe = Recipe(NETS["main"], Guide(NETS["weak"], 2.0), 2, schedule=SCHEDULE)
     whole = recipes.sample(recipe, 6, 1)

@@ -88,17 +88,18 @@ def page(entry: Entry, fared: str = "") -> str:
 def _of_points(entry: Entry) -> list[str]:
     if entry.not_on_points:
         return [f"Not on points: {entry.not_on_points}."]
-    steps = entry.of_points({role: role for role in DIGITS}).num_steps
+    recipe = entry.of_points({role: role for role in DIGITS})
+    since = " since noise was added last" if any(step.renoise > 0 for step in recipe.steps()) else ""
     said = [
         _guide(entry),
         f"w = {number_text(entry.w)}",
-        f"{steps} steps",
+        f"{recipe.num_steps} steps",
         *_beside(entry),
         *_fields(entry, entry.text_on_points),
     ]
     return [
         f"![{entry.title} on the toy]({entry.name}-points.png)",
-        f"*On the toy: {', '.join(said)}. Density of samples, and paths; beside [unguided ones](index.md).*",
+        f"*On the toy: {', '.join(said)}. Density of samples, and paths{since}; beside [unguided ones](index.md).*",
     ]
 
 

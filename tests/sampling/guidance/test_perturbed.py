@@ -448,6 +448,7 @@ def test_where_crops_overlap():
         ("crops:size=4", "2 crops of 4 along a side do not overlap: enlarge them"),
         ("attention:layers=16x16", "has no layers '16x16' for it; write one of all, mid, 4x4, 8x8, enc.8x8_block0,"),
         ("attention:layers=mid+dec.4x4_in1", "has no layers 'dec.4x4_in1' for it"),
+        ("attention:layers=", "has no layers '' for it; write one of all, mid"),
         ("skip-blocks:layers=enc.4x4_down", "has no layers 'enc.4x4_down' for it"),
         ("dropout:layers=dec.32x32_in0", "has no layers 'dec.32x32_in0' for it"),
     ],
