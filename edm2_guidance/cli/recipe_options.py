@@ -17,8 +17,9 @@ from edm2_guidance.cli.option_group import COUNT, Declared, Field, OptionGroup, 
 from edm2_guidance.cli.param_type import Name, ParamType, show_if_list
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Around, Reference, Rule, Sampler, Schedule, Weight
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 from edm2_guidance.recipe.spec import About, Spec, listing
 

@@ -15,22 +15,10 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.around import Around, Leg, Program, planned_legs
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import (
-    Around,
-    Leg,
-    Program,
-    Reference,
-    Rule,
-    Sampler,
-    Schedule,
-    StepInfo,
-    Weight,
-    constant,
-    planned,
-    planned_legs,
-)
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images

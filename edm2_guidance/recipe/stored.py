@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edm2_guidance.recipe.parts import Around, Reference, Rule, Sampler, Schedule, Weight, constant
+from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight, constant
 from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.recipe.spec import digest
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edm2_guidance.recipe.parts import Around, Normal, StepInfo
+from edm2_guidance.recipe.around import Around, Normal
+from edm2_guidance.recipe.parts import StepInfo
 from edm2_guidance.recipe.spec import option
 from edm2_guidance.sampling.around.time import time_of
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edm2_guidance.recipe.parts import Leg, Program, Schedule
+from edm2_guidance.recipe.around import Leg, Program
+from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.spec import option
 
 

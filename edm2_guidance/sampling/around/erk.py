@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edm2_guidance.recipe.parts import Around, Sampler, Step, StepInfo
+from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.parts import Sampler, Step, StepInfo
 from edm2_guidance.recipe.spec import option
 
 if TYPE_CHECKING:

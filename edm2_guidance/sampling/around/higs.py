@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edm2_guidance.recipe.parts import Around, Call, StepInfo
+from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.parts import Call, StepInfo
 from edm2_guidance.recipe.spec import option
 from edm2_guidance.sampling.around.time import time_of
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from edm2_guidance.recipe.parts import Leg, Program, Schedule
+from edm2_guidance.recipe.around import Leg, Program
+from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.spec import number_text, option
 
 _FORM = "N/K/LO/HI"

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm2_guidance.recipe.parts import Around, Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
+from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
 from edm2_guidance.recipe.perturbation import Perturbation
 from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dnnlib.inference import Inference
-from edm2_guidance.recipe.parts import Around, Prediction, Reference, StepInfo, constant
+from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.generation import open_recipe, sample
 from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import fft
 
-from edm2_guidance.recipe.parts import Around
+from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.engine import trajectory
 from tests.functions import denoise_at
