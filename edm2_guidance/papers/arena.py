@@ -18,15 +18,17 @@ found for their method. Seeds of the search never count for the final scores.
 """
 
 import fnmatch
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edm2_guidance.papers.search import Axis, Point
 from edm2_guidance.recipe.parts import Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import MAX_SEED, Guide, NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 _SHIPPED = Path(__file__).with_name("arenas")
@@ -127,8 +129,11 @@ class Arena:
             raise ValueError(f"{self.name}: guides: '{SELF}' is the main network: give that guide another name")
         if self.search.stride < 1:
             raise ValueError(f"{self.name}: search: stride {self.search.stride}: 1 or more")
-        if isinstance(self.metrics, str) or not self.metrics:
-            raise ValueError(f"{self.name}: metrics: a list of names, such as ['fd_dinov2'], not {self.metrics!r}")
+        for name in (self.name, *self.guides, *(method.name for method in self.methods)):
+            if not name or "/" in name:
+                raise ValueError(f"{self.name}: the name '{name}': take one without /")
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"{self.name}: metrics: one at least, and each once, not {list(self.metrics)}")
         if min(self.search.num_images, final.num_images) < 2 or final.blocks < 1 or final.best < 0:
             raise ValueError(f"{self.name}: at least 2 images of a point and of a block, and 1 block")
         if final.seed < self.search.num_images:
@@ -136,6 +141,8 @@ class Arena:
                 f"{self.name}: the search takes seeds 0 to {self.search.num_images - 1}, which never count for the"
                 f" final scores: let [final] begin after them, not at seed {final.seed}"
             )
+        if (last := final.seed + final.blocks * final.num_images - 1) > MAX_SEED:
+            raise ValueError(f"{self.name}: [final] goes up to seed {last}, and seeds to {MAX_SEED}")
 
     @property
     def entries(self) -> list[Entry]:
@@ -237,11 +244,14 @@ def load(text: str) -> Arena:
     if not path.is_file():
         raise FileNotFoundError(f"there is no arena '{text}': give a TOML file, or one of {', '.join(names())}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(_text(path))
         parts = {"search": Search, "final": Final, "solvers": Solvers}
         for name, kind in parts.items():
             data[name] = _made(kind, data.get(name, {}), name)
-        data["methods"] = tuple(_made(Method, each, "methods") for each in data.get("methods", []))
+        listed = data.get("methods", [])
+        if not isinstance(listed, list):
+            raise ValueError("methods: a table of its own for each, [[methods]]")
+        data["methods"] = tuple(_made(Method, each, "methods") for each in listed)
         arena: Arena = _made(Arena, {"name": path.stem, **data}, "the arena")
         if not arena.entries:
             raise ValueError("it has no methods")
@@ -250,14 +260,54 @@ def load(text: str) -> Arena:
     return arena
 
 
+def _text(path: Path) -> str:
+    """What is in it. ValueError for what is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("is no text, which an arena is") from error
+
+
 def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """An instance of a dataclass, whose lists are tuples. ValueError for a name that it has not, or lacks."""
+    """An instance of a dataclass, whose lists are tuples. ValueError for other names, or types, than it has."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: one table, [{where}]")
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+        raise ValueError(f"{where}: one table, [{where}], not {values!r}")
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     if strange := values.keys() - known:
         raise ValueError(f"{where}: unknown {', '.join(sorted(strange))}; there are {', '.join(sorted(known))}")
-    try:
-        return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+    needed = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{where}: {', '.join(missing)} must be given")
+    hints = get_type_hints(kind)
+    made = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+    for name, value in made.items():
+        if not _is(hints[name], value):
+            raise ValueError(f"{where}: {name} = {values[name]!r}: write {_words(hints[name])}")
+    return kind(**made)
+
+
+def _is(hint: Any, value: Any) -> bool:
+    """Whether a value is of the type that a field has. Numbers are finite."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is(part, value) for part in parts)
+    if get_origin(hint) is tuple:
+        whole = isinstance(value, tuple) and (parts[-1] is ... or len(value) == len(parts))
+        return whole and all(_is(parts[0], each) for each in value)
+    if get_origin(hint) is Mapping:
+        return isinstance(value, Mapping) and all(_is(parts[1], each) for each in value.values())
+    if hint in (int, float):
+        return type(value) in (int, hint) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    """What is to be written for a field of this type."""
+    parts, plural = get_args(hint), {str: "texts", int: "whole numbers", float: "numbers"}
+    if get_origin(hint) in (Union, UnionType):
+        return _words(parts[0])
+    if get_origin(hint) is tuple:
+        return f"a list of {plural[parts[0]] if parts[-1] is ... else f'{len(parts)} {plural[parts[0]]}'}"
+    if get_origin(hint) is Mapping:
+        return f"a table of {plural[parts[1]]}"
+    return {str: "a text", int: "a whole number", float: "a number"}[hint]

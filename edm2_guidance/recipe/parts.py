@@ -153,7 +153,10 @@ class Schedule(Spec):
 
     def between(self, top: float, bottom: float) -> Self:
         """The same from one level to another. ValueError for a schedule whose levels are a list, or measured."""
-        raise ValueError(f"the schedule {self.kind} has levels of its own, and none between {top:g} and {bottom:g}")
+        raise ValueError(
+            f"the schedule {self.kind} has levels of its own, and none between {top:g} and {bottom:g}: take another, "
+            "such as --schedule=edm"
+        )
 
 
 class Sampler(Spec):

@@ -386,11 +386,11 @@ class Recipe:
     def _check_levels(self) -> None:
         """ValueError for noise levels that do not fall, or whose squares are no numbers of a computer."""
         levels, said = self.levels(), f"the schedule {self.schedule.caption}"
-        if not all(a > b for a, b in itertools.pairwise(levels)):
-            raise ValueError(f"{self.num_steps} steps of {said} are no falling noise levels: take fewer")
         if not LEAST_LEVEL <= levels[-1] <= levels[0] <= 1 / LEAST_LEVEL:
             ends = f"at least {LEAST_LEVEL:g} and at most {1 / LEAST_LEVEL:g}"
             raise ValueError(f"{said} goes from {levels[0]:g} to {levels[-1]:g}: noise levels must be {ends}")
+        if not all(a > b for a, b in itertools.pairwise(levels)):
+            raise ValueError(f"{self.num_steps} steps of {said} are no falling noise levels: take fewer")
 
     def _check_around(self) -> None:
         """ValueError for what makes no sense around these guides and steps."""
@@ -667,9 +667,9 @@ def _check_alone(guide: Guide, guides: Sequence[Guide], rule: Rule) -> None:
 
 def _interval(given: Any) -> Any:
     """An interval, or (FIRST, LAST) steps."""
-    if not isinstance(given, tuple | list):
+    if given is None or isinstance(given, StepInterval | SigmaInterval):
         return given
-    if len(given) != 2 or not all(isinstance(end, int) for end in given):
+    if not isinstance(given, tuple | list) or len(given) != 2 or not all(isinstance(end, int) for end in given):
         raise ValueError(f"interval {given}: two steps, (FIRST, LAST); or noise levels, SigmaInterval(LO, HI)")
     return StepInterval(*given)
 

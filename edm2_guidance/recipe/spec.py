@@ -252,7 +252,7 @@ def value_of(name: str, text: str, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return tuple(value_of(name, part, get_args(hint)[0]) for part in (text.split("+") if text else ()))
     if hint is bool:
-        return coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower()), hint)
+        return coerced(name, {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text), hint)
     if hint in (int, float):
         try:
             return hint(text)

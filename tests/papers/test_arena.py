@@ -90,7 +90,7 @@ def test_a_schedule_of_too_many_steps_is_refused():
     ("old", "new", "said"),
     [
         ("num_steps = 2", "steps = 2", "the arena: unknown steps"),
-        ('title = "Small"', "", "missing 1 required positional argument: 'title'"),
+        ('title = "Small"', "", "the arena: title must be given"),
         ('name = "linear"', 'name = "linear"\nrules = "fdg"', "methods: unknown rules"),
         ('name = "linear"', 'name = "linear"\nrule = "fgd"', "linear/weak: there is no rule 'fgd'"),
         ('name = "linear"', 'name = "linear"\nguides = ["uncond"]', "no guide is called uncond"),
@@ -102,10 +102,28 @@ def test_a_schedule_of_too_many_steps_is_refused():
         ("[guides]", "[guides", "small.toml"),
         ("[search]", "[final]\nseed = 999\n[search]", "search takes seeds 0 to 999"),
         ("[search]", "[final]\nblocks = 0\n[search]", "and 1 block"),
-        ('["fd_mnist"]', '"fd_mnist"', "metrics: a list of names"),
+        ('["fd_mnist"]', '"fd_mnist"', "the arena: metrics = 'fd_mnist': write a list of texts"),
+        ('["fd_mnist"]', "[]", "metrics: one at least, and each once"),
+        ('["fd_mnist"]', '["fd_mnist", "fd_mnist"]', "metrics: one at least, and each once"),
+        ('["fd_mnist"]', "[3]", "write a list of texts"),
+        ('"Small"', "3", "the arena: title = 3: write a text"),
+        ('"mnist16-weak"', "3", "the arena: guides = {'weak': 3}: write a table of texts"),
+        ("num_steps = 2", "num_steps = true", "num_steps = True: write a whole number"),
+        ("[1.5, 2]", "[1.5, inf]", "search: values = [1.5, inf]: write a list of numbers"),
+        ("[4]", '["x"]', "solvers: evaluations = ['x']: write a list of whole numbers"),
+        ('"euler"]', "3]", "write a list of texts"),
+        ('name = "linear"', 'name = "linear"\ninterval = "all"', "interval = 'all': write a list of 2 whole numbers"),
+        ('name = "linear"', 'name = "a/b"', "the name 'a/b': take one without /"),
+        ("weak =", '"" =', "the name '': take one without /"),
+        ("[[methods]]", "[methods]", "methods: a table of its own for each, [[methods]]"),
+        (
+            "[search]",
+            "[final]\nseed = 4294967290\n[search]",
+            "[final] goes up to seed 4294982289, and seeds to 4294967295",
+        ),
         ("[search]", "[[search]]", "search: one table"),
         ("[search]", "[search]\nstride = 0", "stride 0"),
-        ("[1.5, 2]", "2", "linear/weak: "),
+        ("[1.5, 2]", "2", "search: values = 2: write a list of numbers"),
         ("[guides]", '[guides]\nself = "mnist16-weak"', "'self' is the main network"),
         ('"euler"]', '"heun"]', "one is there twice in heun, heun"),
     ],
@@ -114,6 +132,13 @@ def test_what_cannot_be_is_refused(written, old, new, said):
     with pytest.raises(ValueError, match=r"small.toml") as error:
         load(written(TOML.replace(old, new)))
     assert said in str(error.value)
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "arena.toml"
+    path.write_bytes(b"\x80")
+    with pytest.raises(ValueError, match=r"arena\.toml: is no text"):
+        load(str(path))
 
 
 def test_names_that_are_not_there(written):

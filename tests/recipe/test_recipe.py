@@ -98,6 +98,8 @@ def test_json_is_strict_and_holds_no_paths():
         (lambda: Schedule.parse("edm:sigma_min=2:sigma_max=1"), "min <= max"),
         (lambda: Schedule.parse("edm:rho=inf"), "rho=inf: must be finite"),
         (lambda: Recipe(MAIN, num_steps=3, schedule="table:sigmas=10"), "3 steps .* no falling noise levels"),
+        (lambda: Recipe(MAIN, num_steps=3, schedule="table:sigmas=1e300+1e-300"), r"goes from 1e\+300 to 1e-300"),
+        (lambda: Guide(MAIN, 2, "all"), "interval all: two steps"),
         (lambda: Recipe(MAIN, num_steps=3, schedule="logsnr:sigma_min=79.99999999999999"), "no falling"),
         (lambda: Recipe(MAIN, schedule="beta:rho=0.001"), "no falling"),
         (lambda: Recipe(MAIN, schedule="logsnr:sigma_max=1e200"), "from 1e[+]200 to 0.002: noise levels must be"),

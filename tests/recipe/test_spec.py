@@ -91,7 +91,7 @@ def test_a_variant_is_hashed_as_its_fields():
         ("apple:age=1.5", "'1.5' is not an integer"),
         ("apple:age=-1", "must be at least 0"),
         ("apple:colour=blue", "colour=blue: one of red, green"),
-        ("apple:peeled=maybe", "not true or false"),
+        ("apple:peeled=maybe", "peeled=maybe: not true or false"),
         ("apple:cuts=1+x", "'x' is not a number"),
         ("apple:age=1:age=2", "age is given twice"),
         ("apple:cox:usual", "apple:cox:usual: cox and usual are variants, and one may be given"),

@@ -141,6 +141,7 @@ def test_usage(invoke):
     for words, said in (
         (("--arena=large",), "there is no arena 'large'"),
         (("--only=nothing*",), "no entry of the arena small"),
+        (("--only=",), "no entry of the arena small is called ''"),
         (("--metrics=fid",), "mnist16"),
         (("--worker=2/2",), "workers count from 0 to N - 1"),
         (("--report=out",), "there is no ledger a.jsonl yet"),

@@ -86,7 +86,7 @@ def run_arena(asked: ArenaOptions) -> None:
     """
     with bad_input():
         arena = asked.chosen()
-        entries = arena.chosen([each.strip() for each in asked.only.split(",")] if asked.only else [])
+        entries = arena.chosen([] if asked.only is None else [each.strip() for each in asked.only.split(",")])
     if asked.list_entries:
         return click.echo(list_text(arena, entries))
     if asked.report is not None:
