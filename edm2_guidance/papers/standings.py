@@ -155,10 +155,13 @@ def times_path(ledger: str | Path) -> Path:
     return Path(ledger).with_suffix(".times.jsonl")
 
 
-def read_times(path: Path) -> dict[str, float]:
-    """By entry, in times of the unguided base; none if it is not there. ValueError for what is no such file."""
+def read_times(path: Path) -> dict[tuple[str, str], float]:
+    """By entry and the hash of its recipe, in times of the unguided base; none if it is not there.
+
+    ValueError for what is no such file.
+    """
     try:
-        return {str(line["entry"]): float(line["times"]) for line in _lines(path)}
+        return {(str(line["entry"]), str(line["of"])): float(line["times"]) for line in _lines(path)}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not hold times of an arena: {error}") from error
 
@@ -194,7 +197,7 @@ def table(
     arena: Arena,
     found: Sequence[Standing],
     pairs: Pairs,
-    times: Mapping[str, float],
+    times: Mapping[tuple[str, str], float],
     group: str,
     shown: Set[str] | None = None,
 ) -> Cells:
@@ -211,6 +214,7 @@ def table(
     for each in members:
         if shown is not None and each.entry.name not in shown:
             continue
+        took = times.get((each.entry.name, each.recipe_hash))
         against = pairs.get((each.entry.name, each.entry.against or ""), {}).get(first)
         difference = "" if against is None else _ends(first, against)
         calls = " + ".join(f"{count} {name}" for name, count in each.evaluations.items() if count)
@@ -219,7 +223,7 @@ def table(
             _mark(each, members[0], pairs, first), each.entry.name, _setting(each.point), each.text(first),
             "" if against is None else each.entry.against, difference,
             *(each.text(metric) for metric in others), calls,
-            f"{times[each.entry.name]:.2f}" if each.entry.name in times else "", f"{count:,}",
+            "" if took is None else f"{took:.2f}", f"{count:,}",
         ])  # fmt: skip
     return rows
 

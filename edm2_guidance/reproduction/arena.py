@@ -168,9 +168,9 @@ class Contest:
             recipes = base, each.entry.at(each.point)
             took = [[self._seconds(recipe, images) for recipe in recipes] for _ in range(tries + 1)][1:]
             usual, ours = (min(each) for each in zip(*took, strict=True))
-            made[each.entry.name] = ours / usual
+            made[each.entry.name, each.recipe_hash] = ours / usual
         with atomic_path(path) as temporary:
-            write_lines(temporary, [{"entry": name, "times": times} for name, times in made.items()])
+            write_lines(temporary, [{"entry": name, "of": of, "times": times} for (name, of), times in made.items()])
 
     def _seconds(self, recipe: Recipe, images: int) -> float:
         """Of the first so many images, at once."""

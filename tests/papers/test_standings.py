@@ -68,8 +68,9 @@ def test_ties_by_lines_and_by_pairs(tmp_path):
     write_lines(path, [pair])
     known = differences(found, read_pairs(path))
     assert known["linear/weak", "fdg/weak"]["fd_mnist"].word == "higher"
-    assert [row[0] for row in table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")] == ["", "1", ""]
-    rows = table(ARENA, found, known, {"fdg/weak": 1.234}, "methods")
+    times = {("fdg/weak", fdg.recipe_hash): 1.234, ("linear/weak", "of another recipe"): 1.0}
+    rows = table(ARENA, found, known, times, "methods")
+    assert [row[0] for row in rows] == ["", "1", ""]
     assert [row[rows[0].index("time")] for row in rows] == ["time", "1.23", ""]
     others = stand(ARENA, [*scores_of("linear/weak", 2.0), *scores_of("fdg/weak", 1.8)])
     assert differences(others, read_pairs(path)) == differences(others, {})  # that pair is of other scores
