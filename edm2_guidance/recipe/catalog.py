@@ -74,6 +74,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "cads": "sampling.around.cads:CADS",
         "restart": "sampling.around.restart:Restart",
         "cfgig": "sampling.around.cfgig:CFGiG",
+        "threshold": "sampling.around.threshold:Threshold",
     },
     "extractor": {
         "inception": "metrics.extractors.inception:Inception",

@@ -791,8 +791,12 @@ def _is_index(label: int | ClassName, classes: int) -> bool:
 
 
 def _check_sampling(recipe: Recipe, main: Model, notes: list[str]) -> None:
-    """ValueError for latents that the sampler would clip to the range of pixels. Notes a schedule of other networks."""
-    if recipe.sampler.clips and main.shape != (3, main.image_size, main.image_size):
+    """ValueError for latents that would be held in the range of pixels. Notes a schedule of other networks."""
+    latents = main.shape != (3, main.image_size, main.image_size)
+    for each in recipe.around if latents else ():
+        if each.of_pixels:
+            raise ValueError(f"{each.kind} is of pixels, and {main.source} denoises latents, which have no range")
+    if recipe.sampler.clips and latents:
         raise ValueError(
             f"the sampler {recipe.sampler} clips to the range of pixels, and {main.source} denoises latents: add "
             f"clip=false to it, --sampler={recipe.sampler}:clip=false"
