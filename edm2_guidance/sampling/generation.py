@@ -334,8 +334,12 @@ def open_recipe(
     def opened(net: NetworkRef, option: str) -> Any:
         return _loaded(loaded, net, option) if net.opened is None else _checked_open(net, option, target)
 
-    main: Model = opened(recipe.net, "--net")
-    guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
+    def told(model: Any) -> Any:
+        return model.prompted(recipe.prompts) if recipe.prompts and _takes_prompts(model) else model
+
+    main: Model = told(opened(recipe.net, "--net"))
+    guides = tuple(None if spec.net is None else told(opened(spec.net, spec.option)) for spec in recipe.guides)
+    _check_prompts(recipe, main, guides)
     others = [guide for guide in guides if guide is not None]
     for guide in others:
         check_guide(main, guide)
@@ -658,6 +662,29 @@ def _labelled(main: Model, guides: Sequence[Model | Classifier]) -> Model | Clas
                 "networks with the same classes, or unconditional ones"
             )
     return known[0] if known else main
+
+
+def _takes_prompts(model: Model | Classifier) -> bool:
+    return isinstance(model, Model) and model.takes_prompts
+
+
+def _check_prompts(recipe: Recipe, main: Model, guides: Sequence[Model | Classifier | None]) -> None:
+    """ValueError for prompts that the main network does not take, nor what makes its base; and for none that it needs.
+
+    Classes that are texts and classes that are not make no labels of one kind.
+    """
+    if recipe.prompts and not main.takes_prompts and not isinstance(recipe.base, Recipe):
+        main.prompted(recipe.prompts)
+    if main.takes_prompts and not recipe.prompts and recipe.labels != "none":
+        raise ValueError(f"{main.source} draws what prompts say: give --prompt=TEXT, or --prompts=FILE")
+    networks = [main, *(guide for guide in guides if guide is not None)]
+    texts = next((each for each in networks if _takes_prompts(each)), None)
+    classes = next((each for each in networks if not _takes_prompts(each) and each.num_classes > 0), None)
+    if texts is not None and classes is not None:
+        raise ValueError(
+            f"{texts.source} takes prompts, and {classes.source} has {classes.num_classes} classes: no label says "
+            "both; take networks that are told the same, or unconditional ones"
+        )
 
 
 def _opened_base(
