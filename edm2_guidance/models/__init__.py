@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from edm2_guidance.models import adm, edm, edm2, python
+from edm2_guidance.models import adm, diffusers, edm, edm2, python
 from edm2_guidance.models.base import Classifier, Model
 from training.flops import Cost
 
@@ -34,7 +34,7 @@ class ClassifierFamily(Family, Protocol):
 
 
 #: The first that recognises a source has it: `edm2` takes the rest.
-FAMILIES: tuple[Family, ...] = (python, adm, edm, edm2)
+FAMILIES: tuple[Family, ...] = (python, diffusers, adm, edm, edm2)
 #: The same of classifiers. The last takes the rest here too.
 CLASSIFIERS: tuple[ClassifierFamily, ...] = (python, adm)
 

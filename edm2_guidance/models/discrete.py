@@ -14,7 +14,7 @@ from torch_utils.distributed import wide_dtype
 #: By what a network predicts: (x, its output, sigma []) -> D, where x and output are [N,C,H,W]. Of v: arXiv 2202.00512.
 DENOISED: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "epsilon": lambda x, made, sigma: x - sigma * made,
-    "v_prediction": lambda x, made, sigma: (x / (1 + sigma.square()).sqrt() - sigma * made) / (1 + sigma.square()).sqrt(),
+    "v_prediction": lambda x, made, sigma: (x / (1 + sigma**2).sqrt() - sigma * made) / (1 + sigma**2).sqrt(),
     "sample": lambda x, made, sigma: made,
 }  # fmt: skip
 

@@ -1,12 +1,12 @@
 """Noise levels of a network that was trained in discrete time."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dnnlib.terminal import counted
 from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.spec import option
-from edm2_guidance.recipe.timesteps import Betas, kept_timesteps, noise_levels
+from edm2_guidance.recipe.timesteps import kept_timesteps, noise_levels
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Timesteps(Schedule):
     )
 
     steps: str = option("250", "How many; of equal sections, the data's first, 100+50+40+30+30; by a stride, ddim25")
-    betas: Betas = option("linear", "Variances that the steps add, as in the network's training")
+    betas: Literal["linear", "cosine", "scaled-linear"] = option(
+        "linear", "Variances that the steps add, as in the network's training"
+    )
 
     def check(self) -> None:
         kept_timesteps(self.steps)
