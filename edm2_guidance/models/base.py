@@ -118,6 +118,10 @@ class Model(ABC):
         told.num_classes = len(told.prompts)
         return told
 
+    def enlarging(self, size: int) -> Self:
+        """The same network, for small images of another size. ValueError where it knows one alone."""
+        raise ValueError(f"{self.source} enlarges those of {self.low_res_size}x{self.low_res_size}")
+
     def texts(self, labels: Sequence[int] | None) -> list[str] | None:
         """The prompt of each image, by its class; None for no labels, or without prompts."""
         return [self.prompts[label] for label in labels] if labels is not None and self.prompts else None

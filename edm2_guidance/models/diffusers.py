@@ -6,7 +6,7 @@ scheduler's configuration says. How it steps, and its guidance, are ours. The ex
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +104,9 @@ class ToldTexts:
         told = [self._texts.embedded(text, device) for text in (texts if texts is not None else [None])]
         return tuple(torch.stack(each) for each in zip(*told, strict=True))
 
-    def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any) -> Tensor:
-        """As of `Told`."""
+    def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any, **more: Any) -> Tensor:
+        """As of `Told`. more: of what the network is told beside."""
         tokens, *for_all = (each.to(x.dtype).expand(len(x), *each.shape[1:]) for each in y)
-        more = {}
         if for_all:
             sizes = x.new_tensor([self._size, self._size, 0, 0, self._size, self._size])
             more["added_cond_kwargs"] = {"text_embeds": for_all[0], "time_ids": sizes.expand(len(x), -1)}
@@ -118,13 +117,16 @@ class ToldTexts:
 class DiffusersModel(Model):
     """The network of a pipeline, in float32 unless another precision is asked for; its VAE always is.
 
-    supports: "unconditional" for all that take text, and of those with classes for DiT's.
+    supports: "unconditional" for all that take text, and of those with classes for DiT's. beside: channels that the
+    network sees beside the noisy ones.
     """
+
+    beside: ClassVar[int] = 0
 
     def __init__(self, files: DiffusersFiles, device: torch.device) -> None:
         self._files, self._name, self.source, self.device = files, network_of(files), files.source, device
         config = files.config(self._name)
-        self.shape = _shape(config, files.source)
+        self.shape = _shape(config, self.beside, files.source)
         self.image_size = self.shape[-1] * self._pixels_per_latent
         self.takes_prompts = files.pipeline in KINDS
         texts = texts_of(files) if self.takes_prompts else None
@@ -173,9 +175,13 @@ class DiffusersModel(Model):
         if how:
             raise ValueError(f"{self.source}: networks of diffusers know no {', '.join(sorted(how))}")
         own = scaled(x, sigma).to(self.net.dtype)
-        made = self._told.ask(self.net, own, self._clock(sigma, len(x)), y).to(x.dtype)
+        made = self.ask(own, self._clock(sigma, len(x)), y).to(x.dtype)
         output, *code = made.split(x.shape[1], dim=1)
         return Prediction(self._denoised(x, output, sigma), (code[0] + 1) / 2 if code else None)
+
+    def ask(self, x: Tensor, timesteps: Tensor, y: Any) -> Tensor:
+        """The network's output [N,C or 2C,H,W] for its own image x [N,C,H,W] at timesteps [N]."""
+        return self._told.ask(self.net, x, timesteps, y)
 
     def load_decoder(self, *, offline: bool = False) -> None:
         if "vae" not in self._files.index:
@@ -255,9 +261,9 @@ def _prediction(scheduler: Mapping[str, Any], source: str) -> str:
     return str(kind)
 
 
-def _shape(config: Mapping[str, Any], source: str) -> tuple[int, int, int]:
+def _shape(config: Mapping[str, Any], beside: int, source: str) -> tuple[int, int, int]:
     """Of what is denoised. ValueError for networks of other inputs, such as those that inpaint."""
-    channels, size, out = config["in_channels"], config["sample_size"], config["out_channels"]
+    channels, size, out = config["in_channels"] - beside, config["sample_size"], config["out_channels"]
     if type(size) is not int or out not in (channels, 2 * channels):
         raise ValueError(
             f"{source}: a network of {channels} channels to {out}, of size {size}: it should make as many as it takes, "

@@ -119,9 +119,10 @@ class Runner:
         """
         for row in rows:
             self._scorer_of(row.together, row.reference)
-            for file in (*row.sources(self.settings.networks), *([row.samples] if row.samples else [])):
-                fetch(file, offline=self.settings.offline)
+            for file in row.sources(self.settings.networks):
+                fetch_network(file, offline=self.settings.offline)
             if row.samples is not None:
+                fetch(row.samples, offline=self.settings.offline)
                 continue
             if row.real is not None:
                 for _, path in self._floors(row):

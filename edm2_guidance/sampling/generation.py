@@ -340,13 +340,16 @@ def open_recipe(
     main: Model = told(opened(recipe.net, "--net"))
     guides = tuple(None if spec.net is None else told(opened(spec.net, spec.option)) for spec in recipe.guides)
     _check_prompts(recipe, main, guides)
-    others = [guide for guide in guides if guide is not None]
-    for guide in others:
-        check_guide(main, guide)
+    for guide in guides:
+        if guide is not None:
+            check_guide(main, guide)
     open_base = functools.partial(
         open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
     )
     base = _opened_base(main, recipe.base, open_base, stored)
+    if base is not None:
+        main, guides = _of_size(main, base), tuple(_of_size(guide, base) for guide in guides)
+    others = [guide for guide in guides if guide is not None]
     labelled = _labelled(main, others)
     if base is None:
         recipe = _with_checked_labels(recipe, labelled, notes)
@@ -709,10 +712,18 @@ def _opened_base(
     else:
         opened = images = stored(base.source)
         _check_content(base, str(images.recipe.sha256), "--upsample=IMAGES")
-    if opened.image_size != size:
-        found = f"{opened.image_size}x{opened.image_size}"
-        raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
     return opened
+
+
+def _of_size(model: Any, base: Base) -> Any:
+    """A network as it enlarges images of the base's size. ValueError for one of another size alone."""
+    size = base.image_size
+    if not isinstance(model, Model) or model.low_res_size in (0, size):
+        return model
+    try:
+        return model.enlarging(size)
+    except ValueError as error:
+        raise ValueError(f"{base.recipe.name} has images of {size}x{size}: {error}") from None
 
 
 def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
