@@ -31,18 +31,7 @@ class Family(Protocol):
 class ClassifierFamily(Family, Protocol):
     """What the module of a family with classifiers has."""
 
-    def fetch_network(source: str, *, offline: bool = False) -> Path:
-    """Where a network or classifier is on this machine, fetched if it must be: a file, or the folder of a pipeline.
-
-    Raises OSError if it cannot be had, ValueError for what is no pipeline that is known.
-    """
-    if diffusers.recognises(source, offline=offline):
-        return diffusers.load(source, offline=offline).folder
-    own = python_function(source)
-    return fetch(source if own is None else str(own[0].absolute()), offline=offline)
-
-
-def open_classifier(
+    def open_classifier(
         self, source: str, device: torch.device, *, trust_pickle: bool, offline: bool
     ) -> Classifier: ...
 
@@ -75,6 +64,17 @@ def open_model(
     model = family.open_model(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
     model.device = torch.device(device)
     return model
+
+
+def fetch_network(source: str, *, offline: bool = False) -> Path:
+    """Where a network or classifier is on this machine, fetched if it must be: a file, or the folder of a pipeline.
+
+    Raises OSError if it cannot be had, ValueError for what is no pipeline that is known.
+    """
+    if diffusers.recognises(source, offline=offline):
+        return diffusers.load(source, offline=offline).folder
+    own = python_function(source)
+    return fetch(source if own is None else str(own[0].absolute()), offline=offline)
 
 
 def open_classifier(

@@ -13,8 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from edm2_guidance.models.diffusers import DiffusersModel, noise_levels_of
 from edm2_guidance.models.diffusers_files import DiffusersFiles
+from edm2_guidance.models.pipelines import DiffusersModel, noise_levels_of
 from torch_utils.transfer import to_device
 from training.encoders import StandardRGBEncoder
 

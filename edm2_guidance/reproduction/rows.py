@@ -24,6 +24,7 @@ from edm2_guidance.metrics.evaluation import Measured
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.models import fetch_network
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun

@@ -8,7 +8,7 @@ import torch
 from dnnlib.inference import Inference
 from edm2_guidance.models import open_model
 from edm2_guidance.models.discrete import DENOISED
-from edm2_guidance.models.diffusers import noise_levels_of
+from edm2_guidance.models.pipelines import noise_levels_of
 from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.timesteps import noise_levels
 from edm2_guidance.sampling.engine import trajectory
@@ -33,7 +33,7 @@ def levels_of(scheduler):
     return "table:sigmas=" + "+".join(repr(float(table[int(t)])) for t in scheduler.timesteps)
 
 
-@pytest.mark.parametrize("make, args, kind", [
+@pytest.mark.parametrize(("make", "args", "kind"), [
     (tiny_sdxl, (), "EulerDiscreteScheduler"),
     (tiny_sd, ("epsilon",), "DDIMScheduler"),
     (tiny_sd, ("v_prediction",), "DDIMScheduler"),
@@ -159,7 +159,7 @@ def test_noise_schedules_by_their_configuration():
             assert levels == noise_levels(named)
 
 
-@pytest.mark.parametrize("config, why", [
+@pytest.mark.parametrize(("config", "why"), [
     ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "of FlowMatchEulerDiscreteScheduler is not known"),
     ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "with rescale_betas_zero_snr is not known"),
     ({"beta_schedule": "linear", "num_train_timesteps": 1}, "1 timesteps"),
