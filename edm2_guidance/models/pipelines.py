@@ -55,13 +55,15 @@ class Told:
         """What `ask` takes as y. labels: class indices, or None."""
         return None if labels is None else to_device(torch.tensor(labels), device)
 
-    def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any) -> Tensor:
-        """The network's output [N,C or 2C,H,W] for its own image x [N,C,H,W] at timesteps [N]."""
-        if self._of_dit:
-            y = timesteps.new_full((len(x),), self.num_classes) if y is None else y
-            made: Tensor = net(x, timestep=timesteps, class_labels=y).sample
-        else:
-            made = net(x, timesteps, **({} if self.num_classes == 0 else {"class_labels": y})).sample
+    def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any, **more: Any) -> Tensor:
+        """The network's output [N,C or 2C,H,W] for its own image x [N,C,H,W] at timesteps [N].
+
+        more: of what the network is told beside.
+        """
+        if self._of_dit and y is None:
+            y = timesteps.new_full((len(x),), self.num_classes)
+        known = {} if y is None else {"class_labels": y}
+        made: Tensor = net(x, timestep=timesteps, **known, **more).sample
         return made
 
 
@@ -80,7 +82,7 @@ class ToldTexts:
         return tuple(torch.stack(each) for each in zip(*told, strict=True))
 
     def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any, **more: Any) -> Tensor:
-        """As of `Told`. more: of what the network is told beside."""
+        """As of `Told`."""
         tokens, *for_all = (each.to(x.dtype).expand(len(x), *each.shape[1:]) for each in y)
         if for_all:
             sizes = x.new_tensor([self._size, self._size, 0, 0, self._size, self._size])

@@ -1,5 +1,6 @@
 """Pipelines of diffusers as denoisers: their own `__call__`, made again by our samplers and guidance, and by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,16 @@ from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import open_recipe, sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
 from edm2_guidance.sampling.seeds import SeededStreams
-from tests.diffusers_pipelines import made_once, tiny_ddpm, tiny_dit, tiny_if, tiny_sd, tiny_sdxl
+from tests.diffusers_pipelines import (
+    made_once,
+    tiny_ddpm,
+    tiny_dit,
+    tiny_if,
+    tiny_if_second,
+    tiny_sd,
+    tiny_sdxl,
+    tiny_upscaler,
+)
 
 PROMPTS = ["a painting of a raccoon", "the blue jay"]
 SEEDS = [3, 4]
@@ -97,7 +107,7 @@ def test_deepfloyd_if_is_made_again_with_its_noise(folder):
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler.set_timesteps(5)
     recipe = Recipe(
-        source, Guide(None, 4.0, reference="unconditional"), num_steps=5, sampler="ddpm:clip=false", prompts=PROMPTS,
+        source, Guide(None, 2.0, reference="unconditional"), num_steps=5, sampler="ddpm:clip=false", prompts=PROMPTS,
         schedule=levels_of(pipe.scheduler), around="threshold:if",
     )  # fmt: skip
     model, streams = open_recipe(recipe, "cpu").main, SeededStreams(SEEDS)
@@ -109,7 +119,7 @@ def test_deepfloyd_if_is_made_again_with_its_noise(folder):
     with torch.no_grad():
         *_, last = trajectory(recipe.sampler, recipe.steps(), at, streams.randn([3, 8, 8]), streams.randn_like)
     theirs = pipe(
-        PROMPTS, num_inference_steps=5, guidance_scale=4.0, generator=SeededStreams(SEEDS).generators, output_type="pt"
+        PROMPTS, num_inference_steps=5, guidance_scale=2.0, generator=SeededStreams(SEEDS).generators, output_type="pt"
     ).images
     torch.testing.assert_close(last.x, theirs, rtol=1e-4, atol=1e-4)
 
@@ -203,3 +213,88 @@ def test_a_vae_between_pixels_and_latents(folder):
 def test_two_networks_of_the_same_text_encoder_share_it(folder):
     one, other = open_model(folder(tiny_if)), open_model(folder(tiny_if))
     assert one._told._texts is other._told._texts
+
+
+SMALL = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+
+
+def enlarged(source, recipe, small, noise, randn_like=torch.randn_like):
+    """By our samplers, of these small images and this noise."""
+    model = open_model(source).prompted(PROMPTS).enlarging(small.shape[-1])
+
+    def main(x, sigma, labels, **how):
+        return model.predict(x, sigma, model.conditions(labels, torch.device("cpu"), small), **how)
+
+    at = guided(main, [(recipe.guides[0], None)], batch=Batch([0, 1], 2), around=recipe.around)
+    with torch.no_grad():
+        *_, last = trajectory(recipe.sampler, recipe.steps(), at, noise, randn_like)
+    return last.x
+
+
+def noised_as_ours(monkeypatch, module, small, shape, call):
+    """The noise that they draw for the small images, in this call of all that draw, is ours."""
+    from edm2_guidance.models.enlarging import _noise
+
+    own, calls = module.randn_tensor, itertools.count(1)
+    ours = torch.stack([_noise(each, shape) for each in small])
+    monkeypatch.setattr(module, "randn_tensor", lambda *args, **how: ours if next(calls) == call else own(*args, **how))
+
+
+def test_the_second_stage_of_deepfloyd_if_is_made_again(folder, monkeypatch):
+    import diffusers
+    from diffusers.pipelines.deepfloyd_if import pipeline_if_superresolution as theirs
+
+    source = folder(tiny_if_second)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(source)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler.set_timesteps(4)
+    recipe = Recipe(
+        source, Guide(None, 2.0, reference="unconditional"), num_steps=4, sampler="ddpm:clip=false",
+        schedule=levels_of(pipe.scheduler), around="threshold:if",
+    )  # fmt: skip
+    streams, small = SeededStreams(SEEDS), SMALL[:, :, :4, :4]
+    ours = enlarged(source, recipe, small, streams.randn([3, 16, 16]), streams.randn_like)
+    noised_as_ours(monkeypatch, theirs, small, (3, 16, 16), call=2)
+    made = pipe(
+        PROMPTS, image=small / 127.5 - 1, num_inference_steps=4, guidance_scale=2.0, output_type="pt",
+        generator=SeededStreams(SEEDS).generators, noise_level=250,
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, made, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_upscaler_of_stable_diffusion_is_made_again(folder, monkeypatch, side):
+    """Of the size that it was trained for, and of another."""
+    import diffusers
+    from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_upscale as theirs
+
+    source, small = folder(tiny_upscaler), SMALL.repeat(1, 1, side // 8, side // 8)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(source)
+    pipe.set_progress_bar_config(disable=True)
+    more = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **more)
+    pipe.scheduler.set_timesteps(4)
+    recipe = Recipe(
+        source, Guide(None, 2.0, reference="unconditional"), num_steps=4, sampler="ddim:clip=false",
+        schedule=levels_of(pipe.scheduler),
+    )  # fmt: skip
+    noise = SeededStreams(SEEDS).randn([4, side, side])
+    ours = enlarged(source, recipe, small, noise)
+    noised_as_ours(monkeypatch, theirs, small, (3, side, side), call=1)
+    made = pipe(
+        PROMPTS, small / 255, num_inference_steps=4, guidance_scale=2.0, output_type="latent", latents=noise,
+        noise_level=20,
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, made, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cascade_by_its_commands_words(folder):
+    """The base stage sampled with the network that enlarges: prompts are of both, and each seed's image its own."""
+    base = Recipe(folder(tiny_upscaler), num_steps=2)
+    first = Recipe(folder(tiny_sd, "epsilon"), num_steps=2)
+    recipe = Recipe(base.net, num_steps=2, base=first, prompts=PROMPTS, sampler="euler")
+    both = open_recipe(recipe, "cpu")
+    assert both.image_size == 64
+    (together,), (alone,) = both.images([0, 1], 2), both.images([1], 1)
+    assert together.labels == (0, 1)
+    assert (together.images[1].float() - alone.images[0].float()).abs().max() <= 1
