@@ -128,7 +128,7 @@ def tiny_if(folder):
         "unet": _random(unet, 11),
         "scheduler": scheduler,
     }
-    absent = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"), [None, None])
+    absent = {key: [None, None] for key in ("safety_checker", "feature_extractor", "watermarker")}
     _write(folder, "IFPipeline", parts, **absent, requires_safety_checker=False)
 
 
