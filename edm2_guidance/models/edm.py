@@ -44,6 +44,7 @@ class EdmModel(Model):
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.sigma_min, self.sigma_max = file.net.sigma_min, file.net.sigma_max
         self.rounds = isinstance(file.net, iDDPMPrecond)
         if isinstance(file.net, iDDPMPrecond):
             self._levels = file.net.u

@@ -14,8 +14,8 @@ import torch
 from edm2_guidance.models import edm, edm_files, family_of, open_model
 from edm2_guidance.models.networks.edm import Conv2d, attend
 from edm2_guidance.recipe.parts import Sampler, Schedule
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
+from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from edm2_guidance.sampling.rounding import steps_for
 from tests.edm_pickles import Stored, content_of, pickled
 from torch_utils.safe_pickle import PersistentRecord, UnsafePickleError
@@ -279,13 +279,11 @@ def test_samples_are_those_of_the_original(golden, files, case):
         case.split("/")[0],
         {k.rsplit("/", 1)[1]: v for k, v in golden.items() if k.startswith(f"traj/{case}/")},
     )
-    low = max(how["sigma_min"], open_model(files[name]).net.sigma_min)
     generation = open_recipe(
         Recipe(
             NetworkRef(files[name]),
             sampler=Sampler.parse(f"heun-edm:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
                                   f":S_noise={how['S_noise']}"),
-            schedule=Schedule.parse(f"edm:sigma_min={low}"),
             num_steps=how["num_steps"],
             dtype="float64",
             noise_device="cpu",
@@ -307,10 +305,39 @@ def test_samples_are_those_of_the_original(golden, files, case):
     assert generation.main.decode(x).permute(0, 2, 3, 1).numpy().tolist() == traj["uint8"].tolist()
 
 
+def test_schedules_end_where_a_network_does(files):
+    """What is recorded are the levels that are used, so that it stays as it is; intervals are of these levels."""
+    open_ = opener("cpu")
+
+    def opened(name, schedule, **more):
+        return open_(Recipe(NetworkRef(files[name]), schedule=schedule, **more))
+
+    found = opened("ve_ncsnpp_uncond", "edm:sigma_max=200")
+    assert str(found.recipe.schedule) == "edm:sigma_min=0.02:sigma_max=100"
+    source = files["ve_ncsnpp_uncond"]
+    assert found.notes == (
+        f"{source} is for noise levels from 0.02 to 100: the schedule is edm:sigma_min=0.02:sigma_max=100",
+    )
+    again = open_(found.recipe)
+    assert (again.recipe.hash, again.notes) == (found.recipe.hash, ())
+    assert str(opened("ve_ncsnpp_uncond", "logsnr").recipe.schedule) == "logsnr:sigma_min=0.02"
+    assert str(opened("vp_ddpmpp_uncond", "edm").recipe.schedule) == "edm"
+    assert opened("vp_ddpmpp_uncond", "vp").notes == ()  # from 152.2, where the network ends
+    listed = opened("ve_ncsnpp_uncond", "vp")
+    assert str(listed.recipe.schedule) == "vp"
+    assert listed.notes[0].endswith("and the schedule vp goes from 152.167 to 0.010486")
+    guided = opened(
+        "ve_ncsnpp_uncond", "edm", guides=[Guide(NetworkRef(source), 2, SigmaInterval(0.01, 0.1))], num_steps=8
+    )
+    (guide,) = guided.recipe.guides
+    assert guide.interval == SigmaInterval(0.01, 0.1).steps(guided.recipe.levels())[0]
+    assert guide.interval.last == 7  # at 0.02; of levels down to 0.002 it was 6
+
+
 def test_steps_go_to_the_levels_that_a_network_knows(golden, files):
     main = open_model(files["iddpm_adm_cond"])
     for count in (18, 40, 256):
-        schedule = Schedule.parse(f"edm:sigma_min={main.net.sigma_min}")
+        schedule = Schedule.parse("edm").within(main.sigma_min, main.sigma_max)
         recipe = Recipe(NetworkRef(files["iddpm_adm_cond"]), schedule=schedule, num_steps=count)
         steps = steps_for(recipe, main)
         assert [step.level for step in steps] == golden[f"round/steps{count}_value"].tolist()
