@@ -13,6 +13,7 @@ import torch
 
 from edm2_guidance.models import edm, edm_files, family_of, open_model
 from edm2_guidance.models.networks.edm import Conv2d, attend
+from edm2_guidance.papers.costs import facts_of
 from edm2_guidance.recipe.parts import Sampler, Schedule
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
@@ -45,6 +46,16 @@ PUBLISHED = {  # constructor arguments, size, classes
     "baseline_cifar10_uncond_ve": (NCSNPP | FACES, 32, 0),
     "baseline_imagenet64_cond_adm": (ADM, 64, 1000),
 }
+FILES = {  # their names, one of each
+    **{f"cifar10_{kind}_{name}": f"edm-cifar10-32x32-{kind}-{end}"
+       for kind in ("cond", "uncond") for name, end in (("ddpmpp", "vp"), ("ncsnpp", "ve"))},
+    "ffhq_afhqv2_uncond_ddpmpp": "edm-ffhq-64x64-uncond-vp",
+    "ffhq_afhqv2_uncond_ncsnpp": "edm-afhqv2-64x64-uncond-ve",
+    "imagenet64_cond_adm": "edm-imagenet-64x64-cond-adm",
+    "baseline_cifar10_uncond_vp": "baseline-cifar10-32x32-uncond-vp",
+    "baseline_cifar10_uncond_ve": "baseline-cifar10-32x32-uncond-ve",
+    "baseline_imagenet64_cond_adm": "baseline-imagenet-64x64-cond-adm",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +143,14 @@ def test_every_name_and_shape_of_the_published_files():
         name, class_name = re.fullmatch(r"(\w+) \((\w+)\)", title).groups()
         unet, size, classes = PUBLISHED[name]
         net = empty(class_name, unet | {"img_resolution": size, "img_channels": 3, "label_dim": classes})
+        counted = sum(weights.numel() for weights in net.parameters())
+        assert counted == facts_of(f"{FILES[name]}.pkl").params
         found = [f"{key} {tuple(value.shape)}" for key, value in net.state_dict().items()]
         assert found == [line for line in lines if line], name
+    gflops = edm_files.network_cost(
+        empty("EDMPrecond", {**DDPMPP, **CIFAR, "img_resolution": 32, "img_channels": 3})
+    ).gflops
+    assert gflops == pytest.approx(facts_of("edm-cifar10-32x32-uncond-vp.pkl").gflops, rel=1e-5)
 
 
 def test_levels_that_a_network_knows(golden, nets, described):
