@@ -34,7 +34,7 @@ class EdmModel(Model):
     Without a class, a network that knows some gets labels of zeros, which it was not trained with: it is no guide.
     """
 
-    supports = frozenset({"gradients"})
+    supports = frozenset({"gradients", "attention"})
 
     def __init__(self, file: EdmFile, device: torch.device) -> None:
         self.source = file.source
@@ -48,6 +48,7 @@ class EdmModel(Model):
         self.rounds = isinstance(file.net, iDDPMPrecond)
         if isinstance(file.net, iDDPMPrecond):
             self._levels = file.net.u
+        self.layers = file.net.model.layers
         self.net = file.net.to(device)
         if file.net.use_fp16 and device.type == "cuda":
             self.net.use_float16()
@@ -64,6 +65,7 @@ class EdmModel(Model):
         return network_cost(self.net).multiply_adds
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
-        if how:
-            raise ValueError(f"{self.source}: EDM's networks know no {', '.join(sorted(how))}")
-        return Prediction(self.net(x, sigma, y).to(x.dtype))
+        unknown = how.keys() - {"perturbation"}
+        if unknown:
+            raise ValueError(f"{self.source}: EDM's networks know no {', '.join(sorted(unknown))}")
+        return Prediction(self.net(x, sigma, y, **how).to(x.dtype))

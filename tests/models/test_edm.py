@@ -1,20 +1,23 @@
 """EDM's networks: golden outputs and levels of the original code, keys of the published files, and what is refused."""
 
 import gzip
+import itertools
 import json
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from edm2_guidance.models import edm, edm_files, family_of, open_model
+from edm2_guidance.models.networks import edm as networks
 from edm2_guidance.models.networks.edm import Conv2d, attend
 from edm2_guidance.papers.costs import facts_of
-from edm2_guidance.recipe.parts import Sampler, Schedule
+from edm2_guidance.recipe.parts import Reference, Sampler, Schedule
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from edm2_guidance.sampling.rounding import steps_for
@@ -188,8 +191,46 @@ def test_as_a_denoiser(files, golden):
     found = model.predict(x, torch.tensor(1.5, dtype=torch.float64), y).denoised
     assert found.dtype == torch.float64
     assert relative(found, golden["out/edm_ncsnpp_cond/D_scalar"]) < 2e-6
-    with pytest.raises(ValueError, match="know no perturbation"):
-        model.predict(x, torch.tensor(1.5), y, perturbation=None)
+    with pytest.raises(ValueError, match="know no label_embedding"):
+        model.predict(x, torch.tensor(1.5), y, label_embedding=None)
+
+
+@pytest.mark.parametrize("name", ["edm_ncsnpp_cond", "iddpm_adm_cond"])
+def test_attention_is_perturbed_at_the_layers_that_are_named(golden, files, monkeypatch, name):
+    """Against the network whose attention, the one of this number, gives its values as they are."""
+    model, sigma, y = open_model(files[name]), torch.tensor(1.7), torch.eye(10)[[3, 8]]
+    x, usual, found = torch.from_numpy(golden["in/x"]) * 2, networks._softmax_attention, []
+    for number, layer in enumerate(model.layers):
+        count, asked = itertools.count(), []
+        call = SimpleNamespace(labels=None, guide=lambda labels, perturbed, asked=asked: asked.append(perturbed))
+        Reference.parse(f"attention:layers={layer.name}").denoise(call)
+        found.append(model.predict(x, sigma, y, perturbation=asked[0]).denoised)
+
+        def attend(q, k, v, number=number, count=count):
+            return v if next(count) == number else usual(q, k, v)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, "_softmax_attention", attend)
+            assert torch.equal(model.predict(x, sigma, y).denoised, found[-1])
+        assert next(count) == len(model.layers)
+    assert len({float(each.sum()) for each in found}) == len(found) > 1
+    with pytest.raises(ValueError, match="supports dropout"):
+        Reference.parse("dropout").check_network(model)
+
+
+def test_layers_with_attention_of_the_published_networks():
+    layers = {}
+    for name in ("cifar10_cond_ncsnpp", "imagenet64_cond_adm"):
+        unet, size, classes = PUBLISHED[name]
+        arguments = unet | {"img_resolution": size, "img_channels": 3, "label_dim": classes}
+        layers[name] = empty("EDMPrecond", arguments).model.layers
+    assert [layer.name for layer in layers["cifar10_cond_ncsnpp"]] == [
+        *(f"enc.16x16_block{number}" for number in range(4)), "dec.8x8_in0", "dec.16x16_block4"
+    ]  # fmt: skip
+    assert [layer.name for layer in layers["cifar10_cond_ncsnpp"] if layer.coarsest] == ["dec.8x8_in0"]
+    of_adm = layers["imagenet64_cond_adm"]
+    assert len(of_adm) == 3 * 3 + 1 + 3 * 4
+    assert [layer.index for layer in of_adm] == [*range(9), *range(13)]
 
 
 def changed(nets, described, change):
