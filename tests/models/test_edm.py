@@ -17,6 +17,7 @@ from edm2_guidance.models import edm, edm_files, family_of, open_model
 from edm2_guidance.models.networks import edm as networks
 from edm2_guidance.models.networks.edm import Conv2d, attend
 from edm2_guidance.papers.costs import facts_of
+from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
@@ -390,6 +391,23 @@ def test_schedules_end_where_a_network_does(files):
     (guide,) = guided.recipe.guides
     assert guide.interval == SigmaInterval(0.01, 0.1).steps(guided.recipe.levels())[0]
     assert guide.interval.last == 7  # at 0.02; of levels down to 0.002 it was 6
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("edm-baseline-vp", "vp_ddpmpp_uncond"),
+        ("edm-cifar10-uncond-ve-a", "ve_ncsnpp_uncond"),
+        ("edm-baseline-img64-det", "iddpm_adm_cond"),
+        ("edm-img64", "edm_ddpmpp_cond"),
+    ],
+)
+def test_rows_say_the_levels_that_their_networks_are_sampled_at(files, preset, name):
+    """So that their scores are found again, and none is of another schedule."""
+    asked = all_presets()[preset].recipe()
+    opened = open_recipe(replace(asked, net=NetworkRef(files[name]), noise_device="cpu"), "cpu")
+    assert (opened.recipe.schedule, opened.recipe.sampler) == (asked.schedule, asked.sampler)
+    assert not [note for note in opened.notes if "noise levels" in note]
 
 
 def test_steps_go_to_the_levels_that_a_network_knows(golden, files):
