@@ -1,6 +1,7 @@
 """What networks are to this project: denoisers D(x; sigma) with a decoder behind them, and noise-aware classifiers."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -47,6 +48,7 @@ class Model(ABC):
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
         decodes_apart: Whether one thread should decode while another samples: not where code of users would see that,
             or networks compute on the same cores.
+        sigma_min, sigma_max: The lowest and the highest noise level that it is for. Schedules end there.
         rounds: Whether it is for some noise levels alone, to which `round_sigma` brings others.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
@@ -70,6 +72,8 @@ class Model(ABC):
     num_parameters: int = 0
     decoder_batch: int | None = None
     decodes_apart: bool = True
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
     rounds: bool = False
     betas: Betas | None = None
 

@@ -25,11 +25,16 @@ def inspect(source: str, *, offline: bool = False) -> dict[str, Any]:
     """What is in a pipeline, as `training.network_inspect.inspect_network`."""
     files = load(source, offline=offline)
     network = network_of(files)
+    config = {name: value for name, value in files.config(network).items() if not name.startswith("_")}
     return {
-        "source": source,
-        "sha256": files.sha256(network),
-        "network": {"class": files.config(network)["_class_name"], "pipeline": files.pipeline},
+        "format": files.pipeline,
+        "file": source,
+        "bytes": sum(path.stat().st_size for paths in files.files.values() for path in paths),
+        "sha256": files.sha256(),
+        "network": {"class": files.classes[network], "arguments": config},
+        "dataset_kwargs": {},
         "scheduler": dict(files.scheduler),
+        "components": dict(files.classes),
         "refusal": None,
     }
 

@@ -112,6 +112,7 @@ class DiffusersModel(Model):
         self.class_names = _class_names(files.index)
         self.supports = frozenset({"gradients"} if self.needs_classes else {"gradients", "unconditional"})
         levels, self.betas = noise_levels_of(files.scheduler, files.source)
+        self.sigma_min, self.sigma_max = levels[0], levels[-1]
         self._clock, self._denoised = Clock(levels, device), DENOISED[_prediction(files.scheduler, files.source)]
         components = (self._name, *(() if texts is None else texts.components))
         says = {"sha256": files.sha256(*components), "levels": levels, "prediction": _prediction(files.scheduler, "")}
@@ -132,8 +133,9 @@ class DiffusersModel(Model):
     def take(self, inference: Inference) -> None:
         wanted = getattr(torch, inference.precision or FULL)
         if self.net.dtype not in (torch.float32, wanted):  # what was cast has lost digits
-            self.net = load(self.source, offline=True).component(self._name)
-        self.net.to(self.device, wanted)
+            self.net = load(self.source, offline=True).component(self._name).to(self.device)
+        if self.net.dtype != wanted:
+            nn.Module.to(self.net, wanted)  # that of diffusers warns of parts to be kept in float32, even of none
 
     @cached_property
     def multiply_adds(self) -> int:

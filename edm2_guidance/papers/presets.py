@@ -1,4 +1,4 @@
-"""Named settings: the 36 presets of EDM2, the interval paper's four, ADM's, and those of the networks that ship here.
+"""Named settings: the 36 presets of EDM2, the interval paper's four, those of ADM, of EDM and of what ships here.
 
 Each names its networks, weight and interval, and the published score where there is one. No torch here.
 """
@@ -7,10 +7,11 @@ import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dnnlib.places import EMBEDDED
 from dnnlib.published import ADM_ROOT
-from edm2_guidance.papers import adm
+from edm2_guidance.papers import adm, edm
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 
@@ -37,6 +38,7 @@ class Preset:
     classifier_scale: float = 0.0  # 0 = off; in the form of the sampler
     sampler: str = "heun"
     schedule: str = "edm"
+    dtype: Literal["float32", "float64"] = "float32"
     base: str | None = None  # the preset whose images the network enlarges
 
     @property
@@ -58,6 +60,7 @@ class Preset:
             self.num_steps,
             sampler,
             Schedule.parse(self.schedule),
+            dtype=self.dtype,
             labels="none" if self.num_classes == 0 else "random",
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -72,7 +75,8 @@ class Preset:
         if self.classifier is not None:
             text += f" guided by {self.classifier.rsplit('/', 1)[-1]}, scale {self.classifier_scale:g}"
         text += "" if self.base is None else f", of the images of {self.base}"
-        text += "" if self.sampler == "heun" else f", {self.sampler}, {self.num_steps} steps"
+        usual = self.sampler == "heun" and self.dtype == "float32"
+        text += "" if usual else f", {self.sampler}, {self.num_steps} steps"
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
 
@@ -124,6 +128,25 @@ def _adm() -> list[Preset]:
     ]
 
 
+def _edm() -> list[Preset]:
+    return [
+        Preset(
+            setting.name,
+            f"{edm.EDM_ROOT}/pretrained/{setting.net}",
+            metric="fid",
+            published=setting.fid,
+            num_steps=setting.num_steps,
+            num_classes=0 if setting.unconditional else 10 if setting.data == "cifar10" else 1000,
+            data=setting.data,
+            sampler=setting.sampler,
+            schedule=setting.schedule,
+            dtype="float64",
+        )
+        for setting in edm.settings()
+        if setting.net is not None
+    ]
+
+
 def _embedded() -> list[Preset]:
     return [
         Preset(
@@ -149,4 +172,4 @@ def _embedded() -> list[Preset]:
 @functools.cache
 def all_presets() -> dict[str, Preset]:
     """Every preset by name, in the order of the papers, the embedded ones last."""
-    return {preset.name: preset for preset in [*_published(), *_adm(), *_embedded()]}
+    return {preset.name: preset for preset in [*_published(), *_adm(), *_edm(), *_embedded()]}
