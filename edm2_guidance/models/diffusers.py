@@ -35,6 +35,7 @@ def inspect(source: str, *, offline: bool = False) -> dict[str, Any]:
         "dataset_kwargs": {},
         "scheduler": dict(files.scheduler),
         "components": dict(files.classes),
+        "rebuilt_with": "classes of diffusers and transformers",
         "refusal": None,
     }
 
