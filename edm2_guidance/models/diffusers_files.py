@@ -33,6 +33,7 @@ from edm2_guidance.models.diffusers_weights import KINDS, weight_files, weight_p
 INDEX = "model_index.json"
 
 _MAX_CONFIG = 1 << 20  # bytes of a file
+_NO_LIMIT = str(int(1e30)).encode()  # what transformers writes as the length of texts of a tokenizer without one
 _MAX_REASON = 500  # characters of an error of the libraries that are shown
 _BLOB = re.compile("[0-9a-f]{64}")
 _Value = TypeVar("_Value")
@@ -209,11 +210,9 @@ def _fetched(source: str) -> Path:
     folder = hub.fetched_folder(source, [INDEX])
     _, _, classes = _read_index(source, folder)
     for kind in range(KINDS):
-        patterns = {
-            f"{role}/{pattern}" for role, name in classes.items() for pattern in _lacking(folder / role, name, kind)
-        }
-        if patterns:
-            hub.fetched_folder(source, patterns, commit=folder.name)
+        patterns = [f"{role}/{each}" for role, name in classes.items() for each in _lacking(folder / role, name, kind)]
+        if patterns:  # with one that is there, since the client warns where it finds nothing
+            hub.fetched_folder(source, [INDEX, *patterns], commit=folder.name)
     return folder
 
 
@@ -283,7 +282,8 @@ def _known(role: str, value: Any, known: tuple[str, ...]) -> str:
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: fetch it again")
-    return parse_object(read_regular(path, _MAX_CONFIG), path.name)
+    data = read_regular(path, _MAX_CONFIG)
+    return parse_object(data.replace(_NO_LIMIT, b"null"), path.name)
 
 
 def _shown(value: Any) -> str:

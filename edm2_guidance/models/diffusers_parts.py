@@ -5,10 +5,11 @@ the fields of these classes alone: transformers' own loader would act on some ot
 """
 
 import json
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import chain
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -23,8 +24,7 @@ from edm2_guidance.images.zips import parse_object
 from edm2_guidance.models.diffusers_hub import INSTALL
 from edm2_guidance.models.diffusers_weights import Undrawn, fill, stored_tensors
 
-_LARGEST, _MOST, _LARGEST_IMAGE = 1 << 20, 1 << 9, 1 << 10
-_COUNTS = re.compile("layers|blocks|num_heads|num_attention_heads")  # in names of fields: each costs time to build
+_MAX_WIDTH, _MAX_IMAGE, _MAX_LAYERS, _MAX_LEVELS = 1 << 20, 1 << 10, 1 << 12, 64
 _MAX_VOCABULARY = 64 << 20  # bytes of a file
 
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -112,10 +112,14 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:
+    """ValueError for what would take very long, or much memory, to build, before its weights are looked at."""
     for key, value in config.items():
-        limit = _MOST if _COUNTS.search(key) else _LARGEST_IMAGE if key == "sample_size" else _LARGEST
-        if any(abs(number) > limit for number in _integers(value)) or (isinstance(value, list) and len(value) > _MOST):
-            raise ValueError(f"{key[:200]} in it is larger than any network's ({limit})")
+        levels = isinstance(value, list) and key != "trained_betas" and len(value) > _MAX_LEVELS
+        if levels or max(_integers(value), default=0) > (_MAX_IMAGE if key == "sample_size" else _MAX_WIDTH):
+            raise ValueError(f"{key[:200]} in it is larger than of any network")
+    layers = {key: max(_integers(value), default=1) for key, value in config.items() if "layers" in key}
+    if prod(layers.values()) > _MAX_LAYERS:
+        raise ValueError(f"{' times '.join(layers)[:200]} in it are more than of any network")
 
 
 def _integers(value: Any) -> list[int]:
@@ -126,7 +130,7 @@ def _integers(value: Any) -> list[int]:
 
 def build(library: str, name: str, config: Mapping[str, Any], files: Sequence[Path]) -> Any:
     """A component of a class whose name was checked. files: of its weights, or vocabulary."""
-    made = getattr(need(library, INSTALL), _FORMERLY.get(name, name))
+    made = _class(library, _FORMERLY.get(name, name))
     if name in VOCABULARIES:
         return _tokenizer(made, config, files)
     if name.endswith("Scheduler"):
@@ -136,6 +140,17 @@ def build(library: str, name: str, config: Mapping[str, Any], files: Sequence[Pa
     with stored_tensors(files) as stored:
         fill(net, stored)
     return net
+
+
+def _class(library: str, name: str) -> Any:
+    """A class, imported without the advice that transformers gives to whoever wants to read images."""
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return getattr(need(library, INSTALL), name)
+    finally:
+        log.setLevel(level)
 
 
 def _text_encoder(made: Any, config: Mapping[str, Any]) -> nn.Module:
