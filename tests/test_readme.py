@@ -33,6 +33,7 @@ NEEDS_MORE = (
     "edm-cifar10",
     "edm-img64",
     "https://",
+    "hf://",
     "adm-256",
     "fdg-",
     "downloads/",
