@@ -298,3 +298,10 @@ def test_a_cascade_by_its_commands_words(folder):
     (together,), (alone,) = both.images([0, 1], 2), both.images([1], 1)
     assert together.labels == (0, 1)
     assert (together.images[1].float() - alone.images[0].float()).abs().max() <= 1
+
+
+def test_a_prompt_beyond_the_text_encoder_is_told_so(folder):
+    model = open_model(folder(tiny_sd, "epsilon")).prompted(["of " * 80, "of " * 70])
+    with pytest.warns(RuntimeWarning, match=r'"of of of .* has more than 77 tokens'):
+        model.conditions([0], model.device)
+    model.conditions([1], model.device)
