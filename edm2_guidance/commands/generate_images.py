@@ -242,7 +242,8 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
         pictures = [pictures[number] for number in workers.own(len(pictures))]  # each is a file of its own
         folder = FigureFolder(asked.figures.results_dir, asked.overwrite)
         open_ = opener(run.device, **run.opening)
-        num_classes = open_(base).main.num_classes
+        opened = open_(base)
+        base, num_classes = replace(base, schedule=opened.recipe.schedule), opened.main.num_classes
         check_classes(num_classes, quiet=not workers.speaks)
         plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
         for picture, plan in zip(pictures, plans, strict=True):
