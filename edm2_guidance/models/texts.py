@@ -1,9 +1,8 @@
 """What text encoders of diffusers' pipelines make of prompts, as their networks are told it."""
 
-import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -14,28 +13,40 @@ from edm2_guidance.models.diffusers_files import DiffusersFiles
 from edm2_guidance.recipe.prompts import shortened
 
 Embedded = tuple[Tensor, ...]  # of one prompt, without a batch: tokens [T, E], of some a vector for all [P] as well
+_KEPT = 256  # prompts
 _IF_TOKENS = 77  # as many as DeepFloyd IF was trained with; its T5 knows more
 
 
 class Texts(ABC):
     """The text encoders of a pipeline. Each prompt is encoded by itself, so that no batch changes it.
 
-    They compute in float32, and are on the device only while they do: for a new prompt.
+    They compute in float32, and are on the device only while new prompts are encoded.
     """
 
     components: ClassVar[tuple[str, ...]]
 
     def __init__(self, files: DiffusersFiles) -> None:
         self._files = files
-        self.embedded = functools.lru_cache(maxsize=256)(self._embedded)
+        self._known: dict[tuple[str | None, torch.device], Embedded] = {}
 
-    def _embedded(self, text: str | None, device: torch.device) -> Embedded:
+    def embedded(self, texts: Sequence[str | None], device: torch.device) -> list[Embedded]:
+        """Of each prompt, on a device; of None what the network is told without one."""
+        new = [text for text in dict.fromkeys(texts) if (text, device) not in self._known]
+        encoders = [self._files.component(name) for name in self.components if name.startswith("text_encoder")]
+        for encoder in encoders if new else ():
+            encoder.to(device)
         with torch.no_grad():
-            return tuple(each[0] for each in self._encoded(text, device))
+            self._known |= {(text, device): tuple(each[0] for each in self._encoded(text, device)) for text in new}
+        for encoder in encoders if new else ():
+            encoder.to("cpu")
+        found = [self._known[text, device] for text in texts]
+        for oldest in [*self._known][:-_KEPT]:
+            del self._known[oldest]
+        return found
 
     @abstractmethod
     def _encoded(self, text: str | None, device: torch.device) -> Embedded:
-        """Of one prompt, as a batch of it; of None what the network is told without one."""
+        """Of one prompt, as a batch of it."""
 
     def _run(
         self, encoder: str, text: str, device: torch.device, *, length: int | None = None, mask: bool = False
@@ -51,10 +62,7 @@ class Texts(ABC):
             warnings.warn(said, RuntimeWarning, stacklevel=2)
         told = tokens([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         hidden = {"attention_mask": told.attention_mask.to(device)} if mask else {}
-        network = self._files.component(encoder).to(device)
-        made = network(told.input_ids.to(device), output_hidden_states=True, **hidden)
-        network.to("cpu")
-        return made
+        return self._files.component(encoder)(told.input_ids.to(device), output_hidden_states=True, **hidden)
 
 
 class ClipTexts(Texts):

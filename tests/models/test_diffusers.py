@@ -305,3 +305,16 @@ def test_a_prompt_beyond_the_text_encoder_is_told_so(folder):
     with pytest.warns(RuntimeWarning, match=r'"of of of .* has more than 77 tokens'):
         model.conditions([0], model.device)
     model.conditions([1], model.device)
+
+
+def test_each_prompt_is_encoded_once(folder, monkeypatch):
+    model = open_model(folder(tiny_sdxl)).prompted(PROMPTS)
+    encoder, calls = model._told._texts._files.component("text_encoder"), []
+    monkeypatch.setattr(model._told._texts, "_known", {})
+    encoder.register_forward_hook(lambda *args: calls.append(1))
+    first = model.conditions([0, 1, 0], model.device)
+    assert len(calls) == 2
+    again = model.conditions([1, 0], model.device)
+    assert len(calls) == 2
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one[1:], other, rtol=0, atol=0)
