@@ -17,7 +17,7 @@ from PIL import Image
 import edm2_guidance as eg
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 from edm2_guidance.models import open_model
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from tests.functions import levels
@@ -159,6 +159,39 @@ def test_what_does_not_go_together(recipe, says):
         open_recipe(recipe(), "cpu")
 
 
+class Enlarges:
+    """D is a share of x, by the length of what is said, or 0; enlarges images of 8x8."""
+
+    shape, low_res_size = (3, 16, 16), 8
+
+    def __init__(self, takes_prompts):
+        self.takes_prompts = takes_prompts
+
+    def conditions(self, texts, device, low_res):
+        return texts if self.takes_prompts else None
+
+    def predict(self, x, sigma, y):
+        return x * 0 + (0 if y is None else torch.tensor([len(text) / 10 for text in y]).view(-1, 1, 1, 1))
+
+
+def test_two_stages_are_told_the_same(tmp_path):
+    texts = ["abc", "", "abcdef"]
+    for takes in (True, False):
+        base = Recipe(Said(), num_steps=1)
+        opened = open_recipe(Recipe(Enlarges(takes), num_steps=2, prompts=texts, base=base), "cpu")
+        assert opened.base.main.prompts == tuple(texts)
+        (batch,) = opened.images([2, 3], 2)
+        assert batch.labels == (2, 0)
+        levels_made = batch.images.float().mean((1, 2, 3)).tolist()
+        assert levels_made == pytest.approx([204.3, 165.7] if takes else [127.5, 127.5], abs=1)
+    stored = tmp_path / "small.zip"
+    eg.generate_zip(Recipe(Said(), num_steps=1, prompts=texts), 4, stored)
+    enlarged = eg.generate(Recipe(Enlarges(True), num_steps=2, prompts=texts, base=ImageSet(str(stored))), 4)
+    assert enlarged.labels == (0, 1, 2, 0)
+    with pytest.raises(ValueError, match="has images of 3 classes"):
+        open_recipe(Recipe(Enlarges(True), prompts=texts[:2], base=ImageSet(str(stored))), "cpu")
+
+
 def test_an_object_that_changes_is_noticed_under_prompts():
     said = Said(scale=1)
     generation = open_recipe(Recipe(said, prompts="a"), "cpu")
@@ -190,7 +223,9 @@ def test_zip_by_three_workers_of_which_one_is_lost(tmp_path, monkeypatch):
     with zipfile.ZipFile("a.zip") as file:
         recipe = json.loads(file.read("recipe.json"))["recipe"]
         assert (recipe["prompts"], recipe["labels"]) == (TEXTS, "balanced")
-        labels = json.loads(file.read("dataset.json"))["labels"]
+        dataset = json.loads(file.read("dataset.json"))
+        labels, names = dataset["labels"], dataset["class_names"]
+        assert names == TEXTS, "which sheets of it show"
         assert [label for _, label in labels] == [0, 1, 2] * 4
         made = np.stack([np.asarray(Image.open(io.BytesIO(file.read(name)))).astype(int) for name, _ in labels])
     wanted = (exact(range(12)) * 127.5 + 128 - 0.5).clip(0, 255).permute(0, 2, 3, 1).numpy()
