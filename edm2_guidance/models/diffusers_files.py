@@ -174,9 +174,9 @@ def load(source: str, *, offline: bool) -> DiffusersFiles:
     """A pipeline by its folder, or `hf://organisation/repository[@revision]` of the hub.
 
     All files are found, and all configurations checked, before this returns; weights are read as components are asked
-    for. They are taken from safetensors; of a component without them from those of the variant fp16, as `notes` tells;
-    else from `.bin`, by a reader that runs nothing. What is complete in the hub's cache is taken as it is, without
-    asking for a newer one; offline: ask no server at all.
+    for. They are taken from safetensors; of a component without them from `.bin`, by a reader that runs nothing; else
+    from the variant fp16, as `notes` tells. What is complete in the hub's cache is taken as it is, without asking for a
+    newer one; offline: ask no server at all.
 
     Raises ValueError for what is no pipeline that is known here, OSError if it cannot be had or read, ImportError
     without the extra [diffusers]; each with one line that says what to do.
@@ -294,7 +294,7 @@ def _shown(value: Any) -> str:
 def _naming(what: str) -> Iterator[None]:
     """Inside, what files make their readers raise is a ValueError of one line that begins so; OSError passes."""
     try:
-        with odd_files_are_value_errors():
+        with odd_files_are_value_errors("it"):
             yield
     except ValueError as error:
         raise ValueError(f"{what}: {' '.join(str(error).split())[:_MAX_REASON]}") from error

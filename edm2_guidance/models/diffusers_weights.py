@@ -1,8 +1,8 @@
 """Weights of a component of a pipeline: which files they are in, and filling a network with them.
 
 Files are `diffusion_pytorch_model.safetensors` of diffusers and `model.safetensors` of transformers, in one piece or in
-shards that an index lists. Where there is only the variant fp16, that is taken. Where there are only files of
-`torch.save` (`.bin`), these are, by `torch_utils.tensor_file`, which runs nothing.
+shards that an index lists. Where there are none, files of `torch.save` (`.bin`) are taken, which
+`torch_utils.tensor_file` reads without running them; where only the variant fp16 is there, that is.
 """
 
 import re
@@ -30,9 +30,7 @@ _SHARD = re.compile(r"[\w-][\w.-]{0,250}")
 
 #: How files begin, of safetensors and of `torch.save`.
 _STEMS = {"diffusers": ("diffusion_pytorch_model",) * 2, "transformers": ("model", "pytorch_model")}
-
-
-#: Kinds of files that weights may be in, the best first: whole ones, of the variant fp16, of `torch.save`.
+#: Kinds of files that weights may be in, the best first: safetensors, of `torch.save`, safetensors of the variant fp16.
 KINDS = 3
 
 
@@ -42,13 +40,13 @@ def weight_patterns(library: str, kind: int) -> tuple[str, ...]:
     part = "-?????-of-?????"
     return (
         (f"{safe}.safetensors", f"{safe}.safetensors.index.json", f"{safe}{part}.safetensors"),
+        (f"{pickled}.bin", f"{pickled}.bin.index.json", f"{pickled}{part}.bin"),
         (
             f"{safe}.fp16.safetensors",
             f"{safe}.safetensors.index.fp16.json",
             f"{safe}{part}.fp16.safetensors",
             f"{safe}.fp16{part}.safetensors",
         ),
-        (f"{pickled}.bin", f"{pickled}.bin.index.json", f"{pickled}{part}.bin"),
     )[kind]
 
 
@@ -63,7 +61,7 @@ def weight_files(folder: Path, library: str) -> tuple[Path, ...]:
             return (folder / whole,)
         if (folder / index).is_file():
             return _shards(folder / index, Path(whole).suffix)
-    raise FileNotFoundError(f"{folder} has no weights, neither {kinds[0][0]} nor {kinds[-1][0]}: fetch it again")
+    raise FileNotFoundError(f"{folder} has no weights, neither {kinds[0][0]} nor {kinds[1][0]}: fetch it again")
 
 
 def _shards(index: Path, ending: str) -> tuple[Path, ...]:
@@ -164,7 +162,8 @@ def _copy(target: Tensor, tensor: Tensor, name: str) -> None:
     if tensor.is_floating_point() != target.is_floating_point():
         raise ValueError(f"tensor {_shown(name)} is of type {tensor.dtype}, which no network has")
     target.copy_(tensor)
-    if not bool(target.isfinite().all()):
+    # NaN is both extremes of what holds one; to ask each number takes much longer.
+    if target.numel() > 0 and not all(bool(extreme.isfinite()) for extreme in target.aminmax()):
         raise ValueError(f"tensor {_shown(name)} holds numbers that are not finite")
 
 

@@ -422,6 +422,25 @@ def test_a_tensor_in_two_shards(copied):
     assert "is in two files" in refusal(folder.parent, "unet")
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "data"),
+    [
+        ("sd", "vocab.json", b"[]"),
+        ("sd", "vocab.json", b'{"a": "x"}'),
+        ("sd", "merges.txt", b"no such words in it"),
+        ("sd", "tokenizer_config.json", b'{"eos_token": {"__type": "AddedToken", "content": 7}}'),
+        ("if", "tokenizer.json", b"{}"),
+        ("if", "tokenizer.json", b'{"model": {"type": "Unigram", "vocab": []}}'),
+        ("if", "tokenizer.json", b"<html>"),
+        ("if", "special_tokens_map.json", b'{"eos_token": {"content": 7}}'),
+    ],
+)
+def test_vocabularies_that_are_none(copied, name, file, data):
+    folder = copied(name)
+    replace(folder / "tokenizer" / file, data)
+    assert "component tokenizer: " in refusal(folder, "tokenizer")
+
+
 def test_components_that_are_not_there_or_never_read(copied):
     found = load(str(copied("if")), offline=True)
     for ask in (found.component, found.config, found.sha256):
@@ -546,7 +565,7 @@ def test_of_the_hub_the_next_kind_is_fetched_where_there_is_none_better(copied, 
         "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"
     ]  # fmt: skip
     assert len(server.asked) == 4
-    assert {pattern.split("/")[0] for pattern in server.asked[3][1]} == {"model_index.json", "transformer"}
+    assert {pattern.split("/")[0] for pattern in server.asked[3][1]} == {"model_index.json", "vae"}
 
 
 def test_weights_are_not_fetched_for_what_is_not_known(copied, server):
