@@ -50,6 +50,7 @@ class Model(ABC):
             or networks compute on the same cores.
         sigma_min, sigma_max: The lowest and the highest noise level that it is for. Schedules end there.
         rounds: Whether it is for some noise levels alone, to which `round_sigma` brings others.
+        notes: What its user should know of its files.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
 
@@ -75,6 +76,7 @@ class Model(ABC):
     sigma_min: float = 0.0
     sigma_max: float = math.inf
     rounds: bool = False
+    notes: tuple[str, ...] = ()
     betas: Betas | None = None
 
     def load_decoder(self, *, offline: bool = False) -> None:

@@ -112,6 +112,7 @@ class DiffusersModel(Model):
         self.class_names = _class_names(files.index)
         self.supports = frozenset({"gradients"} if self.needs_classes else {"gradients", "unconditional"})
         levels, self.betas = noise_levels_of(files.scheduler, files.source)
+        self.notes = files.notes
         self.sigma_min, self.sigma_max = levels[0], levels[-1]
         self._clock, self._denoised = Clock(levels, device), DENOISED[_prediction(files.scheduler, files.source)]
         components = (self._name, *(() if texts is None else texts.components))

@@ -331,22 +331,9 @@ def open_recipe(
     pick_device(noise_device, "--noise-device")
 
     loaded = functools.cache(functools.partial(load, device=target, trust_pickle=trust_pickle, offline=offline))
-
-    def opened(net: NetworkRef, option: str) -> Any:
-        return _loaded(loaded, net, option) if net.opened is None else _checked_open(net, option, target)
-
-    prompts = texts_of(recipe.prompts)
-
-    def told(model: Any) -> Any:
-        return model.prompted(prompts) if prompts and _takes_prompts(model) else model
-
-    main: Model = told(opened(recipe.net, "--net"))
+    main, guides = _opened_networks(recipe, loaded, target)
     recipe, notes = _resolved_for(main, recipe)
-    guides = tuple(None if spec.net is None else told(opened(spec.net, spec.option)) for spec in recipe.guides)
-    _check_prompts(recipe, main, guides)
-    for guide in guides:
-        if guide is not None:
-            check_guide(main, guide)
+    notes += dict.fromkeys(note for each in (main, *guides) if isinstance(each, Model) for note in each.notes)
     open_base = functools.partial(
         open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
     )
@@ -374,6 +361,25 @@ def open_recipe(
     )
     known = memory((*(model.num_parameters for model in (main, *others)), recipe.rule.takes_gradient))
     return Generation(recipe, main, guides, target, tuple(notes), known, base).computing(inference)
+
+
+def _opened_networks(
+    recipe: Recipe, load: Callable[..., Any], device: torch.device
+) -> tuple[Model, tuple[Model | Classifier | None, ...]]:
+    """The main network and the guides, told the recipe's prompts if they take some. Errors as of `open_recipe`."""
+    prompts = texts_of(recipe.prompts)
+
+    def opened(net: NetworkRef, option: str) -> Any:
+        model = _loaded(load, net, option) if net.opened is None else _checked_open(net, option, device)
+        return model.prompted(prompts) if prompts and _takes_prompts(model) else model
+
+    main: Model = opened(recipe.net, "--net")
+    guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
+    _check_prompts(recipe, main, guides)
+    for guide in guides:
+        if guide is not None:
+            check_guide(main, guide)
+    return main, guides
 
 
 def _resolved_for(main: Model, recipe: Recipe) -> tuple[Recipe, list[str]]:
@@ -740,7 +746,7 @@ def _of_size(model: Any, base: Base) -> Any:
     try:
         return model.enlarging(size)
     except ValueError as error:
-        raise ValueError(f"{base.recipe.name} has images of {size}x{size}: {error}") from None
+        raise ValueError(f"{base.recipe.name} has images of {size}x{size}, and {error}") from None
 
 
 def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
