@@ -24,6 +24,7 @@ from edm2_guidance.cli.recipe_args import (
 from edm2_guidance.cli.recipe_options import Method
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text
+from edm2_guidance.recipe.prompts import prompt_text
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
@@ -34,6 +35,7 @@ ChangeRecipe = Callable[[Recipe], Recipe]
 
 #: What a side of a grid can hold; captions name it in this order.
 AXES = ("method", "weight", "scale", "alpha", "class", "seed")
+_CAPTION = 80  # characters of a prompt
 _GIVEN_BY = {
     "method": "--preset", "weight": "--weights", "scale": "--scales", "alpha": "--alphas", "class": "--classes",
 }  # fmt: skip
@@ -193,7 +195,9 @@ def caption_of(place: Place, asked: Recipe, generation: "Generation", file: str 
     """
     texts = {axis: place[axis].caption for axis in AXES if axis in place}
     found = generation.recipe.labels
-    if "class" in texts and not isinstance(found, str):
+    if "class" in texts and isinstance(found, int) and generation.recipe.prompts:
+        texts["class"] = prompt_text(generation.recipe.prompts, found, _CAPTION)
+    elif "class" in texts and not isinstance(found, str):
         texts["class"] = class_text(found, known_names(asked.net.source, file) or generation.main.class_names)
     return ", ".join(filter(None, texts.values()))
 

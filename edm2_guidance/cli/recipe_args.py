@@ -14,6 +14,7 @@ from edm2_guidance.cli.again import Usual, usual_of
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, NOWHERE, Interval, on_schedule
+from edm2_guidance.cli.prompts import asked_prompts
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
 from edm2_guidance.cli.say import note
@@ -64,12 +65,14 @@ def recipe_from(
     usual = usual_of(preset, networks.recipe)
     net = networks.net or (None if usual is None else usual.recipe.net.found or usual.recipe.net.source)
     class_idx = known_class(sampling.class_idx, sampling.class_names, net)
-    if preset is not None and networks.net is None and not networks.gnet:
+    with bad_input():
+        prompts = asked_prompts(sampling) or (() if usual is None else usual.recipe.prompts)
+    if preset is not None and networks.net is None and not networks.gnet and not prompts:
         _check_class(class_idx, preset)
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        unguided = _unguided(method, usual, class_idx)
+        unguided = replace(_unguided(method, usual, class_idx), prompts=prompts)
         recipe = replace(unguided, guides=_guides(networks, usual, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)

@@ -10,6 +10,7 @@ from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.recipe.prompts import with_few_prompts
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import upgraded
 
@@ -98,7 +99,7 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("has a recipe that is no object")
     return {
         "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
-        "recipe": images.get("recipe"),
+        "recipe": None if images.get("recipe") is None else with_few_prompts(recipe),
         "recipe_hash": images.get("recipe_hash"),
         "labels": recipe.get("labels"),
         "encoder": recipe.get("encoder"),

@@ -31,7 +31,7 @@ from edm2_guidance.recipe.parts import (
     planned,
     planned_legs,
 )
-from edm2_guidance.recipe.prompts import checked_prompts
+from edm2_guidance.recipe.prompts import Prompts, checked_prompts, prompts_json, prompts_sha256
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
@@ -340,7 +340,7 @@ class Recipe:
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
     base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
     around: tuple[Around, ...] = ()  # what else is done, in the order of the catalogue
-    prompts: tuple[str, ...] = ()  # of networks that take text
+    prompts: Prompts = ()  # of networks that take text
 
     if TYPE_CHECKING:  # as of `Guide`
 
@@ -359,7 +359,7 @@ class Recipe:
             encoder: Mapping[str, Any] = ...,
             base: "ImageSet | Recipe | None" = None,
             around: "Around | str | Sequence[Around | str]" = (),
-            prompts: str | Sequence[str] = (),
+            prompts: str | Sequence[str] | Prompts = (),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -597,7 +597,7 @@ class Recipe:
             "encoder": canonical(recipe.encoder),
             **({} if recipe.base is None else {"base": _base_json(recipe.base)}),
             **({} if not recipe.around else {"around": [str(each) for each in recipe.around]}),
-            **({} if not recipe.prompts else {"prompts": list(recipe.prompts)}),
+            **({} if not recipe.prompts else {"prompts": prompts_json(recipe.prompts)}),
         }
 
     @property
@@ -624,7 +624,7 @@ class Recipe:
             **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
             **({} if recipe.base is None else {"base": recipe.base.canonical()}),
             **({} if not recipe.around else {"around": recipe.around}),
-            **({} if not recipe.prompts else {"prompts": recipe.prompts}),
+            **({} if not recipe.prompts else {"prompts": prompts_sha256(recipe.prompts)}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
         }
 

@@ -18,6 +18,7 @@ from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.parts import Prediction, Rule, Step, StepInfo, constant
+from edm2_guidance.recipe.prompts import texts_of
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
@@ -334,8 +335,10 @@ def open_recipe(
     def opened(net: NetworkRef, option: str) -> Any:
         return _loaded(loaded, net, option) if net.opened is None else _checked_open(net, option, target)
 
+    prompts = texts_of(recipe.prompts)
+
     def told(model: Any) -> Any:
-        return model.prompted(recipe.prompts) if recipe.prompts and _takes_prompts(model) else model
+        return model.prompted(prompts) if prompts and _takes_prompts(model) else model
 
     main: Model = told(opened(recipe.net, "--net"))
     guides = tuple(None if spec.net is None else told(opened(spec.net, spec.option)) for spec in recipe.guides)
@@ -674,7 +677,7 @@ def _check_prompts(recipe: Recipe, main: Model, guides: Sequence[Model | Classif
     Classes that are texts and classes that are not make no labels of one kind.
     """
     if recipe.prompts and not main.takes_prompts and not isinstance(recipe.base, Recipe):
-        main.prompted(recipe.prompts)
+        main.prompted(texts_of(recipe.prompts))  # which refuses them
     if main.takes_prompts and not recipe.prompts and recipe.labels != "none":
         raise ValueError(f"{main.source} draws what prompts say: give --prompt=TEXT, or --prompts=FILE")
     networks = [main, *(guide for guide in guides if guide is not None)]
