@@ -52,7 +52,9 @@ def check_blend(generation: Generation) -> None:
     )
     if second and not first:
         names = [guide.name if guide.net is None else guide.net.source for guide, _ in of_networks]
-        raise ValueError(f"alpha = 0 is guidance by the first guide, CFG in the papers: give {names[1]} before {names[0]}")
+        raise ValueError(
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {names[1]} before {names[0]}"
+        )
 
 
 def tiles(images: Tensor) -> list[Image.Image]:
