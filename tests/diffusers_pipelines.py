@@ -102,17 +102,51 @@ def tiny_sd(folder, prediction_type):
 
 def tiny_if(folder):
     """The base stage of DeepFloyd IF on pixels [3, 8, 8]; of its 6 channels 3 tell the variance."""
+    _write_if(folder, "IFPipeline", 8, 3, 11)
+
+
+def tiny_if_second(folder):
+    """The second stage of DeepFloyd IF, from pixels [3, 4, 4] to [3, 16, 16], with the text encoder of the first."""
+    from diffusers import DDPMScheduler
+
+    noising = {"image_noising_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2")}
+    _write_if(folder, "IFSuperResolutionPipeline", 16, 6, 13, noising, class_embed_type="timestep")
+
+
+def tiny_upscaler(folder):
+    """Stable Diffusion's upscaler, from pixels [3, 8, 8] to latents [4, 8, 8] of images of 32 x 32."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        **_UNET | {"in_channels": 7}, attention_head_dim=4, cross_attention_dim=32, num_class_embeds=1000
+    )
+    scheduler = DDIMScheduler(
+        **_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
+    )
+    parts = {
+        "vae": _vae(14, 0.08333, (8, 8, 16)),
+        "text_encoder": _clip(15),
+        "tokenizer": _clip_tokenizer(),
+        "unet": _random(unet, 16),
+        "low_res_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        "scheduler": scheduler,
+    }
+    absent = {name: [None, None] for name in ("safety_checker", "feature_extractor", "watermarker")}
+    _write(folder, "StableDiffusionUpscalePipeline", parts, **absent, max_noise_level=350)
+
+
+def _write_if(folder, pipeline, size, channels, seed, more=None, **of_unet):
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import T5Config, T5EncoderModel
 
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=3, out_channels=6, block_out_channels=(16, 32), layers_per_block=1,
+        sample_size=size, in_channels=channels, out_channels=6, block_out_channels=(16, 32), layers_per_block=1,
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), attention_head_dim=8,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", act_fn="gelu", time_embedding_act_fn="gelu",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
         cross_attention_dim=32, cross_attention_norm="group_norm", encoder_hid_dim=32, addition_embed_type="text",
         addition_embed_type_num_heads=2, resnet_time_scale_shift="scale_shift", resnet_skip_time_act=True,
-        resnet_out_scale_factor=2**0.5,
+        resnet_out_scale_factor=2**0.5, **of_unet,
     )  # fmt: skip
     scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True, sample_max_value=1.5,
@@ -125,11 +159,12 @@ def tiny_if(folder):
     parts = {
         "tokenizer": _t5_tokenizer(),
         "text_encoder": _random(T5EncoderModel(config), 10),
-        "unet": _random(unet, 11),
+        "unet": _random(unet, seed),
         "scheduler": scheduler,
+        **(more or {}),
     }
-    absent = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"), [None, None])
-    _write(folder, "IFPipeline", parts, **absent, requires_safety_checker=False)
+    absent = {name: [None, None] for name in ("safety_checker", "feature_extractor", "watermarker")}
+    _write(folder, pipeline, parts, **absent, requires_safety_checker=False)
 
 
 def tiny_ddpm(folder):
@@ -154,7 +189,7 @@ def _write(folder, pipeline, parts, **more):
                 (folder / role / name).write_text(text)
             index[role] = ["transformers", json.loads(part["tokenizer_config.json"])["tokenizer_class"]]
         else:
-            part.save_pretrained(folder / role, **({} if role == "scheduler" else {"safe_serialization": True}))
+            part.save_pretrained(folder / role, **({} if role.endswith("scheduler") else {"safe_serialization": True}))
             index[role] = [type(part).__module__.split(".")[0], type(part).__name__]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
 
@@ -179,12 +214,13 @@ def _random(module, seed):
     return module.eval()
 
 
-def _vae(seed, scaling_factor):
+def _vae(seed, scaling_factor, widths=(8, 16)):
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, sample_size=16, scaling_factor=scaling_factor,
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths), latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * len(widths), norm_num_groups=4, sample_size=16,
+        scaling_factor=scaling_factor,
     )  # fmt: skip
     return _random(vae, seed)
 

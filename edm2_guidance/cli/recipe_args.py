@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from dnnlib.places import files_like, find_file, near, python_function
+from dnnlib.places import files_like, find_file, is_pipeline, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
@@ -196,10 +196,12 @@ def _existing(source: str, what: str = "network") -> str:
     own = python_function(source)
     if own is not None and not own[0].is_file():
         raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the {what}")
-    if own is None and "://" not in source and source not in PUBLISHED and not find_file(source).is_file():
+    there = "://" in source or source in PUBLISHED or find_file(source).is_file() or is_pipeline(source)
+    if own is None and not there:
         known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
         ends = ".pkl, .safetensors or .pt" if what == "network" else ".pt or .safetensors"
-        raise ValueError(f"no {what} file at '{source}'; give a path to a {ends} file, or a URL{known}")
+        pipelines = ", or a pipeline of diffusers, a folder or hf://ORG/REPO" if what == "network" else ""
+        raise ValueError(f"no {what} file at '{source}'; give a path to a {ends} file, a URL{pipelines}{known}")
     return source
 
 

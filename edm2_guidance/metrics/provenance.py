@@ -66,6 +66,8 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
 def _said(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe.json says that ledgers tell, too."""
     said = {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}
+    if isinstance(said["recipe"], Mapping):
+        said["recipe"] = with_few_prompts(said["recipe"])
     chosen = {"chosen_by": str(stored["chosen_by"])[:200]} if "chosen_by" in stored else {}
     return {**said, **chosen, **{key: stored[key] for key in ("precision", "form") if key in stored}}
 
@@ -99,7 +101,7 @@ def recipe_fields(images: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("has a recipe that is no object")
     return {
         "images": {key: value for key, value in images.items() if key not in ("recipe", "recipe_hash")},
-        "recipe": None if images.get("recipe") is None else with_few_prompts(recipe),
+        "recipe": images.get("recipe"),
         "recipe_hash": images.get("recipe_hash"),
         "labels": recipe.get("labels"),
         "encoder": recipe.get("encoder"),
@@ -123,6 +125,6 @@ def describe_generated(
         "seeds": f"{seeds[0]}-{seeds[-1]}",
         **({} if precision is None else {"precision": precision}),
         **({"form": form} if form != PLAIN else {}),
-        "recipe": recipe.to_json(),
+        "recipe": with_few_prompts(recipe.to_json()),
         "recipe_hash": recipe.hash,
     }

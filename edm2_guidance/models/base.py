@@ -1,6 +1,7 @@
 """What networks are to this project: denoisers D(x; sigma) with a decoder behind them, and noise-aware classifiers."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -47,6 +48,7 @@ class Model(ABC):
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
         decodes_apart: Whether one thread should decode while another samples: not where code of users would see that,
             or networks compute on the same cores.
+        sigma_min, sigma_max: The lowest and the highest noise level that it is for. Schedules end there.
         rounds: Whether it is for some noise levels alone, to which `round_sigma` brings others.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
@@ -70,6 +72,8 @@ class Model(ABC):
     num_parameters: int = 0
     decoder_batch: int | None = None
     decodes_apart: bool = True
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
     rounds: bool = False
     betas: Betas | None = None
 
@@ -117,6 +121,10 @@ class Model(ABC):
         told.prompts = told.class_names = tuple(prompts)
         told.num_classes = len(told.prompts)
         return told
+
+    def enlarging(self, size: int) -> Self:
+        """The same network, for small images of another size. ValueError where it knows one alone."""
+        raise ValueError(f"{self.source} enlarges those of {self.low_res_size}x{self.low_res_size}")
 
     def texts(self, labels: Sequence[int] | None) -> list[str] | None:
         """The prompt of each image, by its class; None for no labels, or without prompts."""

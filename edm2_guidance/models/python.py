@@ -203,6 +203,8 @@ class PythonModel(_Given, Model):
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
         self.layers = tuple(getattr(made, "layers", None) or ())
+        self.sigma_min = float(getattr(made, "sigma_min", None) or self.sigma_min)
+        self.sigma_max = float(getattr(made, "sigma_max", None) or self.sigma_max)
         self.crop_multiple = int(getattr(made, "crop_multiple", None) or 1)
         self.decoder_batch = getattr(made, "decoder_batch", None)
         self.decodes_apart = self._own("decode") is None

@@ -89,6 +89,8 @@ KINDS: Mapping[str, type[Texts]] = {
     "StableDiffusionPipeline": ClipTexts,
     "StableDiffusionXLPipeline": TwoClipTexts,
     "IFPipeline": T5Texts,
+    "IFSuperResolutionPipeline": T5Texts,
+    "StableDiffusionUpscalePipeline": ClipTexts,
 }
 _KNOWN: "WeakValueDictionary[tuple[str, str], Texts]" = WeakValueDictionary()  # by kind and content
 
@@ -96,7 +98,7 @@ _KNOWN: "WeakValueDictionary[tuple[str, str], Texts]" = WeakValueDictionary()  #
 def texts_of(files: DiffusersFiles) -> Texts:
     """The text encoders of a pipeline: the same of all pipelines that have the same, such as DeepFloyd IF's sizes."""
     kind = KINDS[files.pipeline]
-    key = files.pipeline, files.sha256(*kind.components)
+    key = kind.__name__, files.sha256(*kind.components)
     found = _KNOWN.get(key)
     if found is None:
         found = _KNOWN[key] = kind(files)

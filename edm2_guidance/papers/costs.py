@@ -31,6 +31,7 @@ PNG_BYTES: Mapping[str, int] = MappingProxyType({
     "img512": 430_000, "img64": 9_200, "mnist16": 500,
     "adm64": 9_200, "adm128": 34_000, "adm256": 120_000, "adm512": 430_000,
     "lsun-bedroom": 120_000, "lsun-cat": 120_000, "lsun-horse": 120_000,
+    "cifar10": 2_300, "ffhq64": 9_200, "afhqv2-64": 9_200, "edm-img64": 9_200, "edm-img64-baseline": 9_200,
 })  # fmt: skip
 #: Where nothing was measured or given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight (arXiv
 #: 2406.02507, App. B), which makes 37 to 82.

@@ -96,6 +96,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "references": list(row.references),
         "sampler": row.sampler if row.net is not None else None,
         "schedule": row.schedule if row.net is not None else None,
+        "dtype": row.dtype if row.net is not None else None,
         "enlarges": row.base,
         "interval_steps": None if row.interval is None else f"{row.interval.first}-{row.interval.last}",
         "interval_sigmas": row.sigmas or None,

@@ -58,8 +58,8 @@ def _networks(row: Row) -> list[str]:
         f"guided by {guide.name if guide.net is None else next(others)}, {guide.strength}{where}"
         for guide in recipe.guides
     ]
-    unusual = ", ".join(spec.caption for spec in recipe.unusual())
-    by = [f"by {unusual}"] if unusual else []
+    unusual = [spec.caption for spec in recipe.unusual()] + ([] if row.dtype == "float32" else [row.dtype])
+    by = [f"by {', '.join(unusual)}"] if unusual else []
     base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(others)}"]
     return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *by, *base])]
 

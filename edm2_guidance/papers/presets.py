@@ -1,17 +1,18 @@
-"""Named settings: the 36 presets of EDM2, the interval paper's four, ADM's, and those of the networks that ship here.
+"""Named settings: the 36 presets of EDM2, the interval paper's four, and those of other networks and of what ships.
 
-Those of DiT, SD-XL and DeepFloyd IF beside them. Each names its networks, weight and interval, and the published score
-where there is one. No torch here.
+Those of ADM, EDM, DiT, SD-XL and DeepFloyd IF are the others. Each names its networks, weight and interval, and the
+published score where there is one. No torch here.
 """
 
 import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dnnlib.places import EMBEDDED
 from dnnlib.published import ADM_ROOT
-from edm2_guidance.papers import adm, pipelines
+from edm2_guidance.papers import adm, edm, pipelines
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 
@@ -38,6 +39,7 @@ class Preset:
     classifier_scale: float = 0.0  # 0 = off; in the form of the sampler
     sampler: str = "heun"
     schedule: str = "edm"
+    dtype: Literal["float32", "float64"] = "float32"
     base: str | None = None  # the preset whose images the network enlarges
     guides: tuple[Guide, ...] = ()  # in place of gnet: several, or of the main network, asked in another way
     around: str = ""
@@ -65,6 +67,7 @@ class Preset:
             self.num_steps,
             sampler,
             Schedule.parse(self.schedule),
+            dtype=self.dtype,
             labels="none" if self.num_classes == 0 else "random",
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -84,7 +87,8 @@ class Preset:
         if self.classifier is not None:
             text += f" guided by {self.classifier.rsplit('/', 1)[-1]}, scale {self.classifier_scale:g}"
         text += "" if self.base is None else f", of the images of {self.base}"
-        text += "" if self.sampler == "heun" else f", {self.sampler}, {self.num_steps} steps"
+        usual = self.sampler == "heun" and self.dtype == "float32"
+        text += "" if usual else f", {self.sampler}, {self.num_steps} steps"
         text += "; some of it assumed" if self.assumed else ""
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
@@ -133,6 +137,25 @@ def _adm() -> list[Preset]:
             base=setting.base,
         )
         for setting in adm.settings()
+        if setting.net is not None
+    ]
+
+
+def _edm() -> list[Preset]:
+    return [
+        Preset(
+            setting.name,
+            f"{edm.EDM_ROOT}/pretrained/{setting.net}",
+            metric="fid",
+            published=setting.fid,
+            num_steps=setting.num_steps,
+            num_classes=0 if setting.unconditional else 10 if setting.data == "cifar10" else 1000,
+            data=setting.data,
+            sampler=setting.sampler,
+            schedule=setting.schedule,
+            dtype="float64",
+        )
+        for setting in edm.settings()
         if setting.net is not None
     ]
 
@@ -191,4 +214,5 @@ def _embedded() -> list[Preset]:
 @functools.cache
 def all_presets() -> dict[str, Preset]:
     """Every preset by name, in the order of the papers, the embedded ones last."""
-    return {preset.name: preset for preset in [*_published(), *_adm(), *_pipelines(), *_embedded()]}
+    settings = [*_published(), *_adm(), *_edm(), *_pipelines(), *_embedded()]
+    return {preset.name: preset for preset in settings}

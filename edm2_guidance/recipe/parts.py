@@ -160,6 +160,13 @@ class Schedule(Spec):
         """The same from one level to another. ValueError for a schedule whose levels are a list, or measured."""
         raise ValueError(f"the schedule {self.kind} has levels of its own, and none between {top:g} and {bottom:g}")
 
+    def within(self, low: float, high: float) -> Self:
+        """The same between ends that are moved into [low, high]; a schedule without such ends stays as it is.
+
+        As the published sampler does with the levels that a network is for (arXiv 2206.00364).
+        """
+        return self
+
 
 class Sampler(Spec):
     """One step at a time from noise to data.

@@ -33,6 +33,7 @@ from torch_utils.memory import Batches
 from torch_utils.transfer import Queued, to_device, to_host
 
 BEYOND = 1000.0  # no pixel or latent comes near it
+_ROUNDING = 1 + 1e-5  # of a network's ends, as of those of a schedule, computed in float32
 Batched = TypeVar("Batched", ImageBatch, Latents)
 Made = TypeVar("Made")
 Watch = Callable[[Step], None]
@@ -325,7 +326,6 @@ def open_recipe(
     with a gradient or without. load, stored: open a network, and stored images.
     """
     target = _device_for(recipe, device)
-    recipe, notes = recipe.resolved()
     recipe.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
@@ -341,15 +341,19 @@ def open_recipe(
         return model.prompted(prompts) if prompts and _takes_prompts(model) else model
 
     main: Model = told(opened(recipe.net, "--net"))
+    recipe, notes = _resolved_for(main, recipe)
     guides = tuple(None if spec.net is None else told(opened(spec.net, spec.option)) for spec in recipe.guides)
     _check_prompts(recipe, main, guides)
-    others = [guide for guide in guides if guide is not None]
-    for guide in others:
-        check_guide(main, guide)
+    for guide in guides:
+        if guide is not None:
+            check_guide(main, guide)
     open_base = functools.partial(
         open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
     )
     base = _opened_base(main, recipe.base, open_base, stored)
+    if base is not None:
+        main, guides = _of_size(main, base), tuple(_of_size(guide, base) for guide in guides)
+    others = [guide for guide in guides if guide is not None]
     labelled = _labelled(main, others)
     if base is None:
         recipe = _with_checked_labels(recipe, labelled, notes)
@@ -370,6 +374,19 @@ def open_recipe(
     )
     known = memory((*(model.num_parameters for model in (main, *others)), recipe.rule.takes_gradient))
     return Generation(recipe, main, guides, target, tuple(notes), known, base).computing(inference)
+
+
+def _resolved_for(main: Model, recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """`Recipe.resolved` of the recipe between noise levels that the main network is for, and notes."""
+    schedule = recipe.schedule.within(main.sigma_min, main.sigma_max)
+    resolved, notes = replace(recipe, schedule=schedule).resolved()
+    known = f"{main.source} is for noise levels from {main.sigma_min:g} to {main.sigma_max:g}"
+    if schedule != recipe.schedule:
+        notes.append(f"{known}: the schedule is {schedule}")
+    levels = resolved.levels()
+    if levels[0] > main.sigma_max * _ROUNDING or levels[-1] * _ROUNDING < main.sigma_min:
+        notes.append(f"{known}, and the schedule {schedule.caption} goes from {levels[0]:g} to {levels[-1]:g}")
+    return resolved, notes
 
 
 def _loaded(load: Callable[..., Any], net: NetworkRef, option: str) -> Any:
@@ -712,10 +729,18 @@ def _opened_base(
     else:
         opened = images = stored(base.source)
         _check_content(base, str(images.recipe.sha256), "--upsample=IMAGES")
-    if opened.image_size != size:
-        found = f"{opened.image_size}x{opened.image_size}"
-        raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
     return opened
+
+
+def _of_size(model: Any, base: Base) -> Any:
+    """A network as it enlarges images of the base's size. ValueError for one of another size alone."""
+    size = base.image_size
+    if not isinstance(model, Model) or model.low_res_size in (0, size):
+        return model
+    try:
+        return model.enlarging(size)
+    except ValueError as error:
+        raise ValueError(f"{base.recipe.name} has images of {size}x{size}: {error}") from None
 
 
 def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:

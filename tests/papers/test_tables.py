@@ -136,15 +136,15 @@ def test_every_row_of_edm2_table_3():
     others = [(r.model, r.published, r.note) for r in rows if r.net is None]
     assert others == [
         ("ADM", 2.07, "250 evaluations, stochastic"),
-        ("ADM + EDM sampling", 2.66, "79 evaluations, deterministic"),
-        ("ADM + EDM sampling", 1.57, "511 evaluations, stochastic"),
-        ("EDM training", 2.22, "79 evaluations, deterministic"),
-        ("EDM training", 1.36, "511 evaluations, stochastic"),
         ("VDM++", 1.43, "511 evaluations"),
         ("RIN", 1.23, "1000 evaluations"),
     ]
     ours = [(r.model, r.published, r.net) for r in rows if r.net is not None]
     assert ours == [
+        ("ADM + EDM sampling", 2.66, "baseline-imagenet-64x64-cond-adm.pkl"),
+        ("ADM + EDM sampling", 1.57, "baseline-imagenet-64x64-cond-adm.pkl"),
+        ("EDM training", 2.22, "edm-imagenet-64x64-cond-adm.pkl"),
+        ("EDM training", 1.36, "edm-imagenet-64x64-cond-adm.pkl"),
         ("EDM2-S", 1.58, "edm2-img64-s-1073741-0.075.pkl"),
         ("EDM2-M", 1.43, "edm2-img64-m-2147483-0.060.pkl"),
         ("EDM2-L", 1.33, "edm2-img64-l-1073741-0.040.pkl"),
@@ -181,7 +181,7 @@ def test_a_row_in_several_tables_is_the_same_row():
         assert row.table in TABLES
         assert row.model
         assert row.data
-    assert (len(all_rows()), len(settings)) == (519, 449)
+    assert (len(all_rows()), len(settings)) == (575, 505)
     assert {row.table for row in all_rows()} == set(TABLES)
 
 
