@@ -5,8 +5,9 @@ unless --dtype says otherwise. Options and their meaning are those of the interv
 Pictures of prompts are by the networks of their preset, or by others that take text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
@@ -21,9 +22,10 @@ from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Setting, figure_names, pictures
 from edm2_guidance.papers.lookup import find_preset
+from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.prompt_figures import Cell, PromptPicture, prompt_figure_names, prompt_pictures
 from edm2_guidance.recipe.parts import Schedule, constant
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 
@@ -64,7 +66,11 @@ def wanted_pictures(figs: str | None, networks: NetworkOptions) -> list[Picture]
             raise click.UsageError(f"--figs lays down what is drawn: leave out {each.opts[0]}")
     names = [name.strip() for name in figs.split(",")]
     of_prompts = [name in prompt_figure_names() for name in names]
+    there = ["all", *figure_names(), *prompt_figure_names()]
     with bad_input():
+        for name in names:
+            if name not in there:
+                raise ValueError(f"there is no figure '{name}'; there are: {', '.join(there)}")
         if not any(of_prompts):
             return pictures(names)
         if not all(of_prompts):
@@ -146,24 +152,36 @@ def prompt_sheets(pictures: Sequence[PromptPicture], method: Method, seed: int) 
     unknown = {picture.figure: picture.unknown for picture in pictures}
     for figure, what in unknown.items():
         note(f"{figure}: the paper does not say which seed it has{f', nor {what}' if what else ''}")
-    bases = {picture.preset: recipe_from(method, find_preset(picture.preset)) for picture in pictures}
-    return [_prompt_sheet(picture, bases[picture.preset], seed) for picture in pictures]
+    presets = {picture.preset: find_preset(picture.preset) for picture in pictures}
+    bases = {name: recipe_from(method, _everywhere(preset)) for name, preset in presets.items()}
+    where: dict[tuple[str, StepInterval | None], Any] = {}
+    for picture in pictures:
+        defined, used = presets[picture.preset].recipe().levels(), bases[picture.preset].levels()
+        for interval in (cell.interval for cell in picture.cells if (picture.preset, cell.interval) not in where):
+            found = on_schedule(interval, defined, used)
+            where[picture.preset, interval] = None if isinstance(found, str) else found
+    return [_prompt_sheet(picture, bases[picture.preset], where, seed) for picture in pictures]
 
 
-def _prompt_sheet(picture: PromptPicture, base: Recipe, seed: int) -> PromptSheet:
+def _everywhere(preset: Preset) -> Preset:
+    """A preset, guided at all steps: each cell has an interval of its own."""
+    return replace(preset, guides=tuple(replace(guide, interval=None) for guide in preset.guides))
+
+
+def _prompt_sheet(picture: PromptPicture, base: Recipe, where: Mapping[Any, Any], seed: int) -> PromptSheet:
+    """where: by preset and interval, that interval on the noise levels of `base`."""
     preset = find_preset(picture.preset).recipe()
-    where = {cell.interval: on_schedule(cell.interval, preset.levels(), base.levels()) for cell in picture.cells}
     base = replace(base, prompts=(picture.prompt,), labels=0)
-    recipes = [cell.recipe(base, None if isinstance(at := where[cell.interval], str) else at) for cell in picture.cells]
     blends = picture.cells[0].alpha is not None
-    unusual = f"; {base.unusual_text()}" if base.schedule != preset.schedule else ""
-    by = "" if base.nets == preset.nets else f"by {base.net.name}, a stand-in{unusual}: "
+    changed = [f"by {base.net.name}, a stand-in"] if base.nets != preset.nets else []
+    changed += [f"{base.num_steps} steps"] if base.num_steps != preset.num_steps else []
+    changed += [spec.caption for spec in base.unusual(preset)]
     return PromptSheet(
         picture,
-        recipes,
+        [cell.recipe(base, where[picture.preset, cell.interval]) for cell in picture.cells],
         [f"w = {line[0].weight:g}" for line in picture.lines] if blends else [],
         [_caption(cell, preset.levels()) for cell in picture.lines[0]],
-        f"{picture.printed} ({picture.figure}), {by}{picture.prompt} (seed {seed})",
+        f"{', '.join([f'{picture.printed} ({picture.figure})', *changed])}: {picture.prompt} (seed {seed})",
     )
 
 

@@ -259,11 +259,12 @@ def _blends(grid: GridOptions, alphas: list[float], method: Method) -> tuple[Rec
     if grid.classes is not None:
         raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
     weights = grid.weights or list(dict.fromkeys(networks.guidance))
-    named = max(len(networks.gnet), len(networks.reference))  # guides; 0: those of a preset, with weights of their own
-    sensible = named in (0, 2) and all(0 <= alpha <= 1 for alpha in alphas)
+    named = max(len(networks.gnet), len(networks.reference))  # guides; of a preset's others the weights are known
+    sensible = (named == 2 or networks.preset) and all(0 <= alpha <= 1 for alpha in alphas)
     start = None
     if sensible and weights and (grid.weights is not None or len(weights) == 1):
-        start = recipe_from(replace(method, networks=replace(networks, guidance=(weights[0],) * named)))
+        own = (weights[0],) * 2 if named == 2 else ()
+        start = recipe_from(replace(method, networks=replace(networks, guidance=own)))
     if start is None or [guide.of_classifier for guide in start.guides] != [False, False]:
         raise click.UsageError(
             "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, or a "

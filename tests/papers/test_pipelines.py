@@ -6,9 +6,9 @@ import shlex
 import click
 import pytest
 
+from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.commands.generate_images import ImageOptions
 from edm2_guidance.commands.generate_images import main as generate
-from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.papers.pipelines import all_prompts, settings
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.prompt_figures import prompt_figure_names, prompt_pictures
@@ -193,4 +193,7 @@ def test_a_figure_that_there_is_not():
 
 def test_a_network_that_is_named_takes_the_place_of_the_one_that_a_preset_names():
     told = recipe_of("--preset=if-blend --gnet=hf://other/m --outdir=out")
-    assert [(guide.net and guide.net.source, guide.weight.w) for guide in told.guides] == [(None, 2), ("hf://other/m", 2)]
+    assert [(guide.net and guide.net.source, guide.weight.w) for guide in told.guides] == [
+        (None, 2),
+        ("hf://other/m", 2),
+    ]
