@@ -98,7 +98,7 @@ def write_small(path, class_name, seed, *, label_dim=0, **song):
     net, noise = PRECONDS[class_name](arch), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weights in net.parameters():
-            weights.copy_(torch.randn(weights.shape, generator=noise) * 0.2)
+            weights.copy_(torch.randn(weights.shape, generator=noise) * 0.1)
     arguments = {"img_resolution": 16, "img_channels": 3, "model_type": kind, **unet}
     path.write_bytes(pickled(content_of(net.eval().requires_grad_(False), arguments)))
     return str(path)

@@ -1,5 +1,6 @@
 """Networks of EDM through everything that any network goes through: small ones, with random weights."""
 
+import json
 import os
 import zipfile
 
@@ -9,8 +10,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.images.decode import text_in_png
+from edm2_guidance.images.picture_file import RECIPE_KEY
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.parts import Schedule
+from edm2_guidance.recipe.recipe import SigmaInterval
 from tests.edm_pickles import write_small
 from tests.interruptions import terminated_at
 
@@ -98,8 +103,23 @@ def test_a_folder_that_was_interrupted_goes_on(networks, monkeypatch):
     assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-def test_a_figure(networks, tmp_path):
-    words = [f"--network={networks['cond']}", f"--gnet={networks['uncond']}", "--steps=3", "--results-dir=results"]
-    said = run(generate_images.main, "--figs=fig8a", *words).stderr
+def figure(folder, *words):
+    """The recipes of the pictures in a figure whose interval is of steps 17 to 22, of 32 down to 0.002."""
+    said = run(generate_images.main, "--figs=fig8b", "--results-dir=results", *words).stderr
     assert "not of ImageNet: its 10 classes stand in" in said
-    assert [path for path in (tmp_path / "results").rglob("*.png") if pixels(path).std() > 5]
+    (path,) = (folder / "results").rglob("*.png")
+    assert pixels(path).std() > 5
+    return json.loads(text_in_png(path, RECIPE_KEY))["recipes"]
+
+
+def test_a_figure(networks, tmp_path):
+    recipes = figure(tmp_path, f"--network={networks['cond']}", f"--gnet={networks['uncond']}", "--steps=3")
+    assert [recipe["guides"][0]["weight"] for recipe in recipes] == ["constant", "constant:w=3", "constant:w=5"]
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_figure_is_of_the_levels_that_a_network_is_sampled_at(networks, tmp_path):
+    recipes = figure(tmp_path, f"--network={networks['ve']}", f"--gnet={networks['uncond']}")
+    steps, _ = SigmaInterval(0.1886, 1.609).steps(Schedule.parse("edm:sigma_min=0.02").levels(32))
+    assert [recipe["guides"][0]["steps"] for recipe in recipes] == [[steps.first, steps.last]] * 3
+    assert (steps.first, steps.last) != (17, 22)

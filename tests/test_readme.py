@@ -33,6 +33,7 @@ NEEDS_MORE = (
     "edm-cifar10",
     "edm-img64",
     "https://",
+    "hf://",
     "dit-img",
     "sdxl-",
     "=if-",

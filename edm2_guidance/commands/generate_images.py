@@ -287,7 +287,8 @@ def of_known_classes(
     """The interval paper's own pictures, by these networks; a note, unless quiet, if they stand in. ValueError."""
     from edm2_guidance.images.insets import sheet
 
-    num_classes = open_(base).main.num_classes
+    opened = open_(base)
+    base, num_classes = replace(base, schedule=opened.recipe.schedule), opened.main.num_classes
     check_classes(num_classes, quiet=quiet)
 
     def draw(picture: Picture, recipe: Recipe, images: "list[Image]") -> "Image":

@@ -78,7 +78,7 @@ class ToldTexts:
 
     def conditions(self, texts: Sequence[Any] | None, device: torch.device) -> Any:
         """What `ask` takes as y: of each text, or, of None, once for all images."""
-        told = [self._texts.embedded(text, device) for text in (texts if texts is not None else [None])]
+        told = self._texts.embedded([None] if texts is None else texts, device)
         return tuple(torch.stack(each) for each in zip(*told, strict=True))
 
     def ask(self, net: Any, x: Tensor, timesteps: Tensor, y: Any, **more: Any) -> Tensor:

@@ -1,8 +1,8 @@
 """What text encoders of diffusers' pipelines make of prompts, as their networks are told it."""
 
-import functools
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -10,42 +10,59 @@ import torch
 from torch import Tensor
 
 from edm2_guidance.models.diffusers_files import DiffusersFiles
+from edm2_guidance.recipe.prompts import shortened
 
 Embedded = tuple[Tensor, ...]  # of one prompt, without a batch: tokens [T, E], of some a vector for all [P] as well
+_KEPT = 256  # prompts
 _IF_TOKENS = 77  # as many as DeepFloyd IF was trained with; its T5 knows more
 
 
 class Texts(ABC):
     """The text encoders of a pipeline. Each prompt is encoded by itself, so that no batch changes it.
 
-    They compute in float32, and are on the device only while they do: for a new prompt.
+    They compute in float32, and are on the device only while new prompts are encoded.
     """
 
     components: ClassVar[tuple[str, ...]]
 
     def __init__(self, files: DiffusersFiles) -> None:
         self._files = files
-        self.embedded = functools.lru_cache(maxsize=256)(self._embedded)
+        self._known: dict[tuple[str | None, torch.device], Embedded] = {}
 
-    def _embedded(self, text: str | None, device: torch.device) -> Embedded:
+    def embedded(self, texts: Sequence[str | None], device: torch.device) -> list[Embedded]:
+        """Of each prompt, on a device; of None what the network is told without one."""
+        new = [text for text in dict.fromkeys(texts) if (text, device) not in self._known]
+        encoders = [self._files.component(name) for name in self.components if name.startswith("text_encoder")]
+        for encoder in encoders if new else ():
+            encoder.to(device)
         with torch.no_grad():
-            return tuple(each[0] for each in self._encoded(text, device))
+            self._known |= {(text, device): tuple(each[0] for each in self._encoded(text, device)) for text in new}
+        for encoder in encoders if new else ():
+            encoder.to("cpu")
+        found = [self._known[text, device] for text in texts]
+        for oldest in [*self._known][:-_KEPT]:
+            del self._known[oldest]
+        return found
 
     @abstractmethod
     def _encoded(self, text: str | None, device: torch.device) -> Embedded:
-        """Of one prompt, as a batch of it; of None what the network is told without one."""
+        """Of one prompt, as a batch of it."""
 
-    def _run(self, encoder: str, tokenizer: str, text: str, device: torch.device, **how: Any) -> Any:
-        """The output of an encoder. how: of the tokenizer, "mask" apart: whether padding is hidden."""
-        mask = how.pop("mask", False)
-        tokens = self._files.component(tokenizer)
-        length = how.pop("length", None) or tokens.model_max_length
+    def _run(
+        self, encoder: str, text: str, device: torch.device, *, length: int | None = None, mask: bool = False
+    ) -> Any:
+        """The output of an encoder for a text of so many tokens, None for as many as it knows; warns of longer ones.
+
+        mask: whether the encoder does not see what fills a text up.
+        """
+        tokens = self._files.component(encoder.replace("text_encoder", "tokenizer"))
+        length = length or tokens.model_max_length
+        if len(tokens(text).input_ids) > length:
+            said = f"{shortened(text)} has more than {length} tokens: the network is told none beyond them"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
         told = tokens([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         hidden = {"attention_mask": told.attention_mask.to(device)} if mask else {}
-        network = self._files.component(encoder).to(device)
-        made = network(told.input_ids.to(device), output_hidden_states=True, **hidden)
-        network.to("cpu")
-        return made
+        return self._files.component(encoder)(told.input_ids.to(device), output_hidden_states=True, **hidden)
 
 
 class ClipTexts(Texts):
@@ -55,7 +72,7 @@ class ClipTexts(Texts):
 
     def _encoded(self, text: str | None, device: torch.device) -> Embedded:
         mask = bool(self._files.config("text_encoder").get("use_attention_mask"))
-        return (self._run("text_encoder", "tokenizer", text or "", device, mask=mask)[0],)
+        return (self._run("text_encoder", text or "", device, mask=mask)[0],)
 
 
 class TwoClipTexts(Texts):
@@ -68,9 +85,7 @@ class TwoClipTexts(Texts):
 
     def _encoded(self, text: str | None, device: torch.device) -> Embedded:
         zero = text is None and self._files.index.get("force_zeros_for_empty_prompt", True)
-        first, second = (
-            self._run(f"text_encoder{n}", f"tokenizer{n}", text or "", device) for n in ("", "_2")
-        )  # fmt: skip
+        first, second = (self._run(f"text_encoder{each}", text or "", device) for each in ("", "_2"))
         tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return (tokens * 0, second[0] * 0) if zero else (tokens, second[0])
 
@@ -82,7 +97,7 @@ class T5Texts(Texts):
 
     def _encoded(self, text: str | None, device: torch.device) -> Embedded:
         written = (text or "").lower().strip()
-        return (self._run("text_encoder", "tokenizer", written, device, mask=True, length=_IF_TOKENS)[0],)
+        return (self._run("text_encoder", written, device, mask=True, length=_IF_TOKENS)[0],)
 
 
 KINDS: Mapping[str, type[Texts]] = {

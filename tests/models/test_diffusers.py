@@ -298,3 +298,23 @@ def test_a_cascade_by_its_commands_words(folder):
     (together,), (alone,) = both.images([0, 1], 2), both.images([1], 1)
     assert together.labels == (0, 1)
     assert (together.images[1].float() - alone.images[0].float()).abs().max() <= 1
+
+
+def test_a_prompt_beyond_the_text_encoder_is_told_so(folder):
+    model = open_model(folder(tiny_sd, "epsilon")).prompted(["of " * 80, "of " * 70])
+    with pytest.warns(RuntimeWarning, match=r'"of of of .* has more than 77 tokens'):
+        model.conditions([0], model.device)
+    model.conditions([1], model.device)
+
+
+def test_each_prompt_is_encoded_once(folder, monkeypatch):
+    model = open_model(folder(tiny_sdxl)).prompted(PROMPTS)
+    encoder, calls = model._told._texts._files.component("text_encoder"), []
+    monkeypatch.setattr(model._told._texts, "_known", {})
+    encoder.register_forward_hook(lambda *args: calls.append(1))
+    first = model.conditions([0, 1, 0], model.device)
+    assert len(calls) == 2
+    again = model.conditions([1, 0], model.device)
+    assert len(calls) == 2
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one[1:], other, rtol=0, atol=0)

@@ -1,5 +1,7 @@
 """EDM's tables as data: every number against a list typed from its facts independently, and how rows resolve."""
 
+from dataclasses import replace
+
 import pytest
 
 from edm2_guidance.papers.costs import evaluations, facts_of
@@ -7,7 +9,9 @@ from edm2_guidance.papers.edm import EDM_ROOT
 from edm2_guidance.papers.imagenet import is_published
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.references import REFERENCES
+from edm2_guidance.papers.report import differences, report
 from edm2_guidance.papers.tables import find
+from tests.papers.ledger_lines import line
 
 COLUMNS = [
     f"{data}-{arch}" for data in ("cifar10-cond", "cifar10-uncond", "ffhq64", "afhqv2-64") for arch in ("vp", "ve")
@@ -108,3 +112,14 @@ def test_presets_are_sampled_as_published():
         assert preset.num_classes == (0 if "uncond" in preset.net else 10 if preset.data == "cifar10" else 1000)
         assert is_published(preset.net) == (preset.num_classes == 1000)
     assert presets[0].describe() == "baseline-cifar10-32x32-cond-vp.pkl, heun, 18 steps; published fid 2.48"
+
+
+def test_a_report_names_a_precision_that_is_not_the_rows():
+    (row,) = find("edm-cifar10-cond-vp")
+    lines = [
+        line(2.0, "fid", 50000, recipe=replace(row.recipe(), dtype=dtype)) | {"reference": {"source": row.reference}}
+        for dtype in ("float64", "float32")
+    ]
+    text = report([row], lines, "markdown")
+    assert [words for words in (", float32", ", float64") if words in text] == [", float32"]
+    assert differences(row, lines[0]) == ["images resized by none, not tf1-bilinear-299"]

@@ -242,8 +242,9 @@ class UNetBlock(nn.Module):
         h = self.conv1(F.silu(h))
         h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
         if self.num_heads:
-            at = perturbation is not None and self.place is not None and perturbation.at(self.place)
-            by = perturbation.attention if perturbation is not None and at else None
+            by = None
+            if perturbation is not None and self.place is not None and perturbation.at(self.place):
+                by = perturbation.attention
             h = (h + self.proj(attend(self.qkv(self.norm2(h)), self.num_heads, by))) * self.skip_scale
         return h
 
