@@ -10,13 +10,13 @@ from PIL import Image
 from edm2_guidance.commands.generate_images import main
 from edm2_guidance.images.grid import compose_grid
 from edm2_guidance.papers.presets import all_presets
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval
+from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling.generation import open_recipe
 from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_sdxl
 
 pytest.importorskip("diffusers")
-FEW = "--schedule=timesteps:betas=cosine:steps=3"
+FEW = "--schedule=timesteps:betas=cosine:steps=2"
 ALIEN = all_presets()["sdxl-cfg"].prompts[4]
 
 
@@ -35,24 +35,26 @@ def recipes_in(path):
 
 
 def test_pixels_of_a_figure_of_sdxl(pipeline, tmp_path):
-    """The sweep of the interval's upper end, with 5 steps: each image by a recipe that is written out."""
+    """The sweep of the interval's upper end, at levels 14.61, 2.62 and 0.03: steps 0 and 1, step 1, none is guided."""
     net = pipeline(tiny_sdxl)
-    result = draw("--figs=sdxl-fig8", f"--net={net}", "--steps=5", "--seed=3", f"--results-dir={tmp_path}")
+    figure = ("--figs=sdxl-fig8", f"--net={net}", "--steps=3", "--seed=3", f"--results-dir={tmp_path}")
+    result = draw(*figure, "--worker=0/2")
     assert result.exit_code == 0, result.output
     assert "note: sdxl-fig8: the paper does not say which seed it has" in result.stderr
     assert result.stderr.count("steps 10-25 of 32 are taken as sigma in (0.2809, 5.417]") == 1
-    names = ["sdxl-fig8-lower-prompt4.png", "sdxl-fig8-upper-prompt4.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    (path,) = tmp_path.iterdir()  # the lower end is in the other picture, which another worker draws
+    assert path.name == "sdxl-fig8-upper-prompt4.png"
     schedule, images = "edm:sigma_min=0.03:sigma_max=14.61:rho=3", []
-    for high in (14.61, 8.386, 5.417, 4.241, 1.752):
-        guide = Guide(None, 16, SigmaInterval(0.2809, high), "unconditional")
-        recipe = Recipe(net, guide, 5, schedule=schedule, prompts=ALIEN, labels=0, noise_device="device")
+    for steps in ((0, 1), (1, 1), None):
+        guides = [] if steps is None else [Guide(None, 16, steps, "unconditional")]
+        recipe = Recipe(net, guides, 3, schedule=schedule, prompts=ALIEN, labels=0, noise_device="device")
         (batch,) = open_recipe(recipe, "cpu").images([3], 1)
         images.append(Image.fromarray(batch.images[0].permute(1, 2, 0).numpy()))
+    images = [images[number] for number in (0, 1, 1, 1, 2)]
     columns = [f"w = 16 at sigma in (0.2809, {high}]" for high in (14.61, 8.386, 5.417, 4.241, 1.752)]
-    about = f"Figure 8 of arXiv 2404.07724 (sdxl-fig8), by {tiny_sdxl.__name__}, a stand-in, 5 steps"
+    about = f"Figure 8 of arXiv 2404.07724 (sdxl-fig8), by {tiny_sdxl.__name__}, a stand-in, 3 steps"
     expected = compose_grid([images], [], columns, f"{about}: {ALIEN} (seed 3)")
-    made = Image.open(tmp_path / names[1])
+    made = Image.open(path)
     assert made.size == expected.size
     assert np.abs(np.asarray(made).astype(int) - np.asarray(expected)).max() <= 1
 
