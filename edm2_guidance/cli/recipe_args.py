@@ -17,7 +17,7 @@ from edm2_guidance.cli.intervals import EVERYWHERE, NOWHERE, Interval, on_schedu
 from edm2_guidance.cli.prompts import asked_prompts
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
-from edm2_guidance.cli.say import note
+from edm2_guidance.cli.say import note, say_notes
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
@@ -27,6 +27,7 @@ from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, con
 from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
 from edm2_guidance.recipe.search import recipe_at
 
+_TOLD = f"{__name__}.told"  # a key in click's Context.meta
 AnySpec = TypeVar("AnySpec", Sampler, Schedule)
 Value = TypeVar("Value")
 
@@ -62,6 +63,7 @@ def recipe_from(
     networks, sampling = method.networks, method.sampling
     if preset is None and networks.preset:
         preset = only_preset(networks.preset)
+    _tell(preset)
     usual = usual_of(preset, networks.recipe)
     net = networks.net or (None if usual is None else usual.recipe.net.found or usual.recipe.net.source)
     class_idx = known_class(sampling.class_idx, sampling.class_names, net)
@@ -77,6 +79,17 @@ def recipe_from(
     if not scored:
         threads_for(recipe.sources)
     return recipe
+
+
+def _tell(preset: Preset | None) -> None:
+    """Say, once for a command, what is to mind of a preset."""
+    ctx = click.get_current_context(silent=True)
+    told: set[str] = set() if ctx is None else ctx.meta.setdefault(_TOLD, set())
+    if preset is None or preset.name in told:
+        return
+    told.add(preset.name)
+    texts = (preset.note, f"assumed: {preset.assumed}" if preset.assumed else "")
+    say_notes(f"{preset.name}: {text}" for text in texts if text)
 
 
 def _unguided(method: Method, usual: Usual | None, class_idx: int | ClassName | None) -> Recipe:
@@ -275,7 +288,7 @@ def _network_guides(
         schedules = schedules or [guide.weight.with_fields({"w": 1.0}) for guide in known]
         intervals = intervals or [usual.interval(guide, recipe) for guide in known]
         references = references or [guide.reference for guide in known]
-    nets = _nets_of(nets, networks.reference)
+    nets = _nets_of(nets, references)
     if not nets:
         _check_nothing_to_guide(networks, intervals)
         return ()

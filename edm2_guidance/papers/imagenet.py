@@ -8,7 +8,8 @@ from pathlib import Path
 SHARED_WORDS = {"crane": (134, 517), "maillot": (638, 639)}
 
 _PUBLISHED = re.compile(
-    r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)-\d{7}-0\.\d{3}|(edm|baseline)-imagenet-64x64-cond-adm", re.ASCII
+    r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)-\d{7}-0\.\d{3}|(edm|baseline)-imagenet-64x64-cond-adm|DiT-XL-2-(256|512)",
+    re.ASCII,
 )
 
 

@@ -126,6 +126,8 @@ def list_text(rows: Iterable[Row]) -> str:
 
 def _line(row: Row) -> tuple[str, ...]:
     interval = row.sigmas or ("" if row.interval is None else str(row.interval))
+    if row.translated:
+        interval = f"{row.interval}, printed {row.sigmas}"
     return (
         row.name,
         f"{row.model} {row.data}",

@@ -20,7 +20,15 @@ from edm2_guidance.papers import adm, edm, rules
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import (
+    Guide,
+    LabelRule,
+    NetworkRef,
+    Recipe,
+    SigmaInterval,
+    StepInterval,
+    classifier_guide,
+)
 
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
@@ -65,7 +73,6 @@ _BLOCKED = {
     "copied": f"a number copied from another paper: {_ELSEWHERE}",
     "unreleased": "this network was never released: Table 5 has it beside the released one, trained with dropout",
     "edm": "never released, unlike configurations A and F",
-    "dit": f"DiT is another code base, with another sampler: {_ELSEWHERE}",
 }
 
 
@@ -135,6 +142,14 @@ class Row:
     def levels(self) -> list[float]:
         """The noise levels of its steps."""
         return Schedule.parse(self.schedule).levels(self.num_steps)
+
+    @property
+    def translated(self) -> bool:
+        """Whether its interval is printed in coordinates of another schedule than that of its steps."""
+        if self.interval is None or not self.sigmas.startswith("("):
+            return False
+        low, high = map(float, self.sigmas.strip("(]").split(","))
+        return SigmaInterval(low, high).steps(self.levels())[0] != self.interval
 
     @property
     def spread(self) -> float | None:
@@ -422,13 +437,15 @@ def _row(line: Mapping[str, str]) -> Row:
 
 
 def _of_preset(row: Row, preset: Preset) -> Row:
+    guides = [guide for guide in preset.recipe().guides if not guide.of_classifier]
+    references = tuple(str(guide.reference) for guide in guides)
     return replace(
         row,
         metric=preset.metric,
         published=preset.published if row.published is None else row.published,
         net=_file_name(preset.net),
-        gnets=() if preset.gnet is None else (_file_name(preset.gnet),),
-        weights=() if preset.gnet is None else (preset.guidance,),
+        gnets=tuple(None if guide.net is None else _file_name(guide.net.source) for guide in guides),
+        weights=tuple(guide.weight.w for guide in guides),
         interval=preset.interval,
         num_steps=preset.num_steps,
         classifier=None if preset.classifier is None else _file_name(preset.classifier),
@@ -436,8 +453,12 @@ def _of_preset(row: Row, preset: Preset) -> Row:
         sampler=preset.sampler,
         schedule=preset.schedule,
         dtype=preset.dtype,
+        around=preset.around,
+        references=references if any(each != "network" for each in references) else (),
         base=preset.base,
         labels="none" if preset.num_classes == 0 else "random",
+        assumed=preset.assumed or row.assumed,
+        note="; ".join(filter(None, (row.note, preset.note))),
     )
 
 
