@@ -19,7 +19,14 @@ from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.extras import need
 from dnnlib.regular import read_regular, sha256_of
 from edm2_guidance.images.zips import parse_object
-from edm2_guidance.models import diffusers_hub as hub
+from edm2_guidance.models.diffusers_hub import (
+    INSTALL,
+    SCHEME,
+    cached_folder,
+    check_online,
+    fetched_folder,
+    one_process_at_a_time,
+)
 from edm2_guidance.models.diffusers_parts import (
     VOCABULARIES,
     build,
@@ -157,7 +164,7 @@ class DiffusersFiles:
 
 def _digest(path: Path, source: str) -> str:
     blob = path.resolve()
-    if source.startswith(hub.SCHEME) and blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
+    if source.startswith(SCHEME) and blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
         return blob.name
     return sha256_of(path)
 
@@ -165,7 +172,7 @@ def _digest(path: Path, source: str) -> str:
 def recognises(source: str, *, offline: bool) -> bool:
     """Whether a source counts as a pipeline: `hf://...`, or a folder with a `model_index.json`."""
     try:
-        return source.startswith(hub.SCHEME) or Path(source, INDEX).is_file()
+        return source.startswith(SCHEME) or Path(source, INDEX).is_file()
     except (OSError, ValueError):  # of a text that can be no path
         return False
 
@@ -182,23 +189,23 @@ def load(source: str, *, offline: bool) -> DiffusersFiles:
     without the extra [diffusers]; each with one line that says what to do.
     """
     for library in ("diffusers", "transformers"):
-        need(library, hub.INSTALL)
-    return _of_hub(source, offline) if source.startswith(hub.SCHEME) else _of_folder(source, Path(source))
+        need(library, INSTALL)
+    return _of_hub(source, offline) if source.startswith(SCHEME) else _of_folder(source, Path(source))
 
 
 def _of_hub(source: str, offline: bool) -> DiffusersFiles:
     found = _of_cache(source)
     if found is not None:
         return found
-    hub.check_online(source, offline)
-    with hub.one_process_at_a_time():
+    check_online(source, offline)
+    with one_process_at_a_time():
         found = _of_cache(source)  # whoever was here before us may have fetched it
         return _of_folder(source, _fetched(source)) if found is None else found
 
 
 def _of_cache(source: str) -> DiffusersFiles | None:
     """A pipeline of the hub's cache, if it is complete there."""
-    folder = hub.cached_folder(source, INDEX)
+    folder = cached_folder(source, INDEX)
     try:
         return None if folder is None else _of_folder(source, folder)
     except FileNotFoundError:
@@ -207,12 +214,12 @@ def _of_cache(source: str) -> DiffusersFiles | None:
 
 def _fetched(source: str) -> Path:
     """The folder of the hub's cache with all that is needed, of one commit; weights of the best kind that there is."""
-    folder = hub.fetched_folder(source, [INDEX])
+    folder = fetched_folder(source, [INDEX])
     _, _, classes = _read_index(source, folder)
     for kind in range(KINDS):
         patterns = [f"{role}/{each}" for role, name in classes.items() for each in _lacking(folder / role, name, kind)]
         if patterns:  # with one that is there, since the client warns where it finds nothing
-            hub.fetched_folder(source, [INDEX, *patterns], commit=folder.name)
+            fetched_folder(source, [INDEX, *patterns], commit=folder.name)
     return folder
 
 
