@@ -55,6 +55,14 @@ def files_like(pattern: str | os.PathLike[str]) -> list[Path]:
     return sorted(file for file in path.parent.glob(path.name) if file.is_file() and not file.name.startswith("."))
 
 
+PIPELINE_INDEX = "model_index.json"  # in a folder, what the library diffusers says of a pipeline there
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether a source counts as a pipeline of diffusers: hf://ORG/REPO, or a folder with a `model_index.json`."""
+    return source.startswith("hf://") or (Path(os.path.expanduser(source)) / PIPELINE_INDEX).is_file()
+
+
 def python_function(source: str) -> tuple[Path, str] | None:
     """File and function of a network of the user's own, FILE.py:function; None for what does not look like one.
 

@@ -4,8 +4,10 @@ import io
 from collections import OrderedDict
 
 import numpy as np
+import torch
 from torch import nn
 
+from edm2_guidance.models.networks.edm import PRECONDS, Architecture
 from torch_utils import persistence, pickle_writer
 
 CONV = ("in_channels", "out_channels", "up", "down", "fused_resample")
@@ -80,3 +82,23 @@ def pickled(content):
     file = io.BytesIO()
     pickle_writer.dump(content, file)
     return file.getvalue()
+
+
+SMALL = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
+
+
+def write_small(path, class_name, seed, *, label_dim=0, **song):
+    """A file of a network of 16x16 RGB with random weights: `DhariwalUNet` for iDDPMPrecond, else a `SongUNet`."""
+    kind = "DhariwalUNet" if class_name == "iDDPMPrecond" else "SongUNet"
+    unet = {**SMALL, **song, "label_dim": label_dim}
+    arch = Architecture(
+        kind, 16, 3, 6 if kind == "DhariwalUNet" else 3,
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in unet.items()},
+    )  # fmt: skip
+    net, noise = PRECONDS[class_name](arch), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.copy_(torch.randn(weights.shape, generator=noise) * 0.1)
+    arguments = {"img_resolution": 16, "img_channels": 3, "model_type": kind, **unet}
+    path.write_bytes(pickled(content_of(net.eval().requires_grad_(False), arguments)))
+    return str(path)

@@ -19,7 +19,7 @@ USUAL = {"heun", "edm", "network", "constant", "linear"}
 WORDS = {
     "precision", "coverage", "is", "classifier", "Classifier", "timesteps", "cosine", "posterior",
     "noise", "resize", "shift", "fewer", "duplicate", "balance", "blur", "beta",
-    "table", "entropy", "attention", "Attention", "dropout", "crops",
+    "table", "entropy", "attention", "Attention", "dropout", "crops", "unconditional",
 }  # fmt: skip
 FOLDERS = (HOUSE, ROOT / "dnnlib", ROOT / "torch_utils", ROOT / "training")
 #: All sources but those that train what ships: each makes the weights of one kind.

@@ -30,7 +30,13 @@ LONG = [
 DOCUMENTS = [*RUN, *LONG, "docs/explore.md"]  # a page that stays open until its user ends it
 NEEDS_MORE = (
     "edm2-",
+    "edm-cifar10",
+    "edm-img64",
     "https://",
+    "hf://",
+    "dit-img",
+    "sdxl-",
+    "=if-",
     "adm-256",
     "fdg-",
     "downloads/",

@@ -204,7 +204,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     lines.extend(f"name      {name}" for name in report.get("names", ()))
     refusal = report["refusal"]
     by = f", by {report['reader']}" if "reader" in report else ""
-    answer = f"yes{by}: rebuilt with our own classes" if refusal is None else f"refused{by}: {refusal}"
+    answer = (
+        f"yes{by}: rebuilt with {report.get('rebuilt_with', 'our own classes')}"
+        if refusal is None
+        else f"refused{by}: {refusal}"
+    )
     lines.append(f"reading   {answer}")
     return [printable(line) for line in lines]
 

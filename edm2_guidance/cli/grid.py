@@ -24,7 +24,8 @@ from edm2_guidance.cli.recipe_args import (
 from edm2_guidance.cli.recipe_options import Method
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.prompts import prompt_text
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ ChangeRecipe = Callable[[Recipe], Recipe]
 
 #: What a side of a grid can hold; captions name it in this order.
 AXES = ("method", "weight", "scale", "alpha", "class", "seed")
+_CAPTION = 80  # characters of a prompt
 _GIVEN_BY = {
     "method": "--preset", "weight": "--weights", "scale": "--scales", "alpha": "--alphas", "class": "--classes",
 }  # fmt: skip
@@ -193,7 +195,9 @@ def caption_of(place: Place, asked: Recipe, generation: "Generation", file: str 
     """
     texts = {axis: place[axis].caption for axis in AXES if axis in place}
     found = generation.recipe.labels
-    if "class" in texts and not isinstance(found, str):
+    if "class" in texts and isinstance(found, int) and generation.recipe.prompts:
+        texts["class"] = prompt_text(generation.recipe.prompts, found, _CAPTION)
+    elif "class" in texts and not isinstance(found, str):
         texts["class"] = class_text(found, known_names(asked.net.source, file) or generation.main.class_names)
     return ", ".join(filter(None, texts.values()))
 
@@ -255,17 +259,21 @@ def _blends(grid: GridOptions, alphas: list[float], method: Method) -> tuple[Rec
     if grid.classes is not None:
         raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
     weights = grid.weights or list(dict.fromkeys(networks.guidance))
-    outside = [alpha for alpha in alphas if not 0 <= alpha <= 1]
-    if len(networks.gnet) != 2 or outside or not weights or (len(weights) > 1 and grid.weights is None):
+    named = max(len(networks.gnet), len(networks.reference))  # guides; of a preset's others the weights are known
+    sensible = (named == 2 or networks.preset) and all(0 <= alpha <= 1 for alpha in alphas)
+    start = None
+    if sensible and weights and (grid.weights is not None or len(weights) == 1):
+        own = (weights[0],) * 2 if named == 2 else ()
+        start = recipe_from(replace(method, networks=replace(networks, guidance=own)))
+    if start is None or [guide.of_classifier for guide in start.guides] != [False, False]:
         raise click.UsageError(
-            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, and "
-            "--weights=W,... for rows"
+            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, or a "
+            "--preset that has two, and --weights=W,... for rows"
         )
-    each = {weight: replace(networks, guidance=(weight, weight)) for weight in weights}
-    recipes = [recipe_from(replace(method, networks=each[weight])) for weight in weights]
+    recipes = [recipe_at(start, {"weight": weight}) for weight in weights]
     captions = [_with_unusual(f"w = {w:g}", recipe) for w, recipe in zip(weights, recipes, strict=True)]
-    ends = dict(zip((0.0, 1.0), (f" ({NetworkRef(net).name})" for net in networks.gnet), strict=False))
-    return recipes[0], {
+    ends = dict(zip((0.0, 1.0), (f" ({guide.name})" for guide in start.guides), strict=True))
+    return start, {
         "weight": [Value(text, partial(_instead, recipe)) for text, recipe in zip(captions, recipes, strict=True)],
         "alpha": [Value(f"alpha = {a:g}{ends.get(a, '')}", partial(_blend, alpha=a)) for a in alphas],
     }

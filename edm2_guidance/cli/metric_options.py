@@ -253,8 +253,9 @@ def sides_from(samples: str | None, reference: str | None, images: str | None, r
 
 def reference_from(text: str | None, preset: Preset | None = None) -> str:
     """The file, URL or folder of a reference: as named, else the preset's own. Usage errors."""
-    if text is None and preset is None:
-        raise click.UsageError("which reference? Give --ref (a --preset brings its own)")
+    if text is None and (preset is None or not preset.data):
+        brings = "a --preset brings its own" if preset is None else f"the preset {preset.name} brings none"
+        raise click.UsageError(f"which reference? Give --ref ({brings})")
     with bad_input():
         source = find_reference(preset.data if text is None and preset is not None else str(text))
     if text is not None and text in REFERENCES and find_file(text).exists():

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from dnnlib.places import files_like, find_file, near, python_function
+from dnnlib.places import files_like, find_file, is_pipeline, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from edm2_guidance.cli import typed
@@ -14,9 +14,10 @@ from edm2_guidance.cli.again import Usual, usual_of
 from edm2_guidance.cli.class_names import known_class
 from edm2_guidance.cli.command import bad_input
 from edm2_guidance.cli.intervals import EVERYWHERE, NOWHERE, Interval, on_schedule
+from edm2_guidance.cli.prompts import asked_prompts
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, field_names
 from edm2_guidance.cli.run_options import threads_for
-from edm2_guidance.cli.say import note
+from edm2_guidance.cli.say import note, say_notes
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
@@ -26,6 +27,7 @@ from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, con
 from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
 from edm2_guidance.recipe.search import recipe_at
 
+_TOLD = f"{__name__}.told"  # a key in click's Context.meta
 AnySpec = TypeVar("AnySpec", Sampler, Schedule)
 Value = TypeVar("Value")
 
@@ -61,19 +63,33 @@ def recipe_from(
     networks, sampling = method.networks, method.sampling
     if preset is None and networks.preset:
         preset = only_preset(networks.preset)
+    _tell(preset)
     usual = usual_of(preset, networks.recipe)
     net = networks.net or (None if usual is None else usual.recipe.net.found or usual.recipe.net.source)
     class_idx = known_class(sampling.class_idx, sampling.class_names, net)
-    if preset is not None and networks.net is None and not networks.gnet:
+    with bad_input():
+        prompts = asked_prompts(sampling) or (() if usual is None else usual.recipe.prompts)
+    if preset is not None and networks.net is None and not networks.gnet and not prompts:
         _check_class(class_idx, preset)
     with bad_input():
         if net is None:
             raise click.UsageError("which network? Give --net=PATH|URL or --preset=NAME")
-        unguided = _unguided(method, usual, class_idx)
+        unguided = replace(_unguided(method, usual, class_idx), prompts=prompts)
         recipe = replace(unguided, guides=_guides(networks, usual, defaults or GuideDefaults(), unguided))
     if not scored:
         threads_for(recipe.sources)
     return recipe
+
+
+def _tell(preset: Preset | None) -> None:
+    """Say, once for a command, what is to mind of a preset."""
+    ctx = click.get_current_context(silent=True)
+    told: set[str] = set() if ctx is None else ctx.meta.setdefault(_TOLD, set())
+    if preset is None or preset.name in told:
+        return
+    told.add(preset.name)
+    texts = (preset.note, f"assumed: {preset.assumed}" if preset.assumed else "")
+    say_notes(f"{preset.name}: {text}" for text in texts if text)
 
 
 def _unguided(method: Method, usual: Usual | None, class_idx: int | ClassName | None) -> Recipe:
@@ -180,10 +196,12 @@ def _existing(source: str, what: str = "network") -> str:
     own = python_function(source)
     if own is not None and not own[0].is_file():
         raise ValueError(f"no file at '{own[0]}', whose function {own[1]} is to make the {what}")
-    if own is None and "://" not in source and source not in PUBLISHED and not find_file(source).is_file():
+    there = "://" in source or source in PUBLISHED or find_file(source).is_file() or is_pipeline(source)
+    if own is None and not there:
         known = f"; {source} is a preset: --preset={source}" if source in all_presets() else near(source)
         ends = ".pkl, .safetensors or .pt" if what == "network" else ".pt or .safetensors"
-        raise ValueError(f"no {what} file at '{source}'; give a path to a {ends} file, or a URL{known}")
+        pipelines = ", or a pipeline of diffusers, a folder or hf://ORG/REPO" if what == "network" else ""
+        raise ValueError(f"no {what} file at '{source}'; give a path to a {ends} file, a URL{pipelines}{known}")
     return source
 
 
@@ -270,7 +288,7 @@ def _network_guides(
         schedules = schedules or [guide.weight.with_fields({"w": 1.0}) for guide in known]
         intervals = intervals or [usual.interval(guide, recipe) for guide in known]
         references = references or [guide.reference for guide in known]
-    nets = _nets_of(nets, networks.reference)
+    nets = _nets_of(nets, references)
     if not nets:
         _check_nothing_to_guide(networks, intervals)
         return ()

@@ -8,14 +8,18 @@ from dnnlib.places import short_name
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.parts import Reference, Weight, constant
+from edm2_guidance.recipe.prompts import Prompts, PromptsRef
 from edm2_guidance.recipe.recipe import ImageSet, Recipe, SigmaInterval
 from edm2_guidance.recipe.spec import Spec
+
+MAX_PROMPT_OPTIONS = 20
 
 
 def recipe_flags(recipe: Recipe) -> str:
     """The options by which generate_images.py, generate_zip.py and `calculate_metrics.py gen` take this recipe.
 
-    What has its default value is left out. Quoted for a shell. ValueError for a base that no preset makes.
+    What has its default value is left out. Quoted for a shell. More prompts than one would paste are
+    --prompts=FILE, for the user to name it. ValueError for a base that no preset makes.
     """
     flags = [f"--net={short_name(recipe.net.source)}"]
     if recipe.base is not None:
@@ -47,8 +51,9 @@ def recipe_flags(recipe: Recipe) -> str:
         flags.append(f"--dtype={recipe.dtype}")
     if isinstance(recipe.labels, int):
         flags.append(f"--class={recipe.labels}")
-    elif recipe.labels == "balanced":
+    elif recipe.labels == "balanced" and not recipe.prompts:
         flags.append("--labels=balanced")
+    flags += _prompt_flags(recipe.prompts)
     if recipe.noise_device != "device":
         flags.append(f"--noise-device={recipe.noise_device}")
     return " ".join(map(shlex.quote, flags))
@@ -74,6 +79,12 @@ def _base(recipe: Recipe, base: ImageSet | Recipe) -> str:
         if replace(recipe, base=preset.recipe()).resolved() == recipe.resolved():
             return preset.name
     raise ValueError(f"no options give these images of {base.name}, which are enlarged: take the recipe as a file")
+
+
+def _prompt_flags(prompts: Prompts) -> list[str]:
+    if isinstance(prompts, PromptsRef) or len(prompts) > MAX_PROMPT_OPTIONS:
+        return ["--prompts=FILE"]
+    return [f"--prompt={prompt}" for prompt in prompts]
 
 
 def _kind_flags(option: str, specs: Sequence[Spec], usual: Sequence[Spec]) -> list[str]:

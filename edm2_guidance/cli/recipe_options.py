@@ -188,6 +188,11 @@ class SamplingOptions(OptionGroup, heading="Sampling"):
     labels: Literal["random", "balanced"] | None = option(
         "Classes: drawn per seed, as in the papers (default), or seed mod classes"
     )
+    prompt: tuple[str, ...] = option(
+        "What a network that takes text is to draw; several are its classes, seed mod prompts", metavar="TEXT",
+        multiple=True,
+    )  # fmt: skip
+    prompts: str | None = option("The same out of a text file, a line each", metavar="FILE")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dnnlib.terminal import counted
 from edm2_guidance.cli.again import tell_changes
 from edm2_guidance.cli.say import detail, say, say_notes
 from edm2_guidance.recipe.parts import Sampler
+from edm2_guidance.recipe.prompts import prompt_text, prompts_text
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
@@ -30,11 +31,22 @@ def describe(recipe: Recipe) -> str:
         if isinstance(guide.interval, StepInterval):
             where += f" = {guide.interval.sigmas(recipe.levels())}"
         parts.append(f"guided by {guide.name}, {guide.strength}, {where}")
-    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
     unusual = "".join(f", {spec.axis} {spec.caption}" for spec in recipe.unusual() if spec is not recipe.sampler)
     sampler = "Heun" if recipe.sampler == Sampler.parse("heun") else recipe.sampler
-    parts.append(f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels}")
+    parts.append(
+        f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels_text(recipe)}"
+    )
     return "; ".join(parts)
+
+
+def labels_text(recipe: Recipe) -> str:
+    """The label rule; with prompts, which of them."""
+    labels, prompts = recipe.labels, recipe.prompts
+    if prompts and labels == "balanced":
+        return prompts_text(prompts)
+    if isinstance(labels, int):
+        return prompt_text(prompts, labels) if prompts else f"class {labels}"
+    return str(labels)
 
 
 def announce(generation: "Generation", run: "Run") -> None:

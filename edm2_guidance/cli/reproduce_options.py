@@ -115,17 +115,18 @@ class TargetOptions(OptionGroup, heading="Images"):
     def resolved(self, preset: Preset | None, made: "Made | None" = None) -> tuple[str, list[str], str]:
         """(name, metrics, reference), given, of the preset, or of the line that --recipe names. Usage errors."""
         name = self.name or (preset.name if preset is not None else "")
-        metrics = self.metrics or ([preset.metric] if preset is not None else [])
+        metrics = self.metrics or ([preset.metric] if preset is not None and preset.metric else [])
         if open_ended(metrics):
             raise click.UsageError(f"--metrics={','.join(metrics)}: a search is by one metric: name that first")
         ref = self.ref or (made.reference if made is not None else None)
         if not metrics and made is not None and made.metric is not None:
             with bad_input():
                 metrics = [OneMetric().parse(made.metric)]
-        needed = {"--name": name, "--metrics": metrics, "--ref": ref or preset}
+        needed = {"--name": name, "--metrics": metrics, "--ref": ref or (preset is not None and preset.data)}
         missing = [flag for flag, value in needed.items() if not value]
         if missing:
-            raise click.UsageError(f"without a --preset, a search needs {', '.join(missing)}")
+            where = "without a --preset, a" if preset is None else f"{preset.name} has no published score: a"
+            raise click.UsageError(f"{where} search needs {', '.join(missing)}")
         return name, metrics, reference_from(ref, preset)
 
 

@@ -13,6 +13,7 @@ from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_scale, check_no_weight
 from edm2_guidance.cli.recipe_options import NetworkOptions
+from edm2_guidance.cli.report import labels_text
 from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
@@ -107,8 +108,11 @@ def search_text(recipe: Recipe, stages: list[list[Axis]], stride: int) -> list[s
         if not names & {"first", "last"}:
             parts.append("at all steps" if guide.interval is None else f"at {guide.interval}")
         fixed.append(", ".join(parts))
-    labels = recipe.labels if isinstance(recipe.labels, str) else f"class {recipe.labels}"
-    fixed += [counted(recipe.num_steps, "step"), *filter(None, [recipe.unusual_text()]), f"labels: {labels}"]
+    fixed += [
+        counted(recipe.num_steps, "step"),
+        *filter(None, [recipe.unusual_text()]),
+        f"labels: {labels_text(recipe)}",
+    ]
     if "ema" in names:
         fixed.append("the EMA lengths in these names are what is tried")
     tried = [

@@ -17,7 +17,7 @@ OTHERS = {
     "--images": ("--data", "--source", "--gen-zip"),
     "--max-images": ("--num-images", "--num"),
     "--metrics": ("--metric",),
-    "--net": ("--cond-pkl",),
+    "--net": ("--cond-pkl", "--network"),
     "--num-images": ("--num",),  # torchrun takes --num for its own
     "--num-samples": ("--num",),
     "--out": ("--dest", "--save"),
@@ -25,9 +25,17 @@ OTHERS = {
     "--overwrite": ("--force",),
     "--ref": ("--ref-path",),
     "--results-dir": ("--results",),
+    "--sampler": ("--solver",),
     "--source": ("--images", "--data"),
     "--trackers": ("--log",),  # likewise
 }
+
+_ABLATION = (
+    "EDM's ablations are not made here, only its own sampler (edm, linear, none): leave out --disc, --schedule and "
+    "--scaling; --schedule names the noise levels here, and =list shows which"
+)
+#: Options of EDM's generate.py without a counterpart: beside --schedule, which here means what --disc means there.
+WITHOUT_COUNTERPART = {"--disc": _ABLATION, "--scaling": _ABLATION}
 
 #: What was once said by other words, also of the interval paper's repository, and the switches that say it now.
 _SWITCHED = {

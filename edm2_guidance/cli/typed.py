@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from edm2_guidance.cli.say import note
+from edm2_guidance.cli.spelling import WITHOUT_COUNTERPART
 
 _ARGUMENTS = f"{__name__}.arguments"  # key in click's Context.meta
 _FILES = f"{__name__}.files"  # likewise
@@ -153,6 +154,8 @@ def _in_words(error: click.ClickException, ctx: click.Context | None) -> str:
         return _wrong_value(error, error.param, ctx) or error.format_message()
     if isinstance(error, click.NoSuchOption):
         name = _as_typed(error.option_name, ctx)
+        if error.option_name in WITHOUT_COUNTERPART and _is_option("--schedule", ctx):
+            return f"{name}: {WITHOUT_COUNTERPART[error.option_name]}"
         near = [f"-{name}"] if _is_option(f"-{name}", ctx) else error.possibilities
         return f"{name}: there is no such option; " + (f"near it: {', '.join(near)}" if near else "--help lists them")
     if isinstance(error, click.BadOptionUsage):

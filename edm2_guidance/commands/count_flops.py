@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from dnnlib.places import embedded, find_file, near, python_function
+from dnnlib.places import embedded, find_file, is_pipeline, near, python_function
 from dnnlib.published import PUBLISHED
 from dnnlib.urls import is_url, without_secrets
 from edm2_guidance.cli.command import Command, bad_input
@@ -40,7 +40,7 @@ def main(net: str, asked: FlopsOptions) -> None:
       python count_flops.py mnist16-cond
       python count_flops.py https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-img512-s-2147483-0.130.pkl
     """
-    of_file = net in PUBLISHED or find_file(net).is_file()
+    of_file = net in PUBLISHED or find_file(net).is_file() or is_pipeline(net)
     source = net if of_file or net not in all_presets() else all_presets()[net].net
     with bad_input():
         from edm2_guidance.models import family_of
@@ -64,7 +64,7 @@ def main(net: str, asked: FlopsOptions) -> None:
 def is_file(source: str) -> bool:
     """Whether it is meant as a network file rather than a size, be it there or not."""
     named = Path(source).suffix in (".pkl", ".pt", ".safetensors") or python_function(source) is not None
-    return named or source in PUBLISHED or is_url(source) or find_file(source).exists()
+    return named or source in PUBLISHED or is_url(source) or is_pipeline(source) or find_file(source).exists()
 
 
 def arguments_of(size: str) -> dict[str, Any]:  # of many types

@@ -1,8 +1,8 @@
 """Sample images from seeds into a folder of PNGs, or methods side by side into one captioned grid."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from edm2_guidance.cli.again import made_before, run_again, seeds_again, sizes_o
 from edm2_guidance.cli.command import Command, bad_input, keeps
 from edm2_guidance.cli.figures import (
     FigureOptions,
+    PromptSheet,
     check_classes,
     figure_recipe,
     figure_recipes,
+    prompt_sheets,
     stand_in_caption,
     wanted_pictures,
 )
@@ -32,6 +34,7 @@ from edm2_guidance.cli.say import detail, note, say_notes
 from edm2_guidance.cli.submit import JobOptions, send
 from edm2_guidance.papers.costs import png_bytes
 from edm2_guidance.papers.figures import Picture
+from edm2_guidance.papers.prompt_figures import PromptPicture
 from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -226,11 +229,27 @@ def sampled_cells(
     ]
 
 
-def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
-    """Figures of the interval paper, one PNG per picture; those that are there are kept."""
-    base = figure_recipe(asked.method)
+@dataclass(frozen=True)
+class Drawing:
+    """One PNG of a figure. plan: what samples its images; draw: lays them out, setting by setting, seed by seed."""
+
+    file_name: str
+    seeds: Sequence[int]
+    plan: "Sequence[Generation]"
+    draw: "Callable[[list[Image]], Image]"
+
+    @property
+    def num_images(self) -> int:
+        return len(self.plan) * len(self.seeds)
+
+
+def draw_figures(asked: ImageOptions, pictures: list[Picture] | list[PromptPicture]) -> None:
+    """Figures of papers, one PNG per picture; those that are there are kept."""
+    of_classes = [picture for picture in pictures if isinstance(picture, Picture)]
+    of_prompts = [picture for picture in pictures if isinstance(picture, PromptPicture)]
+    base = figure_recipe(asked.method) if of_classes else None
+    sheets = prompt_sheets(of_prompts, asked.method, asked.figures.seed)
     from edm2_guidance.images.figure_folder import FigureFolder
-    from edm2_guidance.images.insets import sheet
     from edm2_guidance.sampling.generation import opener
     from edm2_guidance.sampling.method_grid import sample_pictures
 
@@ -239,25 +258,57 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture]) -> None:
         workers = asked.jobs.place()
         if workers.steal:
             raise ValueError("--steal shares images of a folder; share figures by --worker=I/N")
-        pictures = [pictures[number] for number in workers.own(len(pictures))]  # each is a file of its own
         folder = FigureFolder(asked.figures.results_dir, asked.overwrite)
         open_ = opener(run.device, **run.opening)
-        num_classes = open_(base).main.num_classes
-        check_classes(num_classes, quiet=not workers.speaks)
-        plans = [[open_(recipe) for recipe in line] for line in figure_recipes(pictures, base, num_classes)]
-        for picture, plan in zip(pictures, plans, strict=True):
-            for generation in plan:
-                generation.check_seeds(picture.seeds)
-        contents = [content_of(plan, picture.seeds) for picture, plan in zip(pictures, plans, strict=True)]
-        todo = [job for job in zip(pictures, plans, contents, strict=True) if not folder.has(job[0].file_name, job[2])]
-    bar = progress_bar(sum(picture.num_images for picture, *_ in todo), "images", quiet=not workers.speaks)
+        own = workers.own(len(pictures))  # each is a file of its own
+        if base is not None:
+            drawings = of_known_classes([of_classes[number] for number in own], base, open_, quiet=not workers.speaks)
+        else:
+            drawings = [of_prompt(sheets[number], asked.figures.seed, open_) for number in own]
+        for drawing in drawings:
+            for generation in drawing.plan:
+                generation.check_seeds(drawing.seeds)
+        contents = [content_of([*drawing.plan], drawing.seeds) for drawing in drawings]
+        todo = [job for job in zip(drawings, contents, strict=True) if not folder.has(job[0].file_name, job[1])]
+    bar = progress_bar(sum(drawing.num_images for drawing, _ in todo), "images", quiet=not workers.speaks)
     with keeps(lambda: f"finished pictures are in {folder.folder}; the same command goes on"), bar as progress:
-        for picture, plan, content in todo:
-            for generation in plan:
+        for drawing, content in todo:
+            for generation in drawing.plan:
                 detail(describe(generation.recipe))
-            images = sample_pictures(plan, picture.seeds, asked.batch, progress)
-            box = None if picture.inset is None else picture.inset.box(images[0].width)
-            drawn = sheet(images, picture.columns, box, stand_in_caption(picture, plan[0].recipe, num_classes))
-            folder.save(picture.file_name, drawn, content)
-    kept = len(pictures) - len(todo)
+            images = sample_pictures(drawing.plan, drawing.seeds, asked.batch, progress)
+            folder.save(drawing.file_name, drawing.draw(images), content)
+    kept = len(drawings) - len(todo)
     click.echo(f"{workers.prefix}{counted(len(todo), 'picture')} made in {folder.folder}, {kept} were there")
+
+
+def of_known_classes(
+    pictures: Sequence[Picture], base: Recipe, open_: "Callable[[Recipe], Generation]", quiet: bool
+) -> list[Drawing]:
+    """The interval paper's own pictures, by these networks; a note, unless quiet, if they stand in. ValueError."""
+    from edm2_guidance.images.insets import sheet
+
+    opened = open_(base)
+    base, num_classes = replace(base, schedule=opened.recipe.schedule), opened.main.num_classes
+    check_classes(num_classes, quiet=quiet)
+
+    def draw(picture: Picture, recipe: Recipe, images: "list[Image]") -> "Image":
+        box = None if picture.inset is None else picture.inset.box(images[0].width)
+        return sheet(images, picture.columns, box, stand_in_caption(picture, recipe, num_classes))
+
+    drawings = []
+    for picture, recipes in zip(pictures, figure_recipes(pictures, base, num_classes), strict=True):
+        plan = [open_(recipe) for recipe in recipes]
+        drawings.append(Drawing(picture.file_name, picture.seeds, plan, partial(draw, picture, plan[0].recipe)))
+    return drawings
+
+
+def of_prompt(sheet: PromptSheet, seed: int, open_: "Callable[[Recipe], Generation]") -> Drawing:
+    """A picture of a prompt. ValueError, OSError for networks that cannot draw it."""
+    from edm2_guidance.images.grid import compose_grid
+
+    def draw(images: "list[Image]") -> "Image":
+        across = len(sheet.columns)
+        lines = [images[start : start + across] for start in range(0, len(images), across)]
+        return compose_grid(lines, sheet.rows, sheet.columns, sheet.title)
+
+    return Drawing(sheet.picture.file_name, [seed], [open_(recipe) for recipe in sheet.recipes], draw)

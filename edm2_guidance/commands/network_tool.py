@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from dnnlib.atomic import atomic_path, check_destination
-from dnnlib.places import find_file
+from dnnlib.places import find_file, is_pipeline
 from dnnlib.published import PUBLISHED
 from dnnlib.terminal import counted
 from dnnlib.urls import is_url
@@ -143,19 +143,17 @@ def fetch(sources: tuple[str, ...], asked: FetchOptions) -> None:
     """
     with bad_input():
         wanted = dict.fromkeys(name for source in sources for name in _files_of(source))
-    from dnnlib import download
+    from edm2_guidance.models import fetch_network, open_model
 
     for name in wanted:
-        click.echo(download.fetch(name, offline=asked.offline))
+        click.echo(fetch_network(name, offline=asked.offline))
     if asked.encoders:
-        from edm2_guidance.models import open_model
-
         for name in wanted:
             open_model(name, offline=asked.offline).load_decoder(offline=asked.offline)
 
 
 def _files_of(source: str) -> list[str]:
-    if is_url(source) or source in PUBLISHED or find_file(source).exists():
+    if is_url(source) or is_pipeline(source) or source in PUBLISHED or find_file(source).exists():
         return [source]
     return all_presets()[source].sources if source in all_presets() else find_preset(source).sources
 

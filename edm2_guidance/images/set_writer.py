@@ -15,7 +15,7 @@ from dnnlib.atomic import atomic_path, check_place
 from dnnlib.errors import naming
 from edm2_guidance.images.labels import Label
 from edm2_guidance.images.members import LABELS_NAME, RECIPE_NAME
-from edm2_guidance.images.zips import ZipWriter, json_bytes
+from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes
 
 Add = Callable[[bytes], None]
 
@@ -81,9 +81,8 @@ def image_set(
         yield add
         if labels is not None and len(labels) != count:
             raise RuntimeError(f"{len(labels)} labels for {count} items")
-        pairs = None if labels is None else [[name_of(i), label] for i, label in enumerate(labels)]
-        names = {} if class_names is None else {"class_names": list(class_names)}
-        write(LABELS_NAME, json_bytes({"labels": pairs, **names}, indent=None))
+        pairs = None if labels is None else [(name_of(i), label) for i, label in enumerate(labels)]
+        write(LABELS_NAME, dataset_json(pairs, class_names))
         if origin is not None:
             write(RECIPE_NAME, json_bytes(origin))
 

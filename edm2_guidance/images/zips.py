@@ -7,7 +7,7 @@ and permissions. ZIP64 fields appear only where sizes or counts need them. Torch
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -80,10 +80,14 @@ def json_bytes(content: Any, indent: int | None = 2) -> bytes:
     return (json.dumps(content, sort_keys=True, indent=indent, allow_nan=False) + "\n").encode("ascii")
 
 
-def dataset_json(labels: Iterable[tuple[str, int]] | None) -> bytes:
-    """The member `dataset.json`: {"labels": [[name, class], ...]}, or {"labels": null} for images without."""
+def dataset_json(labels: Iterable[tuple[str, object]] | None, class_names: Sequence[str] | None = None) -> bytes:
+    """The member `dataset.json`: {"labels": [[name, class], ...]}, or {"labels": null} for images without.
+
+    class_names: of classes 0, 1, ..., kept beside the labels, where other readers do not look; None if unknown.
+    """
     pairs = None if labels is None else [[name, label] for name, label in labels]
-    return json_bytes({"labels": pairs}, indent=None)
+    names = {} if class_names is None else {"class_names": list(class_names)}
+    return json_bytes({"labels": pairs, **names}, indent=None)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from edm2_guidance.images.sources import StoredImages, content_sha256
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.reference import Statistics
+from edm2_guidance.recipe.prompts import with_few_prompts
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import upgraded
 
@@ -65,6 +66,8 @@ def describe_stored(path: str | Path, source: StoredImages, total: int, seed: in
 def _said(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe.json says that ledgers tell, too."""
     said = {key: stored.get(key) for key in ("seeds", "recipe", "recipe_hash")}
+    if isinstance(said["recipe"], Mapping):
+        said["recipe"] = with_few_prompts(said["recipe"])
     chosen = {"chosen_by": str(stored["chosen_by"])[:200]} if "chosen_by" in stored else {}
     return {**said, **chosen, **{key: stored[key] for key in ("precision", "form") if key in stored}}
 
@@ -122,6 +125,6 @@ def describe_generated(
         "seeds": f"{seeds[0]}-{seeds[-1]}",
         **({} if precision is None else {"precision": precision}),
         **({"form": form} if form != PLAIN else {}),
-        "recipe": recipe.to_json(),
+        "recipe": with_few_prompts(recipe.to_json()),
         "recipe_hash": recipe.hash,
     }

@@ -1,11 +1,14 @@
 """Network families, each as a denoiser D(x; sigma), and classifiers."""
 
 import os
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from edm2_guidance.models import adm, edm, edm2, python
+from dnnlib.download import fetch
+from dnnlib.places import python_function
+from edm2_guidance.models import adm, diffusers, edm, edm2, python
 from edm2_guidance.models.base import Classifier, Model
 from training.flops import Cost
 
@@ -34,7 +37,7 @@ class ClassifierFamily(Family, Protocol):
 
 
 #: The first that recognises a source has it: `edm2` takes the rest.
-FAMILIES: tuple[Family, ...] = (python, adm, edm, edm2)
+FAMILIES: tuple[Family, ...] = (python, diffusers, adm, edm, edm2)
 #: The same of classifiers. The last takes the rest here too.
 CLASSIFIERS: tuple[ClassifierFamily, ...] = (python, adm)
 
@@ -61,6 +64,17 @@ def open_model(
     model = family.open_model(name, torch.device(device), trust_pickle=trust_pickle, offline=offline)
     model.device = torch.device(device)
     return model
+
+
+def fetch_network(source: str, *, offline: bool = False) -> Path:
+    """Where a network or classifier is on this machine, fetched if it must be: a file, or the folder of a pipeline.
+
+    Raises OSError if it cannot be had, ValueError for what is no pipeline that is known.
+    """
+    if diffusers.recognises(source, offline=offline):
+        return diffusers.load(source, offline=offline).folder
+    own = python_function(source)
+    return fetch(source if own is None else str(own[0].absolute()), offline=offline)
 
 
 def open_classifier(

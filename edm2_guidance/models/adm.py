@@ -1,8 +1,4 @@
-"""ADM (arXiv 2105.05233): networks of discrete time that predict noise, as denoisers D(x; sigma), and classifiers.
-
-With a = 1 / (1 + sigma^2), the networks' own image is sqrt(a) x, and D = x - sigma * (predicted noise). They know 1000
-noise levels, those of their schedule (`recipe.timesteps`): in between, the nearest is what they are told, as published.
-"""
+"""ADM (arXiv 2105.05233): networks of discrete time that predict noise, as denoisers D(x; sigma), and classifiers."""
 
 from typing import Any
 
@@ -11,9 +7,9 @@ from torch import Tensor
 
 from edm2_guidance.models.adm_files import AdmFile, cost, inspect, load_adm, recognises
 from edm2_guidance.models.base import Classifier, Model, Prediction
+from edm2_guidance.models.discrete import DENOISED, Clock, scaled
 from edm2_guidance.models.networks import adm as networks
-from edm2_guidance.recipe.timesteps import Betas, noise_levels
-from torch_utils.distributed import wide_dtype
+from edm2_guidance.recipe.timesteps import noise_levels
 
 __all__ = ["AdmClassifier", "AdmModel", "cost", "inspect", "open_classifier", "open_model", "recognises"]
 
@@ -58,7 +54,7 @@ class AdmModel(Model):
             self.net.use_float16()
         self.precision = str(self.net.dtype).split(".")[-1]
         self.betas = self.arch.betas
-        self._clock = Clock(self.betas, device)
+        self._clock = Clock(noise_levels(self.betas), device)
 
     def load_decoder(self, *, offline: bool = False) -> None:
         self.identity["encoder"] = {"class": "TruncatedRGB"}
@@ -72,7 +68,7 @@ class AdmModel(Model):
             raise ValueError(f"{self.source} was trained with classes alone: it denoises no image without one")
         made = self.net(scaled(x, sigma), self._clock(sigma, len(x)), classes, low_res, **how)
         noise, code = made.to(x.dtype).chunk(2, dim=1)
-        return Prediction(x - sigma * noise, (code + 1) / 2)
+        return Prediction(DENOISED["epsilon"](x, noise, sigma), (code + 1) / 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(x + 1) * 127.5, clipped, fraction cut off, as published."""
@@ -95,24 +91,8 @@ class AdmClassifier(Classifier):
         self.identity = {"sha256": file.sha256}
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
         self.net = file.net.to(device)
-        self._clock = Clock(arch.betas, device)
+        self._clock = Clock(noise_levels(arch.betas), device)
 
     def log_probs(self, x: Tensor, sigma: Tensor) -> Tensor:
         scores: Tensor = self.net(scaled(x, sigma), self._clock(sigma, len(x)))
         return scores.log_softmax(dim=1).to(x.dtype)
-
-
-class Clock:
-    """Tells the timesteps of noise levels."""
-
-    def __init__(self, betas: Betas, device: torch.device) -> None:
-        self._levels = torch.tensor(noise_levels(betas), dtype=wide_dtype(device), device=device).log()
-
-    def __call__(self, sigma: Tensor, count: int) -> Tensor:
-        """The timestep whose level is nearest to sigma [], in logarithms: int64 [count]."""
-        return (self._levels - sigma.log()).abs().argmin().expand(count)
-
-
-def scaled(x: Tensor, sigma: Tensor) -> Tensor:
-    """x [N,C,H,W], image plus noise of standard deviation sigma [], to variance near 1: float32."""
-    return (x / (1 + sigma.square()).sqrt()).float()

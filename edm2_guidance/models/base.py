@@ -1,8 +1,10 @@
 """What networks are to this project: denoisers D(x; sigma) with a decoder behind them, and noise-aware classifiers."""
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +30,16 @@ class Model(ABC):
         num_classes: How many classes it knows; 0 = unconditional.
         needs_classes: Whether it denoises no image without a class.
         low_res_size: Width and height of the small image that it enlarges, in pixels; 0 = it takes none.
+        takes_prompts: Whether its classes are texts that are given, of which `prompted` makes such a network.
+        prompts: These texts, its classes 0, 1, ...; empty if none are given.
         class_names: Names of classes 0, 1, ...; None if they are unknown.
         identity: What its images depend on, plain JSON that is the same on every machine: `sha256` of the network, and
             `encoder`, what decodes, once `load_decoder` was called.
         supports: What parts of guidance may ask for: "gradients" (autograd through `predict`, to x); "label noise"
             (`predict(..., label_embedding=f)`, where f makes of the embedded classes [N, E], float32, others); "crops"
             (x of another size); of a `perturbation` that `predict` gets, "attention", "noise embedding", "dropout" and
-            "blocks" (that are skipped).
+            "blocks" (that are skipped); "unconditional", where training dropped
+            the labels or prompts of some images, so that it denoises without.
         layers: Those that a perturbation may choose.
         crop_multiple: What the side of a crop must be a multiple of.
         precision: In which its activations are usually computed here, a name of a torch dtype.
@@ -43,7 +48,9 @@ class Model(ABC):
         decoder_batch: Images to decode at a time at most; None where decoding needs no batches.
         decodes_apart: Whether one thread should decode while another samples: not where code of users would see that,
             or networks compute on the same cores.
+        sigma_min, sigma_max: The lowest and the highest noise level that it is for. Schedules end there.
         rounds: Whether it is for some noise levels alone, to which `round_sigma` brings others.
+        notes: What its user should know of its files.
         betas: Of a network of discrete time, which of its noise schedules it was trained on (`recipe.timesteps`).
     """
 
@@ -54,6 +61,8 @@ class Model(ABC):
     num_classes: int = 0
     needs_classes: bool = False
     low_res_size: int = 0
+    takes_prompts: bool = False
+    prompts: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     identity: dict[str, Any]
     supports: frozenset[str] = frozenset()
@@ -64,7 +73,10 @@ class Model(ABC):
     num_parameters: int = 0
     decoder_batch: int | None = None
     decodes_apart: bool = True
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
     rounds: bool = False
+    notes: tuple[str, ...] = ()
     betas: Betas | None = None
 
     def load_decoder(self, *, offline: bool = False) -> None:
@@ -100,17 +112,40 @@ class Model(ABC):
         What that needs is made when it is next asked to denoise.
         """
 
+    def prompted(self, prompts: Sequence[str]) -> Self:
+        """A shallow copy whose classes are these prompts, at least one. ValueError for a network that takes none.
+
+        What a family loads or keeps later, it keeps in objects that its copies share.
+        """
+        if not self.takes_prompts:
+            raise ValueError(f"{self.source} takes no prompts: leave them out, or name a network that does (--net)")
+        told = copy.copy(self)
+        told.prompts = told.class_names = tuple(prompts)
+        told.num_classes = len(told.prompts)
+        return told
+
+    def enlarging(self, size: int) -> Self:
+        """The same network, for small images of another size. ValueError where it knows one alone."""
+        raise ValueError(f"{self.source} enlarges those of {self.low_res_size}x{self.low_res_size}")
+
+    def texts(self, labels: Sequence[int] | None) -> list[str] | None:
+        """The prompt of each image, by its class; None for no labels, or without prompts."""
+        return [self.prompts[label] for label in labels] if labels is not None and self.prompts else None
+
     def conditions(
         self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None
     ) -> Any:  # by the family
         """What `predict` takes as y: here the classes of a batch one-hot, float32 [N, num_classes].
 
+        Of a network that takes prompts, their `texts`: a list of N.
         labels: a class index per image. None, for no labels or a network without classes, is unconditional.
         low_res: the small images, uint8 [N, 3, low_res_size, low_res_size] on any device, of a network that enlarges
             them. Here y is then a pair: the classes, and these as float32 in [-1, 1] (x / 127.5 - 1).
         """
-        classes = None
-        if labels is not None and self.num_classes > 0:
+        classes: Any = None
+        if self.takes_prompts:
+            classes = self.texts(labels)
+        elif labels is not None and self.num_classes > 0:
             classes = nn.functional.one_hot(to_device(torch.tensor(labels), device), self.num_classes).float()
         return classes if low_res is None else (classes, StandardRGBEncoder().encode(to_device(low_res, device)))
 

@@ -34,7 +34,7 @@ class EdmModel(Model):
     Without a class, a network that knows some gets labels of zeros, which it was not trained with: it is no guide.
     """
 
-    supports = frozenset({"gradients"})
+    supports = frozenset({"gradients", "attention"})
 
     def __init__(self, file: EdmFile, device: torch.device) -> None:
         self.source = file.source
@@ -44,9 +44,11 @@ class EdmModel(Model):
         self.class_names = file.class_names
         self.identity = {"sha256": file.sha256}
         self.num_parameters = sum(weights.numel() for weights in file.net.parameters())
+        self.sigma_min, self.sigma_max = file.net.sigma_min, file.net.sigma_max
         self.rounds = isinstance(file.net, iDDPMPrecond)
         if isinstance(file.net, iDDPMPrecond):
             self._levels = file.net.u
+        self.layers = file.net.model.layers
         self.net = file.net.to(device)
         if file.net.use_fp16 and device.type == "cuda":
             self.net.use_float16()
@@ -63,6 +65,7 @@ class EdmModel(Model):
         return network_cost(self.net).multiply_adds
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
-        if how:
-            raise ValueError(f"{self.source}: EDM's networks know no {', '.join(sorted(how))}")
-        return Prediction(self.net(x, sigma, y).to(x.dtype))
+        unknown = how.keys() - {"perturbation"}
+        if unknown:
+            raise ValueError(f"{self.source}: EDM's networks know no {', '.join(sorted(unknown))}")
+        return Prediction(self.net(x, sigma, y, **how).to(x.dtype))

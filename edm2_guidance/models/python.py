@@ -12,6 +12,10 @@ images (--upsample) has their width as the attribute low_res_size, and is called
 float32 [N, 3, low_res_size, low_res_size] in [-1, 1]. An object's own `conditions` gets them as uint8. An object that
 lets references perturb it says so in `supports` and `layers`, and its `predict` then takes a `perturbation`.
 
+With the attribute takes_prompts = True and no classes, either of the two gets texts, --prompt=TEXT, in place of labels:
+a list of N, or None. What they mean is its own affair. An object's own `conditions(texts, device)` makes of them what
+its `predict` takes, once for as long as they are the same; without, `predict` gets the texts.
+
 A classifier, --classifier=FILE.py:function, is likewise an object with the `shape`, `num_classes` and `log_probs` of
 `models.base.Classifier`, or a torch.nn.Module with these attributes, called as net(x, sigma) -> logits [N, label_dim].
 
@@ -149,6 +153,7 @@ class _Bare:
         self.low_res_size = getattr(net, "low_res_size", 0)
         self.predict = (lambda x, sigma, y: net(x, sigma, *y)) if self.low_res_size else net
         self.shape = (net.img_channels, net.img_resolution, net.img_resolution)
+        self.takes_prompts = getattr(net, "takes_prompts", False)
         self.num_classes = net.label_dim
         self.num_parameters = sum(weights.numel() for weights in net.parameters())
 
@@ -192,9 +197,14 @@ class PythonModel(_Given, Model):
         self.num_classes = int(getattr(made, "num_classes", None) or 0)
         self.needs_classes = bool(getattr(made, "needs_classes", False))
         self.low_res_size = int(getattr(made, "low_res_size", None) or 0)
+        self.takes_prompts = bool(getattr(made, "takes_prompts", False))
+        if self.takes_prompts and self.num_classes > 0:
+            raise ValueError(f"{code.source} takes prompts and has {self.num_classes} classes: prompts are its classes")
         self.class_names = checked_names(getattr(made, "class_names", None))
         self.supports = frozenset(getattr(made, "supports", None) or ())
         self.layers = tuple(getattr(made, "layers", None) or ())
+        self.sigma_min = float(getattr(made, "sigma_min", None) or self.sigma_min)
+        self.sigma_max = float(getattr(made, "sigma_max", None) or self.sigma_max)
         self.crop_multiple = int(getattr(made, "crop_multiple", None) or 1)
         self.decoder_batch = getattr(made, "decoder_batch", None)
         self.decodes_apart = self._own("decode") is None
@@ -222,8 +232,9 @@ class PythonModel(_Given, Model):
         own = self._own("conditions")
         if own is None:
             return super().conditions(labels, device, low_res)
+        told = self.texts(labels) if self.takes_prompts else labels
         with self._code.runs("conditions"):
-            return own(labels, device) if low_res is None else own(labels, device, low_res)
+            return own(told, device) if low_res is None else own(told, device, low_res)
 
     def predict(self, x: Tensor, sigma: Tensor, y: Any, **how: Any) -> Prediction:
         with self._code.runs("denoising"):

@@ -89,11 +89,10 @@ def _networks(entry: Entry, point: Any, stored: Any) -> Mapping[str, str] | None
     """What each network of a stored recipe holds, by its name in the arena; None for another than the entry's."""
     try:
         ours, theirs = entry.at(point), read_recipe(stored)
+        same = _unopened(ours) == _unopened(theirs)
     except (TypeError, ValueError, AttributeError):  # of an axis that it has no more, or of another program
         return None
-    if _unopened(ours) != _unopened(theirs):
-        return None
-    return contents(ours, theirs)
+    return contents(ours, theirs) if same else None
 
 
 def contents(asked: Recipe, opened: Recipe) -> dict[str, str]:

@@ -19,6 +19,8 @@ from edm2_guidance.papers.references import REFERENCES
 from edm2_guidance.papers.tables import NETWORK_NAME, NETWORKS, Row, parsed, published_runs, publisher, run_of
 
 DECODER_GFLOPS: Mapping[str, float] = MappingProxyType({"img512": 1260.9})  # the VAE's, arXiv 2312.02696, Table 6
+#: The same of networks whose data are pixels for others: counted.
+DECODER_GFLOPS_OF: Mapping[str, float] = MappingProxyType({"DiT-XL-2-256": 311.1})
 #: Among evaluations, those of the main network whose gradient is taken. It is a pass back through the network, to the
 #: image alone, which costs about what the first does; a classifier's evaluations all have one.
 GRADIENT = "main gradient"
@@ -29,6 +31,7 @@ PNG_BYTES: Mapping[str, int] = MappingProxyType({
     "img512": 430_000, "img64": 9_200, "mnist16": 500,
     "adm64": 9_200, "adm128": 34_000, "adm256": 120_000, "adm512": 430_000,
     "lsun-bedroom": 120_000, "lsun-cat": 120_000, "lsun-horse": 120_000,
+    "cifar10": 2_300, "ffhq64": 9_200, "afhqv2-64": 9_200, "edm-img64": 9_200, "edm-img64-baseline": 9_200,
 })  # fmt: skip
 #: Where nothing was measured or given. One A100: 50,000 images by EDM2 take 30 to 60 minutes on eight (arXiv
 #: 2406.02507, App. B), which makes 37 to 82.
@@ -78,7 +81,7 @@ def png_bytes(network: str) -> int:
     """About how large a PNG is of the images that a network file of this name makes; 0 where the name does not say."""
     name = Path(network).name
     settings = (preset for preset in all_presets().values() if Path(preset.net).name == name)
-    known = next((PNG_BYTES[preset.data] for preset in settings), 0)
+    known = next((PNG_BYTES.get(preset.data, 0) for preset in settings), 0)
     return known or next((size for data, size in PNG_BYTES.items() if data in name), 0)
 
 
@@ -90,11 +93,16 @@ def evaluations(row: Row) -> dict[str, int]:
     return {} if row.net is None else row.recipe().evaluations()
 
 
+def decoder_gflops(row: Row) -> float:
+    """G operations by which one sample is decoded to pixels; 0 where samples are pixels."""
+    return DECODER_GFLOPS_OF.get(row.net or "", DECODER_GFLOPS.get(row.data, 0.0))
+
+
 def tflop_per_image(row: Row) -> float | None:
     """T operations of one image with its decoding; None where no network of this code base makes it."""
     if row.net is None:
         return None
-    return sum(_tflop_by_size(row).values()) + DECODER_GFLOPS.get(row.data, 0) / 1000
+    return sum(_tflop_by_size(row).values()) + decoder_gflops(row) / 1000
 
 
 def seconds_per_image(row: Row, rates: Rates) -> float:
@@ -103,7 +111,7 @@ def seconds_per_image(row: Row, rates: Rates) -> float:
     decoder = rates.decoder or rates.network(math.inf)
     extractors = {find_metric(metric).extractor.stored_as for metric in row.together}
     features = sum(1 / rates.extractors[name] for name in extractors if name in rates.extractors)
-    return sampling + DECODER_GFLOPS.get(row.data, 0) / 1000 / decoder + features
+    return sampling + decoder_gflops(row) / 1000 / decoder + features
 
 
 def _tflop_by_size(row: Row) -> dict[float, float]:
@@ -143,8 +151,8 @@ def downloads(rows: Iterable[Row], networks: str | Path = NETWORKS) -> dict[str,
         extractor = find_metric(row.metric).extractor
         if size := extractor.weights.num_bytes:
             files[f"the detector {extractor.kind}"] = size
-        if row.data in DECODER_GFLOPS:
-            files["the Stability VAE"] = VAE_BYTES
+        if decoder_gflops(row):
+            files["the Stability VAE" if NETWORK_NAME.fullmatch(str(row.net)) else f"the VAE of {row.net}"] = VAE_BYTES
     return files
 
 

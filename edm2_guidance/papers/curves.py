@@ -10,6 +10,7 @@ from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, interval_of, mean_interval
 from edm2_guidance.papers.plots import Curve, Intervals, Panel
+from edm2_guidance.recipe.prompts import prompts_sha256
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -177,7 +178,8 @@ def _fixed(record: Record, recipe: Recipe) -> str:
     against = f"{str(reference.get('source')).rsplit('/', 1)[-1]} {str(reference.get('sha256'))[:8]}"
     made = f"{counted(recipe.num_steps, 'step')} of {recipe.sampler} over {recipe.schedule} in {recipe.dtype}"
     score, more = f"{record['metric']} against {against}", f"labels {recipe.labels}, noise from {recipe.noise_device}"
-    return ", ".join(filter(None, [score, made, more, precision_words(record["images"])]))
+    prompts = f"prompts {prompts_sha256(recipe.prompts)[:8]}" if recipe.prompts else ""
+    return ", ".join(filter(None, [score, made, more, prompts, precision_words(record["images"])]))
 
 
 def panels(

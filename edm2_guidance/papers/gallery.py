@@ -51,6 +51,7 @@ class Entry:
         beside: Other parts of its recipes by axis, as texts.
         guide: The network that guides, unless the main one does, or a classifier.
         not_on_points: Why the toy has none; empty if it has.
+        not_on_digits: The same of the digits.
     """
 
     axis: str
@@ -64,6 +65,7 @@ class Entry:
     beside: Mapping[str, str] = field(default_factory=dict)
     guide: str = "unconditional"
     not_on_points: str = ""
+    not_on_digits: str = ""
 
     @property
     def name(self) -> str:

@@ -7,7 +7,10 @@ from pathlib import Path
 #: Words that WordNet has for two of the classes, which the names here tell apart by another word behind them.
 SHARED_WORDS = {"crane": (134, 517), "maillot": (638, 639)}
 
-_PUBLISHED = re.compile(r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)-\d{7}-0\.\d{3}", re.ASCII)
+_PUBLISHED = re.compile(
+    r"edm2-img(64|512)-(xs|s|m|l|xl|xxl)-\d{7}-0\.\d{3}|(edm|baseline)-imagenet-64x64-cond-adm|DiT-XL-2-(256|512)",
+    re.ASCII,
+)
 
 
 @functools.cache

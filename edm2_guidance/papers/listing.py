@@ -96,6 +96,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "references": list(row.references),
         "sampler": row.sampler if row.net is not None else None,
         "schedule": row.schedule if row.net is not None else None,
+        "dtype": row.dtype if row.net is not None else None,
         "enlarges": row.base,
         "interval_steps": None if row.interval is None else f"{row.interval.first}-{row.interval.last}",
         "interval_sigmas": row.sigmas or None,
@@ -125,6 +126,8 @@ def list_text(rows: Iterable[Row]) -> str:
 
 def _line(row: Row) -> tuple[str, ...]:
     interval = row.sigmas or ("" if row.interval is None else str(row.interval))
+    if row.translated:
+        interval = f"{row.interval}, printed {row.sigmas}"
     return (
         row.name,
         f"{row.model} {row.data}",

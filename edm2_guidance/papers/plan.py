@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnnlib.terminal import counted
-from edm2_guidance.papers.costs import DECODER_GFLOPS, GRADIENT, Cost, downloads, facts_of, snapshot_bytes
+from edm2_guidance.papers.costs import GRADIENT, Cost, decoder_gflops, downloads, facts_of, snapshot_bytes
 from edm2_guidance.papers.tables import NETWORKS, Row, how_to_make
 
 
@@ -58,8 +58,8 @@ def _networks(row: Row) -> list[str]:
         f"guided by {guide.name if guide.net is None else next(others)}, {guide.strength}{where}"
         for guide in recipe.guides
     ]
-    unusual = ", ".join(spec.caption for spec in recipe.unusual())
-    by = [f"by {unusual}"] if unusual else []
+    unusual = [spec.caption for spec in recipe.unusual()] + ([] if row.dtype == "float32" else [row.dtype])
+    by = [f"by {', '.join(unusual)}"] if unusual else []
     base = [] if row.base is None else [f"enlarges images of {row.base}: {', '.join(others)}"]
     return [f"    network      {named[0]}", *(f"                 {line}" for line in [*guides, *by, *base])]
 
@@ -70,7 +70,8 @@ def _costs(row: Row, cost: Cost) -> list[str]:
     counts = [f"{number} {re.sub(r' [0-9]+$', '', name)}" for name, number in made.items()]
     total = f" = {sum(made.values())}" if len(counts) > 1 else ""
     total += f" per image, {gradients} of them with the gradient" if gradients else " per image"
-    decoder = f", the VAE decoder's {DECODER_GFLOPS[row.data] / 1000:g} in it" if row.data in DECODER_GFLOPS else ""
+    decoding = decoder_gflops(row)
+    decoder = f", the VAE decoder's {decoding / 1000:g} in it" if decoding else ""
     runs, devices = counted(cost.repeats, "run"), f"{cost.gpus} x " if cost.gpus > 1 else ""
     return [
         f"    evaluations  {' + '.join(counts)}{total}, {row.num_steps} steps",

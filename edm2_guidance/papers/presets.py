@@ -1,16 +1,18 @@
-"""Named settings: the 36 presets of EDM2, the interval paper's four, ADM's, and those of the networks that ship here.
+"""Named settings: the 36 presets of EDM2, the interval paper's four, and those of other networks and of what ships.
 
-Each names its networks, weight and interval, and the published score where there is one. No torch here.
+Those of ADM, EDM, DiT, SD-XL and DeepFloyd IF are the others. Each names its networks, weight and interval, and the
+published score where there is one. No torch here.
 """
 
 import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dnnlib.places import EMBEDDED
 from dnnlib.published import ADM_ROOT
-from edm2_guidance.papers import adm
+from edm2_guidance.papers import adm, edm, pipelines
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 
@@ -31,23 +33,30 @@ class Preset:
     published: float | None = None  # score in the paper, 50,000 images
     num_steps: int = 32
     num_classes: int = 1000  # 0 = unconditional
-    data: str = "img512"  # img512 | img64 | mnist16: what the networks make, and the name of the reference
+    data: str = "img512"  # img512 | img64 | mnist16: what the networks make, and the name of the reference; "" = none
     caption: str = ""
     classifier: str | None = None
     classifier_scale: float = 0.0  # 0 = off; in the form of the sampler
     sampler: str = "heun"
     schedule: str = "edm"
+    dtype: Literal["float32", "float64"] = "float32"
     base: str | None = None  # the preset whose images the network enlarges
+    guides: tuple[Guide, ...] = ()  # in place of gnet: several, or of the main network, asked in another way
+    around: str = ""
+    prompts: tuple[str, ...] = ()  # of a network that takes text
+    assumed: str = ""  # what nobody published, and what was taken in its place
+    note: str = ""  # what to mind
 
     @property
     def sources(self) -> list[str]:
         """The network files that it needs."""
         base = [] if self.base is None else all_presets()[self.base].sources
-        return [self.net, *(each for each in (self.gnet, self.classifier) if each is not None), *base]
+        guides = [guide.net.source for guide in self.guides if guide.net is not None]
+        return [self.net, *(each for each in (self.gnet, *guides, self.classifier) if each is not None), *base]
 
     def recipe(self) -> Recipe:
         """How its images are made."""
-        sampler, guides = Sampler.parse(self.sampler), []
+        sampler, guides = Sampler.parse(self.sampler), [*self.guides]
         if self.gnet is not None:
             guides.append(Guide(NetworkRef(self.gnet), constant(self.guidance), self.interval))
         if self.classifier is not None:
@@ -58,9 +67,12 @@ class Preset:
             self.num_steps,
             sampler,
             Schedule.parse(self.schedule),
+            dtype=self.dtype,
             labels="none" if self.num_classes == 0 else "random",
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
+            around=self.around or (),
+            prompts=self.prompts,
         )
 
     def describe(self) -> str:
@@ -69,10 +81,15 @@ class Preset:
         if self.gnet is not None:
             where = "" if self.interval is None else f" on {self.interval}"
             text += f" guided by {self.gnet.rsplit('/', 1)[-1]}, w = {self.guidance:g}{where}"
+        for number, guide in enumerate(self.guides):
+            where = "" if guide.interval is None else f" on {guide.interval}"
+            text += f" {'and' if number else 'guided by'} {guide.name}, {guide.strength}{where}"
         if self.classifier is not None:
             text += f" guided by {self.classifier.rsplit('/', 1)[-1]}, scale {self.classifier_scale:g}"
         text += "" if self.base is None else f", of the images of {self.base}"
-        text += "" if self.sampler == "heun" else f", {self.sampler}, {self.num_steps} steps"
+        usual = self.sampler == "heun" and self.dtype == "float32"
+        text += "" if usual else f", {self.sampler}, {self.num_steps} steps"
+        text += "; some of it assumed" if self.assumed else ""
         return text if self.published is None else f"{text}; published {self.metric} {self.published:g}"
 
 
@@ -124,6 +141,54 @@ def _adm() -> list[Preset]:
     ]
 
 
+def _edm() -> list[Preset]:
+    return [
+        Preset(
+            setting.name,
+            f"{edm.EDM_ROOT}/pretrained/{setting.net}",
+            metric="fid",
+            published=setting.fid,
+            num_steps=setting.num_steps,
+            num_classes=0 if setting.unconditional else 10 if setting.data == "cifar10" else 1000,
+            data=setting.data,
+            sampler=setting.sampler,
+            schedule=setting.schedule,
+            dtype="float64",
+        )
+        for setting in edm.settings()
+        if setting.net is not None
+    ]
+
+
+def _pipelines() -> list[Preset]:
+    return [
+        Preset(
+            setting.name,
+            setting.net,
+            interval=_interval(setting.interval),
+            metric=setting.metric,
+            published=setting.published,
+            num_steps=setting.num_steps,
+            num_classes=len(setting.prompts) if setting.classes is None else setting.classes,
+            data=setting.data,
+            caption=setting.caption,
+            sampler=setting.sampler,
+            schedule=setting.schedule,
+            guides=tuple(
+                Guide(NetworkRef(guide), w, _interval(setting.interval))
+                if "://" in guide
+                else Guide(None, w, _interval(setting.interval), guide)
+                for guide, w in zip(setting.guides, setting.weights, strict=True)
+            ),
+            around=setting.around,
+            prompts=setting.prompts,
+            assumed=setting.assumed,
+            note=setting.note,
+        )
+        for setting in pipelines.settings()
+    ]
+
+
 def _embedded() -> list[Preset]:
     return [
         Preset(
@@ -149,4 +214,5 @@ def _embedded() -> list[Preset]:
 @functools.cache
 def all_presets() -> dict[str, Preset]:
     """Every preset by name, in the order of the papers, the embedded ones last."""
-    return {preset.name: preset for preset in [*_published(), *_adm(), *_embedded()]}
+    settings = [*_published(), *_adm(), *_edm(), *_pipelines(), *_embedded()]
+    return {preset.name: preset for preset in settings}

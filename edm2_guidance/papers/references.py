@@ -8,6 +8,7 @@ from types import MappingProxyType
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
 from dnnlib.published import ADM_ROOT
 from edm2_guidance.metrics.catalog import SETS
+from edm2_guidance.papers.edm import EDM_ROOT
 from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
@@ -51,6 +52,16 @@ REFERENCES: Mapping[str, NamedReference] = MappingProxyType({
             f"LSUN {kind} at 256x256, by the authors of ADM", ADM_IMAGES * 3 * 256**2,
         )
         for kind in ("bedroom", "cat", "horse")
+    },
+    **{
+        name: NamedReference(f"{EDM_ROOT}/fid-refs/{file}.npz", ("fid",), f"{what}, by the authors of EDM")
+        for name, file, what in (
+            ("cifar10", "cifar10-32x32", "CIFAR-10 at 32x32"),
+            ("ffhq64", "ffhq-64x64", "FFHQ at 64x64"),
+            ("afhqv2-64", "afhqv2-64x64", "AFHQv2 at 64x64"),
+            ("edm-img64", "imagenet-64x64", "ImageNet at 64x64, for EDM's network"),
+            ("edm-img64-baseline", "imagenet-64x64-baseline", "ImageNet at 64x64, for ADM's network in EDM"),
+        )
     },
 })  # fmt: skip
 

@@ -513,7 +513,7 @@ def _line(result: Result) -> tuple[object, ...]:
 
 
 def _unusual_dtype(result: Result) -> str:
-    return "" if result.dtype == "float32" else f", {result.dtype}"
+    return "" if result.dtype == result.row.dtype else f", {result.dtype}"
 
 
 def _values(result: Result) -> tuple[str, str, str, str]:

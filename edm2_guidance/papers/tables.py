@@ -1,9 +1,9 @@
 """The tables of the papers, row by row: networks, guidance, published score and where it stands. No torch here.
 
-The data are in `tables.csv`, `adm.csv` and `rules.csv`. A row that is a preset has its name, networks and score from
-`papers.presets`; a row that stands in several tables is written out where it first appears. Networks are named as they
-are published; those that are not, and have to be made by `reconstruct_phema.py`, are looked for in a folder of the
-user's, under the name that they would have.
+The data are in `tables.csv`, `adm.csv`, `edm.csv` and `rules.csv`. A row that is a preset has its name, networks and
+score from `papers.presets`; a row that stands in several tables is written out where it first appears. Networks are
+named as they are published; those that are not, and have to be made by `reconstruct_phema.py`, are looked for in a
+folder of the user's, under the name that they would have.
 """
 
 import csv
@@ -13,14 +13,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Literal, cast
 
 from dnnlib.places import find_file, near
-from edm2_guidance.papers import adm, rules
+from edm2_guidance.papers import adm, edm, rules
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import Guide, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import (
+    Guide,
+    LabelRule,
+    NetworkRef,
+    Recipe,
+    SigmaInterval,
+    StepInterval,
+    classifier_guide,
+)
 
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.
@@ -38,6 +46,8 @@ TABLES: Mapping[str, str] = MappingProxyType({
     "adm-5": "Table 5 of arXiv 2105.05233, ADM: all data sets",
     "adm-6": "Table 6 of arXiv 2105.05233, ADM: classifier guidance and upsampling",
     "adm-samples": "Tables 4 to 6 of arXiv 2105.05233, ADM, of the samples that the authors published",
+    "edm-2": "Table 2 of arXiv 2206.00364, EDM: training configurations",
+    "edm-sampling": "Tables 3 and 4 of arXiv 2206.00364, EDM: its samplers, and ImageNet-64",
     "gi-steps": "Section 4.2 of arXiv 2404.07724v2, guidance in a limited interval: other numbers of steps",
     "fbg-512": "Table 1 of arXiv 2506.06085, feedback guidance",
     "icg-512": "arXiv 2407.02687, independent condition guidance",
@@ -62,7 +72,7 @@ _ELSEWHERE = "make the images with its authors' code and score them by calculate
 _BLOCKED = {
     "copied": f"a number copied from another paper: {_ELSEWHERE}",
     "unreleased": "this network was never released: Table 5 has it beside the released one, trained with dropout",
-    "dit": f"DiT is another code base, with another sampler: {_ELSEWHERE}",
+    "edm": "never released, unlike configurations A and F",
 }
 
 
@@ -97,6 +107,7 @@ class Row:
     scale: float = 0.0  # of the classifier's gradient, in the form of the sampler
     sampler: str = "heun"
     schedule: str = "edm"
+    dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
     rule: str = "linear"
     around: str = ""
     references: tuple[str, ...] = ()  # one per guide; none: their networks, as they are
@@ -131,6 +142,14 @@ class Row:
     def levels(self) -> list[float]:
         """The noise levels of its steps."""
         return Schedule.parse(self.schedule).levels(self.num_steps)
+
+    @property
+    def translated(self) -> bool:
+        """Whether its interval is printed in coordinates of another schedule than that of its steps."""
+        if self.interval is None or not self.sigmas.startswith("("):
+            return False
+        low, high = map(float, self.sigmas.strip("(]").split(","))
+        return SigmaInterval(low, high).steps(self.levels())[0] != self.interval
 
     @property
     def spread(self) -> float | None:
@@ -198,6 +217,7 @@ class Row:
             self.schedule,
             self.rule,
             around=self.around or (),
+            dtype=self.dtype,
             labels=self.labels,
             noise_device="device",
             base=None if self.base is None else all_presets()[self.base].recipe(),
@@ -292,7 +312,7 @@ def all_rows() -> tuple[Row, ...]:
         else:
             row = rows[line["name"]] = _row(line)
         result.append(row)
-    return (*result, *_adm_rows(), *_rule_rows())
+    return (*result, *_adm_rows(), *_edm_rows(), *_rule_rows())
 
 
 def _adm_rows() -> Iterator[Row]:
@@ -326,7 +346,28 @@ def _of_setting(table: str, setting: adm.Setting, metric: str) -> Row:
         note=setting.note_on(metric),
         setting=setting.name,
     )
-    return row if preset is None else replace(_of_preset(row, preset), metric=row.metric, published=row.published)
+    return row if preset is None else replace(_of_preset(row, preset), metric=row.metric)
+
+
+def _edm_rows() -> Iterator[Row]:
+    """A row per setting; those whose network was never released say so."""
+    for setting in edm.settings():
+        preset = all_presets().get(setting.name)
+        row = Row(
+            table=setting.table,
+            name=setting.name,
+            data=setting.data,
+            model=setting.model,
+            method=setting.method,
+            metric="fid",
+            published=setting.fid,
+            net=None,
+            num_steps=setting.num_steps,
+            blocked=_BLOCKED["edm"] if preset is None else None,
+            assumed=setting.assumed,
+            note=setting.note,
+        )
+        yield row if preset is None else _of_preset(row, preset)
 
 
 def _rule_rows() -> Iterator[Row]:
@@ -396,21 +437,28 @@ def _row(line: Mapping[str, str]) -> Row:
 
 
 def _of_preset(row: Row, preset: Preset) -> Row:
+    guides = [guide for guide in preset.recipe().guides if not guide.of_classifier]
+    references = tuple(str(guide.reference) for guide in guides)
     return replace(
         row,
         metric=preset.metric,
-        published=preset.published,
+        published=preset.published if row.published is None else row.published,
         net=_file_name(preset.net),
-        gnets=() if preset.gnet is None else (_file_name(preset.gnet),),
-        weights=() if preset.gnet is None else (preset.guidance,),
+        gnets=tuple(None if guide.net is None else _file_name(guide.net.source) for guide in guides),
+        weights=tuple(guide.weight.w for guide in guides),
         interval=preset.interval,
         num_steps=preset.num_steps,
         classifier=None if preset.classifier is None else _file_name(preset.classifier),
         scale=preset.classifier_scale,
         sampler=preset.sampler,
         schedule=preset.schedule,
+        dtype=preset.dtype,
+        around=preset.around,
+        references=references if any(each != "network" for each in references) else (),
         base=preset.base,
         labels="none" if preset.num_classes == 0 else "random",
+        assumed=preset.assumed or row.assumed,
+        note="; ".join(filter(None, (row.note, preset.note))),
     )
 
 

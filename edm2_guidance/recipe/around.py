@@ -30,10 +30,12 @@ class Around(Spec):
     Attributes:
         needs: What networks that are told classes must support (`models.base.Model.supports`). Empty where it is also
             for images without classes.
+        of_pixels: Whether it holds D in the range of pixels: latents have none.
     """
 
     axis: ClassVar[str] = "around"
     needs: ClassVar[frozenset[str]] = frozenset()
+    of_pixels: ClassVar[bool] = False
 
     @property
     def acts(self) -> bool:

@@ -34,6 +34,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
     "reference": {
         "network": "sampling.guidance.references.network:Network",
         "other-label": "sampling.guidance.references.other_label:OtherLabel",
+        "unconditional": "sampling.guidance.references.unconditional:Unconditional",
         "classifier": "sampling.guidance.references.classifier:Classifier",
         "noise-embedding": "sampling.guidance.references.noise_embedding:NoiseEmbedding",
         "attention": "sampling.guidance.references.attention:Attention",
@@ -74,6 +75,7 @@ CATALOG: Mapping[str, Mapping[str, str]] = {
         "cads": "sampling.around.cads:CADS",
         "restart": "sampling.around.restart:Restart",
         "cfgig": "sampling.around.cfgig:CFGiG",
+        "threshold": "sampling.around.threshold:Threshold",
     },
     "extractor": {
         "inception": "metrics.extractors.inception:Inception",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from edm2_guidance.recipe.prompts import prompts_text
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -25,5 +26,6 @@ def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()
         where = "" if guide.interval is None else f" {guide.interval}"
         parts.append(f"{guide.short}{' never' if guide.never else where}")
     details = [words(recipe) for name, words in DETAILS.items() if name in also]
+    prompts = [prompts_text(recipe.prompts)] if recipe.prompts else []
     dtype = [] if recipe.dtype == "float32" else [recipe.dtype]
-    return ", ".join([" + ".join(parts), *details, *dtype, *map(str, recipe.unusual())])
+    return ", ".join([" + ".join(parts), *details, *prompts, *dtype, *map(str, recipe.unusual())])

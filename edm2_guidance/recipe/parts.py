@@ -158,6 +158,13 @@ class Schedule(Spec):
             "such as --schedule=edm"
         )
 
+    def within(self, low: float, high: float) -> Self:
+        """The same between ends that are moved into [low, high]; a schedule without such ends stays as it is.
+
+        As the published sampler does with the levels that a network is for (arXiv 2206.00364).
+        """
+        return self
+
 
 class Sampler(Spec):
     """One step at a time from noise to data.

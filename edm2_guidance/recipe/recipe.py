@@ -19,6 +19,7 @@ from edm2_guidance.recipe.around import Around, Leg, Program, planned_legs
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
+from edm2_guidance.recipe.prompts import Prompts, checked_prompts, prompts_json, prompts_sha256
 from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
@@ -307,7 +308,9 @@ class Recipe:
     """Everything that determines an image but its seed.
 
     A network that enlarges small images has a `base`, which says where they come from: the image of each seed is that
-    of the same seed, enlarged. `labels`, `seed_rule` and `noise_device` are those of both stages.
+    of the same seed, enlarged. `labels`, `prompts`, `seed_rule` and `noise_device` are those of both stages.
+
+    Prompts are the classes of networks that take text: class n is prompt n, and labels are numbers as for others.
     """
 
     net: NetworkRef
@@ -318,12 +321,14 @@ class Recipe:
     rule: Rule = field(default_factory=lambda: Rule.parse("linear"))
     dtype: Literal["float32", "float64"] = "float32"  # of the sampler's state
     # Drawn per seed | class = seed mod classes | no classes | as the stored base's images | this class, or its name.
+    # With prompts, random stands for balanced: seed s gets prompt s mod their number.
     labels: LabelRule = "random"
     seed_rule: SeedRule = "edm2"  # the seed itself | hash of (class, seed), as in the interval paper's figures
     noise_device: str = "cpu"  # generators of CPU and CUDA give different noise for the same seed
     encoder: Mapping[str, Any] = field(default_factory=dict)  # what turns the sampler's result into pixels
     base: "ImageSet | Recipe | None" = None  # the images that the network enlarges: stored, or sampled with it
     around: tuple[Around, ...] = ()  # what else is done, in the order of the catalogue
+    prompts: Prompts = ()  # of networks that take text
 
     if TYPE_CHECKING:  # as of `Guide`
 
@@ -342,6 +347,7 @@ class Recipe:
             encoder: Mapping[str, Any] = ...,
             base: "ImageSet | Recipe | None" = None,
             around: "Around | str | Sequence[Around | str]" = (),
+            prompts: str | Sequence[str] | Prompts = (),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -353,6 +359,9 @@ class Recipe:
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", self.schedule.usual_steps)
         _settle(self, "labels", _labels)
+        _settle(self, "prompts", checked_prompts)
+        if self.prompts and isinstance(self.labels, int) and self.labels >= len(self.prompts):
+            raise ValueError(f"class {self.labels}: prompts are the classes, 0 to {len(self.prompts) - 1}")
         for name, choices in (("dtype", Literal["float32", "float64"]), ("seed_rule", SeedRule)):
             coerced(name, getattr(self, name), choices)
         stored = isinstance(self.base, ImageSet)
@@ -481,14 +490,19 @@ class Recipe:
                     notes.append(f"guidance at {guide.interval} holds no sampling step: this guide is off")
                 guide = replace(guide, interval=steps, never=steps is None)
             guides.append(guide)
-        base, labels = self.base, self.labels
+        base, labels, prompts = self.base, self.labels, self.prompts
         if isinstance(base, Recipe):
-            shared = replace(base, labels=labels, seed_rule=self.seed_rule, noise_device=self.noise_device)
-            base, more = shared.resolved()
-            notes += more
-        elif base is not None and labels == "random":
+            prompts = prompts or base.prompts
+        if labels == "random" and isinstance(base, ImageSet):
             labels = "stored"
-        return replace(self, guides=tuple(guides), base=base, labels=labels), notes
+        elif labels == "random" and prompts:
+            labels = "balanced"
+        if isinstance(base, Recipe):
+            base, more = replace(
+                base, labels=labels, prompts=prompts, seed_rule=self.seed_rule, noise_device=self.noise_device
+            ).resolved()
+            notes += more
+        return replace(self, guides=tuple(guides), base=base, labels=labels, prompts=prompts), notes
 
     def effective(self) -> "Recipe":
         """The same images by the shortest recipe: intervals as steps, without what is off, or a rule for no guides.
@@ -576,8 +590,9 @@ class Recipe:
             "seed_rule": recipe.seed_rule,
             "noise_device": recipe.noise_device,
             "encoder": canonical(recipe.encoder),
-            **({} if recipe.base is None else {"base": recipe.base.to_json()}),
+            **({} if recipe.base is None else {"base": _base_json(recipe.base)}),
             **({} if not recipe.around else {"around": [str(each) for each in recipe.around]}),
+            **({} if not recipe.prompts else {"prompts": prompts_json(recipe.prompts)}),
         }
 
     @property
@@ -604,8 +619,14 @@ class Recipe:
             **({} if recipe.rule == Rule.parse("linear") else {"rule": recipe.rule}),
             **({} if recipe.base is None else {"base": recipe.base.canonical()}),
             **({} if not recipe.around else {"around": recipe.around}),
+            **({} if not recipe.prompts else {"prompts": prompts_sha256(recipe.prompts)}),
             **{name: value for name, value in plain.items() if value != defaults[name]},
         }
+
+
+def _base_json(base: "ImageSet | Recipe") -> dict[str, Any]:
+    """Plain data of a base, without the prompts that both stages share."""
+    return (replace(base, prompts=()) if isinstance(base, Recipe) else base).to_json()
 
 
 def _settle(part: "Guide | Recipe", name: str, convert: Callable[[Any], Any]) -> None:

@@ -33,6 +33,7 @@ def read_recipe(data: Mapping[str, Any], stages: int = MAX_STAGES) -> Recipe:
             noise_device=data["noise_device"],
             encoder=data["encoder"],
             base=_base(data.get("base"), stages),
+            prompts=data.get("prompts", ()),
             **parts,
         )
     except KeyError as error:
@@ -77,7 +78,7 @@ def hash_of_format_1(recipe: Recipe) -> str | None:
         guide.net is not None and (guide.weight.kind, guide.reference.kind) == ("constant", "network")
         for guide in recipe.guides
     )
-    if kinds != ("heun", "edm", "linear") or not usual or recipe.base is not None or recipe.around:
+    if kinds != ("heun", "edm", "linear") or not usual or recipe.base is not None or recipe.around or recipe.prompts:
         return None
     fields = {name: getattr(recipe.sampler, name) for name in _CHURN}
     fields |= {name: getattr(recipe.schedule, name) for name in _SCHEDULE}

@@ -3,35 +3,60 @@
 import itertools
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Literal
 
 NUM_TIMESTEPS = 1000
 
-Betas = Literal["linear", "cosine"]
+Betas = Literal["linear", "cosine", "scaled-linear"]  # of ADM and DiT; of improved DDPM and IF; of Stable Diffusion
 
 
 @cache
 def alphas_bar(betas: Betas) -> tuple[float, ...]:
     """The share of the image's variance that is left at each timestep: x_t = sqrt(a) image + sqrt(1 - a) noise."""
-    return tuple(itertools.accumulate((1 - beta for beta in _betas(betas)), lambda product, kept: product * kept))
+    return kept_of(_betas(betas))
+
+
+def kept_of(betas: Iterable[float]) -> tuple[float, ...]:
+    """The same of any variances that the steps add."""
+    return tuple(itertools.accumulate((1 - beta for beta in betas), lambda product, kept: product * kept))
 
 
 @cache
 def noise_levels(betas: Betas) -> tuple[float, ...]:
     """sigma of each timestep, rising: standard deviation of the noise beside an image of weight 1."""
-    return tuple(math.sqrt((1 - kept) / kept) for kept in alphas_bar(betas))
+    return levels_of(alphas_bar(betas))
+
+
+def levels_of(shares: Iterable[float]) -> tuple[float, ...]:
+    """The noise levels at which these shares of the image's variance are left."""
+    return tuple(math.sqrt((1 - kept) / kept) for kept in shares)
 
 
 def _betas(betas: Betas) -> list[float]:
     if betas == "linear":
-        first, last = 1e-4, 0.02
-        return [first + (last - first) * t / (NUM_TIMESTEPS - 1) for t in range(NUM_TIMESTEPS)]
+        return linear_betas(1e-4, 0.02)
+    return cosine_betas() if betas == "cosine" else scaled_linear_betas(0.00085, 0.012)
+
+
+def linear_betas(first: float, last: float, count: int = NUM_TIMESTEPS) -> list[float]:
+    """Variances that rise evenly (arXiv 2006.11239, Section 4)."""
+    return [first + (last - first) * t / (count - 1) for t in range(count)]
+
+
+def scaled_linear_betas(first: float, last: float, count: int = NUM_TIMESTEPS) -> list[float]:
+    """Variances whose roots rise evenly, as of latent diffusion (arXiv 2112.10752)."""
+    return [root**2 for root in linear_betas(math.sqrt(first), math.sqrt(last), count)]
+
+
+def cosine_betas(count: int = NUM_TIMESTEPS) -> list[float]:
+    """Variances that leave a share of cos^2 of the image (arXiv 2102.09672, Eq. 17)."""
 
     def kept(t: int) -> float:
-        return math.cos((t / NUM_TIMESTEPS + 0.008) / 1.008 * math.pi / 2) ** 2
+        return math.cos((t / count + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    return [min(1 - kept(t + 1) / kept(t), 0.999) for t in range(NUM_TIMESTEPS)]
+    return [min(1 - kept(t + 1) / kept(t), 0.999) for t in range(count)]
 
 
 def kept_timesteps(steps: str) -> list[int]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from dnnlib.download import fetch
-from dnnlib.places import python_function
 from edm2_guidance.metrics.catalog import find_extractor
 from edm2_guidance.metrics.detectors import find_weights
+from edm2_guidance.models import fetch_network
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import open_recipe
 
@@ -35,18 +35,14 @@ def fetch_all(
     Raises FileNotFoundError for what is not here (if offline, or on this machine), DownloadError for what no server
     delivers, ValueError for networks that do not fit.
     """
-    networks = [_file(source) for recipe in recipes for source in recipe.sources]
-    paths = [str(fetch(source, offline=offline)) for source in dict.fromkeys([*networks, *references])]
+    networks = dict.fromkeys(source for recipe in recipes for source in recipe.sources)
+    paths = [str(fetch_network(source, offline=offline)) for source in networks]
+    paths += [str(fetch(source, offline=offline)) for source in dict.fromkeys(references)]
     for name, choice in (detectors or {}).items():
         paths.append(str(find_weights(find_extractor(name), choice.get("weights"), offline)))
     by_main = {(recipe.net.source, recipe.base and recipe.base.name): recipe for recipe in reversed(recipes)}
     vaes = (_vae(recipe, offline, trust_pickle) for recipe in by_main.values())
     return [*paths, *(f"{vae}, the VAE" for vae in dict.fromkeys(vaes) if vae)]
-
-
-def _file(source: str) -> str:
-    own = python_function(source)
-    return source if own is None else str(own[0].absolute())
 
 
 def _vae(recipe: Recipe, offline: bool, trust_pickle: bool) -> str:

@@ -24,6 +24,7 @@ from edm2_guidance.metrics.evaluation import Measured
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.score_output import Features, Record, ScoreOutput, Scorer, Scores
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.models import fetch_network
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
@@ -119,9 +120,10 @@ class Runner:
         """
         for row in rows:
             self._scorer_of(row.together, row.reference)
-            for file in (*row.sources(self.settings.networks), *([row.samples] if row.samples else [])):
-                fetch(file, offline=self.settings.offline)
+            for file in row.sources(self.settings.networks):
+                fetch_network(file, offline=self.settings.offline)
             if row.samples is not None:
+                fetch(row.samples, offline=self.settings.offline)
                 continue
             if row.real is not None:
                 for _, path in self._floors(row):

@@ -18,6 +18,7 @@ from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.parts import Prediction, Rule, Step, StepInfo, constant
+from edm2_guidance.recipe.prompts import texts_of
 from edm2_guidance.recipe.recipe import FileRef, ImageSet, LabelRule, NetworkRef, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
@@ -32,6 +33,7 @@ from torch_utils.memory import Batches
 from torch_utils.transfer import Queued, to_device, to_host
 
 BEYOND = 1000.0  # no pixel or latent comes near it
+_ROUNDING = 1 + 1e-5  # of a network's ends, as of those of a schedule, computed in float32
 Batched = TypeVar("Batched", ImageBatch, Latents)
 Made = TypeVar("Made")
 Watch = Callable[[Step], None]
@@ -324,25 +326,21 @@ def open_recipe(
     with a gradient or without. load, stored: open a network, and stored images.
     """
     target = _device_for(recipe, device)
-    recipe, notes = recipe.resolved()
     recipe.check_here()
     noise_device = target.type if recipe.noise_device == "device" else recipe.noise_device
     pick_device(noise_device, "--noise-device")
 
     loaded = functools.cache(functools.partial(load, device=target, trust_pickle=trust_pickle, offline=offline))
-
-    def opened(net: NetworkRef, option: str) -> Any:
-        return _loaded(loaded, net, option) if net.opened is None else _checked_open(net, option, target)
-
-    main: Model = opened(recipe.net, "--net")
-    guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
-    others = [guide for guide in guides if guide is not None]
-    for guide in others:
-        check_guide(main, guide)
+    main, guides = _opened_networks(recipe, loaded, target)
+    recipe, notes = _resolved_for(main, recipe)
+    notes += dict.fromkeys(note for each in (main, *guides) if isinstance(each, Model) for note in each.notes)
     open_base = functools.partial(
         open_recipe, device=device, trust_pickle=trust_pickle, offline=offline, load=load, memory=memory, stored=stored
     )
     base = _opened_base(main, recipe.base, open_base, stored)
+    if base is not None:
+        main, guides = _of_size(main, base), tuple(_of_size(guide, base) for guide in guides)
+    others = [guide for guide in guides if guide is not None]
     labelled = _labelled(main, others)
     if base is None:
         recipe = _with_checked_labels(recipe, labelled, notes)
@@ -363,6 +361,38 @@ def open_recipe(
     )
     known = memory((*(model.num_parameters for model in (main, *others)), recipe.rule.takes_gradient))
     return Generation(recipe, main, guides, target, tuple(notes), known, base).computing(inference)
+
+
+def _opened_networks(
+    recipe: Recipe, load: Callable[..., Any], device: torch.device
+) -> tuple[Model, tuple[Model | Classifier | None, ...]]:
+    """The main network and the guides, told the recipe's prompts if they take some. Errors as of `open_recipe`."""
+    prompts = texts_of(recipe.prompts)
+
+    def opened(net: NetworkRef, option: str) -> Any:
+        model = _loaded(load, net, option) if net.opened is None else _checked_open(net, option, device)
+        return model.prompted(prompts) if prompts and _takes_prompts(model) else model
+
+    main: Model = opened(recipe.net, "--net")
+    guides = tuple(None if spec.net is None else opened(spec.net, spec.option) for spec in recipe.guides)
+    _check_prompts(recipe, main, guides)
+    for guide in guides:
+        if guide is not None:
+            check_guide(main, guide)
+    return main, guides
+
+
+def _resolved_for(main: Model, recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """`Recipe.resolved` of the recipe between noise levels that the main network is for, and notes."""
+    schedule = recipe.schedule.within(main.sigma_min, main.sigma_max)
+    resolved, notes = replace(recipe, schedule=schedule).resolved()
+    known = f"{main.source} is for noise levels from {main.sigma_min:g} to {main.sigma_max:g}"
+    if schedule != recipe.schedule:
+        notes.append(f"{known}: the schedule is {schedule}")
+    levels = resolved.levels()
+    if levels[0] > main.sigma_max * _ROUNDING or levels[-1] * _ROUNDING < main.sigma_min:
+        notes.append(f"{known}, and the schedule {schedule.caption} goes from {levels[0]:g} to {levels[-1]:g}")
+    return resolved, notes
 
 
 def _loaded(load: Callable[..., Any], net: NetworkRef, option: str) -> Any:
@@ -660,6 +690,29 @@ def _labelled(main: Model, guides: Sequence[Model | Classifier]) -> Model | Clas
     return known[0] if known else main
 
 
+def _takes_prompts(model: Model | Classifier) -> bool:
+    return isinstance(model, Model) and model.takes_prompts
+
+
+def _check_prompts(recipe: Recipe, main: Model, guides: Sequence[Model | Classifier | None]) -> None:
+    """ValueError for prompts that the main network does not take, nor what makes its base; and for none that it needs.
+
+    Classes that are texts and classes that are not make no labels of one kind.
+    """
+    if recipe.prompts and not main.takes_prompts and not isinstance(recipe.base, Recipe):
+        main.prompted(texts_of(recipe.prompts))  # which refuses them
+    if main.takes_prompts and not recipe.prompts and recipe.labels != "none":
+        raise ValueError(f"{main.source} draws what prompts say: give --prompt=TEXT, or --prompts=FILE")
+    networks = [main, *(guide for guide in guides if guide is not None)]
+    texts = next((each for each in networks if _takes_prompts(each)), None)
+    classes = next((each for each in networks if not _takes_prompts(each) and each.num_classes > 0), None)
+    if texts is not None and classes is not None:
+        raise ValueError(
+            f"{texts.source} takes prompts, and {classes.source} has {classes.num_classes} classes: no label says "
+            "both; take networks that are told the same, or unconditional ones"
+        )
+
+
 def _opened_base(
     main: Model,
     base: Recipe | ImageSet | None,
@@ -682,10 +735,18 @@ def _opened_base(
     else:
         opened = images = stored(base.source)
         _check_content(base, str(images.recipe.sha256), "--upsample=IMAGES")
-    if opened.image_size != size:
-        found = f"{opened.image_size}x{opened.image_size}"
-        raise ValueError(f"{base.name} has images of {found}, and {main.source} enlarges those of {size}x{size}")
     return opened
+
+
+def _of_size(model: Any, base: Base) -> Any:
+    """A network as it enlarges images of the base's size. ValueError for one of another size alone."""
+    size = base.image_size
+    if not isinstance(model, Model) or model.low_res_size in (0, size):
+        return model
+    try:
+        return model.enlarging(size)
+    except ValueError as error:
+        raise ValueError(f"{base.recipe.name} has images of {size}x{size}, and {error}") from None
 
 
 def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
@@ -791,8 +852,12 @@ def _is_index(label: int | ClassName, classes: int) -> bool:
 
 
 def _check_sampling(recipe: Recipe, main: Model, notes: list[str]) -> None:
-    """ValueError for latents that the sampler would clip to the range of pixels. Notes a schedule of other networks."""
-    if recipe.sampler.clips and main.shape != (3, main.image_size, main.image_size):
+    """ValueError for latents that would be held in the range of pixels. Notes a schedule of other networks."""
+    latents = main.shape != (3, main.image_size, main.image_size)
+    for each in recipe.around if latents else ():
+        if each.of_pixels:
+            raise ValueError(f"{each.kind} is of pixels, and {main.source} denoises latents, which have no range")
+    if recipe.sampler.clips and latents:
         raise ValueError(
             f"the sampler {recipe.sampler} clips to the range of pixels, and {main.source} denoises latents: add "
             f"clip=false to it, --sampler={recipe.sampler}:clip=false"

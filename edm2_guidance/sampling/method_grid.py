@@ -42,12 +42,18 @@ def sample_pictures(
 
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
-    first, second = (model for model in generation.guides if not isinstance(model, Classifier))
-    if first is None or second is None:
+    guides = zip(generation.recipe.guides, generation.guides, strict=True)
+    of_networks = [(guide, model) for guide, model in guides if not isinstance(model, Classifier)]
+    if any(model is None and guide.reference.kind != "unconditional" for guide, model in of_networks):
         raise ValueError("a blend needs two guiding networks: give --gnet twice")
-    if first.num_classes > 0 and second.num_classes == 0:
+    first, second = (
+        guide.reference.kind == "unconditional" or (model is not None and model.num_classes == 0)
+        for guide, model in of_networks
+    )
+    if second and not first:
+        names = [guide.name if guide.net is None else guide.net.source for guide, _ in of_networks]
         raise ValueError(
-            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {names[1]} before {names[0]}"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dnnlib.download import cache_path, cached_as
-from dnnlib.places import find_file, near, python_function
+from dnnlib.places import find_file, is_pipeline, near, python_function
 from dnnlib.published import published_as
 from dnnlib.regular import open_regular, read_regular, sha256_of
 from dnnlib.urls import is_url
@@ -67,6 +67,9 @@ class Made:
         recorded = (ref.found or ref.source)[:_LONGEST]
         if python_function(recorded) is not None:
             raise ValueError(f"{self.name}: a recipe runs no code, such as {recorded}: give it, {option}={recorded}")
+        for name in (recorded, str(self.folder / recorded)):
+            if is_pipeline(name):  # of several files: whether they are the same shows when they are opened
+                return replace(ref, source=name)
         others = []
         for path, source in self._places(ref).items():
             digest = sha256_of(path) if isinstance(ref, NetworkRef) else None

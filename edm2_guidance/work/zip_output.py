@@ -22,6 +22,7 @@ from edm2_guidance.images.pool import OrderedPool
 from edm2_guidance.images.sinks import image_name, pixels_of, png_bytes
 from edm2_guidance.images.unzip import read_zip_member
 from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, read_recipe
+from edm2_guidance.recipe.class_names import why_no_names
 from edm2_guidance.recipe.stored import upgraded
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.diagnostics import Recorded, stored_diagnostics, write_joined
@@ -110,7 +111,7 @@ class ZipOutput:
             write_joined(self.work, self.path)
         with self.work.becoming(self.path) as temporary, ZipWriter(temporary) as target:
             heads = list(self.work.each(partial(self._copy, target)))
-            target.add("dataset.json", dataset_json(self._labels(heads)))
+            target.add("dataset.json", dataset_json(self._labels(heads), self._class_names()))
             reduced = merged_reductions(head.get("reduced") or {} for head in heads)
             target.add(RECIPE_NAME, json_bytes({**self._recipe_json(), **({"reduced": reduced} if reduced else {})}))
         return self.path
@@ -129,6 +130,11 @@ class ZipOutput:
             folder = self.work.folder
             raise ValueError(f"some shards in {folder} have labels and some have none: move it away to start over")
         return list(zip(map(image_name, self.work.plan.seeds), chain(*known), strict=True)) if known else None
+
+    def _class_names(self) -> list[str] | None:
+        """The prompts, where they can be names of classes to readers of such files."""
+        prompts: list[str] | None = self.work.content["recipe"].get("prompts")
+        return None if why_no_names(prompts) else prompts
 
     def _recipe_json(self) -> dict[str, Any]:
         work = self.work

@@ -32,6 +32,8 @@ def test_the_names_of_imagenet() -> None:
         ("edm2-img512-xxl-0939524-0.015.safetensors", True),
         ("edm2-img512-xs-uncond-2147483-0.135.pkl", False),
         ("network-snapshot-0002147-0.100.pkl", False),
+        ("hf://facebook/DiT-XL-2-512", True),
+        ("hf://DeepFloyd/IF-I-XL-v1.0", False),
         ("pretrained/mnist16-cond.pkl", False),
     ],
 )

@@ -83,6 +83,7 @@ def test_what_is_shown_is_none_of_torchruns_own():
         ("network_tool inspect a --json", "network_tool inspect a --format=json"),
         ("toy_example plot --save=a.png", "toy_example plot --out=a.png"),
         ("reproduce run a --results=b --num_images=9", "reproduce run a --results-dir=b --num-images=9"),
+        ("generate_images --network=a --solver=euler", "generate_images --net=a --sampler=euler"),
         ("generate_zip --verbose=True --guidance_interval [1,2]", "generate_zip --verbose --guidance-interval=1,2"),
         ("generate_images --verbose no", "generate_images"),
     ],

@@ -1,21 +1,26 @@
 """EDM's networks: golden outputs and levels of the original code, keys of the published files, and what is refused."""
 
 import gzip
+import itertools
 import json
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from edm2_guidance.models import edm, edm_files, family_of, open_model
+from edm2_guidance.models.networks import edm as networks
 from edm2_guidance.models.networks.edm import Conv2d, attend
-from edm2_guidance.recipe.parts import Sampler, Schedule
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.papers.costs import facts_of
+from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.parts import Reference, Sampler, Schedule
+from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
+from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from edm2_guidance.sampling.rounding import steps_for
 from tests.edm_pickles import Stored, content_of, pickled
 from torch_utils.safe_pickle import PersistentRecord, UnsafePickleError
@@ -45,6 +50,16 @@ PUBLISHED = {  # constructor arguments, size, classes
     "baseline_cifar10_uncond_ve": (NCSNPP | FACES, 32, 0),
     "baseline_imagenet64_cond_adm": (ADM, 64, 1000),
 }
+FILES = {  # their names, one of each
+    **{f"cifar10_{kind}_{name}": f"edm-cifar10-32x32-{kind}-{end}"
+       for kind in ("cond", "uncond") for name, end in (("ddpmpp", "vp"), ("ncsnpp", "ve"))},
+    "ffhq_afhqv2_uncond_ddpmpp": "edm-ffhq-64x64-uncond-vp",
+    "ffhq_afhqv2_uncond_ncsnpp": "edm-afhqv2-64x64-uncond-ve",
+    "imagenet64_cond_adm": "edm-imagenet-64x64-cond-adm",
+    "baseline_cifar10_uncond_vp": "baseline-cifar10-32x32-uncond-vp",
+    "baseline_cifar10_uncond_ve": "baseline-cifar10-32x32-uncond-ve",
+    "baseline_imagenet64_cond_adm": "baseline-imagenet-64x64-cond-adm",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +147,14 @@ def test_every_name_and_shape_of_the_published_files():
         name, class_name = re.fullmatch(r"(\w+) \((\w+)\)", title).groups()
         unet, size, classes = PUBLISHED[name]
         net = empty(class_name, unet | {"img_resolution": size, "img_channels": 3, "label_dim": classes})
+        counted = sum(weights.numel() for weights in net.parameters())
+        assert counted == facts_of(f"{FILES[name]}.pkl").params
         found = [f"{key} {tuple(value.shape)}" for key, value in net.state_dict().items()]
         assert found == [line for line in lines if line], name
+    gflops = edm_files.network_cost(
+        empty("EDMPrecond", {**DDPMPP, **CIFAR, "img_resolution": 32, "img_channels": 3})
+    ).gflops
+    assert gflops == pytest.approx(facts_of("edm-cifar10-32x32-uncond-vp.pkl").gflops, rel=1e-5)
 
 
 def test_levels_that_a_network_knows(golden, nets, described):
@@ -171,8 +192,46 @@ def test_as_a_denoiser(files, golden):
     found = model.predict(x, torch.tensor(1.5, dtype=torch.float64), y).denoised
     assert found.dtype == torch.float64
     assert relative(found, golden["out/edm_ncsnpp_cond/D_scalar"]) < 2e-6
-    with pytest.raises(ValueError, match="know no perturbation"):
-        model.predict(x, torch.tensor(1.5), y, perturbation=None)
+    with pytest.raises(ValueError, match="know no label_embedding"):
+        model.predict(x, torch.tensor(1.5), y, label_embedding=None)
+
+
+@pytest.mark.parametrize("name", ["edm_ncsnpp_cond", "iddpm_adm_cond"])
+def test_attention_is_perturbed_at_the_layers_that_are_named(golden, files, monkeypatch, name):
+    """Against the network whose attention, the one of this number, gives its values as they are."""
+    model, sigma, y = open_model(files[name]), torch.tensor(1.7), torch.eye(10)[[3, 8]]
+    x, usual, found = torch.from_numpy(golden["in/x"]) * 2, networks._softmax_attention, []
+    for number, layer in enumerate(model.layers):
+        count, asked = itertools.count(), []
+        call = SimpleNamespace(labels=None, guide=lambda labels, perturbed, asked=asked: asked.append(perturbed))
+        Reference.parse(f"attention:layers={layer.name}").denoise(call)
+        found.append(model.predict(x, sigma, y, perturbation=asked[0]).denoised)
+
+        def attend(q, k, v, number=number, count=count):
+            return v if next(count) == number else usual(q, k, v)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(networks, "_softmax_attention", attend)
+            assert torch.equal(model.predict(x, sigma, y).denoised, found[-1])
+        assert next(count) == len(model.layers)
+    assert len({float(each.sum()) for each in found}) == len(found) > 1
+    with pytest.raises(ValueError, match="supports dropout"):
+        Reference.parse("dropout").check_network(model)
+
+
+def test_layers_with_attention_of_the_published_networks():
+    layers = {}
+    for name in ("cifar10_cond_ncsnpp", "imagenet64_cond_adm"):
+        unet, size, classes = PUBLISHED[name]
+        arguments = unet | {"img_resolution": size, "img_channels": 3, "label_dim": classes}
+        layers[name] = empty("EDMPrecond", arguments).model.layers
+    assert [layer.name for layer in layers["cifar10_cond_ncsnpp"]] == [
+        *(f"enc.16x16_block{number}" for number in range(4)), "dec.8x8_in0", "dec.16x16_block4"
+    ]  # fmt: skip
+    assert [layer.name for layer in layers["cifar10_cond_ncsnpp"] if layer.coarsest] == ["dec.8x8_in0"]
+    of_adm = layers["imagenet64_cond_adm"]
+    assert len(of_adm) == 3 * 3 + 1 + 3 * 4
+    assert [layer.index for layer in of_adm] == [*range(9), *range(13)]
 
 
 def changed(nets, described, change):
@@ -279,13 +338,11 @@ def test_samples_are_those_of_the_original(golden, files, case):
         case.split("/")[0],
         {k.rsplit("/", 1)[1]: v for k, v in golden.items() if k.startswith(f"traj/{case}/")},
     )
-    low = max(how["sigma_min"], open_model(files[name]).net.sigma_min)
     generation = open_recipe(
         Recipe(
             NetworkRef(files[name]),
             sampler=Sampler.parse(f"heun-edm:S_churn={how['S_churn']}:S_min={how['S_min']}:S_max={how['S_max']}"
                                   f":S_noise={how['S_noise']}"),
-            schedule=Schedule.parse(f"edm:sigma_min={low}"),
             num_steps=how["num_steps"],
             dtype="float64",
             noise_device="cpu",
@@ -307,10 +364,56 @@ def test_samples_are_those_of_the_original(golden, files, case):
     assert generation.main.decode(x).permute(0, 2, 3, 1).numpy().tolist() == traj["uint8"].tolist()
 
 
+def test_schedules_end_where_a_network_does(files):
+    """What is recorded are the levels that are used, so that it stays as it is; intervals are of these levels."""
+    open_ = opener("cpu")
+
+    def opened(name, schedule, **more):
+        return open_(Recipe(NetworkRef(files[name]), schedule=schedule, **more))
+
+    found = opened("ve_ncsnpp_uncond", "edm:sigma_max=200")
+    assert str(found.recipe.schedule) == "edm:sigma_min=0.02:sigma_max=100"
+    source = files["ve_ncsnpp_uncond"]
+    assert found.notes == (
+        f"{source} is for noise levels from 0.02 to 100: the schedule is edm:sigma_min=0.02:sigma_max=100",
+    )
+    again = open_(found.recipe)
+    assert (again.recipe.hash, again.notes) == (found.recipe.hash, ())
+    assert str(opened("ve_ncsnpp_uncond", "logsnr").recipe.schedule) == "logsnr:sigma_min=0.02"
+    assert str(opened("vp_ddpmpp_uncond", "edm").recipe.schedule) == "edm"
+    assert opened("vp_ddpmpp_uncond", "vp").notes == ()  # from 152.2, where the network ends
+    listed = opened("ve_ncsnpp_uncond", "vp")
+    assert str(listed.recipe.schedule) == "vp"
+    assert listed.notes[0].endswith("and the schedule vp goes from 152.167 to 0.010486")
+    guided = opened(
+        "ve_ncsnpp_uncond", "edm", guides=[Guide(NetworkRef(source), 2, SigmaInterval(0.01, 0.1))], num_steps=8
+    )
+    (guide,) = guided.recipe.guides
+    assert guide.interval == SigmaInterval(0.01, 0.1).steps(guided.recipe.levels())[0]
+    assert guide.interval.last == 7  # at 0.02; of levels down to 0.002 it was 6
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("edm-baseline-vp", "vp_ddpmpp_uncond"),
+        ("edm-cifar10-uncond-ve-a", "ve_ncsnpp_uncond"),
+        ("edm-baseline-img64-det", "iddpm_adm_cond"),
+        ("edm-img64", "edm_ddpmpp_cond"),
+    ],
+)
+def test_rows_say_the_levels_that_their_networks_are_sampled_at(files, preset, name):
+    """So that their scores are found again, and none is of another schedule."""
+    asked = all_presets()[preset].recipe()
+    opened = open_recipe(replace(asked, net=NetworkRef(files[name]), noise_device="cpu"), "cpu")
+    assert (opened.recipe.schedule, opened.recipe.sampler) == (asked.schedule, asked.sampler)
+    assert not [note for note in opened.notes if "noise levels" in note]
+
+
 def test_steps_go_to_the_levels_that_a_network_knows(golden, files):
     main = open_model(files["iddpm_adm_cond"])
     for count in (18, 40, 256):
-        schedule = Schedule.parse(f"edm:sigma_min={main.net.sigma_min}")
+        schedule = Schedule.parse("edm").within(main.sigma_min, main.sigma_max)
         recipe = Recipe(NetworkRef(files["iddpm_adm_cond"]), schedule=schedule, num_steps=count)
         steps = steps_for(recipe, main)
         assert [step.level for step in steps] == golden[f"round/steps{count}_value"].tolist()

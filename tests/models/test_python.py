@@ -170,6 +170,13 @@ def test_a_decoder_names_and_conditions_of_its_own(file):
     assert generation.recipe.encoder == {"class": "Latents"}
 
 
+def test_levels_that_it_is_for(file):
+    file.write_text(SOURCE + "Duck.sigma_min = 0.5")
+    generation = open_recipe(Recipe(ref(file, "duck"), num_steps=3), "cpu")
+    assert str(generation.recipe.schedule) == "edm:sigma_min=0.5"
+    assert "gauss.py:duck is for noise levels from 0.5 to inf: the schedule is edm:sigma_min=0.5" in generation.notes[0]
+
+
 def test_a_recipe_knows_the_text_the_function_and_what_the_object_says(file, tmp_path, monkeypatch):
     def digest(path, function):
         return open_model(f"{path}:{function}").identity["sha256"]

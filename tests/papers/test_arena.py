@@ -52,7 +52,7 @@ def test_every_kind_of_guidance_competes():
     assert lacking == {
         "rule": {"own-rule"},
         "weight": {"own-weight", "posterior", "table"},
-        "reference": {"classifier", "crops"},
+        "reference": {"classifier", "crops", "unconditional"},
         "around": set(),
         "sampler": {"ddim", "heun-edm"},  # without noise they are Euler's method, and Heun's
     }

@@ -67,7 +67,8 @@ def test_guided_evaluations_of_intervals():
     assert evaluations(row("edm2-img512-s-interval-fid")) == {"main": 63, "guide 1": 14}
     assert evaluations(row("edm2-img512-s-guid-fid")) == {"main": 63, "guide 1": 63}
     assert evaluations(row("edm2-img512-s-fid")) == {"main": 63}
-    assert evaluations(row("dit-img512-fid")) == {}
+    assert evaluations(row("dit-img512-interval-fid")) == {"main": 250 + 75}
+    assert evaluations(row("rin-img512-fid")) == {}
 
 
 @pytest.mark.parametrize("name", ["mnist16-blend", "mnist16-interval", "edm2-img512-xxl-interval-fid"])
@@ -172,9 +173,13 @@ def test_every_row_has_a_plan(tmp_path):
         if it.blocked is not None:
             assert f"cannot run   {it.blocked}" in text
         elif made is not None:
-            steps = 2 * it.num_steps - 1 if it.sampler == "heun" else it.num_steps
-            of_main = sum(guide.reference.evaluations() for guide in it.recipe().guides if guide.net is None)
-            assert f"{steps * (1 + of_main)} main" in text
+            steps = 2 * it.num_steps - 1 if it.sampler.startswith("heun") else it.num_steps
+            of_main = sum(
+                guide.reference.evaluations() * (steps if guide.interval is None else 75)  # of DiT, by hand
+                for guide in it.recipe().guides
+                if guide.net is None
+            )
+            assert f"{steps + of_main} main" in text
             assert math.isfinite(made.hours)
             assert ("make first" in text) == (it.runnable is not None)
 
@@ -209,6 +214,17 @@ def test_a_row_against_another_reference_fetches_that_and_has_the_decoder():
     assert it.reference.endswith("VIRTUAL_imagenet512.npz")
     assert "the Stability VAE" in downloads([it])
     assert reference_bytes(it) == reference_bytes(row("adm-512-fid"))
+
+
+def test_a_pipeline_is_fetched_whole_and_decodes_its_latents():
+    it = row("fdg-dit-fid")
+    assert tflop_per_image(it) == pytest.approx((500 * 118.667 + 311.1) / 1000)
+    found = downloads([it])
+    assert found["hf://facebook/DiT-XL-2-256"] == 4 * 749_826_464
+    assert "the VAE of DiT-XL-2-256" in found
+    text = "\n".join(plan_lines(it, cost(it)))
+    assert "guided by the main network (unconditional), w = 2" in text
+    assert "the VAE decoder's 0.3111 in it" in text
 
 
 def test_a_network_of_others_is_saved_by_hand(tmp_path):

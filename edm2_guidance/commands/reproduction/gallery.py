@@ -133,7 +133,8 @@ class Painter:
         """The pictures of a page."""
         if not entry.not_on_points:
             self._points(entry.of_points(self._nets), f"{entry.name}-points.png")
-        self._digits(entry)
+        if not entry.not_on_digits:
+            self._digits(entry)
 
     def _points(self, recipe: "Recipe", name: str) -> None:
         from PIL import Image

@@ -104,6 +104,8 @@ def _of_points(entry: Entry) -> list[str]:
 
 
 def _of_digits(entry: Entry) -> list[str]:
+    if entry.not_on_digits:
+        return [f"Not on digits: {entry.not_on_digits}."]
     rows = {"weight": "weights", "num_steps": "numbers of steps"}.get(entry.over, entry.over)
     said = [
         _guide(entry),

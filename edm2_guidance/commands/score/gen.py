@@ -177,4 +177,4 @@ def metrics_of(source: str, preset: Preset | None, offline: bool) -> list[str]:
 
     with bad_input():
         found = common_metrics(open_side(source, reference=True, offline=offline))
-    return found or list(opt.STANDARD_METRICS if preset is None else REFERENCES[preset.data].metrics)
+    return found or list(opt.STANDARD_METRICS if preset is None or not preset.data else REFERENCES[preset.data].metrics)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from edm2_guidance.recipe.perturbation import Attention, Layer, Perturbation
+
 MAX_POSITIONS = 10_000
 
 
@@ -192,10 +194,11 @@ def waves(c: Tensor, frequencies: Tensor) -> Tensor:
 class UNetBlock(nn.Module):
     """Two convolutions beside a skip, then attention beside another.
 
-    num_heads: of attention; 0 = none.
+    num_heads: of attention; 0 = none. place: where it is, of a network whose attention may be perturbed.
     """
 
     skip: Conv2d | None
+    place: Layer | None = None
 
     def __init__(
         self,
@@ -227,8 +230,8 @@ class UNetBlock(nn.Module):
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = Conv2d(out_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x [N,C,H,W], embedding [N or 1, emb_channels]."""
+    def forward(self, x: Tensor, embedding: Tensor, perturbation: Perturbation | None = None) -> Tensor:
+        """x [N,C,H,W], embedding [N or 1, emb_channels]. perturbation: of its attention."""
         h: Tensor = self.conv0(F.silu(self.norm0(x)))
         shift = self.affine(embedding).to(h.dtype)[:, :, None, None]
         if self.adaptive_scale:
@@ -239,21 +242,28 @@ class UNetBlock(nn.Module):
         h = self.conv1(F.silu(h))
         h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
         if self.num_heads:
-            h = (h + self.proj(attend(self.qkv(self.norm2(h)), self.num_heads))) * self.skip_scale
+            by = None
+            if perturbation is not None and self.place is not None and perturbation.at(self.place):
+                by = perturbation.attention
+            h = (h + self.proj(attend(self.qkv(self.norm2(h)), self.num_heads, by))) * self.skip_scale
         return h
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
+def attend(qkv: Tensor, heads: int, by: Attention | None = None) -> Tensor:
     """Attention over all pixels of [N,3C,H,W], whose channels lie head by head, channel by channel, q, k and v last.
 
-    Weights are computed in float32. Returns [N,C,H,W].
+    Weights are computed in float32. by: in the place of softmax attention. Returns [N,C,H,W].
     """
     parts = qkv.flatten(2).unflatten(1, (heads, -1, 3))
     query, key, value = (part.mT for part in parts.unbind(3))
+    attended = _softmax_attention(query, key, value) if by is None else by(query, key, value)
+    return attended.mT.reshape(len(qkv), -1, *qkv.shape[2:])
+
+
+def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     key = key / math.sqrt(key.shape[-1])
     weights = (query.float() @ key.float().mT).softmax(dim=-1).to(value.dtype)
-    made: Tensor = (weights @ value).mT.reshape(len(qkv), -1, *qkv.shape[2:])
-    return made
+    return weights @ value
 
 
 # ----------------------------------------------------------------------------
@@ -276,6 +286,7 @@ class UNet(nn.Module):
         widths = [width for _, _, width in encoder if width > 0]
         self.enc = nn.ModuleDict({name: layer for name, layer, _ in encoder})
         self.dec = nn.ModuleDict(dict(_way_up(self.arch, widths)))
+        self.layers = [*_named("encoder", self.enc, self.arch), *_named("decoder", self.dec, self.arch)]
 
     def optional(self, inputs: int, outputs: int, *, bias: bool) -> Linear | None:
         return Linear(inputs, outputs, bias=bias) if inputs else None
@@ -284,12 +295,12 @@ class UNet(nn.Module):
         """What blocks get, [N or 1, emb_channels], of c [N or 1] and labels [N or 1, label_dim]."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, c: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, labels: Tensor | None, perturbation: Perturbation | None = None) -> Tensor:
         """x [N,C,H,W] -> [N, out_channels, H, W], of noise levels c [N or 1] and labels [N or 1, label_dim]."""
         embedding = self.embedded(c, labels)
-        return self.way_up(*self.way_down(x, embedding), embedding)
+        return self.way_up(*self.way_down(x, embedding, perturbation), embedding, perturbation)
 
-    def way_down(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def way_down(self, x: Tensor, embedding: Tensor, perturbation: Perturbation | None) -> tuple[Tensor, list[Tensor]]:
         """The last result, and all that come back."""
         side, kept = x, list[Tensor]()
         for name, layer in self.enc.items():
@@ -300,11 +311,11 @@ class UNet(nn.Module):
             elif name.endswith("_aux_residual"):
                 x = kept[-1] = side = (x + layer(side)) / math.sqrt(2)
             else:
-                x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
+                x = layer(x, embedding, perturbation) if isinstance(layer, UNetBlock) else layer(x)
                 kept.append(x)
         return x, kept
 
-    def way_up(self, x: Tensor, kept: list[Tensor], embedding: Tensor) -> Tensor:
+    def way_up(self, x: Tensor, kept: list[Tensor], embedding: Tensor, perturbation: Perturbation | None) -> Tensor:
         image, normed = None, x
         for name, layer in self.dec.items():
             if name.endswith("_aux_up"):
@@ -315,7 +326,8 @@ class UNet(nn.Module):
                 made = layer(F.silu(normed))
                 image = made if image is None else image + made
             else:
-                x = layer(torch.cat([x, kept.pop()], dim=1) if "_block" in name else x, embedding)
+                x = torch.cat([x, kept.pop()], dim=1) if "_block" in name else x
+                x = layer(x, embedding, perturbation)
         return x if image is None else image
 
 
@@ -359,9 +371,21 @@ class DhariwalUNet(UNet):
             made = made + self.map_label(labels)
         return F.silu(made)
 
-    def way_up(self, x: Tensor, kept: list[Tensor], embedding: Tensor) -> Tensor:
-        made: Tensor = self.out_conv(F.silu(self.out_norm(super().way_up(x, kept, embedding))))
+    def way_up(self, x: Tensor, kept: list[Tensor], embedding: Tensor, perturbation: Perturbation | None) -> Tensor:
+        made: Tensor = self.out_conv(F.silu(self.out_norm(super().way_up(x, kept, embedding, perturbation))))
         return made
+
+
+def _named(side: Literal["encoder", "decoder"], layers: nn.ModuleDict, arch: Architecture) -> list[Layer]:
+    """Its blocks with attention, which learn where they are."""
+    made: list[Layer] = []
+    for name, block in layers.items():
+        if isinstance(block, UNetBlock) and block.num_heads > 0:
+            size = int(name.split("x")[0])
+            coarsest = size == arch.sizes[-1]
+            block.place = Layer(f"{side[:3]}.{name}", side, len(made), size, coarsest, attends=True)
+            made.append(block.place)
+    return made
 
 
 def _way_down(arch: Architecture) -> Iterator[tuple[str, nn.Module, int]]:
@@ -457,22 +481,25 @@ class Precond(nn.Module):
         """Of the activations between blocks."""
         return next(self.model.enc.parameters()).dtype
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, perturbation: Perturbation | None = None
+    ) -> Tensor:
         """D(x; sigma), float32 [N,C,H,W], of x [N,C,H,W], sigma [] or [N], labels one-hot [N, label_dim].
 
-        Without labels they are zero, which no network was trained with.
+        Without labels they are zero, which no network was trained with. perturbation: of its attention.
         """
         x, sigma = x.float(), sigma.float().reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, _ = self.coefficients(sigma)
-        return c_skip * x + c_out * self.raw(c_in * x, sigma, labels)[:, : self.img_channels].float()
+        return c_skip * x + c_out * self.raw(c_in * x, sigma, labels, perturbation)[:, : self.img_channels].float()
 
-    def raw(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def raw(self, x: Tensor, sigma: Tensor, labels: Tensor | None, perturbation: Perturbation | None = None) -> Tensor:
         """F of its own input c_in x: [N, out_channels, H, W], in its own dtype. sigma: float32."""
         if self.label_dim == 0:
             labels = None
         elif labels is None:
             labels = x.new_zeros([1, self.label_dim])
-        made: Tensor = self.model(x.to(self.dtype), self.coefficients(sigma)[3].flatten(), labels)
+        c_noise = self.coefficients(sigma)[3].flatten()
+        made: Tensor = self.model(x.to(self.dtype), c_noise, labels, perturbation)
         return made
 
 

@@ -29,6 +29,9 @@ class EDM(Schedule):
     def between(self, top: float, bottom: float) -> Self:
         return self.with_fields({"sigma_max": top, "sigma_min": bottom})
 
+    def within(self, low: float, high: float) -> Self:
+        return self.between(min(self.sigma_max, high), max(self.sigma_min, low))
+
     def levels(self, num_steps: int) -> list[float]:
         last = max(num_steps - 1, 1)
         try:

@@ -25,6 +25,9 @@ class LogSNR(Schedule):
     def between(self, top: float, bottom: float) -> Self:
         return self.with_fields({"sigma_max": top, "sigma_min": bottom})
 
+    def within(self, low: float, high: float) -> Self:
+        return self.between(min(self.sigma_max, high), max(self.sigma_min, low))
+
     def levels(self, num_steps: int) -> list[float]:
         last = max(num_steps - 1, 1)
         return [self.sigma_max * (self.sigma_min / self.sigma_max) ** (i / last) for i in range(num_steps)]

@@ -20,7 +20,9 @@ class Timesteps(Schedule):
     )
 
     steps: str = option("250", "How many; of equal sections, the data's first, 100+50+40+30+30; by a stride, ddim25")
-    betas: Literal["linear", "cosine"] = option("linear", "Variances that the steps add, as in the network's training")
+    betas: Literal["linear", "cosine", "scaled-linear"] = option(
+        "linear", "Variances that the steps add, as in the network's training"
+    )
 
     def check(self) -> None:
         kept_timesteps(self.steps)
