@@ -130,7 +130,7 @@ def test_workers_and_kills_give_the_files_of_one_run(run, whole, monkeypatch):
     with terminated_at(4, monkeypatch):
         assert "2 of 3 shards are kept" in run("a.zip", "--diagnostics", "--steal", code=143).stderr
     with monkeypatch.context() as patch:
-        patch.setattr("edm2_guidance.work.zip_output.dataset_json", lambda labels: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("edm2_guidance.work.zip_output.dataset_json", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
         run("a.zip", "--diagnostics", "--worker=1/3", code=143)
     assert Path("a.zip.diagnostics.npz").exists()
     assert not Path("a.zip").exists()

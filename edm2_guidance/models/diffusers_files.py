@@ -46,13 +46,23 @@ _BLOB = re.compile("[0-9a-f]{64}")
 _Value = TypeVar("_Value")
 
 _SCHEDULERS = tuple(
-    f"diffusers.{name}Scheduler"
+    f"diffusers.{name}"
     for name in (
-        "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete",
-        "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LMSDiscrete", "PNDM",
-        "UniPCMultistep",
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
     )
-)  # fmt: skip
+)
 _CLIP_TOKENIZERS = ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast")
 _UNCONDITIONAL = {"unet": ("diffusers.UNet2DModel",), "scheduler": _SCHEDULERS}
 _STABLE = {

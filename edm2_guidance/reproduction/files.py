@@ -36,8 +36,9 @@ def fetch_all(
     delivers, ValueError for networks that do not fit.
     """
     networks = dict.fromkeys(source for recipe in recipes for source in recipe.sources)
-    paths = [str(fetch_network(source, offline=offline)) for source in networks]
-    paths += [str(fetch(source, offline=offline)) for source in dict.fromkeys(references)]
+    found = [str(fetch_network(source, offline=offline)) for source in networks]
+    found += [str(fetch(source, offline=offline)) for source in dict.fromkeys(references)]
+    paths = [*dict.fromkeys(found)]  # functions of one file are several networks
     for name, choice in (detectors or {}).items():
         paths.append(str(find_weights(find_extractor(name), choice.get("weights"), offline)))
     by_main = {(recipe.net.source, recipe.base and recipe.base.name): recipe for recipe in reversed(recipes)}
