@@ -57,7 +57,7 @@ class Texts(ABC):
         """
         tokens = self._files.component(encoder.replace("text_encoder", "tokenizer"))
         length = length or tokens.model_max_length
-        if len(tokens(text).input_ids) > length:
+        if len(tokens(text, verbose=False).input_ids) > length:
             said = f"{shortened(text)} has more than {length} tokens: the network is told none beyond them"
             warnings.warn(said, RuntimeWarning, stacklevel=2)
         told = tokens([text], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
