@@ -4,6 +4,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from PIL import Image
 from edm2_guidance.commands import calculate_metrics, count_flops, generate_images, generate_zip, network_tool
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
-from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_if_second, tiny_sdxl
+from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.parts import Schedule
+from edm2_guidance.recipe.recipe import NetworkRef
+from edm2_guidance.sampling.generation import open_recipe
+from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_if_second, tiny_sdxl, tiny_upscaler
 from tests.interruptions import terminated_at
 
 TEXTS = ("--prompt=a painting of a raccoon", "--prompt=the blue jay")
@@ -146,3 +151,23 @@ def test_a_folder_that_is_no_pipeline(place):
     said = run(generate_images.main, f"--net={place}", "--outdir=out", code=2).stderr
     assert "MyPipeline" in said
     assert not os.path.exists("ran")
+
+
+def test_the_preset_of_all_three_stages(tmp_path_factory):
+    """With tiny stand-ins, and fewer steps: prompts of the paper in all of them."""
+    last = all_presets()["if-1024"].recipe()
+    cosine = Schedule.parse("timesteps:betas=cosine:steps=ddim2")
+
+    def stand_in(recipe, make, base=None, **more):
+        net = NetworkRef(str(made_once(tmp_path_factory, make)))
+        guides = tuple(replace(guide, net=guide.net and net) for guide in recipe.guides)
+        return replace(recipe, net=net, guides=guides, base=base, num_steps=2, **more)
+
+    first = stand_in(last.base.base, tiny_if, schedule=cosine)
+    second = stand_in(last.base, tiny_if_second, first, schedule=cosine)
+    generation = open_recipe(stand_in(last, tiny_upscaler, second), "cpu")
+    assert [stage.image_size for stage in generation.stages()] == [128, 32, 8]
+    source = generation.images([0, 1], 2)
+    (images,) = source
+    assert images.labels == (0, 1)
+    assert source.evaluations == {name: 2 * count for name, count in generation.evaluations_per_image().items()}

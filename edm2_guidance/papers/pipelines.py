@@ -18,7 +18,8 @@ class Setting:
     """One line. All but what is named here is as of `presets.Preset`.
 
     guides: one text each, a network, or how the main one is asked. weights: w, as many. interval: first and last step,
-    "124-198", of all guides; empty for all steps. classes: how many the network knows; None: it takes prompts.
+    "124-198", of all guides; empty for all steps. classes: how many the network knows; None: it takes prompts. base:
+    the preset whose images it enlarges.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Setting:
     caption: str
     assumed: str
     note: str
+    base: str | None
 
 
 @functools.cache
@@ -73,4 +75,5 @@ def _setting(line: Mapping[str, str]) -> Setting:
         caption=line["caption"],
         assumed=line["assumed"],
         note=line["note"],
+        base=line["base"] or None,
     )

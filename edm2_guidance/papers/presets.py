@@ -184,6 +184,7 @@ def _pipelines() -> list[Preset]:
             prompts=setting.prompts,
             assumed=setting.assumed,
             note=setting.note,
+            base=setting.base,
         )
         for setting in pipelines.settings()
     ]

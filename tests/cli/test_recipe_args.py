@@ -150,7 +150,7 @@ def test_the_published_presets_are_those_of_the_papers():
         "compared row by row with the papers; compare again before changing this"
     )
     presets = all_presets()
-    assert sum(not preset.net.endswith(".pt") for preset in presets.values()) == 74 + 12, "beside those of ADM"
+    assert sum(not preset.net.endswith(".pt") for preset in presets.values()) == 74 + 14, "beside those of ADM"
     assert presets["edm2-img512-s-autog-fid"].guidance == 2.10
     assert presets["edm2-img512-s-autog-fid"].published == 1.34
     assert presets["edm2-img512-xxl-autog-dino"].gnet == POSTHOC + "edm2-img512-m-0268435-0.205.pkl"

@@ -18,7 +18,8 @@ from edm2_guidance.recipe.timesteps import kept_timesteps, noise_levels
 
 HUB = {
     "dit-img512": "facebook/DiT-XL-2-512", "dit-img256": "facebook/DiT-XL-2-256",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "if": "DeepFloyd/IF-I-XL-v1.0",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "if-256": "DeepFloyd/IF-II-L-v1.0",
+    "if-1024": "stabilityai/stable-diffusion-x4-upscaler", "if": "DeepFloyd/IF-I-XL-v1.0",
 }  # fmt: skip
 M = "hf://DeepFloyd/IF-I-M-v1.0"
 # Guides as (network, w, reference), guided steps, evaluations per image.
@@ -35,7 +36,14 @@ TYPED = {
     "if-cfg": ([(None, 3, "unconditional")], None, {"main": 200}),
     "if-autog": ([(M, 3, "network")], None, {"main": 100, "guide 1": 100}),
     "if-blend": ([(None, 2, "unconditional"), (M, 2, "network")], None, {"main": 200, "guide 2": 100}),
-}
+    "if-256": (
+        [(None, 4, "unconditional")], None, {"main": 100, **{f"base {each}": 100 for each in ("main", "guide 1")}},
+    ),
+    "if-1024": (
+        [(None, 9, "unconditional")], None,
+        {"main": 150, "base main": 100, **{f"base base {each}": 100 for each in ("main", "guide 1")}},
+    ),
+}  # fmt: skip
 
 
 def recipe_of(command):
