@@ -67,7 +67,8 @@ class Made:
         recorded = (ref.found or ref.source)[:_LONGEST]
         if python_function(recorded) is not None:
             raise ValueError(f"{self.name}: a recipe runs no code, such as {recorded}: give it, {option}={recorded}")
-        for name in (recorded, str(self.folder / recorded)):
+        above = self.folder.absolute()
+        for name in (recorded, *(str(folder / recorded) for folder in (self.folder, above, *above.parents))):
             if is_pipeline(name):  # of several files: whether they are the same shows when they are opened
                 return replace(ref, source=name)
         others = []
