@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from dnnlib.terminal import counted
 from edm2_guidance.cli.again import tell_changes
 from edm2_guidance.cli.say import detail, say, say_notes
-from edm2_guidance.recipe.parts import Sampler
 from edm2_guidance.recipe.describe import labels_text
+from edm2_guidance.recipe.parts import Sampler
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:

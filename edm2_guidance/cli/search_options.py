@@ -88,7 +88,7 @@ class SearchOptions(OptionGroup, heading="Search"):
                 raise click.UsageError(f"--over={name} is of guiding networks; that of a classifier is --over=scale")
             if name in PARAMETERS and name != "ema" and not recipe.guides:
                 raise click.UsageError(
-                    f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
+                    f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, --gnet or --reference"
                 )
             if name == "alpha" and len(of_networks) != 2:
                 raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")

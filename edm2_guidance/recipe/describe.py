@@ -36,6 +36,8 @@ def labels_text(recipe: Recipe) -> str:
     labels, prompts = recipe.labels, recipe.prompts
     if prompts and labels == "balanced":
         return prompts_text(prompts)
+    if prompts and labels == "stored":
+        return f"{prompts_text(prompts).removesuffix(', by seed')}, by stored class"
     if isinstance(labels, int):
         return prompt_text(prompts, labels) if prompts else f"class {labels}"
     return str(labels)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from edm2_guidance.cli.recipe_flags import MAX_PROMPT_OPTIONS, recipe_flags
 from edm2_guidance.cli.report import describe
 from edm2_guidance.recipe.describe import describe_recipe
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.recipe import ImageSet, Recipe
 from edm2_guidance.work.identity import differences
 
 
@@ -97,6 +97,8 @@ def test_reports_say_them(recipe_of):
     made = recipe_of("--prompt=a cat", "--prompt=b")
     assert describe(made.resolved()[0]).endswith('labels: prompt "a cat" and 1 more, by seed')
     assert describe(recipe_of("--prompt=a cat", "--prompt=b", "--class=1")).endswith('labels: prompt 1, "b"')
+    enlarged = replace(made, base=ImageSet("a.zip")).resolved()[0]
+    assert describe(enlarged).endswith('labels: prompt "a cat" and 1 more, by stored class')
     stored = replace(made, labels=1).to_json()
     assert describe_recipe(stored) == 'mnist16-cond, prompt 1, "b"'
     assert describe_recipe(made.resolved()[0].to_json()) == 'mnist16-cond, prompt "a cat" and 1 more, by seed'
