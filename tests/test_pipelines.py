@@ -85,6 +85,17 @@ def test_a_score_from_networks_is_found_again(net):
     assert "the result is in l.jsonl already" in said
     (line,) = ledger.read("l.jsonl")
     assert line["recipe"]["net"]["source"] == "tiny_dit"
+    assert line["quantiser"] == "x * 127.5 + 128, clipped to [0, 255], truncated"
+    assert line["software"]["diffusers"] is not None
+
+
+def test_a_pipeline_is_found_in_the_folders_above_a_recipe(net, place, tmp_path_factory, monkeypatch):
+    run(generate_zip.main, net(tiny_dit), "--steps=2", "--num=1", "--out=a.zip")
+    (place / "x" / "y").mkdir(parents=True)
+    os.rename("a.zip", "x/y/a.zip")
+    os.symlink(net(tiny_dit).partition("=")[2], "tiny_dit")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    run(generate_zip.main, f"--recipe={place}/x/y/a.zip", "--out=b.zip")
 
 
 def test_a_folder_that_was_interrupted_goes_on(net, monkeypatch):

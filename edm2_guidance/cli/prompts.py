@@ -11,11 +11,12 @@ from edm2_guidance.recipe.prompts import MAX_BYTES, Prompts, checked_prompts, wh
 _TOKEN = re.compile(rb"<(?!html|[!?])", re.IGNORECASE)  # what a prompt may begin with, and a web page does not
 
 
-def asked_prompts(sampling: SamplingOptions) -> Prompts:
-    """The prompts that options give; none if they give none. OSError or ValueError for what cannot be read, or used."""
+def asked_prompts(sampling: SamplingOptions, usual: Prompts = ()) -> Prompts:
+    """The prompts that options give, else the usual ones. OSError or ValueError for what cannot be read, or used."""
     if sampling.prompt and sampling.prompts is not None:
         raise ValueError("--prompt and --prompts both say what to draw: give one of them")
     found = checked_prompts(sampling.prompt) if sampling.prompts is None else read_prompts(sampling.prompts)
+    found = found or usual
     if found and sampling.labels == "random":
         raise ValueError("--labels=random: each seed has its prompt, seed mod prompts; leave it out")
     return found

@@ -68,7 +68,7 @@ def recipe_from(
     net = networks.net or (None if usual is None else usual.recipe.net.found or usual.recipe.net.source)
     class_idx = known_class(sampling.class_idx, sampling.class_names, net)
     with bad_input():
-        prompts = asked_prompts(sampling) or (() if usual is None else usual.recipe.prompts)
+        prompts = asked_prompts(sampling, () if usual is None else usual.recipe.prompts)
     if preset is not None and networks.net is None and not networks.gnet and not prompts:
         _check_class(class_idx, preset)
     with bad_input():

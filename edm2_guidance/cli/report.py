@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from dnnlib.terminal import counted
 from edm2_guidance.cli.again import tell_changes
 from edm2_guidance.cli.say import detail, say, say_notes
+from edm2_guidance.recipe.describe import labels_text
 from edm2_guidance.recipe.parts import Sampler
-from edm2_guidance.recipe.prompts import prompt_text, prompts_text
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 
 if TYPE_CHECKING:
@@ -37,16 +37,6 @@ def describe(recipe: Recipe) -> str:
         f"{counted(recipe.num_steps, 'step')} of {sampler} in {recipe.dtype}{unusual}, labels: {labels_text(recipe)}"
     )
     return "; ".join(parts)
-
-
-def labels_text(recipe: Recipe) -> str:
-    """The label rule; with prompts, which of them."""
-    labels, prompts = recipe.labels, recipe.prompts
-    if prompts and labels == "balanced":
-        return prompts_text(prompts)
-    if isinstance(labels, int):
-        return prompt_text(prompts, labels) if prompts else f"class {labels}"
-    return str(labels)
 
 
 def announce(generation: "Generation", run: "Run") -> None:
@@ -92,7 +82,7 @@ def _notes(generation: "Generation") -> Iterator[str]:
         if guide.of_classifier:
             if guide.weight.w < 1:
                 yield f"{guide.strength} moves away from the class; 0 is off, above it guides"
-        elif guide.weight.w < 1:
+        elif guide.weight.w < 1 and not guide.weight.with_fields({"w": 1.0}).moves:
             yield f"w = {guide.weight.w:g} moves towards the guide; w = 1 is off, w > 1 guides"
         elif guide.weight.w > SENSIBLE:
             yield f"w = {guide.weight.w:g} is beyond all use; the papers' best are from 1 to 4"

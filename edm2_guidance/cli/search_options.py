@@ -13,11 +13,11 @@ from edm2_guidance.cli.option_group import COUNT, OptionGroup, option
 from edm2_guidance.cli.progress import Agenda
 from edm2_guidance.cli.recipe_args import GuideDefaults, check_no_scale, check_no_weight
 from edm2_guidance.cli.recipe_options import NetworkOptions
-from edm2_guidance.cli.report import labels_text
 from edm2_guidance.cli.say import detail, say
 from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
+from edm2_guidance.recipe.describe import labels_text
 from edm2_guidance.recipe.recipe import Recipe, StepInterval
 from edm2_guidance.recipe.search import ema_of, field_of, with_ema
 
@@ -88,7 +88,7 @@ class SearchOptions(OptionGroup, heading="Search"):
                 raise click.UsageError(f"--over={name} is of guiding networks; that of a classifier is --over=scale")
             if name in PARAMETERS and name != "ema" and not recipe.guides:
                 raise click.UsageError(
-                    f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, or --gnet"
+                    f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, --gnet or --reference"
                 )
             if name == "alpha" and len(of_networks) != 2:
                 raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")

@@ -18,7 +18,9 @@ from edm2_guidance.recipe.stored import upgraded
 _QUANTISERS = {
     "StandardRGBEncoder": "x * 127.5 + 128, clipped to [0, 255], truncated",
     "StabilityVAEEncoder": "clipped to [0, 1], * 255, truncated",
+    "AutoencoderKL": "x * 127.5 + 128, clipped to [0, 255], truncated",
 }
+_VAES = ("StabilityVAEEncoder", "AutoencoderKL")
 
 
 def quantiser(encoder: object) -> str | None:
@@ -27,9 +29,9 @@ def quantiser(encoder: object) -> str | None:
 
 
 def vae_ran(images: Mapping[str, Any]) -> bool:
-    """Whether images, as described here, were decoded by the VAE in this process."""
+    """Whether images, as described here, were decoded by a VAE of diffusers in this process."""
     encoder = (images.get("recipe") or {}).get("encoder")
-    return images.get("kind") == "generated" and encoder_class(encoder) == "StabilityVAEEncoder"
+    return images.get("kind") == "generated" and encoder_class(encoder) in _VAES
 
 
 def encoder_class(encoder: object) -> str:

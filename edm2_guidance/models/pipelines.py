@@ -105,6 +105,8 @@ class DiffusersModel(Model):
         config = files.config(self._name)
         self.shape = _shape(config, self.beside, files.source)
         self.image_size = self.shape[-1] * self._pixels_per_latent
+        if "vae" in files.index:
+            _check_latents(files.config("vae"), self.shape[0], files.source)
         self.takes_prompts = files.pipeline in KINDS
         texts = texts_of(files) if self.takes_prompts else None
         self._told = Told(config) if texts is None else ToldTexts(texts, self.image_size)
@@ -144,9 +146,11 @@ class DiffusersModel(Model):
 
     def cost(self) -> Cost:
         """Of one evaluation, without the text encoders."""
-        image = torch.zeros([1, *self.shape], device=self.device)
-        y = self._told.conditions(None if self.takes_prompts or not self.needs_classes else [0], self.device)
-        return cost_of(_Asked(self.net, self._told, y), image, torch.ones([1], dtype=torch.int64, device=self.device))
+        image = torch.zeros([1, *self.shape], dtype=self.net.dtype, device=self.device)
+        side = self.low_res_size
+        small = torch.zeros([1, 3, side, side], dtype=torch.uint8) if side > 0 else None
+        y = self.conditions([0] if self.needs_classes else None, self.device, small)
+        return cost_of(_Asked(self.net, self.ask, y), image, torch.ones([1], dtype=torch.int64, device=self.device))
 
     def conditions(self, labels: Sequence[int] | None, device: torch.device, low_res: Tensor | None = None) -> Any:
         return self._told.conditions(self.texts(labels) if self.takes_prompts else labels, device)
@@ -202,13 +206,12 @@ class DiffusersModel(Model):
 class _Asked(nn.Module):
     """A network with its conditions, for one that counts what it costs."""
 
-    def __init__(self, net: nn.Module, told: Told | ToldTexts, y: Any) -> None:
+    def __init__(self, net: nn.Module, ask: Callable[[Tensor, Tensor, Any], Tensor], y: Any) -> None:
         super().__init__()
-        self.net, self._told, self._y = net, told, y
+        self.net, self._ask, self._y = net, ask, y
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        made: Tensor = self._told.ask(self.net, x, timesteps, self._y)
-        return made
+        return self._ask(x, timesteps, self._y)
 
 
 def noise_levels_of(scheduler: Mapping[str, Any], source: str) -> tuple[tuple[float, ...], Betas | None]:
@@ -227,7 +230,8 @@ def noise_levels_of(scheduler: Mapping[str, Any], source: str) -> tuple[tuple[fl
     if kind not in made or others:
         said = f"with {others[0]}" if others else f"of {scheduler.get('_class_name', 'a scheduler')}"
         raise ValueError(f"{source}: a noise schedule {said} is not known; beta_schedule may be {', '.join(made)}")
-    if type(count) is not int or not 2 <= count <= 10_000 or not 0 < first <= last < 1:
+    numbers = type(count) is int and all(type(each) in (int, float) for each in (first, last))
+    if not numbers or not 2 <= count <= 10_000 or not 0 < first <= last < 1:
         raise ValueError(f"{source}: {count} timesteps with betas from {first} to {last} are no noise schedule")
     shares = kept_of(made[kind]())
     named = next((name for name in _NAMED if alphas_bar(name) == shares), None)
@@ -250,6 +254,17 @@ def _shape(config: Mapping[str, Any], beside: int, source: str) -> tuple[int, in
             "or twice as many, of squares"
         )
     return channels, size, size
+
+
+def _check_latents(vae: Mapping[str, Any], channels: int, source: str) -> None:
+    """ValueError for a VAE's configuration that does not say how its latents are scaled."""
+    means, stds = ([1.0] if vae.get(name) is None else vae[name] for name in ("latents_mean", "latents_std"))
+    lists = all(isinstance(each, list) and len(each) in (1, channels) for each in (means, stds))
+    factors = [vae.get(name) or 1.0 for name in ("scaling_factor", "shift_factor")]
+    numbers = [*means, *stds, *factors] if lists else [None]
+    if any(type(each) not in (int, float) for each in numbers) or 0 in stds:
+        names = "scaling_factor, shift_factor, latents_mean and latents_std"
+        raise ValueError(f"{source}: component vae: {names} in it do not scale {channels} channels")
 
 
 def _class_names(index: Mapping[str, Any]) -> tuple[str, ...] | None:

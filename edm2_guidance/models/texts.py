@@ -26,8 +26,19 @@ class Texts(ABC):
     components: ClassVar[tuple[str, ...]]
 
     def __init__(self, files: DiffusersFiles) -> None:
+        """ValueError for a tokenizer that is damaged, or whose texts are longer than the encoder sees."""
         self._files = files
+        for name in self.components:
+            if name.startswith("tokenizer"):
+                self._check_length(name)
         self._known: dict[tuple[str | None, torch.device], Embedded] = {}
+
+    def _check_length(self, tokenizer: str) -> None:
+        length = self._files.component(tokenizer).model_max_length
+        most = self._files.config(tokenizer.replace("tokenizer", "text_encoder")).get("max_position_embeddings")
+        if type(length) is not int or length < 2 or (most is not None and length > most):
+            seen = "" if most is None else f", and its text encoder sees {most}"
+            raise ValueError(f"{self._files.source}: component {tokenizer}: model_max_length is {length!r}{seen}")
 
     def embedded(self, texts: Sequence[str | None], device: torch.device) -> list[Embedded]:
         """Of each prompt, on a device; of None what the network is told without one."""

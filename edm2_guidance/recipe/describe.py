@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from edm2_guidance.recipe.prompts import prompts_text
+from edm2_guidance.recipe.prompts import prompt_text, prompts_text
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
@@ -26,6 +26,18 @@ def describe_recipe(stored: Mapping[str, Any] | None, also: Collection[str] = ()
         where = "" if guide.interval is None else f" {guide.interval}"
         parts.append(f"{guide.short}{' never' if guide.never else where}")
     details = [words(recipe) for name, words in DETAILS.items() if name in also]
-    prompts = [prompts_text(recipe.prompts)] if recipe.prompts else []
+    prompts = [labels_text(recipe)] if recipe.prompts else []
     dtype = [] if recipe.dtype == "float32" else [recipe.dtype]
     return ", ".join([" + ".join(parts), *details, *prompts, *dtype, *map(str, recipe.unusual())])
+
+
+def labels_text(recipe: Recipe) -> str:
+    """The label rule; with prompts, which of them."""
+    labels, prompts = recipe.labels, recipe.prompts
+    if prompts and labels == "balanced":
+        return prompts_text(prompts)
+    if prompts and labels == "stored":
+        return f"{prompts_text(prompts).removesuffix(', by seed')}, by stored class"
+    if isinstance(labels, int):
+        return prompt_text(prompts, labels) if prompts else f"class {labels}"
+    return str(labels)

@@ -364,7 +364,7 @@ class Recipe:
             raise ValueError(f"class {self.labels}: prompts are the classes, 0 to {len(self.prompts) - 1}")
         for name, choices in (("dtype", Literal["float32", "float64"]), ("seed_rule", SeedRule)):
             coerced(name, getattr(self, name), choices)
-        stored = isinstance(self.base, ImageSet)
+        stored = self.base_of_all is not None
         if (self.labels == "balanced" and stored) or (self.labels == "stored" and not stored):
             why = "images that are stored keep their classes" if stored else "no stored images are enlarged"
             raise ValueError(f"labels '{self.labels}': {why}")
@@ -466,6 +466,11 @@ class Recipe:
         return [guide.net for guide in self.guides if guide.net is not None and not guide.of_classifier]
 
     @property
+    def base_of_all(self) -> "ImageSet | None":
+        """The stored images that the first of several stages enlarges, or that this one does."""
+        return self.base.base_of_all if isinstance(self.base, Recipe) else self.base
+
+    @property
     def sources(self) -> list[str]:
         """Where all networks are read from."""
         return [net.source for net in self.nets] + (self.base.sources if isinstance(self.base, Recipe) else [])
@@ -495,7 +500,7 @@ class Recipe:
             prompts = prompts or base.prompts
         if labels == "random" and isinstance(base, ImageSet):
             labels = "stored"
-        elif labels == "random" and prompts:
+        elif labels == "random" and prompts and self.base_of_all is None:
             labels = "balanced"
         if isinstance(base, Recipe):
             base, more = replace(

@@ -149,7 +149,7 @@ class Generation:
     @property
     def image_classes(self) -> int:
         """As `Base`; guides alone may know classes that the images do not have."""
-        if self.base is not None:
+        if self.base is not None and self.recipe.labels in ("stored", "none"):
             return self.base.image_classes
         return self.num_classes if self.knows_classes and self.recipe.labels != "none" else 0
 
@@ -556,7 +556,7 @@ class GeneratedImages:
         return Latents(values, tuple(seeds), labels or None, reduced, diagnostics=diagnostics)
 
     def _small(self, seeds: Sequence[int]) -> ImageBatch | None:
-        """The images that are enlarged, of which one class for all may be given; None for a network that takes none."""
+        """The images that are enlarged, with their classes; None for a network that takes none."""
         base, rule = self.generation.base, self.generation.recipe.labels
         if base is None:
             return None
@@ -752,14 +752,16 @@ def _of_size(model: Any, base: Base) -> Any:
 def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:
     """The recipe, with the classes of the images that it enlarges.
 
-    labelled: the network whose classes the labels are of. A class for all may be given to stored images without.
-    ValueError for images without classes, or of others than the networks know.
+    labelled: the network whose classes the labels are of. A class for all, or one prompt, may be given to stored images
+    without. ValueError for images without classes, or of others than the networks know.
     """
     name, classes = base.recipe.name, labelled.num_classes
     given = isinstance(recipe.labels, int | ClassName)
     if base.image_classes == 0 and given:
         return _with_checked_labels(recipe, labelled, notes)
     if base.image_classes == 0 and classes > 0 and recipe.labels != "none":
+        if isinstance(base.recipe, ImageSet) and len(recipe.prompts) == 1:
+            return replace(recipe, labels=0)
         raise ValueError(
             f"{name} has images without classes, which {labelled.source} needs: take a set with labels, such as "
             "generate_zip.py writes, or give all images one class (--class)"
@@ -768,7 +770,8 @@ def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, no
         raise ValueError(f"the images of {name} have classes, which they keep: leave out --class")
     if base.image_classes > classes > 0:
         known = f"{base.image_classes} classes, {labelled.source} knows {classes}"
-        raise ValueError(f"{name} has images of {known}: take networks with the same classes")
+        cure = "give it all prompts that they have" if recipe.prompts else "take networks with the same classes"
+        raise ValueError(f"{name} has images of {known}: {cure}")
     return recipe if recipe.labels == "none" else replace(recipe, labels=base.label_rule)
 
 

@@ -67,7 +67,7 @@ class Made:
         recorded = (ref.found or ref.source)[:_LONGEST]
         if python_function(recorded) is not None:
             raise ValueError(f"{self.name}: a recipe runs no code, such as {recorded}: give it, {option}={recorded}")
-        for name in (recorded, str(self.folder / recorded)):
+        for name in self._named(recorded):
             if is_pipeline(name):  # of several files: whether they are the same shows when they are opened
                 return replace(ref, source=name)
         others = []
@@ -93,6 +93,10 @@ class Made:
         if self.seeds is not None and seeds is not None:
             before["seeds"], now["seeds"] = format_seeds(self.seeds), format_seeds(tuple(seeds))
         return differences(before, now)
+
+    def _named(self, recorded: str) -> list[str]:
+        """As it was found, and beside what was read, or in the folders above it."""
+        return [recorded, *(str(folder / recorded) for folder in (self.folder, *self.folder.absolute().parents))]
 
     def _places(self, ref: FileRef) -> dict[Path, str]:
         """Files that may be the one, and how one would name them."""

@@ -175,3 +175,9 @@ def test_a_grid_says_one_line_before_it_begins(tiny_networks, tmp_path):
     ]
     told = CliRunner().invoke(generate_images.main, [*words, f"--grid={tmp_path}/a.png", "--verbose"])
     assert told.stderr.count("evaluations per image: 3 main + 3 guide 1 = 6") == 2
+
+
+def test_a_weight_below_1_is_noted_where_1_is_off(tiny_networks, tmp_path):
+    words = [f"--net={tiny_networks['cond']}", f"--gnet={tiny_networks['uncond']}", "--guidance=0.5", "--steps=2"]
+    words += ["--sampler=euler", "--seeds=0", f"--outdir={tmp_path}/out"]
+    assert "moves towards the guide" not in CliRunner().invoke(generate_images.main, [*words, "--weight=cfgpp"]).stderr

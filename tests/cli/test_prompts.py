@@ -2,13 +2,16 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.cli.recipe_flags import MAX_PROMPT_OPTIONS, recipe_flags
 from edm2_guidance.cli.report import describe
-from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.describe import describe_recipe
+from edm2_guidance.recipe.recipe import ImageSet, Recipe
+from edm2_guidance.work.identity import differences
 
 
 @pytest.fixture
@@ -71,6 +74,7 @@ def test_what_was_made_brings_them_again(recipe_of, tmp_path):
     path.write_text(json.dumps(Recipe("mnist16-cond", prompts=kept).to_json()))
     assert recipe_of(f"--recipe={path}").prompts == tuple(kept)
     assert recipe_of(f"--recipe={path}", "--prompt=a").prompts == ("a",)
+    assert "each seed has its prompt" in recipe_of(f"--recipe={path}", "--labels=random").stderr
     ledger = tmp_path / "l.jsonl"
     known = {"count": 200, "sha256": "0" * 64}
     ledger.write_text(json.dumps({"recipe": {**json.loads(path.read_text()), "prompts": known}}))
@@ -93,3 +97,15 @@ def test_reports_say_them(recipe_of):
     made = recipe_of("--prompt=a cat", "--prompt=b")
     assert describe(made.resolved()[0]).endswith('labels: prompt "a cat" and 1 more, by seed')
     assert describe(recipe_of("--prompt=a cat", "--prompt=b", "--class=1")).endswith('labels: prompt 1, "b"')
+    enlarged = replace(made, base=ImageSet("a.zip")).resolved()[0]
+    assert describe(enlarged).endswith('labels: prompt "a cat" and 1 more, by stored class')
+    stored = replace(made, labels=1).to_json()
+    assert describe_recipe(stored) == 'mnist16-cond, prompt 1, "b"'
+    assert describe_recipe(made.resolved()[0].to_json()) == 'mnist16-cond, prompt "a cat" and 1 more, by seed'
+
+
+def test_a_change_of_prompts_is_one_line_also_where_their_hash_stands_for_them():
+    known, given = {"prompts": {"count": 200, "sha256": "0" * 64}}, {"prompts": ["a"]}
+    (line,) = differences(known, given)
+    assert line.startswith('prompts: {"count": 200, ')
+    assert line.endswith(' | ["a"]')

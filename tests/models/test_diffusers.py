@@ -1,7 +1,9 @@
 """Pipelines of diffusers as denoisers: their own `__call__`, made again by our samplers and guidance, and by hand."""
 
 import itertools
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -174,11 +176,28 @@ def test_noise_schedules_by_their_configuration():
     ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "with rescale_betas_zero_snr is not known"),
     ({"beta_schedule": "linear", "num_train_timesteps": 1}, "1 timesteps"),
     ({"beta_schedule": "linear", "num_train_timesteps": 10**9}, "1000000000 timesteps"),
+    ({"beta_schedule": "linear", "beta_start": "a"}, "from a to 0.02 are no noise schedule"),
     ({"beta_schedule": "linear", "beta_end": 2.0}, "to 2.0 are no noise schedule"),
 ])  # fmt: skip
 def test_other_noise_schedules_are_refused_by_name(config, why):
     with pytest.raises(ValueError, match=why):
         noise_levels_of(config, "folder")
+
+
+@pytest.mark.parametrize(("make", "file", "said", "why"), [
+    (tiny_dit, "vae/config.json", {"scaling_factor": "x"}, "component vae: .* do not scale 4 channels"),
+    (tiny_dit, "vae/config.json", {"latents_mean": [0, 0], "latents_std": [1, 1]}, "do not scale 4 channels"),
+    (tiny_dit, "vae/config.json", {"latents_std": [0, 1, 1, 1]}, "do not scale 4 channels"),
+    (tiny_sdxl, "tokenizer_2/tokenizer_config.json", {"model_max_length": "x"}, "tokenizer_2: model_max_length is 'x'"),
+    (tiny_sdxl, "tokenizer/tokenizer_config.json", {"model_max_length": 78}, "is 78, and its text encoder sees 77"),
+    (tiny_if, "tokenizer/tokenizer_config.json", {"model_max_length": 0}, "model_max_length is 0"),
+])  # fmt: skip
+def test_odd_configurations_are_refused_before_any_work(folder, tmp_path, make, file, said, why):
+    shutil.copytree(folder(make), tmp_path / "odd")
+    path = tmp_path / "odd" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    with pytest.raises(ValueError, match=why):
+        open_model(str(tmp_path / "odd"))
 
 
 def test_bfloat16_and_back(folder):
@@ -187,6 +206,7 @@ def test_bfloat16_and_back(folder):
     with torch.no_grad():
         full = model.predict(x, sigma, model.conditions([1, 2], model.device)).denoised
         model.take(Inference(precision="bfloat16"))
+        assert model.multiply_adds > 0
         rough = model.predict(x, sigma, model.conditions([1, 2], model.device)).denoised
         model.take(Inference())
         again = model.predict(x, sigma, model.conditions([1, 2], model.device)).denoised
@@ -298,6 +318,15 @@ def test_a_cascade_by_its_commands_words(folder):
     (together,), (alone,) = both.images([0, 1], 2), both.images([1], 1)
     assert together.labels == (0, 1)
     assert (together.images[1].float() - alone.images[0].float()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("make", [tiny_if_second, tiny_upscaler])
+def test_what_a_network_costs_that_enlarges(folder, make):
+    model = open_model(folder(make))
+    counted = model.cost()
+    assert counted.parameters == model.num_parameters
+    assert counted.multiply_adds > 10 * counted.parameters  # convolutions see every pixel
+    assert counted.input_shape == (1, *model.shape)
 
 
 def test_a_prompt_beyond_the_text_encoder_is_told_so(folder):

@@ -1,5 +1,6 @@
 """Prompts as the classes of a network: the one of examples/own_conditions.py, exact, and through the commands."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ import edm2_guidance as eg
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 from edm2_guidance.models import open_model
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import open_recipe, opener, sample
 from tests.functions import levels
@@ -174,6 +176,10 @@ class Enlarges:
         return x * 0 + (0 if y is None else torch.tensor([len(text) / 10 for text in y]).view(-1, 1, 1, 1))
 
 
+class EnlargesMore(Enlarges):
+    shape, low_res_size = (3, 32, 32), 16
+
+
 def test_two_stages_are_told_the_same(tmp_path):
     texts = ["abc", "", "abcdef"]
     for takes in (True, False):
@@ -188,8 +194,25 @@ def test_two_stages_are_told_the_same(tmp_path):
     eg.generate_zip(Recipe(Said(), num_steps=1, prompts=texts), 4, stored)
     enlarged = eg.generate(Recipe(Enlarges(True), num_steps=2, prompts=texts, base=ImageSet(str(stored))), 4)
     assert enlarged.labels == (0, 1, 2, 0)
-    with pytest.raises(ValueError, match="has images of 3 classes"):
+    with pytest.raises(ValueError, match=r"has images of 3 classes, .* give it all prompts that they have"):
         open_recipe(Recipe(Enlarges(True), prompts=texts[:2], base=ImageSet(str(stored))), "cpu")
+
+
+def test_stored_images_may_be_enlarged_twice_and_one_prompt_is_of_all_that_have_none(tmp_path):
+    texts = ["abc", "", "abcdef"]
+    made = tmp_path / "small.zip"
+    eg.generate_zip(Recipe(Said(), num_steps=1, prompts=texts), 4, made)
+    folder = tmp_path / "photographs"
+    with zipfile.ZipFile(made) as images:
+        images.extractall(folder, [f"{seed:06d}.png" for seed in range(4)])
+    for given, source, labels in ((texts, made, (0, 1, 2, 0)), (["abc"], folder, (0, 0, 0, 0))):
+        once = Recipe(Enlarges(True), num_steps=1, base=ImageSet(str(source)))
+        assert eg.generate(dataclasses.replace(once, prompts=given), 4).labels == labels
+        twice = open_recipe(Recipe(EnlargesMore(True), num_steps=1, base=once, prompts=given), "cpu")
+        assert eg.generate(twice, 4).labels == labels
+        assert read_recipe(twice.recipe.to_json()).hash == twice.recipe.hash
+    with pytest.raises(ValueError, match="photographs has images without classes"):
+        open_recipe(Recipe(Enlarges(True), prompts=texts, base=ImageSet(str(folder))), "cpu")
 
 
 def test_an_object_that_changes_is_noticed_under_prompts():

@@ -181,6 +181,12 @@ def test_fdg_says_which_sizes_it_takes(sides):
         result("fdg", x=x, main=x, guide=2 * x)
 
 
+def test_fdg_says_how_often_it_halves():
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"halves images 2 times, .* even and at least 6 each time, not 8 x 8"):
+        result("fdg:bands=3", x=x, main=x, guide=2 * x)
+
+
 def test_reg_of_one_gaussian():
     """D_m = m + c (x - m), whose gradient is c everywhere: the push shrinks by it."""
     c = 0.25 / (0.25 + SIGMA**2)

@@ -37,9 +37,10 @@ class FDG(Rule):
     def check_shape(self, shape: Sequence[int]) -> None:
         sides = [side / 2**halved for halved in range(self.bands - 1) for side in shape[-2:]]
         if any(side % 2 or side < 6 for side in sides):
-            shown, times = " x ".join(map(str, shape[-2:])), "" if self.bands == 2 else f" {self.bands - 1} times"
+            shown = " x ".join(map(str, shape[-2:]))
+            times, when = ("", "") if self.bands == 2 else (f" {self.bands - 1} times", " each time")
             raise ValueError(
-                f"the rule {self.kind} halves images{times}, whose sides must be even and at least 6, not {shown}"
+                f"the rule {self.kind} halves images{times}, whose sides must be even and at least 6{when}, not {shown}"
             )
 
     def shape(self, push: "Tensor", call: Call, memory: "dict[str, Tensor]") -> "Tensor":
