@@ -327,7 +327,7 @@ def test_folder_grid_and_score(folder, tiny, tmp_path, monkeypatch):
     [
         (["--net=@enlarge.py:enlarge"], "enlarges images of 8x8: say which, --upsample"),
         (["--net=mnist16-cond", "--upsample=@made.zip"], "enlarges no images: leave out --upsample"),
-        (["--net=@enlarge.py:enlarge", "--upsample=mnist16"], "has images of 16x16: "),
+        (["--net=@enlarge.py:enlarge", "--upsample=mnist16"], "has images of 16x16, and "),
         (["--net=@enlarge.py:enlarge", "--upsample=@bare"], "without classes, which"),
         (["--net=@enlarge.py:enlarge", "--upsample=@made.zip", "--seeds=10-13"], "lacks the images of seeds 12, 13"),
         (["--net=@enlarge.py:enlarge", "--upsample=@made.npz", "--seeds=12"], "lacks the images of seeds 12"),
