@@ -36,7 +36,7 @@ def fetch_all(
     delivers, ValueError for networks that do not fit.
     """
     networks = dict.fromkeys(source for recipe in recipes for source in recipe.sources)
-    paths = [str(fetch_network(source, offline=offline)) for source in networks]
+    paths = [*dict.fromkeys(str(fetch_network(source, offline=offline)) for source in networks)]
     paths += [str(fetch(source, offline=offline)) for source in dict.fromkeys(references)]
     for name, choice in (detectors or {}).items():
         paths.append(str(find_weights(find_extractor(name), choice.get("weights"), offline)))
