@@ -25,7 +25,7 @@ from edm2_guidance.cli.recipe_options import Method
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.recipe.class_names import ClassName, class_text
 from edm2_guidance.recipe.prompts import prompt_text
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 if TYPE_CHECKING:
@@ -260,15 +260,16 @@ def _blends(grid: GridOptions, alphas: list[float], method: Method) -> tuple[Rec
         raise click.UsageError("--alphas are the columns: give one class by --class, and --weights for rows")
     weights = grid.weights or list(dict.fromkeys(networks.guidance))
     outside = [alpha for alpha in alphas if not 0 <= alpha <= 1]
-    if len(networks.gnet) != 2 or outside or not weights or (len(weights) > 1 and grid.weights is None):
+    two = 2 in (len(networks.gnet), len(networks.reference))
+    if not two or outside or not weights or (len(weights) > 1 and grid.weights is None):
         raise click.UsageError(
-            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, and "
-            "--weights=W,... for rows"
+            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, or "
+            "--reference twice, and --weights=W,... for rows"
         )
     each = {weight: replace(networks, guidance=(weight, weight)) for weight in weights}
     recipes = [recipe_from(replace(method, networks=each[weight])) for weight in weights]
     captions = [_with_unusual(f"w = {w:g}", recipe) for w, recipe in zip(weights, recipes, strict=True)]
-    ends = dict(zip((0.0, 1.0), (f" ({NetworkRef(net).name})" for net in networks.gnet), strict=False))
+    ends = dict(zip((0.0, 1.0), (f" ({guide.name})" for guide in recipes[0].guides), strict=False))
     return recipes[0], {
         "weight": [Value(text, partial(_instead, recipe)) for text, recipe in zip(captions, recipes, strict=True)],
         "alpha": [Value(f"alpha = {a:g}{ends.get(a, '')}", partial(_blend, alpha=a)) for a in alphas],

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edm2_guidance.models.base import Classifier
 from edm2_guidance.sampling.generation import Generation
 
 
@@ -42,12 +41,15 @@ def sample_pictures(
 
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
-    first, second = (model for model in generation.guides if not isinstance(model, Classifier))
-    if first is None or second is None:
-        raise ValueError("a blend needs two guiding networks: give --gnet twice")
-    if first.num_classes > 0 and second.num_classes == 0:
+    pairs = zip(generation.recipe.guides, generation.guides, strict=True)
+    (first, told), (second, also) = (
+        (guide, str(guide.reference) != "unconditional" and (model or generation.main).num_classes > 0)
+        for guide, model in pairs
+        if not guide.of_classifier
+    )
+    if told and not also:
         raise ValueError(
-            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.source} before {first.source}"
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.name} before {first.name}"
         )
 
 
