@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
+from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, network_tool
 from edm2_guidance.images.decode import text_in_png
 from edm2_guidance.images.picture_file import RECIPE_KEY
 from edm2_guidance.images.zips import read_recipe
@@ -123,3 +123,18 @@ def test_the_interval_of_a_figure_is_of_the_levels_that_a_network_is_sampled_at(
     steps, _ = SigmaInterval(0.1886, 1.609).steps(Schedule.parse("edm:sigma_min=0.02").levels(32))
     assert [recipe["guides"][0]["steps"] for recipe in recipes] == [[steps.first, steps.last]] * 3
     assert (steps.first, steps.last) != (17, 22)
+
+
+def test_what_is_of_edm2s_networks_is_refused_in_words(networks):
+    said = run(network_tool.main, "convert", networks["ve"], "--format=safetensors", code=2).stderr
+    assert "ve.pkl is no network of EDM2: only those are written in another form" in said
+    words = [f"--net={networks['iddpm']}", "--reference=attention", "--guidance=2", "--steps=2", "--outdir=out"]
+    assert "iddpm.pkl has no layer for it" in run(generate_images.main, *words, code=2).stderr
+
+
+def test_errors_are_measured_where_a_network_is_of_noise_levels(networks):
+    run(generate_zip.main, f"--net={networks['ve']}", "--steps=1", "--num=2", "--out=a.zip")
+    words = ["entropy", f"--net={networks['ve']}", "--data=a.zip", "--points=2"]
+    note = "ve.pkl is for noise levels from 0.02 to 100: measure it there, by --sigma_min and --sigma_max"
+    assert note in run(network_tool.main, *words, "--out=a.json").stderr
+    assert note not in run(network_tool.main, *words, "--sigma_min=0.02", "--out=b.json").stderr

@@ -61,6 +61,22 @@ def test_a_grid_of_weights_and_prompts(net):
     assert same <= 1 < other  # seed 1 is of the second prompt
 
 
+def test_a_blend_of_free_guidance_and_autoguidance(net):
+    """Eq. 6 of arXiv 2406.02507, where the first guide is the network itself without a prompt."""
+    guide, words = (
+        net(tiny_if).replace("--net", "--gnet"),
+        ["--steps=2", "--seeds=0", *TEXTS[:1], "--reference=network"],
+    )
+    grid = [net(tiny_if), guide, *words, "--reference=unconditional", "--alphas=0,0.5,1", "--weights=2"]
+    assert (
+        "give the main network (unconditional) before tiny_if"
+        in run(generate_images.main, *grid, "--grid=a.png", code=2).stderr
+    )
+    turned = [net(tiny_if), guide, "--reference=unconditional", *words, "--alphas=0,0.5,1", "--weights=2"]
+    run(generate_images.main, *turned, "--grid=a.png")
+    assert pixels("a.png").std() > 10
+
+
 @pytest.mark.parametrize("make", [tiny_dit, tiny_sdxl])
 def test_a_zip_by_three_workers_and_a_kill(net, make, monkeypatch):
     words = [net(make), *FREE, *(TEXTS if make is tiny_sdxl else ()), "--num=6", "--shard-size=2", "--batch=2"]

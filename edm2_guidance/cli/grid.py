@@ -267,8 +267,8 @@ def _blends(grid: GridOptions, alphas: list[float], method: Method) -> tuple[Rec
         start = recipe_from(replace(method, networks=replace(networks, guidance=own)))
     if start is None or [guide.of_classifier for guide in start.guides] != [False, False]:
         raise click.UsageError(
-            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, or a "
-            "--preset that has two, and --weights=W,... for rows"
+            "--alphas, from 0 to 1, blend two guides at one w: give --gnet twice, the unconditional one first, or "
+            "--reference twice, or a --preset that has two, and --weights=W,... for rows"
         )
     recipes = [recipe_at(start, {"weight": weight}) for weight in weights]
     captions = [_with_unusual(f"w = {w:g}", recipe) for w, recipe in zip(weights, recipes, strict=True)]

@@ -119,7 +119,11 @@ class MainNetworks(OptionGroup, heading="Networks"):
         metavar="FILE",
         first=True,
     )
-    net: str | None = option("Main network, or FILE.py:FUNCTION that makes one", metavar="PATH|URL", first=True)
+    net: str | None = option(
+        "Main network: a file, a pipeline of diffusers (a folder, hf://ORG/REPO), or FILE.py:FUNCTION that makes one",
+        metavar="PATH|URL",
+        first=True,
+    )
     gnet: tuple[str, ...] = option("Guiding network; one per guide", metavar="PATH|URL", multiple=True, first=True)
     upsample: str | None = option(
         "Images that the main network enlarges, by seed: a ZIP, a folder or an .npz, or a preset to sample them",

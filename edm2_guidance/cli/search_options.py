@@ -91,7 +91,7 @@ class SearchOptions(OptionGroup, heading="Search"):
                     f"--over={name}: {recipe.net.name} has no guide; name a --preset that has, --gnet or --reference"
                 )
             if name == "alpha" and len(of_networks) != 2:
-                raise click.UsageError("--over=alpha blends two guides: give --gnet twice, the unconditional one first")
+                raise click.UsageError("--over=alpha blends two guides: give two, the unconditional one first")
             stages += known[name]
         return stages
 

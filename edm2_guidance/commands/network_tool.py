@@ -116,9 +116,12 @@ def convert(source: str, asked: ConvertOptions) -> None:
     if target.exists() and not asked.overwrite:
         raise click.UsageError(f"{target} exists: take another --out, or --overwrite to replace it")
     with bad_input():
+        from edm2_guidance.models import adm, diffusers, edm, family_of
         from training.network_io import load_network, save_network, save_safetensors
 
         check_destination(target)
+        if family_of(source, offline=asked.offline) in (adm, diffusers, edm):
+            raise ValueError(f"{source} is no network of EDM2: only those are written in another form")
         file = load_network(source, offline=asked.offline)
     kwargs = file.dataset_kwargs
     if asked.form == "pkl":
@@ -195,6 +198,11 @@ def _measured(asked: EntropyOptions) -> "tuple[Model, StoredImages]":
     model.load_decoder(offline=asked.offline)
     check_images(model, images.pick([0]))
     say_notes(images.notes)
+    if not model.sigma_min <= asked.sigma_min < asked.sigma_max <= model.sigma_max:
+        note(
+            f"{asked.net} is for noise levels from {model.sigma_min:g} to {model.sigma_max:g}: measure it there, by "
+            "--sigma_min and --sigma_max"
+        )
     if images.num_images < asked.num_images:
         note(f"{asked.data} has {counted(images.num_images, 'image')}: all are taken")
     return model, images

@@ -81,6 +81,8 @@ class Perturbed(Protocol):
 
 def check_chosen(words: Sequence[str], layers: Sequence[Layer], kind: str, source: str) -> None:
     """ValueError for a word that chooses none of these layers, of the network `source`, and for no word at all."""
+    if not layers:
+        raise ValueError(f"{kind}: {source} has no layer for it: take another reference")
     for word in words or [""]:
         if not any(is_chosen([word], layer) for layer in layers):
             sizes = sorted({layer.size for layer in layers})

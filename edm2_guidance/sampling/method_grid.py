@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from edm2_guidance.models.base import Classifier
 from edm2_guidance.sampling.generation import Generation
 
 
@@ -42,18 +41,15 @@ def sample_pictures(
 
 def check_blend(generation: Generation) -> None:
     """ValueError if a blend of CFG and autoguidance has its two guides the wrong way round."""
-    guides = zip(generation.recipe.guides, generation.guides, strict=True)
-    of_networks = [(guide, model) for guide, model in guides if not isinstance(model, Classifier)]
-    if any(model is None and guide.reference.kind != "unconditional" for guide, model in of_networks):
-        raise ValueError("a blend needs two guiding networks: give --gnet twice")
-    first, second = (
-        guide.reference.kind == "unconditional" or (model is not None and model.num_classes == 0)
-        for guide, model in of_networks
+    pairs = zip(generation.recipe.guides, generation.guides, strict=True)
+    (first, told), (second, also) = (
+        (guide, str(guide.reference) != "unconditional" and (model or generation.main).num_classes > 0)
+        for guide, model in pairs
+        if not guide.of_classifier
     )
-    if second and not first:
-        names = [guide.name if guide.net is None else guide.net.source for guide, _ in of_networks]
+    if told and not also:
         raise ValueError(
-            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {names[1]} before {names[0]}"
+            f"alpha = 0 is guidance by the first guide, CFG in the papers: give {second.name} before {first.name}"
         )
 
 

@@ -131,7 +131,7 @@ def test_ema_lengths_name_the_files(tmp_path):
     [
         ("speed", ONE, "'speed' is not one of"),
         ("weight", Recipe(MAIN), "has no guide"),
-        ("alpha", ONE, "give --gnet twice"),
+        ("alpha", ONE, "blends two guides: give two"),
     ],
 )
 def test_refused(over, recipe, message):
