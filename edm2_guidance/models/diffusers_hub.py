@@ -16,13 +16,14 @@ INSTALL = "pip install 'edm2-guidance[diffusers]'"
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _SOURCE = re.compile(rf"{SCHEME}({_NAME}/{_NAME})(?:@({_NAME}(?:/{_NAME})*))?", re.ASCII)
+_MAX_NAME = 96  # characters of a repository's name, as the hub allows
 _MAX_REASON = 300  # characters of an error that are shown
 
 
 def parse_source(source: str) -> tuple[str, str | None]:
     """Repository and revision. ValueError for what is written in another way."""
     found = _SOURCE.fullmatch(source)
-    if found is None or ".." in source:
+    if found is None or ".." in source or len(found[1]) > _MAX_NAME:
         raise ValueError(f"{source} is no repository of the hub: write {SCHEME}organisation/repository[@revision]")
     return found[1], found[2]
 
@@ -52,11 +53,11 @@ def fetched_folder(source: str, patterns: Iterable[str], commit: str | None = No
 
 
 def check_online(source: str, offline: bool) -> None:
-    """DownloadError if nothing may be fetched; offline: by the user, as by the hub's own HF_HUB_OFFLINE."""
+    """FileNotFoundError if nothing may be fetched; offline: by the user, as by the hub's own HF_HUB_OFFLINE."""
     if offline or need("huggingface_hub.constants", INSTALL).HF_HUB_OFFLINE:
-        raise DownloadError(
+        raise FileNotFoundError(
             f"{source} is not complete in the hub's cache, and offline was asked for: fetch it once where there is "
-            "network, or give the folder of a copy"
+            f"network (python network_tool.py fetch {source}), or give the folder of a copy"
         )
 
 
