@@ -44,17 +44,17 @@ def made_once(tmp_path_factory, make, *args):
     return folder
 
 
-def tiny_dit(folder):
-    """DiT on latents [4, 8, 8], of 10 classes; images of 16 x 16."""
+def tiny_dit(folder, classes=CLASSES):
+    """DiT on latents [4, 8, 8], of 10 classes unless others are given; images of 16 x 16."""
     from diffusers import DDIMScheduler, DiTTransformer2DModel
 
     transformer = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
-        patch_size=2, num_embeds_ada_norm=CLASSES, attention_bias=True, norm_elementwise_affine=False,
+        patch_size=2, num_embeds_ada_norm=classes, attention_bias=True, norm_elementwise_affine=False,
         norm_eps=1e-5, activation_fn="gelu-approximate", norm_type="ada_norm_zero",
     )  # fmt: skip
     scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
-    names = {str(number): f"class {number}" for number in range(CLASSES)} | {"3": "class 3, third class"}
+    names = {str(number): f"class {number}" for number in range(classes)} | {"3": "class 3, third class"}
     parts = {"transformer": _random(transformer, 1), "vae": _vae(2, 0.18215), "scheduler": scheduler}
     _write(folder, "DiTPipeline", parts, id2label=names)
 

@@ -126,6 +126,28 @@ def test_deepfloyd_if_is_made_again_with_its_noise(folder):
     torch.testing.assert_close(last.x, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_dit_is_made_again(folder):
+    """Of a thousand classes, as their pipeline takes for granted; by its VAE, too."""
+    import diffusers
+
+    source = folder(tiny_dit, 1000)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(source)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler.set_timesteps(5)
+    recipe = Recipe(
+        source, Guide(None, 4.0, reference="unconditional"), num_steps=5, sampler="ddim:clip=false",
+        schedule=levels_of(pipe.scheduler), labels=7,
+    )  # fmt: skip
+    ours, _ = sample(open_recipe(recipe, "cpu"), SEEDS)
+    theirs = pipe(
+        [7, 7], guidance_scale=4.0, num_inference_steps=5, generator=SeededStreams(SEEDS).generators, output_type="pt"
+    ).images
+    with torch.no_grad():
+        made = (pipe.vae.decode(ours / 0.18215).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(made, theirs, rtol=0, atol=1e-4)
+    assert theirs.std() > 0.05
+
+
 def test_an_unconditional_pipeline(folder):
     import diffusers
 
