@@ -14,7 +14,8 @@ from torch import Tensor
 from dnnlib.places import EMBEDDED
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
-from edm2_guidance.sampling.generation import Generation, open_recipe, sample
+from edm2_guidance.sampling.generation import Generation, sample
+from edm2_guidance.sampling.opening import open_recipe
 
 SIZES = (1, 3, 64)
 

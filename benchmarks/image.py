@@ -17,7 +17,8 @@ from edm2_guidance.models.edm2 import Edm2Model
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import Generation, open_recipe
+from edm2_guidance.sampling.generation import Generation
+from edm2_guidance.sampling.opening import open_recipe
 from training.encoders import StandardRGBEncoder
 from training.network_io import NetworkFile
 

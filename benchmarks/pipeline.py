@@ -30,7 +30,8 @@ from edm2_guidance.images.pool import OrderedPool, usable_cores
 from edm2_guidance.images.zips import ZipWriter
 from edm2_guidance.models.base import Model, Prediction
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.sampling.generation import GeneratedImages
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.work import zip_output
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.plan import ShardPlan

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from edm2_guidance.models import open_classifier, open_model
     from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
     from edm2_guidance.reproduction.sweeps import Trial
-    from edm2_guidance.sampling.generation import Generation, open_recipe
+    from edm2_guidance.sampling.generation import Generation
     from edm2_guidance.sampling.latents import Latents
+    from edm2_guidance.sampling.opening import open_recipe
     from edm2_guidance.work.again import read_recipe
 
 # Imported when first asked for: `import edm2_guidance` takes no time.
@@ -34,7 +35,7 @@ _PLACES = {
     "generate_zip": "library",
     "open_classifier": "models",
     "open_model": "models",
-    "open_recipe": "sampling.generation",
+    "open_recipe": "sampling.opening",
     "read_recipe": "work.again",
     "sample_latents": "library",
     "score": "library",

@@ -41,8 +41,9 @@ from edm2_guidance.recipe.recipe import MAX_SEED, Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 from edm2_guidance.reproduction.rows import Runner, Settings
 from edm2_guidance.reproduction.sweeps import Sweep, Trials, find_best
-from edm2_guidance.sampling.generation import Batched, GeneratedImages, Generation, open_recipe
+from edm2_guidance.sampling.generation import Batched, GeneratedImages, Generation
 from edm2_guidance.sampling.latents import Latents
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.work.complete import Run, complete
 from edm2_guidance.work.diagnostics import stored_diagnostics
 from edm2_guidance.work.plan import ShardPlan

@@ -14,7 +14,8 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe
 from tests.digits_network import save_digits_network
 
 DATA = Path(__file__).parent / "data"

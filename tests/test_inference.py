@@ -18,7 +18,8 @@ from edm2_guidance.commands import calculate_metrics, generate_images, generate_
 from edm2_guidance.models import edm2
 from edm2_guidance.models.base import Model
 from edm2_guidance.sampling import tuning
-from edm2_guidance.sampling.generation import GeneratedImages, open_recipe
+from edm2_guidance.sampling.generation import GeneratedImages
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.work.again import read_made
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.shards import ShardFolder

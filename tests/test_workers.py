@@ -491,7 +491,7 @@ def test_stored_images_are_read_by_the_first_worker(run):
 
 
 def test_more_workers_than_shards(run, network, monkeypatch):
-    monkeypatch.setattr("edm2_guidance.sampling.generation.open_recipe", None)
+    monkeypatch.setattr("edm2_guidance.sampling.opening.open_recipe", None)
     for command, args in ((generate_zip.main, zip_args(network, "a.zip")), (calculate_metrics.main, gen_args(network))):
         result = run(command, *args, worker=4, workers=9)
         assert "worker 4 of 9: nothing to do: 4 shards" in result.stderr

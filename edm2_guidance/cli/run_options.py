@@ -69,7 +69,7 @@ def format_option(default: str) -> Field:
 
 
 class Opening(TypedDict):
-    """Keyword arguments of `sampling.generation.open_recipe`."""
+    """Keyword arguments of `sampling.opening.open_recipe`."""
 
     trust_pickle: bool
     offline: bool

@@ -68,7 +68,7 @@ def main(asked: ExploreOptions) -> None:
     recipe = recipe_from(asked.method, None if named else find_preset(USUAL))
     from edm2_guidance.explorer.page import serve
     from edm2_guidance.explorer.session import MAX_IMAGES, Explorer
-    from edm2_guidance.sampling.generation import opener
+    from edm2_guidance.sampling.opening import opener
     from torch_utils.distributed import require_one_process
 
     with bad_input():

@@ -117,7 +117,7 @@ def check_folder(asked: ImageOptions, outdir: Path, seeds: list[int]) -> None:
 
 def write_folder(asked: ImageOptions, outdir: Path, recipe: Recipe, seeds: list[int]) -> None:
     """Seeds of one recipe to PNGs in a folder, with the recipe beside them."""
-    from edm2_guidance.sampling.generation import open_recipe
+    from edm2_guidance.sampling.opening import open_recipe
     from edm2_guidance.work.complete import Run, complete
     from edm2_guidance.work.png_output import PngOutput
     from torch_utils.distributed import device_identity
@@ -191,8 +191,8 @@ def content_of(cells: "list[Generation]", seeds: Sequence[int]) -> dict[str, Any
 
 def open_cells(asked: ImageOptions, recipes: list[list[Recipe]], seeds: list[int]) -> "list[list[Generation]]":
     """The cells of a grid with their networks open. Usage errors for what cannot be sampled."""
-    from edm2_guidance.sampling.generation import opener
     from edm2_guidance.sampling.method_grid import check_blend
+    from edm2_guidance.sampling.opening import opener
     from torch_utils.distributed import require_one_process
 
     run, names = asked.run, asked.sampling.class_names
@@ -250,8 +250,8 @@ def draw_figures(asked: ImageOptions, pictures: list[Picture] | list[PromptPictu
     base = figure_recipe(asked.method) if of_classes else None
     sheets = prompt_sheets(of_prompts, asked.method, asked.figures.seed)
     from edm2_guidance.images.figure_folder import FigureFolder
-    from edm2_guidance.sampling.generation import opener
     from edm2_guidance.sampling.method_grid import sample_pictures
+    from edm2_guidance.sampling.opening import opener
 
     run = asked.run
     with bad_input():

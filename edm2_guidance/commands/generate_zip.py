@@ -90,7 +90,7 @@ def main(asked: ZipOptions) -> None:
 
 def write_zip(recipe: Recipe, seeds: list[int], asked: ZipOptions) -> None:
     """Sample, in this process, what is missing of the ZIP."""
-    from edm2_guidance.sampling.generation import open_recipe
+    from edm2_guidance.sampling.opening import open_recipe
     from edm2_guidance.work.complete import Pending, Run, complete
     from edm2_guidance.work.plan import ShardPlan
     from edm2_guidance.work.zip_output import ZipOutput

@@ -123,7 +123,7 @@ class Explorer:
     ) -> None:
         """Opens the networks.
 
-        seeds: those of the images, as many as there may be. open_: as `sampling.generation.opener` makes it. batch:
+        seeds: those of the images, as many as there may be. open_: as `sampling.opening.opener` makes it. batch:
         images at a time; None for as many as are fast. options: of the command line, that the recipe does not say.
         ValueError or OSError for networks or seeds that cannot be had, or if `Settings.of` refuses the recipe.
         """

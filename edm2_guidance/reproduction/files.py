@@ -9,7 +9,7 @@ from edm2_guidance.metrics.catalog import find_extractor
 from edm2_guidance.metrics.detectors import find_weights
 from edm2_guidance.models import fetch_network
 from edm2_guidance.recipe.recipe import Recipe
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 
 
 def fetch_all(

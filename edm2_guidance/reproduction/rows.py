@@ -28,7 +28,8 @@ from edm2_guidance.models import fetch_network
 from edm2_guidance.papers.tables import Row
 from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.stored import begun
-from edm2_guidance.sampling.generation import Generation, opener
+from edm2_guidance.sampling.generation import Generation
+from edm2_guidance.sampling.opening import opener
 from edm2_guidance.work.complete import Pending, Run, complete
 from edm2_guidance.work.lease import Lease
 from edm2_guidance.work.plan import ShardPlan, format_seeds, images_key

@@ -19,7 +19,7 @@ from edm2_guidance.metrics.provenance import describe_generated
 from edm2_guidance.metrics.score_output import Record, Scorer, open_index
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.rows import open_scorer
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.work.plan import format_seeds, images_key
 from training.run_log import RunLog, read_stats
 from training.watch import Snapshot

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edm2_guidance.recipe.parts import Step
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.scoring import Sampler
 

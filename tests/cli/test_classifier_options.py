@@ -18,7 +18,8 @@ from edm2_guidance.recipe.describe import describe_recipe
 from edm2_guidance.recipe.recipe import SigmaInterval
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.stored import read_recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe
 
 SOURCE = """
 import torch

@@ -11,7 +11,7 @@ from dnnlib.places import EMBEDDED, embedded, find_file, python_function, record
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.commands import generate_images
 from edm2_guidance.recipe.recipe import NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 
 NAME = "pretrained/mnist16-cond.pkl"
 

@@ -18,7 +18,7 @@ from edm2_guidance.explorer.settings import Settings
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Rule, Sampler, Weight
 from edm2_guidance.recipe.recipe import Guide, Recipe, StepInterval
-from edm2_guidance.sampling.generation import opener
+from edm2_guidance.sampling.opening import opener
 
 STEPS, IMAGES = 6, 4
 

@@ -15,8 +15,9 @@ from edm2_guidance.models.pipelines import noise_levels_of
 from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.timesteps import noise_levels
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import SeededStreams
 from tests.diffusers_pipelines import (
     made_once,

@@ -20,7 +20,8 @@ from edm2_guidance.papers.costs import facts_of
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
-from edm2_guidance.sampling.generation import open_recipe, opener, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe, opener
 from edm2_guidance.sampling.rounding import steps_for
 from tests.edm_pickles import Stored, content_of, pickled
 from torch_utils.safe_pickle import PersistentRecord, UnsafePickleError

@@ -21,7 +21,8 @@ from edm2_guidance.models import open_model
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import open_recipe, opener, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe, opener
 from tests.functions import levels
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_conditions.py"

@@ -20,7 +20,8 @@ from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.reproduction.files import fetch_all
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe
 from tests.functions import levels
 
 STD = 0.25

@@ -19,8 +19,9 @@ from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "adm.npz")
 TINY = Architecture("denoiser", 16, 32, (1, 2), 1, 10, head_width=16, attention=(8,))

@@ -13,7 +13,8 @@ import torch
 from edm2_guidance import pretrained
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval
-from edm2_guidance.sampling.generation import opener, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import opener
 
 FOLDER = Path(pretrained.__file__).parent
 MAIN, *OTHERS = (FOLDER / name for name in ("mnist16-cond.pkl", "mnist16-uncond.pkl", "mnist16-weak.pkl"))

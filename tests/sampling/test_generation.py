@@ -14,7 +14,8 @@ from edm2_guidance.recipe.class_names import ClassName
 from edm2_guidance.recipe.parts import Sampler, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import open_recipe, opener, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe, opener
 from tests.digits_network import save_digits_network
 from tests.functions import denoise_at, levels, steps_of
 from training.encoders import StabilityVAEEncoder

@@ -16,8 +16,9 @@ from edm2_guidance.commands.generate_images import main
 from edm2_guidance.recipe.parts import Sampler, Schedule, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
 from edm2_guidance.sampling import seeds as seeding
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Counted, guided
+from edm2_guidance.sampling.opening import open_recipe
 from tests.functions import denoise_at, levels, steps_of
 from tests.functions import network as function
 from training.encoders import StandardRGBEncoder

@@ -21,7 +21,8 @@ from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe.parts import constant
 from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import SeededStreams, second_stage
 from tests.functions import levels
 from tests.interruptions import terminated_at

@@ -111,7 +111,7 @@ class Painter:
 
     def __init__(self, folder: Path) -> None:
         """Opens networks. ImportError without matplotlib."""
-        from edm2_guidance.sampling.generation import opener
+        from edm2_guidance.sampling.opening import opener
         from edm2_guidance.toy import plots
         from edm2_guidance.toy.network_io import load_model
         from edm2_guidance.toy.recipes import network

@@ -121,7 +121,7 @@ def score_networks(asked: GenOptions, recipe: Recipe, source: str, metrics: list
     from edm2_guidance.metrics import evaluation, ledger
     from edm2_guidance.metrics.score_output import ScoreOutput, Scorer, feature_shards, open_index
     from edm2_guidance.metrics.sides import open_reference_side, open_side
-    from edm2_guidance.sampling.generation import open_recipe
+    from edm2_guidance.sampling.opening import open_recipe
     from edm2_guidance.work.complete import Run, complete
     from edm2_guidance.work.plan import ShardPlan
     from torch_utils.distributed import device_identity

@@ -23,8 +23,9 @@ from edm2_guidance.papers.costs import VAE_BYTES, facts_of
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.verification.check import PRESETS, Finding, Place, preset_for, skip_if_slow
 from edm2_guidance.reproduction.verification.files import FLOAT32, relative
-from edm2_guidance.sampling.generation import Generation, checked, open_recipe, sample
+from edm2_guidance.sampling.generation import Generation, checked, sample
 from edm2_guidance.sampling.latents import Latents
+from edm2_guidance.sampling.opening import open_recipe
 from torch_utils.distributed import pick_device
 from torch_utils.memory import is_out_of_memory
 

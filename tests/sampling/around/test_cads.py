@@ -10,8 +10,9 @@ from dnnlib.inference import Inference
 from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import Draws
 from tests.training.test_inference_form import inputs, relative, small
 from training.inference_form import prepare

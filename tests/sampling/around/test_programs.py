@@ -10,8 +10,9 @@ import torch
 from edm2_guidance.recipe.parts import Sampler, Weight, planned
 from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import guided
+from edm2_guidance.sampling.opening import open_recipe
 from tests import mixture
 from tests.functions import levels, network
 from tests.mixture import golden

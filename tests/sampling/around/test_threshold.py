@@ -5,7 +5,7 @@ import torch
 
 from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.recipe import Guide, Recipe
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 
 D = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -49,7 +49,7 @@ def test_high_weights_stay_in_the_range_of_pixels():
 
 
 def test_latents_are_refused():
-    from edm2_guidance.sampling.generation import _check_sampling
+    from edm2_guidance.sampling.opening import _check_sampling
 
     main = type("Latents", (), {"shape": (4, 8, 8), "image_size": 64, "source": "net.pkl"})
     with pytest.raises(ValueError, match=r"threshold is of pixels, and net.pkl denoises latents"):

@@ -19,8 +19,8 @@ from edm2_guidance.recipe.parts import (
 )
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.generation import open_recipe
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided
+from edm2_guidance.sampling.opening import open_recipe
 from tests import mixture
 
 CLASSIFIER = Reference.parse("classifier")

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from edm2_guidance.commands import generate_images
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import Draws
 
 OTHER = Reference.parse("other-label")

@@ -16,8 +16,9 @@ from edm2_guidance.models import open_model
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo
 from edm2_guidance.recipe.perturbation import Layer
 from edm2_guidance.recipe.recipe import Guide, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import KEYS, Draws, hashed, start
 from training.encoders import StandardRGBEncoder
 from training.network_safetensors import save_safetensors

@@ -11,9 +11,10 @@ from edm2_guidance.models import open_model
 from edm2_guidance.recipe.parts import Rule, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
 from edm2_guidance.sampling.engine import trajectory
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided
 from edm2_guidance.sampling.guidance.references.previous_step import PreviousStep
+from edm2_guidance.sampling.opening import open_recipe
 from tests import mixture
 from tests.functions import denoise_at, network
 

@@ -6,8 +6,9 @@ import torch
 from edm2_guidance.models.base import Prediction
 from edm2_guidance.recipe.parts import Reference, StepInfo, constant
 from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
+from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import Draws
 
 UNCONDITIONAL = Reference.parse("unconditional")

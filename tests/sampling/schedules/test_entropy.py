@@ -17,7 +17,7 @@ from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling.denoising_error import denoising_errors, even_levels
-from edm2_guidance.sampling.generation import open_recipe
+from edm2_guidance.sampling.opening import open_recipe
 
 DATA = Path(__file__).parents[2] / "data"
 GOLDEN = np.load(DATA / "schedules.npz")

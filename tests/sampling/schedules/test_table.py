@@ -10,7 +10,8 @@ import torch
 from edm2_guidance.recipe.parts import Sampler, Schedule, Weight, planned
 from edm2_guidance.recipe.recipe import Guide, Recipe
 from edm2_guidance.recipe.stored import read_recipe
-from edm2_guidance.sampling.generation import open_recipe, sample
+from edm2_guidance.sampling.generation import sample
+from edm2_guidance.sampling.opening import open_recipe
 from tests.functions import levels
 
 LEVELS = "# of mine\n80\n10, \n\n1  # and the last\n"
