@@ -1,5 +1,6 @@
 """An arena as pictures: how methods stand, and what solvers reach with how many evaluations. matplotlib is needed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,13 @@ def curves(arena: Arena, entries: Sequence[Entry], lines: Lines) -> Any:
     best = min(min(curve.values()) for panel in panels.values() for curve in panel.values())
     for axes, (method, panel) in zip(grid.flat, panels.items(), strict=False):
         is_weight = axes_of[method] == "weight"
+        from_1 = is_weight and min(min(curve) for curve in panel.values()) > 1  # where 1 is off, as of most weights
         for guide, curve in panel.items():
-            at = [x - 1 for x in curve] if is_weight else [*curve]
+            at = [x - 1 for x in curve] if from_1 else [*curve]
             axes.plot(at, [*curve.values()], marker="o", ms=2, lw=0.9, color=f"C{guides.index(guide)}", label=guide)
-        axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best), xscale="log" if is_weight else "linear")
+        axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best), xscale="log" if from_1 else "linear")
         axes.set_title(method, fontsize=8)
-        axes.set_xlabel("w - 1" if is_weight else axes_of[method], fontsize=7, labelpad=1)
+        axes.set_xlabel("w - 1" if from_1 else "w" if is_weight else axes_of[method], fontsize=7, labelpad=1)
         axes.set_yticks([tick for tick in _TICKS if 0.9 * best <= tick <= _HIGHEST * best])
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
@@ -153,5 +155,6 @@ def _calls(standing: Standing) -> int:
 
 
 def _solver(standing: Standing) -> str:
-    """What comes between method and evaluations in the entry's name."""
-    return standing.entry.name.removeprefix(f"{standing.entry.searched.name}/").rpartition("/")[0]
+    """What comes between method and evaluations in the entry's name, without places of files."""
+    named = standing.entry.name.removeprefix(f"{standing.entry.searched.name}/").rpartition("/")[0]
+    return re.sub(r":file=[^:,]*", "", named)
