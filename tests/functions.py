@@ -1,5 +1,7 @@
 """Samplers and guidance over plain functions of x and sigma, for tests."""
 
+import itertools
+
 import torch
 
 from edm2_guidance.recipe.parts import Prediction, Sampler, Schedule, constant, planned
@@ -11,6 +13,19 @@ from edm2_guidance.sampling.guidance.guided import guided
 def levels(num_steps=32, **fields):
     """The EDM schedule's."""
     return Schedule.parse("edm").with_fields(fields).levels(num_steps)
+
+
+def shrinks(num_steps, std):
+    """What Heun's steps multiply a distance to the mean by: the slope of N(m, std^2) is (x - m) s / (std^2 + s^2).
+
+    In the limit std / sqrt(std^2 + sigma_max^2).
+    """
+    factor = 1.0
+    for sigma, after in itertools.pairwise([*levels(num_steps), 0.0]):
+        slope, slope_after = (level / (std**2 + level**2) for level in (sigma, after))
+        euler = 1 + (after - sigma) * slope
+        factor *= euler if after == 0 else 1 + (after - sigma) * (slope + slope_after * euler) / 2
+    return factor
 
 
 def network(denoiser):

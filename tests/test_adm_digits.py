@@ -5,9 +5,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
+from edm2_guidance.commands import calculate_metrics, generate_images, reproduce
 from edm2_guidance.metrics import ledger
-from tests.interruptions import terminated_at
+from tests.running import zip_by_three_workers_and_a_kill
 from tests.words import last_of_each
 
 LIST = "--schedule=timesteps:steps=4"  # in place of 50
@@ -26,15 +26,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_zip_by_three_workers_and_a_kill(monkeypatch):
-    words = [*GUIDED, "--num=6", "--shard-size=2", "--batch=2"]
-    whole = run(generate_zip.main, *words, "--out=whole.zip")
+    whole = zip_by_three_workers_and_a_kill(GUIDED, monkeypatch)
     assert "evaluations per image: 4 main + 4 classifier 1 (and back) = 8" in whole.stderr
-    with terminated_at(4, monkeypatch):
-        run(generate_zip.main, *words, "--out=parts.zip", "--worker=2/3", code=143)
-    for worker in (1, 0, 2):
-        run(generate_zip.main, *words, "--out=parts.zip", f"--worker={worker}/3")
-    with open("whole.zip", "rb") as ours, open("parts.zip", "rb") as theirs:
-        assert ours.read() == theirs.read()
 
 
 def test_a_grid_of_scales_and_both_samplers():

@@ -4,10 +4,7 @@ import json
 import os
 import zipfile
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, network_tool
 from edm2_guidance.images.decode import text_in_png
@@ -18,6 +15,7 @@ from edm2_guidance.recipe.parts import Schedule
 from edm2_guidance.recipe.recipe import SigmaInterval
 from tests.edm_pickles import write_small
 from tests.interruptions import terminated_at
+from tests.running import pixels, run, zip_by_three_workers_and_a_kill
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +39,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(command, *words, code=0):
-    result = CliRunner().invoke(command, words)
-    assert result.exit_code == code, result.output
-    return result
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
-
-
 def test_a_grid_of_weights_and_perturbed_attention(networks):
     words = [f"--network={networks['cond']}", "--seeds=0-1", "--steps=3"]
     run(generate_images.main, *words, f"--gnet={networks['uncond']}", "--weights=1,2", "--grid=weights.png")
@@ -63,15 +51,8 @@ def test_a_grid_of_weights_and_perturbed_attention(networks):
 def test_a_zip_by_three_workers_and_a_kill(networks, monkeypatch):
     """Of a network for levels from 0.02 on, by EDM's own sampler: what is recorded is what all of them used."""
     words = [f"--network={networks['ve']}", "--sampler=heun-edm", "--S_churn=2", "--S_min=0.05", "--S_max=50"]
-    words += ["--dtype=float64", "--steps=3", "--num=6", "--shard-size=2", "--batch=2"]
-    said = run(generate_zip.main, *words, "--out=whole.zip").stderr
+    said = zip_by_three_workers_and_a_kill([*words, "--dtype=float64", "--steps=3"], monkeypatch).stderr
     assert "ve.pkl is for noise levels from 0.02 to 100: the schedule is edm:sigma_min=0.02" in said
-    with terminated_at(4, monkeypatch):
-        run(generate_zip.main, *words, "--out=parts.zip", "--worker=2/3", code=143)
-    for worker in (1, 0, 2):
-        run(generate_zip.main, *words, "--out=parts.zip", f"--worker={worker}/3")
-    with open("whole.zip", "rb") as ours, open("parts.zip", "rb") as theirs:
-        assert ours.read() == theirs.read()
     recipe = read_recipe("whole.zip")["recipe"]
     assert (recipe["schedule"], recipe["dtype"]) == ("edm:sigma_min=0.02", "float64")
     again = run(generate_zip.main, "--recipe=whole.zip", f"--net={networks['ve']}", "--out=again.zip")

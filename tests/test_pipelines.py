@@ -6,9 +6,7 @@ import os
 import zipfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands import calculate_metrics, count_flops, generate_images, generate_zip, network_tool
@@ -20,6 +18,7 @@ from edm2_guidance.recipe.recipe import NetworkRef
 from edm2_guidance.sampling.opening import open_recipe
 from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_if_second, tiny_sdxl, tiny_upscaler
 from tests.interruptions import terminated_at
+from tests.running import pixels, run, zip_by_three_workers_and_a_kill
 
 TEXTS = ("--prompt=a painting of a raccoon", "--prompt=the blue jay")
 FREE = ("--reference=unconditional", "--guidance=2", "--steps=3")
@@ -34,16 +33,6 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def net(tmp_path_factory):
     return lambda make: f"--net={made_once(tmp_path_factory, make)}"
-
-
-def run(command, *words, code=0):
-    result = CliRunner().invoke(command, words)
-    assert result.exit_code == code, result.output
-    return result
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
 def images_of(path):
@@ -79,14 +68,7 @@ def test_a_blend_of_free_guidance_and_autoguidance(net):
 
 @pytest.mark.parametrize("make", [tiny_dit, tiny_sdxl])
 def test_a_zip_by_three_workers_and_a_kill(net, make, monkeypatch):
-    words = [net(make), *FREE, *(TEXTS if make is tiny_sdxl else ()), "--num=6", "--shard-size=2", "--batch=2"]
-    run(generate_zip.main, *words, "--out=whole.zip")
-    with terminated_at(4, monkeypatch):
-        run(generate_zip.main, *words, "--out=parts.zip", "--worker=2/3", code=143)
-    for worker in (1, 0, 2):
-        run(generate_zip.main, *words, "--out=parts.zip", f"--worker={worker}/3")
-    with open("whole.zip", "rb") as ours, open("parts.zip", "rb") as theirs:
-        assert ours.read() == theirs.read()
+    zip_by_three_workers_and_a_kill([net(make), *FREE, *(TEXTS if make is tiny_sdxl else ())], monkeypatch)
     recipe = read_recipe("whole.zip")["recipe"]
     assert recipe["guides"] == [{"net": None, "reference": "unconditional", "steps": None, "weight": "constant:w=2"}]
     assert recipe.get("prompts") == ([text.partition("=")[2] for text in TEXTS] if make is tiny_sdxl else None)

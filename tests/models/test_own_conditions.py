@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import itertools
 import json
 import math
 import shutil
@@ -23,7 +22,7 @@ from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe, opener
-from tests.functions import levels
+from tests.functions import shrinks
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_conditions.py"
 BLOBS = f"{EXAMPLE}:make"
@@ -38,21 +37,11 @@ def blob(x, y):
     return torch.tensor(2 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 0.05) - 1)
 
 
-def shrinks(num_steps):
-    """As in test_python: what Heun's steps multiply a distance to the mean by."""
-    factor = 1.0
-    for sigma, after in itertools.pairwise([*levels(num_steps), 0.0]):
-        slope, slope_after = (level / (STD**2 + level**2) for level in (sigma, after))
-        euler = 1 + (after - sigma) * slope
-        factor *= euler if after == 0 else 1 + (after - sigma) * (slope + slope_after * euler) / 2
-    return factor
-
-
 def exact(seeds, num_steps=24):
     """Samples of the texts that say all: Gaussians of mean `blob` and standard deviation STD."""
     _, noise, _ = seeding.start(seeds, (3, 32, 32), 0, "none")
     means = torch.stack([blob(*PLACES[seed % 3]) for seed in seeds])[:, None]
-    return means + (80 * noise.double() - means) * shrinks(num_steps)
+    return means + (80 * noise.double() - means) * shrinks(num_steps, STD)
 
 
 def run(command, *args, code=0):

@@ -1,7 +1,6 @@
 """Networks of the user's own: Gaussians, whose samples are known, through the library and every command; what fails."""
 
 import io
-import itertools
 import json
 import math
 import zipfile
@@ -22,7 +21,7 @@ from edm2_guidance.reproduction.files import fetch_all
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe
-from tests.functions import levels
+from tests.functions import shrinks
 
 STD = 0.25
 SIGMA_MAX = 80
@@ -91,21 +90,8 @@ def ref(file, function):
     return NetworkRef(f"{file}:{function}")
 
 
-def shrinks(num_steps):
-    """What Heun's steps multiply a distance to the mean by: the slope of N(m, s^2) is (x - m) sigma / (s^2 + sigma^2).
-
-    In the limit s / sqrt(s^2 + SIGMA_MAX^2).
-    """
-    factor = 1.0
-    for sigma, after in itertools.pairwise([*levels(num_steps), 0.0]):
-        slope, slope_after = (level / (STD**2 + level**2) for level in (sigma, after))
-        euler = 1 + (after - sigma) * slope
-        factor *= euler if after == 0 else 1 + (after - sigma) * (slope + slope_after * euler) / 2
-    return factor
-
-
 def exact(noise, mean, num_steps):
-    return mean + (SIGMA_MAX * noise - mean) * shrinks(num_steps)
+    return mean + (SIGMA_MAX * noise - mean) * shrinks(num_steps, STD)
 
 
 def class_means(labels):
@@ -124,7 +110,7 @@ def test_samples_are_the_exact_ones(file):
     assert labels == drawn
     assert made.dtype == torch.float64
     assert (made - exact(noise, class_means(labels), 24)).abs().max() < 1e-6
-    assert shrinks(2000) == pytest.approx(STD / math.hypot(STD, SIGMA_MAX), rel=1e-4)
+    assert shrinks(2000, STD) == pytest.approx(STD / math.hypot(STD, SIGMA_MAX), rel=1e-4)
 
 
 def test_it_guides_and_is_guided(file):

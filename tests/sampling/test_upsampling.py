@@ -24,7 +24,7 @@ from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.sampling.seeds import SeededStreams, second_stage
-from tests.functions import levels
+from tests.functions import shrinks
 from tests.interruptions import terminated_at
 from tests.pictures import encoded, write_set
 
@@ -111,16 +111,6 @@ def enlarging(folder, base, function="enlarge", **more):
     return Recipe(NetworkRef(f"{folder}/enlarge.py:{function}"), num_steps=4, base=base, **more)
 
 
-def shrinks(num_steps):
-    """What Heun's steps multiply a distance to the mean of a Gaussian by."""
-    factor = 1.0
-    for sigma, after in itertools.pairwise([*levels(num_steps), 0.0]):
-        slope, slope_after = (level / (STD**2 + level**2) for level in (sigma, after))
-        euler = 1 + (after - sigma) * slope
-        factor *= euler if after == 0 else 1 + (after - sigma) * (slope + slope_after * euler) / 2
-    return factor
-
-
 # ----------------------------------------------------------------------------
 # The images.
 
@@ -134,7 +124,7 @@ def test_the_answer_is_exact_with_noise_of_its_own(folder, tiny_networks):
     noise = SeededStreams(second_stage(SEEDS, (3, 16, 16))).randn((3, 16, 16)).double()
     mean = (small.images.double() / 127.5 - 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
     mean = mean + 0.01 * torch.tensor(labels).view(-1, 1, 1, 1)
-    assert (made - mean - (80 * noise - mean) * shrinks(4)).abs().max() < 1e-6
+    assert (made - mean - (80 * noise - mean) * shrinks(4, STD)).abs().max() < 1e-6
     theirs = SeededStreams(SEEDS).randn((3, 8, 8))
     for image, base in zip(noise.flatten(1), theirs.flatten(1), strict=True):
         correlation = torch.corrcoef(torch.stack([image[: len(base)], base.double()]))[0, 1]
