@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import Generation, sample
 from edm2_guidance.sampling.opening import open_recipe
 

@@ -19,7 +19,7 @@ from edm2_guidance.metrics.measures.gaussians import factor_of, frechet_distance
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.reference import open_statistics
 from edm2_guidance.metrics.running import MomentsSink
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.sampling.generation import Generation
 from training.encoders import StandardRGBEncoder
 

@@ -14,8 +14,11 @@ from benchmarks.plain_network import plain
 from benchmarks.side_by_side import Options, Result, Way, compare
 from dnnlib.inference import Inference
 from edm2_guidance.models.edm2 import Edm2Model
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import Generation
 from edm2_guidance.sampling.opening import open_recipe

@@ -29,7 +29,8 @@ from torch.nn import functional
 from edm2_guidance.images.pool import OrderedPool, usable_cores
 from edm2_guidance.images.zips import ZipWriter
 from edm2_guidance.models.base import Model, Prediction
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import GeneratedImages
 from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.work import zip_output

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from edm2_guidance.library import decode, diagnostics, generate, generate_zip, sample_latents, score, search
     from edm2_guidance.metrics.scoring import Score
     from edm2_guidance.models import open_classifier, open_model
-    from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
+    from edm2_guidance.recipe.guide import Guide, classifier_guide
+    from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
+    from edm2_guidance.recipe.recipe import Recipe
     from edm2_guidance.reproduction.sweeps import Trial
     from edm2_guidance.sampling.generation import Generation
     from edm2_guidance.sampling.latents import Latents
@@ -20,15 +22,15 @@ if TYPE_CHECKING:
 _PLACES = {
     "Diagnostics": "images.diagnostics",
     "Generation": "sampling.generation",
-    "Guide": "recipe.recipe",
+    "Guide": "recipe.guide",
     "ImageBatch": "images.batch",
     "Latents": "sampling.latents",
     "Recipe": "recipe.recipe",
     "Score": "metrics.scoring",
-    "SigmaInterval": "recipe.recipe",
-    "StepInterval": "recipe.recipe",
+    "SigmaInterval": "recipe.intervals",
+    "StepInterval": "recipe.intervals",
     "Trial": "reproduction.sweeps",
-    "classifier_guide": "recipe.recipe",
+    "classifier_guide": "recipe.guide",
     "decode": "library",
     "diagnostics": "library",
     "generate": "library",

@@ -4,8 +4,9 @@ import itertools
 
 import torch
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Prediction, Sampler, Schedule, constant, planned
-from edm2_guidance.recipe.recipe import Guide, NetworkRef
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import guided
 

@@ -19,7 +19,7 @@ from edm2_guidance.metrics.extractors.networks.dinov2 import DinoV2
 from edm2_guidance.metrics.measures.gaussians import frechet_distance
 from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.papers.rates import read_rates, store
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset
 from training.inference_form import prepare

@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from dnnlib.places import EMBEDDED
 from edm2_guidance.commands import calculate_metrics, generate_zip
 from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe

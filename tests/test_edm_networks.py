@@ -11,8 +11,8 @@ from edm2_guidance.images.decode import text_in_png
 from edm2_guidance.images.picture_file import RECIPE_KEY
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.intervals import SigmaInterval
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import SigmaInterval
 from tests.edm_pickles import write_small
 from tests.interruptions import terminated_at
 from tests.running import pixels, run, zip_by_three_workers_and_a_kill

@@ -18,8 +18,8 @@ import edm2_guidance as eg
 from edm2_guidance.commands import calculate_metrics, generate_zip
 from edm2_guidance.images.sources import StoredImages
 from edm2_guidance.metrics import ledger
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.parts import Sampler, Weight
-from edm2_guidance.recipe.recipe import NetworkRef
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,8 +13,8 @@ from edm2_guidance.commands import calculate_metrics, count_flops, generate_imag
 from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import NetworkRef
 from edm2_guidance.sampling.opening import open_recipe
 from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_if_second, tiny_sdxl, tiny_upscaler
 from tests.interruptions import terminated_at

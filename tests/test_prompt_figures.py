@@ -10,7 +10,8 @@ from PIL import Image
 from edm2_guidance.commands.generate_images import main
 from edm2_guidance.images.grid import compose_grid
 from edm2_guidance.papers.presets import all_presets
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling.opening import open_recipe
 from tests.diffusers_pipelines import made_once, tiny_dit, tiny_if, tiny_sdxl

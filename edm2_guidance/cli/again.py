@@ -18,7 +18,10 @@ from edm2_guidance.cli.run_options import RunOptions
 from edm2_guidance.cli.say import note
 from edm2_guidance.cli.typed import given
 from edm2_guidance.papers.presets import Preset
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, SigmaInterval
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from edm2_guidance.work.again import Made

@@ -24,8 +24,9 @@ from edm2_guidance.papers.figures import NUM_CLASSES, NUM_STEPS, Picture, Settin
 from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset
 from edm2_guidance.papers.prompt_figures import Cell, PromptPicture, prompt_figure_names, prompt_pictures
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Schedule, constant
-from edm2_guidance.recipe.recipe import Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 STAND_IN = "mnist16-cfg"  # whose networks draw the figures when none are given
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edm2_guidance.cli.param_type import ParamType
 from edm2_guidance.cli.say import note
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 
 EVERYWHERE = "everywhere"  # an interval option that says: no limit
 NOWHERE = "nowhere"  # of a guide that is off, which no option says

@@ -23,8 +23,11 @@ from edm2_guidance.papers.lookup import find_preset
 from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide, classifier_guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, LabelRule, NetworkRef, Recipe, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import LabelRule, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 _TOLD = f"{__name__}.told"  # a key in click's Context.meta

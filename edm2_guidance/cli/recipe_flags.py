@@ -7,9 +7,11 @@ from dataclasses import replace
 from dnnlib.places import short_name
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
+from edm2_guidance.recipe.files import ImageSet
+from edm2_guidance.recipe.intervals import SigmaInterval
 from edm2_guidance.recipe.parts import Reference, Weight, constant
 from edm2_guidance.recipe.prompts import Prompts, PromptsRef
-from edm2_guidance.recipe.recipe import ImageSet, Recipe, SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.spec import Spec
 
 MAX_PROMPT_OPTIONS = 20

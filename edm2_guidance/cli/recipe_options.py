@@ -19,8 +19,8 @@ from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 from edm2_guidance.recipe.spec import About, Spec, listing
 
 

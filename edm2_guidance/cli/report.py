@@ -8,8 +8,9 @@ from dnnlib.terminal import counted
 from edm2_guidance.cli.again import tell_changes
 from edm2_guidance.cli.say import detail, say, say_notes
 from edm2_guidance.recipe.describe import labels_text
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Sampler
-from edm2_guidance.recipe.recipe import Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import GeneratedImages, Generation

@@ -18,7 +18,8 @@ from edm2_guidance.cli.start import as_started
 from edm2_guidance.metrics.catalog import value_text
 from edm2_guidance.papers.search import Axis
 from edm2_guidance.recipe.describe import labels_text
-from edm2_guidance.recipe.recipe import Recipe, StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import ema_of, field_of, with_ema
 
 # What is searched, in the order in which it is searched; see `SearchOptions.stages`.

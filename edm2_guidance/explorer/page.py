@@ -27,8 +27,8 @@ from edm2_guidance.explorer import chart
 from edm2_guidance.explorer.session import MAX_IMAGES, Curve, Explorer, Moment, Stopped, View
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, settled, spec_of
 from edm2_guidance.images.grid import scaled
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import StepInterval
 from edm2_guidance.recipe.spec import Spec
 from edm2_guidance.sampling.method_grid import tiles
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.spec import Spec, text_of
 

@@ -27,8 +27,10 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edm2_guidance.papers.search import Axis, Point
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import MAX_SEED, Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import MAX_SEED, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 _SHIPPED = Path(__file__).with_name("arenas")

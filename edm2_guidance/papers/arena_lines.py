@@ -16,7 +16,8 @@ from typing import Any
 from dnnlib.terminal import counted
 from edm2_guidance.papers.arena import Arena, Entry
 from edm2_guidance.papers.references import REFERENCES
-from edm2_guidance.recipe.recipe import FileRef, NetworkRef, Recipe
+from edm2_guidance.recipe.files import FileRef, NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]

@@ -10,8 +10,9 @@ from dnnlib.terminal import counted
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.uncertainty import Interval, interval_of, mean_interval
 from edm2_guidance.papers.plots import Curve, Intervals, Panel
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.prompts import prompts_sha256
-from edm2_guidance.recipe.recipe import Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]

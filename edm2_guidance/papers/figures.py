@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 
 NUM_CLASSES = 1000
 NUM_STEPS = 32  # of the default schedule, which the guided steps are counted on

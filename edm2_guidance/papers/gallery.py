@@ -13,8 +13,10 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.files import Network
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Reference, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, Network, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.spec import Spec
 
 Kind = TypeVar("Kind", bound=Spec)

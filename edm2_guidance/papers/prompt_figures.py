@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edm2_guidance.papers.presets import all_presets
-from edm2_guidance.recipe.recipe import Recipe, StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at
 
 

@@ -21,7 +21,8 @@ from edm2_guidance.metrics.uncertainty import Interval, mean_interval
 from edm2_guidance.papers.listing import Cells, as_csv, as_json, as_markdown, markdown_text
 from edm2_guidance.papers.shipped import shipped_scores
 from edm2_guidance.papers.tables import TABLES, Row
-from edm2_guidance.recipe.recipe import ImageSet, Recipe
+from edm2_guidance.recipe.files import ImageSet
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.spec import Spec
 from edm2_guidance.recipe.stored import read_recipe
 

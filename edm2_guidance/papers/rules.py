@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edm2_guidance.papers.adm import few_images
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 
 #: The metrics that have a column.
 METRICS = ("fid", "fd_dinov2", "precision:adm", "recall:adm")

@@ -19,16 +19,11 @@ from dnnlib.places import find_file, near
 from edm2_guidance.papers import adm, edm, rules
 from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide, classifier_guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import (
-    Guide,
-    LabelRule,
-    NetworkRef,
-    Recipe,
-    SigmaInterval,
-    StepInterval,
-    classifier_guide,
-)
+from edm2_guidance.recipe.recipe import LabelRule, Recipe
 
 NETWORKS = "networks"  # folder of reconstructed networks
 #: A network of the papers: run, images seen in thousands, EMA length sigma_rel.

@@ -5,297 +5,24 @@ threads, device model, versions) is not part of it.
 """
 
 import itertools
-import math
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edm2_guidance.recipe import catalog
 from edm2_guidance.recipe.around import Around, Leg, Program, planned_legs
-from edm2_guidance.recipe.catalog import CLASSIFIER_WEIGHTS
 from edm2_guidance.recipe.class_names import ClassName
-from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, StepInfo, Weight, constant, planned
+from edm2_guidance.recipe.files import ImageSet, Network, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
+from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, StepInfo, planned
 from edm2_guidance.recipe.prompts import Prompts, checked_prompts, prompts_json, prompts_sha256
-from edm2_guidance.recipe.spec import Spec, canonical, coerced, digest
+from edm2_guidance.recipe.spec import Spec, canonical, chosen, coerced, digest, settle
 
 MAX_SEED = 2**32 - 1  # generators take seeds modulo 2^32: larger ones would repeat images
 LEAST_LEVEL = 1e-30  # of noise; the largest is as far above 1
-SNAP_TOLERANCE = 0.02  # printed interval ends are off by up to 1.1 %; the next grid value is at least 16 % away
-
-
-@dataclass(frozen=True)
-class StepInterval:
-    """Guidance on the sampling steps first..last, both included, counted from 0 (noisiest)."""
-
-    first: int
-    last: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.first <= self.last:
-            raise ValueError(f"interval of steps {self.first},{self.last}: write FIRST,LAST with 0 <= FIRST <= LAST")
-
-    def sigmas(self, levels: Sequence[float]) -> "SigmaInterval":
-        """The noise levels that these steps stand for, on a schedule of starting levels that has them."""
-        after = [*levels, 0.0]
-        return SigmaInterval(after[self.last + 1], after[self.first])
-
-    def __contains__(self, step: object) -> bool:
-        return isinstance(step, int) and self.first <= step <= self.last
-
-    def holds(self, step: StepInfo) -> bool:
-        """Whether a step is in it."""
-        return step.index in self
-
-    def __str__(self) -> str:
-        return f"steps {self.first}-{self.last}"
-
-
-@dataclass(frozen=True)
-class SigmaInterval:
-    """Guidance at noise levels sigma in (lo, hi], arXiv 2404.07724, Eq. 5."""
-
-    lo: float
-    hi: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.lo < self.hi:  # also refuses NaN
-            raise ValueError(f"interval of noise levels {self.lo:g},{self.hi:g}: write LO,HI with 0 <= LO < HI")
-
-    def steps(self, sigmas: Sequence[float]) -> tuple[StepInterval | None, list[str]]:
-        """The steps whose starting sigma lies in (lo, hi], and a note for each end that was snapped.
-
-        `sigmas` are the levels that steps start from, falling. Published ends are printed with two decimals; an end
-        within 2 % of a level is taken to mean that level (0 and infinity never are). None = no step lies inside.
-        """
-        notes: list[str] = []
-        lo, hi = (_snap(end, sigmas, notes) for end in (self.lo, self.hi))
-        inside = [i for i, sigma in enumerate(sigmas) if lo < sigma <= hi]
-        return (StepInterval(inside[0], inside[-1]) if inside else None), notes
-
-    def holds(self, step: StepInfo) -> bool:
-        """Whether a step is in it, by the level that it starts from."""
-        return self.lo < step.level <= self.hi
-
-    def __str__(self) -> str:
-        return f"sigma in ({self.lo:.4g}, {self.hi:.4g}]"
-
-
-def _snap(end: float, sigmas: Sequence[float], notes: list[str]) -> float:
-    if end == 0 or math.isinf(end):
-        return end
-    nearest = min(sigmas, key=lambda sigma: abs(sigma - end))
-    if nearest == end or abs(nearest - end) > SNAP_TOLERANCE * end:
-        return end
-    notes.append(f"{end:g} read as the schedule's level {nearest:.4f}")
-    return nearest
-
-
-@dataclass(frozen=True)
-class FileRef:
-    """A file: where it was read from, and what it held (SHA-256; None until it was read).
-
-    found: where, in the words that others may read (`dnnlib.places.recorded_place`), of a file that was read.
-    """
-
-    source: str
-    sha256: str | None = None
-    found: str | None = field(default=None, compare=False, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, in which the source is the file's name."""
-        return {"source": self.name, "sha256": self.sha256, **({} if self.found is None else {"found": self.found})}
-
-    def canonical(self) -> dict[str, str]:
-        """What is hashed of it: the content, once that is known, whatever the name."""
-        return {"source": self.name} if self.sha256 is None else {"sha256": self.sha256}
-
-    @property
-    def name(self) -> str:
-        """File name without folder and suffix; of a URL without what follows `?`. FILE-function of FILE.py:function."""
-        source = re.split(r"[?#]", self.source)[0] if "://" in self.source else self.source
-        source = re.sub(r"\.py:(\w+)$", r"-\1.py", source)
-        return re.sub(r"\.(pkl|safetensors|pt|py)$", "", source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
-
-
-@dataclass(frozen=True)
-class NetworkRef(FileRef):
-    """A network file. opened: the network itself, where it is open already (`models.base`)."""
-
-    opened: Any = field(default=None, compare=False, repr=False)
-
-    @classmethod
-    def of(cls, network: "Network") -> "NetworkRef":
-        """Of a path, URL or name, of an open network, or of an object; whatever is a reference already stays.
-
-        ValueError for an object that is no network, or of which there is no hash.
-        """
-        if isinstance(network, NetworkRef):
-            return network
-        if isinstance(network, str | os.PathLike):
-            return cls(os.fspath(network))
-        if not hasattr(network, "source") or "sha256" not in (getattr(network, "identity", None) or ()):
-            network = catalog.network_of(network)
-        return cls(network.source, network.identity["sha256"], opened=network)
-
-
-class OpenNetwork(Protocol):
-    """What a recipe needs of a network that is open (`models.base`)."""
-
-    source: str
-    identity: dict[str, Any]
-
-
-#: What may be given for a network; objects of the user's own besides.
-Network = NetworkRef | str | os.PathLike[str] | OpenNetwork | Any
-
-
-@dataclass(frozen=True)
-class ImageSet(FileRef):
-    """Stored images, a ZIP, folder or `.npz`: `sha256` is of the images and their classes, wherever they lie."""
-
-
-def _network() -> Reference:
-    return Reference.parse("network")
-
-
-@dataclass(frozen=True)
-class Guide:
-    """One guide: how far D is moved away from a reference, and at which steps (None = all).
-
-    Attributes:
-        net: The network that the reference asks; None = the main one.
-        weight: How far.
-        interval: Where.
-        reference: How the network is asked.
-        never: The asked noise levels lie between two steps: guided nowhere.
-    """
-
-    net: NetworkRef | None
-    weight: Weight
-    interval: StepInterval | SigmaInterval | None = None
-    reference: Reference = field(default_factory=_network)
-    never: bool = False
-
-    if TYPE_CHECKING:  # what may be given; the attributes are what it stands for
-
-        def __init__(
-            self,
-            net: Network | None,
-            weight: "Weight | float | str | Callable[..., Any]",
-            interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
-            reference: Reference | str = "network",
-            never: bool = False,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        _settle(self, "net", lambda net: None if net is None else NetworkRef.of(net))
-        _settle(self, "weight", lambda w: constant(w) if isinstance(w, Real) else _spec(Weight, w))
-        _settle(self, "interval", _interval)
-        _settle(self, "reference", partial(_spec, Reference))
-        if self.net is None and not self.reference.of_main:
-            asked = "a classifier" if self.of_classifier else "another network"
-            raise ValueError(f"the reference '{self.reference}' asks {asked}: name it ({self.option})")
-        if self.net is not None and not self.reference.of_other:
-            raise ValueError(f"the reference '{self.reference}' asks no other network: leave out {self.option}")
-
-    @property
-    def name(self) -> str:
-        """Of the network that is asked, and how, if not as usual."""
-        asked = "the main network" if self.net is None else self.net.name
-        if self.of_classifier:
-            return f"classifier {asked}"
-        return asked if self.reference == _network() else f"{asked} ({self.reference})"
-
-    @property
-    def scale(self) -> float:
-        """Of a classifier: w - 1, in as few digits as say it."""
-        short = float(f"{self.weight.w - 1:.12g}")
-        return short if 1 + short == self.weight.w else self.weight.w - 1
-
-    @property
-    def strength(self) -> str:
-        """How far D is moved: "w = 1.5 (cosine)", of a classifier "scale 0.5"."""
-        number = f"scale {self.scale:g}" if self.of_classifier else self.weight.amount
-        return number + (f" ({self.weight.schedule})" if self.weight.schedule else "")
-
-    @property
-    def short(self) -> str:
-        """Name and strength in few characters: "uncond w=1.5 cosine"."""
-        if self.of_classifier:
-            return f"{self.name} scale={self.scale:g} {self.weight.schedule}".rstrip()
-        return f"{self.name} {self.weight.short}"
-
-    @property
-    def of_classifier(self) -> bool:
-        """Whether `net` is a classifier."""
-        return self.reference.of_classifier
-
-    @property
-    def option(self) -> str:
-        """By which a command line names `net`."""
-        return "--classifier" if self.of_classifier else "--gnet"
-
-    def role(self, number: int) -> str:
-        """What its network is called, as guide `number`, where evaluations are counted."""
-        return f"classifier {number}" if self.of_classifier else f"guide {number}"
-
-    @property
-    def off(self) -> bool:
-        """Weight 1, or an interval that holds no step: the reference is never evaluated."""
-        return self.never or not self.weight.moves
-
-    def on(self, step: StepInfo) -> bool:
-        """Whether D is moved at this step of a resolved recipe."""
-        inside = step.guided and (self.interval is None or self.interval.holds(step))
-        return inside and not self.off and not self.weight.off(step)
-
-    def canonical(self) -> dict[str, Any]:
-        """What is hashed of it, of a resolved recipe."""
-        interval = self.interval
-        steps = [interval.first, interval.last] if isinstance(interval, StepInterval) else None
-        parts = {
-            "net": None if self.net is None else self.net.canonical(),
-            "reference": None if self.reference == _network() else canonical(self.reference),
-            "weight": canonical(self.weight),
-            "steps": steps,
-            "sigmas": self._sigmas,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; steps: null = all, [] = none. sigmas: noise levels, of a recipe of legs, if it has some."""
-        interval = self.interval
-        steps = [interval.first, interval.last] if isinstance(interval, StepInterval) else None
-        return {
-            "net": None if self.net is None else self.net.to_json(),
-            "reference": str(self.reference),
-            "weight": str(self.weight),
-            "steps": [] if self.never else steps,
-            **({} if self._sigmas is None else {"sigmas": self._sigmas}),
-        }
-
-    @property
-    def _sigmas(self) -> list[Any] | None:
-        """Both ends of an interval of noise levels, as plain data."""
-        interval = self.interval
-        ends: list[Any] = canonical([interval.lo, interval.hi]) if isinstance(interval, SigmaInterval) else []
-        return ends or None
-
-
-def classifier_guide(
-    classifier: Network,
-    scale: float,
-    sampler: Sampler | str,
-    interval: StepInterval | SigmaInterval | tuple[int, int] | None = None,
-) -> Guide:
-    """Guidance by a classifier's gradient, as published with this sampler: scales of one are none for another."""
-    kind = _spec(Sampler, sampler).kind
-    weight = Weight.parse(CLASSIFIER_WEIGHTS.get(kind, "constant")).with_fields({"w": 1 + scale})
-    return Guide(classifier, weight, interval, Reference.parse("classifier"))
 
 
 LabelRule = Literal["random", "balanced", "none", "stored"] | int | ClassName
@@ -351,15 +78,15 @@ class Recipe:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        _settle(self, "net", NetworkRef.of)
-        _settle(self, "guides", _guides)
+        settle(self, "net", NetworkRef.of)
+        settle(self, "guides", _guides)
         for axis in (Sampler, Schedule, Rule):
-            _settle(self, axis.axis, partial(_spec, axis))
-        _settle(self, "around", _around)
+            settle(self, axis.axis, partial(chosen, axis))
+        settle(self, "around", _around)
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", self.schedule.usual_steps)
-        _settle(self, "labels", _labels)
-        _settle(self, "prompts", checked_prompts)
+        settle(self, "labels", _labels)
+        settle(self, "prompts", checked_prompts)
         if self.prompts and isinstance(self.labels, int) and self.labels >= len(self.prompts):
             raise ValueError(f"class {self.labels}: prompts are the classes, 0 to {len(self.prompts) - 1}")
         for name, choices in (("dtype", Literal["float32", "float64"]), ("seed_rule", SeedRule)):
@@ -370,12 +97,12 @@ class Recipe:
             raise ValueError(f"labels '{self.labels}': {why}")
         if not isinstance(self.num_steps, Integral):
             raise ValueError(f"{self.num_steps!r} sampling steps: not an integer")
-        _settle(self, "num_steps", int)
+        settle(self, "num_steps", int)
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
-            _check_alone(guide, self.guides, self.rule)
+            guide.check_alone(self.guides, self.rule)
             interval = guide.interval
             if guide.weight.remembers and (interval is not None or guide.of_classifier):
                 what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
@@ -435,7 +162,7 @@ class Recipe:
 
     def unusual_text(self) -> str:
         """What is not as in the papers, in the words of the command line, comma-separated; empty if all is."""
-        references = [str(guide.reference) for guide in self.guides if guide.reference != _network()]
+        references = [str(guide.reference) for guide in self.guides if not guide.as_usual]
         schedules = [guide.weight.schedule for guide in self.guides if guide.weight.schedule]
         base = [] if self.base is None else [f"enlarges {self.base.name}"]
         others = [spec.caption for spec in self.unusual()]
@@ -634,32 +361,13 @@ def _base_json(base: "ImageSet | Recipe") -> dict[str, Any]:
     return (replace(base, prompts=()) if isinstance(base, Recipe) else base).to_json()
 
 
-def _settle(part: "Guide | Recipe", name: str, convert: Callable[[Any], Any]) -> None:
-    """Put in place of a field what it stands for."""
-    object.__setattr__(part, name, convert(getattr(part, name)))
-
-
-def _spec(axis: type[Spec], given: Any) -> Any:
-    """A choice, or the text of one, or a function of the user's own."""
-    if callable(given):
-        if axis.axis not in catalog.OF_FUNCTIONS:
-            raise ValueError(f"{given!r}: a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {axis.axis}")
-        return catalog.find(axis.axis, catalog.OF_FUNCTIONS[axis.axis]).of(given)
-    found = axis.parse(given) if isinstance(given, str) else given
-    if not isinstance(found, axis):
-        text = f"a text such as '{catalog.kinds(axis.axis)[0]}'"
-        forms = {"weight": f"a number, a function or {text}", "rule": f"a function or {text}"}
-        raise ValueError(f"{given!r} is no {axis.axis}: give {forms.get(axis.axis, text)}")
-    return found
-
-
 def _around(given: Any) -> tuple[Around, ...]:
     """None, one or several, or the text of them, in the order of the catalogue."""
     parts = [given] if isinstance(given, Around) else given
     if isinstance(given, str):
         parts = given.split(",") if given else ()
     known = catalog.kinds(Around.axis)
-    return tuple(sorted((_spec(Around, each) for each in parts), key=lambda each: known.index(each.kind)))
+    return tuple(sorted((chosen(Around, each) for each in parts), key=lambda each: known.index(each.kind)))
 
 
 def _labels(given: Any) -> Any:
@@ -678,26 +386,6 @@ def _guides(given: Any) -> tuple[Guide, ...]:
         if not isinstance(guide, Guide):
             raise ValueError(f"{guide!r} is no guide: write Guide(NETWORK, WEIGHT)")
     return guides
-
-
-def _check_alone(guide: Guide, guides: Sequence[Guide], rule: Rule) -> None:
-    """ValueError for a weight of an only guide beside others, or under a rule that is not linear."""
-    if not guide.weight.alone or guide.off:
-        return
-    others = [other.name for other in guides if other is not guide and not other.off]
-    if others:
-        raise ValueError(f"the weight {guide.weight.kind} is of one reference, and {others[0]} guides as well")
-    if rule != Rule.parse("linear"):
-        raise ValueError(f"the weight {guide.weight.kind} is of the linear rule, and means nothing under {rule}")
-
-
-def _interval(given: Any) -> Any:
-    """An interval, or (FIRST, LAST) steps."""
-    if given is None or isinstance(given, StepInterval | SigmaInterval):
-        return given
-    if not isinstance(given, tuple | list) or len(given) != 2 or not all(isinstance(end, int) for end in given):
-        raise ValueError(f"interval {given}: two steps, (FIRST, LAST); or noise levels, SigmaInterval(LO, HI)")
-    return StepInterval(*given)
 
 
 def of_base(counts: Mapping[str, int]) -> dict[str, int]:

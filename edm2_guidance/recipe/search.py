@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TypeVar
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.own import OwnFunction
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.spec import Spec
 
 _OF_GUIDES = ("weight", "alpha", "scale", "first", "last", "ema", "guide_ema")

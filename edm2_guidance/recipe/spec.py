@@ -291,3 +291,22 @@ def text_of(value: Any) -> str:
 
 def _written(name: str, value: Any, hint: Any) -> str:
     return text_of(value) if _choices(hint) else name if value is True else f"{name}={text_of(value)}"
+
+
+def settle(part: Any, name: str, convert: Callable[[Any], Any]) -> None:
+    """Put in place of a field of a frozen dataclass what it stands for."""
+    object.__setattr__(part, name, convert(getattr(part, name)))
+
+
+def chosen(axis: type[Spec], given: Any) -> Any:
+    """A choice of an axis: given as such, or by its text, or as a function of the user's own. ValueError for none."""
+    if callable(given):
+        if axis.axis not in catalog.OF_FUNCTIONS:
+            raise ValueError(f"{given!r}: a function can be a {', a '.join(catalog.OF_FUNCTIONS)}, no {axis.axis}")
+        return catalog.find(axis.axis, catalog.OF_FUNCTIONS[axis.axis]).of(given)
+    found = axis.parse(given) if isinstance(given, str) else given
+    if not isinstance(found, axis):
+        text = f"a text such as '{catalog.kinds(axis.axis)[0]}'"
+        forms = {"weight": f"a number, a function or {text}", "rule": f"a function or {text}"}
+        raise ValueError(f"{given!r} is no {axis.axis}: give {forms.get(axis.axis, text)}")
+    return found

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Reference, Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import FORMAT, Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import FORMAT, Recipe
 from edm2_guidance.recipe.spec import digest
 
 MAX_STEPS = 10**5  # of a recipe out of a file, whose levels are computed when it is read

@@ -14,8 +14,9 @@ from dnnlib.inference import FULL, PLAIN, PREPARED, UNSAID, Inference
 from edm2_guidance.images.batch import Begun, ImageBatch
 from edm2_guidance.images.diagnostics import Diagnostics
 from edm2_guidance.models.base import Classifier, Model
+from edm2_guidance.recipe.files import ImageSet
 from edm2_guidance.recipe.parts import Prediction, Step, StepInfo, constant
-from edm2_guidance.recipe.recipe import ImageSet, LabelRule, Recipe, of_base
+from edm2_guidance.recipe.recipe import LabelRule, Recipe, of_base
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling import tuning
 from edm2_guidance.sampling.engine import trajectory

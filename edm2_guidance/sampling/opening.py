@@ -12,9 +12,10 @@ from dnnlib.places import recorded_place
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
+from edm2_guidance.recipe.files import FileRef, ImageSet, NetworkRef
 from edm2_guidance.recipe.parts import Rule
 from edm2_guidance.recipe.prompts import texts_of
-from edm2_guidance.recipe.recipe import FileRef, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import Base, Generation, Memory, labelled_network
 from edm2_guidance.sampling.stored_base import StoredBase
 from torch_utils.distributed import pick_device

@@ -7,7 +7,8 @@ from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.labels import count_classes
 from edm2_guidance.images.members import shortened
 from edm2_guidance.images.sources import StoredImages, content_sha256
-from edm2_guidance.recipe.recipe import ImageSet, LabelRule
+from edm2_guidance.recipe.files import ImageSet
+from edm2_guidance.recipe.recipe import LabelRule
 from edm2_guidance.recipe.spec import digest
 
 

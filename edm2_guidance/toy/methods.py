@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Prediction, Schedule, constant, planned
 from edm2_guidance.recipe.parts import Sampler as Solver
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, StepInterval
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.sampling.guidance.guided import guided as _guided

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
 from edm2_guidance.sampling.guidance.guided import DenoiseAt
 from edm2_guidance.toy.distribution import Mixture
 from edm2_guidance.toy.methods import guided, trajectories

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.parts import Step
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.toy.network import ToyModel
 from edm2_guidance.toy.scoring import Sampler

@@ -21,7 +21,8 @@ from dnnlib.urls import is_url
 from edm2_guidance.images import zips
 from edm2_guidance.images.members import RECIPE_NAME
 from edm2_guidance.recipe import stored
-from edm2_guidance.recipe.recipe import FileRef, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.files import FileRef, ImageSet, NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.identity import differences
 from edm2_guidance.work.plan import cut_of, format_seeds, seed_runs
 

@@ -14,7 +14,7 @@ import edm2_guidance as eg
 from dnnlib.download import cache_path
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip, reproduce
 from edm2_guidance.recipe import own
-from edm2_guidance.recipe.recipe import NetworkRef
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.work.again import read_made
 from edm2_guidance.work.plan import ShardPlan, cut_of
 

@@ -4,7 +4,8 @@ from click.testing import CliRunner
 
 from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.recipe import catalog
-from edm2_guidance.recipe.recipe import Recipe, SigmaInterval
+from edm2_guidance.recipe.intervals import SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 BOTH = "cads:s=0.1,erk:w_stiff=2"
 

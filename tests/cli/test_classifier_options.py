@@ -15,7 +15,7 @@ from edm2_guidance.cli.search_options import SearchOptions, search_text, start_o
 from edm2_guidance.commands import generate_images, generate_zip
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.recipe.describe import describe_recipe
-from edm2_guidance.recipe.recipe import SigmaInterval
+from edm2_guidance.recipe.intervals import SigmaInterval
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling.generation import sample

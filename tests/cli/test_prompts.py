@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from edm2_guidance.cli.recipe_flags import MAX_PROMPT_OPTIONS, recipe_flags
 from edm2_guidance.cli.report import describe
 from edm2_guidance.recipe.describe import describe_recipe
-from edm2_guidance.recipe.recipe import ImageSet, Recipe
+from edm2_guidance.recipe.files import ImageSet
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.identity import differences
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edm2_guidance.papers.presets import POSTHOC, all_presets
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 
 ROOT = Path(__file__).parents[2]
 

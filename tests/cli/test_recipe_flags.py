@@ -10,8 +10,11 @@ from edm2_guidance.cli.recipe_flags import recipe_flags
 from edm2_guidance.cli.recipe_options import Method, NetworkOptions, SamplingOptions
 from edm2_guidance.commands import calculate_metrics, generate_images
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"mnist16-{name}") for name in ("cond", "uncond", "weak"))
 

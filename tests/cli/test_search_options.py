@@ -10,8 +10,11 @@ from edm2_guidance.cli.lists import FloatList
 from edm2_guidance.cli.recipe_args import GuideDefaults
 from edm2_guidance.cli.recipe_options import NetworkOptions
 from edm2_guidance.cli.search_options import SearchOptions, missing_files, search_text, start_of
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 
 MAIN, UNCOND, WEAK = (NetworkRef(f"nets/{name}-0000163-0.050.pkl") for name in ("main", "uncond", "weak"))

@@ -10,7 +10,8 @@ from dnnlib.download import fetch
 from dnnlib.places import EMBEDDED, embedded, find_file, python_function, recorded_place, short_name
 from edm2_guidance.cli.recipe_args import recipe_from
 from edm2_guidance.commands import generate_images
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.opening import open_recipe
 
 NAME = "pretrained/mnist16-cond.pkl"

@@ -16,8 +16,10 @@ from edm2_guidance.explorer import chart
 from edm2_guidance.explorer.session import Explorer, Stopped, unguided
 from edm2_guidance.explorer.settings import Settings
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Rule, Sampler, Weight
-from edm2_guidance.recipe.recipe import Guide, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.opening import opener
 
 STEPS, IMAGES = 6, 4

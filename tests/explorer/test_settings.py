@@ -6,8 +6,10 @@ import pytest
 
 from edm2_guidance.explorer.settings import Settings, fields_of, kinds, settled, spec_of
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.guide import Guide, classifier_guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import Recipe
 
 USUAL = {"sampler": Sampler, "schedule": Schedule, "rule": Rule, "weight": Weight}
 

@@ -33,7 +33,10 @@ from edm2_guidance.metrics.moments import Moments
 from edm2_guidance.metrics.provenance import describe_stored
 from edm2_guidance.metrics.reference import holds_statistics, open_statistics, save_statistics
 from edm2_guidance.metrics.score_output import feature_shards
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work.again import read_made
 from edm2_guidance.work.again import read_recipe as read_recipe_again
 from edm2_guidance.work.complete import Run, complete

@@ -24,8 +24,11 @@ from edm2_guidance.images.zips import ZipWriter, dataset_json, json_bytes, parse
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.ledger_table import format_table, rows_of
 from edm2_guidance.recipe.describe import describe_recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import MAX_SEED, Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import MAX_SEED, Recipe
 from edm2_guidance.work.plan import format_seeds
 from tests.functions import levels
 

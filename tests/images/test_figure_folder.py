@@ -7,7 +7,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from edm2_guidance.images.figure_folder import FigureFolder
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 
 CONTENT = {"recipes": [{"labels": 0, "name": "caf\N{LATIN SMALL LETTER E WITH ACUTE}"}], "seeds": (1, 2)}
 RECIPE = Recipe(NetworkRef("main.pkl", "a" * 64))

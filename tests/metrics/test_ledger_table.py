@@ -11,8 +11,11 @@ from edm2_guidance.commands import calculate_metrics
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.ledger_table import Row, format_csv, format_table, mixtures, rows_of, select
 from edm2_guidance.recipe.describe import describe_recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Sampler, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from tests.metrics.test_ledger import record
 
 

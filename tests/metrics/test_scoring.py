@@ -28,8 +28,10 @@ from edm2_guidance.metrics.reference import open_statistics, save_statistics
 from edm2_guidance.metrics.running import RunningMoments
 from edm2_guidance.metrics.scoring import open_reference, score
 from edm2_guidance.metrics.sides import ReferenceImages, open_reference_side, open_side
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from training.encoders import StandardRGBEncoder
 
 MNIST = {"network": "DigitClassifier", "weights_sha256": "aa", "resize": "none", "dtype": "float32", "published": True}

@@ -12,7 +12,8 @@ from torch.distributions import Normal, kl_divergence
 
 from edm2_guidance.models import open_classifier, open_model
 from edm2_guidance.pretrained import train_adm, train_classifier
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.timesteps import alphas_bar, noise_levels
 from edm2_guidance.sampling.opening import open_recipe
 from tests.pictures import encoded

@@ -12,7 +12,8 @@ from dnnlib.inference import Inference
 from edm2_guidance.models import open_model
 from edm2_guidance.models.discrete import DENOISED
 from edm2_guidance.models.pipelines import noise_levels_of
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.timesteps import noise_levels
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import sample

@@ -18,8 +18,11 @@ from edm2_guidance.models.networks import edm as networks
 from edm2_guidance.models.networks.edm import Conv2d, attend
 from edm2_guidance.papers.costs import facts_of
 from edm2_guidance.papers.presets import all_presets
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe, opener
 from edm2_guidance.sampling.rounding import steps_for

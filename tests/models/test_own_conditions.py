@@ -17,7 +17,9 @@ from PIL import Image
 import edm2_guidance as eg
 from edm2_guidance.commands import calculate_metrics, generate_images, generate_zip
 from edm2_guidance.models import open_model
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample

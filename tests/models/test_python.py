@@ -15,8 +15,10 @@ from dnnlib.places import EMBEDDED
 from edm2_guidance.commands import calculate_metrics, count_flops, generate_images, generate_zip, network_tool
 from edm2_guidance.models import open_model
 from edm2_guidance.models.python import PythonModel
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.files import fetch_all
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from edm2_guidance.papers.curves import Scores, ema_panel, interval_panels, value_panel
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide, classifier_guide
 from edm2_guidance.recipe.parts import Rule, Sampler, Schedule, Weight, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, classifier_guide
+from edm2_guidance.recipe.recipe import Recipe
 
 RECIPE = Recipe(NetworkRef("main"), num_steps=16).to_json()
 

@@ -6,7 +6,8 @@ import pytest
 from edm2_guidance.metrics.compare import of_lines
 from edm2_guidance.metrics.uncertainty import difference
 from edm2_guidance.papers.differences import difference_panel
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.recipe import Recipe
 
 RECIPE = Recipe(NetworkRef("main"), num_steps=16).to_json()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edm2_guidance.papers.figures import Inset, figure_names, pictures
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "interval_figures.json").read_text())
 

@@ -13,7 +13,7 @@ from edm2_guidance.papers.pipelines import all_prompts, settings
 from edm2_guidance.papers.presets import all_presets
 from edm2_guidance.papers.prompt_figures import prompt_figure_names, prompt_pictures
 from edm2_guidance.papers.tables import find
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.timesteps import kept_timesteps, noise_levels
 
 HUB = {

@@ -18,8 +18,10 @@ from edm2_guidance.papers import report as report_module
 from edm2_guidance.papers.listing import as_csv
 from edm2_guidance.papers.report import collect, compare_shipped, differences, left_out, report
 from edm2_guidance.papers.tables import all_rows, find
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 
 AUTOG = "edm2-img512-s-autog-fid"
 ROOT = Path(__file__).parents[2]

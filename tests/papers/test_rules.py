@@ -12,7 +12,7 @@ from edm2_guidance.commands import calculate_metrics, network_tool, reproduce
 from edm2_guidance.papers import rules
 from edm2_guidance.papers.costs import evaluations
 from edm2_guidance.papers.tables import all_rows, find, select
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 
 TABLES = list(dict.fromkeys(setting.table for setting in rules.settings()))
 

@@ -6,7 +6,7 @@ from dnnlib.places import EMBEDDED
 from edm2_guidance.papers import tables
 from edm2_guidance.papers.presets import POSTHOC, all_presets
 from edm2_guidance.papers.tables import NETWORK_NAME, TABLES, all_rows, find, how_to_make, select
-from edm2_guidance.recipe.recipe import SigmaInterval, StepInterval
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from training.reconstruct import GOOD_ERROR, find_snapshots, plan_reconstructions
 
 S, XS, XXL, M = "s-2147483", "xs-2147483", "xxl-0939524", "m-2147483"

@@ -8,7 +8,9 @@ from edm2_guidance.cli.report import describe
 from edm2_guidance.explorer.settings import Settings
 from edm2_guidance.recipe.around import Around
 from edm2_guidance.recipe.describe import describe_recipe
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import field_of, recipe_at
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
 

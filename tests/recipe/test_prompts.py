@@ -7,8 +7,9 @@ import pytest
 
 from edm2_guidance.metrics.provenance import describe_generated
 from edm2_guidance.recipe import prompts as module
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
 from edm2_guidance.recipe.prompts import PromptsRef, prompt_text, prompts_text, shortened, with_few_prompts
-from edm2_guidance.recipe.recipe import ImageSet, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
 
 NET = NetworkRef("net", "0" * 64)

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 
 MAIN = NetworkRef("/somewhere/main.pkl", "a" * 64)
 GUIDE = NetworkRef("https://host/guide.pkl", "b" * 64)

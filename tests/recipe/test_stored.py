@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe, upgraded
 
 MAIN, UNCOND, WEAK = (

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from dnnlib.places import EMBEDDED
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.reproduction.files import fetch_all
 
 

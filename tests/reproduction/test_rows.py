@@ -14,8 +14,10 @@ from edm2_guidance.metrics import ledger
 from edm2_guidance.papers.report import collect
 from edm2_guidance.papers.search import Axis, Found
 from edm2_guidance.papers.tables import Row, find
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at
 from edm2_guidance.reproduction.rows import Runner, Settings
 from edm2_guidance.reproduction.sweeps import Sweep, find_best, repeat, within_noise

@@ -15,8 +15,10 @@ from torch.nn.functional import one_hot
 
 from edm2_guidance.models.adm_files import save_adm
 from edm2_guidance.models.networks.adm import Architecture
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Reference, Sampler, Schedule, Weight
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import sample

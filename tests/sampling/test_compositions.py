@@ -12,7 +12,9 @@ import torch
 
 from edm2_guidance import pretrained
 from edm2_guidance.recipe import catalog
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import opener
 

@@ -11,8 +11,11 @@ import torch
 
 from dnnlib.inference import Inference
 from edm2_guidance.recipe.class_names import ClassName
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Sampler, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe, opener

@@ -13,8 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edm2_guidance.commands.generate_images import main
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval, StepInterval
 from edm2_guidance.recipe.parts import Sampler, Schedule, StepInfo, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, SigmaInterval, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling import seeds as seeding
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Counted, guided

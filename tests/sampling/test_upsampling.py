@@ -18,8 +18,11 @@ from edm2_guidance.images.zips import ZipWriter, dataset_json
 from edm2_guidance.models.adm_files import save_adm
 from edm2_guidance.models.networks.adm import Architecture
 from edm2_guidance.papers.presets import Preset, all_presets
+from edm2_guidance.recipe.files import ImageSet, NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, ImageSet, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import hash_of_format_1, read_recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe

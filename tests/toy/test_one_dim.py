@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edm2_guidance.recipe.recipe import StepInterval
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.toy import one_dim
 from edm2_guidance.toy.one_dim import all_mixture, class_mixture, guided_steps, paths
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from edm2_guidance.papers.gallery import entries, unguided
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.opening import open_recipe
 from edm2_guidance.toy import methods, recipes
 from edm2_guidance.toy.network import ToyModel

@@ -14,8 +14,10 @@ from edm2_guidance.cli.status_text import duration
 from edm2_guidance.commands import reproduce
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.zips import ZipWriter
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.work import lease as claims
 from edm2_guidance.work.complete import Run
 from edm2_guidance.work.plan import ShardPlan, format_seeds, seed_runs

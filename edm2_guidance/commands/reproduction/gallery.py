@@ -23,7 +23,8 @@ from edm2_guidance.papers.gallery import Entry, axes, entries
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+    from edm2_guidance.recipe.files import NetworkRef
+    from edm2_guidance.recipe.recipe import Recipe
     from edm2_guidance.sampling.generation import Generation
 
 OUTDIR = "docs/gallery"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Denoise, Prediction, Rule, Seen, Step, StepInfo, moved
 from edm2_guidance.recipe.perturbation import Perturbation
-from edm2_guidance.recipe.recipe import Guide
 from edm2_guidance.sampling.guidance.recorder import Recorder
 from edm2_guidance.sampling.seeds import Draws
 from torch_utils.transfer import to_device

@@ -8,8 +8,10 @@ import torch
 
 from dnnlib.inference import Inference
 from edm2_guidance.recipe.around import Around
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import TOGETHER, Batch, guided
 from edm2_guidance.sampling.opening import open_recipe

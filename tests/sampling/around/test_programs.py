@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import SigmaInterval
 from edm2_guidance.recipe.parts import Sampler, Weight, planned
-from edm2_guidance.recipe.recipe import Guide, Recipe, SigmaInterval
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import guided

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from edm2_guidance.recipe.around import Around
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.opening import open_recipe
 
 D = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

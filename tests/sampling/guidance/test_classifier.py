@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide, classifier_guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import (
     Prediction,
     Reference,
@@ -17,7 +20,7 @@ from edm2_guidance.recipe.parts import (
     constant,
     planned,
 )
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval, classifier_guide
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided
 from edm2_guidance.sampling.opening import open_recipe

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from dnnlib.inference import Inference
 from edm2_guidance.commands import generate_images
 from edm2_guidance.models import open_model
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Prediction, Reference, StepInfo
 from edm2_guidance.recipe.perturbation import Layer
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
 from edm2_guidance.sampling.opening import open_recipe

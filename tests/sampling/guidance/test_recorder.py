@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Prediction, Reference, Rule, Sampler, Seen, Weight, constant, planned
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, StepInterval
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import Batch, guided
 from edm2_guidance.sampling.guidance.recorder import Recorder

@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
+from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Sampler, Weight, planned
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe, StepInterval
+from edm2_guidance.recipe.recipe import Recipe
 from tests.functions import levels
 
 STEPS = planned(Sampler.parse("heun"), levels(9))

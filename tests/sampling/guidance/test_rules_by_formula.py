@@ -8,8 +8,10 @@ import torch
 
 from dnnlib.inference import Inference
 from edm2_guidance.models import open_model
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Rule, StepInfo, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, Counted, guided

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from edm2_guidance.models.base import Prediction
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Reference, StepInfo, constant
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.guidance.guided import Batch, guided
 from edm2_guidance.sampling.opening import open_recipe

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.recipe.files import NetworkRef
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Rule, Sampler, Seen, Weight, planned
-from edm2_guidance.recipe.recipe import Guide, NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from tests.functions import denoise_at, levels
 
 STEPS = planned(Sampler.parse("heun"), levels(8))

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.parts import Sampler, Schedule, StepInfo
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from tests.sampling.samplers.test_ddpm import noises, run
 
 LEVELS = Schedule.parse("logsnr").levels(10)

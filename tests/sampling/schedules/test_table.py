@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Sampler, Schedule, Weight, planned
-from edm2_guidance.recipe.recipe import Guide, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.stored import read_recipe
 from edm2_guidance.sampling.generation import sample
 from edm2_guidance.sampling.opening import open_recipe

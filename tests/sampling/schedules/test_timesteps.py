@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.parts import Schedule
-from edm2_guidance.recipe.recipe import NetworkRef, Recipe
+from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.timesteps import kept_timesteps, noise_levels
 
 GOLDEN = np.load(Path(__file__).parents[2] / "data" / "adm.npz")
