@@ -113,7 +113,8 @@ def test_a_cascade_of_deepfloyd_if(net):
     ancestral = ["--sampler=ddpm:clip=false", "--around=threshold:if", "--reference=unconditional", "--guidance=2"]
     ancestral += [*TEXTS, "--schedule=timesteps:steps=4:betas=cosine", "--num=3"]
     run(generate_zip.main, net(tiny_if), *ancestral, "--out=small.zip")
-    run(generate_zip.main, net(tiny_if_second), *ancestral, "--upsample=small.zip", "--out=large.zip")
+    said = run(generate_zip.main, net(tiny_if_second), *ancestral, "--upsample=small.zip", "--out=large.zip").stderr
+    assert "was drawn to" not in said
     small, large = ({name: Image.open(io.BytesIO(data)).size for name, data in images_of(path).items()}
                     for path in ("small.zip", "large.zip"))  # fmt: skip
     assert {*small.values()} == {(8, 8)}
@@ -180,3 +181,17 @@ def test_the_preset_of_all_three_stages(tmp_path_factory):
     (images,) = source
     assert images.labels == (0, 1)
     assert source.evaluations == {name: 2 * count for name, count in generation.evaluations_per_image().items()}
+
+
+def test_small_images_of_other_prompts_are_noted(net):
+    words = [*FREE, "--schedule=timesteps:steps=3:betas=cosine", "--num=2"]
+    run(generate_zip.main, net(tiny_if), *TEXTS, *words, "--out=small.zip")
+    others = ["--prompt=a red bird", "--prompt=a blue one", *words]
+    said = run(generate_zip.main, net(tiny_if_second), *others, "--upsample=small.zip", "--out=large.zip").stderr
+    assert 'small.zip was drawn to prompt "' in said
+    assert 'and is enlarged by prompt "a red bird" and 1 more, by seed' in said
+
+
+def test_another_of_a_single_prompt_is_refused(net):
+    words = [net(tiny_sdxl), "--prompt=a dog", "--reference=other-label", "--guidance=2", "--out=a.zip", "--num=1"]
+    assert "has a single one (of prompts: give several)" in run(generate_zip.main, *words, code=2).stderr

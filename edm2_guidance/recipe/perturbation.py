@@ -74,6 +74,7 @@ class Perturbed(Protocol):
     source: str
     shape: tuple[int, int, int]
     low_res_size: int
+    num_classes: int
     supports: frozenset[str]
     layers: Sequence[Layer]
     crop_multiple: int

@@ -14,7 +14,7 @@ from edm2_guidance.models.base import Classifier, Model
 from edm2_guidance.recipe.class_names import ClassName, find_class
 from edm2_guidance.recipe.files import FileRef, ImageSet, NetworkRef
 from edm2_guidance.recipe.parts import Rule
-from edm2_guidance.recipe.prompts import texts_of
+from edm2_guidance.recipe.prompts import Prompts, prompts_sha256, prompts_text, texts_of
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.sampling.generation import Base, Generation, Memory, labelled_network
 from edm2_guidance.sampling.stored_base import StoredBase
@@ -82,6 +82,7 @@ def open_recipe(
     else:
         notes += base.notes
         recipe = _with_labels_of(base, recipe, labelled, notes)
+        _note_other_prompts(base, recipe, notes)
     _check_references(recipe, main, guides, notes)
     if base is None and labelled is not main:
         recipe = _for_guides_alone(recipe, notes)
@@ -293,6 +294,15 @@ def _with_labels_of(base: Base, recipe: Recipe, labelled: Model | Classifier, no
         cure = "give it all prompts that they have" if recipe.prompts else "take networks with the same classes"
         raise ValueError(f"{name} has images of {known}: {cure}")
     return recipe if recipe.labels == "none" else replace(recipe, labels=base.label_rule)
+
+
+def _note_other_prompts(base: Base, recipe: Recipe, notes: list[str]) -> None:
+    """Add to `notes` that stored images were drawn to other prompts than they are enlarged by."""
+    drawn: Prompts = base.prompts if isinstance(base, StoredBase) else ()
+    if drawn and recipe.prompts and prompts_sha256(drawn) != prompts_sha256(recipe.prompts):
+        notes.append(
+            f"{base.recipe.name} was drawn to {prompts_text(drawn)}, and is enlarged by {prompts_text(recipe.prompts)}"
+        )
 
 
 def _with_checked_labels(recipe: Recipe, labelled: Model | Classifier, notes: list[str]) -> Recipe:

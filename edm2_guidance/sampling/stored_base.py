@@ -1,13 +1,16 @@
 """Stored images as those that a network enlarges: found by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dnnlib.places import find_file, recorded_place
+from edm2_guidance.images.archive import Archive
 from edm2_guidance.images.batch import ImageBatch
 from edm2_guidance.images.labels import count_classes
-from edm2_guidance.images.members import shortened
+from edm2_guidance.images.members import RECIPE_NAME, shortened
 from edm2_guidance.images.sources import StoredImages, content_sha256
+from edm2_guidance.images.zips import parse_object
 from edm2_guidance.recipe.files import ImageSet
+from edm2_guidance.recipe.prompts import Prompts, checked_prompts
 from edm2_guidance.recipe.recipe import LabelRule
 from edm2_guidance.recipe.spec import digest
 
@@ -15,6 +18,8 @@ from edm2_guidance.recipe.spec import digest
 class StoredBase:
     """As `sampling.generation.Base`, of a ZIP, tar or folder with seeds for names, or of an `.npz`, whose N-th image,
     counted from 0, is that of seed N. It is read once when it opens: for its checksum, in which its classes count.
+
+    prompts: what the recipe beside the images says that they show; empty if nothing does.
 
     Raises as `StoredImages`; ValueError for names that are no seeds.
     """
@@ -34,6 +39,7 @@ class StoredBase:
         self.recipe = ImageSet(source, digest([content_sha256(self._images), labels]), recorded_place(source))
         self.image_classes = count_classes(labels or ())
         self.label_rule: LabelRule = "stored" if labels else "none"
+        self.prompts = _prompts_of(self._images.archive)
 
     @property
     def image_size(self) -> int:
@@ -54,3 +60,14 @@ class StoredBase:
     def make(self, seeds: Sequence[int]) -> tuple[ImageBatch, dict[str, int]]:
         """The images of these seeds and their classes; no network is evaluated."""
         return self._images.pick([self._rows[seed] for seed in seeds]), {}
+
+
+def _prompts_of(archive: Archive | None) -> Prompts:
+    """Those that a `recipe.json` among these files names; none if it names none, or cannot be read."""
+    if archive is None or RECIPE_NAME not in archive:
+        return ()
+    try:
+        recipe = parse_object(archive.read(RECIPE_NAME), RECIPE_NAME).get("recipe")
+        return checked_prompts(recipe.get("prompts", ())) if isinstance(recipe, Mapping) else ()
+    except ValueError:
+        return ()

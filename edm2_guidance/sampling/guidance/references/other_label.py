@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edm2_guidance.recipe.parts import Call, Reference
+from edm2_guidance.recipe.perturbation import Perturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,14 @@ class OtherLabel(Reference):
     formula: ClassVar[str] = "D_g = D of the network at (x, sigma) for class c', drawn evenly from all"
     of_main: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
+
+    def check_network(self, network: Perturbed) -> None:
+        super().check_network(network)
+        if network.num_classes == 1:
+            raise ValueError(
+                f"the reference '{self}' draws another class, and {network.source} has a single one (of prompts: give "
+                "several)"
+            )
 
     def other_labels(self, call: Call) -> list[int]:
         return call.draw(self.kind, call.num_classes)
