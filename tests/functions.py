@@ -6,7 +6,7 @@ import torch
 
 from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.guide import Guide
-from edm2_guidance.recipe.parts import Prediction, Sampler, Schedule, constant, planned
+from edm2_guidance.recipe.parts import Prediction, Sampler, Schedule, planned
 from edm2_guidance.sampling.engine import trajectory
 from edm2_guidance.sampling.guidance.guided import guided
 
@@ -50,7 +50,7 @@ class Plain:
 
 def denoise_at(main, *guides, **more):
     """The guided denoiser of every step; guides: (function, weight[, interval])."""
-    specs = [(Guide(NetworkRef("guide"), constant(w), *interval), network(f)) for f, w, *interval in guides]
+    specs = [(Guide(NetworkRef("guide"), w, *interval), network(f)) for f, w, *interval in guides]
     return guided(network(main), specs, **more)
 
 

@@ -85,6 +85,11 @@ class Guide:
         return f"{self.name} {self.weight.short}"
 
     @property
+    def asks(self) -> tuple[NetworkRef | None, Reference]:
+        """What it evaluates: guides that ask the same need it once."""
+        return self.net, self.reference
+
+    @property
     def as_usual(self) -> bool:
         """Whether the network is asked for D as it is."""
         return self.reference == _network()

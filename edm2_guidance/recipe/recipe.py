@@ -277,17 +277,19 @@ class Recipe:
     def evaluations(self) -> dict[str, int]:
         """Network evaluations that one image takes, of a resolved recipe: of "main", each "guide N" or "classifier N".
 
-        What a reference asks of the main network counts there. A guide that is off takes 0. A classifier's are with
-        their gradient; "main gradient" is how many of the main network's are, for a rule that takes it. Those of a base
-        that is sampled follow, of "base main" and so on.
+        What a reference asks of the main network counts there. A guide that is off takes 0, and so does one where an
+        earlier one asks the same. A classifier's are with their gradient; "main gradient" is how many of the main
+        network's are, for a rule that takes it. Those of a base that is sampled follow, of "base main" and so on.
         """
         steps, calls = self.steps(), [count for leg in self._legs() for count in leg.evaluations(self.sampler)]
         counts = {"main": sum(map(self._of_main, steps, calls))}
         for number, guide in enumerate(self.guides, start=1):
+            same = [each for each in self.guides[: number - 1] if each.asks == guide.asks]
             asked = guide.reference.evaluations() * sum(
                 count
                 for step, count in zip(steps, calls, strict=True)
                 if guide.on(step) and (guide.of_classifier or not self.rule.still(step))
+                if not any(each.on(step) for each in same)
             )
             name = "main" if guide.net is None else guide.role(number)
             counts[name] = counts.get(name, 0) + asked

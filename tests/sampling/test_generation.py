@@ -120,6 +120,29 @@ def test_guides_that_do_not_fit(tiny_networks, main, name, says):
         open_recipe(misfit, "cpu")
 
 
+@pytest.mark.parametrize(("reference", "role"), [("network", "guide 1"), ("other-label", "main")])
+def test_what_two_guides_ask_alike_is_evaluated_once(recipe, tiny_networks, reference, role):
+    """Under the linear rule their pushes are one of both weights, where both are on."""
+    net = NetworkRef(str(tiny_networks["cond"])) if reference == "network" else None
+
+    def made(*guides):
+        given = [Guide(net, w, interval, reference) for w, interval in guides]
+        generation = open_recipe(replace(recipe, net=NetworkRef(str(tiny_networks["cond"])), guides=given), "cpu")
+        counted = dict.fromkeys(generation.evaluations_per_image(), 0)
+        samples, _ = sample(generation, [1, 2], counted)
+        assert counted == {name: 2 * count for name, count in generation.evaluations_per_image().items()}
+        return samples, counted
+
+    one, counted = made((2.5, None))
+    two, counted_two = made((2.0, None), (1.5, None))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
+    assert sum(counted.values()) == sum(counted_two.values())
+    _, overlapping = made((2.0, (0, 3)), (1.5, (2, 4)))
+    _, whole = made((2.0, (0, 4)))
+    assert sum(overlapping.values()) == sum(whole.values())
+    assert counted[role] == counted_two[role]
+
+
 def test_an_unconditional_main_network_with_a_conditional_guide(tiny_networks):
     """As in EDM2: no label is drawn, so the guide runs without one. A class that is asked for is the guide's."""
     main, weak = (load_network(tiny_networks[name]).net for name in ("uncond", "weak"))

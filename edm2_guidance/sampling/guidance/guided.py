@@ -1,9 +1,10 @@
 """The guided denoiser of a batch: main network, guides and rule put together.
 
 Convention, as in the papers: D = D_guide + w * (D_main - D_guide), so w = 1 is off and w > 1 extrapolates. A limited
-interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated. With
-classifiers, D = clip(rule(D_main, networks)) + sum (w - 1) sigma^2 grad log p, where clip is of some samplers only.
-What is around guidance finishes that D, tells all networks other labels, or moves the end of a step.
+interval (arXiv 2404.07724) is a guide that is on at some steps only. A guide that is off is not evaluated; what several
+ask the same network in the same way is evaluated once. With classifiers, D = clip(rule(D_main, networks)) +
+sum (w - 1) sigma^2 grad log p, where clip is of some samplers only. What is around guidance finishes that D, tells all
+networks other labels, or moves the end of a step.
 """
 
 import copy
@@ -91,6 +92,12 @@ class _Known:
     of_rule: dict[str, Tensor] = field(default_factory=dict)
     of_weight: dict[str, Tensor] = field(default_factory=dict)
     of_reference: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def asks(self) -> object:
+        """What it evaluates. Networks are the same by content, if that is known: each guide's counts for itself."""
+        net, reference = self.guide.asks
+        return (self.network if net is None or net.sha256 is None else net, reference)
 
     def forget(self) -> None:
         self.of_rule.clear()
@@ -190,17 +197,17 @@ class _Guided:
         return step
 
     def _acting(self, call: "_Call", known: _Known) -> "_Acting":
-        return _Acting(call, known, self.recorder, self.seen, self._at_once(call, known.guide, known.network))
+        return _Acting(call, known, self.recorder, self.seen, self._at_once(call, known))
 
-    def _at_once(self, call: "_Call", guide: Guide, network: Network | LogProbs) -> Tensor | None:
+    def _at_once(self, call: "_Call", known: _Known) -> Tensor | None:
         """D of a reference that is the main network under other classes, out of one batch with D of the main network.
 
         None where it is evaluated by itself.
         """
         few = len(call.x) <= TOGETHER.get(call.x.device.type, 0)
-        if network is not self.main or call.evaluated or not few or self.differentiated is not None:
+        if known.network is not self.main or call.evaluated or not few or self.differentiated is not None:
             return None
-        labels = guide.reference.other_labels(call)
+        labels = known.guide.reference.other_labels(call.of(known))
         return None if labels is None else call.together(labels)
 
 
@@ -232,6 +239,7 @@ class _Call:
         self._differentiated = differentiated
         self._how = how
         self._gradient: Tensor | None = None
+        self.pushes: dict[Any, Tensor] = {}  # known so far, by network and reference, for this call and all its copies
 
     def _predicted(self) -> Prediction:
         if self._prediction is None:
@@ -285,8 +293,12 @@ class _Call:
         return made
 
     def asking(self, known: _Known) -> "_Call":
+        """The same call, of this guide, once D of the main network is there for it and all its copies."""
+        self._predicted()
+        return self.of(known)
+
+    def of(self, known: _Known) -> "_Call":
         """The same call, of this guide."""
-        self._predicted()  # once, for this call and all its copies
         other = copy.copy(self)
         other._asked, other.memory = known.network, known.of_reference
         return other
@@ -317,6 +329,12 @@ class _Acting:
         return self.known.of_rule
 
     def push(self) -> Tensor:
+        known, asked = self.call.pushes, self.known.asks
+        if asked not in known:
+            known[asked] = self._push()
+        return known[asked]
+
+    def _push(self) -> Tensor:
         if self.denoised is not None:
             return self.call.main() - self.denoised
         return self.known.guide.reference.push(self.call.asking(self.known))

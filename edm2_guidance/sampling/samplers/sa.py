@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SA(PredictorCorrector):
     """SA-Solver in its data form: N evaluations for N steps, with noise of strength tau where lo <= sigma <= hi.
+    Experimental: these two ends are remembered from the paper, and were not looked up.
 
     Near the end and at the start fewer steps are looked at. With two values the authors' code takes half of h^2 for an
     integral that is a little less; exact=true takes the integral.

@@ -35,12 +35,22 @@ def classes_of(seeds, calls, high=1000):
     return [(-at(STEP)(x, 1.0)).flatten().tolist() for _ in range(calls)]  # D = 0 + (2 - 1) (0 - class)
 
 
-def test_every_image_and_call_has_a_class_of_its_own():
+def test_every_image_and_step_has_a_class_of_its_own():
     drawn = torch.tensor(classes_of(range(200), 5))
     assert ((drawn >= 0) & (drawn < 1000)).all()
     assert len(drawn.flatten().unique()) > 500
     assert abs(float(drawn.mean()) - 499.5) < 5 * 289 / 1000**0.5
     assert abs(float(torch.corrcoef(drawn[:2])[0, 1])) < 5 / 200**0.5
+
+
+def test_a_step_keeps_its_class():
+    """Heun's second evaluation asks for the class of the first, in one batch with the main network or not."""
+    guides = [(Guide(None, constant(2.0), reference=OTHER), None)]
+    at = guided(by_class, guides, batch=Batch([0] * 5, 1000, Draws(range(5))))
+    step, x = at(STEP), torch.zeros(5, 1)
+    first, corrector = step(x, 1.0), step(x, 0.5)
+    assert torch.equal(first, corrector)
+    assert not torch.equal(at(STEP)(x, 1.0), first)
 
 
 def test_no_batch_changes_an_image():
@@ -64,13 +74,15 @@ def test_what_it_asks_is_counted_with_the_main_network(tiny_networks):
 
 def test_both_in_one_batch_are_the_same(tiny_networks, monkeypatch):
     net = NetworkRef(str(tiny_networks["cond"]))
-    guides = (Guide(None, constant(1.5), reference=OTHER), Guide(None, constant(0.5), reference=OTHER))
+    guides = (Guide(None, constant(1.5), reference=OTHER), Guide(None, constant(0.5), reference="noise-embedding"))
     generation = open_recipe(Recipe(net, guides, 3, noise_device="cpu"), "cpu")
     counted = {"main": 0}
     apart, _ = sample(generation, [1, 2], counted)
     sizes = []
     predict = generation.main.predict
-    monkeypatch.setattr(generation.main, "predict", lambda x, *how: (sizes.append(len(x)), predict(x, *how))[1])
+    monkeypatch.setattr(
+        generation.main, "predict", lambda x, *a, **how: (sizes.append(len(x)), predict(x, *a, **how))[1]
+    )
     monkeypatch.setitem(TOGETHER, "cpu", 2)
     together, _ = sample(generation, [1, 2], counted)
     assert sizes == [4, 2] * 5

@@ -342,8 +342,11 @@ def test_sizes_of_batches_are_tried_with_what_references_ask(path, reference, mo
     assert asked == [(5, 8), *{"dropout": [(5, 8, "perturbation")], "crops:size=6": [(5, 6)] * 4}.get(reference, [])]
 
 
-def asked_of(reference):
-    """The perturbations that a network gets in two calls of the first of four steps, and two of the third."""
+def asked_of(reference, *shares):
+    """The perturbations that a network gets in two calls of the first of four steps, and two of the third.
+
+    shares: of the way, of steps of legs.
+    """
     asked = []
 
     def network(x, sigma, labels, perturbation=None):
@@ -353,8 +356,8 @@ def asked_of(reference):
 
     x = torch.zeros(len(SEEDS), 3, 8, 8)
     of_each = guided(network, [(Guide(None, 2.0, reference=reference), None)], batch=Batch(None, 0, Draws(SEEDS)))
-    for index in (0, 2):
-        denoise = of_each(StepInfo(index, 4, 1.0, 1.0, 0.5))
+    for index, share in itertools.zip_longest((0, 2), shares):
+        denoise = of_each(StepInfo(index, 4, 1.0, 1.0, 0.5, share=share))
         denoise(x, 1.0), denoise(x, 0.5)
     return asked
 
@@ -366,6 +369,10 @@ def test_noise_is_drawn_anew_and_shrinks_with_the_steps_that_are_left():
     for push, left in zip(made, (1, 1, 0.5, 0.5), strict=True):
         n = drawn.normal("noise-embedding", [50])
         torch.testing.assert_close(push, 3 * left**2 * float(np.std(emb.numpy())) * n, rtol=1e-4, atol=1e-5)
+    again, drawn = [how.noise(emb) - emb for how in asked_of("noise-embedding:s=3", 0.25, 0.25)], Draws(SEEDS)
+    for push in again:  # of legs, the same at the same noise level
+        n = drawn.normal("noise-embedding", [50])
+        torch.testing.assert_close(push, 3 * 0.75 * float(np.std(emb.numpy())) * n, rtol=1e-4, atol=1e-5)
     first, last = asked_of("noise-embedding:alpha=0")[1::2]
     assert (first.noise(emb) - emb).std() == pytest.approx(float((last.noise(emb) - emb).std()), rel=0.2)
     layers = [Layer("a", side, index, 8) for side in ("encoder", "decoder") for index in (9, 10)]

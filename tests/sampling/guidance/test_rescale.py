@@ -41,6 +41,12 @@ def test_limits():
         Rule.parse("rescale:phi=1.5")
 
 
+def test_an_image_without_contrast_stays():
+    flat = torch.ones_like(MAIN)
+    at = denoise_at(lambda x, sigma: flat, (lambda x, sigma: 0.5 * flat, 3.0), rule=Rule.parse("rescale"))
+    assert torch.equal(at(STEP)(X, 1.0), 2 * flat)
+
+
 def test_several_guides_are_scaled_together():
     both = result("rescale", (lambda x, sigma: GUIDE, 2.0), (lambda x, sigma: X, 3.0))
     linear = MAIN + (MAIN - GUIDE) + 2 * (MAIN - X)

@@ -41,6 +41,15 @@ def test_tv_at_the_papers_example():
     assert values("tv:w=1") == [1] * 8
 
 
+def test_tv_is_off_at_the_noise():
+    """Exactly, whatever rounding makes of the mean: else a guide is evaluated to be left alone."""
+    for n in range(2, 41):
+        steps = planned(Sampler.parse("heun"), levels(n))
+        for w in np.arange(1.05, 5, 0.05):
+            assert Weight.parse(f"tv:w={w}").off(steps[0])
+            assert math.fsum(values(f"tv:w={w}", steps)) / n == pytest.approx(w)
+
+
 def test_c2fg_grows_to_w_times_exp_of_the_rate():
     """By quarters of the time that is left, with the paper's setting for DiT: 1, rate log 2."""
     steps = planned(Sampler.parse("heun"), levels(5))
@@ -118,6 +127,25 @@ def test_cfgpp_is_renoising_with_the_reference():
         renoised = reference + 0.3 * PUSH + step.sigma_next * (X - reference) / step.sigma
         torch.testing.assert_close(euler, renoised, rtol=1e-10, atol=1e-10)
     assert far == pytest.approx(0.3), "at the last step it is w itself"
+
+
+def test_cfgpp_everywhere_takes_the_next_lower_level_at_the_end_of_a_step():
+    """As the code of arXiv 2505.21101, which asks for the weight by the noise level of each evaluation."""
+    asked = []
+
+    def main(x, sigma):
+        asked.append(float(sigma))
+        return 0.5 * x
+
+    at = denoise_at(main, (lambda x, sigma: 0.25 * x, "cfgpp:everywhere:w=0.3"))
+    grid = [*levels(6), 0.0]
+    for index, step in enumerate(planned(Sampler.parse("heun"), levels(6))):
+        denoise = at(step)
+        for here in grid[index : index + 2] if index < 5 else grid[5:6]:
+            below = grid[grid.index(here) + 1]
+            made = denoise(X, here) / X
+            torch.testing.assert_close(made, torch.full_like(made, 0.25 + 0.25 * 0.3 * here / (here - below)))
+    assert len(asked) == 11
 
 
 @pytest.mark.parametrize("sampler", ["ddpm:clip=false", "ddim:clip=false:eta=0.5", "ddim:clip=false"])

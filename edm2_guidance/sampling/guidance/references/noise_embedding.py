@@ -16,7 +16,8 @@ class NoiseEmbedding(Reference):
     """A network, the main one if no other is named, whose embedding of the noise level gets noise. Experimental.
 
     TSG: of the embedding e, the first blocks of encoder and decoder see e + s t^alpha std(e) n, where std is over e and
-    n unit normal, drawn anew for every image and call. t is the share of the steps that are left, 1 at the first.
+    n unit normal, drawn anew for every image and call. t is the share of the steps that are left, 1 at the first; of
+    legs, 1 less `StepInfo.share`.
     Defaults are those published for a conditional DiT, with w = 2.5; T_min and T_max are the guide's interval.
 
     How t is counted is inferred, and so is what e is; nothing is published of EDM2's networks. There it is the noise
@@ -36,7 +37,8 @@ class NoiseEmbedding(Reference):
     blocks: int = option(10, "How many first blocks, of the encoder and of the decoder", low=0)
 
     def denoise(self, call: Call) -> "Tensor":
-        left = 1 - call.step.index / call.step.num_steps
+        step = call.step
+        left = 1 - (step.index / step.num_steps if step.share is None else step.share)
 
         def noisy(embedding: "Tensor") -> "Tensor":
             drawn = call.normal(self.kind, embedding.shape[1:]).to(embedding.dtype)

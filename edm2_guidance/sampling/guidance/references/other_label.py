@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class OtherLabel(Reference):
     """A network (the main one, if no other is named) told a random class: guidance without an unconditional network.
 
-    The class is drawn from all, independently of the image's own, anew for every image and call.
+    The class is drawn from all, independently of the image's own, anew for every image and step. The paper draws in its
+    loop over time, and does not say what steps of several evaluations do: here they keep it.
     """
 
     kind: ClassVar[str] = "other-label"
@@ -32,7 +33,12 @@ class OtherLabel(Reference):
             )
 
     def other_labels(self, call: Call) -> list[int]:
-        return call.draw(self.kind, call.num_classes)
+        import torch
+
+        if call.first or "labels" not in call.memory:
+            call.memory["labels"] = torch.tensor(call.draw(self.kind, call.num_classes))
+        labels: list[int] = call.memory["labels"].tolist()
+        return labels
 
     def denoise(self, call: Call) -> "Tensor":
         return call.guide(self.other_labels(call))

@@ -16,7 +16,7 @@ class Rescale(Rule):
     """The linear rule's D, scaled towards the standard deviation of D_m: phi std(D_m) / std(D) + 1 - phi times D.
 
     Over all channels and pixels of an image, n - 1 in the denominator. The paper scales v; here it is D, as for every
-    rule, which is another scale, so the same phi is another strength.
+    rule, which is another scale, so the same phi is another strength. D without any contrast stays.
     """
 
     kind: ClassVar[str] = "rescale"
@@ -28,5 +28,6 @@ class Rescale(Rule):
     def denoise(self, call: Call, guides: Sequence[Acting]) -> "Tensor":
         main, guided = call.main(), super().denoise(call, guides)
         axes = tuple(range(1, main.ndim))
-        spread = main.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        contrast = guided.std(axes, keepdim=True)
+        spread = (main.std(axes, keepdim=True) / contrast).where(contrast > 0, 1)
         return guided * (self.phi * spread + 1 - self.phi)

@@ -26,6 +26,7 @@ class Beta(Weight):
 
     a: float = option(2.0, "First parameter of the density", low=1, high=100)
     b: float = option(2.0, "Second parameter of the density", low=1, high=100)
+    w: float = option(1.0, "What the density is times; 0 = D of the reference")
     gamma: float = option(1.0, "Power of the length that is divided by; 0 = none", low=0, high=3)
 
     @property

@@ -10,7 +10,7 @@ from edm2_guidance.recipe.spec import option
 
 @dataclass(frozen=True)
 class C2FG(Scheduled):
-    """w exp(rate (1 - t)): from w at the noise, t = 1, to w exp(rate) at the data, t = 0.
+    """w exp(rate (1 - t)): from w at the noise, t = 1, to w exp(rate) at the data, t = 0. Experimental.
 
     t is the model's own time over its largest. For EDM networks the paper does not say which that is: by default the
     share of the steps that is left; by the noise level (level over the first) nearly all growth is in the first steps.
@@ -20,6 +20,7 @@ class C2FG(Scheduled):
     source: ClassVar[str] = "arXiv 2603.08155"
     formula: ClassVar[str] = "w_t = w exp(rate (1 - t))"
 
+    w: float = option(1.0, "Guidance weight at the noise; 1 = off with rate=0 alone")
     rate: float = option(0.05, "How fast it grows", low=-100, high=100)
     time: Literal["steps", "sigma"] = option("steps", "What t is")
 

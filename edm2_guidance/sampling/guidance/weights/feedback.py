@@ -20,11 +20,14 @@ class Feedback(Weight):
 
     L is 0 at first, so the weight 1 / pi. After each step it falls by tau / (2 v) (|x' - m|^2 - |x' - m_g|^2), where m
     and m_g are the means that main network and reference gave x', and v their variance; and it moves by delta. It stays
-    such that the weight is `most` at most. A step's weight is that of its start, in the corrector too. w = 1 adds
-    nothing; the hybrids of the paper add w - 1, at all noise levels or at those between lo and hi.
+    such that the weight is `most` at most, but for the first one. A step's weight is that of its start, in the
+    corrector too. w = 1 adds nothing; the hybrids of the paper add w - 1, at all noise levels or at those between lo
+    and hi.
 
     Unless they are given, tau and delta come from two shares of the steps, counted from the data: by drift alone the
-    weight is 3 at t0, and at t1 drift and evidence balance. Constants as in the authors' code.
+    weight is 3 at t0, and at t1 drift and evidence balance.
+
+    Experimental: where the paper and the authors' code differ, constants are those of the code.
     """
 
     kind: ClassVar[str] = "feedback"
@@ -37,6 +40,7 @@ class Feedback(Weight):
     remembers: ClassVar[bool] = True
     one_way: ClassVar[bool] = True
 
+    w: float = option(1.0, "1 more than what is added to the weight; 1 = nothing")
     pi: float = option(0.999, "How far main network and reference may be mixed at first", above=0, high=0.999999)
     t0: float = option(0.556, "Share of the steps at which drift alone makes the weight 3", low=0, high=0.99)
     t1: float = option(0.429, "Share of the steps at which drift and evidence balance", low=0, high=0.99)

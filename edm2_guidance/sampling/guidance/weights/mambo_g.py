@@ -15,7 +15,8 @@ class MamboG(Weight):
     """1 + (w - 1) exp(-alpha r), image by image; r is how far the velocities differ, over the reference's length.
 
     Velocities are those of flow matching, (x - D) / sigma - D, as in the paper's models; lengths are over an image.
-    The authors' text also prints 1 + w exp(-alpha r); this is the form of their code.
+    Experimental: that of EDM's networks is derived here, and the authors' text prints 1 + w exp(-alpha r), too, where
+    their code has this form.
     """
 
     kind: ClassVar[str] = "mambo-g"

@@ -32,10 +32,12 @@ class TV(Scheduled):
             raise ValueError(f"{self.kind}: w={self.w:g}: must be above 0, to be the mean of the weights")
 
     def value(self, step: StepInfo) -> float:
-        raw = [self._raw(index, step.num_steps) for index in range(step.num_steps)]
+        top = math.ceil(step.num_steps * self.peak)
+        raw = [self._raw(index, step.num_steps, top) for index in range(step.num_steps)]
+        if top < step.num_steps:  # then the mean of the r_i is w, and the first weight exactly 1, which is off
+            return raw[step.index]
         return raw[step.index] * self.w * step.num_steps / math.fsum(raw)
 
-    def _raw(self, index: int, num_steps: int) -> float:
-        top = math.ceil(num_steps * self.peak)
+    def _raw(self, index: int, num_steps: int, top: int) -> float:
         share = index / top if index <= top else (num_steps - index) / (num_steps - top)
         return 1 + 2 * (self.w - 1) * share
