@@ -46,16 +46,15 @@ from dnnlib.errors import DownloadError
 from dnnlib.filelock import exclusive
 from dnnlib.partial import PartialFile, Policy
 from dnnlib.places import find_file, near
-from dnnlib.published import published_as
+from dnnlib.published import MODEL_ROOT, published_as
 from dnnlib.regular import sha256_of
 from dnnlib.shared_places import make_own
 from dnnlib.stand_ins import refuse_stand_in, stand_in
 from dnnlib.terminal import bar_options, is_quiet, printable
 from dnnlib.urls import identity_of, is_url, without_secrets
 
-__all__ = ["MODEL_ROOT", "DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
+__all__ = ["DownloadError", "Policy", "cache_path", "fetch", "recorded_sha256"]
 
-MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"  # where EDM2's networks and statistics are published
 MODEL_ROOT_VARIABLE = "EDM2_MODEL_ROOT"  # a mirror's URL or a folder of the same layout, used in its place
 _MAX_NAME = 128  # characters kept of a file's name (its end, with the suffix)
 _DEFAULT_POLICY = Policy()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+#: Where EDM2's networks and statistics are published.
+MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"
 #: Where the authors of ADM published networks, samples and references.
 ADM_ROOT = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 

@@ -271,8 +271,8 @@ def search(
         recipe: What is varied. Its networks may be names or open.
         values: By the name of what is varied, the values to try, each with each: "weight" (of guides), "scale" (of a
             classifier), "first" and "last" (ends of the interval), "alpha" (blend of two guides), "ema" and "guide_ema"
-            (lengths, of files that have them in their names), any field of its rule, weights, sampler and schedule,
-            and any parameter of functions of your own.
+            (lengths, of files that have them in their names), any field of its rule, weights, around, sampler and
+            schedule, and any parameter of functions of your own.
         reference, offline: As of `score`. metric: one.
         num: Images per point, the same seeds at all: `seed` and those that follow.
         stride: Above 1 every stride-th value is tried, then those between around the best, as reproduce.py search does.

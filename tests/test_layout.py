@@ -18,8 +18,8 @@ HOUSE = "edm2_guidance"
 # Names that network files fix; the rest of the packages are rooms of the house.
 FIXED = ("dnnlib", "torch_utils", "training")
 
-# What each package may import of the others. `cli` and `papers` are torch-free and see the recipe alone (`cli` what
-# outputs say of theirs, too).
+# What each package may import of the others. `cli` and `papers` are torch-free: of metrics and work they see what is
+# named here.
 ALLOWED = {
     "dnnlib": set(),
     "torch_utils": {"dnnlib"},

@@ -22,7 +22,7 @@ from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import ema_of, field_of, with_ema
 
-# What is searched, in the order in which it is searched; see `SearchOptions.stages`.
+# What can be searched beside fields; see `SearchOptions.stages`.
 PARAMETERS = ("weight", "interval", "first", "last", "ema", "alpha", "scale")
 
 _WEIGHTS = "1,1.05,...,3.5"  # the grids of arXiv 2406.02507, App. B
@@ -33,8 +33,8 @@ class SearchOptions(OptionGroup, heading="Search"):
     """What is searched, on which grids."""
 
     over: str = option(
-        f"What to search, in this order: {', '.join(PARAMETERS)} (first, last: one end of the interval), or a field of "
-        "rule, weight, sampler or schedule, or of your function; one may come twice",
+        f"What to search, one after the other: of {', '.join(PARAMETERS)} (first, last: one end of the interval), or a "
+        "field of rule, weight, around, sampler or schedule, or of your function; one may come twice",
         metavar="LIST",
         required=True,
         first=True,
@@ -81,7 +81,7 @@ class SearchOptions(OptionGroup, heading="Search"):
                 field_of(recipe, name)
                 known[name] = [[Axis(name, tuple(self.values))]]
             if name not in known:
-                fields = "; fields of rule, weight, sampler or schedule need --values"
+                fields = "; fields of rule, weight, around, sampler or schedule need --values"
                 raise click.UsageError(f"--over={self.over}: '{name}' is not one of {', '.join(PARAMETERS)}{fields}")
             if name == "scale" and len(of_networks) == len(recipe.guides):
                 raise click.UsageError("--over=scale is of a classifier: give --classifier")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dnnlib.places import EMBEDDED
-from dnnlib.published import ADM_ROOT
+from dnnlib.published import ADM_ROOT, MODEL_ROOT
 from edm2_guidance.papers import adm, edm, pipelines
 from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.guide import Guide, classifier_guide
@@ -19,7 +19,6 @@ from edm2_guidance.recipe.intervals import StepInterval
 from edm2_guidance.recipe.parts import Sampler, Schedule, constant
 from edm2_guidance.recipe.recipe import Recipe
 
-MODEL_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2"
 POSTHOC = f"{MODEL_ROOT}/posthoc-reconstructions/"
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dnnlib.places import EMBEDDED, embedded, files_like, find_file, short_name
-from dnnlib.published import ADM_ROOT
+from dnnlib.published import ADM_ROOT, MODEL_ROOT
 from edm2_guidance.metrics.catalog import SETS
 from edm2_guidance.papers.edm import EDM_ROOT
-from edm2_guidance.papers.presets import MODEL_ROOT
 
 #: Where the authors of ADM published samples, and their references, which hold statistics and some of the images.
 ADM_BATCHES = f"{ADM_ROOT}/ref_batches/imagenet"

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from dnnlib.places import find_file, near
+from dnnlib.published import MODEL_ROOT
 from edm2_guidance.papers import adm, edm, rules
-from edm2_guidance.papers.presets import MODEL_ROOT, Preset, all_presets
+from edm2_guidance.papers.presets import Preset, all_presets
 from edm2_guidance.papers.references import ADM_BATCHES, REFERENCES
 from edm2_guidance.recipe.files import NetworkRef
 from edm2_guidance.recipe.guide import Guide, classifier_guide

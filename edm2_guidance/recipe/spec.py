@@ -242,7 +242,7 @@ def _read(kind: type[Spec], part: str) -> tuple[str, Any]:
 
 
 def value_of(name: str, text: str, hint: Any) -> Any:
-    """The value that a text stands for, of a type."""
+    """The value that a text stands for, of a type. ValueError, naming the field, for a text of none."""
     if get_origin(hint) in (Union, types.UnionType):
         return (
             None

@@ -14,7 +14,7 @@ def figure_seed(class_index: int, seed: int) -> int:
     """The generator seed of the interval paper's figures: CPython's hash((class_index, seed)) modulo 2^31.
 
     Written out (the tuple hash since CPython 3.8, a round of xxHash per item), so that the pixels of the figures do
-    not depend on the interpreter that draws them.
+    not depend on the interpreter that draws them. ValueError for a number below 0, or from 2^61 - 1 on.
     """
     mask, prime_1, prime_2, prime_5 = (
         (1 << 64) - 1,

@@ -20,9 +20,10 @@ import pytest
 from requests.exceptions import InvalidSchema
 
 from dnnlib import answers
-from dnnlib.download import MODEL_ROOT, DownloadError, cache_path, fetch, recorded_sha256
+from dnnlib.download import DownloadError, cache_path, fetch, recorded_sha256
 from dnnlib.filelock import exclusive
 from dnnlib.partial import PartialFile
+from dnnlib.published import MODEL_ROOT
 from tests.dnnlib.conftest import send
 
 PATIENCE = 60  # seconds that a busy machine may take for what an idle one does in less than one

@@ -75,8 +75,8 @@ def run_arena(asked: ArenaOptions) -> None:
     """Compare methods of guidance and solvers, each at its own best setting.
 
     The setting of each method is searched on the same grid with the same images; the best is scored in images of other
-    seeds, with intervals, and with differences between pairs of images of the same seeds. What the ledger has is not
-    made again: the same command goes on where it stopped. Under torchrun or srun, or started several times with
+    seeds, with 95 % intervals, and with differences between pairs of images of the same seeds. What the ledger has is
+    not made again: the same command goes on where it stopped. Under torchrun or srun, or started several times with
     --worker=I/N, the workers share every block of images; the first of them, 0/N, writes what becomes of it.
 
     \b

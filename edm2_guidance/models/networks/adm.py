@@ -376,8 +376,10 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 def halved(x: Tensor) -> Tensor:
+    """Means of 2x2: [N,C,H,W] -> [N,C,H/2,W/2]."""
     return F.avg_pool2d(x, 2)
 
 
 def doubled(x: Tensor) -> Tensor:
+    """Each pixel as 2x2 of it: [N,C,H,W] -> [N,C,2H,2W]."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

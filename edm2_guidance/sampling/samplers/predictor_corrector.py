@@ -49,11 +49,11 @@ class PredictorCorrector(Sampler):
 
 
 def looked_back(info: StepInfo, past: Sequence[Step]) -> list[tuple[float, "Tensor"]]:
-    """Past values of D, the last one first, and where: in log sigma from the start of the step at `info`."""
+    """Past values of D [N,C,H,W], the last one first, and where: in log sigma from the start of the step at `info`."""
     return [(math.log(info.sigma / each.info.sigma), each.denoised) for each in reversed(past)]
 
 
 def weighed(weights: Sequence[float], known: Sequence[tuple[float, "Tensor"]]) -> "Tensor":
-    """The sum of the values of D, each times its weight."""
+    """The sum [N,C,H,W] of the values of D, each times its weight."""
     made: Tensor = sum(w * value for w, (_, value) in zip(weights, known, strict=True))  # type: ignore[assignment]
     return made
