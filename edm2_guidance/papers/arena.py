@@ -18,6 +18,7 @@ found for their method. Seeds of the search never count for the final scores.
 """
 
 import fnmatch
+import functools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from edm2_guidance.recipe.parts import Sampler, Schedule, Weight
 from edm2_guidance.recipe.recipe import MAX_SEED, Recipe
 from edm2_guidance.recipe.search import recipe_at
 
+_LONGEST = 64  # characters of a name
 _SHIPPED = Path(__file__).with_name("arenas")
 SELF = "self"  # the guide that is the main network
 T = TypeVar("T")
@@ -128,30 +130,30 @@ class Arena:
     def __post_init__(self) -> None:
         final = self.final
         if SELF in self.guides:
-            raise ValueError(f"{self.name}: guides: '{SELF}' is the main network: give that guide another name")
+            raise ValueError(f"guides: '{SELF}' is the main network: give that guide another name")
         if self.search.stride < 1:
-            raise ValueError(f"{self.name}: search: stride {self.search.stride}: 1 or more")
+            raise ValueError(f"search: stride {self.search.stride}: 1 or more")
         for name in (self.name, *self.guides, *(method.name for method in self.methods)):
-            if not name or "/" in name:
-                raise ValueError(f"{self.name}: the name '{name}': take one without /")
+            if not name or "/" in name or len(name) > _LONGEST or not name.isprintable():
+                raise ValueError(f"the name {name!r}: take one line of at most {_LONGEST} characters, without /")
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
-            raise ValueError(f"{self.name}: metrics: one at least, and each once, not {list(self.metrics)}")
+            raise ValueError(f"metrics: one at least, and each once, not {list(self.metrics)}")
         if min(self.search.num_images, final.num_images) < 2 or final.blocks < 1 or final.best < 0:
-            raise ValueError(f"{self.name}: at least 2 images of a point and of a block, and 1 block")
+            raise ValueError("at least 2 images of a point and of a block, and 1 block")
         if final.seed < self.search.num_images:
             raise ValueError(
-                f"{self.name}: the search takes seeds 0 to {self.search.num_images - 1}, which never count for the"
+                f"the search takes seeds 0 to {self.search.num_images - 1}, which never count for the"
                 f" final scores: let [final] begin after them, not at seed {final.seed}"
             )
         if (last := final.seed + final.blocks * final.num_images - 1) > MAX_SEED:
-            raise ValueError(f"{self.name}: [final] goes up to seed {last}, and seeds to {MAX_SEED}")
+            raise ValueError(f"[final] goes up to seed {last}, and seeds to {MAX_SEED}")
 
-    @property
+    @functools.cached_property
     def entries(self) -> list[Entry]:
         """All, the methods first."""
         methods = [entry for method in self.methods for entry in self._of(method)]
         if twice := {entry.name for entry in methods if [each.name for each in methods].count(entry.name) > 1}:
-            raise ValueError(f"{self.name}: two methods are called {', '.join(sorted(twice))}")
+            raise ValueError(f"two methods are called {', '.join(sorted(twice))}")
         return [*methods, *self._solvers({entry.name: entry for entry in methods})]
 
     def chosen(self, patterns: Sequence[str]) -> list[Entry]:
@@ -184,22 +186,31 @@ class Arena:
     def _of(self, method: Method) -> list[Entry]:
         if method.guides == ():
             return [Entry(method.name, self.unguided, "methods")]
-        return [self._entry(method, guide, self.unguided) for guide in method.guides or tuple(self.guides)]
+        guides = tuple(self.guides) if method.guides is None else method.guides
+        if not guides:
+            raise ValueError(f'method {method.name}: there are no [guides]: name some, or write guides = ["{SELF}"]')
+        return [self._entry(method, guide, self.unguided) for guide in guides]
 
     def _entry(self, method: Method, guide: str, base: Recipe) -> Entry:
         name = f"{method.name}/{guide}"
         if guide != SELF and guide not in self.guides:
-            raise ValueError(f"{self.name}: method {method.name}: no guide is called {guide}")
+            raise ValueError(f"method {method.name}: no guide is called {guide}")
         net = None if guide == SELF else NetworkRef(self.guides[guide])
         try:
-            axis = Axis(method.over or self.search.over, method.values or self.search.values)
+            for text in (method.rule, method.weight):
+                if ".py" in text:
+                    raise ValueError(f"'{text}': the file of an arena runs no code; make it a kind (docs/new-rule.md)")
+            values = self.search.values if method.values is None else method.values
+            axis = Axis(method.over or self.search.over, values)
             acting = Guide(net, Weight.parse(method.weight), method.interval, method.reference)
             recipe = Recipe(
                 base.net, acting, self.num_steps, self.sampler, self.schedule, method.rule, around=method.around
             )
-            recipe_at(recipe, {axis.name: axis.values[0]})
+            settings = [recipe_at(recipe, {axis.name: value}).effective() for value in axis.values]
+            if not any(setting.guides for setting in settings):
+                raise ValueError(f'no {axis.name} of {axis.values} guides: say how far, weight = "constant:w=2"')
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.name}: {name}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
         baseline = f"linear/{guide if guide in self.guides else next(iter(self.guides), guide)}"
         return Entry(name, recipe, "methods", axis, against=None if baseline == name else baseline)
 
@@ -207,32 +218,42 @@ class Arena:
         made = []
         for listed in (self.solvers.methods, self.solvers.evaluations, self.solvers.samplers):
             if len(set(listed)) < len(listed):
-                raise ValueError(f"{self.name}: solvers: one is there twice in {', '.join(map(str, listed))}")
+                raise ValueError(f"solvers: one is there twice in {', '.join(map(str, listed))}")
         for name in self.solvers.methods:
             if name not in methods:
-                raise ValueError(f"{self.name}: solvers: no method is called {name}")
+                raise ValueError(f"solvers: no method is called {name}")
             for budget in self.solvers.evaluations:
                 made += [self._solver(methods[name], each, budget) for each in self.solvers.samplers]
         return made
 
     def _solver(self, method: Entry, solver: str, budget: int) -> Entry:
-        sampler, _, schedule = solver.partition(" over ")
-        kind, spaced = Sampler.parse(sampler), Schedule.parse(schedule or self.schedule)
         group = f"{method.name}/{budget}"
         first, name = (f"{method.name}/{each}/{budget}" for each in (self.solvers.samplers[0], solver))
-        recipe = replace(method.recipe, sampler=kind, schedule=spaced, num_steps=steps_within(kind, spaced, budget))
+        try:
+            sampler, _, schedule = solver.partition(" over ")
+            kind, spaced = Sampler.parse(sampler), Schedule.parse(schedule or self.schedule)
+            known = method.axis
+            point = {} if known is None else {known.name: known.values[-1]}
+            recipe = within(budget, method.recipe, kind, spaced, point)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         return Entry(name, recipe, group, None, method, None if first == name else first)
 
 
-def steps_within(sampler: Sampler, schedule: Schedule, evaluations: int) -> int:
-    """The most steps that evaluate D so often at most. ValueError if not even one does."""
+def within(evaluations: int, recipe: Recipe, sampler: Sampler, schedule: Schedule, point: Point) -> Recipe:
+    """With as many steps as evaluate the main network so often at most, with what a reference asks of it.
+
+    ValueError if not even one step does. point: a setting, at which the guides are on.
+    """
+    why = f"even 1 step evaluates the main network more than {evaluations} times"
     for count in range(evaluations, 0, -1):
         try:
-            if sum(sampler.evaluations(schedule.levels(count))) <= evaluations:
-                return count
-        except ValueError:
-            continue
-    raise ValueError(f"{sampler} over {schedule} takes more than {evaluations} evaluations")
+            made = replace(recipe, sampler=sampler, schedule=schedule, num_steps=count)
+            if recipe_at(made, point).effective().evaluations()["main"] <= evaluations:
+                return made
+        except ValueError as error:
+            why = str(error)
+    raise ValueError(f"not within {evaluations} evaluations: {why}")
 
 
 def names() -> list[str]:

@@ -1,8 +1,9 @@
 """The lines of a ledger that are an arena's as it is today. No torch here.
 
 A line names an arena, an entry and its setting, and stays when the TOML file changes. So it counts if its images were
-made as its entry would make them at that setting now, and scored against a reference of the same name. A file may
-change under its name, too: then the lines with the newest one count.
+made as its entry would make them at that setting now, and scored against the same reference; a final score, if that
+setting is what the search finds now. Networks and references are the same by content, where that is known, or by name.
+A file may change under its name, too: then the lines with the newest one count.
 """
 
 import functools
@@ -14,10 +15,13 @@ from types import MappingProxyType
 from typing import Any
 
 from dnnlib.terminal import counted
+from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.papers.arena import Arena, Entry
 from edm2_guidance.papers.references import REFERENCES
+from edm2_guidance.papers.search import Axis, Point, search
 from edm2_guidance.recipe.files import FileRef, NetworkRef
 from edm2_guidance.recipe.recipe import Recipe
+from edm2_guidance.recipe.search import valid
 from edm2_guidance.recipe.stored import read_recipe
 
 Record = Mapping[str, Any]
@@ -40,10 +44,16 @@ class Lines:
         return [f"{counted(sum(self.left_out.values()), 'line')} of the ledger left out: {reasons}"]
 
 
-def lines_of(arena: Arena, records: Sequence[Record], opened: Mapping[str, str] = MappingProxyType({})) -> Lines:
+def lines_of(
+    arena: Arena,
+    records: Sequence[Record],
+    opened: Mapping[str, str] = MappingProxyType({}),
+    points: Mapping[str, Point] = MappingProxyType({}),
+) -> Lines:
     """Those of its searches, and those of its final scores.
 
-    opened: SHA-256 of files that are known to be what they are now, as `contents` and `reference` name them.
+    opened: SHA-256 of files that are known to be what they are now, as `contents` and `reference` name them. points: by
+    entry, what searches are known to find.
     Lines of other numbers of images, seeds or metrics are of runs that asked for these, and passed over.
     """
     entries = {entry.name: entry for entry in arena.entries}
@@ -52,7 +62,7 @@ def lines_of(arena: Arena, records: Sequence[Record], opened: Mapping[str, str] 
 
     @functools.cache
     def networks(name: str, point: str, recipe: str) -> Mapping[str, str] | None:
-        return _networks(entries[name], json.loads(point), json.loads(recipe))
+        return _networks(entries[name], json.loads(point), json.loads(recipe), opened)
 
     for record in reversed(records):
         for tag, name in _tagged(arena, entries, record):
@@ -60,7 +70,7 @@ def lines_of(arena: Arena, records: Sequence[Record], opened: Mapping[str, str] 
             judged = record.get("reference") or {}
             if held is None:
                 left_out["of another recipe than that of their entry"] += 1
-            elif _bare(str(judged.get("source"))) != _bare(reference(arena)):
+            elif not _is_reference(arena, judged, opened):
                 left_out[f"against another reference than {arena.reference}"] += 1
             elif any(
                 files.setdefault(file, sha256) != sha256
@@ -69,7 +79,46 @@ def lines_of(arena: Arena, records: Sequence[Record], opened: Mapping[str, str] 
                 left_out["of files that have changed since"] += 1
             else:
                 kept[tag].setdefault(name, []).insert(0, record)
-    return Lines(kept["search"], kept["arena"], left_out)
+    finals = {}
+    for name, lines in kept["arena"].items():
+        point = _setting(arena, entries[name].searched, kept["search"], lines, points)
+        if at_it := [line for line in lines if line["arena"]["point"] == point]:
+            finals[name] = at_it
+        else:
+            left_out["at another setting than its search finds"] += len(lines)
+    return Lines(kept["search"], finals, left_out)
+
+
+def _setting(
+    arena: Arena,
+    entry: Entry,
+    searches: Mapping[str, Sequence[Record]],
+    finals: Sequence[Record],
+    points: Mapping[str, Point],
+) -> Point | None:
+    """What the search of an entry finds; where the ledger has not all of it, the last one scored that it may find."""
+    axis = entry.axis
+    if entry.name in points or axis is None:
+        return points.get(entry.name, {})
+    scores: dict[float, float] = {}
+    for line in searches.get(entry.name, ()):
+        scores.setdefault(line["search"]["point"].get(axis.name), float(line["value"]))
+    try:
+        return _found(arena, axis, scores)
+    except KeyError:
+        settings = [line["arena"]["point"] for line in reversed(finals)]
+        return next((each for each in settings if each.get(axis.name) in axis.values), None)
+
+
+def _found(arena: Arena, axis: Axis, scores: Mapping[float, float]) -> Point:
+    """What a search finds by these scores of values. KeyError for one that it asks for, and that has none."""
+
+    def score(point: Point) -> float:
+        return scores[point[axis.name]]
+
+    better = find_metric(arena.metrics[0]).measure.better
+    start = {axis.name: axis.values[0]}
+    return search(score, start, [[axis]], stride=arena.search.stride, valid=valid, better=better).point
 
 
 def _tagged(arena: Arena, entries: Mapping[str, Entry], record: Record) -> Iterator[tuple[str, str]]:
@@ -86,11 +135,11 @@ def _tagged(arena: Arena, entries: Mapping[str, Entry], record: Record) -> Itera
         yield "arena", entry
 
 
-def _networks(entry: Entry, point: Any, stored: Any) -> Mapping[str, str] | None:
+def _networks(entry: Entry, point: Any, stored: Any, opened: Mapping[str, str]) -> Mapping[str, str] | None:
     """What each network of a stored recipe holds, by its name in the arena; None for another than the entry's."""
     try:
         ours, theirs = entry.at(point), read_recipe(stored)
-        same = _unopened(ours) == _unopened(theirs)
+        same = _named(ours, ours, opened) == _named(theirs, ours, opened)
     except (TypeError, ValueError, AttributeError):  # of an axis that it has no more, or of another program
         return None
     return contents(ours, theirs) if same else None
@@ -106,13 +155,25 @@ def reference(arena: Arena) -> str:
     return REFERENCES[arena.reference].source if arena.reference in REFERENCES else arena.reference
 
 
-def _unopened(recipe: Recipe) -> Mapping[str, Any]:
-    """What is hashed of a recipe, without what opening its networks tells."""
-    guides = tuple(
-        guide if guide.net is None else replace(guide, net=NetworkRef(guide.net.name)) for guide in recipe.guides
-    )
-    named = replace(recipe, net=NetworkRef(recipe.net.name), guides=guides)
+def _named(recipe: Recipe, ours: Recipe, opened: Mapping[str, str]) -> Mapping[str, Any]:
+    """What is hashed of a recipe, without what opening its networks tells, each by its name.
+
+    One that holds what ours is known to hold has the name of ours. ValueError for another number of networks.
+    """
+    names = [
+        own.name if net.sha256 is not None and net.sha256 == opened.get(own.source) else net.name
+        for net, own in zip(recipe.nets, ours.nets, strict=True)
+    ]
+    main, *others = map(NetworkRef, names)
+    guides = tuple(guide if guide.net is None else replace(guide, net=others.pop(0)) for guide in recipe.guides)
+    named = replace(recipe, net=main, guides=guides)
     return replace(named, labels="random", noise_device="cpu", encoder={}).canonical()
+
+
+def _is_reference(arena: Arena, judged: Record, opened: Mapping[str, str]) -> bool:
+    """Whether a line's reference is the arena's."""
+    asked = reference(arena)
+    return _bare(str(judged.get("source"))) == _bare(asked) or judged.get("sha256", "") == opened.get(asked)
 
 
 def _bare(reference: str) -> str:

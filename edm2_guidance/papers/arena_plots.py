@@ -88,17 +88,20 @@ def curves(arena: Arena, entries: Sequence[Entry], lines: Lines) -> Any:
     figure = figures.new_figure((0.4 + 1.75 * columns, 0.5 + 1.35 * rows))
     grid = figure.subplots(rows, columns, squeeze=False)
     guides = list(dict.fromkeys(guide for panel in panels.values() for guide in panel))
-    best = min(min(curve.values()) for panel in panels.values() for curve in panel.values())
+    values = [value for panel in panels.values() for curve in panel.values() for value in curve.values()]
+    best = min(values)
     for axes, (method, panel) in zip(grid.flat, panels.items(), strict=False):
         is_weight = axes_of[method] == "weight"
         from_1 = is_weight and min(min(curve) for curve in panel.values()) > 1  # where 1 is off, as of most weights
         for guide, curve in panel.items():
             at = [x - 1 for x in curve] if from_1 else [*curve]
             axes.plot(at, [*curve.values()], marker="o", ms=2, lw=0.9, color=f"C{guides.index(guide)}", label=guide)
-        axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best), xscale="log" if from_1 else "linear")
+        axes.set_xscale("log" if from_1 else "linear")
+        if _by_ratio(arena, values):
+            axes.set(yscale="log", ylim=(0.9 * best, _HIGHEST * best))
+            axes.set_yticks([tick for tick in _TICKS if 0.9 * best <= tick <= _HIGHEST * best])
         axes.set_title(method, fontsize=8)
         axes.set_xlabel("w - 1" if from_1 else "w" if is_weight else axes_of[method], fontsize=7, labelpad=1)
-        axes.set_yticks([tick for tick in _TICKS if 0.9 * best <= tick <= _HIGHEST * best])
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.tick_params(labelsize=6)
@@ -108,6 +111,11 @@ def curves(arena: Arena, entries: Sequence[Entry], lines: Lines) -> Any:
     handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend([*handles.values()], [*handles], loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
+
+
+def _by_ratio(arena: Arena, values: Sequence[float]) -> bool:
+    """Whether scores are told apart by their ratios: distances are, shares are not."""
+    return find_metric(arena.metrics[0]).measure.better == "lower" and min(values) > 0
 
 
 def pareto(arena: Arena, found: Sequence[Standing]) -> Any:
@@ -131,7 +139,8 @@ def pareto(arena: Arena, found: Sequence[Standing]) -> Any:
         for each in front:
             where = (_calls(each), each.mean(metric))
             axes.annotate(_solver(each), where, (0, -11), textcoords="offset points", fontsize=7, ha="center")
-        axes.set(xscale="log", yscale="log", title=method, xlabel="evaluations of all networks")
+        scale = "log" if _by_ratio(arena, [each.mean(metric) for each in members]) else "linear"
+        axes.set(xscale="log", yscale=scale, title=method, xlabel="evaluations of all networks")
         axes.set_xticks(sorted({_calls(each) for each in members}), minor=False)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.minorticks_off()

@@ -140,14 +140,15 @@ def known_pair(a: Standing, b: Standing, known: Mapping[tuple[str, str, int], Re
 
 def read_pairs(path: Path) -> dict[tuple[str, str, int], Record]:
     """The differences in a file, by `pair_key`; none if it is not there. ValueError for what is no such file."""
-    try:
-        found = {(line["of"][0], line["of"][1], line["of"][2]): line for line in _lines(path)}
-        for line in found.values():
+    found: dict[tuple[str, str, int], Record] = {}
+    for number, line in _lines(path, "differences"):
+        try:
+            found[line["of"][0], line["of"][1], line["of"][2]] = line
             for each in line["metrics"].values():
                 float(each["low"]), float(each["high"]), float(each["error"])
-        return found
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold differences of an arena: {error}") from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise ValueError(f"{path} does not hold differences of an arena: see line {number}") from None
+    return found
 
 
 def times_path(ledger: str | Path) -> Path:
@@ -160,10 +161,13 @@ def read_times(path: Path) -> dict[tuple[str, str], float]:
 
     ValueError for what is no such file.
     """
-    try:
-        return {(str(line["entry"]), str(line["of"])): float(line["times"]) for line in _lines(path)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not hold times of an arena: {error}") from error
+    found: dict[tuple[str, str], float] = {}
+    for number, line in _lines(path, "times"):
+        try:
+            found[str(line["entry"]), str(line["of"])] = float(line["times"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} does not hold times of an arena: see line {number}") from None
+    return found
 
 
 def write_lines(path: Path, lines: Iterable[Record]) -> None:
@@ -171,10 +175,13 @@ def write_lines(path: Path, lines: Iterable[Record]) -> None:
     path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
 
 
-def _lines(path: Path) -> list[Any]:
-    if not path.exists():
-        return []
-    return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _lines(path: Path, what: str) -> Iterator[tuple[int, Any]]:
+    """The lines of a file with their numbers. ValueError for one that is no JSON."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), start=1):
+        try:
+            yield number, parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold {what} of an arena: line {number} {error}") from error
 
 
 def differences(found: Sequence[Standing], known: Mapping[tuple[str, str, int], Record]) -> Pairs:

@@ -4,16 +4,19 @@ All that was found is in the ledger, so that the same command goes on where it s
 Differences of the same seeds need the images, which are kept in ZIPs; they go to a file beside the ledger.
 """
 
+import glob
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnnlib.atomic import atomic_path
+from edm2_guidance.images.zips import read_recipe
 from edm2_guidance.metrics import ledger
 from edm2_guidance.metrics.catalog import find_metric
 from edm2_guidance.metrics.score_output import Scorer, measure_stored
@@ -37,6 +40,7 @@ from edm2_guidance.recipe.recipe import Recipe
 from edm2_guidance.recipe.search import recipe_at, valid
 from edm2_guidance.reproduction.rows import Runner
 from edm2_guidance.reproduction.sweeps import POLL_SECONDS, Sweep, block_scores, find_best
+from edm2_guidance.sampling.generation import Generation
 
 Influences = Mapping[str, NDArray[Any]]  # by metric, of each image on the score
 
@@ -106,7 +110,9 @@ class Contest:
         self._opened |= contents(asked, generation.recipe)
         for number, seeds in enumerate(self.arena.blocks(blocks)):
             self.tell.block(entry, point, number)
-            block_scores(self._keeping, self.scorer, generation, seeds, self._tags(entry, point, number), _file(entry))
+            tags = self._tags(entry, point, number)
+            if self._keeping.known(self.scorer, generation, seeds, tags) is None:
+                block_scores(self._keeping, self.scorer, generation, seeds, tags, _file(entry))
 
     def _tags(self, entry: Entry, point: Point, number: int) -> Mapping[str, Any]:
         return {"arena": {"name": self.arena.name, "entry": entry.name, "point": dict(point), "block": number}}
@@ -119,22 +125,26 @@ class Contest:
         names = {entry.name for entry in methods}
         found = self._stand(names)
         while len(found) < len(names):
+            if self.runner.settings.workers.index == 0:
+                lacking = ", ".join(sorted(names - {each.entry.name for each in found}))
+                raise ValueError(f"{self.runner.settings.ledger} has lost what was just scored: {lacking}")
             time.sleep(POLL_SECONDS)
             found = self._stand(names)
         return [each.entry for each in found[: self.arena.final.best]]
 
     def _stand(self, names: Set[str]) -> list[Standing]:
-        found = standings(self.arena, self._lines(), blocks=1)
+        found = standings(self.arena, self.lines(), blocks=1)
         return [each for each in found if each.entry.name in names]
 
-    def _lines(self) -> Lines:
-        return lines_of(self.arena, ledger.read(self.runner.settings.ledger), self._opened)
+    def lines(self) -> Lines:
+        """Of the arena in the ledger, as its files are now."""
+        return lines_of(self.arena, ledger.read(self.runner.settings.ledger), self._opened, self._found)
 
     def compare(self) -> None:
         """Write the differences of the same seeds that are not known yet, as far as the images are here."""
         path = pairs_path(self.runner.settings.ledger)
         known, before = read_pairs(path), read_pairs(path)
-        found = standings(self.arena, self._lines())
+        found = standings(self.arena, self.lines())
         for a, b in pairs_of(found):
             if known_pair(a, b, known) is None and (made := self._difference(a, b)) is not None:
                 known[pair_key(a, b)] = {"a": a.entry.name, "b": b.entry.name, "of": pair_key(a, b), "metrics": made}
@@ -182,7 +192,7 @@ class Contest:
     def _influences(self, standing: Standing, seeds: range) -> Influences | None:
         """Of the images of a block on its scores; None if they are not here. Kept: they take seconds."""
         generation = self.runner.open(standing.entry.at(standing.point))
-        path = self._keeping.images_of(generation, seeds, _file(standing.entry))
+        path = self._images(generation, seeds, _file(standing.entry))
         beside = self.scorer.reference.statistics.sha256[:6]
         kept = self.runner.settings.results / "arena" / f"{path.stem}-{beside}.npz"
         if kept.exists():
@@ -206,6 +216,13 @@ class Contest:
                 temporary, allow_pickle=False, **{metric.replace("/", "."): each for metric, each in found.items()}
             )
         return found
+
+    def _images(self, generation: Generation, seeds: range, name: str) -> Path:
+        """Where the images of a block are, or would be: by this name, or by that of another entry of the recipe."""
+        path = self._keeping.images_of(generation, seeds, name)
+        others = path.parent.glob(f"*{glob.escape(path.name.removeprefix(name))}")
+        same = (each for each in others if (read_recipe(each) or {}).get("recipe_hash") == generation.recipe.hash)
+        return path if path.exists() else next(same, path)
 
 
 def _file(entry: Entry) -> str:

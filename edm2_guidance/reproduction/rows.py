@@ -194,6 +194,13 @@ class Runner:
             return made
         return self._stored(scorer, images.path, generation.recipe, seeds, tags)
 
+    def known(
+        self, scorer: Scorer, generation: Generation, seeds: range, tags: Mapping[str, Any]
+    ) -> list[Record] | None:
+        """The ledger's lines of a block under these tags, whether its images are kept or not; None if it has none."""
+        found = scorer.find(*_which(generation, seeds))
+        return None if found is None else [self.tagged(scorer, record, tags) for record in found.records]
+
     def images_of(self, generation: Generation, seeds: range, name: str) -> Path:
         """Where the ZIP of a block is, if images are kept."""
         return self._zip(generation, seeds, name, ()).path

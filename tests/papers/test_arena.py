@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from edm2_guidance.papers import arena
-from edm2_guidance.papers.arena import Final, load, steps_within
+from edm2_guidance.papers.arena import Final, load, within
 from edm2_guidance.recipe import catalog
+from edm2_guidance.recipe.guide import Guide
 from edm2_guidance.recipe.parts import Sampler, Schedule
+from edm2_guidance.recipe.recipe import Recipe
 from tests.arenas import TOML
 
 
@@ -74,16 +76,28 @@ def test_entries_of_a_file(written):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "evaluations", "steps"),
-    [("heun", 8, 4), ("heun", 1, 1), ("euler", 8, 8), ("dpm2", 32, 16), ("unipc", 16, 16)],
-)
-def test_most_steps_within_evaluations(sampler, evaluations, steps):
-    assert steps_within(Sampler.parse(sampler), Schedule.parse("edm"), evaluations) == steps
+    ("sampler", "more", "evaluations", "steps"),
+    [
+        ("heun", {}, 8, 4), ("heun", {}, 1, 1), ("euler", {}, 8, 8), ("dpm2", {}, 32, 16), ("unipc", {}, 16, 16),
+        ("euler", {"guides": Guide(None, 2, reference="attention")}, 8, 4),  # which asks the main network as well
+        ("euler", {"guides": Guide("net2", 2), "rule": "cfg-zero:zero=2"}, 8, 8),
+        ("heun", {"around": "restart:cifar10"}, 40, 16),
+    ],
+)  # fmt: skip
+def test_most_steps_within_evaluations(sampler, more, evaluations, steps):
+    made = within(evaluations, Recipe("net", **more), Sampler.parse(sampler), Schedule.parse("edm"), {})
+    assert made.num_steps == steps
+    assert made.effective().evaluations()["main"] <= evaluations
 
 
-def test_a_schedule_of_too_many_steps_is_refused():
-    with pytest.raises(ValueError, match="takes more than 8 evaluations"):
-        steps_within(Sampler.parse("euler"), Schedule.parse("timesteps:steps=ddim25"), 8)
+def test_what_takes_more_evaluations_is_refused():
+    with pytest.raises(ValueError, match="not within 8 evaluations: 1 step, and the schedule timesteps"):
+        within(8, Recipe("net"), Sampler.parse("euler"), Schedule.parse("timesteps:steps=ddim25"), {})
+    with pytest.raises(ValueError, match="not within 8 evaluations: guidance on steps 4-7, but sampling takes 1 step"):
+        within(8, Recipe("net", Guide("net2", 2, (4, 7))), Sampler.parse("heun"), Schedule.parse("edm"), {})
+    own = Recipe("net", Guide(None, 2, reference="attention"))
+    with pytest.raises(ValueError, match="even 1 step evaluates the main network more than 1 times"):
+        within(1, own, Sampler.parse("heun"), Schedule.parse("edm"), {})
 
 
 @pytest.mark.parametrize(
@@ -113,8 +127,24 @@ def test_a_schedule_of_too_many_steps_is_refused():
         ("[4]", '["x"]', "solvers: evaluations = ['x']: write a list of whole numbers"),
         ('"euler"]', "3]", "write a list of texts"),
         ('name = "linear"', 'name = "linear"\ninterval = "all"', "interval = 'all': write a list of 2 whole numbers"),
-        ('name = "linear"', 'name = "a/b"', "the name 'a/b': take one without /"),
-        ("weak =", '"" =', "the name '': take one without /"),
+        ('name = "linear"', 'name = "a/b"', "the name 'a/b': take one line of at most 64 characters, without /"),
+        ('name = "linear"', 'name = "a\\nb"', "the name 'a\\nb': take one line"),
+        ('name = "linear"', f'name = "{"a" * 65}"', "at most 64 characters"),
+        ("weak =", '"" =', "the name '': take one line"),
+        ('weak = "mnist16-weak"', "", "method linear: there are no [guides]: name some"),
+        ('name = "linear"', 'name = "linear"\nvalues = []', "rise or fall throughout, not ()"),
+        ('name = "linear"', 'name = "linear"\nrule = "apg"\nover = "radius"', 'say how far, weight = "constant:w=2"'),
+        (
+            'name = "linear"',
+            'name = "linear"\nrule = "rescale"\nweight = "constant:w=2"\nover = "phi"\nvalues = [0.5, 7]',
+            "linear/weak: rescale: phi=7: must be",
+        ),
+        (
+            'name = "linear"',
+            'name = "linear"\nrule = "my_rule.py:own"',
+            "'my_rule.py:own': the file of an arena runs no",
+        ),
+        ('"euler"]', '"euler over timesteps:steps=ddim25"]', "linear/weak/euler over timesteps:steps=ddim25/4: not"),
         ("[[methods]]", "[methods]", "methods: a table of its own for each, [[methods]]"),
         (
             "[search]",

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from edm2_guidance.papers.arena import Final
-from edm2_guidance.papers.arena_lines import lines_of
-from edm2_guidance.papers.arena_plots import front_of
+from edm2_guidance.papers.arena_lines import Lines, lines_of
+from edm2_guidance.papers.arena_plots import curves, front_of
 from edm2_guidance.papers.standings import (
     differences,
     how_kinds_fared,
@@ -130,8 +130,24 @@ def test_a_file_that_holds_no_differences_is_refused(tmp_path):
     assert read_pairs(path) == {}
     for text in ('{"a": 1}', '{"of": ["a", "b", 1]}', '{"of": ["a", "b", 1], "metrics": {"fd": {"low": 1}}}'):
         path.write_text(text + "\n")
-        with pytest.raises(ValueError, match="does not hold differences of an arena"):
+        with pytest.raises(ValueError, match=r"does not hold differences of an arena: see line 1"):
             read_pairs(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_shares_are_drawn_as_they_are():
+    """Of distances an axis of ratios tells more; a share may be 0, and its best is 1."""
+    shares, distances = (replace(ARENA, metrics=(metric,)) for metric in ("recall/mnist", "fd_mnist"))
+    for arena, scale in ((shares, "linear"), (distances, "log")):
+        (entry,) = arena.chosen(["fdg/weak"])
+        searches = [{"search": {"point": {"weight": w}}, "value": w - 1.5} for w in (1.5, 2.0)]
+        if scale == "log":
+            searches = searches[1:]
+        figure = curves(arena, [entry], Lines({"fdg/weak": searches}, {}, {}))
+        figure.canvas.draw()
+        assert figure.axes[0].get_yscale() == scale
+        low, high = figure.axes[0].get_ylim()
+        assert all(low <= each["value"] <= high for each in searches)
 
 
 def test_the_front_is_what_no_other_beats():

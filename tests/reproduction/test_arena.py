@@ -1,12 +1,14 @@
 """reproduce.py arena, as a user types it, on the networks that ship."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from dnnlib.places import EMBEDDED
 from edm2_guidance.commands import reproduce
 from edm2_guidance.metrics.uncertainty import apart, interval_of
 from tests.arenas import QUICK
@@ -46,7 +48,9 @@ def test_an_arena_is_run_shown_and_not_run_again(invoke):
     guided = invoke("arena", f"--arena={guided_solvers()}", "--list", "--only=*/2").stdout
     assert "2 main + 2 guide 1" in guided.splitlines()[-1]
     assert not Path("a.jsonl").exists()
-    assert "run it without --report first" not in invoke(*WORDS, "--report=out").output
+    refused = invoke(*WORDS, "--report=out")
+    assert (refused.exit_code, Path("out").exists()) == (2, False)
+    assert "there is no ledger a.jsonl yet: run it without --report and --time first" in refused.output
 
     done = invoke(*WORDS)
     assert done.exit_code == 0, done.output
@@ -135,6 +139,35 @@ def test_what_was_lost_is_made_again(invoke):
     assert again.exit_code == 0, again.output
     assert lines()[-1]["value"] == whole[0]["value"]
     assert lines()[-1]["search"] == whole[0]["search"]
+    check_that_the_ledger_is_enough(invoke, words)
+
+
+def check_that_the_ledger_is_enough(invoke, words):
+    """Nothing is sampled again: where the images are gone, or a network has another name by now."""
+    before = Path("a.jsonl").read_bytes()
+    shutil.rmtree("results")
+    again = invoke(*words)
+    assert again.exit_code == 0, again.output
+    shutil.copy(EMBEDDED / "mnist16-cond.pkl", "copy.pkl")
+    Path("small.toml").write_text(QUICK.replace('net = "mnist16-cond"', 'net = "copy.pkl"'))
+    renamed = invoke(*words)
+    assert renamed.exit_code == 0, renamed.output
+    assert "linear/weak" in renamed.stdout
+    assert Path("a.jsonl").read_bytes() == before
+    assert not list(Path("results").rglob("*.zip"))
+
+
+def test_two_entries_of_one_recipe_are_sampled_once(invoke):
+    """And both are compared by the same images."""
+    Path("small.toml").write_text(QUICK + '[[methods]]\nname = "same"\nguides = ["weak"]\n')
+    done = invoke(*WORDS, "--only=linear/*,same/*,unguided")
+    assert done.exit_code == 0, done.output
+    finals = [line for line in lines() if "arena" in line and line["arena"]["block"] == 0]
+    values = {line["arena"]["entry"]: line["value"] for line in finals}
+    assert values["linear/weak"] == values["same/weak"]
+    assert len(list(Path("results/images").glob("*-100-139.zip"))) == 2
+    pairs = {(pair["a"], pair["b"]): pair["metrics"]["fd_mnist"] for pair in lines("a.pairs.jsonl")}
+    assert pairs["same/weak", "linear/weak"]["high"] == 0
 
 
 def test_usage(invoke):
@@ -145,6 +178,7 @@ def test_usage(invoke):
         (("--metrics=fid",), "mnist16"),
         (("--worker=2/2",), "workers count from 0 to N - 1"),
         (("--report=out",), "there is no ledger a.jsonl yet"),
+        (("--time=2",), "there is no ledger a.jsonl yet"),
     ):
         refused = invoke(*WORDS, *words)
         assert refused.exit_code == 2, refused.output

@@ -151,14 +151,21 @@ def hold(arena: Arena, entries: Sequence[Entry], asked: ArenaOptions) -> None:
 
     contest = Contest(arena, runner, Teller(told, begun))
     if asked.time is not None:
+        with bad_input():
+            stands(arena, entries, read_lines(arena, asked.work.ledger), asked.work.ledger)
         return contest.time(entries, asked.time)
     contest.run(entries)
     if workers.index == 0:
         contest.compare()
-        found = stands(arena, entries, read_lines(arena, asked.work.ledger), asked.work.ledger)
+        lines = contest.lines()
+        say_notes(lines.notes)
+        found = stands(arena, entries, lines, asked.work.ledger)
         made = tables(arena, entries, found, asked.work.ledger)
         click.echo("\n\n".join(as_text(rows) for rows in made.values()))
     return None
+
+
+_FIRST = "run it without --report and --time first"
 
 
 def setting_text(point: Mapping[str, float]) -> str:
@@ -173,7 +180,7 @@ def stands(arena: Arena, entries: Sequence[Entry], lines: Lines, ledger: str) ->
         among = "" if len(entries) == len(arena.entries) else "these entries of "
         raise ValueError(
             f"{ledger} has no score of {among}the arena {arena.name} with {arena.final.num_images} images per block: "
-            "run it without --report first, or give the --final-num and --metrics that it was run with"
+            f"{_FIRST}, or give the --final-num and --metrics that it was run with"
         )
     return found
 
@@ -191,6 +198,8 @@ def read_lines(arena: Arena, ledger: str) -> Lines:
     """Of the arena in a ledger; says which are left out. ValueError or OSError."""
     from edm2_guidance.metrics.ledger import read
 
+    if not Path(ledger).exists():
+        raise FileNotFoundError(f"there is no ledger {ledger} yet: {_FIRST}")
     lines = lines_of(arena, read(ledger))
     say_notes(lines.notes)
     return lines
