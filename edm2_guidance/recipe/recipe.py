@@ -118,6 +118,7 @@ class Recipe:
             raise ValueError("figure seeds are hashed with the class: give a class (--class)")
         self._check_levels()
         self._check_around()
+        self._check_still()
 
     def _check_levels(self) -> None:
         """ValueError for noise levels that do not fall, or whose squares are no numbers of a computer."""
@@ -147,6 +148,17 @@ class Recipe:
                 raise ValueError(f"{said}, whose steps no interval counts: give noise levels, --guidance-sigma=LO,HI")
         for each in self.around:
             each.check_use(self.sampler, self.steps())
+
+    def _check_still(self) -> None:
+        """ValueError for a rule that makes D without any network at every step; classifiers are beside the rule."""
+        if all(guide.off or guide.of_classifier for guide in self.guides):
+            return
+        steps = self.steps()
+        if all(step.guided and self.rule.still(step) for step in steps):
+            raise ValueError(
+                f"the rule {self.rule} stands still at all steps ({len(steps)}), and images would be noise that no "
+                "network has seen: let fewer stand still, or take more"
+            )
 
     def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
         """Schedule, sampler, rule and around, as far as they are not those of `usual`, by default EDM2's papers'.
