@@ -273,11 +273,11 @@ def test_crops(net, path, form, size, mask):
 @pytest.mark.parametrize(
     "reference",
     [
-        "noise-embedding:s=0",
+        "noise-embedding:s=1e-12",
         "noise-embedding:blocks=0",
         "attention:blur:sigma=1e-50",
         "skip-blocks:share=0",
-        "dropout:p=0",
+        "dropout:p=1e-12",
     ],
 )
 def test_nothing_perturbed_is_no_push(path, reference, form):
@@ -446,6 +446,12 @@ def test_where_crops_overlap():
 
 # ----------------------------------------------------------------------------
 # What is refused, and how it is said.
+
+
+@pytest.mark.parametrize("text", ["noise-embedding:s=0", "dropout:p=0"])
+def test_nothing_at_the_cost_of_an_evaluation_is_refused(text):
+    with pytest.raises(ValueError, match="=0: must be above 0"):
+        Reference.parse(text)
 
 
 @pytest.mark.parametrize(

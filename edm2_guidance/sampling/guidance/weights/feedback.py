@@ -61,6 +61,8 @@ class Feedback(Weight):
         super().check()
         if self.most - (self.w - 1) <= 1:
             raise ValueError(f"{self.kind}: most={self.most:g} leaves nothing beside w={self.w:g}: raise it")
+        if self.lo >= self.hi:
+            raise ValueError(f"{self.kind}: lo={self.lo:g} is not below hi={self.hi:g}: to add nothing, w=1")
 
     def at(self, step: StepInfo, seen: Seen) -> "Tensor":
         likely = seen.memory["likely"] if "likely" in seen.memory else _zeros(seen.x)
