@@ -38,6 +38,7 @@ class Feedback(Weight):
         "r = (sigma' / sigma)^2; m = r x + (1 - r) D_m, m_g = r x + (1 - r) D_g, v = (sigma^2 - sigma'^2) r"
     )
     remembers: ClassVar[bool] = True
+    instead: ClassVar[str] = "lo and hi, between which w - 1 is added"
     one_way: ClassVar[bool] = True
 
     w: float = option(1.0, "1 more than what is added to the weight; 1 = nothing")
