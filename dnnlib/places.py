@@ -60,7 +60,10 @@ PIPELINE_INDEX = "model_index.json"  # in a folder, what the library diffusers s
 
 def is_pipeline(source: str) -> bool:
     """Whether a source counts as a pipeline of diffusers: hf://ORG/REPO, or a folder with a `model_index.json`."""
-    return source.startswith("hf://") or (Path(os.path.expanduser(source)) / PIPELINE_INDEX).is_file()
+    try:
+        return source.startswith("hf://") or (Path(os.path.expanduser(source)) / PIPELINE_INDEX).is_file()
+    except (OSError, ValueError):  # of a text that can be no path
+        return False
 
 
 def python_function(source: str) -> tuple[Path, str] | None:

@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from edm2_guidance.commands import generate_images
 from edm2_guidance.commands.reproduction.gallery_pages import page
 from edm2_guidance.papers import gallery
+from edm2_guidance.recipe import around, parts
 from edm2_guidance.recipe.catalog import CATALOG, find
+from edm2_guidance.recipe.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "new-rule.md").read_text()
@@ -23,6 +25,8 @@ PAGE = (ROOT / "docs" / "new-rule.md").read_text()
 BLOCKS = re.findall(r"([^\n]+(?:\n[^\n]+)*)\n\n```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
 #: Blocks by the file that the paragraph names first.
 CODE = {found[1]: code for text, _, code in BLOCKS if (found := re.search(r"`([\w/]+\.\w+)`", text))}
+BASES = (parts.Rule, parts.Weight, parts.Reference, parts.Sampler, parts.Schedule, around.Around)
+AXES = {cls.axis: cls for cls in BASES}
 KIND = "edm2_guidance/sampling/guidance/rules/threshold.py"
 
 
@@ -80,6 +84,20 @@ def test_the_kind_is_tested_and_listed(module, monkeypatch):
     text = page(entry)
     assert cls.formula.split("\n")[1] in text
     assert "--rule=threshold" in text
+
+
+def test_the_table_of_methods_is_that_of_the_base_classes():
+    (table,) = re.findall(r"^\| kind of .*\n.*\n((?:\|.*\n)+)", PAGE, re.M)
+    rows = [line.strip("|").split("|") for line in table.splitlines()]
+    assert {kind.split(",")[0].strip() for kind, *_ in rows} == set(AXES)
+    for kind, *cells in rows:
+        (name,), must, may, values = (re.findall(r"`(\w+)`", cell) for cell in cells)
+        base = getattr(parts, name, None) or getattr(around, name)
+        assert issubclass(base, AXES[kind.split(",")[0].strip()])
+        assert set(must) == base.__abstractmethods__
+        own = {key: value for each in base.__mro__[: base.__mro__.index(Spec)] for key, value in vars(each).items()}
+        assert all(callable(own[key]) or isinstance(own[key], property) for key in may), kind
+        assert all(isinstance(own[key], bool | int | str | frozenset) for key in values), kind
 
 
 @pytest.mark.parametrize("name", [KIND, "tests/sampling/guidance/test_threshold.py"])

@@ -94,6 +94,8 @@ def test_a_pipeline_is_found_in_the_folders_above_a_recipe(net, place, tmp_path_
     os.symlink(net(tiny_dit).partition("=")[2], "tiny_dit")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     run(generate_zip.main, f"--recipe={place}/x/y/a.zip", "--out=b.zip")
+    assert len(images_of("b.zip")) == 1
+    assert images_of("b.zip") == images_of(place / "x/y/a.zip")
 
 
 def test_a_folder_that_was_interrupted_goes_on(net, monkeypatch):

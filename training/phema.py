@@ -22,16 +22,11 @@ Net = TypeVar("Net", bound=nn.Module)
 MAX_SIGMA_REL = 12**-0.5
 
 
-def exponent_to_sigma_rel(exponent: ArrayLike) -> Float64:
-    """Relative width of the profile with the given exponent (> -1), Eq. 123; elementwise, float64."""
-    gamma = np.asarray(exponent, dtype=np.float64)
-    return np.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
-
-
 def sigma_rel_to_exponent(sigma_rel: ArrayLike) -> Float64:
     """Exponent of the profile with the given relative width, elementwise, float64; the inverse of Eq. 123.
 
-    The largest real root of g^3 + 7 g^2 + (16 - s^-2) g + (12 - s^-2) for s = sigma_rel.
+    s^2 = (g + 1) / ((g + 2)^2 (g + 3)) for s = sigma_rel: the largest real root of
+    g^3 + 7 g^2 + (16 - s^-2) g + (12 - s^-2).
 
     Raises ValueError unless 0 < sigma_rel < 12**-0.5 (about 0.289), where the exponent would reach 0.
     """
@@ -56,17 +51,6 @@ def power_function_beta(sigma_rel: ArrayLike, t_next: ArrayLike, t_delta: ArrayL
     """
     t_next, t_delta = np.asarray(t_next, dtype=np.float64), np.asarray(t_delta, dtype=np.float64)
     result: NDArray[np.float64] = (1 - t_delta / t_next) ** (sigma_rel_to_exponent(sigma_rel) + 1)
-    return result
-
-
-def power_function_response(t: float, sigma_rel: float, length: int) -> Float64:
-    """Weights of the snapshots at times 0, 1, ..., length - 1 in the profile that ends at time t, summing to 1.
-
-    Proportional to t'^exponent for t' <= t and 0 after it; float64 [length].
-    """
-    time = np.arange(length, dtype=np.float64)
-    profile = np.where(time <= t, time ** sigma_rel_to_exponent(sigma_rel), 0)
-    result: NDArray[np.float64] = profile / profile.sum()
     return result
 
 

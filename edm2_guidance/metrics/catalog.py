@@ -58,6 +58,8 @@ SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 #: Every measure of the features at hand, or of those of an extractor, "all/mnist": as far as both sides allow it.
 ALL = "all"
+#: Beside the measures that score single images: what these may be ranked by, from the nearest of the reference.
+DISTANCE = "distance"
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edm2_guidance.images.sources import StoredImages
+from edm2_guidance.metrics.catalog import DISTANCE
 from edm2_guidance.metrics.measures.base import Measure, features_of
 from edm2_guidance.metrics.measures.neighbours import nearest
 from edm2_guidance.metrics.moments import Moments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-DISTANCE = "distance"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ of that component's name. Both are looked up in `PIPELINES`; nothing that a fold
 
 import hashlib
 import json
+import os
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from dnnlib.errors import odd_files_are_value_errors
 from dnnlib.extras import need
+from dnnlib.places import PIPELINE_INDEX, is_pipeline
 from dnnlib.regular import read_regular, sha256_of
 from edm2_guidance.images.zips import parse_object
 from edm2_guidance.models.diffusers_hub import (
@@ -36,8 +38,6 @@ from edm2_guidance.models.diffusers_parts import (
     vocabulary_files,
 )
 from edm2_guidance.models.diffusers_weights import KINDS, weight_files, weight_patterns
-
-INDEX = "model_index.json"
 
 _MAX_CONFIG = 1 << 20  # bytes of a file
 _NO_LIMIT = str(int(1e30)).encode()  # what transformers writes as the length of texts of a tokenizer without one
@@ -180,11 +180,8 @@ def _digest(path: Path, source: str) -> str:
 
 
 def recognises(source: str, *, offline: bool) -> bool:
-    """Whether a source counts as a pipeline: `hf://...`, or a folder with a `model_index.json`."""
-    try:
-        return source.startswith(SCHEME) or Path(source, INDEX).is_file()
-    except (OSError, ValueError):  # of a text that can be no path
-        return False
+    """As `is_pipeline`."""
+    return is_pipeline(source)
 
 
 def load(source: str, *, offline: bool) -> DiffusersFiles:
@@ -200,7 +197,9 @@ def load(source: str, *, offline: bool) -> DiffusersFiles:
     """
     for library in ("diffusers", "transformers"):
         need(library, INSTALL)
-    return _of_hub(source, offline) if source.startswith(SCHEME) else _of_folder(source, Path(source))
+    if source.startswith(SCHEME):
+        return _of_hub(source, offline)
+    return _of_folder(source, Path(os.path.expanduser(source)))
 
 
 def _of_hub(source: str, offline: bool) -> DiffusersFiles:
@@ -215,7 +214,7 @@ def _of_hub(source: str, offline: bool) -> DiffusersFiles:
 
 def _of_cache(source: str) -> DiffusersFiles | None:
     """A pipeline of the hub's cache, if it is complete there."""
-    folder = cached_folder(source, INDEX)
+    folder = cached_folder(source, PIPELINE_INDEX)
     try:
         return None if folder is None else _of_folder(source, folder)
     except FileNotFoundError:
@@ -224,12 +223,12 @@ def _of_cache(source: str) -> DiffusersFiles | None:
 
 def _fetched(source: str) -> Path:
     """The folder of the hub's cache with all that is needed, of one commit; weights of the best kind that there is."""
-    folder = fetched_folder(source, [INDEX])
+    folder = fetched_folder(source, [PIPELINE_INDEX])
     _, _, classes = _read_index(source, folder)
     for kind in range(KINDS):
         patterns = [f"{role}/{each}" for role, name in classes.items() for each in _lacking(folder / role, name, kind)]
         if patterns:  # with one that is there, since the client warns where it finds nothing
-            fetched_folder(source, [INDEX, *patterns], commit=folder.name)
+            fetched_folder(source, [PIPELINE_INDEX, *patterns], commit=folder.name)
     return folder
 
 
@@ -269,10 +268,10 @@ def _content_files(folder: Path, library: str, made: str) -> tuple[Path, ...]:
 
 def _read_index(source: str, folder: Path) -> tuple[Mapping[str, Any], str, Mapping[str, str]]:
     """Content of the index, the pipeline's class, and of its components those that are read."""
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{source} is no pipeline of diffusers: it has no {INDEX}")
-    with _naming(f"{source}: {INDEX}"):
-        index = _read_object(folder / INDEX)
+    if not (folder / PIPELINE_INDEX).is_file():
+        raise FileNotFoundError(f"{source} is no pipeline of diffusers: it has no {PIPELINE_INDEX}")
+    with _naming(f"{source}: {PIPELINE_INDEX}"):
+        index = _read_object(folder / PIPELINE_INDEX)
         pipeline = index.get("_class_name")
         if not isinstance(pipeline, str) or pipeline not in PIPELINES:
             raise ValueError(f"pipeline {_shown(pipeline)} is not known here: known are {', '.join(PIPELINES)}")

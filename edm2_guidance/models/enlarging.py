@@ -48,10 +48,11 @@ class EnlargingModel(DiffusersModel):
     beside = 3
 
     def __init__(self, files: DiffusersFiles, device: torch.device) -> None:
+        noising = NOISING[files.pipeline]
+        level = _level(noising, files)
         super().__init__(files, device)
-        self._noising = NOISING[files.pipeline]
+        self._noising, self._level = noising, level
         self.low_res_size = self.image_size // ENLARGED
-        self._level = noise_levels_of(files.config(self._noising.scheduler), files.source)[0][self._noising.timestep]
 
     def enlarging(self, size: int) -> Self:
         model = copy.copy(self)
@@ -74,6 +75,15 @@ class EnlargingModel(DiffusersModel):
         told, seen = y
         level = timesteps.new_full((len(x),), self._noising.timestep)
         return self._told.ask(self.net, torch.cat([x, seen.to(x.dtype)], dim=1), timesteps, told, class_labels=level)
+
+
+def _level(noising: Noising, files: DiffusersFiles) -> float:
+    """Of the noise on small images. ValueError for a schedule that ends before the timestep."""
+    said = f"{files.source}: component {noising.scheduler}"
+    levels, _ = noise_levels_of(files.config(noising.scheduler), said)
+    if noising.timestep >= len(levels):
+        raise ValueError(f"{said} has {len(levels)} timesteps, and the small image is told timestep {noising.timestep}")
+    return levels[noising.timestep]
 
 
 def _noise(small: Tensor, shape: Sequence[int]) -> Tensor:

@@ -235,12 +235,14 @@ class Weight(Spec):
 
     Attributes:
         remembers: Whether it looks back at all steps, so that its guide has no interval.
+        instead: Its fields that do for one that remembers what an interval does, in words that continue "give it ...".
         alone: Whether it makes sense for the only guide, under the linear rule.
         one_way: Whether it makes sense on a single way from noise to data alone, and not on legs.
     """
 
     axis: ClassVar[str] = "weight"
     remembers: ClassVar[bool] = False
+    instead: ClassVar[str] = ""
     alone: ClassVar[bool] = False
     one_way: ClassVar[bool] = False
 

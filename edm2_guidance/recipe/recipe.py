@@ -100,13 +100,24 @@ class Recipe:
         settle(self, "num_steps", int)
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps: at least 1 is needed")
+        self._check_guides()
+        if self.seed_rule == "figure" and not isinstance(self.labels, int):
+            raise ValueError("figure seeds are hashed with the class: give a class (--class)")
+        self._check_levels()
+        self._check_around()
+        self._check_still()
+
+    def _check_guides(self) -> None:
+        """ValueError for a weight that makes no sense where it stands, and for an interval of steps that are none."""
         for guide in self.guides:
             guide.weight.check_use(self.sampler, guide.reference)
             guide.check_alone(self.guides, self.rule)
             interval = guide.interval
             if guide.weight.remembers and (interval is not None or guide.of_classifier):
                 what = "of a classifier" if guide.of_classifier else f"in an interval ({interval})"
-                raise ValueError(f"the weight {guide.weight.kind} looks back at all steps: not for a guide {what}")
+                cure = "" if guide.of_classifier or not guide.weight.instead else f"; give it {guide.weight.instead}"
+                kind = guide.weight.kind
+                raise ValueError(f"the weight {kind} looks back at all steps: not for a guide {what}{cure}")
             if isinstance(interval, StepInterval) and interval.last >= self.num_steps:
                 steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
                 raise ValueError(
@@ -114,10 +125,6 @@ class Recipe:
                     f"{self.num_steps - 1}); give the interval as noise levels, --guidance-sigma=LO,HI, "
                     "to use another number of steps"
                 )
-        if self.seed_rule == "figure" and not isinstance(self.labels, int):
-            raise ValueError("figure seeds are hashed with the class: give a class (--class)")
-        self._check_levels()
-        self._check_around()
 
     def _check_levels(self) -> None:
         """ValueError for noise levels that do not fall, or whose squares are no numbers of a computer."""
@@ -147,6 +154,17 @@ class Recipe:
                 raise ValueError(f"{said}, whose steps no interval counts: give noise levels, --guidance-sigma=LO,HI")
         for each in self.around:
             each.check_use(self.sampler, self.steps())
+
+    def _check_still(self) -> None:
+        """ValueError for a rule that makes D without any network at every step; classifiers are beside the rule."""
+        if all(guide.off or guide.of_classifier for guide in self.guides):
+            return
+        steps = self.steps()
+        if all(step.guided and self.rule.still(step) for step in steps):
+            raise ValueError(
+                f"the rule {self.rule} stands still at all steps ({len(steps)}), and images would be noise that no "
+                "network has seen: let fewer stand still, or take more"
+            )
 
     def unusual(self, usual: "Recipe | None" = None) -> list[Spec]:
         """Schedule, sampler, rule and around, as far as they are not those of `usual`, by default EDM2's papers'.

@@ -58,7 +58,7 @@ def read_columns(path: Path, names: Sequence[str]) -> list[tuple[float, ...]]:
     names: of the columns, for messages. ValueError naming the line for what is no such row, and for a file without any.
     """
     try:
-        text = read_regular(path, MAX_BYTES).decode()
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")  # editors of Windows begin with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: write {' and '.join(names)} on each line") from error
     rows = []

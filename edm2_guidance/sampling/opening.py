@@ -344,8 +344,10 @@ def _check_references(
     of_networks = any(not guide.off and not guide.of_classifier for guide in recipe.guides)
     if of_networks:
         recipe.rule.check_shape(main.shape)
-    elif any(not guide.off for guide in recipe.guides) and recipe.rule != Rule.parse("linear"):
+    elif recipe.rule != Rule.parse("linear") and any(not guide.off for guide in recipe.guides):
         notes.append(f"the rule {recipe.rule} is of networks that guide, and a classifier alone does: unused")
+    elif recipe.rule != Rule.parse("linear") and not recipe.guides:  # w = 1 is a cell of most grids
+        notes.append(f"the rule {recipe.rule} is of networks that guide, and none does: unused")
     told = [model for model in (main, *models) if isinstance(model, Model) and model.num_classes > 0]
     for each in recipe.around:
         if each.needs and (not told or recipe.labels == "none"):

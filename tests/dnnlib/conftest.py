@@ -74,7 +74,7 @@ class Server:
             self.sent += len(body[:limit])  # no two at once, or the test does not ask
             send(handler, status, {"Content-Length": len(body), **headers}, body[:limit])
             if stall:
-                self.over.wait(30)
+                self.over.wait(300)  # longer than any test waits
             return None
 
         return act

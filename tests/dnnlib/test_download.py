@@ -377,7 +377,7 @@ def test_stalled_connection_is_left_and_continued(server, url, get, policy):
     server.script = [server.stall(5000), server.proper()]
     began = time.monotonic()
     assert get(url, policy=replace(policy, read_timeout=1)).read_bytes() == CONTENT
-    assert 1 <= time.monotonic() - began < 20  # the server itself would have hung for 30
+    assert 1 <= time.monotonic() - began < PATIENCE  # the server itself stalls for longer
     assert server.ranges() == [None, "bytes=5000-"]
 
 

@@ -98,13 +98,20 @@ def test_bytes_ahead_are_bounded_and_order_stays() -> None:
     assert 250 <= gauge.most <= 250 + 250
 
 
-def test_with_a_slow_reader_the_bound_is_exact() -> None:
+def test_with_a_slow_reader_the_bound_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     with OrderedPool[int](4, max_bytes=100) as pool:
-        gauge = Gauge(pool)
+        gauge, fits, held = Gauge(pool), pool._room._fits, list[int]()
+
+        def fits_as_noted(num_bytes: int) -> bool:
+            if not (found := fits(num_bytes)):
+                held.append(sum(pool._room._held.values()))
+            return found
+
+        monkeypatch.setattr(pool._room, "_fits", fits_as_noted)
         for _ in range(12):
             pool.submit(gauge.call, 40)
-        wait_until(lambda: gauge.most == 80)
-        time.sleep(0.05)
+        wait_until(lambda: gauge.most >= 80 and held)
+        assert set(held) == {80}, "the third was let in, or asked for no room"
         assert gauge.most == 80
         assert [gauge.pop() for _ in range(12)] == [40] * 12
 

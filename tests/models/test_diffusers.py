@@ -215,6 +215,10 @@ def test_other_noise_schedules_are_refused_by_name(config, why):
     (tiny_sdxl, "tokenizer_2/tokenizer_config.json", {"model_max_length": "x"}, "tokenizer_2: model_max_length is 'x'"),
     (tiny_sdxl, "tokenizer/tokenizer_config.json", {"model_max_length": 78}, "is 78, and its text encoder sees 77"),
     (tiny_if, "tokenizer/tokenizer_config.json", {"model_max_length": 0}, "model_max_length is 0"),
+    (tiny_if_second, "image_noising_scheduler/scheduler_config.json", {"num_train_timesteps": 250},
+     "odd: component image_noising_scheduler has 250 timesteps, and the small image is told timestep 250"),
+    (tiny_upscaler, "low_res_scheduler/scheduler_config.json", {"num_train_timesteps": 20},
+     "odd: component low_res_scheduler has 20 timesteps, and the small image is told timestep 20"),
 ])  # fmt: skip
 def test_odd_configurations_are_refused_before_any_work(folder, tmp_path, make, file, said, why):
     shutil.copytree(folder(make), tmp_path / "odd")

@@ -137,6 +137,14 @@ def test_what_counts_as_a_pipeline(tiny, tmp_path):
     assert not any(recognises(source, offline=True) for source in others)
 
 
+def test_a_folder_may_be_named_from_home(tiny, monkeypatch):
+    folder = tiny("dit")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    source = f"~/{folder.name}"
+    assert recognises(source, offline=True)
+    assert load(source, offline=True).sha256() == load(str(folder), offline=True).sha256()
+
+
 def test_digests_tell_contents_and_no_paths(tiny, copied):
     before, folder = load(str(tiny("dit")), offline=True), copied("dit")
     again = load(str(folder), offline=True)

@@ -88,6 +88,21 @@ def test_one_page_is_made(tmp_path, monkeypatch):
         assert points.size == tuple(round(side * making.DPI) for side in making.INCHES)
 
 
+def test_scores_are_those_of_the_checkout_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["gallery", "--text", "--only=apg", "--outdir=made"]
+    done = CliRunner().invoke(reproduce.main, command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    page = tmp_path / "made" / "rule-apg.md"
+    assert page.read_text(encoding="utf-8") == (FOLDER / "rule-apg.md").read_text(encoding="utf-8")
+    assert "In the arena" in page.read_text(encoding="utf-8")
+    monkeypatch.setattr(making, "LEDGER", tmp_path / "none.jsonl")
+    done = CliRunner().invoke(reproduce.main, command)
+    assert done.exit_code == 0
+    assert "none.jsonl is not there: pages do not say how kinds fared in the arena" in done.stderr
+    assert "In the arena" not in page.read_text(encoding="utf-8")
+
+
 def test_kinds_that_are_not_there_are_refused(tmp_path):
     done = CliRunner().invoke(reproduce.main, ["gallery", "--only=nothing", f"--outdir={tmp_path}"])
     assert done.exit_code == 2

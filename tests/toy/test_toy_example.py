@@ -1,6 +1,7 @@
 """toy_example.py: what it writes, what it refuses, and that the shipped networks show what the paper says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def test_kinds_are_scored_beside_those_that_points_cannot_have(run, monkeypatch)
     names = [line.split(" | ")[0] for line in done.output.splitlines() if line.startswith("| ")]
     assert names == ["| method", "| truth", "| unguided", "| apg", "| fdg"]
     assert "| fdg | not on points: points have no frequencies |" in done.output
+
+
+@pytest.mark.parametrize("example", ["kinds", "solvers"])
+def test_the_page_has_the_rows_that_the_command_prints(example):
+    """Not their numbers, which take minutes."""
+    page = (ROOT / "docs" / "toy.md").read_text(encoding="utf-8")
+    (table,) = re.findall(rf"^`python toy_example.py score --example={example} .*\n\n((?:\|.*\n)+)", page, re.M)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    titles, others = [each.title for each in toy_example.of_name(example)], toy_example.of_name(example, lacking=True)
+    lacking = {each.title: f"not on points: {each.not_on_points}" for each in others}
+    assert [row[0] for row in rows] == ["truth", "unguided", *titles, *lacking]
+    assert {row[0]: row[1] for row in rows if row[1].startswith("not")} == lacking
 
 
 def test_kinds_are_drawn(run, tmp_path, monkeypatch):

@@ -374,11 +374,12 @@ def test_a_tensor_in_a_larger_storage_loads(tmp_path):
 
 
 def test_a_child_registered_as_none_is_no_child(tmp_path):
-    content = Writer("uncond").content()
+    writer = Writer("uncond")
+    content = writer.content()
     unet = content.ema.state["_modules"]["unet"]
     del unet.state["emb_label"]
     unet.state["_modules"]["emb_label"] = None
-    load_network(write(content, tmp_path / "net.pkl"))
+    assert_golden(load_network(write(content, tmp_path / "net.pkl")).net, writer.golden)
 
 
 def test_the_file_may_go_once_it_is_loaded(tmp_path):

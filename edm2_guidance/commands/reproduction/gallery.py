@@ -9,11 +9,13 @@ import click
 
 from dnnlib.atomic import atomic_path, check_destination
 from dnnlib.places import near
+from dnnlib.versions import ROOT
 from edm2_guidance.cli.command import Command, bad_input
 from edm2_guidance.cli.lists import check_once
 from edm2_guidance.cli.option_group import OptionGroup, flag, option, takes_options
 from edm2_guidance.cli.param_type import ParamType, show_if_list
 from edm2_guidance.cli.progress import progress_bar
+from edm2_guidance.cli.say import note
 from edm2_guidance.commands.reproduction.gallery_pages import pages
 from edm2_guidance.papers import standings
 from edm2_guidance.papers.arena import load
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from edm2_guidance.sampling.generation import Generation
 
 OUTDIR = "docs/gallery"
-LEDGER = "docs/arena/mnist16.jsonl"  # whose scores pages tell, where it is
+LEDGER = ROOT / "docs/arena/mnist16.jsonl"  # whose scores pages tell: of a checkout, which alone has it
 INCHES, DPI, COLOURS = (4.2, 2.1), 100, 16  # of pictures of the toy
 TILE, GREYS = 32, 16  # pixels of a digit's side, and shades
 
@@ -88,6 +90,8 @@ def make_gallery(asked: GalleryOptions) -> None:
     """
     folder = Path(asked.outdir)
     chosen = [entry for entry in entries() if asked.only is None or entry.kind in asked.only]
+    if not LEDGER.exists():
+        note(f"{LEDGER} is not there: pages do not say how kinds fared in the arena")
     with bad_input():
         texts = pages(fared(LEDGER))
     wanted = ["index.md", *(f"{entry.name}.md" for entry in chosen)]

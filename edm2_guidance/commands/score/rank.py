@@ -14,7 +14,7 @@ from edm2_guidance.cli.progress import progress_bar
 from edm2_guidance.cli.run_options import format_option
 from edm2_guidance.cli.say import say, say_notes, warn
 from edm2_guidance.commands.score.sides import FeatureOptions, left_to_the_first, measured_reference, open_detectors
-from edm2_guidance.metrics.catalog import find_metric
+from edm2_guidance.metrics.catalog import DISTANCE, find_metric
 from edm2_guidance.metrics.measures.base import Measure
 from edm2_guidance.papers import listing
 from edm2_guidance.recipe import catalog
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edm2_guidance.metrics.ranking import Ranking
     from edm2_guidance.metrics.scoring import Score
 
-_DISTANCE = "distance"  # of `metrics.ranking`, which imports what is slow to import
 _MEASURES = [kind for kind in catalog.kinds("measure") if catalog.find("measure", kind).ranks]
 
 _COUNT = click.IntRange(0, 5000)  # more than 10,000 images are no sheet that anybody looks at
@@ -38,10 +37,10 @@ class Order(ParamType):
     name = "measure"
 
     def parse(self, text: str) -> str:
-        if text == _DISTANCE:
+        if text == DISTANCE:
             return text
         if text.partition(":")[0].replace("_", "-") not in _MEASURES:
-            raise ValueError(f"'{text}' is not one of {', '.join([*_MEASURES, _DISTANCE])}, which score single images")
+            raise ValueError(f"'{text}' is not one of {', '.join([*_MEASURES, DISTANCE])}, which score single images")
         return str(Measure.parse(text))
 
 
@@ -49,7 +48,7 @@ class RankOptions(FeatureOptions):
     """By what images are ranked, and what is shown of them."""
 
     sort: str | None = option(
-        f"{', '.join(_MEASURES)}, or {_DISTANCE}: nearest to a reference image first  [default: {_MEASURES[0]}]",
+        f"{', '.join(_MEASURES)}, or {DISTANCE}: nearest to a reference image first  [default: {_MEASURES[0]}]",
         type=Order(), heading="Scoring", first=True,
     )  # fmt: skip
     best: int = option("So many of the best", type=_COUNT, default=16, heading="Output", first=True)
@@ -120,7 +119,7 @@ def ranked(samples: str, reference: str, asked: RankOptions) -> "tuple[Ranking, 
         if side.images is None:
             raise ValueError(f"{samples} holds statistics, and single images are ranked: give these")
         space = asked.features or spaces_of(open_side(ref, reference=True, offline=offline))[0]
-        by = _MEASURES[0] if asked.sort in (None, _DISTANCE) else asked.sort
+        by = _MEASURES[0] if asked.sort in (None, DISTANCE) else asked.sort
         metric = find_metric(f"{by}/{space}")
         theirs = open_reference_side(
             open_side(ref, [metric.name], reference=True, offline=offline), [metric.name], batch=stored.batch

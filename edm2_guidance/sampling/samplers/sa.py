@@ -39,6 +39,11 @@ class SA(PredictorCorrector):
     hi: float = option(50.0, "Noise at or below this noise level", unit="sigma", low=0, endless=True)
     exact: bool = option(False, "Exact integrals with two values, too")
 
+    def check(self) -> None:
+        super().check()
+        if self.lo > self.hi:
+            raise ValueError(f"{self.kind}: lo={self.lo:g} is above hi={self.hi:g}: for no noise anywhere, tau=0")
+
     def strength(self, sigma: float) -> float:
         return self.tau if self.lo <= sigma <= self.hi else 0.0
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ from edm2_guidance.recipe.spec import option
 from edm2_guidance.sampling.from_file import MAX_BYTES, FromFile
 
 _MEASURED_BY = "network_tool.py entropy"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_SHAPES = {
+    "sigma_min": "a number",
+    "sigma_max": "a number",
+    "errors": "a list of numbers",
+    "net.sha256": "64 hexadecimal digits",
+}
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,16 @@ class Entropy(FromFile, Schedule):
     def read(self, path: Path) -> dict[str, Any]:
         try:
             held = parse_json(read_regular(path, MAX_BYTES))
-            errors, net = [float(error) for error in held["errors"]], str(held["net"]["sha256"])
-            ends = {name: float(held[name]) for name in ("sigma_min", "sigma_max")}
+            errors, net = held["errors"], held["net"]["sha256"]
+            ends = {name: held[name] for name in ("sigma_min", "sigma_max")}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is no file of {_MEASURED_BY}: measure the network again") from error
-        return {**ends, "errors": tuple(errors), "net": net}
+        wrong = [name for name, value in ends.items() if not _is_number(value)]
+        wrong += [] if isinstance(errors, list) and errors and all(map(_is_number, errors)) else ["errors"]
+        wrong += [] if isinstance(net, str) and _SHA256.fullmatch(net) else ["net.sha256"]
+        if wrong:
+            raise ValueError(f"{path} is no file of {_MEASURED_BY}: {wrong[0]} is not {_SHAPES[wrong[0]]}")
+        return {**{name: float(end) for name, end in ends.items()}, "errors": tuple(map(float, errors)), "net": net}
 
     @property
     def measured_on(self) -> str:
@@ -78,6 +91,10 @@ class Entropy(FromFile, Schedule):
         rates = [error * math.exp(-power * place) for error, place in zip(self.errors, places, strict=True)]
         areas = [(a + b) / 2 for a, b in itertools.pairwise(rates)]
         return list(itertools.accumulate(areas, initial=0.0)), places
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _interpolated(at: float, known: Sequence[float], values: Sequence[float]) -> float:

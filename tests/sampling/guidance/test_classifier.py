@@ -234,3 +234,7 @@ def test_a_rule_that_no_network_guides_by_is_said_to_be_unused():
     (note,) = open_recipe(alone, "cpu").notes
     assert note == "the rule apg is of networks that guide, and a classifier alone does: unused"
     assert open_recipe(replace(alone, guides=(Guide("mnist16-weak", 2.0), classifier)), "cpu").notes == ()
+    (note,) = open_recipe(replace(alone, guides=()), "cpu").notes
+    assert note == "the rule apg is of networks that guide, and none does: unused"
+    for quiet in (replace(alone, guides=Guide("mnist16-weak", 1.0)), Recipe("mnist16-cond", num_steps=2)):
+        assert open_recipe(quiet, "cpu").notes == ()

@@ -150,6 +150,6 @@ def test_memory_is_of_an_image_and_of_a_run(weight, rule):
 
 def test_feedback_is_for_all_steps():
     guide = Guide("net2", Weight.parse("feedback"), (2, 5))
-    with pytest.raises(ValueError, match=r"feedback looks back at all steps: not for .* \(steps 2-5\)"):
+    with pytest.raises(ValueError, match=r"feedback looks back .* \(steps 2-5\); give it lo and hi, between"):
         Recipe("net", (guide,), 8)
     assert Recipe("net", (Guide("net2", Weight.parse("feedback")),), 8).evaluations() == {"main": 15, "guide 1": 15}

@@ -251,15 +251,15 @@ def test_each_image_skips_blocks_of_its_own(net, path, form):
 
 
 @pytest.mark.parametrize("form", ["plain", "prepared"])
-@pytest.mark.parametrize("mask", [True, False])
-def test_crops(net, path, form, mask):
-    """Four crops of 6 in 8: pixels 2 to 5 of a side are seen twice."""
-    x, made, labels = denoised(path, f"crops:size=6:mask={str(mask).lower()}", form)
+@pytest.mark.parametrize(("size", "mask"), [(6, True), (6, False), (4, False)])
+def test_crops(net, path, form, size, mask):
+    """Four crops of 6 in 8: pixels 2 to 5 of a side are seen twice. Without a mask they need not overlap."""
+    x, made, labels = denoised(path, f"crops:size={size}:mask={str(mask).lower()}", form)
     for image, result, label in zip(x, made, labels, strict=True):
         total, count = torch.zeros_like(image), torch.zeros(8, 8)
-        for i, j in itertools.product((0, 2), repeat=2):
-            total[:, i : i + 6, j : j + 6] += slow(net, image[:, i : i + 6, j : j + 6], SIGMA, label)
-            count[i : i + 6, j : j + 6] += 1
+        for i, j in itertools.product((0, 8 - size), repeat=2):
+            total[:, i : i + size, j : j + size] += slow(net, image[:, i : i + size, j : j + size], SIGMA, label)
+            count[i : i + size, j : j + size] += 1
         main = slow(net, image, SIGMA, label)
         push = (main - total / count) * ((count > 1) if mask else 1)
         torch.testing.assert_close(result, main + (W - 1) * push, rtol=2e-4, atol=2e-4)
@@ -273,11 +273,11 @@ def test_crops(net, path, form, mask):
 @pytest.mark.parametrize(
     "reference",
     [
-        "noise-embedding:s=0",
+        "noise-embedding:s=1e-12",
         "noise-embedding:blocks=0",
         "attention:blur:sigma=1e-50",
         "skip-blocks:share=0",
-        "dropout:p=0",
+        "dropout:p=1e-12",
     ],
 )
 def test_nothing_perturbed_is_no_push(path, reference, form):
@@ -448,6 +448,12 @@ def test_where_crops_overlap():
 # What is refused, and how it is said.
 
 
+@pytest.mark.parametrize("text", ["noise-embedding:s=0", "dropout:p=0"])
+def test_nothing_at_the_cost_of_an_evaluation_is_refused(text):
+    with pytest.raises(ValueError, match="=0: must be above 0"):
+        Reference.parse(text)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -465,10 +471,6 @@ def test_where_crops_overlap():
 def test_what_a_network_does_not_have_is_refused(path, reference, message):
     with pytest.raises(ValueError, match=message):
         open_recipe(Recipe(path, Guide(None, 2, reference=reference)), "cpu")
-
-
-def test_crops_without_a_mask_need_not_overlap(path):
-    open_recipe(Recipe(path, Guide(None, 2, reference="crops:size=4:mask=false")), "cpu")
 
 
 def test_crops_do_not_have_the_small_image():

@@ -67,6 +67,18 @@ def test_cfg_zero_stands_still_where_a_guide_is_on():
     assert recipe.evaluations() == {"main": 11, "guide 1": 11}
 
 
+@pytest.mark.parametrize(("around", "legs"), [("", 0), ("restart", 4)])
+def test_cfg_zero_that_only_stands_still_is_refused(around, legs):
+    """Two steps twice are what restart adds."""
+    guide, made = Guide("net2", constant(3)), {"around": around, "rule": "cfg-zero:zero=12"}
+    for steps in (12 - legs, 8 - legs):
+        with pytest.raises(ValueError, match=rf"zero=12 stands still at all steps \({steps + legs}\), .* fewer"):
+            Recipe("net", guide, steps, **made)
+    Recipe("net", guide, 13 - legs, **made)
+    Recipe("net", Guide("net2", constant(1)), 8, **made)  # nothing guides
+    Recipe("net", guide, 14, around="cfgig", rule="cfg-zero:zero=14")  # whose first steps have no guides
+
+
 BESIDE = {"previous-step": (None, None), "classifier": ("net3", mixture.log_probs)}
 
 

@@ -201,6 +201,8 @@ def test_without_a_push_the_weight_is_finite(text, dtype):
         ("tv:w=0", "above 0, to be the mean"),
         ("power-law:alpha=inf", "must be finite"),
         ("feedback:most=inf", "must be finite"),
+        ("feedback:lo=5:hi=1", "lo=5 is not below hi=1: to add nothing, w=1"),
+        ("feedback:w=2:lo=1:hi=1", "lo=1 is not below hi=1"),
         ("c2fg:rate=1000", "at most 100"),
         ("beta:gamma=4", "at most 3"),
     ],

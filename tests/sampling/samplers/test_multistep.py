@@ -118,3 +118,9 @@ def test_one_step_is_the_denoiser():
             Sampler.parse(spec), planned(Sampler.parse(spec), [80.0]), denoise_at(mixture.denoise), golden("z_start")
         )
         torch.testing.assert_close(step.x, mixture.denoise(step.start, 80.0))
+
+
+def test_sa_without_noise_levels_for_its_noise_is_refused():
+    with pytest.raises(ValueError, match="sa: lo=5 is above hi=1: for no noise anywhere, tau=0"):
+        Sampler.parse("sa:lo=5:hi=1")
+    assert str(Sampler.parse("sa:lo=1:hi=1")) == "sa:lo=1:hi=1"

@@ -64,19 +64,29 @@ def test_the_file_of_the_digits_is_that_of_their_network(tmp_path):
     assert note.endswith("was measured on another network than mnist16-weak")
 
 
+HELD = {"net": {"sha256": "a" * 64}, "sigma_min": 1, "sigma_max": 2, "errors": [1, 2]}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}", "is no file of network_tool.py entropy: measure the network again"),
+        ({}, "is no file of network_tool.py entropy: measure the network again"),
         ("80 1", "is no file of network_tool.py entropy"),
-        ('{"net": {"sha256": "a"}, "sigma_min": 1, "sigma_max": 2, "errors": ["x"]}', "is no file of network_tool.py"),
-        ('{"net": {"sha256": "a"}, "sigma_min": 1, "sigma_max": 2, "errors": [1, 0]}', "all above 0 and finite"),
-        ('{"net": {"sha256": "a"}, "sigma_min": 1, "sigma_max": 2, "errors": [1]}', "must be two at least"),
-        ('{"net": {"sha256": "a"}, "sigma_min": 2, "sigma_max": 1, "errors": [1, 2]}', "need min < max"),
+        (HELD | {"net": "a" * 64}, "is no file of network_tool.py entropy"),
+        (HELD | {"net": {"sha256": "x:y,z"}}, "errors.json is no file of .*: net.sha256 is not 64 hexadecimal digits"),
+        (HELD | {"net": {"sha256": ["a" * 64]}}, "net.sha256 is not 64 hexadecimal digits"),
+        (HELD | {"net": {"sha256": "A" * 64}}, "net.sha256 is not 64 hexadecimal digits"),
+        (HELD | {"sigma_max": "2"}, "sigma_max is not a number"),
+        (HELD | {"errors": "123"}, "errors.json is no file of .*: errors is not a list of numbers"),
+        (HELD | {"errors": ["x"]}, "errors is not a list of numbers"),
+        (HELD | {"errors": [1, 0]}, "all above 0 and finite"),
+        (HELD | {"errors": [1]}, "must be two at least"),
+        (HELD | {"errors": []}, "errors is not a list of numbers"),
+        (HELD | {"sigma_min": 2, "sigma_max": 1}, "need min < max"),
     ],
 )
 def test_malformed_files(tmp_path, text, says):
-    (tmp_path / "errors.json").write_text(text)
+    (tmp_path / "errors.json").write_text(text if isinstance(text, str) else json.dumps(text))
     with pytest.raises(ValueError, match=says):
         Schedule.parse(f"entropy:file={tmp_path / 'errors.json'}")
 

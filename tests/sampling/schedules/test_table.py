@@ -51,6 +51,11 @@ def test_the_content_is_what_counts(file):
     assert stored.levels() == [80, 10, 1]
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_a_number(tmp_path):
+    (tmp_path / "table.txt").write_bytes("50 1.5\n1 2\n".encode("utf-8-sig"))
+    assert str(Weight.parse(f"table:file={tmp_path / 'table.txt'}")) == "table:sigmas=50+1:weights=1.5+2"
+
+
 def test_a_stored_recipe_reads_no_file(file):
     held = Recipe("net", schedule="table:sigmas=3+2").to_json() | {"schedule": f"table:file={file(LEVELS)}"}
     with pytest.raises(ValueError, match="names a file, and recipes that are stored hold what was in it"):

@@ -27,7 +27,7 @@ class Dropout(Reference):
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "dropout"
 
-    p: float = option(0.1, "Share that is dropped", low=0, high=0.99)
+    p: float = option(0.1, "Share that is dropped", above=0, high=0.99)
     layers: tuple[str, ...] = option(("all",), CHOICE)
 
     def check_network(self, network: Perturbed) -> None:

@@ -32,7 +32,7 @@ class NoiseEmbedding(Reference):
     of_main: ClassVar[bool] = True
     needs: ClassVar[str] = "noise embedding"
 
-    s: float = option(2.0, "How strong", low=0)
+    s: float = option(2.0, "How strong", above=0)
     alpha: float = option(1.0, "The power; 0 = the same at all steps", low=0)
     blocks: int = option(10, "How many first blocks, of the encoder and of the decoder", low=0)
 

@@ -38,6 +38,7 @@ class Feedback(Weight):
         "r = (sigma' / sigma)^2; m = r x + (1 - r) D_m, m_g = r x + (1 - r) D_g, v = (sigma^2 - sigma'^2) r"
     )
     remembers: ClassVar[bool] = True
+    instead: ClassVar[str] = "lo and hi, between which w - 1 is added"
     one_way: ClassVar[bool] = True
 
     w: float = option(1.0, "1 more than what is added to the weight; 1 = nothing")
@@ -61,6 +62,8 @@ class Feedback(Weight):
         super().check()
         if self.most - (self.w - 1) <= 1:
             raise ValueError(f"{self.kind}: most={self.most:g} leaves nothing beside w={self.w:g}: raise it")
+        if self.lo >= self.hi:
+            raise ValueError(f"{self.kind}: lo={self.lo:g} is not below hi={self.hi:g}: to add nothing, w=1")
 
     def at(self, step: StepInfo, seen: Seen) -> "Tensor":
         likely = seen.memory["likely"] if "likely" in seen.memory else _zeros(seen.x)
