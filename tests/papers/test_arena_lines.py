@@ -110,6 +110,8 @@ def test_lines_without_a_recipe_of_ours_are_no_scores(recipe):
 
 
 def test_the_ledger_that_ships_fits_its_arena():
-    found = lines_of(load("mnist16"), read(Path(__file__).parents[2] / "docs" / "arena" / "mnist16.jsonl"))
+    lines = read(Path(__file__).parents[2] / "docs" / "arena" / "mnist16.jsonl")
+    assert not [path for line in lines if (path := line["images"]["path"]) and Path(path).is_absolute()]
+    found = lines_of(load("mnist16"), lines)
     assert found.left_out == {}
     assert len(found.finals) >= 14

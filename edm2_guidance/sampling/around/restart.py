@@ -31,7 +31,7 @@ class Restart(Program):
     main way; HI is as it is. Levels inside a segment are of the recipe's schedule between its ends. The noise that is
     added has the standard deviation S_noise sqrt(HI^2 - LO^2), of the image's own stream. Variants are the paper's, of
     EDM's networks: imagenet64 for 36 steps (203 evaluations of Heun), cifar10 for 18. The authors' programs also churn
-    by 5 % inside segments, unless told otherwise; here the sampler's own churn is all.
+    by 5 % inside segments, unless told otherwise; here the sampler's own churn is all, over the steps of all legs.
     """
 
     kind: ClassVar[str] = "restart"

@@ -16,8 +16,8 @@ class Beta(Weight):
     """From the reference's noise estimate, w B(p) times the difference over its length to the power gamma.
 
     p is the share of the steps, 0 at the noise. B is the density of Beta(a, b): 0 at both ends for a, b > 1, where D is
-    that of the reference, not that of the main network. The length is of the difference of noise estimates, over an
-    image.
+    that of the reference, not that of the main network (both are evaluated). The length
+    is of the difference of noise estimates, over an image.
     """
 
     kind: ClassVar[str] = "beta"
