@@ -58,6 +58,14 @@ def ranking(arena: Arena, found: Sequence[Standing]) -> Any:
         axes.errorbar(means, [row for row, _ in rows], xerr=bars, fmt="o", ms=3.5, elinewidth=0.8, label=guide)
     axes.set_yticks(range(len(found)), [each.entry.name for each in found])
     axes.invert_yaxis()
+    axes.margins(y=0.01)
+    lows = [each.mean(metric) if (i := each.interval(metric)) is None else i.low for each in found]
+    if _by_ratio(arena, lows):
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.set_xticks([tick for tick in _TICKS if low <= tick <= high])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.set_xlabel(f"{metric}@{arena.final.num_images} (bars: 95 % intervals; of pairs they are narrower)")
     axes.legend(title="guide", frameon=False, loc="upper right")
